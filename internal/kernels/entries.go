@@ -76,11 +76,6 @@ const (
 	fnMulFew
 	fnMulF16
 	fnMulBf16
-	fnDot
-	fnGemmOuter
-	fnGemmOuter64
-	fnGramTile
-	fnTranspose4
 	fnPanelShape
 	fnMulPanels
 	fnMulPanels64
@@ -90,6 +85,11 @@ const (
 	fnPackRows64
 	fnPackCols
 	fnPackCols64
+	fnTranspose4
+	fnDot
+	fnGemmOuter
+	fnGemmOuter64
+	fnGramTile
 	fnPlanesRow4
 	fnPlanesRow8
 	fnPlanesMul4

@@ -172,11 +172,12 @@ type gemm[T float32 | float64] struct {
 	fns          *panelFns
 	group, lanes int // columns of a group of the right operand, numbers of a vector
 
-	rows, depth           int // of a block
-	width, height         int // of an item of the second phase, in columns and rows
-	blocks, bands, pieces int // blocks of rows, bands of columns, pieces of k as deep as a block
-	packed                []T
-	panels                []*[]T // for each thread, a band of the right operand
+	rows, depth    int   // of a block
+	bands          []int // where bands of columns begin and the last ends
+	width, height  int   // of the widest band, and rows of an item of the second phase
+	blocks, pieces int   // blocks of rows, pieces of k as deep as a block
+	packed         []T
+	panels         []*[]T // for each thread, a band of the right operand and sums
 }
 
 // panelFns are the kernels for one type of number.
@@ -205,17 +206,28 @@ func newGemm[T float32 | float64](s *Set, threads int, dst Dense[T], left, right
 	g.rows = min(m, share(m, g.blocks, tile))
 	g.depth = min(k, max(pieceK, gemmLeft/g.rows/pieceK*pieceK))
 	g.pieces = (k + g.depth - 1) / g.depth
-	// items are small enough that no thread waits long for the last
-	parts := 1
-	if threads > 1 {
-		parts = 16 * threads
-	}
-	g.width = min(gemmCols/g.group*g.group, max(2*g.group, share(n, parts, g.group)))
-	g.bands, g.height = (n+g.width-1)/g.width, g.rows
-	if g.bands < parts/2 {
-		g.height = min(g.rows, max(gemmPack*tile, share(g.rows, parts/2/g.bands, tile)))
+	g.cut(n, threads)
+	g.height = g.rows
+	if bands := len(g.bands) - 1; threads > 1 && bands < 8*threads {
+		g.height = min(g.rows, max(gemmPack*tile, share(g.rows, 8*threads/bands, tile)))
 	}
 	return g
+}
+
+// cut makes bands of n columns: wide ones, in which a tile of the left operand is used often, and for
+// several threads narrower ones towards the end, so that none waits long for the last.
+func (g *gemm[T]) cut(n, threads int) {
+	g.bands = []int{0}
+	parts := 1
+	if threads > 1 {
+		parts = 4 * threads
+	}
+	for lo := 0; lo < n; {
+		width := min(gemmCols/g.group*g.group, max(2*g.group, share(n-lo, parts, g.group)))
+		g.width = max(g.width, width)
+		lo = min(n, lo+width)
+		g.bands = append(g.bands, lo)
+	}
 }
 
 // share is a part of n that is cut into so many, in whole groups.
@@ -237,7 +249,7 @@ func (g *gemm[T]) run(ctx context.Context, threads int) error {
 		if phase%2 == 0 {
 			return (l.rows + gemmPack*l.group - 1) / (gemmPack * l.group)
 		}
-		return g.bands * ((l.rows + g.height - 1) / g.height)
+		return (len(g.bands) - 1) * ((l.rows + g.height - 1) / g.height)
 	}, func(worker, phase, item int) error {
 		if phase%2 == 0 {
 			g.pack(phase/2, item)
@@ -263,20 +275,31 @@ func (g *gemm[T]) pack(block, item int) {
 	l.pack(g.s.code, g.fns.leftRows, g.fns.cols, g.left.part(row, row+l.rows, k, k+l.k), lo, hi)
 }
 
+// sums is how many numbers mulPacked needs at most for sums between pieces of k: none where rows of dst
+// lie side by side in few pages.
+func (g *gemm[T]) sums() int {
+	const page = 4096
+	if g.depth <= pieceK || g.dst.Stride*int(unsafe.Sizeof(T(0))) < page {
+		return 0
+	}
+	return min(share(g.height, 1, g.s.shape.left)*g.width, max(mulSums(g.lanes), g.s.shape.left*g.width))
+}
+
 // multiply adds products of a block to a band of columns, or where there are few bands, to a part of
 // the rows of one.
 func (g *gemm[T]) multiply(worker, block, item int) {
 	if g.panels[worker] == nil {
-		g.panels[worker] = take[T](g.width * g.depth)
+		g.panels[worker] = take[T](g.width*g.depth + g.sums())
 	}
 	l, row, k := g.block(block)
 	parts := (l.rows + g.height - 1) / g.height
-	lo, from := item/parts*g.width, item%parts*g.height
-	hi, to := min(g.dst.Cols, lo+g.width), min(l.rows, from+g.height)
+	lo, hi, from := g.bands[item/parts], g.bands[item/parts+1], item%parts*g.height
+	to := min(l.rows, from+g.height)
 	dst, x := g.dst.Slice(row+from, row+to, lo, hi), l.slice(from, to)
-	r := newPacked(*g.panels[worker], hi-lo, l.k, g.group, roundTo(g.lanes))
+	panel, sums := (*g.panels[worker])[:g.width*g.depth], (*g.panels[worker])[g.width*g.depth:]
+	r := newPacked(panel, hi-lo, l.k, g.group, roundTo(g.lanes))
 	r.pack(g.s.code, g.fns.rightRows, g.fns.cols, g.right.part(lo, hi, k, k+l.k), 0, hi-lo)
-	mulPacked(g.s.code, g.fns.mul, g.lanes, dst, &x, &r, g.add || k > 0)
+	mulPacked(g.s.code, g.fns.mul, g.lanes, dst, &x, &r, sums, g.add || k > 0)
 }
 
 func isDouble[T float32 | float64]() bool { return unsafe.Sizeof(T(0)) == 8 }

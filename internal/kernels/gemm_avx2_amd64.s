@@ -13,2925 +13,1832 @@ TEXT ·gemmAVX2Addr(SB), NOSPLIT, $0-8
 TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
-	// dot
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x187d // jge 0x29 <k_dot+0x29>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00010ae9; BYTE $0x00 // jmp 0x133 <k_dot+0x133>
-	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
-	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x2773 // jae 0x5a <k_dot+0x5a>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x20c0f641 // testb $0x20, %r8b
-	LONG $0x00a5840f; WORD $0x0000 // je 0xfa <k_dot+0xfa>
-	LONG $0x0000d9e9; BYTE $0x00 // jmp 0x133 <k_dot+0x133>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e9c149 // shrq $0x5, %r9
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0xfee18349 // andq $-0x2, %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x6410fcc5; WORD $0x80b0 // vmovups -0x80(%rax,%rsi,4), %ymm4
-	LONG $0x6c10fcc5; WORD $0xa0b0 // vmovups -0x60(%rax,%rsi,4), %ymm5
-	LONG $0x7410fcc5; WORD $0xc0b0 // vmovups -0x40(%rax,%rsi,4), %ymm6
-	LONG $0x7c10fcc5; WORD $0xe0b0 // vmovups -0x20(%rax,%rsi,4), %ymm7
-	LONG $0x9875e2c4; WORD $0xb164; BYTE $0x80 // vfmadd132ps -0x80(%rcx,%rsi,4), %ymm1, %ymm4 # ymm4 = (ymm4 * mem) + ymm1
-	LONG $0x9865e2c4; WORD $0xb16c; BYTE $0xa0 // vfmadd132ps -0x60(%rcx,%rsi,4), %ymm3, %ymm5 # ymm5 = (ymm5 * mem) + ymm3
-	LONG $0x986de2c4; WORD $0xb174; BYTE $0xc0 // vfmadd132ps -0x40(%rcx,%rsi,4), %ymm2, %ymm6 # ymm6 = (ymm6 * mem) + ymm2
-	LONG $0x987de2c4; WORD $0xb17c; BYTE $0xe0 // vfmadd132ps -0x20(%rcx,%rsi,4), %ymm0, %ymm7 # ymm7 = (ymm7 * mem) + ymm0
-	LONG $0x0c10fcc5; BYTE $0xb0 // vmovups (%rax,%rsi,4), %ymm1
-	LONG $0x985de2c4; WORD $0xb10c // vfmadd132ps (%rcx,%rsi,4), %ymm4, %ymm1 # ymm1 = (ymm1 * mem) + ymm4
-	LONG $0x5c10fcc5; WORD $0x20b0 // vmovups 0x20(%rax,%rsi,4), %ymm3
-	LONG $0x9855e2c4; WORD $0xb15c; BYTE $0x20 // vfmadd132ps 0x20(%rcx,%rsi,4), %ymm5, %ymm3 # ymm3 = (ymm3 * mem) + ymm5
-	LONG $0x5410fcc5; WORD $0x40b0 // vmovups 0x40(%rax,%rsi,4), %ymm2
-	LONG $0x984de2c4; WORD $0xb154; BYTE $0x40 // vfmadd132ps 0x40(%rcx,%rsi,4), %ymm6, %ymm2 # ymm2 = (ymm2 * mem) + ymm6
-	LONG $0x4410fcc5; WORD $0x60b0 // vmovups 0x60(%rax,%rsi,4), %ymm0
-	LONG $0x9845e2c4; WORD $0xb144; BYTE $0x60 // vfmadd132ps 0x60(%rcx,%rsi,4), %ymm7, %ymm0 # ymm0 = (ymm0 * mem) + ymm7
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0x9075 // jne 0x80 <k_dot+0x80>
-	LONG $0xe04e8d4c // leaq -0x20(%rsi), %r9
-	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x3975 // jne 0x133 <k_dot+0x133>
-	LONG $0x107ca1c4; WORD $0x8824 // vmovups (%rax,%r9,4), %ymm4
-	LONG $0x107ca1c4; WORD $0x886c; BYTE $0x20 // vmovups 0x20(%rax,%r9,4), %ymm5
-	LONG $0x107ca1c4; WORD $0x8874; BYTE $0x40 // vmovups 0x40(%rax,%r9,4), %ymm6
-	LONG $0xb85da2c4; WORD $0x890c // vfmadd231ps (%rcx,%r9,4), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb855a2c4; WORD $0x895c; BYTE $0x20 // vfmadd231ps 0x20(%rcx,%r9,4), %ymm5, %ymm3 # ymm3 = (ymm5 * mem) + ymm3
-	LONG $0xb84da2c4; WORD $0x8954; BYTE $0x40 // vfmadd231ps 0x40(%rcx,%r9,4), %ymm6, %ymm2 # ymm2 = (ymm6 * mem) + ymm2
-	LONG $0x107ca1c4; WORD $0x8864; BYTE $0x60 // vmovups 0x60(%rax,%r9,4), %ymm4
-	LONG $0xb85da2c4; WORD $0x8944; BYTE $0x60 // vfmadd231ps 0x60(%rcx,%r9,4), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x08ce8348 // orq $0x8, %rsi
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0x117e // jle 0x150 <k_dot+0x150>
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x28eb // jmp 0x16c <k_dot+0x16c>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x107ca1c4; WORD $0x8824 // vmovups (%rax,%r9,4), %ymm4
-	LONG $0xb85da2c4; WORD $0x890c // vfmadd231ps (%rcx,%r9,4), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0x08718d49 // leaq 0x8(%r9), %rsi
-	LONG $0x10c18349 // addq $0x10, %r9
-	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0xe47e // jle 0x150 <k_dot+0x150>
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	WORD $0x1f7d // jge 0x193 <k_dot+0x193>
-	LONG $0x45158d48; WORD $0x0033; BYTE $0x00 // leaq 0x3345(%rip), %rdx # 0x34c0 <lanes>
-	LONG $0x107ca1c4; WORD $0x8264; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm4
-	LONG $0x2c5de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm5
-	LONG $0x2c5de2c4; WORD $0xb124 // vmaskmovps (%rcx,%rsi,4), %ymm4, %ymm4
-	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
-	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	// panel_shape
+	LONG $0x0407c748; WORD $0x0000; BYTE $0x00 // movq $0x4, (%rdi)
+	QUAD $0x000000030847c748 // movq $0x3, 0x8(%rdi)
+	QUAD $0x000000081047c748 // movq $0x8, 0x10(%rdi)
 	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-
-	// gemm_outer
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x0e9f8e0f; WORD $0x0000 // jle 0x108f <k_gemm_outer+0xebf>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	WORD $0x1deb // jmp 0x216 <k_gemm_outer+0x46>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	LONG $0x0e798d0f; WORD $0x0000 // jge 0x108f <k_gemm_outer+0xebf>
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x10f88349 // cmpq $0x10, %r8
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	LONG $0x01958c0f; WORD $0x0000 // jl 0x3c0 <k_gemm_outer+0x1f0>
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x30708b48 // movq 0x30(%rax), %rsi
-	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x031d8d0f; WORD $0x0000 // jge 0x560 <k_gemm_outer+0x390>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x02428d48 // leaq 0x2(%rdx), %rax
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0x05ce8e0f; WORD $0x0000 // jle 0x820 <k_gemm_outer+0x650>
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0xa17d // jge 0x200 <k_gemm_outer+0x30>
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x08468b48 // movq 0x8(%rsi), %rax
-	LONG $0x184e8b48 // movq 0x18(%rsi), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x0000000095248d4c // leaq (,%rdx,4), %r12
-	WORD $0x8b48; BYTE $0x3e // movq (%rsi), %rdi
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	LONG $0x1066034c // addq 0x10(%rsi), %r12
-	LONG $0x20568b4c // movq 0x20(%rsi), %r10
-	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
-	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
-	LONG $0x48768b4c // movq 0x48(%rsi), %r14
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xd7 // andq %rdx, %r15
-	QUAD $0x00000000dd148d4a // leaq (,%r11,8), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	WORD $0x27eb // jmp 0x2e2 <k_gemm_outer+0x112>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x0458fcc5; BYTE $0x97 // vaddps (%rdi,%rdx,4), %ymm0, %ymm0
-	LONG $0x0411fcc5; BYTE $0x97 // vmovups %ymm0, (%rdi,%rdx,4)
-	LONG $0x4458f4c5; WORD $0x2097 // vaddps 0x20(%rdi,%rdx,4), %ymm1, %ymm0
-	LONG $0x4411fcc5; WORD $0x2097 // vmovups %ymm0, 0x20(%rdi,%rdx,4)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	LONG $0x00c9840f; WORD $0x0000 // je 0x3ab <k_gemm_outer+0x1db>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x297e // jle 0x310 <k_gemm_outer+0x140>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0x902c8d4c // leaq (%rax,%rdx,4), %r13
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2475 // jne 0x320 <k_gemm_outer+0x150>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x6b75 // jne 0x373 <k_gemm_outer+0x1a3>
-	WORD $0x7aeb // jmp 0x384 <k_gemm_outer+0x1b4>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x6aeb // jmp 0x384 <k_gemm_outer+0x1b4>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x187dc2c4; WORD $0x0055 // vbroadcastss (%r13), %ymm2
-	LONG $0xb86de2c4; WORD $0x0045 // vfmadd231ps (%rbp), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0xb86de2c4; WORD $0x204d // vfmadd231ps 0x20(%rbp), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0x187dc2c4; WORD $0x0455 // vbroadcastss 0x4(%r13), %ymm2
-	LONG $0xb86da2c4; WORD $0x1d44; BYTE $0x00 // vfmadd231ps (%rbp,%r11), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0xb86da2c4; WORD $0x1d4c; BYTE $0x20 // vfmadd231ps 0x20(%rbp,%r11), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x08c58349 // addq $0x8, %r13
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xc775 // jne 0x330 <k_gemm_outer+0x160>
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x1174 // je 0x384 <k_gemm_outer+0x1b4>
-	LONG $0x187dc2c4; WORD $0x0055 // vbroadcastss (%r13), %ymm2
-	LONG $0xb86de2c4; BYTE $0x02 // vfmadd231ps (%rdx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0xb86de2c4; WORD $0x204a // vfmadd231ps 0x20(%rdx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff2c850f; WORD $0xffff // jne 0x2c0 <k_gemm_outer+0xf0>
-	LONG $0x0411fcc5; BYTE $0x97 // vmovups %ymm0, (%rdi,%rdx,4)
-	LONG $0x4c11fcc5; WORD $0x2097 // vmovups %ymm1, 0x20(%rdi,%rdx,4)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	LONG $0xff37850f; WORD $0xffff // jne 0x2e2 <k_gemm_outer+0x112>
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0xfffe4be9; BYTE $0xff // jmp 0x205 <k_gemm_outer+0x35>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x307e8b48 // movq 0x30(%rsi), %rdi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x09f78e0f; WORD $0x0000 // jle 0xdcf <k_gemm_outer+0xbff>
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	LONG $0x068e8d0f; WORD $0x0000 // jge 0xa70 <k_gemm_outer+0x8a0>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x02468d48 // leaq 0x2(%rsi), %rax
-	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0x084f8e0f; WORD $0x0000 // jle 0xc40 <k_gemm_outer+0xa70>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	LONG $0xfdf98d0f; WORD $0xffff // jge 0x200 <k_gemm_outer+0x30>
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x08468b48 // movq 0x8(%rsi), %rax
-	LONG $0x184e8b48 // movq 0x18(%rsi), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
-	WORD $0x8b48; BYTE $0x3e // movq (%rsi), %rdi
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x20568b4c // movq 0x20(%rsi), %r10
-	LONG $0x1046034c // addq 0x10(%rsi), %r8
-	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
-	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
-	LONG $0x48768b4c // movq 0x48(%rsi), %r14
-	WORD $0x8941; BYTE $0xdf // movl %ebx, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfec28348 // addq $-0x2, %rdx
-	WORD $0x2148; BYTE $0xda // andq %rbx, %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	WORD $0x18eb // jmp 0x481 <k_gemm_outer+0x2b1>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x0411fcc5; BYTE $0x97 // vmovups %ymm0, (%rdi,%rdx,4)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	LONG $0x093f840f; WORD $0x0000 // je 0xdc0 <k_gemm_outer+0xbf0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2a7e // jle 0x4b0 <k_gemm_outer+0x2e0>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0x90348d48 // leaq (%rax,%rdx,4), %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x2573 // jae 0x4c0 <k_gemm_outer+0x2f0>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x0080850f; WORD $0x0000 // jne 0x527 <k_gemm_outer+0x357>
-	LONG $0x00009ae9; BYTE $0x00 // jmp 0x546 <k_gemm_outer+0x376>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x546 <k_gemm_outer+0x376>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x187de2c4; BYTE $0x0e // vbroadcastss (%rsi), %ymm1
-	LONG $0x987de2c4; WORD $0x004d // vfmadd132ps (%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187de2c4; WORD $0x0446 // vbroadcastss 0x4(%rsi), %ymm0
-	LONG $0x9875a2c4; WORD $0x1d44; BYTE $0x00 // vfmadd132ps (%rbp,%r11), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187de2c4; WORD $0x084e // vbroadcastss 0x8(%rsi), %ymm1
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x987dc2c4; WORD $0x2b0c // vfmadd132ps (%r11,%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x187de2c4; WORD $0x0c46 // vbroadcastss 0xc(%rsi), %ymm0
-	LONG $0x9875c2c4; WORD $0x2b04 // vfmadd132ps (%r11,%rbp), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x10c68348 // addq $0x10, %rsi
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0xb775 // jne 0x4d0 <k_gemm_outer+0x300>
-	LONG $0x24140348 // addq (%rsp), %rdx
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x1f74 // je 0x546 <k_gemm_outer+0x376>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x187da2c4; WORD $0xa60c // vbroadcastss (%rsi,%r12,4), %ymm1
-	LONG $0xb875e2c4; BYTE $0x02 // vfmadd231ps (%rdx), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0xea75 // jne 0x530 <k_gemm_outer+0x360>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff1a840f; WORD $0xffff // je 0x470 <k_gemm_outer+0x2a0>
-	LONG $0x0458fcc5; BYTE $0x97 // vaddps (%rdi,%rdx,4), %ymm0, %ymm0
-	LONG $0xffff10e9; BYTE $0xff // jmp 0x470 <k_gemm_outer+0x2a0>
-	LONG $0x18488b4c // movq 0x18(%rax), %r9
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	WORD $0x0348; BYTE $0x08 // addq (%rax), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x08588b4c // movq 0x8(%rax), %r11
-	LONG $0x10508b48 // movq 0x10(%rax), %rdx
-	LONG $0x20588b48 // movq 0x20(%rax), %rbx
-	LONG $0x28708b4c // movq 0x28(%rax), %r14
-	LONG $0x40788b4c // movq 0x40(%rax), %r15
-	LONG $0x48408b48 // movq 0x48(%rax), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
-	LONG $0x402c8d4c // leaq (%rax,%rax,2), %r13
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	LONG $0x04e5c148 // shlq $0x4, %rbp
-	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
-	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0xb2048d48 // leaq (%rdx,%rsi,4), %rax
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x02e6c149 // shlq $0x2, %r14
-	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
-	LONG $0x0006ba41; WORD $0x0000 // movl $0x6, %r10d
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x6a2 <k_gemm_outer+0x4d2>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x5844c1c4; BYTE $0x38 // vaddps (%r8), %ymm7, %ymm7
-	LONG $0x117cc1c4; BYTE $0x38 // vmovups %ymm7, (%r8)
-	LONG $0x5824c1c4; WORD $0x2078 // vaddps 0x20(%r8), %ymm11, %ymm7
-	LONG $0x117cc1c4; WORD $0x2078 // vmovups %ymm7, 0x20(%r8)
-	LONG $0x582c81c4; WORD $0x883c // vaddps (%r8,%r9,4), %ymm10, %ymm7
-	LONG $0x117c81c4; WORD $0x883c // vmovups %ymm7, (%r8,%r9,4)
-	LONG $0x583481c4; WORD $0x887c; BYTE $0x20 // vaddps 0x20(%r8,%r9,4), %ymm9, %ymm7
-	LONG $0x117c81c4; WORD $0x887c; BYTE $0x20 // vmovups %ymm7, 0x20(%r8,%r9,4)
-	LONG $0x583c81c4; WORD $0xc83c // vaddps (%r8,%r9,8), %ymm8, %ymm7
-	LONG $0x117c81c4; WORD $0xc83c // vmovups %ymm7, (%r8,%r9,8)
-	LONG $0x584c81c4; WORD $0xc874; BYTE $0x20 // vaddps 0x20(%r8,%r9,8), %ymm6, %ymm6
-	LONG $0x117c81c4; WORD $0xc874; BYTE $0x20 // vmovups %ymm6, 0x20(%r8,%r9,8)
-	LONG $0x585481c4; WORD $0x282c // vaddps (%r8,%r13), %ymm5, %ymm5
-	LONG $0x117c81c4; WORD $0x282c // vmovups %ymm5, (%r8,%r13)
-	LONG $0x585c81c4; WORD $0x2864; BYTE $0x20 // vaddps 0x20(%r8,%r13), %ymm4, %ymm4
-	LONG $0x117c81c4; WORD $0x2864; BYTE $0x20 // vmovups %ymm4, 0x20(%r8,%r13)
-	LONG $0x5864c1c4; WORD $0x281c // vaddps (%r8,%rbp), %ymm3, %ymm3
-	LONG $0x117cc1c4; WORD $0x281c // vmovups %ymm3, (%r8,%rbp)
-	LONG $0x586cc1c4; WORD $0x2854; BYTE $0x20 // vaddps 0x20(%r8,%rbp), %ymm2, %ymm2
-	LONG $0x117cc1c4; WORD $0x2854; BYTE $0x20 // vmovups %ymm2, 0x20(%r8,%rbp)
-	LONG $0x5874c1c4; WORD $0x080c // vaddps (%r8,%rcx), %ymm1, %ymm1
-	LONG $0x117cc1c4; WORD $0x080c // vmovups %ymm1, (%r8,%rcx)
-	LONG $0x587cc1c4; WORD $0x0844; BYTE $0x20 // vaddps 0x20(%r8,%rcx), %ymm0, %ymm0
-	LONG $0x117cc1c4; WORD $0x0844; BYTE $0x20 // vmovups %ymm0, 0x20(%r8,%rcx)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x06528d4c // leaq 0x6(%rdx), %r10
-	LONG $0x245c034c; BYTE $0x28 // addq 0x28(%rsp), %r11
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0xfba38f0f; WORD $0xffff // jg 0x245 <k_gemm_outer+0x75>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00ce8e0f; WORD $0x0000 // jle 0x780 <k_gemm_outer+0x5b0>
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x93048d4b // leaq (%r11,%r10,4), %rax
-	LONG $0x107c41c4; WORD $0x246c; BYTE $0xe0 // vmovups -0x20(%r12), %ymm13
-	LONG $0x107c41c4; WORD $0x2424 // vmovups (%r12), %ymm12
-	LONG $0x187d02c4; WORD $0x9334 // vbroadcastss (%r11,%r10,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
-	LONG $0xb81d42c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
-	LONG $0x38348d48 // leaq (%rax,%rdi), %rsi
-	LONG $0x187d62c4; WORD $0x9834 // vbroadcastss (%rax,%rbx,4), %ymm14
-	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x187d62c4; WORD $0xd834 // vbroadcastss (%rax,%rbx,8), %ymm14
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
-	LONG $0x187d62c4; WORD $0x9e3c // vbroadcastss (%rsi,%rbx,4), %ymm15
-	LONG $0xb81dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm14) + ymm6
-	LONG $0xb805c2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm13) + ymm5
-	LONG $0xb81dc2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm15) + ymm4
-	LONG $0x3f048d48 // leaq (%rdi,%rdi), %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x187d62c4; WORD $0xde34 // vbroadcastss (%rsi,%rbx,8), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm13) + ymm3
-	LONG $0xb81dc2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm14) + ymm2
-	LONG $0x187d62c4; WORD $0x9834 // vbroadcastss (%rax,%rbx,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
-	LONG $0xb80dc2c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm12) + ymm0
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	LONG $0xff72850f; WORD $0xffff // jne 0x6f0 <k_gemm_outer+0x520>
-	WORD $0x30eb // jmp 0x7b0 <k_gemm_outer+0x5e0>
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x80048d4e // leaq (%rax,%r8,4), %r8
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xfe28850f; WORD $0xffff // jne 0x5f0 <k_gemm_outer+0x420>
-	LONG $0x117cc1c4; BYTE $0x38 // vmovups %ymm7, (%r8)
-	LONG $0x117c41c4; WORD $0x2058 // vmovups %ymm11, 0x20(%r8)
-	LONG $0x117c01c4; WORD $0x8814 // vmovups %ymm10, (%r8,%r9,4)
-	LONG $0x117c01c4; WORD $0x884c; BYTE $0x20 // vmovups %ymm9, 0x20(%r8,%r9,4)
-	LONG $0x117c01c4; WORD $0xc804 // vmovups %ymm8, (%r8,%r9,8)
-	LONG $0x117c81c4; WORD $0xc874; BYTE $0x20 // vmovups %ymm6, 0x20(%r8,%r9,8)
-	LONG $0x117c81c4; WORD $0x282c // vmovups %ymm5, (%r8,%r13)
-	LONG $0x117c81c4; WORD $0x2864; BYTE $0x20 // vmovups %ymm4, 0x20(%r8,%r13)
-	LONG $0x117cc1c4; WORD $0x281c // vmovups %ymm3, (%r8,%rbp)
-	LONG $0x117cc1c4; WORD $0x2854; BYTE $0x20 // vmovups %ymm2, 0x20(%r8,%rbp)
-	LONG $0x117cc1c4; WORD $0x080c // vmovups %ymm1, (%r8,%rcx)
-	LONG $0xfffe6fe9; BYTE $0xff // jmp 0x681 <k_gemm_outer+0x4b1>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0x08788b4d // movq 0x8(%r8), %r15
-	LONG $0x18488b49 // movq 0x18(%r8), %rcx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
-	WORD $0x8b49; BYTE $0x38 // movq (%r8), %rdi
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	LONG $0x20508b4d // movq 0x20(%r8), %r10
-	LONG $0x10700349 // addq 0x10(%r8), %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	LONG $0x28588b4d // movq 0x28(%r8), %r11
-	LONG $0x40588b49 // movq 0x40(%r8), %rbx
-	LONG $0x48688b4d // movq 0x48(%r8), %r13
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xf0 // andq %rsi, %r8
-	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x0000000095248d4c // leaq (,%rdx,4), %r12
-	LONG $0xe2af0f4d // imulq %r10, %r12
-	QUAD $0x00000000d5048d4e // leaq (,%r10,8), %r8
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	QUAD $0x00000004952c8d48 // leaq 0x4(,%rdx,4), %rbp
-	LONG $0xeaaf0f49 // imulq %r10, %rbp
-	QUAD $0x00000000dd048d4e // leaq (,%r11,8), %r8
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
-	LONG $0x246c894c; BYTE $0x20 // movq %r13, 0x20(%rsp)
-	WORD $0x49eb // jmp 0x8fd <k_gemm_outer+0x72d>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x0058fcc5 // vaddps (%rax), %ymm0, %ymm0
-	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
-	LONG $0x4058f4c5; BYTE $0x20 // vaddps 0x20(%rax), %ymm1, %ymm0
-	LONG $0x4011fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rax)
-	LONG $0x0458ecc5; BYTE $0x88 // vaddps (%rax,%rcx,4), %ymm2, %ymm0
-	LONG $0x0411fcc5; BYTE $0x88 // vmovups %ymm0, (%rax,%rcx,4)
-	LONG $0x4458e4c5; WORD $0x2088 // vaddps 0x20(%rax,%rcx,4), %ymm3, %ymm0
-	LONG $0x4411fcc5; WORD $0x2088 // vmovups %ymm0, 0x20(%rax,%rcx,4)
-	LONG $0x02418d49 // leaq 0x2(%r9), %rax
-	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xf9588f0f; WORD $0xffff // jg 0x255 <k_gemm_outer+0x85>
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x3b7e // jle 0x940 <k_gemm_outer+0x770>
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x5575 // jne 0x960 <k_gemm_outer+0x790>
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24348b4c // movq (%rsp), %r14
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0x00dd850f; WORD $0x0000 // jne 0xa15 <k_gemm_outer+0x845>
-	LONG $0x000102e9; BYTE $0x00 // jmp 0xa3f <k_gemm_outer+0x86f>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x0000eae9; BYTE $0x00 // jmp 0xa3f <k_gemm_outer+0x86f>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x107cc1c4; BYTE $0x20 // vmovups (%r8), %ymm4
-	LONG $0x107cc1c4; WORD $0x2068 // vmovups 0x20(%r8), %ymm5
-	LONG $0x187da2c4; WORD $0x2034 // vbroadcastss (%rax,%r12), %ymm6
-	LONG $0xb84de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm4) + ymm0
-	LONG $0xb855e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm6) + ymm1
-	LONG $0x187de2c4; WORD $0x2834 // vbroadcastss (%rax,%rbp), %ymm6
-	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
-	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
-	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
-	LONG $0x107c81c4; WORD $0x1e24 // vmovups (%r14,%r11), %ymm4
-	LONG $0x107c81c4; WORD $0x1e6c; BYTE $0x20 // vmovups 0x20(%r14,%r11), %ymm5
-	LONG $0x187da2c4; WORD $0x2074; BYTE $0x04 // vbroadcastss 0x4(%rax,%r12), %ymm6
-	LONG $0xb84de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm4) + ymm0
-	LONG $0xb855e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm6) + ymm1
-	LONG $0x187de2c4; WORD $0x2874; BYTE $0x04 // vbroadcastss 0x4(%rax,%rbp), %ymm6
-	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
-	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
-	LONG $0x08c08348 // addq $0x8, %rax
-	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
-	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0x9375 // jne 0x990 <k_gemm_outer+0x7c0>
-	LONG $0x2474034c; BYTE $0x38 // addq 0x38(%rsp), %r14
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x2a74 // je 0xa3f <k_gemm_outer+0x86f>
-	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
-	LONG $0x107cc1c4; WORD $0x206e // vmovups 0x20(%r14), %ymm5
-	LONG $0x187de2c4; BYTE $0x30 // vbroadcastss (%rax), %ymm6
-	LONG $0xb84de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm4) + ymm0
-	LONG $0xb855e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm6) + ymm1
-	LONG $0x187da2c4; WORD $0x9034 // vbroadcastss (%rax,%r10,4), %ymm6
-	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
-	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	LONG $0x97048d48 // leaq (%rdi,%rdx,4), %rax
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xfe70850f; WORD $0xffff // jne 0x8c0 <k_gemm_outer+0x6f0>
-	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
-	LONG $0x4811fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rax)
-	LONG $0x1411fcc5; BYTE $0x88 // vmovups %ymm2, (%rax,%rcx,4)
-	LONG $0x5c11fcc5; WORD $0x2088 // vmovups %ymm3, 0x20(%rax,%rcx,4)
-	LONG $0xfffe7fe9; BYTE $0xff // jmp 0x8e8 <k_gemm_outer+0x718>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x08468b48 // movq 0x8(%rsi), %rax
-	LONG $0x184e8b48 // movq 0x18(%rsi), %rcx
-	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
-	WORD $0x8b48; BYTE $0x3e // movq (%rsi), %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x204e8b4c // movq 0x20(%rsi), %r9
-	LONG $0x10560348 // addq 0x10(%rsi), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x28568b4c // movq 0x28(%rsi), %r10
-	LONG $0x405e8b4c // movq 0x40(%rsi), %r11
-	LONG $0x48568b48 // movq 0x48(%rsi), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0x52348d4c // leaq (%rdx,%rdx,2), %r14
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x92248d4c // leaq (%rdx,%rdx,4), %r12
-	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0x02e2c149 // shlq $0x2, %r10
-	QUAD $0x000000008d2c8d4a // leaq (,%r9,4), %rbp
-	LONG $0x000006ba; BYTE $0x00 // movl $0x6, %edx
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x64eb // jmp 0xb4a <k_gemm_outer+0x97a>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x2a58d4c5 // vaddps (%rdx), %ymm5, %ymm5
-	LONG $0x2a11fcc5 // vmovups %ymm5, (%rdx)
-	LONG $0x2458dcc5; BYTE $0x8a // vaddps (%rdx,%rcx,4), %ymm4, %ymm4
-	LONG $0x2411fcc5; BYTE $0x8a // vmovups %ymm4, (%rdx,%rcx,4)
-	LONG $0x1c58e4c5; BYTE $0xca // vaddps (%rdx,%rcx,8), %ymm3, %ymm3
-	LONG $0x1c11fcc5; BYTE $0xca // vmovups %ymm3, (%rdx,%rcx,8)
-	LONG $0x586ca1c4; WORD $0x3214 // vaddps (%rdx,%r14), %ymm2, %ymm2
-	LONG $0x117ca1c4; WORD $0x3214 // vmovups %ymm2, (%rdx,%r14)
-	LONG $0x5874a1c4; WORD $0x3a0c // vaddps (%rdx,%r15), %ymm1, %ymm1
-	LONG $0x117ca1c4; WORD $0x3a0c // vmovups %ymm1, (%rdx,%r15)
-	LONG $0x587ca1c4; WORD $0x2204 // vaddps (%rdx,%r12), %ymm0, %ymm0
-	LONG $0x117ca1c4; WORD $0x2204 // vmovups %ymm0, (%rdx,%r12)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x06568d48 // leaq 0x6(%rsi), %rdx
-	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xf89a8f0f; WORD $0xffff // jg 0x3e4 <k_gemm_outer+0x214>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x00968e0f; WORD $0x0000 // jle 0xbf0 <k_gemm_outer+0xa20>
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0xdb31 // xorl %ebx, %ebx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x983c8d48 // leaq (%rax,%rbx,4), %rdi
-	LONG $0x187de2c4; WORD $0x9834 // vbroadcastss (%rax,%rbx,4), %ymm6
-	LONG $0x3a10fcc5 // vmovups (%rdx), %ymm7
-	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
-	LONG $0x187da2c4; WORD $0x8f34 // vbroadcastss (%rdi,%r9,4), %ymm6
-	LONG $0x2f2c8d4c // leaq (%rdi,%rbp), %r13
-	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
-	LONG $0x187da2c4; WORD $0xcf34 // vbroadcastss (%rdi,%r9,8), %ymm6
-	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
-	LONG $0xb845e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm6) + ymm3
-	LONG $0x187d82c4; WORD $0x8d74; BYTE $0x00 // vbroadcastss (%r13,%r9,4), %ymm6
-	LONG $0xb845e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm6) + ymm2
-	QUAD $0x000000006d3c8d48 // leaq (,%rbp,2), %rdi
-	LONG $0x187d82c4; WORD $0xcd74; BYTE $0x00 // vbroadcastss (%r13,%r9,8), %ymm6
-	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
-	LONG $0xb845e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm6) + ymm1
-	LONG $0x187da2c4; WORD $0x8f34 // vbroadcastss (%rdi,%r9,4), %ymm6
-	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x9775 // jne 0xb80 <k_gemm_outer+0x9b0>
-	WORD $0x19eb // jmp 0xc04 <k_gemm_outer+0xa34>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xfed4850f; WORD $0xffff // jne 0xaf0 <k_gemm_outer+0x920>
-	LONG $0x2a11fcc5 // vmovups %ymm5, (%rdx)
-	LONG $0x2411fcc5; BYTE $0x8a // vmovups %ymm4, (%rdx,%rcx,4)
-	LONG $0x1c11fcc5; BYTE $0xca // vmovups %ymm3, (%rdx,%rcx,8)
-	LONG $0x117ca1c4; WORD $0x3214 // vmovups %ymm2, (%rdx,%r14)
-	LONG $0x117ca1c4; WORD $0x3a0c // vmovups %ymm1, (%rdx,%r15)
-	LONG $0xfffeefe9; BYTE $0xff // jmp 0xb2a <k_gemm_outer+0x95a>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0x08488b4d // movq 0x8(%r8), %r9
-	LONG $0x18488b49 // movq 0x18(%r8), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
-	WORD $0x8b49; BYTE $0x38 // movq (%r8), %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x20508b4d // movq 0x20(%r8), %r10
-	LONG $0x10500349 // addq 0x10(%r8), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x28588b4d // movq 0x28(%r8), %r11
-	LONG $0x40588b49 // movq 0x40(%r8), %rbx
-	LONG $0x48708b4d // movq 0x48(%r8), %r14
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xd7 // andq %rdx, %r15
-	QUAD $0x00000004b5148d48 // leaq 0x4(,%rsi,4), %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
-	LONG $0x11248d4d // leaq (%r9,%rdx), %r12
-	LONG $0x04c48349 // addq $0x4, %r12
-	QUAD $0x00000000d52c8d4e // leaq (,%r10,8), %r13
-	QUAD $0x00000000dd2c8d4a // leaq (,%r11,8), %rbp
-	WORD $0x34eb // jmp 0xce7 <k_gemm_outer+0xb17>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x0858f4c5 // vaddps (%rax), %ymm1, %ymm1
-	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
-	LONG $0x0458fcc5; BYTE $0x88 // vaddps (%rax,%rcx,4), %ymm0, %ymm0
-	LONG $0x0411fcc5; BYTE $0x88 // vmovups %ymm0, (%rax,%rcx,4)
-	LONG $0x02418d49 // leaq 0x2(%r9), %rax
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
-	LONG $0xf70d8f0f; WORD $0xffff // jg 0x3f4 <k_gemm_outer+0x224>
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x317e // jle 0xd20 <k_gemm_outer+0xb50>
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x82048d4c // leaq (%rdx,%rax,4), %r8
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2775 // jne 0xd30 <k_gemm_outer+0xb60>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x73eb // jmp 0xd86 <k_gemm_outer+0xbb6>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x7aeb // jmp 0xda4 <k_gemm_outer+0xbd4>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x187dc2c4; BYTE $0x10 // vbroadcastss (%r8), %ymm2
-	LONG $0x1a10fcc5 // vmovups (%rdx), %ymm3
-	LONG $0xa865e2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm1
-	LONG $0x187dc2c4; WORD $0x8464; BYTE $0xfc // vbroadcastss -0x4(%r12,%rax,4), %ymm4
-	LONG $0xa865e2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm4) + ymm0
-	LONG $0x107ca1c4; WORD $0x9a1c // vmovups (%rdx,%r11,4), %ymm3
-	LONG $0x187dc2c4; WORD $0x0448 // vbroadcastss 0x4(%r8), %ymm1
-	LONG $0xa865e2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm1) + ymm2
-	LONG $0x187dc2c4; WORD $0x8404 // vbroadcastss (%r12,%rax,4), %ymm0
-	LONG $0xa865e2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
-	LONG $0x08c08349 // addq $0x8, %r8
-	LONG $0x02c08348 // addq $0x2, %rax
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	WORD $0xba75 // jne 0xd40 <k_gemm_outer+0xb70>
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x1974 // je 0xda4 <k_gemm_outer+0xbd4>
-	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
-	LONG $0x187dc2c4; BYTE $0x18 // vbroadcastss (%r8), %ymm3
-	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x187d82c4; WORD $0x901c // vbroadcastss (%r8,%r10,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0xb7048d48 // leaq (%rdi,%rsi,4), %rax
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff0b850f; WORD $0xffff // jne 0xcc0 <k_gemm_outer+0xaf0>
-	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
-	LONG $0xffff0fe9; BYTE $0xff // jmp 0xccd <k_gemm_outer+0xafd>
-	WORD $0x9066 // nop
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0xfff436e9; BYTE $0xff // jmp 0x205 <k_gemm_outer+0x35>
-	LONG $0x06ff8348 // cmpq $0x6, %rdi
-	LONG $0x02c88d0f; WORD $0x0000 // jge 0x10a1 <k_gemm_outer+0xed1>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x02758d49 // leaq 0x2(%r13), %rsi
-	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x05d28e0f; WORD $0x0000 // jle 0x13c0 <k_gemm_outer+0x11f0>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
-	LONG $0x02918d0f; WORD $0x0000 // jge 0x108f <k_gemm_outer+0xebf>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x08418b48 // movq 0x8(%rcx), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x18518b48 // movq 0x18(%rcx), %rdx
-	QUAD $0x000000008d1c8d4a // leaq (,%r9,4), %rbx
-	WORD $0x8b4c; BYTE $0x31 // movq (%rcx), %r14
-	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
-	LONG $0x20418b48 // movq 0x20(%rcx), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x10590348 // addq 0x10(%rcx), %rbx
-	LONG $0x28618b4c // movq 0x28(%rcx), %r12
-	LONG $0x40698b4c // movq 0x40(%rcx), %r13
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	WORD $0x8944; BYTE $0xed // movl %r13d, %ebp
-	WORD $0xe583; BYTE $0x03 // andl $0x3, %ebp
-	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfec08348 // addq $-0x2, %rax
-	WORD $0x214c; BYTE $0xe8 // andq %r13, %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x48418b48 // movq 0x48(%rcx), %rax
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x24148d4f // leaq (%r12,%r12), %r10
-	WORD $0x17eb // jmp 0xe82 <k_gemm_outer+0xcb2>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
-	LONG $0x020d840f; WORD $0x0000 // je 0x108f <k_gemm_outer+0xebf>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x397e // jle 0xec0 <k_gemm_outer+0xcf0>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	WORD $0x2f75 // jne 0xed0 <k_gemm_outer+0xd00>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x5273 // jae 0xefd <k_gemm_outer+0xd2d>
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0x03c5f641 // testb $0x3, %r13b
-	LONG $0x00b0850f; WORD $0x0000 // jne 0xf68 <k_gemm_outer+0xd98>
-	LONG $0x000173e9; BYTE $0x00 // jmp 0x1030 <k_gemm_outer+0xe60>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000164e9; BYTE $0x00 // jmp 0x1030 <k_gemm_outer+0xe60>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xe9358d48; WORD $0x0025; BYTE $0x00 // leaq 0x25e9(%rip), %rsi # 0x34c0 <lanes>
-	LONG $0x107ca1c4; WORD $0x864c; BYTE $0x20 // vmovups 0x20(%rsi,%r8,4), %ymm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	LONG $0x009f830f; WORD $0x0000 // jae 0xf8b <k_gemm_outer+0xdbb>
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x010f850f; WORD $0x0000 // jne 0x1007 <k_gemm_outer+0xe37>
-	LONG $0x000133e9; BYTE $0x00 // jmp 0x1030 <k_gemm_outer+0xe60>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x187de2c4; BYTE $0x09 // vbroadcastss (%rcx), %ymm1
-	LONG $0x987dc2c4; BYTE $0x09 // vfmadd132ps (%r9), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187de2c4; WORD $0x0441 // vbroadcastss 0x4(%rcx), %ymm0
-	LONG $0x987582c4; WORD $0x2104 // vfmadd132ps (%r9,%r12), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187de2c4; WORD $0x0849 // vbroadcastss 0x8(%rcx), %ymm1
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x987d82c4; WORD $0x0c0c // vfmadd132ps (%r12,%r9), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x187de2c4; WORD $0x0c41 // vbroadcastss 0xc(%rcx), %ymm0
-	LONG $0x987582c4; WORD $0x0c04 // vfmadd132ps (%r12,%r9), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x10c18348 // addq $0x10, %rcx
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xbc75 // jne 0xf10 <k_gemm_outer+0xd40>
-	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x03c5f641 // testb $0x3, %r13b
-	LONG $0x00c8840f; WORD $0x0000 // je 0x1030 <k_gemm_outer+0xe60>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x187de2c4; WORD $0xb90c // vbroadcastss (%rcx,%rdi,4), %ymm1
-	LONG $0xb875e2c4; BYTE $0x06 // vfmadd231ps (%rsi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	WORD $0xea75 // jne 0xf70 <k_gemm_outer+0xda0>
-	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x1030 <k_gemm_outer+0xe60>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x2c75c2c4; BYTE $0x11 // vmaskmovps (%r9), %ymm1, %ymm2
-	LONG $0x187de2c4; BYTE $0x19 // vbroadcastss (%rcx), %ymm3
-	LONG $0x2c7582c4; WORD $0x2124 // vmaskmovps (%r9,%r12), %ymm1, %ymm4
-	LONG $0x187de2c4; WORD $0x0469 // vbroadcastss 0x4(%rcx), %ymm5
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x2c7582c4; WORD $0x0c34 // vmaskmovps (%r12,%r9), %ymm1, %ymm6
-	LONG $0xa86de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm0
-	LONG $0x187de2c4; WORD $0x0851 // vbroadcastss 0x8(%rcx), %ymm2
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x2c7582c4; WORD $0x0c3c // vmaskmovps (%r12,%r9), %ymm1, %ymm7
-	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	LONG $0xa84de2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm2) + ymm5
-	LONG $0x187de2c4; WORD $0x0c41 // vbroadcastss 0xc(%rcx), %ymm0
-	LONG $0xa845e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm0) + ymm2
-	LONG $0x10c18348 // addq $0x10, %rcx
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xa875 // jne 0xfa0 <k_gemm_outer+0xdd0>
-	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2974 // je 0x1030 <k_gemm_outer+0xe60>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x2c75e2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm1, %ymm2
-	LONG $0x187de2c4; WORD $0xb91c // vbroadcastss (%rcx,%rdi,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	WORD $0xe575 // jne 0x1010 <k_gemm_outer+0xe40>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
-	LONG $0xcfaf0f49 // imulq %r15, %rcx
-	LONG $0x8e0c8d49 // leaq (%r14,%rcx,4), %rcx
-	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	WORD $0x1d75 // jne 0x1060 <k_gemm_outer+0xe90>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xfe24840f; WORD $0xffff // je 0xe70 <k_gemm_outer+0xca0>
-	LONG $0x0158fcc5 // vaddps (%rcx), %ymm0, %ymm0
-	LONG $0xfffe1be9; BYTE $0xff // jmp 0xe70 <k_gemm_outer+0xca0>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x59358d48; WORD $0x0024; BYTE $0x00 // leaq 0x2459(%rip), %rsi # 0x34c0 <lanes>
-	LONG $0x107ca1c4; WORD $0x864c; BYTE $0x20 // vmovups 0x20(%rsi,%r8,4), %ymm1
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0974 // je 0x107c <k_gemm_outer+0xeac>
-	LONG $0x2c75e2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm1, %ymm2
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0x2e75e2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%rcx)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
-	LONG $0xfdf3850f; WORD $0xffff // jne 0xe82 <k_gemm_outer+0xcb2>
-	LONG $0x60c48348 // addq $0x60, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x08568b4c // movq 0x8(%rsi), %r10
-	LONG $0x184e8b4c // movq 0x18(%rsi), %r9
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b48; BYTE $0x0e // movq (%rsi), %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x20768b4c // movq 0x20(%rsi), %r14
-	LONG $0x10460348 // addq 0x10(%rsi), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x28468b48 // movq 0x28(%rsi), %rax
-	LONG $0x40568b48 // movq 0x40(%rsi), %rdx
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	QUAD $0x00000000cd0c8d4a // leaq (,%r9,8), %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
-	LONG $0x491c8d4c // leaq (%rcx,%rcx,2), %r11
-	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0x04e3c149 // shlq $0x4, %r11
-	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
-	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x484e8b48 // movq 0x48(%rsi), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	QUAD $0x00000000f50c8d4a // leaq (,%r14,8), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
-	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x7d1d8d48; WORD $0x0023; BYTE $0x00 // leaq 0x237d(%rip), %rbx # 0x34c0 <lanes>
-	WORD $0x45eb // jmp 0x118a <k_gemm_outer+0xfba>
-	LONG $0x2e11fcc5 // vmovups %ymm5, (%rsi)
-	LONG $0x117ca1c4; WORD $0x8e24 // vmovups %ymm4, (%rsi,%r9,4)
-	LONG $0x117ca1c4; WORD $0xce1c // vmovups %ymm3, (%rsi,%r9,8)
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x117ca1c4; WORD $0x3e14 // vmovups %ymm2, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x117ca1c4; WORD $0x3e0c // vmovups %ymm1, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
-	LONG $0x117ca1c4; WORD $0x3e04 // vmovups %ymm0, (%rsi,%r15)
-	LONG $0x06758d49 // leaq 0x6(%r13), %rsi
-	LONG $0x2454034c; BYTE $0x28 // addq 0x28(%rsp), %r10
-	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
-	LONG $0xfc528f0f; WORD $0xffff // jg 0xddc <k_gemm_outer+0xc0c>
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+
+	// mul_panels
+	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x1270 <k_gemm_outer+0x10a0>
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x000092e9; BYTE $0x00 // jmp 0x1254 <k_gemm_outer+0x1084>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x4410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm0
-	LONG $0x2c7d62c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm0, %ymm12
-	LONG $0xba248d4f // leaq (%r10,%r15,4), %r12
-	LONG $0x187dc2c4; WORD $0x242c // vbroadcastss (%r12), %ymm5
-	LONG $0xa81dc2c4; BYTE $0xeb // vfmadd213ps %ymm11, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm11
-	LONG $0x0c2c8d49 // leaq (%r12,%rcx), %rbp
-	LONG $0x187d82c4; WORD $0xb424 // vbroadcastss (%r12,%r14,4), %ymm4
-	LONG $0xa81dc2c4; BYTE $0xe2 // vfmadd213ps %ymm10, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) + ymm10
-	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
-	LONG $0x187d82c4; WORD $0xf41c // vbroadcastss (%r12,%r14,8), %ymm3
-	LONG $0xa81dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm3) + ymm9
-	LONG $0x187da2c4; WORD $0xb554; BYTE $0x00 // vbroadcastss (%rbp,%r14,4), %ymm2
-	LONG $0xa81dc2c4; BYTE $0xd0 // vfmadd213ps %ymm8, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm2) + ymm8
-	LONG $0x09248d4c // leaq (%rcx,%rcx), %r12
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	LONG $0x187da2c4; WORD $0xf54c; BYTE $0x00 // vbroadcastss (%rbp,%r14,8), %ymm1
-	LONG $0xa81de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm1) + ymm7
-	LONG $0x187d82c4; WORD $0xb404 // vbroadcastss (%r12,%r14,4), %ymm0
-	LONG $0xa81de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm6
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
-	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
-	LONG $0xcb287cc5 // vmovaps %ymm3, %ymm9
-	LONG $0xd4287cc5 // vmovaps %ymm4, %ymm10
-	LONG $0xdd287cc5 // vmovaps %ymm5, %ymm11
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0x3474 // je 0x1288 <k_gemm_outer+0x10b8>
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x2464394c; BYTE $0x30 // cmpq %r12, 0x30(%rsp)
-	LONG $0xff6c850f; WORD $0xffff // jne 0x11d0 <k_gemm_outer+0x1000>
-	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
-	LONG $0xffff6ee9; BYTE $0xff // jmp 0x11db <k_gemm_outer+0x100b>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xd9af0f4d // imulq %r9, %r11
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x9e348d4a // leaq (%rsi,%r11,4), %rsi
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
-	WORD $0x5f75 // jne 0x1300 <k_gemm_outer+0x1130>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xfe99840f; WORD $0xffff // je 0x1145 <k_gemm_outer+0xf75>
-	LONG $0x2e58d4c5 // vaddps (%rsi), %ymm5, %ymm5
-	LONG $0x2e11fcc5 // vmovups %ymm5, (%rsi)
-	LONG $0x585ca1c4; WORD $0x8e24 // vaddps (%rsi,%r9,4), %ymm4, %ymm4
-	LONG $0x117ca1c4; WORD $0x8e24 // vmovups %ymm4, (%rsi,%r9,4)
-	LONG $0x5864a1c4; WORD $0xce1c // vaddps (%rsi,%r9,8), %ymm3, %ymm3
-	LONG $0x117ca1c4; WORD $0xce1c // vmovups %ymm3, (%rsi,%r9,8)
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x586ca1c4; WORD $0x3e14 // vaddps (%rsi,%r15), %ymm2, %ymm2
-	LONG $0x117ca1c4; WORD $0x3e14 // vmovups %ymm2, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x5874a1c4; WORD $0x3e0c // vaddps (%rsi,%r15), %ymm1, %ymm1
-	LONG $0x117ca1c4; WORD $0x3e0c // vmovups %ymm1, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
-	LONG $0x587ca1c4; WORD $0x3e04 // vaddps (%rsi,%r15), %ymm0, %ymm0
-	LONG $0xfffe72e9; BYTE $0xff // jmp 0x1170 <k_gemm_outer+0xfa0>
-	WORD $0x9066 // nop
-	LONG $0x7410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm6
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x7774 // je 0x1384 <k_gemm_outer+0x11b4>
-	LONG $0x2c4de2c4; BYTE $0x3e // vmaskmovps (%rsi), %ymm6, %ymm7
-	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
-	LONG $0x2e4de2c4; BYTE $0x2e // vmaskmovps %ymm5, %ymm6, (%rsi)
-	LONG $0x2c4da2c4; WORD $0x8e2c // vmaskmovps (%rsi,%r9,4), %ymm6, %ymm5
-	LONG $0xe458d4c5 // vaddps %ymm4, %ymm5, %ymm4
-	LONG $0x2e4da2c4; WORD $0x8e24 // vmaskmovps %ymm4, %ymm6, (%rsi,%r9,4)
-	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
-	LONG $0x2c4da2c4; WORD $0x3e24 // vmaskmovps (%rsi,%r15), %ymm6, %ymm4
-	LONG $0xdb58dcc5 // vaddps %ymm3, %ymm4, %ymm3
-	LONG $0x2e4da2c4; WORD $0x3e1c // vmaskmovps %ymm3, %ymm6, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x2c4da2c4; WORD $0x3e1c // vmaskmovps (%rsi,%r15), %ymm6, %ymm3
-	LONG $0xd258e4c5 // vaddps %ymm2, %ymm3, %ymm2
-	LONG $0x2e4da2c4; WORD $0x3e14 // vmaskmovps %ymm2, %ymm6, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x2c4da2c4; WORD $0x3e14 // vmaskmovps (%rsi,%r15), %ymm6, %ymm2
-	LONG $0xc958ecc5 // vaddps %ymm1, %ymm2, %ymm1
-	LONG $0x2e4da2c4; WORD $0x3e0c // vmaskmovps %ymm1, %ymm6, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
-	LONG $0x2c4da2c4; WORD $0x3e0c // vmaskmovps (%rsi,%r15), %ymm6, %ymm1
-	LONG $0xc058f4c5 // vaddps %ymm0, %ymm1, %ymm0
-	LONG $0x2e4da2c4; WORD $0x3e04 // vmaskmovps %ymm0, %ymm6, (%rsi,%r15)
-	LONG $0xfffdf2e9; BYTE $0xff // jmp 0x1176 <k_gemm_outer+0xfa6>
-	LONG $0x2e4de2c4; BYTE $0x2e // vmaskmovps %ymm5, %ymm6, (%rsi)
-	LONG $0x2e4da2c4; WORD $0x8e24 // vmaskmovps %ymm4, %ymm6, (%rsi,%r9,4)
-	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
-	LONG $0x2e4da2c4; WORD $0x3e1c // vmaskmovps %ymm3, %ymm6, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x2e4da2c4; WORD $0x3e14 // vmaskmovps %ymm2, %ymm6, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x2e4da2c4; WORD $0x3e0c // vmaskmovps %ymm1, %ymm6, (%rsi,%r15)
-	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
-	LONG $0x2e4da2c4; WORD $0x3e04 // vmaskmovps %ymm0, %ymm6, (%rsi,%r15)
-	LONG $0xfffdb6e9; BYTE $0xff // jmp 0x1176 <k_gemm_outer+0xfa6>
-	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
-	LONG $0x08518b4d // movq 0x8(%r9), %r10
-	LONG $0x18498b49 // movq 0x18(%r9), %rcx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b49; BYTE $0x11 // movq (%r9), %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x20598b49 // movq 0x20(%r9), %rbx
-	LONG $0x10410349 // addq 0x10(%r9), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x28798b4d // movq 0x28(%r9), %r15
-	LONG $0x40718b4d // movq 0x40(%r9), %r14
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xfc // andq %rdi, %r12
-	LONG $0x48798b49 // movq 0x48(%r9), %rdi
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	QUAD $0x00000004853c8d48 // leaq 0x4(,%rax,4), %rdi
-	LONG $0xfbaf0f48 // imulq %rbx, %rdi
-	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
-	LONG $0x172c8d4e // leaq (%rdi,%r10), %r13
-	LONG $0x04c58349 // addq $0x4, %r13
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x245c8948; BYTE $0x20 // movq %rbx, 0x20(%rsp)
-	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	QUAD $0x00000000fd148d4e // leaq (,%r15,8), %r10
-	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x641d8d48; WORD $0x0020; BYTE $0x00 // leaq 0x2064(%rip), %rbx # 0x34c0 <lanes>
-	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x1deb // jmp 0x1485 <k_gemm_outer+0x12b5>
-	LONG $0x0e11fcc5 // vmovups %ymm1, (%rsi)
-	LONG $0x0411fcc5; BYTE $0x8e // vmovups %ymm0, (%rsi,%rcx,4)
-	LONG $0x02778d48 // leaq 0x2(%rdi), %rsi
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
-	LONG $0xf96e8f0f; WORD $0xffff // jg 0xdf3 <k_gemm_outer+0xc23>
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x507e // jle 0x14e0 <k_gemm_outer+0x1310>
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0xb73c8d48 // leaq (%rdi,%rsi,4), %rdi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x4475 // jne 0x14f0 <k_gemm_outer+0x1320>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x00db840f; WORD $0x0000 // je 0x15a4 <k_gemm_outer+0x13d4>
-	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
-	LONG $0x00ab850f; WORD $0x0000 // jne 0x157f <k_gemm_outer+0x13af>
-	LONG $0x1610fcc5 // vmovups (%rsi), %ymm2
-	LONG $0x0000ade9; BYTE $0x00 // jmp 0x158a <k_gemm_outer+0x13ba>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x15a4 <k_gemm_outer+0x13d4>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x3ceb // jmp 0x153a <k_gemm_outer+0x136a>
-	WORD $0x9066 // nop
-	LONG $0x107cc1c4; BYTE $0x2e // vmovups (%r14), %ymm5
-	LONG $0xa86de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm1
-	LONG $0xa86de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm0
-	LONG $0x187de2c4; WORD $0x044f // vbroadcastss 0x4(%rdi), %ymm1
-	LONG $0xa855e2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm4
-	LONG $0x187d82c4; WORD $0x9d44; BYTE $0x00 // vbroadcastss (%r13,%r11,4), %ymm0
-	LONG $0xa855e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
-	LONG $0x08c78348 // addq $0x8, %rdi
-	LONG $0x02c38349 // addq $0x2, %r11
-	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
-	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
-	LONG $0xff7b840f; WORD $0xffff // je 0x14b5 <k_gemm_outer+0x12e5>
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	LONG $0x2474394c; BYTE $0x30 // cmpq %r14, 0x30(%rsp)
-	WORD $0x0a75 // jne 0x1550 <k_gemm_outer+0x1380>
-	LONG $0x1610fcc5 // vmovups (%rsi), %ymm2
-	WORD $0x0feb // jmp 0x155b <k_gemm_outer+0x138b>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x5410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm2
-	LONG $0x2c6de2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm2, %ymm2
-	LONG $0x187de2c4; BYTE $0x27 // vbroadcastss (%rdi), %ymm4
-	LONG $0x3e348d4e // leaq (%rsi,%r15), %r14
-	LONG $0x187d82c4; WORD $0x9d5c; BYTE $0xfc // vbroadcastss -0x4(%r13,%r11,4), %ymm3
-	LONG $0x246c3948; BYTE $0x30 // cmpq %rbp, 0x30(%rsp)
-	WORD $0x8e74 // je 0x1500 <k_gemm_outer+0x1330>
-	LONG $0x6c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm5
-	LONG $0x2c55c2c4; BYTE $0x2e // vmaskmovps (%r14), %ymm5, %ymm5
-	WORD $0x86eb // jmp 0x1505 <k_gemm_outer+0x1335>
-	LONG $0x5410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm2
-	LONG $0x2c6de2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm2, %ymm2
-	LONG $0x187de2c4; BYTE $0x1f // vbroadcastss (%rdi), %ymm3
-	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x187de2c4; WORD $0xb71c // vbroadcastss (%rdi,%rsi,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0xc9af0f4c // imulq %rcx, %r9
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x8e348d4a // leaq (%rsi,%r9,4), %rsi
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	WORD $0x2575 // jne 0x15e0 <k_gemm_outer+0x1410>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0xfe9f840f; WORD $0xffff // je 0x1468 <k_gemm_outer+0x1298>
-	LONG $0x0e58f4c5 // vaddps (%rsi), %ymm1, %ymm1
-	LONG $0x0e11fcc5 // vmovups %ymm1, (%rsi)
-	LONG $0x0458fcc5; BYTE $0x8e // vaddps (%rsi,%rcx,4), %ymm0, %ymm0
-	LONG $0xfffe91e9; BYTE $0xff // jmp 0x146c <k_gemm_outer+0x129c>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x5410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm2
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	WORD $0x2374 // je 0x1613 <k_gemm_outer+0x1443>
-	LONG $0x2c6de2c4; BYTE $0x1e // vmaskmovps (%rsi), %ymm2, %ymm3
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0x2e6de2c4; BYTE $0x0e // vmaskmovps %ymm1, %ymm2, (%rsi)
-	LONG $0x2c6de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm2, %ymm1
-	LONG $0xc058f4c5 // vaddps %ymm0, %ymm1, %ymm0
-	LONG $0x2e6de2c4; WORD $0x8e04 // vmaskmovps %ymm0, %ymm2, (%rsi,%rcx,4)
-	LONG $0xfffe5ee9; BYTE $0xff // jmp 0x1471 <k_gemm_outer+0x12a1>
-	LONG $0x2e6de2c4; BYTE $0x0e // vmaskmovps %ymm1, %ymm2, (%rsi)
-	LONG $0x2e6de2c4; WORD $0x8e04 // vmaskmovps %ymm0, %ymm2, (%rsi,%rcx,4)
-	LONG $0xfffe4ee9; BYTE $0xff // jmp 0x1471 <k_gemm_outer+0x12a1>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-
-	// gemm_outer_64
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x09fb8e0f; WORD $0x0000 // jle 0x2038 <k_gemm_outer_64+0xa08>
+	LONG $0x22ac8e0f; WORD $0x0000 // jle 0x22d9 <k_mul_panels+0x22b9>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8348 // subq $0x50, %rsp
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x02c08348 // addq $0x2, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x1feb // jmp 0x168a <k_gemm_outer_64+0x5a>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x09a08d0f; WORD $0x0000 // jge 0x202a <k_gemm_outer_64+0x9fa>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0x01718c0f; WORD $0x0000 // jl 0x1810 <k_gemm_outer_64+0x1e0>
-	LONG $0x30478b4c // movq 0x30(%rdi), %r8
-	LONG $0x06f88349 // cmpq $0x6, %r8
-	LONG $0x03138d0f; WORD $0x0000 // jge 0x19c0 <k_gemm_outer_64+0x390>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0xb67d // jge 0x1670 <k_gemm_outer_64+0x40>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x08428b48 // movq 0x8(%rdx), %rax
-	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	QUAD $0x00000000f5348d4c // leaq (,%rsi,8), %r14
-	WORD $0x8b48; BYTE $0x32 // movq (%rdx), %rsi
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	LONG $0x20528b4c // movq 0x20(%rdx), %r10
-	LONG $0x1072034c // addq 0x10(%rdx), %r14
-	LONG $0x405a8b4c // movq 0x40(%rdx), %r11
-	LONG $0x485a8b48 // movq 0x48(%rdx), %rbx
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	LONG $0x24542348; BYTE $0x40 // andq 0x40(%rsp), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	WORD $0x2aeb // jmp 0x1722 <k_gemm_outer_64+0xf2>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x0c58f5c5; BYTE $0xd6 // vaddpd (%rsi,%rdx,8), %ymm1, %ymm1
-	LONG $0x0c11fdc5; BYTE $0xd6 // vmovupd %ymm1, (%rsi,%rdx,8)
-	LONG $0x4458fdc5; WORD $0x20d6 // vaddpd 0x20(%rsi,%rdx,8), %ymm0, %ymm0
-	LONG $0x4411fdc5; WORD $0x20d6 // vmovupd %ymm0, 0x20(%rsi,%rdx,8)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0x00d4840f; WORD $0x0000 // je 0x17f6 <k_gemm_outer_64+0x1c6>
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x297e // jle 0x1750 <k_gemm_outer_64+0x120>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xd4af0f49 // imulq %r12, %rdx
-	LONG $0xd03c8d48 // leaq (%rax,%rdx,8), %rdi
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x2475 // jne 0x1760 <k_gemm_outer_64+0x130>
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x7675 // jne 0x17bf <k_gemm_outer_64+0x18f>
-	LONG $0x000081e9; BYTE $0x00 // jmp 0x17cf <k_gemm_outer_64+0x19f>
-	WORD $0x9066 // nop
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x75eb // jmp 0x17cf <k_gemm_outer_64+0x19f>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x286a8b4c // movq 0x28(%rdx), %r13
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x03e5c149 // shlq $0x3, %r13
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	BYTE $0x90 // nop
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x197de2c4; BYTE $0x17 // vbroadcastsd (%rdi), %ymm2
-	LONG $0xb8edc2c4; BYTE $0x0f // vfmadd231pd (%r15), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8edc2c4; WORD $0x2047 // vfmadd231pd 0x20(%r15), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197de2c4; WORD $0x0857 // vbroadcastsd 0x8(%rdi), %ymm2
-	LONG $0xb8ed82c4; WORD $0x2f0c // vfmadd231pd (%r15,%r13), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8ed82c4; WORD $0x2f44; BYTE $0x20 // vfmadd231pd 0x20(%r15,%r13), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	LONG $0x10c78348 // addq $0x10, %rdi
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	LONG $0xfec58348 // addq $-0x2, %rbp
-	WORD $0xca75 // jne 0x1780 <k_gemm_outer_64+0x150>
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x1074 // je 0x17cf <k_gemm_outer_64+0x19f>
-	LONG $0x197de2c4; BYTE $0x17 // vbroadcastsd (%rdi), %ymm2
-	LONG $0xb8ede2c4; BYTE $0x0a // vfmadd231pd (%rdx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8ede2c4; WORD $0x2042 // vfmadd231pd 0x20(%rdx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd4af0f49 // imulq %r12, %rdx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff21850f; WORD $0xffff // jne 0x1700 <k_gemm_outer_64+0xd0>
-	LONG $0x0c11fdc5; BYTE $0xd6 // vmovupd %ymm1, (%rsi,%rdx,8)
-	LONG $0x4411fdc5; WORD $0x20d6 // vmovupd %ymm0, 0x20(%rsi,%rdx,8)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xff2c850f; WORD $0xffff // jne 0x1722 <k_gemm_outer_64+0xf2>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0xfffe70e9; BYTE $0xff // jmp 0x167e <k_gemm_outer_64+0x4e>
-	WORD $0x9066 // nop
-	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x246c8948; BYTE $0x30 // movq %rbp, 0x30(%rsp)
-	LONG $0x045d8e0f; WORD $0x0000 // jle 0x1c80 <k_gemm_outer_64+0x650>
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x061f8d0f; WORD $0x0000 // jge 0x1e4c <k_gemm_outer_64+0x81c>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	LONG $0xfe328d0f; WORD $0xffff // jge 0x1670 <k_gemm_outer_64+0x40>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x00000000c51c8d4c // leaq (,%rax,8), %r11
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x105f034c // addq 0x10(%rdi), %r11
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
-	LONG $0x48678b4c // movq 0x48(%rdi), %r12
-	WORD $0x8941; BYTE $0xdf // movl %ebx, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
-	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
-	WORD $0x17eb // jmp 0x18b1 <k_gemm_outer_64+0x281>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x0411fdc5; BYTE $0xd6 // vmovupd %ymm0, (%rsi,%rdx,8)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	LONG $0x0765840f; WORD $0x0000 // je 0x2016 <k_gemm_outer_64+0x9e6>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2a7e // jle 0x18e0 <k_gemm_outer_64+0x2b0>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0xd1048d49 // leaq (%r9,%rdx,8), %rax
-	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x2173 // jae 0x18f0 <k_gemm_outer_64+0x2c0>
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00a4850f; WORD $0x0000 // jne 0x197f <k_gemm_outer_64+0x34f>
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x19a6 <k_gemm_outer_64+0x376>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x0000bde9; BYTE $0x00 // jmp 0x19a6 <k_gemm_outer_64+0x376>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	QUAD $0x00000000ed048d4e // leaq (,%r13,8), %r8
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x197de2c4; BYTE $0x08 // vbroadcastsd (%rax), %ymm1
-	LONG $0x98fde2c4; WORD $0x004d // vfmadd132pd (%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x197de2c4; WORD $0x0840 // vbroadcastsd 0x8(%rax), %ymm0
-	LONG $0x98f5a2c4; WORD $0x0544; BYTE $0x00 // vfmadd132pd (%rbp,%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x197de2c4; WORD $0x1048 // vbroadcastsd 0x10(%rax), %ymm1
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	LONG $0x98fdc2c4; WORD $0x280c // vfmadd132pd (%r8,%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	LONG $0x197de2c4; WORD $0x1840 // vbroadcastsd 0x18(%rax), %ymm0
-	LONG $0x98f5c2c4; WORD $0x2804 // vfmadd132pd (%r8,%rbp), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0xb775 // jne 0x1910 <k_gemm_outer_64+0x2e0>
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2774 // je 0x19a6 <k_gemm_outer_64+0x376>
-	LONG $0x03e5c149 // shlq $0x3, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x197da2c4; WORD $0xc00c // vbroadcastsd (%rax,%r8,8), %ymm1
-	LONG $0xb8f5e2c4; BYTE $0x02 // vfmadd231pd (%rdx), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	WORD $0xea75 // jne 0x1990 <k_gemm_outer_64+0x360>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfeea840f; WORD $0xffff // je 0x18a0 <k_gemm_outer_64+0x270>
-	LONG $0x0458fdc5; BYTE $0xd6 // vaddpd (%rsi,%rdx,8), %ymm0, %ymm0
-	LONG $0xfffee0e9; BYTE $0xff // jmp 0x18a0 <k_gemm_outer_64+0x270>
-	QUAD $0x00000000f5048d48 // leaq (,%rsi,8), %rax
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x407f8b4c // movq 0x40(%rdi), %r15
-	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	QUAD $0x00000000dd148d4a // leaq (,%r11,8), %rdx
-	LONG $0x520c8d48 // leaq (%rdx,%rdx,2), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x92348d48 // leaq (%rdx,%rdx,4), %rsi
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0xf8048d48 // leaq (%rax,%rdi,8), %rax
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	QUAD $0x00000000f5148d4a // leaq (,%r14,8), %rdx
-	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x1af8 <k_gemm_outer_64+0x4c8>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x3858c5c5 // vaddpd (%rax), %ymm7, %ymm7
-	LONG $0x3811fdc5 // vmovupd %ymm7, (%rax)
-	LONG $0x7858a5c5; BYTE $0x20 // vaddpd 0x20(%rax), %ymm11, %ymm7
-	LONG $0x7811fdc5; BYTE $0x20 // vmovupd %ymm7, 0x20(%rax)
-	LONG $0x582da1c4; WORD $0xd83c // vaddpd (%rax,%r11,8), %ymm10, %ymm7
-	LONG $0x117da1c4; WORD $0xd83c // vmovupd %ymm7, (%rax,%r11,8)
-	LONG $0x5835a1c4; WORD $0xd87c; BYTE $0x20 // vaddpd 0x20(%rax,%r11,8), %ymm9, %ymm7
-	LONG $0x117da1c4; WORD $0xd87c; BYTE $0x20 // vmovupd %ymm7, 0x20(%rax,%r11,8)
-	LONG $0x583da1c4; WORD $0x283c // vaddpd (%rax,%r13), %ymm8, %ymm7
-	LONG $0x117da1c4; WORD $0x283c // vmovupd %ymm7, (%rax,%r13)
-	LONG $0x584da1c4; WORD $0x2874; BYTE $0x20 // vaddpd 0x20(%rax,%r13), %ymm6, %ymm6
-	LONG $0x117da1c4; WORD $0x2874; BYTE $0x20 // vmovupd %ymm6, 0x20(%rax,%r13)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x2c58d5c5; BYTE $0x38 // vaddpd (%rax,%rdi), %ymm5, %ymm5
-	LONG $0x2c11fdc5; BYTE $0x38 // vmovupd %ymm5, (%rax,%rdi)
-	LONG $0x6458ddc5; WORD $0x2038 // vaddpd 0x20(%rax,%rdi), %ymm4, %ymm4
-	LONG $0x6411fdc5; WORD $0x2038 // vmovupd %ymm4, 0x20(%rax,%rdi)
-	LONG $0x1c58e5c5; BYTE $0x08 // vaddpd (%rax,%rcx), %ymm3, %ymm3
-	LONG $0x1c11fdc5; BYTE $0x08 // vmovupd %ymm3, (%rax,%rcx)
-	LONG $0x5458edc5; WORD $0x2008 // vaddpd 0x20(%rax,%rcx), %ymm2, %ymm2
-	LONG $0x5411fdc5; WORD $0x2008 // vmovupd %ymm2, 0x20(%rax,%rcx)
-	LONG $0x0c58f5c5; BYTE $0x30 // vaddpd (%rax,%rsi), %ymm1, %ymm1
-	LONG $0x0c11fdc5; BYTE $0x30 // vmovupd %ymm1, (%rax,%rsi)
-	LONG $0x4458fdc5; WORD $0x2030 // vaddpd 0x20(%rax,%rsi), %ymm0, %ymm0
-	LONG $0x4411fdc5; WORD $0x2030 // vmovupd %ymm0, 0x20(%rax,%rsi)
-	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
-	LONG $0x24448d49; BYTE $0x06 // leaq 0x6(%r12), %rax
-	LONG $0x245c0348; BYTE $0x20 // addq 0x20(%rsp), %rbx
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0xfbb88f0f; WORD $0xffff // jg 0x16b0 <k_gemm_outer_64+0x80>
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00dc8e0f; WORD $0x0000 // jle 0x1be0 <k_gemm_outer_64+0x5b0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28488b4c // movq 0x28(%rax), %r9
-	LONG $0x03e1c149 // shlq $0x3, %r9
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
-	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc3048d4c // leaq (%rbx,%rax,8), %r8
-	LONG $0x6f107dc5; BYTE $0xe0 // vmovupd -0x20(%rdi), %ymm13
-	LONG $0x27107dc5 // vmovupd (%rdi), %ymm12
-	LONG $0x197d62c4; WORD $0xc334 // vbroadcastsd (%rbx,%rax,8), %ymm14
-	LONG $0xb88dc2c4; BYTE $0xfd // vfmadd231pd %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
-	LONG $0xb89d42c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
-	LONG $0xf02c8d4b // leaq (%r8,%r14,8), %rbp
-	LONG $0x197d02c4; WORD $0xf034 // vbroadcastsd (%r8,%r14,8), %ymm14
-	LONG $0xb88d42c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0xb89d42c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	LONG $0xb88d42c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
-	LONG $0x197d62c4; WORD $0x2a3c // vbroadcastsd (%rdx,%rbp), %ymm15
-	LONG $0xb89dc2c4; BYTE $0xf6 // vfmadd231pd %ymm14, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm14) + ymm6
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	LONG $0xb885c2c4; BYTE $0xed // vfmadd231pd %ymm13, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm13) + ymm5
-	LONG $0xb89dc2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm15) + ymm4
-	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	LONG $0xb88dc2c4; BYTE $0xdd // vfmadd231pd %ymm13, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm13) + ymm3
-	LONG $0xb89dc2c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm14) + ymm2
-	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
-	LONG $0xb88dc2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
-	LONG $0xb88dc2c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm12) + ymm0
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	LONG $0xff77850f; WORD $0xffff // jne 0x1b50 <k_gemm_outer_64+0x520>
-	WORD $0x39eb // jmp 0x1c14 <k_gemm_outer_64+0x5e4>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
-	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xd3af0f4d // imulq %r11, %r10
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0xd0048d4a // leaq (%rax,%r10,8), %rax
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0xfe23850f; WORD $0xffff // jne 0x1a50 <k_gemm_outer_64+0x420>
-	LONG $0x3811fdc5 // vmovupd %ymm7, (%rax)
-	LONG $0x58117dc5; BYTE $0x20 // vmovupd %ymm11, 0x20(%rax)
-	LONG $0x117d21c4; WORD $0xd814 // vmovupd %ymm10, (%rax,%r11,8)
-	LONG $0x117d21c4; WORD $0xd84c; BYTE $0x20 // vmovupd %ymm9, 0x20(%rax,%r11,8)
-	LONG $0x117d21c4; WORD $0x2804 // vmovupd %ymm8, (%rax,%r13)
-	LONG $0x117da1c4; WORD $0x2874; BYTE $0x20 // vmovupd %ymm6, 0x20(%rax,%r13)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x2c11fdc5; BYTE $0x38 // vmovupd %ymm5, (%rax,%rdi)
-	LONG $0x6411fdc5; WORD $0x2038 // vmovupd %ymm4, 0x20(%rax,%rdi)
-	LONG $0x1c11fdc5; BYTE $0x08 // vmovupd %ymm3, (%rax,%rcx)
-	LONG $0x5411fdc5; WORD $0x2008 // vmovupd %ymm2, 0x20(%rax,%rcx)
-	LONG $0x0c11fdc5; BYTE $0x30 // vmovupd %ymm1, (%rax,%rsi)
-	LONG $0xfffe62e9; BYTE $0xff // jmp 0x1ad7 <k_gemm_outer_64+0x4a7>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xf9f08e0f; WORD $0xffff // jle 0x167e <k_gemm_outer_64+0x4e>
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	QUAD $0x00000000f5048d48 // leaq (,%rsi,8), %rax
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	WORD $0x8941; BYTE $0xd3 // movl %edx, %r11d
-	LONG $0x03e38341 // andl $0x3, %r11d
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	WORD $0x1feb // jmp 0x1cfa <k_gemm_outer_64+0x6ca>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0411fbc5; BYTE $0xc6 // vmovsd %xmm0, (%rsi,%rax,8)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x08c68349 // addq $0x8, %r14
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0x013a840f; WORD $0x0000 // je 0x1e34 <k_gemm_outer_64+0x804>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x317e // jle 0x1d30 <k_gemm_outer_64+0x700>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x08788b48 // movq 0x8(%rax), %rdi
-	LONG $0x10688b48 // movq 0x10(%rax), %rbp
-	LONG $0x20688b4c // movq 0x20(%rax), %r13
-	LONG $0x28608b4c // movq 0x28(%rax), %r12
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	WORD $0x2473 // jae 0x1d40 <k_gemm_outer_64+0x710>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x000096e9; BYTE $0x00 // jmp 0x1dbe <k_gemm_outer_64+0x78e>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x0000dce9; BYTE $0x00 // jmp 0x1e15 <k_gemm_outer_64+0x7e5>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0xc6af0f49 // imulq %r14, %rax
-	LONG $0x07048d4c // leaq (%rdi,%rax), %r8
-	LONG $0x18c08349 // addq $0x18, %r8
-	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x05e2c149 // shlq $0x5, %r10
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x107b81c4; WORD $0xc84c; BYTE $0xe8 // vmovsd -0x18(%r8,%r9,8), %xmm1
-	LONG $0x107b81c4; WORD $0xc854; BYTE $0xf0 // vmovsd -0x10(%r8,%r9,8), %xmm2
-	LONG $0x99f9e2c4; BYTE $0x0a // vfmadd132sd (%rdx), %xmm0, %xmm1 # xmm1 = (xmm1 * mem) + xmm0
-	LONG $0xb9e9a2c4; WORD $0xe20c // vfmadd231sd (%rdx,%r12,8), %xmm2, %xmm1 # xmm1 = (xmm2 * mem) + xmm1
-	LONG $0x107b81c4; WORD $0xc854; BYTE $0xf8 // vmovsd -0x8(%r8,%r9,8), %xmm2
-	LONG $0x99f1e2c4; WORD $0x0a14 // vfmadd132sd (%rdx,%rcx), %xmm1, %xmm2 # xmm2 = (xmm2 * mem) + xmm1
-	LONG $0x107b81c4; WORD $0xc804 // vmovsd (%r8,%r9,8), %xmm0
-	LONG $0x99e9e2c4; WORD $0x0204 // vfmadd132sd (%rdx,%rax), %xmm2, %xmm0 # xmm0 = (xmm0 * mem) + xmm2
-	LONG $0x04c18349 // addq $0x4, %r9
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0xc275 // jne 0x1d80 <k_gemm_outer_64+0x750>
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x4a74 // je 0x1e15 <k_gemm_outer_64+0x7e5>
-	LONG $0x246c0348; BYTE $0x20 // addq 0x20(%rsp), %rbp
-	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x03e4c149 // shlq $0x3, %r12
-	LONG $0xeeaf0f4d // imulq %r14, %r13
-	QUAD $0x00000000cd0c8d4a // leaq (,%r9,8), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x0c10fbc5; BYTE $0xcf // vmovsd (%rdi,%rcx,8), %xmm1
-	LONG $0xb9f1e2c4; BYTE $0x00 // vfmadd231sd (%rax), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xeb75 // jne 0x1e00 <k_gemm_outer_64+0x7d0>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0xfeb6840f; WORD $0xffff // je 0x1ce0 <k_gemm_outer_64+0x6b0>
-	LONG $0x0458fbc5; BYTE $0xc6 // vaddsd (%rsi,%rax,8), %xmm0, %xmm0
-	LONG $0xfffeace9; BYTE $0xff // jmp 0x1ce0 <k_gemm_outer_64+0x6b0>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	LONG $0xfff832e9; BYTE $0xff // jmp 0x167e <k_gemm_outer_64+0x4e>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	QUAD $0x00000000f5148d48 // leaq (,%rsi,8), %rdx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x10570348 // addq 0x10(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
-	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	QUAD $0x00000000cd148d48 // leaq (,%rcx,8), %rdx
-	LONG $0x523c8d4c // leaq (%rdx,%rdx,2), %r15
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x922c8d4c // leaq (%rdx,%rdx,4), %r13
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
-	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x57eb // jmp 0x1f17 <k_gemm_outer_64+0x8e7>
-	LONG $0x2e58d5c5 // vaddpd (%rsi), %ymm5, %ymm5
-	LONG $0x2e11fdc5 // vmovupd %ymm5, (%rsi)
-	LONG $0x2458ddc5; BYTE $0xce // vaddpd (%rsi,%rcx,8), %ymm4, %ymm4
-	LONG $0x2411fdc5; BYTE $0xce // vmovupd %ymm4, (%rsi,%rcx,8)
-	LONG $0x5865a1c4; WORD $0x361c // vaddpd (%rsi,%r14), %ymm3, %ymm3
-	LONG $0x117da1c4; WORD $0x361c // vmovupd %ymm3, (%rsi,%r14)
-	LONG $0x586da1c4; WORD $0x3e14 // vaddpd (%rsi,%r15), %ymm2, %ymm2
-	LONG $0x117da1c4; WORD $0x3e14 // vmovupd %ymm2, (%rsi,%r15)
-	LONG $0x5875a1c4; WORD $0x260c // vaddpd (%rsi,%r12), %ymm1, %ymm1
-	LONG $0x117da1c4; WORD $0x260c // vmovupd %ymm1, (%rsi,%r12)
-	LONG $0x587da1c4; WORD $0x2e04 // vaddpd (%rsi,%r13), %ymm0, %ymm0
-	LONG $0x117da1c4; WORD $0x2e04 // vmovupd %ymm0, (%rsi,%r13)
-	LONG $0x06728d49 // leaq 0x6(%r10), %rsi
-	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	LONG $0xf9198f0f; WORD $0xffff // jg 0x1830 <k_gemm_outer_64+0x200>
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x009d8e0f; WORD $0x0000 // jle 0x1fc0 <k_gemm_outer_64+0x990>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x285e8b48 // movq 0x28(%rsi), %rbx
-	LONG $0x03e3c148 // shlq $0x3, %rbx
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x9066 // nop
-	LONG $0xe8048d4c // leaq (%rax,%rbp,8), %r8
-	LONG $0x197de2c4; WORD $0xe834 // vbroadcastsd (%rax,%rbp,8), %ymm6
-	LONG $0x3e10fdc5 // vmovupd (%rsi), %ymm7
-	LONG $0xb8c5e2c4; BYTE $0xee // vfmadd231pd %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
-	LONG $0x197d82c4; WORD $0xc834 // vbroadcastsd (%r8,%r9,8), %ymm6
-	LONG $0xc8048d4f // leaq (%r8,%r9,8), %r8
-	LONG $0xb8c5e2c4; BYTE $0xe6 // vfmadd231pd %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
-	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0xb8c5e2c4; BYTE $0xde // vfmadd231pd %ymm6, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm6) + ymm3
-	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0xb8c5e2c4; BYTE $0xd6 // vfmadd231pd %ymm6, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm6) + ymm2
-	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0xb8c5e2c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm6) + ymm1
-	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
-	LONG $0xb8c5e2c4; BYTE $0xc6 // vfmadd231pd %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
-	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	WORD $0x9e75 // jne 0x1f50 <k_gemm_outer_64+0x920>
-	WORD $0x24eb // jmp 0x1fd8 <k_gemm_outer_64+0x9a8>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xf9af0f48 // imulq %rcx, %rdi
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xfe348d48 // leaq (%rsi,%rdi,8), %rsi
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0xfeca850f; WORD $0xffff // jne 0x1ec0 <k_gemm_outer_64+0x890>
-	LONG $0x2e11fdc5 // vmovupd %ymm5, (%rsi)
-	LONG $0x2411fdc5; BYTE $0xce // vmovupd %ymm4, (%rsi,%rcx,8)
-	LONG $0x117da1c4; WORD $0x361c // vmovupd %ymm3, (%rsi,%r14)
-	LONG $0x117da1c4; WORD $0x3e14 // vmovupd %ymm2, (%rsi,%r15)
-	LONG $0x117da1c4; WORD $0x260c // vmovupd %ymm1, (%rsi,%r12)
-	LONG $0xfffee6e9; BYTE $0xff // jmp 0x1efc <k_gemm_outer_64+0x8cc>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	LONG $0xfff654e9; BYTE $0xff // jmp 0x167e <k_gemm_outer_64+0x4e>
-	LONG $0x50c48348 // addq $0x50, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x00401f0f // nopl (%rax)
-
-	// gram_tile
-	BYTE $0x55 // pushq %rbp
-	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
-	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x14448e0f; WORD $0x0000 // jle 0x34ae <k_gram_tile+0x146e>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x30408b48 // movq 0x30(%rax), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x142d8e0f; WORD $0x0000 // jle 0x34ae <k_gram_tile+0x146e>
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x08428b48 // movq 0x8(%rdx), %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	LONG $0x10428b48 // movq 0x10(%rdx), %rax
-	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
-	LONG $0x20728b48 // movq 0x20(%rdx), %rsi
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
-	QUAD $0x00000000c53c8d48 // leaq (,%rax,8), %rdi
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	QUAD $0x00000000853c8d48 // leaq (,%rax,4), %rdi
-	QUAD $0x0000013024bc8948 // movq %rdi, 0x130(%rsp)
-	QUAD $0xffffffe0853c8d48 // leaq -0x20(,%rax,4), %rdi
-	QUAD $0x0000012824bc8948 // movq %rdi, 0x128(%rsp)
-	WORD $0xc789 // movl %eax, %edi
-	WORD $0xe783; BYTE $0x0f // andl $0xf, %edi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	WORD $0xd789 // movl %edx, %edi
-	WORD $0xe783; BYTE $0x0f // andl $0xf, %edi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0xf0e08348 // andq $-0x10, %rax
-	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
-	QUAD $0x0000013824948948 // movq %rdx, 0x138(%rsp)
-	LONG $0xf0e28348 // andq $-0x10, %rdx
-	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
-	WORD $0xff31 // xorl %edi, %edi
-	QUAD $0x0000014024b48948 // movq %rsi, 0x140(%rsp)
-	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	WORD $0x1deb // jmp 0x213d <k_gram_tile+0xfd>
-	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
-	LONG $0x06c78348 // addq $0x6, %rdi
-	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0x13718d0f; WORD $0x0000 // jge 0x34ae <k_gram_tile+0x146e>
-	LONG $0x1aff8348 // cmpq $0x1a, %rdi
-	LONG $0x001ab841; WORD $0x0000 // movl $0x1a, %r8d
-	LONG $0xc7420f4c // cmovbq %rdi, %r8
-	LONG $0x05488d4d // leaq 0x5(%r8), %r9
-	LONG $0x04588d4d // leaq 0x4(%r8), %r11
-	LONG $0x03588d49 // leaq 0x3(%r8), %rbx
-	LONG $0x02708d4d // leaq 0x2(%r8), %r14
-	WORD $0x8944; BYTE $0xc0 // movl %r8d, %eax
-	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
-	LONG $0x82148d4c // leaq (%rdx,%rax,4), %r10
-	LONG $0x1bff8348 // cmpq $0x1b, %rdi
-	WORD $0x920f; BYTE $0xc0 // setb %al
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xc220 // andb %al, %dl
-	LONG $0x3f245488 // movb %dl, 0x3f(%rsp)
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	QUAD $0x000000f824948948 // movq %rdx, 0xf8(%rsp)
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xc220 // andb %al, %dl
-	LONG $0x3e245488 // movb %dl, 0x3e(%rsp)
-	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xc220 // andb %al, %dl
-	LONG $0x3d245488 // movb %dl, 0x3d(%rsp)
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xc220 // andb %al, %dl
-	LONG $0x3c245488 // movb %dl, 0x3c(%rsp)
-	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xc220 // andb %al, %dl
-	LONG $0x3b245488 // movb %dl, 0x3b(%rsp)
-	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
-	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	WORD $0x9c0f; BYTE $0xc1 // setl %cl
-	WORD $0xc120 // andb %al, %cl
-	LONG $0x3a244c88 // movb %cl, 0x3a(%rsp)
-	QUAD $0x000001202484894c // movq %r8, 0x120(%rsp)
-	QUAD $0x00000000c5048d42 // leal (,%r8,8), %eax
-	LONG $0x18488d48 // leaq 0x18(%rax), %rcx
-	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
-	LONG $0x10488d48 // leaq 0x10(%rax), %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	QUAD $0x0000010024b4894c // movq %r14, 0x100(%rsp)
-	QUAD $0x00000000f5048d42 // leal (,%r14,8), %eax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	QUAD $0x00000108249c8948 // movq %rbx, 0x108(%rsp)
-	LONG $0x00dd048d; WORD $0x0000; BYTE $0x00 // leal (,%rbx,8), %eax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	QUAD $0x00000110249c894c // movq %r11, 0x110(%rsp)
-	QUAD $0x00000000dd048d42 // leal (,%r11,8), %eax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	QUAD $0x00000118248c894c // movq %r9, 0x118(%rsp)
-	QUAD $0x00000000cd048d42 // leal (,%r9,8), %eax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x0060bc41; WORD $0x0000 // movl $0x60, %r12d
-	QUAD $0x000000c8249c8b4c // movq 0xc8(%rsp), %r11
-	QUAD $0x000000202444c748; BYTE $0x00 // movq $0x0, 0x20(%rsp)
-	QUAD $0x000000d0248c8b4c // movq 0xd0(%rsp), %r9
-	QUAD $0x000000d824b48b4c // movq 0xd8(%rsp), %r14
-	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
+	LONG $0x38478b4c // movq 0x38(%rdi), %r8
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	WORD $0x3ceb // jmp 0xa9 <k_mul_panels+0x89>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x38478b4c // movq 0x38(%rdi), %r8
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0xc8af0f4d // imulq %r8, %r9
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0xfcc48349 // addq $-0x4, %r12
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0x221f8d0f; WORD $0x0000 // jge 0x22c8 <k_mul_panels+0x22a8>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x03488d4c // leaq 0x3(%rax), %r9
+	LONG $0xfce18349 // andq $-0x4, %r9
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xc8440f4c // cmoveq %rax, %r9
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xc84d0f4c // cmovgeq %rax, %r9
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	WORD $0x287e // jle 0x100 <k_mul_panels+0xe0>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x3f418d49 // leaq 0x3f(%r9), %rax
+	LONG $0x7ec18349 // addq $0x7e, %r9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc8490f4c // cmovnsq %rax, %r9
+	LONG $0x06f9c149 // sarq $0x6, %r9
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x167f // jg 0x112 <k_mul_panels+0xf2>
+	WORD $0x83eb // jmp 0x81 <k_mul_panels+0x61>
+	WORD $0x9066 // nop
+	QUAD $0x000000682444c748; BYTE $0x00 // movq $0x0, 0x68(%rsp)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xff6f8e0f; WORD $0xffff // jle 0x81 <k_mul_panels+0x61>
+	LONG $0x03408d49 // leaq 0x3(%r8), %rax
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xc0490f49 // cmovnsq %r8, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	QUAD $0x00000000c5348d4a // leaq (,%r8,8), %rsi
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x65eb // jmp 0x231e <k_gram_tile+0x2de>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc85afcc5 // vcvtps2pd %xmm0, %ymm1
-	LONG $0x4c58f5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm1, %ymm1
-	LONG $0x197de3c4; WORD $0x01c0 // vextractf128 $0x1, %ymm0, %xmm0
-	LONG $0xc05afcc5 // vcvtps2pd %xmm0, %ymm0
-	LONG $0x4c11fdc5; WORD $0x40c7 // vmovupd %ymm1, 0x40(%rdi,%rax,8)
-	LONG $0x4458fdc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm0, %ymm0
-	LONG $0x4411fdc5; WORD $0x60c7 // vmovupd %ymm0, 0x60(%rdi,%rax,8)
-	LONG $0x10c08348 // addq $0x10, %rax
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	LONG $0x40c68349 // addq $0x40, %r14
-	LONG $0xf0c18349 // addq $-0x10, %r9
-	LONG $0x246c8348; WORD $0x8020 // subq $-0x80, 0x20(%rsp)
-	LONG $0xf0c38349 // addq $-0x10, %r11
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	QUAD $0x0000014024b48b48 // movq 0x140(%rsp), %rsi
-	LONG $0xfe028d0f; WORD $0xffff // jge 0x2120 <k_gram_tile+0xe0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00b58e0f; WORD $0x0000 // jle 0x23e0 <k_gram_tile+0x3a0>
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
+	WORD $0x3eeb // jmp 0x1f1 <k_mul_panels+0x1d1>
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x000000a8249c0348 // addq 0xa8(%rsp), %rbx
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x973c8d4d // leaq (%r15,%rdx,4), %r15
+	QUAD $0x000088248caf0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r9
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x18c08348 // addq $0x18, %rax
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	LONG $0xfe7f8d0f; WORD $0xffff // jge 0x70 <k_mul_panels+0x50>
+	LONG $0x245c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rbx
+	WORD $0x287d // jge 0x220 <k_mul_panels+0x200>
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	LONG $0x74af0f48; WORD $0x6024 // imulq 0x60(%rsp), %rsi
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	WORD $0x11eb // jmp 0x225 <k_mul_panels+0x205>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
+	LONG $0x0003b941; WORD $0x0000 // movl $0x3, %r9d
+	LONG $0x17f88349 // cmpq $0x17, %r8
+	WORD $0x137f // jg 0x24a <k_mul_panels+0x22a>
+	LONG $0x07708d49 // leaq 0x7(%r8), %rsi
+	LONG $0x0e488d4d // leaq 0xe(%r8), %r9
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xce490f4c // cmovnsq %rsi, %r9
+	LONG $0x03f9c149 // sarq $0x3, %r9
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x961c8d4c // leaq (%rsi,%rdx,4), %r11
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x822c8d4c // leaq (%rdx,%rax,4), %r13
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x10fa8348 // cmpq $0x10, %rdx
+	WORD $0x407f // jg 0x2b0 <k_mul_panels+0x290>
+	LONG $0x05fa8348 // cmpq $0x5, %rdx
+	WORD $0x6c74 // je 0x2e2 <k_mul_panels+0x2c2>
+	LONG $0x06fa8348 // cmpq $0x6, %rdx
+	LONG $0x0096840f; WORD $0x0000 // je 0x316 <k_mul_panels+0x2f6>
+	LONG $0x07fa8348 // cmpq $0x7, %rdx
+	LONG $0xff36850f; WORD $0xffff // jne 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x03cb850f; WORD $0x0000 // jne 0x663 <k_mul_panels+0x643>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x03d78f0f; WORD $0x0000 // jg 0x67b <k_mul_panels+0x65b>
+	LONG $0x0003e7e9; BYTE $0x00 // jmp 0x690 <k_mul_panels+0x670>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x11fa8348 // cmpq $0x11, %rdx
+	WORD $0x4074 // je 0x2f6 <k_mul_panels+0x2d6>
+	LONG $0x12fa8348 // cmpq $0x12, %rdx
+	WORD $0x7974 // je 0x335 <k_mul_panels+0x315>
+	LONG $0x13fa8348 // cmpq $0x13, %rdx
+	LONG $0xfefa850f; WORD $0xffff // jne 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x04cb850f; WORD $0x0000 // jne 0x79f <k_mul_panels+0x77f>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x04d68f0f; WORD $0x0000 // jg 0x7b3 <k_mul_panels+0x793>
+	LONG $0x000536e9; BYTE $0x00 // jmp 0x818 <k_mul_panels+0x7f8>
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	WORD $0x6575 // jne 0x351 <k_mul_panels+0x331>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x757f // jg 0x369 <k_mul_panels+0x349>
+	WORD $0x7eeb // jmp 0x374 <k_mul_panels+0x354>
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x014b850f; WORD $0x0000 // jne 0x44f <k_mul_panels+0x42f>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x01578f0f; WORD $0x0000 // jg 0x468 <k_mul_panels+0x448>
+	LONG $0x000185e9; BYTE $0x00 // jmp 0x49b <k_mul_panels+0x47b>
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x085b850f; WORD $0x0000 // jne 0xb7f <k_mul_panels+0xb5f>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x08678f0f; WORD $0x0000 // jg 0xb97 <k_mul_panels+0xb77>
+	LONG $0x000872e9; BYTE $0x00 // jmp 0xba7 <k_mul_panels+0xb87>
+	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x0948850f; WORD $0x0000 // jne 0xc8b <k_mul_panels+0xc6b>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x09538f0f; WORD $0x0000 // jg 0xc9f <k_mul_panels+0xc7f>
+	LONG $0x00099ce9; BYTE $0x00 // jmp 0xced <k_mul_panels+0xccd>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xc69e0f40 // setle %sil
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
+	WORD $0x0575 // jne 0x36e <k_mul_panels+0x34e>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0774 // je 0x37b <k_mul_panels+0x35b>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0375 // jne 0x37e <k_mul_panels+0x35e>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x627c // jl 0x3fa <k_mul_panels+0x3da>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x187dc2c4; BYTE $0x0a // vbroadcastss (%r10), %ymm1
+	LONG $0x987de2c4; BYTE $0x0e // vfmadd132ps (%rsi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0442 // vbroadcastss 0x4(%r10), %ymm0
+	LONG $0x9875e2c4; WORD $0x2046 // vfmadd132ps 0x20(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187dc2c4; WORD $0x084a // vbroadcastss 0x8(%r10), %ymm1
+	LONG $0x987de2c4; WORD $0x404e // vfmadd132ps 0x40(%rsi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0c42 // vbroadcastss 0xc(%r10), %ymm0
+	LONG $0x9875e2c4; WORD $0x6046 // vfmadd132ps 0x60(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0xb677 // ja 0x3b0 <k_mul_panels+0x390>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x0c198e0f; WORD $0x0000 // jle 0x101c <k_mul_panels+0xffc>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x03e38349 // andq $0x3, %r11
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x1053840f; WORD $0x0000 // je 0x1468 <k_mul_panels+0x1448>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x187dc2c4; BYTE $0x0a // vbroadcastss (%r10), %ymm1
+	LONG $0xb875e2c4; BYTE $0x06 // vfmadd231ps (%rsi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
+	WORD $0xe675 // jne 0x420 <k_mul_panels+0x400>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	WORD $0x294d; BYTE $0xf3 // subq %r14, %r11
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x1027830f; WORD $0x0000 // jae 0x1471 <k_mul_panels+0x1451>
+	LONG $0x001075e9; BYTE $0x00 // jmp 0x14c4 <k_mul_panels+0x14a4>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc69e0f40 // setle %sil
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x3375 // jne 0x49b <k_mul_panels+0x47b>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x2874 // je 0x49b <k_mul_panels+0x47b>
+	LONG $0x4c180f41; WORD $0x00b5 // prefetcht0 (%r13,%rsi,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x1c74 // je 0x49b <k_mul_panels+0x47b>
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x4c180f41; WORD $0x0035 // prefetcht0 (%r13,%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x0b74 // je 0x49b <k_mul_panels+0x47b>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x4c180f41; WORD $0x0035 // prefetcht0 (%r13,%rsi)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0774 // je 0x4a8 <k_mul_panels+0x488>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0f75 // jne 0x4b7 <k_mul_panels+0x497>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x6049180f // prefetcht0 0x60(%rcx)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00f18c0f; WORD $0x0000 // jl 0x5d2 <k_mul_panels+0x5b2>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x9066 // nop
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x187dc2c4; BYTE $0x32 // vbroadcastss (%r10), %ymm6
+	LONG $0x3e10fcc5 // vmovups (%rsi), %ymm7
+	LONG $0x46107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm8
+	LONG $0x6e10fcc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm5
+	LONG $0xa845e2c4; BYTE $0xf3 // vfmadd213ps %ymm3, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm3
+	LONG $0x187dc2c4; WORD $0x045a // vbroadcastss 0x4(%r10), %ymm3
+	LONG $0x187d42c4; WORD $0x084a // vbroadcastss 0x8(%r10), %ymm9
+	LONG $0xa845e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm2
+	LONG $0xa84562c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm1
+	LONG $0x187dc2c4; WORD $0x0c4a // vbroadcastss 0xc(%r10), %ymm1
+	LONG $0x6610fcc5; BYTE $0x60 // vmovups 0x60(%rsi), %ymm4
+	LONG $0xa845e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm0
+	LONG $0x187dc2c4; WORD $0x1042 // vbroadcastss 0x10(%r10), %ymm0
+	LONG $0xa83de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm6
+	LONG $0x187dc2c4; WORD $0x1452 // vbroadcastss 0x14(%r10), %ymm2
+	LONG $0xa83de2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm3
+	LONG $0x187dc2c4; WORD $0x185a // vbroadcastss 0x18(%r10), %ymm3
+	LONG $0x187dc2c4; WORD $0x1c72 // vbroadcastss 0x1c(%r10), %ymm6
+	LONG $0xa83dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm9
+	LONG $0xa83de2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm1
+	LONG $0x187dc2c4; WORD $0x204a // vbroadcastss 0x20(%r10), %ymm1
+	LONG $0xa855e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm0
+	LONG $0x187dc2c4; WORD $0x2442 // vbroadcastss 0x24(%r10), %ymm0
+	LONG $0xa855e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
+	LONG $0x187dc2c4; WORD $0x287a // vbroadcastss 0x28(%r10), %ymm7
+	LONG $0x187d42c4; WORD $0x2c42 // vbroadcastss 0x2c(%r10), %ymm8
+	LONG $0xa855e2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
+	LONG $0xa85562c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm6
+	LONG $0x187dc2c4; WORD $0x305a // vbroadcastss 0x30(%r10), %ymm3
+	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
+	LONG $0x187dc2c4; WORD $0x3452 // vbroadcastss 0x34(%r10), %ymm2
+	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
+	LONG $0x187dc2c4; WORD $0x384a // vbroadcastss 0x38(%r10), %ymm1
+	LONG $0x187dc2c4; WORD $0x3c42 // vbroadcastss 0x3c(%r10), %ymm0
+	LONG $0xa85de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm7
+	LONG $0xa85dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm8
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xff1e870f; WORD $0xffff // ja 0x4f0 <k_mul_panels+0x4d0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x0a4b8e0f; WORD $0x0000 // jle 0x1026 <k_mul_panels+0x1006>
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107ca1c4; WORD $0x5e24 // vmovups (%rsi,%r11,2), %ymm4
+	LONG $0x187d82c4; WORD $0x1a2c // vbroadcastss (%r10,%r11), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	LONG $0x187d82c4; WORD $0x1a6c; BYTE $0x04 // vbroadcastss 0x4(%r10,%r11), %ymm5
+	LONG $0x187d82c4; WORD $0x1a74; BYTE $0x08 // vbroadcastss 0x8(%r10,%r11), %ymm6
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
+	LONG $0x187d82c4; WORD $0x1a6c; BYTE $0x0c // vbroadcastss 0xc(%r10,%r11), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	LONG $0x10c38349 // addq $0x10, %r11
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0xbe77 // ja 0x5f0 <k_mul_panels+0x5d0>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x09f9840f; WORD $0x0000 // je 0x1035 <k_mul_panels+0x1015>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x0ff5850f; WORD $0x0000 // jne 0x1640 <k_mul_panels+0x1620>
+	LONG $0x1958e4c5 // vaddps (%rcx), %ymm3, %ymm3
+	LONG $0x5158ecc5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm2, %ymm2
+	LONG $0x4958f4c5; BYTE $0x40 // vaddps 0x40(%rcx), %ymm1, %ymm1
+	LONG $0x4158fcc5; BYTE $0x60 // vaddps 0x60(%rcx), %ymm0, %ymm0
+	LONG $0x000fdde9; BYTE $0x00 // jmp 0x1640 <k_mul_panels+0x1620>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xc69e0f40 // setle %sil
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
+	WORD $0x0f75 // jne 0x68a <k_mul_panels+0x66a>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
+	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0774 // je 0x697 <k_mul_panels+0x677>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0b75 // jne 0x6a2 <k_mul_panels+0x682>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	LONG $0x00b28c0f; WORD $0x0000 // jl 0x77a <k_mul_panels+0x75a>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
+	LONG $0xb865e2c4; BYTE $0x16 // vfmadd231ps (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x204e // vfmadd231ps 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4046 // vfmadd231ps 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x045d // vbroadcastss 0x4(%rbp), %ymm3
+	LONG $0xb865e2c4; WORD $0x6056 // vfmadd231ps 0x60(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000808eb865e2c4; BYTE $0x00 // vfmadd231ps 0x80(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a086b865e2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x085d // vbroadcastss 0x8(%rbp), %ymm3
+	QUAD $0x0000c096b865e2c4; BYTE $0x00 // vfmadd231ps 0xc0(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000e08eb865e2c4; BYTE $0x00 // vfmadd231ps 0xe0(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00010086b865e2c4; BYTE $0x00 // vfmadd231ps 0x100(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x0c5d // vbroadcastss 0xc(%rbp), %ymm3
+	QUAD $0x00012096b865e2c4; BYTE $0x00 // vfmadd231ps 0x120(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0001408eb865e2c4; BYTE $0x00 // vfmadd231ps 0x140(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00016086b865e2c4; BYTE $0x00 // vfmadd231ps 0x160(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x10c58348 // addq $0x10, %rbp
+	LONG $0x80c68148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsi # imm = 0x180
+	LONG $0xfc628d4d // leaq -0x4(%r10), %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fa8349 // cmpq $0x7, %r10
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xff66870f; WORD $0xffff // ja 0x6e0 <k_mul_panels+0x6c0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x0b738e0f; WORD $0x0000 // jle 0x12f6 <k_mul_panels+0x12d6>
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x0af0850f; WORD $0x0000 // jne 0x127d <k_mul_panels+0x125d>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0b0d850f; WORD $0x0000 // jne 0x12a7 <k_mul_panels+0x1287>
+	LONG $0x000b57e9; BYTE $0x00 // jmp 0x12f6 <k_mul_panels+0x12d6>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x9e0f; BYTE $0xc2 // setle %dl
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
+	WORD $0x6575 // jne 0x818 <k_mul_panels+0x7f8>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
+	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x5074 // je 0x818 <k_mul_panels+0x7f8>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0095 // prefetcht0 (%r13,%rdx,4)
+	LONG $0x4c180f41; WORD $0x2095 // prefetcht0 0x20(%r13,%rdx,4)
+	LONG $0x4c180f41; WORD $0x4095 // prefetcht0 0x40(%r13,%rdx,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x3474 // je 0x818 <k_mul_panels+0x7f8>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x4015 // prefetcht0 0x40(%r13,%rdx)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1774 // je 0x818 <k_mul_panels+0x7f8>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x4015 // prefetcht0 0x40(%r13,%rdx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x0774 // je 0x825 <k_mul_panels+0x805>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x4775 // jne 0x86c <k_mul_panels+0x84c>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x6049180f // prefetcht0 0x60(%rcx)
+	LONG $0x8089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0x80(%rcx)
+	LONG $0xa089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xa0(%rcx)
+	LONG $0xc089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xc0(%rcx)
+	LONG $0xe089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xe0(%rcx)
+	LONG $0x0089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x100(%rcx)
+	LONG $0x2089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x120(%rcx)
+	LONG $0x4089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x140(%rcx)
+	LONG $0x6089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x160(%rcx)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x107c41c4; WORD $0x1624 // vmovups (%r14,%rdx), %ymm12
-	LONG $0x107c41c4; WORD $0x166c; BYTE $0x20 // vmovups 0x20(%r14,%rdx), %ymm13
-	LONG $0x187d42c4; WORD $0x1234 // vbroadcastss (%r10,%rdx), %ymm14
-	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x020a8c0f; WORD $0x0000 // jl 0xaca <k_mul_panels+0xaaa>
+	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x187d62c4; BYTE $0x22 // vbroadcastss (%rdx), %ymm12
+	LONG $0x2e107cc5 // vmovups (%rsi), %ymm13
+	LONG $0x76107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm14
+	LONG $0x7e107cc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm15
+	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
+	LONG $0xb81dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm13) + ymm0
+	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	LONG $0xb81d42c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
+	LONG $0xb80542c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm12) + ymm10
+	LONG $0x187de2c4; WORD $0x0442 // vbroadcastss 0x4(%rdx), %ymm0
+	LONG $0x66107cc5; BYTE $0x60 // vmovups 0x60(%rsi), %ymm12
+	LONG $0xb87d42c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm13) + ymm9
+	LONG $0xb87d42c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm14) + ymm8
+	LONG $0xb805e2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm0) + ymm7
+	LONG $0x187de2c4; WORD $0x0842 // vbroadcastss 0x8(%rdx), %ymm0
+	LONG $0xb87dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm13) + ymm6
+	LONG $0xb87dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm14) + ymm5
+	LONG $0xb805e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
+	LONG $0x187de2c4; WORD $0x0c42 // vbroadcastss 0xc(%rdx), %ymm0
+	LONG $0xb87dc2c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm13) + ymm3
+	LONG $0xb87dc2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm14) + ymm2
+	LONG $0xb87dc2c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
+	QUAD $0x000000808610fcc5 // vmovups 0x80(%rsi), %ymm0
+	QUAD $0x000000a0ae107cc5 // vmovups 0xa0(%rsi), %ymm13
+	LONG $0x187d62c4; WORD $0x1072 // vbroadcastss 0x10(%rdx), %ymm14
+	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
+	LONG $0xb80d42c4; BYTE $0xfc // vfmadd231ps %ymm12, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm12) + ymm15
+	LONG $0x7c117cc5; WORD $0x4024 // vmovups %ymm15, 0x40(%rsp)
+	LONG $0xb80d62c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm0) + ymm11
 	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
-	LONG $0x187d42c4; WORD $0x1274; BYTE $0x04 // vbroadcastss 0x4(%r10,%rdx), %ymm14
+	LONG $0x187d62c4; WORD $0x1472 // vbroadcastss 0x14(%rdx), %ymm14
 	LONG $0xb80d42c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm12) + ymm9
-	LONG $0xb81542c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm14) + ymm8
-	LONG $0x187d42c4; WORD $0x1274; BYTE $0x08 // vbroadcastss 0x8(%r10,%rdx), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xfc // vfmadd231ps %ymm12, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm12) + ymm7
-	LONG $0xb815c2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm14) + ymm6
-	LONG $0x187d42c4; WORD $0x1274; BYTE $0x0c // vbroadcastss 0xc(%r10,%rdx), %ymm14
+	LONG $0xb80d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
+	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x187d62c4; WORD $0x1872 // vbroadcastss 0x18(%rdx), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm12) + ymm6
+	LONG $0xb80de2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
+	LONG $0x187d62c4; WORD $0x1c7a // vbroadcastss 0x1c(%rdx), %ymm15
+	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0xb805c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm12) + ymm3
+	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	LONG $0xb805c2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
+	QUAD $0x000000c08610fcc5 // vmovups 0xc0(%rsi), %ymm0
+	QUAD $0x000000e0a6107cc5 // vmovups 0xe0(%rsi), %ymm12
+	LONG $0x187d62c4; WORD $0x206a // vbroadcastss 0x20(%rdx), %ymm13
+	QUAD $0x00000100b6107cc5 // vmovups 0x100(%rsi), %ymm14
+	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
+	LONG $0xb81562c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm13, %ymm15 # ymm15 = (ymm13 * ymm0) + ymm15
+	LONG $0xb81542c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm13, %ymm11 # ymm11 = (ymm13 * ymm12) + ymm11
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0x187d62c4; WORD $0x246a // vbroadcastss 0x24(%rdx), %ymm13
+	LONG $0xb81562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
+	LONG $0xb81542c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm12) + ymm8
+	LONG $0xb80dc2c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
+	LONG $0x187d62c4; WORD $0x286a // vbroadcastss 0x28(%rdx), %ymm13
+	LONG $0xb815e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm0) + ymm6
+	LONG $0xb815c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm12) + ymm5
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x187d62c4; WORD $0x2c6a // vbroadcastss 0x2c(%rdx), %ymm13
+	LONG $0xb815e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm0) + ymm3
+	LONG $0xb815c2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm12) + ymm2
+	LONG $0xb815c2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm14) + ymm1
+	QUAD $0x000001208610fcc5 // vmovups 0x120(%rsi), %ymm0
+	QUAD $0x00000140a6107cc5 // vmovups 0x140(%rsi), %ymm12
+	QUAD $0x00000160ae107cc5 // vmovups 0x160(%rsi), %ymm13
+	LONG $0x187d62c4; WORD $0x3072 // vbroadcastss 0x30(%rdx), %ymm14
+	LONG $0xb80d62c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
+	LONG $0x7c117cc5; WORD $0x4024 // vmovups %ymm15, 0x40(%rsp)
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0x187d62c4; WORD $0x347a // vbroadcastss 0x34(%rdx), %ymm15
+	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0xb80562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm0) + ymm9
+	LONG $0xb80542c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm12) + ymm8
+	LONG $0xb815c2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
+	LONG $0x187d62c4; WORD $0x3872 // vbroadcastss 0x38(%rdx), %ymm14
+	LONG $0xb80de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
 	LONG $0xb80dc2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
 	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0x187d42c4; WORD $0x1274; BYTE $0x10 // vbroadcastss 0x10(%r10,%rdx), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm12) + ymm3
-	LONG $0xb815c2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm14) + ymm2
-	LONG $0x187d42c4; WORD $0x1274; BYTE $0x14 // vbroadcastss 0x14(%r10,%rdx), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm12) + ymm1
-	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0x8575 // jne 0x2360 <k_gram_tile+0x320>
-	WORD $0x33eb // jmp 0x2410 <k_gram_tile+0x3d0>
+	LONG $0x187d62c4; WORD $0x3c72 // vbroadcastss 0x3c(%rdx), %ymm14
+	LONG $0xb80de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
+	LONG $0xb80dc2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm12) + ymm2
+	LONG $0xb80dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x80c68148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsi # imm = 0x180
+	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0xfe16870f; WORD $0xffff // ja 0x8e0 <k_mul_panels+0x8c0>
+	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
+	LONG $0xf4287cc5 // vmovaps %ymm4, %ymm14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x05c78e0f; WORD $0x0000 // jle 0x10a4 <k_mul_panels+0x1084>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x6411fcc5; WORD $0x4024 // vmovups %ymm4, 0x40(%rsp)
+	LONG $0x0610fcc5 // vmovups (%rsi), %ymm0
+	LONG $0x66107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm12
+	LONG $0x6e107cc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm13
+	LONG $0xf4297cc5 // vmovaps %ymm14, %ymm4
+	LONG $0x187d62c4; BYTE $0x32 // vbroadcastss (%rdx), %ymm14
+	LONG $0xb80de2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm0) + ymm1
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0x187d62c4; WORD $0x0472 // vbroadcastss 0x4(%rdx), %ymm14
+	LONG $0xb80d62c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
+	LONG $0xb80d42c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm12) + ymm8
+	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x187d62c4; WORD $0x0872 // vbroadcastss 0x8(%rdx), %ymm14
+	LONG $0xb80de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
+	LONG $0xb80dc2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
+	LONG $0x187d62c4; WORD $0x0c7a // vbroadcastss 0xc(%rdx), %ymm15
+	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0xf4287cc5 // vmovaps %ymm4, %ymm14
+	LONG $0x6410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm4
+	LONG $0xb805e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
+	LONG $0xb805c2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm12) + ymm2
+	LONG $0xb805c2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm13) + ymm4
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0x60c68348 // addq $0x60, %rsi
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xff76870f; WORD $0xffff // ja 0xaf0 <k_mul_panels+0xad0>
+	LONG $0x000532e9; BYTE $0x00 // jmp 0x10b1 <k_mul_panels+0x1091>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xc69e0f40 // setle %sil
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
+	WORD $0x0a75 // jne 0xba1 <k_mul_panels+0xb81>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0774 // je 0xbae <k_mul_panels+0xb8e>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0775 // jne 0xbb5 <k_mul_panels+0xb95>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x008a8c0f; WORD $0x0000 // jl 0xc61 <k_mul_panels+0xc41>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x187dc2c4; BYTE $0x12 // vbroadcastss (%r10), %ymm2
+	LONG $0xb86de2c4; BYTE $0x0e // vfmadd231ps (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2046 // vfmadd231ps 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0452 // vbroadcastss 0x4(%r10), %ymm2
+	LONG $0xb86de2c4; WORD $0x404e // vfmadd231ps 0x40(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x6046 // vfmadd231ps 0x60(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0852 // vbroadcastss 0x8(%r10), %ymm2
+	QUAD $0x0000808eb86de2c4; BYTE $0x00 // vfmadd231ps 0x80(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000a086b86de2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0c52 // vbroadcastss 0xc(%r10), %ymm2
+	QUAD $0x0000c08eb86de2c4; BYTE $0x00 // vfmadd231ps 0xc0(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000e086b86de2c4; BYTE $0x00 // vfmadd231ps 0xe0(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0x8f77 // ja 0xbf0 <k_mul_panels+0xbd0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x04e98e0f; WORD $0x0000 // jle 0x1153 <k_mul_panels+0x1133>
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x0714850f; WORD $0x0000 // jne 0x138d <k_mul_panels+0x136d>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x072a850f; WORD $0x0000 // jne 0x13b0 <k_mul_panels+0x1390>
+	LONG $0x000765e9; BYTE $0x00 // jmp 0x13f0 <k_mul_panels+0x13d0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x9e0f; BYTE $0xc2 // setle %dl
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
+	WORD $0x4e75 // jne 0xced <k_mul_panels+0xccd>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x3e74 // je 0xced <k_mul_panels+0xccd>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0095 // prefetcht0 (%r13,%rdx,4)
+	LONG $0x4c180f41; WORD $0x2095 // prefetcht0 0x20(%r13,%rdx,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x2874 // je 0xced <k_mul_panels+0xccd>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1174 // je 0xced <k_mul_panels+0xccd>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x0774 // je 0xcfa <k_mul_panels+0xcda>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x2b75 // jne 0xd25 <k_mul_panels+0xd05>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x6049180f // prefetcht0 0x60(%rcx)
+	LONG $0x8089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0x80(%rcx)
+	LONG $0xa089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xa0(%rcx)
+	LONG $0xc089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xc0(%rcx)
+	LONG $0xe089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xe0(%rcx)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	WORD $0x2948; BYTE $0xcb // subq %rcx, %rbx
-	QUAD $0x000000c024bc8948 // movq %rdi, 0xc0(%rsp)
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	QUAD $0x0000013024bc8b48 // movq 0x130(%rsp), %rdi
-	WORD $0x2948; BYTE $0xd7 // subq %rdx, %rdi
-	QUAD $0x0000013824b48b48 // movq 0x138(%rsp), %rsi
-	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
-	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x3c148d48 // leaq (%rsp,%rdi), %rdx
-	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
-	WORD $0x0148; BYTE $0xe1 // addq %rsp, %rcx
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	LONG $0x3f247c80; BYTE $0x00 // cmpb $0x0, 0x3f(%rsp)
-	LONG $0x02cf840f; WORD $0x0000 // je 0x2740 <k_gram_tile+0x700>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
-	LONG $0x18418b4c // movq 0x18(%rcx), %r8
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	QUAD $0x000120248caf0f48; BYTE $0x00 // imulq 0x120(%rsp), %rcx
-	LONG $0xcf0c8d49 // leaq (%r15,%rcx,8), %rcx
-	LONG $0xc12c8d4c // leaq (%rcx,%rax,8), %r13
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x317e // jle 0x24d0 <k_gram_tile+0x490>
-	LONG $0x5a7c41c4; BYTE $0xe3 // vcvtps2pd %xmm11, %ymm12
-	LONG $0x581d41c4; WORD $0x0065 // vaddpd (%r13), %ymm12, %ymm12
-	LONG $0x197d43c4; WORD $0x01db // vextractf128 $0x1, %ymm11, %xmm11
-	LONG $0x5a7c41c4; BYTE $0xdb // vcvtps2pd %xmm11, %ymm11
-	LONG $0x117d41c4; WORD $0x0065 // vmovupd %ymm12, (%r13)
-	LONG $0x582541c4; WORD $0x205d // vaddpd 0x20(%r13), %ymm11, %ymm11
-	LONG $0x117d41c4; WORD $0x205d // vmovupd %ymm11, 0x20(%r13)
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x25dc <k_gram_tile+0x59c>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x25dc <k_gram_tile+0x59c>
-	LONG $0x1c117cc5; BYTE $0x24 // vmovups %ymm11, (%rsp)
-	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x0777 // ja 0x24eb <k_gram_tile+0x4ab>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x25a7 <k_gram_tile+0x567>
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	WORD $0x8949; BYTE $0xe4 // movq %rsp, %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	WORD $0x920f; BYTE $0xc1 // setb %cl
-	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	WORD $0x1073 // jae 0x252a <k_gram_tile+0x4ea>
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x252a <k_gram_tile+0x4ea>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x25a7 <k_gram_tile+0x567>
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x5a7c21c4; WORD $0xa41c // vcvtps2pd (%rsp,%r12,4), %ymm11
-	LONG $0x5a7c21c4; WORD $0xa464; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r12,4), %ymm12
-	LONG $0x5a7c21c4; WORD $0xa46c; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r12,4), %ymm13
-	LONG $0x5a7c21c4; WORD $0xa474; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r12,4), %ymm14
-	LONG $0x582521c4; WORD $0xe71c // vaddpd (%rdi,%r12,8), %ymm11, %ymm11
-	LONG $0x581d21c4; WORD $0xe764; BYTE $0x20 // vaddpd 0x20(%rdi,%r12,8), %ymm12, %ymm12
-	LONG $0x581521c4; WORD $0xe76c; BYTE $0x40 // vaddpd 0x40(%rdi,%r12,8), %ymm13, %ymm13
-	LONG $0x580d21c4; WORD $0xe774; BYTE $0x60 // vaddpd 0x60(%rdi,%r12,8), %ymm14, %ymm14
-	LONG $0x117d21c4; WORD $0xe71c // vmovupd %ymm11, (%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe764; BYTE $0x20 // vmovupd %ymm12, 0x20(%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm13, 0x40(%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe774; BYTE $0x60 // vmovupd %ymm14, 0x60(%rdi,%r12,8)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x2540 <k_gram_tile+0x500>
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3574 // je 0x25dc <k_gram_tile+0x59c>
-	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
-	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x1c107ac5; BYTE $0x8c // vmovss (%rsp,%rcx,4), %xmm11
-	LONG $0x5a2241c4; BYTE $0xdb // vcvtss2sd %xmm11, %xmm11, %xmm11
-	LONG $0x1c5823c5; BYTE $0xcf // vaddsd (%rdi,%rcx,8), %xmm11, %xmm11
-	LONG $0x1c117bc5; BYTE $0xcf // vmovsd %xmm11, (%rdi,%rcx,8)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe47c // jl 0x25c0 <k_gram_tile+0x580>
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x2620 <k_gram_tile+0x5e0>
-	LONG $0x5a7c41c4; BYTE $0xda // vcvtps2pd %xmm10, %ymm11
-	LONG $0x582541c4; WORD $0x405d // vaddpd 0x40(%r13), %ymm11, %ymm11
-	LONG $0x197d43c4; WORD $0x01d2 // vextractf128 $0x1, %ymm10, %xmm10
-	LONG $0x5a7c41c4; BYTE $0xd2 // vcvtps2pd %xmm10, %ymm10
-	LONG $0x117d41c4; WORD $0x405d // vmovupd %ymm11, 0x40(%r13)
-	LONG $0x582d41c4; WORD $0x6055 // vaddpd 0x60(%r13), %ymm10, %ymm10
-	LONG $0x117d41c4; WORD $0x6055 // vmovupd %ymm10, 0x60(%r13)
-	LONG $0x000122e9; BYTE $0x00 // jmp 0x2740 <k_gram_tile+0x700>
-	WORD $0x9066 // nop
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01178e0f; WORD $0x0000 // jle 0x2740 <k_gram_tile+0x700>
-	LONG $0x14117cc5; BYTE $0x24 // vmovups %ymm10, (%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x263b <k_gram_tile+0x5fb>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x2707 <k_gram_tile+0x6c7>
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	WORD $0x8949; BYTE $0xe4 // movq %rsp, %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	WORD $0x920f; BYTE $0xc1 // setb %cl
-	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	WORD $0x1073 // jae 0x267e <k_gram_tile+0x63e>
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x267e <k_gram_tile+0x63e>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x2707 <k_gram_tile+0x6c7>
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
-	LONG $0x247c0348; BYTE $0x28 // addq 0x28(%rsp), %rdi
-	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x5a7c21c4; WORD $0xa414 // vcvtps2pd (%rsp,%r12,4), %ymm10
-	LONG $0x5a7c21c4; WORD $0xa45c; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r12,4), %ymm11
-	LONG $0x5a7c21c4; WORD $0xa464; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r12,4), %ymm12
-	LONG $0x5a7c21c4; WORD $0xa46c; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r12,4), %ymm13
-	LONG $0x582d21c4; WORD $0xe754; BYTE $0xe0 // vaddpd -0x20(%rdi,%r12,8), %ymm10, %ymm10
-	LONG $0x582521c4; WORD $0xe71c // vaddpd (%rdi,%r12,8), %ymm11, %ymm11
-	LONG $0x581d21c4; WORD $0xe764; BYTE $0x20 // vaddpd 0x20(%rdi,%r12,8), %ymm12, %ymm12
-	LONG $0x581521c4; WORD $0xe76c; BYTE $0x40 // vaddpd 0x40(%rdi,%r12,8), %ymm13, %ymm13
-	LONG $0x117d21c4; WORD $0xe754; BYTE $0xe0 // vmovupd %ymm10, -0x20(%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe71c // vmovupd %ymm11, (%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe764; BYTE $0x20 // vmovupd %ymm12, 0x20(%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm13, 0x40(%rdi,%r12,8)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x26a0 <k_gram_tile+0x660>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3974 // je 0x2740 <k_gram_tile+0x700>
-	QUAD $0x0000882484af0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r8
-	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x14107ac5; BYTE $0x8c // vmovss (%rsp,%rcx,4), %xmm10
-	LONG $0x5a2a41c4; BYTE $0xd2 // vcvtss2sd %xmm10, %xmm10, %xmm10
-	LONG $0x582b41c4; WORD $0xcf54; BYTE $0x40 // vaddsd 0x40(%r15,%rcx,8), %xmm10, %xmm10
-	LONG $0x117b41c4; WORD $0xcf54; BYTE $0x40 // vmovsd %xmm10, 0x40(%r15,%rcx,8)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe07c // jl 0x2720 <k_gram_tile+0x6e0>
-	LONG $0x3e247c80; BYTE $0x00 // cmpb $0x0, 0x3e(%rsp)
-	LONG $0x0265840f; WORD $0x0000 // je 0x29b0 <k_gram_tile+0x970>
-	QUAD $0x000000c024ac8b4c // movq 0xc0(%rsp), %r13
-	LONG $0x07e5c149 // shlq $0x7, %r13
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
-	LONG $0x18418b4c // movq 0x18(%rcx), %r8
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	QUAD $0x0000f8248caf0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rcx
-	LONG $0xcf3c8d49 // leaq (%r15,%rcx,8), %rdi
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x27b0 <k_gram_tile+0x770>
-	LONG $0x5a7c41c4; BYTE $0xd1 // vcvtps2pd %xmm9, %ymm10
-	LONG $0x14582dc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm10, %ymm10
-	LONG $0x197d43c4; WORD $0x01c9 // vextractf128 $0x1, %ymm9, %xmm9
-	LONG $0x5a7c41c4; BYTE $0xc9 // vcvtps2pd %xmm9, %ymm9
-	LONG $0x14117dc5; BYTE $0xc7 // vmovupd %ymm10, (%rdi,%rax,8)
-	LONG $0x4c5835c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm9, %ymm9
-	LONG $0x4c117dc5; WORD $0x20c7 // vmovupd %ymm9, 0x20(%rdi,%rax,8)
-	LONG $0x00013ae9; BYTE $0x00 // jmp 0x28e6 <k_gram_tile+0x8a6>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x012d8e0f; WORD $0x0000 // jle 0x28e6 <k_gram_tile+0x8a6>
-	LONG $0x0c117cc5; BYTE $0x24 // vmovups %ymm9, (%rsp)
-	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	WORD $0x0773 // jae 0x27d3 <k_gram_tile+0x793>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x28a7 <k_gram_tile+0x867>
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x2f048d4f // leaq (%r15,%r13), %r8
-	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
-	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
-	WORD $0x8949; BYTE $0xe4 // movq %rsp, %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	WORD $0x920f; BYTE $0xc1 // setb %cl
-	QUAD $0x0000009024843b4c // cmpq 0x90(%rsp), %r8
-	WORD $0x1073 // jae 0x2819 <k_gram_tile+0x7d9>
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x2819 <k_gram_tile+0x7d9>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x28a7 <k_gram_tile+0x867>
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
-	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
-	QUAD $0x0000a024a4af0f4c; BYTE $0x00 // imulq 0xa0(%rsp), %r12
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x5a7c21c4; WORD $0x840c // vcvtps2pd (%rsp,%r8,4), %ymm9
-	LONG $0x5a7c21c4; WORD $0x8454; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r8,4), %ymm10
-	LONG $0x5a7c21c4; WORD $0x845c; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r8,4), %ymm11
-	LONG $0x5a7c21c4; WORD $0x8464; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r8,4), %ymm12
-	LONG $0x583501c4; WORD $0xc40c // vaddpd (%r12,%r8,8), %ymm9, %ymm9
-	LONG $0x582d01c4; WORD $0xc454; BYTE $0x20 // vaddpd 0x20(%r12,%r8,8), %ymm10, %ymm10
-	LONG $0x582501c4; WORD $0xc45c; BYTE $0x40 // vaddpd 0x40(%r12,%r8,8), %ymm11, %ymm11
-	LONG $0x581d01c4; WORD $0xc464; BYTE $0x60 // vaddpd 0x60(%r12,%r8,8), %ymm12, %ymm12
-	LONG $0x117d01c4; WORD $0xc40c // vmovupd %ymm9, (%r12,%r8,8)
-	LONG $0x117d01c4; WORD $0xc454; BYTE $0x20 // vmovupd %ymm10, 0x20(%r12,%r8,8)
-	LONG $0x117d01c4; WORD $0xc45c; BYTE $0x40 // vmovupd %ymm11, 0x40(%r12,%r8,8)
-	LONG $0x117d01c4; WORD $0xc464; BYTE $0x60 // vmovupd %ymm12, 0x60(%r12,%r8,8)
-	LONG $0x10c08349 // addq $0x10, %r8
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0xa675 // jne 0x2840 <k_gram_tile+0x800>
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3774 // je 0x28de <k_gram_tile+0x89e>
-	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
-	QUAD $0x0000a02484af0f4c; BYTE $0x00 // imulq 0xa0(%rsp), %r8
-	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x0c107ac5; BYTE $0x8c // vmovss (%rsp,%rcx,4), %xmm9
-	LONG $0x5a3241c4; BYTE $0xc9 // vcvtss2sd %xmm9, %xmm9, %xmm9
-	LONG $0x583341c4; WORD $0xc80c // vaddsd (%r8,%rcx,8), %xmm9, %xmm9
-	LONG $0x117b41c4; WORD $0xc80c // vmovsd %xmm9, (%r8,%rcx,8)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe27c // jl 0x28c0 <k_gram_tile+0x880>
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x357e // jle 0x2930 <k_gram_tile+0x8f0>
-	LONG $0x5a7c41c4; BYTE $0xc8 // vcvtps2pd %xmm8, %ymm9
-	LONG $0x4c5835c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm9, %ymm9
-	LONG $0x197d43c4; WORD $0x01c0 // vextractf128 $0x1, %ymm8, %xmm8
-	LONG $0x5a7c41c4; BYTE $0xc0 // vcvtps2pd %xmm8, %ymm8
-	LONG $0x4c117dc5; WORD $0x40c7 // vmovupd %ymm9, 0x40(%rdi,%rax,8)
-	LONG $0x44583dc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm8, %ymm8
-	LONG $0x44117dc5; WORD $0x60c7 // vmovupd %ymm8, 0x60(%rdi,%rax,8)
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x29b0 <k_gram_tile+0x970>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x29b0 <k_gram_tile+0x970>
-	LONG $0x04117cc5; BYTE $0x24 // vmovups %ymm8, (%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x4072 // jb 0x2980 <k_gram_tile+0x940>
-	LONG $0x40cd8349 // orq $0x40, %r13
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	WORD $0x014d; BYTE $0xfd // addq %r15, %r13
-	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	WORD $0x8948; BYTE $0xe7 // movq %rsp, %rdi
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x920f; BYTE $0xc1 // setb %cl
-	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x083c830f; WORD $0x0000 // jae 0x31b4 <k_gram_tile+0x1174>
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0834840f; WORD $0x0000 // je 0x31b4 <k_gram_tile+0x1174>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x44af0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r8
-	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	LONG $0x04107ac5; BYTE $0xbc // vmovss (%rsp,%rdi,4), %xmm8
-	LONG $0x5a3a41c4; BYTE $0xc0 // vcvtss2sd %xmm8, %xmm8, %xmm8
-	LONG $0x583b41c4; WORD $0xff44; BYTE $0x40 // vaddsd 0x40(%r15,%rdi,8), %xmm8, %xmm8
-	LONG $0x117b41c4; WORD $0xff44; BYTE $0x40 // vmovsd %xmm8, 0x40(%r15,%rdi,8)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe07c // jl 0x2990 <k_gram_tile+0x950>
-	LONG $0x3d247c80; BYTE $0x00 // cmpb $0x0, 0x3d(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x2b60 <k_gram_tile+0xb20>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
-	LONG $0x18418b4c // movq 0x18(%rcx), %r8
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	QUAD $0x000100248caf0f48; BYTE $0x00 // imulq 0x100(%rsp), %rcx
-	LONG $0xcf0c8d49 // leaq (%r15,%rcx,8), %rcx
-	LONG $0xc12c8d4c // leaq (%rcx,%rax,8), %r13
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x2a20 <k_gram_tile+0x9e0>
-	LONG $0xc75a7cc5 // vcvtps2pd %xmm7, %ymm8
-	LONG $0x583d41c4; WORD $0x0045 // vaddpd (%r13), %ymm8, %ymm8
-	LONG $0x197de3c4; WORD $0x01ff // vextractf128 $0x1, %ymm7, %xmm7
-	LONG $0xff5afcc5 // vcvtps2pd %xmm7, %ymm7
-	LONG $0x117d41c4; WORD $0x0045 // vmovupd %ymm8, (%r13)
-	LONG $0x5845c1c4; WORD $0x207d // vaddpd 0x20(%r13), %ymm7, %ymm7
-	LONG $0x117dc1c4; WORD $0x207d // vmovupd %ymm7, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x2a9b <k_gram_tile+0xa5b>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x2a9b <k_gram_tile+0xa5b>
-	LONG $0x3c11fcc5; BYTE $0x24 // vmovups %ymm7, (%rsp)
-	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x2a66 <k_gram_tile+0xa26>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	WORD $0x8948; BYTE $0xe1 // movq %rsp, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x920f; BYTE $0xc1 // setb %cl
-	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x07f0830f; WORD $0x0000 // jae 0x324e <k_gram_tile+0x120e>
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07e8840f; WORD $0x0000 // je 0x324e <k_gram_tile+0x120e>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
-	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x3c10fac5; BYTE $0x8c // vmovss (%rsp,%rcx,4), %xmm7
-	LONG $0xff5ac2c5 // vcvtss2sd %xmm7, %xmm7, %xmm7
-	LONG $0x3c58c3c5; BYTE $0xcf // vaddsd (%rdi,%rcx,8), %xmm7, %xmm7
-	LONG $0x3c11fbc5; BYTE $0xcf // vmovsd %xmm7, (%rdi,%rcx,8)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x2a80 <k_gram_tile+0xa40>
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x2ae0 <k_gram_tile+0xaa0>
-	LONG $0xfe5afcc5 // vcvtps2pd %xmm6, %ymm7
-	LONG $0x5845c1c4; WORD $0x407d // vaddpd 0x40(%r13), %ymm7, %ymm7
-	LONG $0x197de3c4; WORD $0x01f6 // vextractf128 $0x1, %ymm6, %xmm6
-	LONG $0xf65afcc5 // vcvtps2pd %xmm6, %ymm6
-	LONG $0x117dc1c4; WORD $0x407d // vmovupd %ymm7, 0x40(%r13)
-	LONG $0x584dc1c4; WORD $0x6075 // vaddpd 0x60(%r13), %ymm6, %ymm6
-	LONG $0x117dc1c4; WORD $0x6075 // vmovupd %ymm6, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x2b60 <k_gram_tile+0xb20>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x2b60 <k_gram_tile+0xb20>
-	LONG $0x3411fcc5; BYTE $0x24 // vmovups %ymm6, (%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x2b2a <k_gram_tile+0xaea>
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	WORD $0x8948; BYTE $0xe1 // movq %rsp, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x920f; BYTE $0xc1 // setb %cl
-	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x07ce830f; WORD $0x0000 // jae 0x32f0 <k_gram_tile+0x12b0>
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07c6840f; WORD $0x0000 // je 0x32f0 <k_gram_tile+0x12b0>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x44af0f4c; WORD $0x6824 // imulq 0x68(%rsp), %r8
-	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x3410fac5; BYTE $0xbc // vmovss (%rsp,%rdi,4), %xmm6
-	LONG $0xf65acac5 // vcvtss2sd %xmm6, %xmm6, %xmm6
-	LONG $0x584bc1c4; WORD $0xff74; BYTE $0x40 // vaddsd 0x40(%r15,%rdi,8), %xmm6, %xmm6
-	LONG $0x117bc1c4; WORD $0xff74; BYTE $0x40 // vmovsd %xmm6, 0x40(%r15,%rdi,8)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x2b40 <k_gram_tile+0xb00>
-	BYTE $0x90 // nop
-	LONG $0x3c247c80; BYTE $0x00 // cmpb $0x0, 0x3c(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x2d10 <k_gram_tile+0xcd0>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
-	LONG $0x18418b4c // movq 0x18(%rcx), %r8
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	QUAD $0x000108248caf0f48; BYTE $0x00 // imulq 0x108(%rsp), %rcx
-	LONG $0xcf0c8d49 // leaq (%r15,%rcx,8), %rcx
-	LONG $0xc12c8d4c // leaq (%rcx,%rax,8), %r13
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x2bd0 <k_gram_tile+0xb90>
-	LONG $0xf55afcc5 // vcvtps2pd %xmm5, %ymm6
-	LONG $0x584dc1c4; WORD $0x0075 // vaddpd (%r13), %ymm6, %ymm6
-	LONG $0x197de3c4; WORD $0x01ed // vextractf128 $0x1, %ymm5, %xmm5
-	LONG $0xed5afcc5 // vcvtps2pd %xmm5, %ymm5
-	LONG $0x117dc1c4; WORD $0x0075 // vmovupd %ymm6, (%r13)
-	LONG $0x5855c1c4; WORD $0x206d // vaddpd 0x20(%r13), %ymm5, %ymm5
-	LONG $0x117dc1c4; WORD $0x206d // vmovupd %ymm5, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x2c4b <k_gram_tile+0xc0b>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x2c4b <k_gram_tile+0xc0b>
-	LONG $0x2c11fcc5; BYTE $0x24 // vmovups %ymm5, (%rsp)
-	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x2c16 <k_gram_tile+0xbd6>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	WORD $0x8948; BYTE $0xe1 // movq %rsp, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x920f; BYTE $0xc1 // setb %cl
-	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x0770830f; WORD $0x0000 // jae 0x337e <k_gram_tile+0x133e>
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0768840f; WORD $0x0000 // je 0x337e <k_gram_tile+0x133e>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
-	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x2c10fac5; BYTE $0x8c // vmovss (%rsp,%rcx,4), %xmm5
-	LONG $0xed5ad2c5 // vcvtss2sd %xmm5, %xmm5, %xmm5
-	LONG $0x2c58d3c5; BYTE $0xcf // vaddsd (%rdi,%rcx,8), %xmm5, %xmm5
-	LONG $0x2c11fbc5; BYTE $0xcf // vmovsd %xmm5, (%rdi,%rcx,8)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x2c30 <k_gram_tile+0xbf0>
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x2c90 <k_gram_tile+0xc50>
-	LONG $0xec5afcc5 // vcvtps2pd %xmm4, %ymm5
-	LONG $0x5855c1c4; WORD $0x406d // vaddpd 0x40(%r13), %ymm5, %ymm5
-	LONG $0x197de3c4; WORD $0x01e4 // vextractf128 $0x1, %ymm4, %xmm4
-	LONG $0xe45afcc5 // vcvtps2pd %xmm4, %ymm4
-	LONG $0x117dc1c4; WORD $0x406d // vmovupd %ymm5, 0x40(%r13)
-	LONG $0x585dc1c4; WORD $0x6065 // vaddpd 0x60(%r13), %ymm4, %ymm4
-	LONG $0x117dc1c4; WORD $0x6065 // vmovupd %ymm4, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x2d10 <k_gram_tile+0xcd0>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x2d10 <k_gram_tile+0xcd0>
-	LONG $0x2411fcc5; BYTE $0x24 // vmovups %ymm4, (%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x2cda <k_gram_tile+0xc9a>
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	WORD $0x8948; BYTE $0xe1 // movq %rsp, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x920f; BYTE $0xc1 // setb %cl
-	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x074e830f; WORD $0x0000 // jae 0x3420 <k_gram_tile+0x13e0>
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0746840f; WORD $0x0000 // je 0x3420 <k_gram_tile+0x13e0>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x44af0f4c; WORD $0x6024 // imulq 0x60(%rsp), %r8
-	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x2410fac5; BYTE $0xbc // vmovss (%rsp,%rdi,4), %xmm4
-	LONG $0xe45adac5 // vcvtss2sd %xmm4, %xmm4, %xmm4
-	LONG $0x585bc1c4; WORD $0xff64; BYTE $0x40 // vaddsd 0x40(%r15,%rdi,8), %xmm4, %xmm4
-	LONG $0x117bc1c4; WORD $0xff64; BYTE $0x40 // vmovsd %xmm4, 0x40(%r15,%rdi,8)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x2cf0 <k_gram_tile+0xcb0>
-	BYTE $0x90 // nop
-	LONG $0x3b247c80; BYTE $0x00 // cmpb $0x0, 0x3b(%rsp)
-	LONG $0x0275840f; WORD $0x0000 // je 0x2f90 <k_gram_tile+0xf50>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
-	LONG $0x18798b4c // movq 0x18(%rcx), %r15
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	QUAD $0x000110248caf0f48; BYTE $0x00 // imulq 0x110(%rsp), %rcx
-	LONG $0xc83c8d49 // leaq (%r8,%rcx,8), %rdi
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x2d70 <k_gram_tile+0xd30>
-	LONG $0xe35afcc5 // vcvtps2pd %xmm3, %ymm4
-	LONG $0x2458ddc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm4, %ymm4
-	LONG $0x197de3c4; WORD $0x01db // vextractf128 $0x1, %ymm3, %xmm3
-	LONG $0xdb5afcc5 // vcvtps2pd %xmm3, %ymm3
-	LONG $0x2411fdc5; BYTE $0xc7 // vmovupd %ymm4, (%rdi,%rax,8)
-	LONG $0x5c58e5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm3, %ymm3
-	LONG $0x5c11fdc5; WORD $0x20c7 // vmovupd %ymm3, 0x20(%rdi,%rax,8)
-	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x2e62 <k_gram_tile+0xe22>
-	WORD $0x9066 // nop
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0x2e62 <k_gram_tile+0xe22>
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	LONG $0x1c11fcc5; BYTE $0x24 // vmovups %ymm3, (%rsp)
-	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x2d90 <k_gram_tile+0xd50>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000092e9; BYTE $0x00 // jmp 0x2e22 <k_gram_tile+0xde2>
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
-	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
-	LONG $0xe7af0f4d // imulq %r15, %r12
-	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x5a7ca1c4; WORD $0xac1c // vcvtps2pd (%rsp,%r13,4), %ymm3
-	LONG $0x5a7ca1c4; WORD $0xac64; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r13,4), %ymm4
-	LONG $0x5a7ca1c4; WORD $0xac6c; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r13,4), %ymm5
-	LONG $0x5a7ca1c4; WORD $0xac74; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r13,4), %ymm6
-	LONG $0x586581c4; WORD $0xec1c // vaddpd (%r12,%r13,8), %ymm3, %ymm3
-	LONG $0x585d81c4; WORD $0xec64; BYTE $0x20 // vaddpd 0x20(%r12,%r13,8), %ymm4, %ymm4
-	LONG $0x585581c4; WORD $0xec6c; BYTE $0x40 // vaddpd 0x40(%r12,%r13,8), %ymm5, %ymm5
-	LONG $0x584d81c4; WORD $0xec74; BYTE $0x60 // vaddpd 0x60(%r12,%r13,8), %ymm6, %ymm6
-	LONG $0x117d81c4; WORD $0xec1c // vmovupd %ymm3, (%r12,%r13,8)
-	LONG $0x117d81c4; WORD $0xec64; BYTE $0x20 // vmovupd %ymm4, 0x20(%r12,%r13,8)
-	LONG $0x117d81c4; WORD $0xec6c; BYTE $0x40 // vmovupd %ymm5, 0x40(%r12,%r13,8)
-	LONG $0x117d81c4; WORD $0xec74; BYTE $0x60 // vmovupd %ymm6, 0x60(%r12,%r13,8)
-	LONG $0x10c58349 // addq $0x10, %r13
-	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	WORD $0xa675 // jne 0x2dc0 <k_gram_tile+0xd80>
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x3b74 // je 0x2e5d <k_gram_tile+0xe1d>
-	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
-	LONG $0xe7af0f4d // imulq %r15, %r12
-	LONG $0x2464034c; BYTE $0x20 // addq 0x20(%rsp), %r12
-	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x1c10fac5; BYTE $0x8c // vmovss (%rsp,%rcx,4), %xmm3
-	LONG $0xdb5ae2c5 // vcvtss2sd %xmm3, %xmm3, %xmm3
-	LONG $0x5863c1c4; WORD $0xcc1c // vaddsd (%r12,%rcx,8), %xmm3, %xmm3
-	LONG $0x117bc1c4; WORD $0xcc1c // vmovsd %xmm3, (%r12,%rcx,8)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe37c // jl 0x2e40 <k_gram_tile+0xe00>
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x397e // jle 0x2eb0 <k_gram_tile+0xe70>
-	LONG $0xda5afcc5 // vcvtps2pd %xmm2, %ymm3
-	LONG $0x5c58e5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm3, %ymm3
-	LONG $0x197de3c4; WORD $0x01d2 // vextractf128 $0x1, %ymm2, %xmm2
-	LONG $0xd25afcc5 // vcvtps2pd %xmm2, %ymm2
-	LONG $0x5c11fdc5; WORD $0x40c7 // vmovupd %ymm3, 0x40(%rdi,%rax,8)
-	LONG $0x5458edc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm2, %ymm2
-	LONG $0x5411fdc5; WORD $0x60c7 // vmovupd %ymm2, 0x60(%rdi,%rax,8)
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x2f90 <k_gram_tile+0xf50>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x2f90 <k_gram_tile+0xf50>
-	LONG $0x1411fcc5; BYTE $0x24 // vmovups %ymm2, (%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x2ecb <k_gram_tile+0xe8b>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x2f55 <k_gram_tile+0xf15>
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x5a7ca1c4; WORD $0xa414 // vcvtps2pd (%rsp,%r12,4), %ymm2
-	LONG $0x5a7ca1c4; WORD $0xa45c; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r12,4), %ymm3
-	LONG $0x5a7ca1c4; WORD $0xa464; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r12,4), %ymm4
-	LONG $0x5a7ca1c4; WORD $0xa46c; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r12,4), %ymm5
-	LONG $0x586da1c4; WORD $0xe754; BYTE $0xe0 // vaddpd -0x20(%rdi,%r12,8), %ymm2, %ymm2
-	LONG $0x5865a1c4; WORD $0xe71c // vaddpd (%rdi,%r12,8), %ymm3, %ymm3
-	LONG $0x585da1c4; WORD $0xe764; BYTE $0x20 // vaddpd 0x20(%rdi,%r12,8), %ymm4, %ymm4
-	LONG $0x5855a1c4; WORD $0xe76c; BYTE $0x40 // vaddpd 0x40(%rdi,%r12,8), %ymm5, %ymm5
-	LONG $0x117da1c4; WORD $0xe754; BYTE $0xe0 // vmovupd %ymm2, -0x20(%rdi,%r12,8)
-	LONG $0x117da1c4; WORD $0xe71c // vmovupd %ymm3, (%rdi,%r12,8)
-	LONG $0x117da1c4; WORD $0xe764; BYTE $0x20 // vmovupd %ymm4, 0x20(%rdi,%r12,8)
-	LONG $0x117da1c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm5, 0x40(%rdi,%r12,8)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x2ef0 <k_gram_tile+0xeb0>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3b74 // je 0x2f90 <k_gram_tile+0xf50>
-	QUAD $0x00008024bcaf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x1410fac5; BYTE $0x8c // vmovss (%rsp,%rcx,4), %xmm2
-	LONG $0xd25aeac5 // vcvtss2sd %xmm2, %xmm2, %xmm2
-	LONG $0x586bc1c4; WORD $0xc854; BYTE $0x40 // vaddsd 0x40(%r8,%rcx,8), %xmm2, %xmm2
-	LONG $0x117bc1c4; WORD $0xc854; BYTE $0x40 // vmovsd %xmm2, 0x40(%r8,%rcx,8)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe17c // jl 0x2f70 <k_gram_tile+0xf30>
-	BYTE $0x90 // nop
-	LONG $0x3a247c80; BYTE $0x00 // cmpb $0x0, 0x3a(%rsp)
-	LONG $0xf34b840f; WORD $0xffff // je 0x22e6 <k_gram_tile+0x2a6>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
-	LONG $0x18798b4c // movq 0x18(%rcx), %r15
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	QUAD $0x000118248caf0f48; BYTE $0x00 // imulq 0x118(%rsp), %rcx
-	LONG $0xc83c8d49 // leaq (%r8,%rcx,8), %rdi
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x2ff0 <k_gram_tile+0xfb0>
-	LONG $0xd15afcc5 // vcvtps2pd %xmm1, %ymm2
-	LONG $0x1458edc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm2, %ymm2
-	LONG $0x197de3c4; WORD $0x01c9 // vextractf128 $0x1, %ymm1, %xmm1
-	LONG $0xc95afcc5 // vcvtps2pd %xmm1, %ymm1
-	LONG $0x1411fdc5; BYTE $0xc7 // vmovupd %ymm2, (%rdi,%rax,8)
-	LONG $0x4c58f5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm1, %ymm1
-	LONG $0x4c11fdc5; WORD $0x20c7 // vmovupd %ymm1, 0x20(%rdi,%rax,8)
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x30cb <k_gram_tile+0x108b>
-	WORD $0x9066 // nop
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d28e0f; WORD $0x0000 // jle 0x30cb <k_gram_tile+0x108b>
-	LONG $0x0c11fcc5; BYTE $0x24 // vmovups %ymm1, (%rsp)
-	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x300b <k_gram_tile+0xfcb>
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3095 <k_gram_tile+0x1055>
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x245c2b48; BYTE $0x48 // subq 0x48(%rsp), %rbx
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x01678c0f; WORD $0x0000 // jl 0xec6 <k_mul_panels+0xea6>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
-	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x187d62c4; BYTE $0x16 // vbroadcastss (%rsi), %ymm10
+	LONG $0x1a107cc5 // vmovups (%rdx), %ymm11
+	LONG $0x62107cc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm12
+	LONG $0x4a107cc5; BYTE $0x40 // vmovups 0x40(%rdx), %ymm9
+	LONG $0x42107cc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm8
+	LONG $0xb82dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm11) + ymm7
+	LONG $0xb81dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
+	LONG $0x187d62c4; WORD $0x0456 // vbroadcastss 0x4(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xeb // vfmadd231ps %ymm11, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm11) + ymm5
+	LONG $0xb81dc2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm10) + ymm4
+	LONG $0x187d62c4; WORD $0x0856 // vbroadcastss 0x8(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
+	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
+	LONG $0x187d62c4; WORD $0x0c56 // vbroadcastss 0xc(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm11) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm12) + ymm0
+	LONG $0x187d62c4; WORD $0x1056 // vbroadcastss 0x10(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
+	LONG $0xb83dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm10) + ymm6
+	LONG $0x187d62c4; WORD $0x1456 // vbroadcastss 0x14(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm9) + ymm5
+	LONG $0xb83dc2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm10) + ymm4
+	LONG $0x187d62c4; WORD $0x1856 // vbroadcastss 0x18(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm9) + ymm3
+	LONG $0xb83dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm10) + ymm2
+	LONG $0x187d62c4; WORD $0x1c56 // vbroadcastss 0x1c(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm9) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
+	QUAD $0x0000008082107cc5 // vmovups 0x80(%rdx), %ymm8
+	QUAD $0x000000a08a107cc5 // vmovups 0xa0(%rdx), %ymm9
+	LONG $0x187d62c4; WORD $0x2056 // vbroadcastss 0x20(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d62c4; WORD $0x2456 // vbroadcastss 0x24(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d62c4; WORD $0x2856 // vbroadcastss 0x28(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d62c4; WORD $0x2c56 // vbroadcastss 0x2c(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	QUAD $0x000000c082107cc5 // vmovups 0xc0(%rdx), %ymm8
+	QUAD $0x000000e08a107cc5 // vmovups 0xe0(%rdx), %ymm9
+	LONG $0x187d62c4; WORD $0x3056 // vbroadcastss 0x30(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d62c4; WORD $0x3456 // vbroadcastss 0x34(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d62c4; WORD $0x3856 // vbroadcastss 0x38(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d62c4; WORD $0x3c56 // vbroadcastss 0x3c(%rsi), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0xfeaa870f; WORD $0xffff // ja 0xd70 <k_mul_panels+0xd50>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x028e8e0f; WORD $0x0000 // jle 0x115d <k_mul_panels+0x113d>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x5a7ca1c4; WORD $0xa40c // vcvtps2pd (%rsp,%r12,4), %ymm1
-	LONG $0x5a7ca1c4; WORD $0xa454; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r12,4), %ymm2
-	LONG $0x5a7ca1c4; WORD $0xa45c; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r12,4), %ymm3
-	LONG $0x5a7ca1c4; WORD $0xa464; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r12,4), %ymm4
-	LONG $0x5875a1c4; WORD $0xe10c // vaddpd (%rcx,%r12,8), %ymm1, %ymm1
-	LONG $0x586da1c4; WORD $0xe154; BYTE $0x20 // vaddpd 0x20(%rcx,%r12,8), %ymm2, %ymm2
-	LONG $0x5865a1c4; WORD $0xe15c; BYTE $0x40 // vaddpd 0x40(%rcx,%r12,8), %ymm3, %ymm3
-	LONG $0x585da1c4; WORD $0xe164; BYTE $0x60 // vaddpd 0x60(%rcx,%r12,8), %ymm4, %ymm4
-	LONG $0x117da1c4; WORD $0xe10c // vmovupd %ymm1, (%rcx,%r12,8)
-	LONG $0x117da1c4; WORD $0xe154; BYTE $0x20 // vmovupd %ymm2, 0x20(%rcx,%r12,8)
-	LONG $0x117da1c4; WORD $0xe15c; BYTE $0x40 // vmovupd %ymm3, 0x40(%rcx,%r12,8)
-	LONG $0x117da1c4; WORD $0xe164; BYTE $0x60 // vmovupd %ymm4, 0x60(%rcx,%r12,8)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x3030 <k_gram_tile+0xff0>
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3674 // je 0x30cb <k_gram_tile+0x108b>
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0xcfaf0f49 // imulq %r15, %rcx
-	LONG $0x244c0348; BYTE $0x20 // addq 0x20(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x0c10fac5; BYTE $0x9c // vmovss (%rsp,%rbx,4), %xmm1
-	LONG $0xc95af2c5 // vcvtss2sd %xmm1, %xmm1, %xmm1
-	LONG $0x0c58f3c5; BYTE $0xd9 // vaddsd (%rcx,%rbx,8), %xmm1, %xmm1
-	LONG $0x0c11fbc5; BYTE $0xd9 // vmovsd %xmm1, (%rcx,%rbx,8)
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0xe57c // jl 0x30b0 <k_gram_tile+0x1070>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x08ca8348 // orq $0x8, %rdx
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x07f98348 // cmpq $0x7, %rcx
-	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x22c0 <k_gram_tile+0x280>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf1f98e0f; WORD $0xffff // jle 0x22e6 <k_gram_tile+0x2a6>
-	LONG $0x0411fcc5; BYTE $0x24 // vmovups %ymm0, (%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0473 // jae 0x30fc <k_gram_tile+0x10bc>
+	LONG $0x107c21c4; WORD $0x9a04 // vmovups (%rdx,%r11,4), %ymm8
+	LONG $0x107c21c4; WORD $0x9a4c; BYTE $0x20 // vmovups 0x20(%rdx,%r11,4), %ymm9
+	LONG $0x187d22c4; WORD $0x1e14 // vbroadcastss (%rsi,%r11), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d22c4; WORD $0x1e54; BYTE $0x04 // vbroadcastss 0x4(%rsi,%r11), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d22c4; WORD $0x1e54; BYTE $0x08 // vbroadcastss 0x8(%rsi,%r11), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d22c4; WORD $0x1e54; BYTE $0x0c // vbroadcastss 0xc(%rsi,%r11), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x10c38349 // addq $0x10, %r11
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	WORD $0xa377 // ja 0xee0 <k_mul_panels+0xec0>
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x0225840f; WORD $0x0000 // je 0x116c <k_mul_panels+0x114c>
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x3375 // jne 0xf80 <k_mul_panels+0xf60>
+	LONG $0x3958c4c5 // vaddps (%rcx), %ymm7, %ymm7
+	LONG $0x7158ccc5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm6, %ymm6
+	LONG $0x6958d4c5; BYTE $0x40 // vaddps 0x40(%rcx), %ymm5, %ymm5
+	LONG $0x6158dcc5; BYTE $0x60 // vaddps 0x60(%rcx), %ymm4, %ymm4
+	QUAD $0x000000809958e4c5 // vaddps 0x80(%rcx), %ymm3, %ymm3
+	QUAD $0x000000a09158ecc5 // vaddps 0xa0(%rcx), %ymm2, %ymm2
+	QUAD $0x000000c08958f4c5 // vaddps 0xc0(%rcx), %ymm1, %ymm1
+	QUAD $0x000000e08158fcc5 // vaddps 0xe0(%rcx), %ymm0, %ymm0
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x5875 // jne 0xfe4 <k_mul_panels+0xfc4>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xf22b8e0f; WORD $0xffff // jle 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	LONG $0x059a8c0f; WORD $0x0000 // jl 0x1539 <k_mul_panels+0x1519>
+	LONG $0x117cc1c4; WORD $0x007d // vmovups %ymm7, (%r13)
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x0ff88349 // cmpq $0xf, %r8
+	LONG $0x0895860f; WORD $0x0000 // jbe 0x1848 <k_mul_panels+0x1828>
+	LONG $0x3211fcc5 // vmovups %ymm6, (%rdx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xf1ff840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x117cc1c4; WORD $0x956c; BYTE $0x00 // vmovups %ymm5, (%r13,%rdx,4)
+	LONG $0x117cc1c4; WORD $0x9564; BYTE $0x20 // vmovups %ymm4, 0x20(%r13,%rdx,4)
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xf1e1840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x0008bde9; BYTE $0x00 // jmp 0x18a1 <k_mul_panels+0x1881>
+	LONG $0x3911fcc5 // vmovups %ymm7, (%rcx)
+	LONG $0x7111fcc5; BYTE $0x20 // vmovups %ymm6, 0x20(%rcx)
+	LONG $0x6911fcc5; BYTE $0x40 // vmovups %ymm5, 0x40(%rcx)
+	LONG $0x6111fcc5; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx)
+	QUAD $0x000000809911fcc5 // vmovups %ymm3, 0x80(%rcx)
+	QUAD $0x000000a09111fcc5 // vmovups %ymm2, 0xa0(%rcx)
+	QUAD $0x000000c08911fcc5 // vmovups %ymm1, 0xc0(%rcx)
+	QUAD $0x000000e08111fcc5 // vmovups %ymm0, 0xe0(%rcx)
+	LONG $0xfff1a4e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x00049ee9; BYTE $0x00 // jmp 0x14c4 <k_mul_panels+0x14a4>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xf607850f; WORD $0xffff // jne 0x63c <k_mul_panels+0x61c>
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x05fd8e0f; WORD $0x0000 // jle 0x1640 <k_mul_panels+0x1620>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	LONG $0x057a8c0f; WORD $0x0000 // jl 0x15cd <k_mul_panels+0x15ad>
+	LONG $0x5864c1c4; WORD $0x005d // vaddps (%r13), %ymm3, %ymm3
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x05dd840f; WORD $0x0000 // je 0x1640 <k_mul_panels+0x1620>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x586cc1c4; WORD $0xb554; BYTE $0x00 // vaddps (%r13,%rsi,4), %ymm2, %ymm2
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x05c8840f; WORD $0x0000 // je 0x1640 <k_mul_panels+0x1620>
+	LONG $0x5874c1c4; WORD $0xf54c; BYTE $0x00 // vaddps (%r13,%rsi,8), %ymm1, %ymm1
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x05b7840f; WORD $0x0000 // je 0x1640 <k_mul_panels+0x1620>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x058e8e0f; WORD $0x0000 // jle 0x1629 <k_mul_panels+0x1609>
+	LONG $0x2610fcc5 // vmovups (%rsi), %ymm4
+	LONG $0x000598e9; BYTE $0x00 // jmp 0x163c <k_mul_panels+0x161c>
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
+	LONG $0xe1287cc5 // vmovaps %ymm1, %ymm12
+	LONG $0x6411fcc5; WORD $0x4024 // vmovups %ymm4, 0x40(%rsp)
+	LONG $0x287c41c4; BYTE $0xf9 // vmovaps %ymm9, %ymm15
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x0107840f; WORD $0x0000 // je 0x11d1 <k_mul_panels+0x11b1>
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
+	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
+	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
+	LONG $0x287c41c4; BYTE $0xe8 // vmovaps %ymm8, %ymm13
+	LONG $0x287c41c4; BYTE $0xca // vmovaps %ymm10, %ymm9
+	LONG $0x017c850f; WORD $0x0000 // jne 0x1266 <k_mul_panels+0x1246>
+	LONG $0x21581cc5 // vaddps (%rcx), %ymm12, %ymm12
+	LONG $0x515824c5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm11, %ymm10
+	LONG $0x495834c5; BYTE $0x40 // vaddps 0x40(%rcx), %ymm9, %ymm9
+	LONG $0x795804c5; BYTE $0x60 // vaddps 0x60(%rcx), %ymm15, %ymm15
+	QUAD $0x00000080a95814c5 // vaddps 0x80(%rcx), %ymm13, %ymm13
+	QUAD $0x000000a0b158c4c5 // vaddps 0xa0(%rcx), %ymm7, %ymm6
+	QUAD $0x000000c0a958d4c5 // vaddps 0xc0(%rcx), %ymm5, %ymm5
+	QUAD $0x000000e0a158dcc5 // vaddps 0xe0(%rcx), %ymm4, %ymm4
+	QUAD $0x00000100b1580cc5 // vaddps 0x100(%rcx), %ymm14, %ymm14
+	QUAD $0x000001209158e4c5 // vaddps 0x120(%rcx), %ymm3, %ymm2
+	QUAD $0x000001408958f4c5 // vaddps 0x140(%rcx), %ymm1, %ymm1
+	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
+	QUAD $0x000001608158fcc5 // vaddps 0x160(%rcx), %ymm0, %ymm0
+	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x000dd5e9; BYTE $0x00 // jmp 0x1f28 <k_mul_panels+0x1f08>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x000293e9; BYTE $0x00 // jmp 0x13f0 <k_mul_panels+0x13d0>
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xfddb850f; WORD $0xffff // jne 0xf47 <k_mul_panels+0xf27>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xfe0b8e0f; WORD $0xffff // jle 0xf85 <k_mul_panels+0xf65>
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	LONG $0x06318c0f; WORD $0x0000 // jl 0x17b5 <k_mul_panels+0x1795>
+	LONG $0x5844c1c4; WORD $0x007d // vaddps (%r13), %ymm7, %ymm7
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x0ff88349 // cmpq $0xf, %r8
+	LONG $0x08ab860f; WORD $0x0000 // jbe 0x1a43 <k_mul_panels+0x1a23>
+	LONG $0x3258ccc5 // vaddps (%rdx), %ymm6, %ymm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfddf840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x107c41c4; WORD $0x9544; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm8
+	LONG $0x107c41c4; WORD $0x954c; BYTE $0x20 // vmovups 0x20(%r13,%rdx,4), %ymm9
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0xed58bcc5 // vaddps %ymm5, %ymm8, %ymm5
+	LONG $0xe458b4c5 // vaddps %ymm4, %ymm9, %ymm4
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xfdb9840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
+	LONG $0x0008d7e9; BYTE $0x00 // jmp 0x1aa8 <k_mul_panels+0x1a88>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
+	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
+	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
+	LONG $0x287c41c4; BYTE $0xe8 // vmovaps %ymm8, %ymm13
+	LONG $0x287c41c4; BYTE $0xca // vmovaps %ymm10, %ymm9
+	WORD $0x7a7e // jle 0x126b <k_mul_panels+0x124b>
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
+	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
+	LONG $0x287c41c4; BYTE $0xd3 // vmovaps %ymm11, %ymm10
+	LONG $0x05538e0f; WORD $0x0000 // jle 0x175b <k_mul_panels+0x173b>
+	LONG $0x581c41c4; WORD $0x0065 // vaddps (%r13), %ymm12, %ymm12
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	LONG $0x06d6820f; WORD $0x0000 // jb 0x18ee <k_mul_panels+0x18ce>
+	LONG $0x582c41c4; WORD $0x2055 // vaddps 0x20(%r13), %ymm10, %ymm10
+	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x17f88349 // cmpq $0x17, %r8
+	LONG $0x0aa8860f; WORD $0x0000 // jbe 0x1cd4 <k_mul_panels+0x1cb4>
+	LONG $0x0a5834c5 // vaddps (%rdx), %ymm9, %ymm9
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0cee840f; WORD $0x0000 // je 0x1f28 <k_mul_panels+0x1f08>
+	LONG $0x287c41c4; BYTE $0xdc // vmovaps %ymm12, %ymm11
+	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x107c41c4; WORD $0x9564; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm12
+	LONG $0x107c41c4; WORD $0x956c; BYTE $0x20 // vmovups 0x20(%r13,%rdx,4), %ymm13
+	LONG $0x107c41c4; WORD $0x9574; BYTE $0x40 // vmovups 0x40(%r13,%rdx,4), %ymm14
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x00097ee9; BYTE $0x00 // jmp 0x1be4 <k_mul_panels+0x1bc4>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
+	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
+	LONG $0x287c41c4; BYTE $0xd3 // vmovaps %ymm11, %ymm10
+	LONG $0x000cabe9; BYTE $0x00 // jmp 0x1f28 <k_mul_panels+0x1f08>
+	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
+	LONG $0xb865e2c4; BYTE $0x16 // vfmadd231ps (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x204e // vfmadd231ps 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4046 // vfmadd231ps 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x24548d4d; BYTE $0xff // leaq -0x1(%r12), %r10
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x60c68348 // addq $0x60, %rsi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x4f74 // je 0x12f6 <k_mul_panels+0x12d6>
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
+	LONG $0xb865e2c4; BYTE $0x16 // vfmadd231ps (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x204e // vfmadd231ps 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4046 // vfmadd231ps 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x045d // vbroadcastss 0x4(%rbp), %ymm3
+	LONG $0xb865e2c4; WORD $0x6056 // vfmadd231ps 0x60(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000808eb865e2c4; BYTE $0x00 // vfmadd231ps 0x80(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a086b865e2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x08c58348 // addq $0x8, %rbp
+	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
+	LONG $0xfec28349 // addq $-0x2, %r10
+	WORD $0xba72 // jb 0x12b0 <k_mul_panels+0x1290>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x3574 // je 0x1336 <k_mul_panels+0x1316>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0x0e75 // jne 0x131a <k_mul_panels+0x12fa>
+	LONG $0x1158ecc5 // vaddps (%rcx), %ymm2, %ymm2
+	LONG $0x4958f4c5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm1, %ymm1
+	LONG $0x4158fcc5; BYTE $0x40 // vaddps 0x40(%rcx), %ymm0, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x06b8850f; WORD $0x0000 // jne 0x19dd <k_mul_panels+0x19bd>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x067d8f0f; WORD $0x0000 // jg 0x19ae <k_mul_panels+0x198e>
+	LONG $0xffee8ae9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x02668e0f; WORD $0x0000 // jle 0x15ad <k_mul_panels+0x158d>
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x04378e0f; WORD $0x0000 // jle 0x1788 <k_mul_panels+0x1768>
+	LONG $0x586cc1c4; WORD $0x0055 // vaddps (%r13), %ymm2, %ymm2
+	LONG $0x0ff88349 // cmpq $0xf, %r8
+	LONG $0x0607860f; WORD $0x0000 // jbe 0x1968 <k_mul_panels+0x1948>
+	LONG $0x5874c1c4; WORD $0x204d // vaddps 0x20(%r13), %ymm1, %ymm1
+	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x17f88349 // cmpq $0x17, %r8
+	LONG $0x09b1860f; WORD $0x0000 // jbe 0x1d26 <k_mul_panels+0x1d06>
+	LONG $0x1a10fcc5 // vmovups (%rdx), %ymm3
+	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x0626840f; WORD $0x0000 // je 0x19ae <k_mul_panels+0x198e>
+	LONG $0x000650e9; BYTE $0x00 // jmp 0x19dd <k_mul_panels+0x19bd>
+	LONG $0x187dc2c4; BYTE $0x12 // vbroadcastss (%r10), %ymm2
+	LONG $0xb86de2c4; BYTE $0x0e // vfmadd231ps (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2046 // vfmadd231ps 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x245c8d4d; BYTE $0xff // leaq -0x1(%r12), %r11
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x4074 // je 0x13f0 <k_mul_panels+0x13d0>
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x187dc2c4; BYTE $0x12 // vbroadcastss (%r10), %ymm2
+	LONG $0xb86de2c4; BYTE $0x0e // vfmadd231ps (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2046 // vfmadd231ps 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0452 // vbroadcastss 0x4(%r10), %ymm2
+	LONG $0xb86de2c4; WORD $0x404e // vfmadd231ps 0x40(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x6046 // vfmadd231ps 0x60(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0xfec38349 // addq $-0x2, %r11
+	WORD $0xd072 // jb 0x13c0 <k_mul_panels+0x13a0>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x2b74 // je 0x1426 <k_mul_panels+0x1406>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0975 // jne 0x140a <k_mul_panels+0x13ea>
+	LONG $0x0958f4c5 // vaddps (%rcx), %ymm1, %ymm1
+	LONG $0x4158fcc5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm0, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x072f850f; WORD $0x0000 // jne 0x1b44 <k_mul_panels+0x1b24>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x07028f0f; WORD $0x0000 // jg 0x1b23 <k_mul_panels+0x1b03>
+	LONG $0xffed9ae9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x018b8e0f; WORD $0x0000 // jle 0x15bd <k_mul_panels+0x159d>
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x03df8e0f; WORD $0x0000 // jle 0x181b <k_mul_panels+0x17fb>
+	LONG $0x5874c1c4; WORD $0x004d // vaddps (%r13), %ymm1, %ymm1
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x0ff88349 // cmpq $0xf, %r8
+	LONG $0x06ad860f; WORD $0x0000 // jbe 0x1afd <k_mul_panels+0x1add>
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x06c0840f; WORD $0x0000 // je 0x1b23 <k_mul_panels+0x1b03>
+	LONG $0x0006dce9; BYTE $0x00 // jmp 0x1b44 <k_mul_panels+0x1b24>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x5372 // jb 0x14c4 <k_mul_panels+0x14a4>
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x187d82c4; WORD $0x320c // vbroadcastss (%r10,%r14), %ymm1
+	LONG $0x987da2c4; WORD $0xf60c // vfmadd132ps (%rsi,%r14,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187d82c4; WORD $0x3244; BYTE $0x04 // vbroadcastss 0x4(%r10,%r14), %ymm0
+	LONG $0x9875a2c4; WORD $0xf644; BYTE $0x20 // vfmadd132ps 0x20(%rsi,%r14,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187d82c4; WORD $0x324c; BYTE $0x08 // vbroadcastss 0x8(%r10,%r14), %ymm1
+	LONG $0x987da2c4; WORD $0xf64c; BYTE $0x40 // vfmadd132ps 0x40(%rsi,%r14,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187d82c4; WORD $0x3244; BYTE $0x0c // vbroadcastss 0xc(%r10,%r14), %ymm0
+	LONG $0x9875a2c4; WORD $0xf644; BYTE $0x60 // vfmadd132ps 0x60(%rsi,%r14,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0xfcc38349 // addq $-0x4, %r11
+	LONG $0xfefb8349 // cmpq $-0x2, %r11
+	WORD $0xbc72 // jb 0x1480 <k_mul_panels+0x1460>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x1774 // je 0x14e6 <k_mul_panels+0x14c6>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x2d75 // jne 0x1502 <k_mul_panels+0x14e2>
+	LONG $0x0158fcc5 // vaddps (%rcx), %ymm0, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xeccf850f; WORD $0xffff // jne 0x1b3 <k_mul_panels+0x193>
+	WORD $0x27eb // jmp 0x150d <k_mul_panels+0x14ed>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x00ab8e0f; WORD $0x0000 // jle 0x159d <k_mul_panels+0x157d>
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	LONG $0x02328c0f; WORD $0x0000 // jl 0x172e <k_mul_panels+0x170e>
+	LONG $0x587cc1c4; WORD $0x0045 // vaddps (%r13), %ymm0, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xeca6850f; WORD $0xffff // jne 0x1b3 <k_mul_panels+0x193>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xeca78e0f; WORD $0xffff // jle 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	LONG $0x06168d0f; WORD $0x0000 // jge 0x1b39 <k_mul_panels+0x1b19>
+	WORD $0xf749; BYTE $0xd8 // negq %r8
+	LONG $0x13158d48; WORD $0x0075; BYTE $0x00 // leaq 0x7513(%rip), %rdx # 0x8a40 <lanes>
+	LONG $0x107ca1c4; WORD $0x824c; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm1
+	LONG $0x000655e9; BYTE $0x00 // jmp 0x1b8e <k_mul_panels+0x1b6e>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x18358d48; WORD $0x0075; BYTE $0x00 // leaq 0x7518(%rip), %rsi # 0x8a60 <lanes+0x20>
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	LONG $0x2e3dc2c4; WORD $0x007d // vmaskmovps %ymm7, %ymm8, (%r13)
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0xdc158d4c; WORD $0x0074; BYTE $0x00 // leaq 0x74dc(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x107cc1c4; WORD $0xb27c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm7
+	LONG $0x2e45c2c4; WORD $0x2075 // vmaskmovps %ymm6, %ymm7, 0x20(%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xec45840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0xbe158d4c; WORD $0x0074; BYTE $0x00 // leaq 0x74be(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x7610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm6
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2e4dc2c4; WORD $0xb56c; BYTE $0x00 // vmaskmovps %ymm5, %ymm6, (%r13,%rsi,4)
+	LONG $0x0002e2e9; BYTE $0x00 // jmp 0x187f <k_mul_panels+0x185f>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xec18840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0xffec06e9; BYTE $0xff // jmp 0x1b3 <k_mul_panels+0x193>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xec08840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x000420e9; BYTE $0x00 // jmp 0x19dd <k_mul_panels+0x19bd>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xebf8840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x000577e9; BYTE $0x00 // jmp 0x1b44 <k_mul_panels+0x1b24>
+	LONG $0x6c358d48; WORD $0x0074; BYTE $0x00 // leaq 0x746c(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
+	LONG $0x2c5dc2c4; WORD $0x0065 // vmaskmovps (%r13), %ymm4, %ymm4
+	LONG $0xdb58dcc5 // vaddps %ymm3, %ymm4, %ymm3
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x5674 // je 0x1640 <k_mul_panels+0x1620>
+	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x2c5d82c4; WORD $0x9564; BYTE $0x00 // vmaskmovps (%r13,%r10,4), %ymm4, %ymm4
+	LONG $0xd258dcc5 // vaddps %ymm2, %ymm4, %ymm2
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x3b74 // je 0x1640 <k_mul_panels+0x1620>
+	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x2c5dc2c4; WORD $0x3564; BYTE $0x00 // vmaskmovps (%r13,%rsi), %ymm4, %ymm4
+	LONG $0xc958dcc5 // vaddps %ymm1, %ymm4, %ymm1
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1f74 // je 0x1640 <k_mul_panels+0x1620>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x10158d4c; WORD $0x0074; BYTE $0x00 // leaq 0x7410(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x107cc1c4; WORD $0x9264; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm4
+	LONG $0x2c5de2c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm4, %ymm4
+	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x6375 // jne 0x16aa <k_mul_panels+0x168a>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xeb708e0f; WORD $0xffff // jle 0x1c0 <k_mul_panels+0x1a0>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	WORD $0x667c // jl 0x16c2 <k_mul_panels+0x16a2>
+	LONG $0x117cc1c4; WORD $0x005d // vmovups %ymm3, (%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xeb54840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x117cc1c4; WORD $0xb554; BYTE $0x00 // vmovups %ymm2, (%r13,%rsi,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xeb3f840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x117cc1c4; WORD $0xf54c; BYTE $0x00 // vmovups %ymm1, (%r13,%rsi,8)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xeb2a840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x08088e0f; WORD $0x0000 // jle 0x1ead <k_mul_panels+0x1e8d>
+	LONG $0x00048fe9; BYTE $0x00 // jmp 0x1b39 <k_mul_panels+0x1b19>
+	LONG $0x1911fcc5 // vmovups %ymm3, (%rcx)
+	LONG $0x5111fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rcx)
+	LONG $0x4911fcc5; BYTE $0x40 // vmovups %ymm1, 0x40(%rcx)
+	LONG $0x4111fcc5; BYTE $0x60 // vmovups %ymm0, 0x60(%rcx)
+	LONG $0xffeafee9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x77358d48; WORD $0x0073; BYTE $0x00 // leaq 0x7377(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
+	LONG $0x2e5dc2c4; WORD $0x005d // vmaskmovps %ymm3, %ymm4, (%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xeae1840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x5a358d48; WORD $0x0073; BYTE $0x00 // leaq 0x735a(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x5c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm3
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2e65c2c4; WORD $0xb554; BYTE $0x00 // vmaskmovps %ymm2, %ymm3, (%r13,%rsi,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xeabf840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x38358d48; WORD $0x0073; BYTE $0x00 // leaq 0x7338(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x5410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm2
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x2e6dc2c4; WORD $0x354c; BYTE $0x00 // vmaskmovps %ymm1, %ymm2, (%r13,%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xea9c840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x00077fe9; BYTE $0x00 // jmp 0x1ead <k_mul_panels+0x1e8d>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x05358d48; WORD $0x0073; BYTE $0x00 // leaq 0x7305(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm1
+	LONG $0x2c75c2c4; WORD $0x004d // vmaskmovps (%r13), %ymm1, %ymm1
+	LONG $0xc058f4c5 // vaddps %ymm0, %ymm1, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xea5d850f; WORD $0xffff // jne 0x1b3 <k_mul_panels+0x193>
+	LONG $0xfffdb2e9; BYTE $0xff // jmp 0x150d <k_mul_panels+0x14ed>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0xd61d8d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72d6(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
+	LONG $0x2c7dc2c4; WORD $0x0045 // vmaskmovps (%r13), %ymm0, %ymm0
+	LONG $0xd8581cc5 // vaddps %ymm0, %ymm12, %ymm11
+	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
+	LONG $0x000176e9; BYTE $0x00 // jmp 0x18fe <k_mul_panels+0x18de>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0xa9158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72a9(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x5e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm3
+	LONG $0x2c65c2c4; WORD $0x005d // vmaskmovps (%r13), %ymm3, %ymm3
+	LONG $0xd258e4c5 // vaddps %ymm2, %ymm3, %ymm2
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x0001bee9; BYTE $0x00 // jmp 0x1973 <k_mul_panels+0x1953>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x9c358d48; WORD $0x0072; BYTE $0x00 // leaq 0x729c(%rip), %rsi # 0x8a60 <lanes+0x20>
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	LONG $0x2c3d42c4; WORD $0x0045 // vmaskmovps (%r13), %ymm8, %ymm8
+	LONG $0x5f1d8d4c; WORD $0x0072; BYTE $0x00 // leaq 0x725f(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x107c01c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm9
+	LONG $0x2c3542c4; WORD $0x204d // vmaskmovps 0x20(%r13), %ymm9, %ymm9
+	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
+	LONG $0xf658b4c5 // vaddps %ymm6, %ymm9, %ymm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xf785840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x46107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm8
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2c3d42c4; WORD $0xb544; BYTE $0x00 // vmaskmovps (%r13,%rsi,4), %ymm8, %ymm8
+	LONG $0x000263e9; BYTE $0x00 // jmp 0x1a7e <k_mul_panels+0x1a5e>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x16158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x7216(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
+	LONG $0x2c6dc2c4; WORD $0x0055 // vmaskmovps (%r13), %ymm2, %ymm2
+	LONG $0xc958ecc5 // vaddps %ymm1, %ymm2, %ymm1
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x0002bce9; BYTE $0x00 // jmp 0x1b04 <k_mul_panels+0x1ae4>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0xe9158d4c; WORD $0x0071; BYTE $0x00 // leaq 0x71e9(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x107cc1c4; WORD $0xb27c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm7
+	LONG $0x2e45e2c4; BYTE $0x32 // vmaskmovps %ymm6, %ymm7, (%rdx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe953840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x117cc1c4; WORD $0xb56c; BYTE $0x00 // vmovups %ymm5, (%r13,%rsi,4)
+	LONG $0xc1158d4c; WORD $0x0071; BYTE $0x00 // leaq 0x71c1(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x107cc1c4; WORD $0x926c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm5
+	LONG $0x2e55c2c4; WORD $0xb564; BYTE $0x20 // vmaskmovps %ymm4, %ymm5, 0x20(%r13,%rsi,4)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xe91f840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x03c48e0f; WORD $0x0000 // jle 0x1c77 <k_mul_panels+0x1c57>
+	LONG $0x1e11fcc5 // vmovups %ymm3, (%rsi)
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x03dd850f; WORD $0x0000 // jne 0x1ca0 <k_mul_panels+0x1c80>
+	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0x6d1d8d4c; WORD $0x0071; BYTE $0x00 // leaq 0x716d(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x107c81c4; WORD $0x935c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm3
+	LONG $0x2e65e2c4; BYTE $0x16 // vmaskmovps %ymm2, %ymm3, (%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xe8d7840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x0003c0e9; BYTE $0x00 // jmp 0x1cae <k_mul_panels+0x1c8e>
+	LONG $0x287c41c4; BYTE $0xdc // vmovaps %ymm12, %ymm11
+	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
+	LONG $0x421d8d4c; WORD $0x0071; BYTE $0x00 // leaq 0x7142(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0x107cc1c4; WORD $0x9344; BYTE $0x20 // vmovups 0x20(%r11,%rdx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x06 // vmaskmovps (%rsi), %ymm0, %ymm0
+	LONG $0x107c01c4; WORD $0x9364; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm12
+	LONG $0x2c1d42c4; WORD $0x4065 // vmaskmovps 0x40(%r13), %ymm12, %ymm12
+	LONG $0xd0582cc5 // vaddps %ymm0, %ymm10, %ymm10
+	LONG $0x581c41c4; BYTE $0xc9 // vaddps %ymm9, %ymm12, %ymm9
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x05e8840f; WORD $0x0000 // je 0x1f23 <k_mul_panels+0x1f03>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x02418e0f; WORD $0x0000 // jle 0x1b99 <k_mul_panels+0x1b79>
+	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
+	LONG $0xdd358d4c; WORD $0x0070; BYTE $0x00 // leaq 0x70dd(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x000251e9; BYTE $0x00 // jmp 0x1bb9 <k_mul_panels+0x1b99>
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0xcd158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x70cd(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x107cc1c4; WORD $0xb25c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm3
+	LONG $0x2c65e2c4; BYTE $0x1a // vmaskmovps (%rdx), %ymm3, %ymm3
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x107cc1c4; WORD $0xb25c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm3
+	LONG $0x2c65e2c4; BYTE $0x1a // vmaskmovps (%rdx), %ymm3, %ymm3
+	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x2f75 // jne 0x19dd <k_mul_panels+0x19bd>
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	WORD $0x3c7e // jle 0x19f0 <k_mul_panels+0x19d0>
+	LONG $0x117cc1c4; WORD $0x0055 // vmovups %ymm2, (%r13)
+	LONG $0x0ff88349 // cmpq $0xf, %r8
+	WORD $0x5676 // jbe 0x1a16 <k_mul_panels+0x19f6>
+	LONG $0x117cc1c4; WORD $0x204d // vmovups %ymm1, 0x20(%r13)
+	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x17f88349 // cmpq $0x17, %r8
+	LONG $0x0165870f; WORD $0x0000 // ja 0x1b39 <k_mul_panels+0x1b19>
+	LONG $0x65158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7065(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x5ceb // jmp 0x1a39 <k_mul_panels+0x1a19>
+	LONG $0x1111fcc5 // vmovups %ymm2, (%rcx)
+	LONG $0x4911fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx)
+	LONG $0x4111fcc5; BYTE $0x40 // vmovups %ymm0, 0x40(%rcx)
+	LONG $0xffe7d0e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x41158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7041(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x5e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm3
+	LONG $0x2e65c2c4; WORD $0x0055 // vmaskmovps %ymm2, %ymm3, (%r13)
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	WORD $0x0beb // jmp 0x1a21 <k_mul_panels+0x1a01>
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x1f158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x701f(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x107cc1c4; WORD $0xb254; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm2
+	LONG $0x2e6de2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm2, (%rdx)
+	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
+	LONG $0x000141e9; BYTE $0x00 // jmp 0x1b84 <k_mul_panels+0x1b64>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0xee158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6fee(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x107c41c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm8
+	LONG $0x2c3d62c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm8, %ymm8
+	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xf519840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x107c41c4; WORD $0xb544; BYTE $0x00 // vmovups (%r13,%rsi,4), %ymm8
+	LONG $0xc21d8d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6fc2(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x107c41c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%rdx,4), %ymm9
+	LONG $0x2c3542c4; WORD $0xb54c; BYTE $0x20 // vmaskmovps 0x20(%r13,%rsi,4), %ymm9, %ymm9
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xed58bcc5 // vaddps %ymm5, %ymm8, %ymm5
+	LONG $0xe458b4c5 // vaddps %ymm4, %ymm9, %ymm4
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xf4dd840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x03408e0f; WORD $0x0000 // jle 0x1dfa <k_mul_panels+0x1dda>
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x0359850f; WORD $0x0000 // jne 0x1e23 <k_mul_panels+0x1e03>
+	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0x661d8d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6f66(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x107c01c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm9
+	LONG $0x2c3562c4; BYTE $0x0e // vmaskmovps (%rsi), %ymm9, %ymm9
+	LONG $0xdb58bcc5 // vaddps %ymm3, %ymm8, %ymm3
+	LONG $0xd258b4c5 // vaddps %ymm2, %ymm9, %ymm2
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xf48d840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
+	LONG $0x00033ce9; BYTE $0x00 // jmp 0x1e39 <k_mul_panels+0x1e19>
+	LONG $0x3c158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6f3c(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x107cc1c4; WORD $0xb254; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm2
+	LONG $0x2c6de2c4; BYTE $0x12 // vmaskmovps (%rdx), %ymm2, %ymm2
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x2175 // jne 0x1b44 <k_mul_panels+0x1b24>
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	WORD $0x297e // jle 0x1b52 <k_mul_panels+0x1b32>
+	LONG $0x117cc1c4; WORD $0x004d // vmovups %ymm1, (%r13)
+	LONG $0x20c58349 // addq $0x20, %r13
+	LONG $0x0ff88349 // cmpq $0xf, %r8
+	WORD $0x3f76 // jbe 0x1b78 <k_mul_panels+0x1b58>
+	LONG $0x117cc1c4; WORD $0x0045 // vmovups %ymm0, (%r13)
+	LONG $0xffe67ce9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	LONG $0xffe66ee9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0xdf158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6edf(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
+	LONG $0x2e6dc2c4; WORD $0x004d // vmaskmovps %ymm1, %ymm2, (%r13)
+	LONG $0x20c58349 // addq $0x20, %r13
+	WORD $0x07eb // jmp 0x1b7f <k_mul_panels+0x1b5f>
+	LONG $0xc1158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6ec1(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x107cc1c4; WORD $0x924c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm1
+	LONG $0x2e75c2c4; WORD $0x0045 // vmaskmovps %ymm0, %ymm1, (%r13)
+	LONG $0xffe627e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0x98358d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e98(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
+	LONG $0x2c7d62c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm0, %ymm12
+	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
+	LONG $0x2c7d62c4; WORD $0x206e // vmaskmovps 0x20(%rsi), %ymm0, %ymm13
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x107cc1c4; WORD $0xb644; BYTE $0x20 // vmovups 0x20(%r14,%rsi,4), %ymm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2c7d42c4; WORD $0xb574; BYTE $0x40 // vmaskmovps 0x40(%r13,%rsi,4), %ymm0, %ymm14
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x7eeb // jmp 0x317a <k_gram_tile+0x113a>
-	LONG $0x24742b48; BYTE $0x40 // subq 0x40(%rsp), %rsi
-	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	WORD $0xff31 // xorl %edi, %edi
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x045afcc5; BYTE $0xbc // vcvtps2pd (%rsp,%rdi,4), %ymm0
-	LONG $0x4c5afcc5; WORD $0x10bc // vcvtps2pd 0x10(%rsp,%rdi,4), %ymm1
-	LONG $0x545afcc5; WORD $0x20bc // vcvtps2pd 0x20(%rsp,%rdi,4), %ymm2
-	LONG $0x5c5afcc5; WORD $0x30bc // vcvtps2pd 0x30(%rsp,%rdi,4), %ymm3
-	LONG $0x4458fdc5; WORD $0xe0fa // vaddpd -0x20(%rdx,%rdi,8), %ymm0, %ymm0
-	LONG $0x0c58f5c5; BYTE $0xfa // vaddpd (%rdx,%rdi,8), %ymm1, %ymm1
-	LONG $0x5458edc5; WORD $0x20fa // vaddpd 0x20(%rdx,%rdi,8), %ymm2, %ymm2
-	LONG $0x5c58e5c5; WORD $0x40fa // vaddpd 0x40(%rdx,%rdi,8), %ymm3, %ymm3
-	LONG $0x4411fdc5; WORD $0xe0fa // vmovupd %ymm0, -0x20(%rdx,%rdi,8)
-	LONG $0x0c11fdc5; BYTE $0xfa // vmovupd %ymm1, (%rdx,%rdi,8)
-	LONG $0x5411fdc5; WORD $0x20fa // vmovupd %ymm2, 0x20(%rdx,%rdi,8)
-	LONG $0x5c11fdc5; WORD $0x40fa // vmovupd %ymm3, 0x40(%rdx,%rdi,8)
-	LONG $0x10c78348 // addq $0x10, %rdi
-	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0xb275 // jne 0x3120 <k_gram_tile+0x10e0>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf16c840f; WORD $0xffff // je 0x22e6 <k_gram_tile+0x2a6>
-	LONG $0x7caf0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x0410fac5; BYTE $0xb4 // vmovss (%rsp,%rsi,4), %xmm0
-	LONG $0xc05afac5 // vcvtss2sd %xmm0, %xmm0, %xmm0
-	LONG $0x587bc1c4; WORD $0xf044; BYTE $0x40 // vaddsd 0x40(%r8,%rsi,8), %xmm0, %xmm0
-	LONG $0x117bc1c4; WORD $0xf044; BYTE $0x40 // vmovsd %xmm0, 0x40(%r8,%rsi,8)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xe17c // jl 0x3190 <k_gram_tile+0x1150>
-	LONG $0xfff132e9; BYTE $0xff // jmp 0x22e6 <k_gram_tile+0x2a6>
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x5a7c21c4; WORD $0x8404 // vcvtps2pd (%rsp,%r8,4), %ymm8
-	LONG $0x5a7c21c4; WORD $0x844c; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r8,4), %ymm9
-	LONG $0x5a7c21c4; WORD $0x8454; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r8,4), %ymm10
-	LONG $0x5a7c21c4; WORD $0x845c; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r8,4), %ymm11
-	LONG $0x583d21c4; WORD $0xc144; BYTE $0xe0 // vaddpd -0x20(%rcx,%r8,8), %ymm8, %ymm8
-	LONG $0x583521c4; WORD $0xc10c // vaddpd (%rcx,%r8,8), %ymm9, %ymm9
-	LONG $0x582d21c4; WORD $0xc154; BYTE $0x20 // vaddpd 0x20(%rcx,%r8,8), %ymm10, %ymm10
-	LONG $0x582521c4; WORD $0xc15c; BYTE $0x40 // vaddpd 0x40(%rcx,%r8,8), %ymm11, %ymm11
-	LONG $0x117d21c4; WORD $0xc144; BYTE $0xe0 // vmovupd %ymm8, -0x20(%rcx,%r8,8)
-	LONG $0x117d21c4; WORD $0xc10c // vmovupd %ymm9, (%rcx,%r8,8)
-	LONG $0x117d21c4; WORD $0xc154; BYTE $0x20 // vmovupd %ymm10, 0x20(%rcx,%r8,8)
-	LONG $0x117d21c4; WORD $0xc15c; BYTE $0x40 // vmovupd %ymm11, 0x40(%rcx,%r8,8)
-	LONG $0x10c08349 // addq $0x10, %r8
-	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xa675 // jne 0x31e0 <k_gram_tile+0x11a0>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xf739850f; WORD $0xffff // jne 0x2982 <k_gram_tile+0x942>
-	LONG $0xfff762e9; BYTE $0xff // jmp 0x29b0 <k_gram_tile+0x970>
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
-	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x5a7ca1c4; WORD $0xa43c // vcvtps2pd (%rsp,%r12,4), %ymm7
-	LONG $0x5a7c21c4; WORD $0xa444; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r12,4), %ymm8
-	LONG $0x5a7c21c4; WORD $0xa44c; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r12,4), %ymm9
-	LONG $0x5a7c21c4; WORD $0xa454; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r12,4), %ymm10
-	LONG $0x5845a1c4; WORD $0xe73c // vaddpd (%rdi,%r12,8), %ymm7, %ymm7
-	LONG $0x583d21c4; WORD $0xe744; BYTE $0x20 // vaddpd 0x20(%rdi,%r12,8), %ymm8, %ymm8
-	LONG $0x583521c4; WORD $0xe74c; BYTE $0x40 // vaddpd 0x40(%rdi,%r12,8), %ymm9, %ymm9
-	LONG $0x582d21c4; WORD $0xe754; BYTE $0x60 // vaddpd 0x60(%rdi,%r12,8), %ymm10, %ymm10
-	LONG $0x117da1c4; WORD $0xe73c // vmovupd %ymm7, (%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe744; BYTE $0x20 // vmovupd %ymm8, 0x20(%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe74c; BYTE $0x40 // vmovupd %ymm9, 0x40(%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe754; BYTE $0x60 // vmovupd %ymm10, 0x60(%rdi,%r12,8)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x3280 <k_gram_tile+0x1240>
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf77d850f; WORD $0xffff // jne 0x2a68 <k_gram_tile+0xa28>
-	LONG $0xfff7abe9; BYTE $0xff // jmp 0x2a9b <k_gram_tile+0xa5b>
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x5a7ca1c4; WORD $0xa434 // vcvtps2pd (%rsp,%r12,4), %ymm6
-	LONG $0x5a7ca1c4; WORD $0xa47c; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r12,4), %ymm7
-	LONG $0x5a7c21c4; WORD $0xa444; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r12,4), %ymm8
-	LONG $0x5a7c21c4; WORD $0xa44c; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r12,4), %ymm9
-	LONG $0x584da1c4; WORD $0xe174; BYTE $0xe0 // vaddpd -0x20(%rcx,%r12,8), %ymm6, %ymm6
-	LONG $0x5845a1c4; WORD $0xe13c // vaddpd (%rcx,%r12,8), %ymm7, %ymm7
-	LONG $0x583d21c4; WORD $0xe144; BYTE $0x20 // vaddpd 0x20(%rcx,%r12,8), %ymm8, %ymm8
-	LONG $0x583521c4; WORD $0xe14c; BYTE $0x40 // vaddpd 0x40(%rcx,%r12,8), %ymm9, %ymm9
-	LONG $0x117da1c4; WORD $0xe174; BYTE $0xe0 // vmovupd %ymm6, -0x20(%rcx,%r12,8)
-	LONG $0x117da1c4; WORD $0xe13c // vmovupd %ymm7, (%rcx,%r12,8)
-	LONG $0x117d21c4; WORD $0xe144; BYTE $0x20 // vmovupd %ymm8, 0x20(%rcx,%r12,8)
-	LONG $0x117d21c4; WORD $0xe14c; BYTE $0x40 // vmovupd %ymm9, 0x40(%rcx,%r12,8)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3310 <k_gram_tile+0x12d0>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf7b3850f; WORD $0xffff // jne 0x2b2c <k_gram_tile+0xaec>
-	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x2b60 <k_gram_tile+0xb20>
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x5a7ca1c4; WORD $0xa42c // vcvtps2pd (%rsp,%r12,4), %ymm5
-	LONG $0x5a7ca1c4; WORD $0xa474; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r12,4), %ymm6
-	LONG $0x5a7ca1c4; WORD $0xa47c; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r12,4), %ymm7
-	LONG $0x5a7c21c4; WORD $0xa444; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r12,4), %ymm8
-	LONG $0x5855a1c4; WORD $0xe72c // vaddpd (%rdi,%r12,8), %ymm5, %ymm5
-	LONG $0x584da1c4; WORD $0xe774; BYTE $0x20 // vaddpd 0x20(%rdi,%r12,8), %ymm6, %ymm6
-	LONG $0x5845a1c4; WORD $0xe77c; BYTE $0x40 // vaddpd 0x40(%rdi,%r12,8), %ymm7, %ymm7
-	LONG $0x583d21c4; WORD $0xe744; BYTE $0x60 // vaddpd 0x60(%rdi,%r12,8), %ymm8, %ymm8
-	LONG $0x117da1c4; WORD $0xe72c // vmovupd %ymm5, (%rdi,%r12,8)
-	LONG $0x117da1c4; WORD $0xe774; BYTE $0x20 // vmovupd %ymm6, 0x20(%rdi,%r12,8)
-	LONG $0x117da1c4; WORD $0xe77c; BYTE $0x40 // vmovupd %ymm7, 0x40(%rdi,%r12,8)
-	LONG $0x117d21c4; WORD $0xe744; BYTE $0x60 // vmovupd %ymm8, 0x60(%rdi,%r12,8)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x33b0 <k_gram_tile+0x1370>
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf7fd850f; WORD $0xffff // jne 0x2c18 <k_gram_tile+0xbd8>
-	LONG $0xfff82be9; BYTE $0xff // jmp 0x2c4b <k_gram_tile+0xc0b>
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x5a7ca1c4; WORD $0xa424 // vcvtps2pd (%rsp,%r12,4), %ymm4
-	LONG $0x5a7ca1c4; WORD $0xa46c; BYTE $0x10 // vcvtps2pd 0x10(%rsp,%r12,4), %ymm5
-	LONG $0x5a7ca1c4; WORD $0xa474; BYTE $0x20 // vcvtps2pd 0x20(%rsp,%r12,4), %ymm6
-	LONG $0x5a7ca1c4; WORD $0xa47c; BYTE $0x30 // vcvtps2pd 0x30(%rsp,%r12,4), %ymm7
-	LONG $0x585da1c4; WORD $0xe164; BYTE $0xe0 // vaddpd -0x20(%rcx,%r12,8), %ymm4, %ymm4
-	LONG $0x5855a1c4; WORD $0xe12c // vaddpd (%rcx,%r12,8), %ymm5, %ymm5
-	LONG $0x584da1c4; WORD $0xe174; BYTE $0x20 // vaddpd 0x20(%rcx,%r12,8), %ymm6, %ymm6
-	LONG $0x5845a1c4; WORD $0xe17c; BYTE $0x40 // vaddpd 0x40(%rcx,%r12,8), %ymm7, %ymm7
-	LONG $0x117da1c4; WORD $0xe164; BYTE $0xe0 // vmovupd %ymm4, -0x20(%rcx,%r12,8)
-	LONG $0x117da1c4; WORD $0xe12c // vmovupd %ymm5, (%rcx,%r12,8)
-	LONG $0x117da1c4; WORD $0xe174; BYTE $0x20 // vmovupd %ymm6, 0x20(%rcx,%r12,8)
-	LONG $0x117da1c4; WORD $0xe17c; BYTE $0x40 // vmovupd %ymm7, 0x40(%rcx,%r12,8)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3440 <k_gram_tile+0x1400>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf833850f; WORD $0xffff // jne 0x2cdc <k_gram_tile+0xc9c>
-	LONG $0xfff862e9; BYTE $0xff // jmp 0x2d10 <k_gram_tile+0xcd0>
-	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	LONG $0x581c41c4; BYTE $0xff // vaddps %ymm15, %ymm12, %ymm15
+	LONG $0x581441c4; BYTE $0xe8 // vaddps %ymm8, %ymm13, %ymm13
+	LONG $0xf6588cc5 // vaddps %ymm6, %ymm14, %ymm6
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x0975 // jne 0x1c01 <k_mul_panels+0x1be1>
+	LONG $0xf3287cc5 // vmovaps %ymm3, %ymm14
+	LONG $0x000322e9; BYTE $0x00 // jmp 0x1f23 <k_mul_panels+0x1f03>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x1d32 <k_mul_panels+0x1d12>
+	LONG $0x107c41c4; BYTE $0x22 // vmovups (%r10), %ymm12
+	LONG $0xef297cc5 // vmovaps %ymm13, %ymm7
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x0137850f; WORD $0x0000 // jne 0x1d5f <k_mul_panels+0x1d3f>
+	LONG $0x0008be41; WORD $0x0000 // movl $0x8, %r14d
+	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
+	LONG $0x08258d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e08(%rip), %r12 # 0x8a40 <lanes>
+	LONG $0x107c81c4; WORD $0xb444; BYTE $0x20 // vmovups 0x20(%r12,%r14,4), %ymm0
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x2c7d42c4; BYTE $0x2b // vmaskmovps (%r11), %ymm0, %ymm13
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x011b850f; WORD $0x0000 // jne 0x1d71 <k_mul_panels+0x1d51>
+	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
+	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
+	LONG $0xda358d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6dda(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x107c81c4; WORD $0x9e44; BYTE $0x20 // vmovups 0x20(%r14,%r11,4), %ymm0
+	LONG $0x2c7d42c4; BYTE $0x32 // vmaskmovps (%r10), %ymm0, %ymm14
+	LONG $0x0000ffe9; BYTE $0x00 // jmp 0x1d76 <k_mul_panels+0x1d56>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0xba1d8d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6dba(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x107cc1c4; WORD $0x2063 // vmovups 0x20(%r11), %ymm4
+	LONG $0x2e5de2c4; BYTE $0x1e // vmaskmovps %ymm3, %ymm4, (%rsi)
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfc23840f; WORD $0xffff // je 0x18c3 <k_mul_panels+0x18a3>
+	LONG $0x1611fcc5 // vmovups %ymm2, (%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xe512840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x01be8e0f; WORD $0x0000 // jle 0x1e7b <k_mul_panels+0x1e5b>
+	LONG $0x117cc1c4; WORD $0x004d // vmovups %ymm1, (%r13)
+	LONG $0x20c58349 // addq $0x20, %r13
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfe6a850f; WORD $0xffff // jne 0x1b39 <k_mul_panels+0x1b19>
+	LONG $0x0001d1e9; BYTE $0x00 // jmp 0x1ea5 <k_mul_panels+0x1e85>
+	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x5d158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d5d(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x107cc1c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm0, %ymm0
+	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x022b840f; WORD $0x0000 // je 0x1f28 <k_mul_panels+0x1f08>
+	LONG $0x287c41c4; BYTE $0xdc // vmovaps %ymm12, %ymm11
+	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x107c41c4; WORD $0x9564; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm12
+	LONG $0x107c41c4; WORD $0x956c; BYTE $0x20 // vmovups 0x20(%r13,%rdx,4), %ymm13
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x1f358d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d1f(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xfffea2e9; BYTE $0xff // jmp 0x1bc8 <k_mul_panels+0x1ba8>
+	LONG $0x13158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d13(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xfffc5de9; BYTE $0xff // jmp 0x198f <k_mul_panels+0x196f>
+	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
+	LONG $0xff358d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6cff(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xde // subq %r11, %r14
+	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
+	LONG $0x2c7d42c4; BYTE $0x22 // vmaskmovps (%r10), %ymm0, %ymm12
+	LONG $0xef297cc5 // vmovaps %ymm13, %ymm7
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfec9840f; WORD $0xffff // je 0x1c28 <k_mul_panels+0x1c08>
+	LONG $0x107c41c4; BYTE $0x2b // vmovups (%r11), %ymm13
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfee5840f; WORD $0xffff // je 0x1c56 <k_mul_panels+0x1c36>
+	LONG $0x107c41c4; BYTE $0x32 // vmovups (%r10), %ymm14
+	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
+	LONG $0xe45894c5 // vaddps %ymm4, %ymm13, %ymm4
+	LONG $0xf3580cc5 // vaddps %ymm3, %ymm14, %ymm14
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0193840f; WORD $0x0000 // je 0x1f1f <k_mul_panels+0x1eff>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x01218e0f; WORD $0x0000 // jle 0x1ebf <k_mul_panels+0x1e9f>
+	LONG $0x107c41c4; BYTE $0x22 // vmovups (%r10), %ymm12
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x0139850f; WORD $0x0000 // jne 0x1ee8 <k_mul_panels+0x1ec8>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x82358d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c82(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
+	LONG $0x2c7d42c4; BYTE $0x2b // vmaskmovps (%r11), %ymm0, %ymm13
+	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x0123850f; WORD $0x0000 // jne 0x1efe <k_mul_panels+0x1ede>
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x56358d48; WORD $0x006c; BYTE $0x00 // leaq 0x6c56(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
+	LONG $0x2c7d42c4; BYTE $0x32 // vmaskmovps (%r10), %ymm0, %ymm14
+	LONG $0x000109e9; BYTE $0x00 // jmp 0x1f03 <k_mul_panels+0x1ee3>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0x371d8d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c37(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x107c41c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm8
+	LONG $0x2c3d62c4; BYTE $0x06 // vmaskmovps (%rsi), %ymm8, %ymm8
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfca7840f; WORD $0xffff // je 0x1aca <k_mul_panels+0x1aaa>
+	LONG $0x0e107cc5 // vmovups (%rsi), %ymm9
+	LONG $0xdb58bcc5 // vaddps %ymm3, %ymm8, %ymm3
+	LONG $0xd258b4c5 // vaddps %ymm2, %ymm9, %ymm2
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xf14c840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x04438e0f; WORD $0x0000 // jle 0x228e <k_mul_panels+0x226e>
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x045c850f; WORD $0x0000 // jne 0x22b7 <k_mul_panels+0x2297>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0xd6158d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6bd6(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x107c41c4; WORD $0x924c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm9
+	LONG $0x2c3562c4; BYTE $0x0e // vmaskmovps (%rsi), %ymm9, %ymm9
+	LONG $0x000440e9; BYTE $0x00 // jmp 0x22bb <k_mul_panels+0x229b>
+	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
+	LONG $0xb6158d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6bb6(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
+	LONG $0x107cc1c4; WORD $0x2052 // vmovups 0x20(%r10), %ymm2
+	LONG $0x2e6dc2c4; WORD $0x004d // vmaskmovps %ymm1, %ymm2, (%r13)
+	LONG $0x20c58349 // addq $0x20, %r13
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfc94850f; WORD $0xffff // jne 0x1b39 <k_mul_panels+0x1b19>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x8c358d48; WORD $0x006b; BYTE $0x00 // leaq 0x6b8c(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x4c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm1
+	LONG $0xfffccfe9; BYTE $0xff // jmp 0x1b8e <k_mul_panels+0x1b6e>
+	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
+	LONG $0x72358d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b72(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xde // subq %r11, %r14
+	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
+	LONG $0x2c7d42c4; BYTE $0x22 // vmaskmovps (%r10), %ymm0, %ymm12
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfec7840f; WORD $0xffff // je 0x1daf <k_mul_panels+0x1d8f>
+	LONG $0x107c41c4; BYTE $0x2b // vmovups (%r11), %ymm13
+	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfedd840f; WORD $0xffff // je 0x1ddb <k_mul_panels+0x1dbb>
+	LONG $0x107c41c4; BYTE $0x32 // vmovups (%r10), %ymm14
+	LONG $0xd2589cc5 // vaddps %ymm2, %ymm12, %ymm2
+	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
+	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
+	LONG $0xc0588cc5 // vaddps %ymm0, %ymm14, %ymm0
+	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	LONG $0xf3287cc5 // vmovaps %ymm3, %ymm14
+	LONG $0xef287cc5 // vmovaps %ymm7, %ymm13
+	LONG $0x287c41c4; BYTE $0xe3 // vmovaps %ymm11, %ymm12
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x7275 // jne 0x1fa1 <k_mul_panels+0x1f81>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xe2888e0f; WORD $0xffff // jle 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x00bd8e0f; WORD $0x0000 // jle 0x1fff <k_mul_panels+0x1fdf>
+	LONG $0x117c41c4; WORD $0x0065 // vmovups %ymm12, (%r13)
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	LONG $0x00d3820f; WORD $0x0000 // jb 0x2025 <k_mul_panels+0x2005>
+	LONG $0x117c41c4; WORD $0x2055 // vmovups %ymm10, 0x20(%r13)
+	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x17f88349 // cmpq $0x17, %r8
+	LONG $0x01f0860f; WORD $0x0000 // jbe 0x2156 <k_mul_panels+0x2136>
+	LONG $0x0a117cc5 // vmovups %ymm9, (%rdx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe24c840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x117c41c4; WORD $0x957c; BYTE $0x00 // vmovups %ymm15, (%r13,%rdx,4)
+	LONG $0x117c41c4; WORD $0x956c; BYTE $0x20 // vmovups %ymm13, 0x20(%r13,%rdx,4)
+	LONG $0x117cc1c4; WORD $0x9574; BYTE $0x40 // vmovups %ymm6, 0x40(%r13,%rdx,4)
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xe224840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x000139e9; BYTE $0x00 // jmp 0x20da <k_mul_panels+0x20ba>
+	LONG $0x21117cc5 // vmovups %ymm12, (%rcx)
+	LONG $0x51117cc5; BYTE $0x20 // vmovups %ymm10, 0x20(%rcx)
+	LONG $0x49117cc5; BYTE $0x40 // vmovups %ymm9, 0x40(%rcx)
+	LONG $0x79117cc5; BYTE $0x60 // vmovups %ymm15, 0x60(%rcx)
+	QUAD $0x00000080a9117cc5 // vmovups %ymm13, 0x80(%rcx)
+	QUAD $0x000000a0b111fcc5 // vmovups %ymm6, 0xa0(%rcx)
+	QUAD $0x000000c0a911fcc5 // vmovups %ymm5, 0xc0(%rcx)
+	QUAD $0x000000e0a111fcc5 // vmovups %ymm4, 0xe0(%rcx)
+	QUAD $0x00000100b1117cc5 // vmovups %ymm14, 0x100(%rcx)
+	QUAD $0x000001209111fcc5 // vmovups %ymm2, 0x120(%rcx)
+	QUAD $0x000001408911fcc5 // vmovups %ymm1, 0x140(%rcx)
+	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
+	QUAD $0x000001608111fcc5 // vmovups %ymm0, 0x160(%rcx)
+	LONG $0xffe1c1e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x32158d4c; WORD $0x006a; BYTE $0x00 // leaq 0x6a32(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
+	LONG $0x2e7d42c4; WORD $0x0065 // vmaskmovps %ymm12, %ymm0, (%r13)
+	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
+	WORD $0x0beb // jmp 0x2030 <k_mul_panels+0x2010>
+	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
+	LONG $0x10158d4c; WORD $0x006a; BYTE $0x00 // leaq 0x6a10(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x107cc1c4; WORD $0x9244; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm0
+	LONG $0x2e7d62c4; BYTE $0x16 // vmaskmovps %ymm10, %ymm0, (%rsi)
+	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x107cc1c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm0
+	LONG $0x2e7d42c4; WORD $0x404d // vmaskmovps %ymm9, %ymm0, 0x40(%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe15d840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	WORD $0x0d7e // jle 0x2085 <k_mul_panels+0x2065>
+	LONG $0x3e117cc5 // vmovups %ymm15, (%rsi)
+	LONG $0xbd358d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69bd(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x20eb // jmp 0x20a5 <k_mul_panels+0x2085>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0xac358d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69ac(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
+	LONG $0x2e7d62c4; BYTE $0x3e // vmaskmovps %ymm15, %ymm0, (%rsi)
+	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
+	LONG $0x2e7d62c4; WORD $0x206e // vmaskmovps %ymm13, %ymm0, 0x20(%rsi)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x2e7dc2c4; WORD $0x9574; BYTE $0x40 // vmaskmovps %ymm6, %ymm0, 0x40(%r13,%rdx,4)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xe0e6840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x00b08e0f; WORD $0x0000 // jle 0x219c <k_mul_panels+0x217c>
+	LONG $0x117cc1c4; BYTE $0x2a // vmovups %ymm5, (%r10)
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00c8850f; WORD $0x0000 // jne 0x21c6 <k_mul_panels+0x21a6>
+	LONG $0x0008be41; WORD $0x0000 // movl $0x8, %r14d
+	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
+	LONG $0x32258d4c; WORD $0x0069; BYTE $0x00 // leaq 0x6932(%rip), %r12 # 0x8a40 <lanes>
+	LONG $0x107c81c4; WORD $0xb444; BYTE $0x20 // vmovups 0x20(%r12,%r14,4), %ymm0
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x2e7dc2c4; BYTE $0x23 // vmaskmovps %ymm4, %ymm0, (%r11)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x00ac850f; WORD $0x0000 // jne 0x21d7 <k_mul_panels+0x21b7>
+	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
+	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
+	LONG $0x05358d4c; WORD $0x0069; BYTE $0x00 // leaq 0x6905(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x107c81c4; WORD $0x9e44; BYTE $0x20 // vmovups 0x20(%r14,%r11,4), %ymm0
+	LONG $0x2e7d42c4; BYTE $0x32 // vmaskmovps %ymm14, %ymm0, (%r10)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xe06f840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x21e6 <k_mul_panels+0x21c6>
+	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0xdb158d4c; WORD $0x0068; BYTE $0x00 // leaq 0x68db(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x107cc1c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm0
+	LONG $0x2e7d62c4; BYTE $0x0a // vmaskmovps %ymm9, %ymm0, (%rdx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe045840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x117c41c4; WORD $0x957c; BYTE $0x00 // vmovups %ymm15, (%r13,%rdx,4)
+	LONG $0x117c41c4; WORD $0x956c; BYTE $0x20 // vmovups %ymm13, 0x20(%r13,%rdx,4)
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0xa9358d4c; WORD $0x0068; BYTE $0x00 // leaq 0x68a9(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xffff18e9; BYTE $0xff // jmp 0x20b4 <k_mul_panels+0x2094>
+	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
+	LONG $0x95358d4c; WORD $0x0068; BYTE $0x00 // leaq 0x6895(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xde // subq %r11, %r14
+	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
+	LONG $0x2e7dc2c4; BYTE $0x2a // vmaskmovps %ymm5, %ymm0, (%r10)
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xff38840f; WORD $0xffff // je 0x20fe <k_mul_panels+0x20de>
+	LONG $0x117cc1c4; BYTE $0x23 // vmovups %ymm4, (%r11)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xff54840f; WORD $0xffff // je 0x212b <k_mul_panels+0x210b>
+	LONG $0x117c41c4; BYTE $0x32 // vmovups %ymm14, (%r10)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xdfda840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	WORD $0x587e // jle 0x2249 <k_mul_panels+0x2229>
+	LONG $0x117cc1c4; WORD $0x0055 // vmovups %ymm2, (%r13)
+	LONG $0x20558d4d // leaq 0x20(%r13), %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x7075 // jne 0x2270 <k_mul_panels+0x2250>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x311d8d4c; WORD $0x0068; BYTE $0x00 // leaq 0x6831(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x107cc1c4; WORD $0xb344; BYTE $0x20 // vmovups 0x20(%r11,%rsi,4), %ymm0
+	LONG $0x2e7dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm0, (%r10)
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
+	WORD $0x5a75 // jne 0x2283 <k_mul_panels+0x2263>
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x08358d48; WORD $0x0068; BYTE $0x00 // leaq 0x6808(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
+	LONG $0x2e7d42c4; WORD $0x007d // vmaskmovps %ymm15, %ymm0, (%r13)
+	LONG $0xffdf77e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0xe81d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67e8(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
+	LONG $0x2e7dc2c4; WORD $0x0055 // vmaskmovps %ymm2, %ymm0, (%r13)
+	LONG $0x20558d4d // leaq 0x20(%r13), %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x9074 // je 0x2200 <k_mul_panels+0x21e0>
+	LONG $0x117cc1c4; BYTE $0x0a // vmovups %ymm1, (%r10)
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
+	WORD $0xa674 // je 0x2229 <k_mul_panels+0x2209>
+	LONG $0x117c41c4; WORD $0x007d // vmovups %ymm15, (%r13)
+	LONG $0xffdf32e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0xa31d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67a3(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x107c41c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm8
+	LONG $0x2c3d62c4; BYTE $0x06 // vmaskmovps (%rsi), %ymm8, %ymm8
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfba4840f; WORD $0xffff // je 0x1e5b <k_mul_panels+0x1e3b>
+	LONG $0x0e107cc5 // vmovups (%rsi), %ymm9
+	LONG $0xc958bcc5 // vaddps %ymm1, %ymm8, %ymm1
+	LONG $0xc058b4c5 // vaddps %ymm0, %ymm9, %ymm0
+	LONG $0xffecbde9; BYTE $0xff // jmp 0xf85 <k_mul_panels+0xf65>
+	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2940,6 +1847,5781 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+
+	// mul_panels_64
+	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x22af8e0f; WORD $0x0000 // jle 0x459c <k_mul_panels_64+0x22bc>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
+	LONG $0x38478b4c // movq 0x38(%rdi), %r8
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	WORD $0x3ceb // jmp 0x2369 <k_mul_panels_64+0x89>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x38478b4c // movq 0x38(%rdi), %r8
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0xc8af0f4d // imulq %r8, %r9
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0xc8048d4a // leaq (%rax,%r9,8), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0xfcc48349 // addq $-0x4, %r12
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0x22228d0f; WORD $0x0000 // jge 0x458b <k_mul_panels_64+0x22ab>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x03488d4c // leaq 0x3(%rax), %r9
+	LONG $0xfce18349 // andq $-0x4, %r9
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xc8440f4c // cmoveq %rax, %r9
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xc84d0f4c // cmovgeq %rax, %r9
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	WORD $0x287e // jle 0x23c0 <k_mul_panels_64+0xe0>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x3f418d49 // leaq 0x3f(%r9), %rax
+	LONG $0x7ec18349 // addq $0x7e, %r9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc8490f4c // cmovnsq %rax, %r9
+	LONG $0x06f9c149 // sarq $0x6, %r9
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x167f // jg 0x23d2 <k_mul_panels_64+0xf2>
+	WORD $0x83eb // jmp 0x2341 <k_mul_panels_64+0x61>
+	WORD $0x9066 // nop
+	QUAD $0x000000682444c748; BYTE $0x00 // movq $0x0, 0x68(%rsp)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xff6f8e0f; WORD $0xffff // jle 0x2341 <k_mul_panels_64+0x61>
+	LONG $0x03408d49 // leaq 0x3(%r8), %rax
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xc0490f49 // cmovnsq %r8, %rax
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	LONG $0xceaf0f4c // imulq %rsi, %r9
+	LONG $0x03e1c149 // shlq $0x3, %r9
+	WORD $0x034c; BYTE $0x0f // addq (%rdi), %r9
+	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
+	WORD $0x3feb // jmp 0x24b1 <k_mul_panels_64+0x1d1>
+	LONG $0x0111fdc5 // vmovupd %ymm0, (%rcx)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000a8249c0348 // addq 0xa8(%rsp), %rbx
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0xd73c8d4d // leaq (%r15,%rdx,8), %r15
+	QUAD $0x000088248caf0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r9
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x0cc08348 // addq $0xc, %rax
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	LONG $0xfe7f8d0f; WORD $0xffff // jge 0x2330 <k_mul_panels_64+0x50>
+	LONG $0x245c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rbx
+	WORD $0x187d // jge 0x24d0 <k_mul_panels_64+0x1f0>
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x54af0f48; WORD $0x6024 // imulq 0x60(%rsp), %rdx
+	LONG $0xda148d48 // leaq (%rdx,%rbx,8), %rdx
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	WORD $0x07eb // jmp 0x24d5 <k_mul_panels_64+0x1f5>
+	WORD $0x9066 // nop
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
+	LONG $0x0003b941; WORD $0x0000 // movl $0x3, %r9d
+	LONG $0x0bf88349 // cmpq $0xb, %r8
+	WORD $0x137f // jg 0x24fa <k_mul_panels_64+0x21a>
+	LONG $0x03708d49 // leaq 0x3(%r8), %rsi
+	LONG $0x06488d4d // leaq 0x6(%r8), %r9
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xce490f4c // cmovnsq %rsi, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0xd61c8d4c // leaq (%rsi,%rdx,8), %r11
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0xc22c8d4c // leaq (%rdx,%rax,8), %r13
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x10fa8348 // cmpq $0x10, %rdx
+	WORD $0x407f // jg 0x2560 <k_mul_panels_64+0x280>
+	LONG $0x05fa8348 // cmpq $0x5, %rdx
+	WORD $0x6c74 // je 0x2592 <k_mul_panels_64+0x2b2>
+	LONG $0x06fa8348 // cmpq $0x6, %rdx
+	LONG $0x0096840f; WORD $0x0000 // je 0x25c6 <k_mul_panels_64+0x2e6>
+	LONG $0x07fa8348 // cmpq $0x7, %rdx
+	LONG $0xff46850f; WORD $0xffff // jne 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x03cb850f; WORD $0x0000 // jne 0x2913 <k_mul_panels_64+0x633>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x03d78f0f; WORD $0x0000 // jg 0x292b <k_mul_panels_64+0x64b>
+	LONG $0x0003e7e9; BYTE $0x00 // jmp 0x2940 <k_mul_panels_64+0x660>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x11fa8348 // cmpq $0x11, %rdx
+	WORD $0x4074 // je 0x25a6 <k_mul_panels_64+0x2c6>
+	LONG $0x12fa8348 // cmpq $0x12, %rdx
+	WORD $0x7974 // je 0x25e5 <k_mul_panels_64+0x305>
+	LONG $0x13fa8348 // cmpq $0x13, %rdx
+	LONG $0xff0a850f; WORD $0xffff // jne 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x04cb850f; WORD $0x0000 // jne 0x2a4f <k_mul_panels_64+0x76f>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x04d68f0f; WORD $0x0000 // jg 0x2a63 <k_mul_panels_64+0x783>
+	LONG $0x000536e9; BYTE $0x00 // jmp 0x2ac8 <k_mul_panels_64+0x7e8>
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	WORD $0x6575 // jne 0x2601 <k_mul_panels_64+0x321>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x757f // jg 0x2619 <k_mul_panels_64+0x339>
+	WORD $0x7eeb // jmp 0x2624 <k_mul_panels_64+0x344>
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x014b850f; WORD $0x0000 // jne 0x26ff <k_mul_panels_64+0x41f>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x01578f0f; WORD $0x0000 // jg 0x2718 <k_mul_panels_64+0x438>
+	LONG $0x000185e9; BYTE $0x00 // jmp 0x274b <k_mul_panels_64+0x46b>
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x085b850f; WORD $0x0000 // jne 0x2e2f <k_mul_panels_64+0xb4f>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x08678f0f; WORD $0x0000 // jg 0x2e47 <k_mul_panels_64+0xb67>
+	LONG $0x000872e9; BYTE $0x00 // jmp 0x2e57 <k_mul_panels_64+0xb77>
+	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x0948850f; WORD $0x0000 // jne 0x2f3b <k_mul_panels_64+0xc5b>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x09538f0f; WORD $0x0000 // jg 0x2f4f <k_mul_panels_64+0xc6f>
+	LONG $0x00099ce9; BYTE $0x00 // jmp 0x2f9d <k_mul_panels_64+0xcbd>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xc69e0f40 // setle %sil
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
+	WORD $0x0575 // jne 0x261e <k_mul_panels_64+0x33e>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0774 // je 0x262b <k_mul_panels_64+0x34b>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0375 // jne 0x262e <k_mul_panels_64+0x34e>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x627c // jl 0x26aa <k_mul_panels_64+0x3ca>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x197dc2c4; BYTE $0x0a // vbroadcastsd (%r10), %ymm1
+	LONG $0x98fde2c4; BYTE $0x0e // vfmadd132pd (%rsi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0842 // vbroadcastsd 0x8(%r10), %ymm0
+	LONG $0x98f5e2c4; WORD $0x2046 // vfmadd132pd 0x20(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x197dc2c4; WORD $0x104a // vbroadcastsd 0x10(%r10), %ymm1
+	LONG $0x98fde2c4; WORD $0x404e // vfmadd132pd 0x40(%rsi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1842 // vbroadcastsd 0x18(%r10), %ymm0
+	LONG $0x98f5e2c4; WORD $0x6046 // vfmadd132pd 0x60(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0xb677 // ja 0x2660 <k_mul_panels_64+0x380>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x0c198e0f; WORD $0x0000 // jle 0x32cc <k_mul_panels_64+0xfec>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x03e38349 // andq $0x3, %r11
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x1055840f; WORD $0x0000 // je 0x371a <k_mul_panels_64+0x143a>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x197dc2c4; BYTE $0x0a // vbroadcastsd (%r10), %ymm1
+	LONG $0xb8f5e2c4; BYTE $0x06 // vfmadd231pd (%rsi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
+	WORD $0xe675 // jne 0x26d0 <k_mul_panels_64+0x3f0>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	WORD $0x294d; BYTE $0xf3 // subq %r14, %r11
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x1029830f; WORD $0x0000 // jae 0x3723 <k_mul_panels_64+0x1443>
+	LONG $0x001075e9; BYTE $0x00 // jmp 0x3774 <k_mul_panels_64+0x1494>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc69e0f40 // setle %sil
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x3375 // jne 0x274b <k_mul_panels_64+0x46b>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x2874 // je 0x274b <k_mul_panels_64+0x46b>
+	LONG $0x4c180f41; WORD $0x00f5 // prefetcht0 (%r13,%rsi,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x1c74 // je 0x274b <k_mul_panels_64+0x46b>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x4c180f41; WORD $0x0035 // prefetcht0 (%r13,%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x0b74 // je 0x274b <k_mul_panels_64+0x46b>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x4c180f41; WORD $0x0035 // prefetcht0 (%r13,%rsi)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0774 // je 0x2758 <k_mul_panels_64+0x478>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0f75 // jne 0x2767 <k_mul_panels_64+0x487>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x6049180f // prefetcht0 0x60(%rcx)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00f18c0f; WORD $0x0000 // jl 0x2882 <k_mul_panels_64+0x5a2>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x9066 // nop
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x197dc2c4; BYTE $0x32 // vbroadcastsd (%r10), %ymm6
+	LONG $0x3e10fdc5 // vmovupd (%rsi), %ymm7
+	LONG $0x46107dc5; BYTE $0x20 // vmovupd 0x20(%rsi), %ymm8
+	LONG $0x6e10fdc5; BYTE $0x40 // vmovupd 0x40(%rsi), %ymm5
+	LONG $0xa8c5e2c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm3
+	LONG $0x197dc2c4; WORD $0x085a // vbroadcastsd 0x8(%r10), %ymm3
+	LONG $0x197d42c4; WORD $0x104a // vbroadcastsd 0x10(%r10), %ymm9
+	LONG $0xa8c5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm2
+	LONG $0xa8c562c4; BYTE $0xc9 // vfmadd213pd %ymm1, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm1
+	LONG $0x197dc2c4; WORD $0x184a // vbroadcastsd 0x18(%r10), %ymm1
+	LONG $0x6610fdc5; BYTE $0x60 // vmovupd 0x60(%rsi), %ymm4
+	LONG $0xa8c5e2c4; BYTE $0xc8 // vfmadd213pd %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm0
+	LONG $0x197dc2c4; WORD $0x2042 // vbroadcastsd 0x20(%r10), %ymm0
+	LONG $0xa8bde2c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm6
+	LONG $0x197dc2c4; WORD $0x2852 // vbroadcastsd 0x28(%r10), %ymm2
+	LONG $0xa8bde2c4; BYTE $0xd3 // vfmadd213pd %ymm3, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm3
+	LONG $0x197dc2c4; WORD $0x305a // vbroadcastsd 0x30(%r10), %ymm3
+	LONG $0x197dc2c4; WORD $0x3872 // vbroadcastsd 0x38(%r10), %ymm6
+	LONG $0xa8bdc2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm9
+	LONG $0xa8bde2c4; BYTE $0xf1 // vfmadd213pd %ymm1, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm1
+	LONG $0x197dc2c4; WORD $0x404a // vbroadcastsd 0x40(%r10), %ymm1
+	LONG $0xa8d5e2c4; BYTE $0xc8 // vfmadd213pd %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm0
+	LONG $0x197dc2c4; WORD $0x4842 // vbroadcastsd 0x48(%r10), %ymm0
+	LONG $0xa8d5e2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
+	LONG $0x197dc2c4; WORD $0x507a // vbroadcastsd 0x50(%r10), %ymm7
+	LONG $0x197d42c4; WORD $0x5842 // vbroadcastsd 0x58(%r10), %ymm8
+	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
+	LONG $0xa8d562c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm6
+	LONG $0x197dc2c4; WORD $0x605a // vbroadcastsd 0x60(%r10), %ymm3
+	LONG $0xa8dde2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
+	LONG $0x197dc2c4; WORD $0x6852 // vbroadcastsd 0x68(%r10), %ymm2
+	LONG $0xa8dde2c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
+	LONG $0x197dc2c4; WORD $0x704a // vbroadcastsd 0x70(%r10), %ymm1
+	LONG $0x197dc2c4; WORD $0x7842 // vbroadcastsd 0x78(%r10), %ymm0
+	LONG $0xa8dde2c4; BYTE $0xcf // vfmadd213pd %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm7
+	LONG $0xa8ddc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm8
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xff1e870f; WORD $0xffff // ja 0x27a0 <k_mul_panels_64+0x4c0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x0a4b8e0f; WORD $0x0000 // jle 0x32d6 <k_mul_panels_64+0xff6>
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107da1c4; WORD $0x1e24 // vmovupd (%rsi,%r11), %ymm4
+	LONG $0x197d82c4; WORD $0x1a2c // vbroadcastsd (%r10,%r11), %ymm5
+	LONG $0xb8dde2c4; BYTE $0xdd // vfmadd231pd %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	LONG $0x197d82c4; WORD $0x1a6c; BYTE $0x08 // vbroadcastsd 0x8(%r10,%r11), %ymm5
+	LONG $0x197d82c4; WORD $0x1a74; BYTE $0x10 // vbroadcastsd 0x10(%r10,%r11), %ymm6
+	LONG $0xb8dde2c4; BYTE $0xd5 // vfmadd231pd %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	LONG $0xb8dde2c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
+	LONG $0x197d82c4; WORD $0x1a6c; BYTE $0x18 // vbroadcastsd 0x18(%r10,%r11), %ymm5
+	LONG $0xb8dde2c4; BYTE $0xc5 // vfmadd231pd %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	LONG $0x20c38349 // addq $0x20, %r11
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0xbe77 // ja 0x28a0 <k_mul_panels_64+0x5c0>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x09f9840f; WORD $0x0000 // je 0x32e5 <k_mul_panels_64+0x1005>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x0ffa850f; WORD $0x0000 // jne 0x38f5 <k_mul_panels_64+0x1615>
+	LONG $0x1958e5c5 // vaddpd (%rcx), %ymm3, %ymm3
+	LONG $0x5158edc5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm2, %ymm2
+	LONG $0x4958f5c5; BYTE $0x40 // vaddpd 0x40(%rcx), %ymm1, %ymm1
+	LONG $0x4158fdc5; BYTE $0x60 // vaddpd 0x60(%rcx), %ymm0, %ymm0
+	LONG $0x000fe2e9; BYTE $0x00 // jmp 0x38f5 <k_mul_panels_64+0x1615>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xc69e0f40 // setle %sil
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
+	WORD $0x0f75 // jne 0x293a <k_mul_panels_64+0x65a>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
+	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0774 // je 0x2947 <k_mul_panels_64+0x667>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0b75 // jne 0x2952 <k_mul_panels_64+0x672>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	LONG $0x00b28c0f; WORD $0x0000 // jl 0x2a2a <k_mul_panels_64+0x74a>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x197de2c4; WORD $0x005d // vbroadcastsd (%rbp), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x16 // vfmadd231pd (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x204e // vfmadd231pd 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4046 // vfmadd231pd 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x085d // vbroadcastsd 0x8(%rbp), %ymm3
+	LONG $0xb8e5e2c4; WORD $0x6056 // vfmadd231pd 0x60(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000808eb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x80(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a086b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x105d // vbroadcastsd 0x10(%rbp), %ymm3
+	QUAD $0x0000c096b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xc0(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000e08eb8e5e2c4; BYTE $0x00 // vfmadd231pd 0xe0(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00010086b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x100(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x185d // vbroadcastsd 0x18(%rbp), %ymm3
+	QUAD $0x00012096b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x120(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0001408eb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x140(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00016086b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x160(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x20c58348 // addq $0x20, %rbp
+	LONG $0x80c68148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsi # imm = 0x180
+	LONG $0xfc628d4d // leaq -0x4(%r10), %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fa8349 // cmpq $0x7, %r10
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xff66870f; WORD $0xffff // ja 0x2990 <k_mul_panels_64+0x6b0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x0b738e0f; WORD $0x0000 // jle 0x35a6 <k_mul_panels_64+0x12c6>
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x0af5850f; WORD $0x0000 // jne 0x3532 <k_mul_panels_64+0x1252>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0b12850f; WORD $0x0000 // jne 0x355c <k_mul_panels_64+0x127c>
+	LONG $0x000b57e9; BYTE $0x00 // jmp 0x35a6 <k_mul_panels_64+0x12c6>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x9e0f; BYTE $0xc2 // setle %dl
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
+	WORD $0x6575 // jne 0x2ac8 <k_mul_panels_64+0x7e8>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
+	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x5074 // je 0x2ac8 <k_mul_panels_64+0x7e8>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x00d5 // prefetcht0 (%r13,%rdx,8)
+	LONG $0x4c180f41; WORD $0x20d5 // prefetcht0 0x20(%r13,%rdx,8)
+	LONG $0x4c180f41; WORD $0x40d5 // prefetcht0 0x40(%r13,%rdx,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x3474 // je 0x2ac8 <k_mul_panels_64+0x7e8>
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x4015 // prefetcht0 0x40(%r13,%rdx)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1774 // je 0x2ac8 <k_mul_panels_64+0x7e8>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x4015 // prefetcht0 0x40(%r13,%rdx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x0774 // je 0x2ad5 <k_mul_panels_64+0x7f5>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x4775 // jne 0x2b1c <k_mul_panels_64+0x83c>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x6049180f // prefetcht0 0x60(%rcx)
+	LONG $0x8089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0x80(%rcx)
+	LONG $0xa089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xa0(%rcx)
+	LONG $0xc089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xc0(%rcx)
+	LONG $0xe089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xe0(%rcx)
+	LONG $0x0089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x100(%rcx)
+	LONG $0x2089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x120(%rcx)
+	LONG $0x4089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x140(%rcx)
+	LONG $0x6089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x160(%rcx)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x020a8c0f; WORD $0x0000 // jl 0x2d7a <k_mul_panels_64+0xa9a>
+	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x197d62c4; BYTE $0x22 // vbroadcastsd (%rdx), %ymm12
+	LONG $0x2e107dc5 // vmovupd (%rsi), %ymm13
+	LONG $0x76107dc5; BYTE $0x20 // vmovupd 0x20(%rsi), %ymm14
+	LONG $0x7e107dc5; BYTE $0x40 // vmovupd 0x40(%rsi), %ymm15
+	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
+	LONG $0xb89dc2c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm13) + ymm0
+	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	LONG $0xb89d42c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
+	LONG $0xb88542c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm12) + ymm10
+	LONG $0x197de2c4; WORD $0x0842 // vbroadcastsd 0x8(%rdx), %ymm0
+	LONG $0x66107dc5; BYTE $0x60 // vmovupd 0x60(%rsi), %ymm12
+	LONG $0xb8fd42c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm13) + ymm9
+	LONG $0xb8fd42c4; BYTE $0xc6 // vfmadd231pd %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm14) + ymm8
+	LONG $0xb885e2c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm0) + ymm7
+	LONG $0x197de2c4; WORD $0x1042 // vbroadcastsd 0x10(%rdx), %ymm0
+	LONG $0xb8fdc2c4; BYTE $0xf5 // vfmadd231pd %ymm13, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm13) + ymm6
+	LONG $0xb8fdc2c4; BYTE $0xee // vfmadd231pd %ymm14, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm14) + ymm5
+	LONG $0xb885e2c4; BYTE $0xe0 // vfmadd231pd %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
+	LONG $0x197de2c4; WORD $0x1842 // vbroadcastsd 0x18(%rdx), %ymm0
+	LONG $0xb8fdc2c4; BYTE $0xdd // vfmadd231pd %ymm13, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm13) + ymm3
+	LONG $0xb8fdc2c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm14) + ymm2
+	LONG $0xb8fdc2c4; BYTE $0xcf // vfmadd231pd %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
+	QUAD $0x000000808610fdc5 // vmovupd 0x80(%rsi), %ymm0
+	QUAD $0x000000a0ae107dc5 // vmovupd 0xa0(%rsi), %ymm13
+	LONG $0x197d62c4; WORD $0x2072 // vbroadcastsd 0x20(%rdx), %ymm14
+	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
+	LONG $0xb88d42c4; BYTE $0xfc // vfmadd231pd %ymm12, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm12) + ymm15
+	LONG $0x7c117dc5; WORD $0x4024 // vmovupd %ymm15, 0x40(%rsp)
+	LONG $0xb88d62c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm0) + ymm11
+	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0x197d62c4; WORD $0x2872 // vbroadcastsd 0x28(%rdx), %ymm14
+	LONG $0xb88d42c4; BYTE $0xcc // vfmadd231pd %ymm12, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm12) + ymm9
+	LONG $0xb88d62c4; BYTE $0xc0 // vfmadd231pd %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
+	LONG $0xb895c2c4; BYTE $0xfe // vfmadd231pd %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x197d62c4; WORD $0x3072 // vbroadcastsd 0x30(%rdx), %ymm14
+	LONG $0xb88dc2c4; BYTE $0xf4 // vfmadd231pd %ymm12, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm12) + ymm6
+	LONG $0xb88de2c4; BYTE $0xe8 // vfmadd231pd %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
+	LONG $0x197d62c4; WORD $0x387a // vbroadcastsd 0x38(%rdx), %ymm15
+	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0xb885c2c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm12) + ymm3
+	LONG $0xb885e2c4; BYTE $0xd0 // vfmadd231pd %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	LONG $0xb885c2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
+	QUAD $0x000000c08610fdc5 // vmovupd 0xc0(%rsi), %ymm0
+	QUAD $0x000000e0a6107dc5 // vmovupd 0xe0(%rsi), %ymm12
+	LONG $0x197d62c4; WORD $0x406a // vbroadcastsd 0x40(%rdx), %ymm13
+	QUAD $0x00000100b6107dc5 // vmovupd 0x100(%rsi), %ymm14
+	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
+	LONG $0xb89562c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm13, %ymm15 # ymm15 = (ymm13 * ymm0) + ymm15
+	LONG $0xb89542c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm13, %ymm11 # ymm11 = (ymm13 * ymm12) + ymm11
+	LONG $0xb88d42c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0x197d62c4; WORD $0x486a // vbroadcastsd 0x48(%rdx), %ymm13
+	LONG $0xb89562c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
+	LONG $0xb89542c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm12) + ymm8
+	LONG $0xb88dc2c4; BYTE $0xfd // vfmadd231pd %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
+	LONG $0x197d62c4; WORD $0x506a // vbroadcastsd 0x50(%rdx), %ymm13
+	LONG $0xb895e2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm0) + ymm6
+	LONG $0xb895c2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm12) + ymm5
+	LONG $0xb88dc2c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x197d62c4; WORD $0x586a // vbroadcastsd 0x58(%rdx), %ymm13
+	LONG $0xb895e2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm0) + ymm3
+	LONG $0xb895c2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm12) + ymm2
+	LONG $0xb895c2c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm14) + ymm1
+	QUAD $0x000001208610fdc5 // vmovupd 0x120(%rsi), %ymm0
+	QUAD $0x00000140a6107dc5 // vmovupd 0x140(%rsi), %ymm12
+	QUAD $0x00000160ae107dc5 // vmovupd 0x160(%rsi), %ymm13
+	LONG $0x197d62c4; WORD $0x6072 // vbroadcastsd 0x60(%rdx), %ymm14
+	LONG $0xb88d62c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
+	LONG $0x7c117dc5; WORD $0x4024 // vmovupd %ymm15, 0x40(%rsp)
+	LONG $0xb88d42c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0x197d62c4; WORD $0x687a // vbroadcastsd 0x68(%rdx), %ymm15
+	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0xb88562c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm0) + ymm9
+	LONG $0xb88542c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm12) + ymm8
+	LONG $0xb895c2c4; BYTE $0xff // vfmadd231pd %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
+	LONG $0x197d62c4; WORD $0x7072 // vbroadcastsd 0x70(%rdx), %ymm14
+	LONG $0xb88de2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
+	LONG $0xb88dc2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
+	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0x197d62c4; WORD $0x7872 // vbroadcastsd 0x78(%rdx), %ymm14
+	LONG $0xb88de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
+	LONG $0xb88dc2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm12) + ymm2
+	LONG $0xb88dc2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0x80c68148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsi # imm = 0x180
+	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0xfe16870f; WORD $0xffff // ja 0x2b90 <k_mul_panels_64+0x8b0>
+	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
+	LONG $0xf4287dc5 // vmovapd %ymm4, %ymm14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x05cc8e0f; WORD $0x0000 // jle 0x3359 <k_mul_panels_64+0x1079>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0xe128fdc5 // vmovapd %ymm1, %ymm4
+	LONG $0xc828fdc5 // vmovapd %ymm0, %ymm1
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
+	LONG $0x0610fdc5 // vmovupd (%rsi), %ymm0
+	LONG $0x66107dc5; BYTE $0x20 // vmovupd 0x20(%rsi), %ymm12
+	LONG $0x6e107dc5; BYTE $0x40 // vmovupd 0x40(%rsi), %ymm13
+	LONG $0xf4297dc5 // vmovapd %ymm14, %ymm4
+	LONG $0x197d62c4; BYTE $0x32 // vbroadcastsd (%rdx), %ymm14
+	LONG $0xb88de2c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm0) + ymm1
+	LONG $0xb88d42c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0x197d62c4; WORD $0x0872 // vbroadcastsd 0x8(%rdx), %ymm14
+	LONG $0xb88d62c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
+	LONG $0xb88d42c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm12) + ymm8
+	LONG $0xb895c2c4; BYTE $0xfe // vfmadd231pd %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x197d62c4; WORD $0x1072 // vbroadcastsd 0x10(%rdx), %ymm14
+	LONG $0xb88de2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
+	LONG $0xb88dc2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
+	LONG $0x197d62c4; WORD $0x187a // vbroadcastsd 0x18(%rdx), %ymm15
+	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0xf4287dc5 // vmovapd %ymm4, %ymm14
+	LONG $0x6410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm4
+	LONG $0xb885e2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
+	LONG $0xb885c2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm12) + ymm2
+	LONG $0xb885c2c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm13) + ymm4
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x60c68348 // addq $0x60, %rsi
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xff76870f; WORD $0xffff // ja 0x2da0 <k_mul_panels_64+0xac0>
+	LONG $0x000537e9; BYTE $0x00 // jmp 0x3366 <k_mul_panels_64+0x1086>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xc69e0f40 // setle %sil
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
+	WORD $0x0a75 // jne 0x2e51 <k_mul_panels_64+0xb71>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0774 // je 0x2e5e <k_mul_panels_64+0xb7e>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0775 // jne 0x2e65 <k_mul_panels_64+0xb85>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x008a8c0f; WORD $0x0000 // jl 0x2f11 <k_mul_panels_64+0xc31>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x197dc2c4; BYTE $0x12 // vbroadcastsd (%r10), %ymm2
+	LONG $0xb8ede2c4; BYTE $0x0e // vfmadd231pd (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x2046 // vfmadd231pd 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0852 // vbroadcastsd 0x8(%r10), %ymm2
+	LONG $0xb8ede2c4; WORD $0x404e // vfmadd231pd 0x40(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x6046 // vfmadd231pd 0x60(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1052 // vbroadcastsd 0x10(%r10), %ymm2
+	QUAD $0x0000808eb8ede2c4; BYTE $0x00 // vfmadd231pd 0x80(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000a086b8ede2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1852 // vbroadcastsd 0x18(%r10), %ymm2
+	QUAD $0x0000c08eb8ede2c4; BYTE $0x00 // vfmadd231pd 0xc0(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000e086b8ede2c4; BYTE $0x00 // vfmadd231pd 0xe0(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0x8f77 // ja 0x2ea0 <k_mul_panels_64+0xbc0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x04ee8e0f; WORD $0x0000 // jle 0x3408 <k_mul_panels_64+0x1128>
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x0714850f; WORD $0x0000 // jne 0x363d <k_mul_panels_64+0x135d>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x072a850f; WORD $0x0000 // jne 0x3660 <k_mul_panels_64+0x1380>
+	LONG $0x000767e9; BYTE $0x00 // jmp 0x36a2 <k_mul_panels_64+0x13c2>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x9e0f; BYTE $0xc2 // setle %dl
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc6950f40 // setne %sil
+	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
+	WORD $0x4e75 // jne 0x2f9d <k_mul_panels_64+0xcbd>
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x3e74 // je 0x2f9d <k_mul_panels_64+0xcbd>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x00d5 // prefetcht0 (%r13,%rdx,8)
+	LONG $0x4c180f41; WORD $0x20d5 // prefetcht0 0x20(%r13,%rdx,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x2874 // je 0x2f9d <k_mul_panels_64+0xcbd>
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1174 // je 0x2f9d <k_mul_panels_64+0xcbd>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
+	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x0774 // je 0x2faa <k_mul_panels_64+0xcca>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x2b75 // jne 0x2fd5 <k_mul_panels_64+0xcf5>
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x6049180f // prefetcht0 0x60(%rcx)
+	LONG $0x8089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0x80(%rcx)
+	LONG $0xa089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xa0(%rcx)
+	LONG $0xc089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xc0(%rcx)
+	LONG $0xe089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xe0(%rcx)
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x01678c0f; WORD $0x0000 // jl 0x3176 <k_mul_panels_64+0xe96>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x197d62c4; BYTE $0x16 // vbroadcastsd (%rsi), %ymm10
+	LONG $0x1a107dc5 // vmovupd (%rdx), %ymm11
+	LONG $0x62107dc5; BYTE $0x20 // vmovupd 0x20(%rdx), %ymm12
+	LONG $0x4a107dc5; BYTE $0x40 // vmovupd 0x40(%rdx), %ymm9
+	LONG $0x42107dc5; BYTE $0x60 // vmovupd 0x60(%rdx), %ymm8
+	LONG $0xb8adc2c4; BYTE $0xfb // vfmadd231pd %ymm11, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm11) + ymm7
+	LONG $0xb89dc2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
+	LONG $0x197d62c4; WORD $0x0856 // vbroadcastsd 0x8(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xeb // vfmadd231pd %ymm11, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm11) + ymm5
+	LONG $0xb89dc2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm10) + ymm4
+	LONG $0x197d62c4; WORD $0x1056 // vbroadcastsd 0x10(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xdb // vfmadd231pd %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
+	LONG $0xb89dc2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
+	LONG $0x197d62c4; WORD $0x1856 // vbroadcastsd 0x18(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xcb // vfmadd231pd %ymm11, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm11) + ymm1
+	LONG $0xb8adc2c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm12) + ymm0
+	LONG $0x197d62c4; WORD $0x2056 // vbroadcastsd 0x20(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xf9 // vfmadd231pd %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
+	LONG $0xb8bdc2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm10) + ymm6
+	LONG $0x197d62c4; WORD $0x2856 // vbroadcastsd 0x28(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xe9 // vfmadd231pd %ymm9, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm9) + ymm5
+	LONG $0xb8bdc2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm10) + ymm4
+	LONG $0x197d62c4; WORD $0x3056 // vbroadcastsd 0x30(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xd9 // vfmadd231pd %ymm9, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm9) + ymm3
+	LONG $0xb8bdc2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm10) + ymm2
+	LONG $0x197d62c4; WORD $0x3856 // vbroadcastsd 0x38(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xc9 // vfmadd231pd %ymm9, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm9) + ymm1
+	LONG $0xb8adc2c4; BYTE $0xc0 // vfmadd231pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
+	QUAD $0x0000008082107dc5 // vmovupd 0x80(%rdx), %ymm8
+	QUAD $0x000000a08a107dc5 // vmovupd 0xa0(%rdx), %ymm9
+	LONG $0x197d62c4; WORD $0x4056 // vbroadcastsd 0x40(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x197d62c4; WORD $0x4856 // vbroadcastsd 0x48(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x197d62c4; WORD $0x5056 // vbroadcastsd 0x50(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x197d62c4; WORD $0x5856 // vbroadcastsd 0x58(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	QUAD $0x000000c082107dc5 // vmovupd 0xc0(%rdx), %ymm8
+	QUAD $0x000000e08a107dc5 // vmovupd 0xe0(%rdx), %ymm9
+	LONG $0x197d62c4; WORD $0x6056 // vbroadcastsd 0x60(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x197d62c4; WORD $0x6856 // vbroadcastsd 0x68(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x197d62c4; WORD $0x7056 // vbroadcastsd 0x70(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x197d62c4; WORD $0x7856 // vbroadcastsd 0x78(%rsi), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0xfeaa870f; WORD $0xffff // ja 0x3020 <k_mul_panels_64+0xd40>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x02938e0f; WORD $0x0000 // jle 0x3412 <k_mul_panels_64+0x1132>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107d21c4; WORD $0x5a04 // vmovupd (%rdx,%r11,2), %ymm8
+	LONG $0x107d21c4; WORD $0x5a4c; BYTE $0x20 // vmovupd 0x20(%rdx,%r11,2), %ymm9
+	LONG $0x197d22c4; WORD $0x1e14 // vbroadcastsd (%rsi,%r11), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x197d22c4; WORD $0x1e54; BYTE $0x08 // vbroadcastsd 0x8(%rsi,%r11), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x197d22c4; WORD $0x1e54; BYTE $0x10 // vbroadcastsd 0x10(%rsi,%r11), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x197d22c4; WORD $0x1e54; BYTE $0x18 // vbroadcastsd 0x18(%rsi,%r11), %ymm10
+	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x20c38349 // addq $0x20, %r11
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	WORD $0xa377 // ja 0x3190 <k_mul_panels_64+0xeb0>
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x022a840f; WORD $0x0000 // je 0x3421 <k_mul_panels_64+0x1141>
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x3375 // jne 0x3230 <k_mul_panels_64+0xf50>
+	LONG $0x3958c5c5 // vaddpd (%rcx), %ymm7, %ymm7
+	LONG $0x7158cdc5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm6, %ymm6
+	LONG $0x6958d5c5; BYTE $0x40 // vaddpd 0x40(%rcx), %ymm5, %ymm5
+	LONG $0x6158ddc5; BYTE $0x60 // vaddpd 0x60(%rcx), %ymm4, %ymm4
+	QUAD $0x000000809958e5c5 // vaddpd 0x80(%rcx), %ymm3, %ymm3
+	QUAD $0x000000a09158edc5 // vaddpd 0xa0(%rcx), %ymm2, %ymm2
+	QUAD $0x000000c08958f5c5 // vaddpd 0xc0(%rcx), %ymm1, %ymm1
+	QUAD $0x000000e08158fdc5 // vaddpd 0xe0(%rcx), %ymm0, %ymm0
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x5875 // jne 0x3294 <k_mul_panels_64+0xfb4>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xf23b8e0f; WORD $0xffff // jle 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0x059a8c0f; WORD $0x0000 // jl 0x37e9 <k_mul_panels_64+0x1509>
+	LONG $0x117dc1c4; WORD $0x007d // vmovupd %ymm7, (%r13)
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x08a3860f; WORD $0x0000 // jbe 0x3b06 <k_mul_panels_64+0x1826>
+	LONG $0x3211fdc5 // vmovupd %ymm6, (%rdx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xf20f840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x117dc1c4; WORD $0xd56c; BYTE $0x00 // vmovupd %ymm5, (%r13,%rdx,8)
+	LONG $0x117dc1c4; WORD $0xd564; BYTE $0x20 // vmovupd %ymm4, 0x20(%r13,%rdx,8)
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xf1f1840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x0008cbe9; BYTE $0x00 // jmp 0x3b5f <k_mul_panels_64+0x187f>
+	LONG $0x3911fdc5 // vmovupd %ymm7, (%rcx)
+	LONG $0x7111fdc5; BYTE $0x20 // vmovupd %ymm6, 0x20(%rcx)
+	LONG $0x6911fdc5; BYTE $0x40 // vmovupd %ymm5, 0x40(%rcx)
+	LONG $0x6111fdc5; BYTE $0x60 // vmovupd %ymm4, 0x60(%rcx)
+	QUAD $0x000000809911fdc5 // vmovupd %ymm3, 0x80(%rcx)
+	QUAD $0x000000a09111fdc5 // vmovupd %ymm2, 0xa0(%rcx)
+	QUAD $0x000000c08911fdc5 // vmovupd %ymm1, 0xc0(%rcx)
+	QUAD $0x000000e08111fdc5 // vmovupd %ymm0, 0xe0(%rcx)
+	LONG $0xfff1b4e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x00049ee9; BYTE $0x00 // jmp 0x3774 <k_mul_panels_64+0x1494>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xf607850f; WORD $0xffff // jne 0x28ec <k_mul_panels_64+0x60c>
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x06028e0f; WORD $0x0000 // jle 0x38f5 <k_mul_panels_64+0x1615>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0x057c8c0f; WORD $0x0000 // jl 0x387f <k_mul_panels_64+0x159f>
+	LONG $0x5865c1c4; WORD $0x005d // vaddpd (%r13), %ymm3, %ymm3
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x05e2840f; WORD $0x0000 // je 0x38f5 <k_mul_panels_64+0x1615>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x586dc1c4; WORD $0xf554; BYTE $0x00 // vaddpd (%r13,%rsi,8), %ymm2, %ymm2
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x05cd840f; WORD $0x0000 // je 0x38f5 <k_mul_panels_64+0x1615>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x5875c1c4; WORD $0x354c; BYTE $0x00 // vaddpd (%r13,%rsi), %ymm1, %ymm1
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x05b7840f; WORD $0x0000 // je 0x38f5 <k_mul_panels_64+0x1615>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x058e8e0f; WORD $0x0000 // jle 0x38de <k_mul_panels_64+0x15fe>
+	LONG $0x2610fdc5 // vmovupd (%rsi), %ymm4
+	LONG $0x000598e9; BYTE $0x00 // jmp 0x38f1 <k_mul_panels_64+0x1611>
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0xe128fdc5 // vmovapd %ymm1, %ymm4
+	LONG $0xc828fdc5 // vmovapd %ymm0, %ymm1
+	LONG $0xe1287dc5 // vmovapd %ymm1, %ymm12
+	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
+	LONG $0x287d41c4; BYTE $0xf9 // vmovapd %ymm9, %ymm15
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x0107840f; WORD $0x0000 // je 0x3486 <k_mul_panels_64+0x11a6>
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xca28fdc5 // vmovapd %ymm2, %ymm1
+	LONG $0xe528fdc5 // vmovapd %ymm5, %ymm4
+	LONG $0xee28fdc5 // vmovapd %ymm6, %ymm5
+	LONG $0x287d41c4; BYTE $0xe8 // vmovapd %ymm8, %ymm13
+	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
+	LONG $0x017c850f; WORD $0x0000 // jne 0x351b <k_mul_panels_64+0x123b>
+	LONG $0x21581dc5 // vaddpd (%rcx), %ymm12, %ymm12
+	LONG $0x515825c5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm11, %ymm10
+	LONG $0x495835c5; BYTE $0x40 // vaddpd 0x40(%rcx), %ymm9, %ymm9
+	LONG $0x795805c5; BYTE $0x60 // vaddpd 0x60(%rcx), %ymm15, %ymm15
+	QUAD $0x00000080a95815c5 // vaddpd 0x80(%rcx), %ymm13, %ymm13
+	QUAD $0x000000a0b158c5c5 // vaddpd 0xa0(%rcx), %ymm7, %ymm6
+	QUAD $0x000000c0a958d5c5 // vaddpd 0xc0(%rcx), %ymm5, %ymm5
+	QUAD $0x000000e0a158ddc5 // vaddpd 0xe0(%rcx), %ymm4, %ymm4
+	QUAD $0x00000100b1580dc5 // vaddpd 0x100(%rcx), %ymm14, %ymm14
+	QUAD $0x000001209158e5c5 // vaddpd 0x120(%rcx), %ymm3, %ymm2
+	QUAD $0x000001408958f5c5 // vaddpd 0x140(%rcx), %ymm1, %ymm1
+	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
+	QUAD $0x000001608158fdc5 // vaddpd 0x160(%rcx), %ymm0, %ymm0
+	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x000de1e9; BYTE $0x00 // jmp 0x41e9 <k_mul_panels_64+0x1f09>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x000290e9; BYTE $0x00 // jmp 0x36a2 <k_mul_panels_64+0x13c2>
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xfdd6850f; WORD $0xffff // jne 0x31f7 <k_mul_panels_64+0xf17>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xfe068e0f; WORD $0xffff // jle 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0x06388c0f; WORD $0x0000 // jl 0x3a71 <k_mul_panels_64+0x1791>
+	LONG $0x5845c1c4; WORD $0x007d // vaddpd (%r13), %ymm7, %ymm7
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x08b4860f; WORD $0x0000 // jbe 0x3d01 <k_mul_panels_64+0x1a21>
+	LONG $0x3258cdc5 // vaddpd (%rdx), %ymm6, %ymm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfdda840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x107d41c4; WORD $0xd544; BYTE $0x00 // vmovupd (%r13,%rdx,8), %ymm8
+	LONG $0x107d41c4; WORD $0xd54c; BYTE $0x20 // vmovupd 0x20(%r13,%rdx,8), %ymm9
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0xed58bdc5 // vaddpd %ymm5, %ymm8, %ymm5
+	LONG $0xe458b5c5 // vaddpd %ymm4, %ymm9, %ymm4
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xfdb4840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0x0008e0e9; BYTE $0x00 // jmp 0x3d66 <k_mul_panels_64+0x1a86>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xca28fdc5 // vmovapd %ymm2, %ymm1
+	LONG $0xe528fdc5 // vmovapd %ymm5, %ymm4
+	LONG $0xee28fdc5 // vmovapd %ymm6, %ymm5
+	LONG $0x287d41c4; BYTE $0xe8 // vmovapd %ymm8, %ymm13
+	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
+	WORD $0x7a7e // jle 0x3520 <k_mul_panels_64+0x1240>
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0xd328fdc5 // vmovapd %ymm3, %ymm2
+	LONG $0xf728fdc5 // vmovapd %ymm7, %ymm6
+	LONG $0x287d41c4; BYTE $0xd3 // vmovapd %ymm11, %ymm10
+	LONG $0x05588e0f; WORD $0x0000 // jle 0x3a15 <k_mul_panels_64+0x1735>
+	LONG $0x581d41c4; WORD $0x0065 // vaddpd (%r13), %ymm12, %ymm12
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	LONG $0x06df820f; WORD $0x0000 // jb 0x3bac <k_mul_panels_64+0x18cc>
+	LONG $0x582d41c4; WORD $0x2055 // vaddpd 0x20(%r13), %ymm10, %ymm10
+	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x0bf88349 // cmpq $0xb, %r8
+	LONG $0x0ab2860f; WORD $0x0000 // jbe 0x3f93 <k_mul_panels_64+0x1cb3>
+	LONG $0x0a5835c5 // vaddpd (%rdx), %ymm9, %ymm9
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0cfa840f; WORD $0x0000 // je 0x41e9 <k_mul_panels_64+0x1f09>
+	LONG $0x287d41c4; BYTE $0xdc // vmovapd %ymm12, %ymm11
+	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x107d41c4; WORD $0xd564; BYTE $0x00 // vmovupd (%r13,%rdx,8), %ymm12
+	LONG $0x107d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd 0x20(%r13,%rdx,8), %ymm13
+	LONG $0x107d41c4; WORD $0xd574; BYTE $0x40 // vmovupd 0x40(%r13,%rdx,8), %ymm14
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x000988e9; BYTE $0x00 // jmp 0x3ea3 <k_mul_panels_64+0x1bc3>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xd328fdc5 // vmovapd %ymm3, %ymm2
+	LONG $0xf728fdc5 // vmovapd %ymm7, %ymm6
+	LONG $0x287d41c4; BYTE $0xd3 // vmovapd %ymm11, %ymm10
+	LONG $0x000cb7e9; BYTE $0x00 // jmp 0x41e9 <k_mul_panels_64+0x1f09>
+	LONG $0x197de2c4; WORD $0x005d // vbroadcastsd (%rbp), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x16 // vfmadd231pd (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x204e // vfmadd231pd 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4046 // vfmadd231pd 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x24548d4d; BYTE $0xff // leaq -0x1(%r12), %r10
+	LONG $0x08c58348 // addq $0x8, %rbp
+	LONG $0x60c68348 // addq $0x60, %rsi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x4a74 // je 0x35a6 <k_mul_panels_64+0x12c6>
+	WORD $0xff49; BYTE $0xca // decq %r10
+	BYTE $0x90 // nop
+	LONG $0x197de2c4; WORD $0x005d // vbroadcastsd (%rbp), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x16 // vfmadd231pd (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x204e // vfmadd231pd 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4046 // vfmadd231pd 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x085d // vbroadcastsd 0x8(%rbp), %ymm3
+	LONG $0xb8e5e2c4; WORD $0x6056 // vfmadd231pd 0x60(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000808eb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x80(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a086b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x10c58348 // addq $0x10, %rbp
+	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
+	LONG $0xfec28349 // addq $-0x2, %r10
+	WORD $0xba72 // jb 0x3560 <k_mul_panels_64+0x1280>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0x3574 // je 0x35e6 <k_mul_panels_64+0x1306>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0x0e75 // jne 0x35ca <k_mul_panels_64+0x12ea>
+	LONG $0x1158edc5 // vaddpd (%rcx), %ymm2, %ymm2
+	LONG $0x4958f5c5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm1, %ymm1
+	LONG $0x4158fdc5; BYTE $0x40 // vaddpd 0x40(%rcx), %ymm0, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x06c5850f; WORD $0x0000 // jne 0x3c9a <k_mul_panels_64+0x19ba>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x068a8f0f; WORD $0x0000 // jg 0x3c6b <k_mul_panels_64+0x198b>
+	LONG $0xffee9ae9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x02688e0f; WORD $0x0000 // jle 0x385f <k_mul_panels_64+0x157f>
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x04428e0f; WORD $0x0000 // jle 0x3a43 <k_mul_panels_64+0x1763>
+	LONG $0x586dc1c4; WORD $0x0055 // vaddpd (%r13), %ymm2, %ymm2
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x0614860f; WORD $0x0000 // jbe 0x3c25 <k_mul_panels_64+0x1945>
+	LONG $0x5875c1c4; WORD $0x204d // vaddpd 0x20(%r13), %ymm1, %ymm1
+	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x0bf88349 // cmpq $0xb, %r8
+	LONG $0x09c0860f; WORD $0x0000 // jbe 0x3fe5 <k_mul_panels_64+0x1d05>
+	LONG $0x1a10fdc5 // vmovupd (%rdx), %ymm3
+	LONG $0xc058e5c5 // vaddpd %ymm0, %ymm3, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x0633840f; WORD $0x0000 // je 0x3c6b <k_mul_panels_64+0x198b>
+	LONG $0x00065de9; BYTE $0x00 // jmp 0x3c9a <k_mul_panels_64+0x19ba>
+	LONG $0x197dc2c4; BYTE $0x12 // vbroadcastsd (%r10), %ymm2
+	LONG $0xb8ede2c4; BYTE $0x0e // vfmadd231pd (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x2046 // vfmadd231pd 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x245c8d4d; BYTE $0xff // leaq -0x1(%r12), %r11
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x4274 // je 0x36a2 <k_mul_panels_64+0x13c2>
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x197d82c4; WORD $0x3214 // vbroadcastsd (%r10,%r14), %ymm2
+	LONG $0xb8eda2c4; WORD $0xf60c // vfmadd231pd (%rsi,%r14,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8eda2c4; WORD $0xf644; BYTE $0x20 // vfmadd231pd 0x20(%rsi,%r14,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197d82c4; WORD $0x3254; BYTE $0x08 // vbroadcastsd 0x8(%r10,%r14), %ymm2
+	LONG $0xb8eda2c4; WORD $0xf64c; BYTE $0x40 // vfmadd231pd 0x40(%rsi,%r14,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8eda2c4; WORD $0xf644; BYTE $0x60 // vfmadd231pd 0x60(%rsi,%r14,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0xfec38349 // addq $-0x2, %r11
+	WORD $0xce72 // jb 0x3670 <k_mul_panels_64+0x1390>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0x2b74 // je 0x36d8 <k_mul_panels_64+0x13f8>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x0975 // jne 0x36bc <k_mul_panels_64+0x13dc>
+	LONG $0x0958f5c5 // vaddpd (%rcx), %ymm1, %ymm1
+	LONG $0x4158fdc5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm0, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x073b850f; WORD $0x0000 // jne 0x3e02 <k_mul_panels_64+0x1b22>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x070e8f0f; WORD $0x0000 // jg 0x3de1 <k_mul_panels_64+0x1b01>
+	LONG $0xffeda8e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x018b8e0f; WORD $0x0000 // jle 0x386f <k_mul_panels_64+0x158f>
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x03ea8e0f; WORD $0x0000 // jle 0x3ad8 <k_mul_panels_64+0x17f8>
+	LONG $0x5875c1c4; WORD $0x004d // vaddpd (%r13), %ymm1, %ymm1
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	LONG $0x06b9860f; WORD $0x0000 // jbe 0x3dbb <k_mul_panels_64+0x1adb>
+	LONG $0x1210fdc5 // vmovupd (%rdx), %ymm2
+	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x06cc840f; WORD $0x0000 // je 0x3de1 <k_mul_panels_64+0x1b01>
+	LONG $0x0006e8e9; BYTE $0x00 // jmp 0x3e02 <k_mul_panels_64+0x1b22>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x5172 // jb 0x3774 <k_mul_panels_64+0x1494>
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x197d82c4; WORD $0x320c // vbroadcastsd (%r10,%r14), %ymm1
+	LONG $0x98fda2c4; WORD $0xb60c // vfmadd132pd (%rsi,%r14,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197d82c4; WORD $0x3244; BYTE $0x08 // vbroadcastsd 0x8(%r10,%r14), %ymm0
+	LONG $0x98f5a2c4; WORD $0xb644; BYTE $0x20 // vfmadd132pd 0x20(%rsi,%r14,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x197d82c4; WORD $0x324c; BYTE $0x10 // vbroadcastsd 0x10(%r10,%r14), %ymm1
+	LONG $0x98fda2c4; WORD $0xb64c; BYTE $0x40 // vfmadd132pd 0x40(%rsi,%r14,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197d82c4; WORD $0x3244; BYTE $0x18 // vbroadcastsd 0x18(%r10,%r14), %ymm0
+	LONG $0x98f5a2c4; WORD $0xb644; BYTE $0x60 // vfmadd132pd 0x60(%rsi,%r14,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x20c68349 // addq $0x20, %r14
+	LONG $0xfcc38349 // addq $-0x4, %r11
+	LONG $0xfefb8349 // cmpq $-0x2, %r11
+	WORD $0xbc72 // jb 0x3730 <k_mul_panels_64+0x1450>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0x1774 // je 0x3796 <k_mul_panels_64+0x14b6>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x2d75 // jne 0x37b2 <k_mul_panels_64+0x14d2>
+	LONG $0x0158fdc5 // vaddpd (%rcx), %ymm0, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xecde850f; WORD $0xffff // jne 0x2472 <k_mul_panels_64+0x192>
+	WORD $0x27eb // jmp 0x37bd <k_mul_panels_64+0x14dd>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x00ad8e0f; WORD $0x0000 // jle 0x384f <k_mul_panels_64+0x156f>
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0x023b8c0f; WORD $0x0000 // jl 0x39e7 <k_mul_panels_64+0x1707>
+	LONG $0x587dc1c4; WORD $0x0045 // vaddpd (%r13), %ymm0, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xecb5850f; WORD $0xffff // jne 0x2472 <k_mul_panels_64+0x192>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xecb78e0f; WORD $0xffff // jle 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0x06248d0f; WORD $0x0000 // jge 0x3df7 <k_mul_panels_64+0x1b17>
+	WORD $0xf749; BYTE $0xd8 // negq %r8
+	LONG $0x63158d48; WORD $0x0052; BYTE $0x00 // leaq 0x5263(%rip), %rdx # 0x8a40 <lanes>
+	LONG $0x257da2c4; WORD $0x824c; BYTE $0x20 // vpmovsxdq 0x20(%rdx,%r8,4), %ymm1
+	LONG $0x000664e9; BYTE $0x00 // jmp 0x3e4d <k_mul_panels_64+0x1b6d>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x68358d48; WORD $0x0052; BYTE $0x00 // leaq 0x5268(%rip), %rsi # 0x8a60 <lanes+0x20>
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257d62c4; BYTE $0x06 // vpmovsxdq (%rsi), %ymm8
+	LONG $0x2f3dc2c4; WORD $0x007d // vmaskmovpd %ymm7, %ymm8, (%r13)
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x2b158d4c; WORD $0x0052; BYTE $0x00 // leaq 0x522b(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x257dc2c4; WORD $0xb27c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm7
+	LONG $0x2f45c2c4; WORD $0x2075 // vmaskmovpd %ymm6, %ymm7, 0x20(%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xec54840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x0d158d4c; WORD $0x0052; BYTE $0x00 // leaq 0x520d(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257de2c4; WORD $0x2076 // vpmovsxdq 0x20(%rsi), %ymm6
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2f4dc2c4; WORD $0xf56c; BYTE $0x00 // vmaskmovpd %ymm5, %ymm6, (%r13,%rsi,8)
+	LONG $0x0002eee9; BYTE $0x00 // jmp 0x3b3d <k_mul_panels_64+0x185d>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xec26840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0xffec13e9; BYTE $0xff // jmp 0x2472 <k_mul_panels_64+0x192>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xec16840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x00042be9; BYTE $0x00 // jmp 0x3c9a <k_mul_panels_64+0x19ba>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xec06840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x000583e9; BYTE $0x00 // jmp 0x3e02 <k_mul_panels_64+0x1b22>
+	LONG $0xba358d48; WORD $0x0051; BYTE $0x00 // leaq 0x51ba(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
+	LONG $0x2d5dc2c4; WORD $0x0065 // vmaskmovpd (%r13), %ymm4, %ymm4
+	LONG $0xdb58ddc5 // vaddpd %ymm3, %ymm4, %ymm3
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x5874 // je 0x38f5 <k_mul_panels_64+0x1615>
+	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x2d5d82c4; WORD $0xd564; BYTE $0x00 // vmaskmovpd (%r13,%r10,8), %ymm4, %ymm4
+	LONG $0xd258ddc5 // vaddpd %ymm2, %ymm4, %ymm2
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x3c74 // je 0x38f5 <k_mul_panels_64+0x1615>
+	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x2d5dc2c4; WORD $0x3564; BYTE $0x00 // vmaskmovpd (%r13,%rsi), %ymm4, %ymm4
+	LONG $0xc958ddc5 // vaddpd %ymm1, %ymm4, %ymm1
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1f74 // je 0x38f5 <k_mul_panels_64+0x1615>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x5b158d4c; WORD $0x0051; BYTE $0x00 // leaq 0x515b(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x257dc2c4; WORD $0x9264; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm4
+	LONG $0x2d5de2c4; BYTE $0x26 // vmaskmovpd (%rsi), %ymm4, %ymm4
+	LONG $0xc058ddc5 // vaddpd %ymm0, %ymm4, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x6475 // jne 0x3960 <k_mul_panels_64+0x1680>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xeb7b8e0f; WORD $0xffff // jle 0x2480 <k_mul_panels_64+0x1a0>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x677c // jl 0x3978 <k_mul_panels_64+0x1698>
+	LONG $0x117dc1c4; WORD $0x005d // vmovupd %ymm3, (%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xeb5f840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x117dc1c4; WORD $0xf554; BYTE $0x00 // vmovupd %ymm2, (%r13,%rsi,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xeb4a840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x117dc1c4; WORD $0x354c; BYTE $0x00 // vmovupd %ymm1, (%r13,%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xeb34840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x08128e0f; WORD $0x0000 // jle 0x416d <k_mul_panels_64+0x1e8d>
+	LONG $0x000497e9; BYTE $0x00 // jmp 0x3df7 <k_mul_panels_64+0x1b17>
+	LONG $0x1911fdc5 // vmovupd %ymm3, (%rcx)
+	LONG $0x5111fdc5; BYTE $0x20 // vmovupd %ymm2, 0x20(%rcx)
+	LONG $0x4911fdc5; BYTE $0x40 // vmovupd %ymm1, 0x40(%rcx)
+	LONG $0x4111fdc5; BYTE $0x60 // vmovupd %ymm0, 0x60(%rcx)
+	LONG $0xffeb08e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0xc1358d48; WORD $0x0050; BYTE $0x00 // leaq 0x50c1(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
+	LONG $0x2f5dc2c4; WORD $0x005d // vmaskmovpd %ymm3, %ymm4, (%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xeaea840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0xa3358d48; WORD $0x0050; BYTE $0x00 // leaq 0x50a3(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x257de2c4; WORD $0x965c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm3
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2f65c2c4; WORD $0xf554; BYTE $0x00 // vmaskmovpd %ymm2, %ymm3, (%r13,%rsi,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xeac7840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x80358d48; WORD $0x0050; BYTE $0x00 // leaq 0x5080(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x257de2c4; WORD $0x9654; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm2
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x2f6dc2c4; WORD $0x354c; BYTE $0x00 // vmaskmovpd %ymm1, %ymm2, (%r13,%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xeaa3840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x000786e9; BYTE $0x00 // jmp 0x416d <k_mul_panels_64+0x1e8d>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x4c358d48; WORD $0x0050; BYTE $0x00 // leaq 0x504c(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x257de2c4; WORD $0x964c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm1
+	LONG $0x2d75c2c4; WORD $0x004d // vmaskmovpd (%r13), %ymm1, %ymm1
+	LONG $0xc058f5c5 // vaddpd %ymm0, %ymm1, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xea62850f; WORD $0xffff // jne 0x2472 <k_mul_panels_64+0x192>
+	LONG $0xfffda8e9; BYTE $0xff // jmp 0x37bd <k_mul_panels_64+0x14dd>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x1c158d4c; WORD $0x0050; BYTE $0x00 // leaq 0x501c(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257de2c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm0
+	LONG $0x2d7dc2c4; WORD $0x0045 // vmaskmovpd (%r13), %ymm0, %ymm0
+	LONG $0xd8581dc5 // vaddpd %ymm0, %ymm12, %ymm11
+	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
+	LONG $0x000179e9; BYTE $0x00 // jmp 0x3bbc <k_mul_panels_64+0x18dc>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0xee158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4fee(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257de2c4; WORD $0x205e // vpmovsxdq 0x20(%rsi), %ymm3
+	LONG $0x2d65c2c4; WORD $0x005d // vmaskmovpd (%r13), %ymm3, %ymm3
+	LONG $0xd258e5c5 // vaddpd %ymm2, %ymm3, %ymm2
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x0001bfe9; BYTE $0x00 // jmp 0x3c30 <k_mul_panels_64+0x1950>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0xe0358d48; WORD $0x004f; BYTE $0x00 // leaq 0x4fe0(%rip), %rsi # 0x8a60 <lanes+0x20>
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257d62c4; BYTE $0x06 // vpmovsxdq (%rsi), %ymm8
+	LONG $0x2d3d42c4; WORD $0x0045 // vmaskmovpd (%r13), %ymm8, %ymm8
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0xa3158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4fa3(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x257d42c4; WORD $0xb24c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm9
+	LONG $0x2d3542c4; WORD $0x204d // vmaskmovpd 0x20(%r13), %ymm9, %ymm9
+	LONG $0xff58bdc5 // vaddpd %ymm7, %ymm8, %ymm7
+	LONG $0xf658b5c5 // vaddpd %ymm6, %ymm9, %ymm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xf779840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257d62c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm8
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2d3d42c4; WORD $0xf544; BYTE $0x00 // vmaskmovpd (%r13,%rsi,8), %ymm8, %ymm8
+	LONG $0x000264e9; BYTE $0x00 // jmp 0x3d3c <k_mul_panels_64+0x1a5c>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x59158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f59(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257de2c4; WORD $0x2056 // vpmovsxdq 0x20(%rsi), %ymm2
+	LONG $0x2d6dc2c4; WORD $0x0055 // vmaskmovpd (%r13), %ymm2, %ymm2
+	LONG $0xc958edc5 // vaddpd %ymm1, %ymm2, %ymm1
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x0002bce9; BYTE $0x00 // jmp 0x3dc2 <k_mul_panels_64+0x1ae2>
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x2b158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f2b(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x257dc2c4; WORD $0xb27c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm7
+	LONG $0x2f45e2c4; BYTE $0x32 // vmaskmovpd %ymm6, %ymm7, (%rdx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe955840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x117dc1c4; WORD $0xf56c; BYTE $0x00 // vmovupd %ymm5, (%r13,%rsi,8)
+	LONG $0x03158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f03(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x257dc2c4; WORD $0x926c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm5
+	LONG $0x2f55c2c4; WORD $0xf564; BYTE $0x20 // vmaskmovpd %ymm4, %ymm5, 0x20(%r13,%rsi,8)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xe921840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x03c58e0f; WORD $0x0000 // jle 0x3f36 <k_mul_panels_64+0x1c56>
+	LONG $0x1e11fdc5 // vmovupd %ymm3, (%rsi)
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x03de850f; WORD $0x0000 // jne 0x3f5f <k_mul_panels_64+0x1c7f>
+	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0xaf1d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4eaf(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x257d82c4; WORD $0x935c; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r10,4), %ymm3
+	LONG $0x2f65e2c4; BYTE $0x16 // vmaskmovpd %ymm2, %ymm3, (%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xe8d9840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x0003c1e9; BYTE $0x00 // jmp 0x3f6d <k_mul_panels_64+0x1c8d>
+	LONG $0x287d41c4; BYTE $0xdc // vmovapd %ymm12, %ymm11
+	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
+	LONG $0x84158d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e84(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x257dc2c4; WORD $0x9244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm0
+	LONG $0x2d7de2c4; BYTE $0x06 // vmaskmovpd (%rsi), %ymm0, %ymm0
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x257d42c4; WORD $0xb264; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm12
+	LONG $0x2d1d42c4; WORD $0x4065 // vmaskmovpd 0x40(%r13), %ymm12, %ymm12
+	LONG $0xd0582dc5 // vaddpd %ymm0, %ymm10, %ymm10
+	LONG $0x581d41c4; BYTE $0xc9 // vaddpd %ymm9, %ymm12, %ymm9
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x05ec840f; WORD $0x0000 // je 0x41e4 <k_mul_panels_64+0x1f04>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x02438e0f; WORD $0x0000 // jle 0x3e58 <k_mul_panels_64+0x1b78>
+	LONG $0x26107dc5 // vmovupd (%rsi), %ymm12
+	LONG $0x20358d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e20(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x000253e9; BYTE $0x00 // jmp 0x3e78 <k_mul_panels_64+0x1b98>
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x10158d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e10(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x257dc2c4; WORD $0xb25c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm3
+	LONG $0x2d65e2c4; BYTE $0x1a // vmaskmovpd (%rdx), %ymm3, %ymm3
+	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
+	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x257dc2c4; WORD $0xb25c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm3
+	LONG $0x2d65e2c4; BYTE $0x1a // vmaskmovpd (%rdx), %ymm3, %ymm3
+	LONG $0xc058e5c5 // vaddpd %ymm0, %ymm3, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x2f75 // jne 0x3c9a <k_mul_panels_64+0x19ba>
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	WORD $0x3c7e // jle 0x3cad <k_mul_panels_64+0x19cd>
+	LONG $0x117dc1c4; WORD $0x0055 // vmovupd %ymm2, (%r13)
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	WORD $0x5776 // jbe 0x3cd4 <k_mul_panels_64+0x19f4>
+	LONG $0x117dc1c4; WORD $0x204d // vmovupd %ymm1, 0x20(%r13)
+	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x0bf88349 // cmpq $0xb, %r8
+	LONG $0x0166870f; WORD $0x0000 // ja 0x3df7 <k_mul_panels_64+0x1b17>
+	LONG $0xa8158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4da8(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x5deb // jmp 0x3cf7 <k_mul_panels_64+0x1a17>
+	LONG $0x1111fdc5 // vmovupd %ymm2, (%rcx)
+	LONG $0x4911fdc5; BYTE $0x20 // vmovupd %ymm1, 0x20(%rcx)
+	LONG $0x4111fdc5; BYTE $0x40 // vmovupd %ymm0, 0x40(%rcx)
+	LONG $0xffe7d3e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x84158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d84(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257de2c4; WORD $0x205e // vpmovsxdq 0x20(%rsi), %ymm3
+	LONG $0x2f65c2c4; WORD $0x0055 // vmaskmovpd %ymm2, %ymm3, (%r13)
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	WORD $0x0beb // jmp 0x3cdf <k_mul_panels_64+0x19ff>
+	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
+	LONG $0x61158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d61(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x257dc2c4; WORD $0xb254; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm2
+	LONG $0x2f6de2c4; BYTE $0x0a // vmaskmovpd %ymm1, %ymm2, (%rdx)
+	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	LONG $0x000142e9; BYTE $0x00 // jmp 0x3e43 <k_mul_panels_64+0x1b63>
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x30158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d30(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x257d42c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm8
+	LONG $0x2d3d62c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm8, %ymm8
+	LONG $0xf658bdc5 // vaddpd %ymm6, %ymm8, %ymm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xf50b840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x107d41c4; WORD $0xf544; BYTE $0x00 // vmovupd (%r13,%rsi,8), %ymm8
+	LONG $0x04158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d04(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x257d42c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm9
+	LONG $0x2d3542c4; WORD $0xf54c; BYTE $0x20 // vmaskmovpd 0x20(%r13,%rsi,8), %ymm9, %ymm9
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xed58bdc5 // vaddpd %ymm5, %ymm8, %ymm5
+	LONG $0xe458b5c5 // vaddpd %ymm4, %ymm9, %ymm4
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xf4cf840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x03428e0f; WORD $0x0000 // jle 0x40ba <k_mul_panels_64+0x1dda>
+	LONG $0x06107dc5 // vmovupd (%rsi), %ymm8
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x035b850f; WORD $0x0000 // jne 0x40e3 <k_mul_panels_64+0x1e03>
+	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0xa81d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4ca8(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x257d02c4; WORD $0x934c; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r10,4), %ymm9
+	LONG $0x2d3562c4; BYTE $0x0e // vmaskmovpd (%rsi), %ymm9, %ymm9
+	LONG $0xdb58bdc5 // vaddpd %ymm3, %ymm8, %ymm3
+	LONG $0xd258b5c5 // vaddpd %ymm2, %ymm9, %ymm2
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xf47f840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0x00033ee9; BYTE $0x00 // jmp 0x40f9 <k_mul_panels_64+0x1e19>
+	LONG $0x7e158d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c7e(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x257dc2c4; WORD $0xb254; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm2
+	LONG $0x2d6de2c4; BYTE $0x12 // vmaskmovpd (%rdx), %ymm2, %ymm2
+	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x2175 // jne 0x3e02 <k_mul_panels_64+0x1b22>
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	WORD $0x297e // jle 0x3e10 <k_mul_panels_64+0x1b30>
+	LONG $0x117dc1c4; WORD $0x004d // vmovupd %ymm1, (%r13)
+	LONG $0x20c58349 // addq $0x20, %r13
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	WORD $0x4076 // jbe 0x3e37 <k_mul_panels_64+0x1b57>
+	LONG $0x117dc1c4; WORD $0x0045 // vmovupd %ymm0, (%r13)
+	LONG $0xffe67ee9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x0911fdc5 // vmovupd %ymm1, (%rcx)
+	LONG $0x4111fdc5; BYTE $0x20 // vmovupd %ymm0, 0x20(%rcx)
+	LONG $0xffe670e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x21158d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c21(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257de2c4; WORD $0x2056 // vpmovsxdq 0x20(%rsi), %ymm2
+	LONG $0x2f6dc2c4; WORD $0x004d // vmaskmovpd %ymm1, %ymm2, (%r13)
+	LONG $0x20c58349 // addq $0x20, %r13
+	WORD $0x07eb // jmp 0x3e3e <k_mul_panels_64+0x1b5e>
+	LONG $0x02158d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c02(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x257dc2c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm1
+	LONG $0x2f75c2c4; WORD $0x0045 // vmaskmovpd %ymm0, %ymm1, (%r13)
+	LONG $0xffe628e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0xd9358d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4bd9(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
+	LONG $0x2d7d62c4; BYTE $0x26 // vmaskmovpd (%rsi), %ymm0, %ymm12
+	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
+	LONG $0x2d7d62c4; WORD $0x206e // vmaskmovpd 0x20(%rsi), %ymm0, %ymm13
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x257dc2c4; WORD $0xb644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rsi,4), %ymm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2d7d42c4; WORD $0xf574; BYTE $0x40 // vmaskmovpd 0x40(%r13,%rsi,8), %ymm0, %ymm14
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x581d41c4; BYTE $0xff // vaddpd %ymm15, %ymm12, %ymm15
+	LONG $0x581541c4; BYTE $0xe8 // vaddpd %ymm8, %ymm13, %ymm13
+	LONG $0xf6588dc5 // vaddpd %ymm6, %ymm14, %ymm6
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x0975 // jne 0x3ec0 <k_mul_panels_64+0x1be0>
+	LONG $0xf3287dc5 // vmovapd %ymm3, %ymm14
+	LONG $0x000324e9; BYTE $0x00 // jmp 0x41e4 <k_mul_panels_64+0x1f04>
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x3ff1 <k_mul_panels_64+0x1d11>
+	LONG $0x107d41c4; BYTE $0x22 // vmovupd (%r10), %ymm12
+	LONG $0xef297dc5 // vmovapd %ymm13, %ymm7
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x0137850f; WORD $0x0000 // jne 0x401e <k_mul_panels_64+0x1d3e>
+	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
+	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
+	LONG $0x49258d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b49(%rip), %r12 # 0x8a40 <lanes>
+	LONG $0x257d82c4; WORD $0xb444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r14,4), %ymm0
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x2d7d42c4; BYTE $0x2b // vmaskmovpd (%r11), %ymm0, %ymm13
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x011b850f; WORD $0x0000 // jne 0x4030 <k_mul_panels_64+0x1d50>
+	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
+	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
+	LONG $0x1b358d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b1b(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x257d82c4; WORD $0x9e44; BYTE $0x20 // vpmovsxdq 0x20(%r14,%r11,4), %ymm0
+	LONG $0x2d7d42c4; BYTE $0x32 // vmaskmovpd (%r10), %ymm0, %ymm14
+	LONG $0x0000ffe9; BYTE $0x00 // jmp 0x4035 <k_mul_panels_64+0x1d55>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0xfb1d8d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4afb(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x257dc2c4; WORD $0x2063 // vpmovsxdq 0x20(%r11), %ymm4
+	LONG $0x2f5de2c4; BYTE $0x1e // vmaskmovpd %ymm3, %ymm4, (%rsi)
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfc22840f; WORD $0xffff // je 0x3b81 <k_mul_panels_64+0x18a1>
+	LONG $0x1611fdc5 // vmovupd %ymm2, (%rsi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xe513840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x01bf8e0f; WORD $0x0000 // jle 0x413b <k_mul_panels_64+0x1e5b>
+	LONG $0x117dc1c4; WORD $0x004d // vmovupd %ymm1, (%r13)
+	LONG $0x20c58349 // addq $0x20, %r13
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfe69850f; WORD $0xffff // jne 0x3df7 <k_mul_panels_64+0x1b17>
+	LONG $0x0001d2e9; BYTE $0x00 // jmp 0x4165 <k_mul_panels_64+0x1e85>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x9e158d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a9e(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x257dc2c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm0
+	LONG $0x2d7de2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm0, %ymm0
+	LONG $0xc85835c5 // vaddpd %ymm0, %ymm9, %ymm9
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x022d840f; WORD $0x0000 // je 0x41e9 <k_mul_panels_64+0x1f09>
+	LONG $0x287d41c4; BYTE $0xdc // vmovapd %ymm12, %ymm11
+	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x107d41c4; WORD $0xd564; BYTE $0x00 // vmovupd (%r13,%rdx,8), %ymm12
+	LONG $0x107d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd 0x20(%r13,%rdx,8), %ymm13
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x60358d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a60(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xfffea2e9; BYTE $0xff // jmp 0x3e87 <k_mul_panels_64+0x1ba7>
+	LONG $0x54158d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a54(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xfffc5be9; BYTE $0xff // jmp 0x3c4c <k_mul_panels_64+0x196c>
+	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
+	LONG $0x40358d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a40(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xde // subq %r11, %r14
+	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
+	LONG $0x2d7d42c4; BYTE $0x22 // vmaskmovpd (%r10), %ymm0, %ymm12
+	LONG $0xef297dc5 // vmovapd %ymm13, %ymm7
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfec9840f; WORD $0xffff // je 0x3ee7 <k_mul_panels_64+0x1c07>
+	LONG $0x107d41c4; BYTE $0x2b // vmovupd (%r11), %ymm13
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfee5840f; WORD $0xffff // je 0x3f15 <k_mul_panels_64+0x1c35>
+	LONG $0x107d41c4; BYTE $0x32 // vmovupd (%r10), %ymm14
+	LONG $0xed589dc5 // vaddpd %ymm5, %ymm12, %ymm5
+	LONG $0xe45895c5 // vaddpd %ymm4, %ymm13, %ymm4
+	LONG $0xf3580dc5 // vaddpd %ymm3, %ymm14, %ymm14
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0195840f; WORD $0x0000 // je 0x41e0 <k_mul_panels_64+0x1f00>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x01238e0f; WORD $0x0000 // jle 0x4180 <k_mul_panels_64+0x1ea0>
+	LONG $0x107d41c4; BYTE $0x22 // vmovupd (%r10), %ymm12
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x013b850f; WORD $0x0000 // jne 0x41a9 <k_mul_panels_64+0x1ec9>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0xc3358d4c; WORD $0x0049; BYTE $0x00 // leaq 0x49c3(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
+	LONG $0x2d7d42c4; BYTE $0x2b // vmaskmovpd (%r11), %ymm0, %ymm13
+	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x0125850f; WORD $0x0000 // jne 0x41bf <k_mul_panels_64+0x1edf>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x97358d48; WORD $0x0049; BYTE $0x00 // leaq 0x4997(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x257de2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm0
+	LONG $0x2d7d42c4; BYTE $0x32 // vmaskmovpd (%r10), %ymm0, %ymm14
+	LONG $0x00010ae9; BYTE $0x00 // jmp 0x41c4 <k_mul_panels_64+0x1ee4>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0x771d8d4c; WORD $0x0049; BYTE $0x00 // leaq 0x4977(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x257d42c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm8
+	LONG $0x2d3d62c4; BYTE $0x06 // vmaskmovpd (%rsi), %ymm8, %ymm8
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfca5840f; WORD $0xffff // je 0x3d88 <k_mul_panels_64+0x1aa8>
+	LONG $0x0e107dc5 // vmovupd (%rsi), %ymm9
+	LONG $0xdb58bdc5 // vaddpd %ymm3, %ymm8, %ymm3
+	LONG $0xd258b5c5 // vaddpd %ymm2, %ymm9, %ymm2
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xf13c840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x04468e0f; WORD $0x0000 // jle 0x4551 <k_mul_panels_64+0x2271>
+	LONG $0x06107dc5 // vmovupd (%rsi), %ymm8
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x045f850f; WORD $0x0000 // jne 0x457a <k_mul_panels_64+0x229a>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x16158d4c; WORD $0x0049; BYTE $0x00 // leaq 0x4916(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x257d42c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm9
+	LONG $0x2d3562c4; BYTE $0x0e // vmaskmovpd (%rsi), %ymm9, %ymm9
+	LONG $0x000443e9; BYTE $0x00 // jmp 0x457e <k_mul_panels_64+0x229e>
+	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
+	LONG $0xf6158d4c; WORD $0x0048; BYTE $0x00 // leaq 0x48f6(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
+	LONG $0x257dc2c4; WORD $0x2052 // vpmovsxdq 0x20(%r10), %ymm2
+	LONG $0x2f6dc2c4; WORD $0x004d // vmaskmovpd %ymm1, %ymm2, (%r13)
+	LONG $0x20c58349 // addq $0x20, %r13
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfc92850f; WORD $0xffff // jne 0x3df7 <k_mul_panels_64+0x1b17>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0xcc358d48; WORD $0x0048; BYTE $0x00 // leaq 0x48cc(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x257de2c4; WORD $0x964c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm1
+	LONG $0xfffccde9; BYTE $0xff // jmp 0x3e4d <k_mul_panels_64+0x1b6d>
+	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
+	LONG $0xb1358d4c; WORD $0x0048; BYTE $0x00 // leaq 0x48b1(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xde // subq %r11, %r14
+	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
+	LONG $0x2d7d42c4; BYTE $0x22 // vmaskmovpd (%r10), %ymm0, %ymm12
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfec5840f; WORD $0xffff // je 0x406e <k_mul_panels_64+0x1d8e>
+	LONG $0x107d41c4; BYTE $0x2b // vmovupd (%r11), %ymm13
+	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfedb840f; WORD $0xffff // je 0x409a <k_mul_panels_64+0x1dba>
+	LONG $0x107d41c4; BYTE $0x32 // vmovupd (%r10), %ymm14
+	LONG $0xd2589dc5 // vaddpd %ymm2, %ymm12, %ymm2
+	LONG $0xc95895c5 // vaddpd %ymm1, %ymm13, %ymm1
+	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
+	LONG $0xc0588dc5 // vaddpd %ymm0, %ymm14, %ymm0
+	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	LONG $0xf3287dc5 // vmovapd %ymm3, %ymm14
+	LONG $0xef287dc5 // vmovapd %ymm7, %ymm13
+	LONG $0x287d41c4; BYTE $0xe3 // vmovapd %ymm11, %ymm12
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x7275 // jne 0x4262 <k_mul_panels_64+0x1f82>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xe2878e0f; WORD $0xffff // jle 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x00bd8e0f; WORD $0x0000 // jle 0x42c0 <k_mul_panels_64+0x1fe0>
+	LONG $0x117d41c4; WORD $0x0065 // vmovupd %ymm12, (%r13)
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	LONG $0x00d4820f; WORD $0x0000 // jb 0x42e7 <k_mul_panels_64+0x2007>
+	LONG $0x117d41c4; WORD $0x2055 // vmovupd %ymm10, 0x20(%r13)
+	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x0bf88349 // cmpq $0xb, %r8
+	LONG $0x01f1860f; WORD $0x0000 // jbe 0x4418 <k_mul_panels_64+0x2138>
+	LONG $0x0a117dc5 // vmovupd %ymm9, (%rdx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe24b840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x117d41c4; WORD $0xd57c; BYTE $0x00 // vmovupd %ymm15, (%r13,%rdx,8)
+	LONG $0x117d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd %ymm13, 0x20(%r13,%rdx,8)
+	LONG $0x117dc1c4; WORD $0xd574; BYTE $0x40 // vmovupd %ymm6, 0x40(%r13,%rdx,8)
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xe223840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x00013ae9; BYTE $0x00 // jmp 0x439c <k_mul_panels_64+0x20bc>
+	LONG $0x21117dc5 // vmovupd %ymm12, (%rcx)
+	LONG $0x51117dc5; BYTE $0x20 // vmovupd %ymm10, 0x20(%rcx)
+	LONG $0x49117dc5; BYTE $0x40 // vmovupd %ymm9, 0x40(%rcx)
+	LONG $0x79117dc5; BYTE $0x60 // vmovupd %ymm15, 0x60(%rcx)
+	QUAD $0x00000080a9117dc5 // vmovupd %ymm13, 0x80(%rcx)
+	QUAD $0x000000a0b111fdc5 // vmovupd %ymm6, 0xa0(%rcx)
+	QUAD $0x000000c0a911fdc5 // vmovupd %ymm5, 0xc0(%rcx)
+	QUAD $0x000000e0a111fdc5 // vmovupd %ymm4, 0xe0(%rcx)
+	QUAD $0x00000100b1117dc5 // vmovupd %ymm14, 0x100(%rcx)
+	QUAD $0x000001209111fdc5 // vmovupd %ymm2, 0x120(%rcx)
+	QUAD $0x000001408911fdc5 // vmovupd %ymm1, 0x140(%rcx)
+	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
+	QUAD $0x000001608111fdc5 // vmovupd %ymm0, 0x160(%rcx)
+	LONG $0xffe1c0e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x71158d4c; WORD $0x0047; BYTE $0x00 // leaq 0x4771(%rip), %r10 # 0x8a40 <lanes>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257de2c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm0
+	LONG $0x2f7d42c4; WORD $0x0065 // vmaskmovpd %ymm12, %ymm0, (%r13)
+	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
+	WORD $0x0beb // jmp 0x42f2 <k_mul_panels_64+0x2012>
+	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
+	LONG $0x4e158d4c; WORD $0x0047; BYTE $0x00 // leaq 0x474e(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x257dc2c4; WORD $0x9244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm0
+	LONG $0x2f7d62c4; BYTE $0x16 // vmaskmovpd %ymm10, %ymm0, (%rsi)
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x257dc2c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm0
+	LONG $0x2f7d42c4; WORD $0x404d // vmaskmovpd %ymm9, %ymm0, 0x40(%r13)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe15b840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	WORD $0x0d7e // jle 0x4347 <k_mul_panels_64+0x2067>
+	LONG $0x3e117dc5 // vmovupd %ymm15, (%rsi)
+	LONG $0xfb358d4c; WORD $0x0046; BYTE $0x00 // leaq 0x46fb(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x20eb // jmp 0x4367 <k_mul_panels_64+0x2087>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0xea358d4c; WORD $0x0046; BYTE $0x00 // leaq 0x46ea(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
+	LONG $0x2f7d62c4; BYTE $0x3e // vmaskmovpd %ymm15, %ymm0, (%rsi)
+	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
+	LONG $0x2f7d62c4; WORD $0x206e // vmaskmovpd %ymm13, %ymm0, 0x20(%rsi)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x2f7dc2c4; WORD $0xd574; BYTE $0x40 // vmaskmovpd %ymm6, %ymm0, 0x40(%r13,%rdx,8)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xe0e4840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	LONG $0x00b08e0f; WORD $0x0000 // jle 0x445e <k_mul_panels_64+0x217e>
+	LONG $0x117dc1c4; BYTE $0x2a // vmovupd %ymm5, (%r10)
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00c8850f; WORD $0x0000 // jne 0x4488 <k_mul_panels_64+0x21a8>
+	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
+	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
+	LONG $0x70258d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4670(%rip), %r12 # 0x8a40 <lanes>
+	LONG $0x257d82c4; WORD $0xb444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r14,4), %ymm0
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x2f7dc2c4; BYTE $0x23 // vmaskmovpd %ymm4, %ymm0, (%r11)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x00ac850f; WORD $0x0000 // jne 0x4499 <k_mul_panels_64+0x21b9>
+	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
+	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
+	LONG $0x43358d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4643(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x257d82c4; WORD $0x9e44; BYTE $0x20 // vpmovsxdq 0x20(%r14,%r11,4), %ymm0
+	LONG $0x2f7d42c4; BYTE $0x32 // vmaskmovpd %ymm14, %ymm0, (%r10)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xe06d840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x44a8 <k_mul_panels_64+0x21c8>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x19158d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4619(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x257dc2c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm0
+	LONG $0x2f7d62c4; BYTE $0x0a // vmaskmovpd %ymm9, %ymm0, (%rdx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe043840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x117d41c4; WORD $0xd57c; BYTE $0x00 // vmovupd %ymm15, (%r13,%rdx,8)
+	LONG $0x117d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd %ymm13, 0x20(%r13,%rdx,8)
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0xe7358d4c; WORD $0x0045; BYTE $0x00 // leaq 0x45e7(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xffff18e9; BYTE $0xff // jmp 0x4376 <k_mul_panels_64+0x2096>
+	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
+	LONG $0xd3358d4c; WORD $0x0045; BYTE $0x00 // leaq 0x45d3(%rip), %r14 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xde // subq %r11, %r14
+	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
+	LONG $0x2f7dc2c4; BYTE $0x2a // vmaskmovpd %ymm5, %ymm0, (%r10)
+	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xff38840f; WORD $0xffff // je 0x43c0 <k_mul_panels_64+0x20e0>
+	LONG $0x117dc1c4; BYTE $0x23 // vmovupd %ymm4, (%r11)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xff54840f; WORD $0xffff // je 0x43ed <k_mul_panels_64+0x210d>
+	LONG $0x117d41c4; BYTE $0x32 // vmovupd %ymm14, (%r10)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xdfd8840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	WORD $0x597e // jle 0x450c <k_mul_panels_64+0x222c>
+	LONG $0x117dc1c4; WORD $0x0055 // vmovupd %ymm2, (%r13)
+	LONG $0x20558d4d // leaq 0x20(%r13), %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x7175 // jne 0x4533 <k_mul_panels_64+0x2253>
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	LONG $0x6f1d8d4c; WORD $0x0045; BYTE $0x00 // leaq 0x456f(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x257dc2c4; WORD $0xb344; BYTE $0x20 // vpmovsxdq 0x20(%r11,%rsi,4), %ymm0
+	LONG $0x2f7dc2c4; BYTE $0x0a // vmaskmovpd %ymm1, %ymm0, (%r10)
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
+	WORD $0x5b75 // jne 0x4546 <k_mul_panels_64+0x2266>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x46358d48; WORD $0x0045; BYTE $0x00 // leaq 0x4546(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x257de2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm0
+	LONG $0x2f7d42c4; WORD $0x007d // vmaskmovpd %ymm15, %ymm0, (%r13)
+	LONG $0xffdf74e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0x251d8d4c; WORD $0x0045; BYTE $0x00 // leaq 0x4525(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
+	LONG $0x2f7dc2c4; WORD $0x0055 // vmaskmovpd %ymm2, %ymm0, (%r13)
+	LONG $0x20558d4d // leaq 0x20(%r13), %r10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x8f74 // je 0x44c2 <k_mul_panels_64+0x21e2>
+	LONG $0x117dc1c4; BYTE $0x0a // vmovupd %ymm1, (%r10)
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
+	WORD $0xa574 // je 0x44eb <k_mul_panels_64+0x220b>
+	LONG $0x117d41c4; WORD $0x007d // vmovupd %ymm15, (%r13)
+	LONG $0xffdf2fe9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
+	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
+	LONG $0xe01d8d4c; WORD $0x0044; BYTE $0x00 // leaq 0x44e0(%rip), %r11 # 0x8a40 <lanes>
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	LONG $0x257d42c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm8
+	LONG $0x2d3d62c4; BYTE $0x06 // vmaskmovpd (%rsi), %ymm8, %ymm8
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xfba1840f; WORD $0xffff // je 0x411b <k_mul_panels_64+0x1e3b>
+	LONG $0x0e107dc5 // vmovupd (%rsi), %ymm9
+	LONG $0xc958bdc5 // vaddpd %ymm1, %ymm8, %ymm1
+	LONG $0xc058b5c5 // vaddpd %ymm0, %ymm9, %ymm0
+	LONG $0xffecaae9; BYTE $0xff // jmp 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+
+	// pack_rows
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
+	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x0a5f8e0f; WORD $0x0000 // jle 0x501d <k_pack_rows+0xa7d>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0a528e0f; WORD $0x0000 // jle 0x501d <k_pack_rows+0xa7d>
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x00000000e50c8d4a // leaq (,%r12,8), %rcx
+	QUAD $0x00000000a50c8d4e // leaq (,%r12,4), %r9
+	LONG $0xe4148d4b // leaq (%r12,%r12,8), %rdx
+	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x0000010824948948 // movq %rdx, 0x108(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x49348d4b // leaq (%r9,%r9,2), %rsi
+	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
+	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0x08e3c148 // shlq $0x8, %rbx
+	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	QUAD $0x000001102494894c // movq %r10, 0x110(%rsp)
+	LONG $0x0f148d4c // leaq (%rdi,%rcx), %r10
+	QUAD $0x000001002494894c // movq %r10, 0x100(%rsp)
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x04e2c149 // shlq $0x4, %r10
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	WORD $0xf748; BYTE $0xdb // negq %rbx
+	QUAD $0x000000d0249c8948 // movq %rbx, 0xd0(%rsp)
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0x0cc18348 // addq $0xc, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x370c8d48 // leaq (%rdi,%rsi), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	LONG $0x374c8d48; BYTE $0x0c // leaq 0xc(%rdi,%rsi), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x070c8d48 // leaq (%rdi,%rax), %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0x07448d48; BYTE $0x0c // leaq 0xc(%rdi,%rax), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x00000130248c894c // movq %r9, 0x130(%rsp)
+	LONG $0x89048d4b // leaq (%r9,%r9,4), %rax
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x070c8d48 // leaq (%rdi,%rax), %rcx
+	QUAD $0x00000148248c8948 // movq %rcx, 0x148(%rsp)
+	LONG $0x07448d48; BYTE $0x0c // leaq 0xc(%rdi,%rax), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x17048d48 // leaq (%rdi,%rdx), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x17448d48; BYTE $0x0c // leaq 0xc(%rdi,%rdx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x00000000dd048d4a // leaq (,%r11,8), %rax
+	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0xa70c8d4a // leaq (%rdi,%r12,4), %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	QUAD $0x00000400328c8d4a // leaq 0x400(%rdx,%r14), %rcx
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x0000040030948d4a // leaq 0x400(%rax,%r14), %rdx
+	QUAD $0x000004009eb48d4b // leaq 0x400(%r14,%r11,4), %rsi
+	LONG $0x0c478d48 // leaq 0xc(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0xa7048d4a // leaq (%rdi,%r12,4), %rax
+	LONG $0x0cc08348 // addq $0xc, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x0000009024b4894c // movq %r14, 0x90(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000a024ac8948 // movq %rbp, 0xa0(%rsp)
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	QUAD $0x00000138249c894c // movq %r11, 0x138(%rsp)
+	QUAD $0x000000f82494894c // movq %r10, 0xf8(%rsp)
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	LONG $0x000093e9; BYTE $0x00 // jmp 0x47ef <k_pack_rows+0x24f>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	LONG $0x40c78349 // addq $0x40, %r15
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x000000b0249c8b48 // movq 0xb0(%rsp), %rbx
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
+	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
+	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
+	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
+	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	QUAD $0x000000a024ac8b48 // movq 0xa0(%rsp), %rbp
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0x082e8d0f; WORD $0x0000 // jge 0x501d <k_pack_rows+0xa7d>
+	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
+	LONG $0x40fd8348 // cmpq $0x40, %rbp
+	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
+	LONG $0xed4c0f4c // cmovlq %rbp, %r13
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	LONG $0x2474894c; BYTE $0x60 // movq %r14, 0x60(%rsp)
+	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
+	WORD $0x2d7d // jge 0x4860 <k_pack_rows+0x2c0>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	LONG $0xff1c8e0f; WORD $0xffff // jle 0x4760 <k_pack_rows+0x1c0>
+	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00032fe9; BYTE $0x00 // jmp 0x4b88 <k_pack_rows+0x5e8>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0xb83c8d4e // leaq (%rax,%r15,4), %r15
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x8948; BYTE $0xcd // movq %rcx, %rbp
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	QUAD $0x0000011824bc894c // movq %r15, 0x118(%rsp)
+	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
+	WORD $0x42eb // jmp 0x48eb <k_pack_rows+0x34b>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0xfcc08349 // addq $-0x4, %r8
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	QUAD $0x0000014024b48b48 // movq 0x140(%rsp), %rsi
+	LONG $0x10c68348 // addq $0x10, %rsi
+	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	LONG $0xfe758d0f; WORD $0xffff // jge 0x4760 <k_pack_rows+0x1c0>
+	LONG $0x2474894c; BYTE $0x78 // movq %r14, 0x78(%rsp)
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x8f348d4d // leaq (%r15,%rcx,4), %r14
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	QUAD $0x0000014024b48948 // movq %rsi, 0x140(%rsp)
+	LONG $0x01568c0f; WORD $0x0000 // jl 0x4a70 <k_pack_rows+0x4d0>
+	QUAD $0x00000128249c8948 // movq %rbx, 0x128(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x00000110249c8b48 // movq 0x110(%rsp), %rbx
+	QUAD $0x0000010824bc8b48 // movq 0x108(%rsp), %rdi
+	QUAD $0x00000100248c8b4c // movq 0x100(%rsp), %r9
+	QUAD $0x000000f024948b4c // movq 0xf0(%rsp), %r10
+	QUAD $0x000000e824848b4c // movq 0xe8(%rsp), %r8
+	QUAD $0x000000e024bc8b4c // movq 0xe0(%rsp), %r15
+	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x000400988c180f42; BYTE $0x00 // prefetcht0 0x400(%rax,%r11,4)
+	LONG $0x0c180f43; BYTE $0x9c // prefetcht0 (%r12,%r11,4)
+	LONG $0x0c180f42; BYTE $0x9a // prefetcht0 (%rdx,%r11,4)
+	LONG $0x4c180f42; WORD $0x009d // prefetcht0 (%rbp,%r11,4)
+	LONG $0x107ca1c4; WORD $0x9804 // vmovups (%rax,%r11,4), %ymm0
+	QUAD $0xfc009c8c107c81c4; WORD $0xffff // vmovups -0x400(%r12,%r11,4), %ymm1
+	QUAD $0xfc009a94107ca1c4; WORD $0xffff // vmovups -0x400(%rdx,%r11,4), %ymm2
+	QUAD $0xfc009d9c107ca1c4; WORD $0xffff // vmovups -0x400(%rbp,%r11,4), %ymm3
+	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
+	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
+	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
+	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
+	LONG $0xd914ddc5 // vunpcklpd %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
+	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
+	LONG $0x1178c1c4; WORD $0x331c // vmovups %xmm3, (%r11,%rsi)
+	LONG $0x197dc3c4; WORD $0x301c; BYTE $0x01 // vextractf128 $0x1, %ymm3, (%r8,%rsi)
+	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
+	LONG $0x1178c1c4; WORD $0x354c; BYTE $0x00 // vmovups %xmm1, (%r13,%rsi)
+	QUAD $0x00000148249c8b4c // movq 0x148(%rsp), %r11
+	LONG $0x197dc3c4; WORD $0x330c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%r11,%rsi)
+	LONG $0xca14fdc5 // vunpcklpd %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
+	LONG $0x1178c1c4; WORD $0x310c // vmovups %xmm1, (%r9,%rsi)
+	LONG $0x197dc3c4; WORD $0x370c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%r15,%rsi)
+	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
+	LONG $0x1178c1c4; WORD $0x3204 // vmovups %xmm0, (%r10,%rsi)
+	LONG $0x197de3c4; WORD $0x3304; BYTE $0x01 // vextractf128 $0x1, %ymm0, (%rbx,%rsi)
+	LONG $0x20c68349 // addq $0x20, %r14
+	LONG $0x08598d4c // leaq 0x8(%rcx), %r11
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	QUAD $0x00000088248c3b48 // cmpq 0x88(%rsp), %rcx
+	LONG $0xff3e8e0f; WORD $0xffff // jle 0x4970 <k_pack_rows+0x3d0>
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	QUAD $0x000000f8248c8b4c // movq 0xf8(%rsp), %r9
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	QUAD $0x0000008824ac8b4c // movq 0x88(%rsp), %r13
+	QUAD $0x0000011824bc8b4c // movq 0x118(%rsp), %r15
+	QUAD $0x00000128249c8b48 // movq 0x128(%rsp), %rbx
+	WORD $0x16eb // jmp 0x4a7f <k_pack_rows+0x4df>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00000120248c8b48 // movq 0x120(%rsp), %rcx
+	LONG $0x99348d48 // leaq (%rcx,%rbx,4), %rsi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0xc39f0f41 // setg %r11b
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	WORD $0x9f0f; BYTE $0xc3 // setg %bl
+	WORD $0x2044; BYTE $0xdb // andb %r11b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	QUAD $0x00000138249c8b4c // movq 0x138(%rsp), %r11
+	QUAD $0x00000130249c8b48 // movq 0x130(%rsp), %rbx
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0xfdfd850f; WORD $0xffff // jne 0x48b0 <k_pack_rows+0x310>
+	LONG $0x0cc68348 // addq $0xc, %rsi
+	WORD $0x17eb // jmp 0x4ad0 <k_pack_rows+0x530>
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0xfde0840f; WORD $0xffff // je 0x48b0 <k_pack_rows+0x310>
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	WORD $0x187e // jle 0x4af0 <k_pack_rows+0x550>
+	LONG $0x107ac1c4; BYTE $0x06 // vmovss (%r14), %xmm0
+	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	WORD $0xd87c // jl 0x4ac0 <k_pack_rows+0x520>
+	WORD $0x15eb // jmp 0x4aff <k_pack_rows+0x55f>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	WORD $0xc17c // jl 0x4ac0 <k_pack_rows+0x520>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8348; WORD $0x0238 // cmpq $0x2, 0x38(%rsp)
+	WORD $0x067c // jl 0x4b11 <k_pack_rows+0x571>
+	LONG $0x107a81c4; WORD $0x9e04 // vmovss (%r14,%r11,4), %xmm0
+	LONG $0x4611fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi)
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	WORD $0xa474 // je 0x4ac0 <k_pack_rows+0x520>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8348; WORD $0x0338 // cmpq $0x3, 0x38(%rsp)
+	WORD $0x067c // jl 0x4b2e <k_pack_rows+0x58e>
+	LONG $0x107ac1c4; WORD $0x0604 // vmovss (%r14,%rax), %xmm0
+	LONG $0x4611fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi)
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	WORD $0x8774 // je 0x4ac0 <k_pack_rows+0x520>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8348; WORD $0x0438 // cmpq $0x4, 0x38(%rsp)
+	LONG $0xff708c0f; WORD $0xffff // jl 0x4ab9 <k_pack_rows+0x519>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x107a81c4; WORD $0x0604 // vmovss (%r14,%r8), %xmm0
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0x4ab9 <k_pack_rows+0x519>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc58349 // addq $-0x4, %r13
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	LONG $0xfbd88d0f; WORD $0xffff // jge 0x4760 <k_pack_rows+0x1c0>
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0xe37e // jle 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x087e // jle 0x4b9a <k_pack_rows+0x5fa>
+	LONG $0x107ac1c4; WORD $0x2404 // vmovss (%r12), %xmm0
+	WORD $0x04eb // jmp 0x4b9e <k_pack_rows+0x5fe>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	LONG $0x381c8d4a // leaq (%rax,%r15), %rbx
+	LONG $0x03c38348 // addq $0x3, %rbx
+	LONG $0x38348d4e // leaq (%rax,%r15), %r14
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x687c // jl 0x4c30 <k_pack_rows+0x690>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x0b7c // jl 0x4bdd <k_pack_rows+0x63d>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0404 // vmovss (%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x4274 // je 0x4c30 <k_pack_rows+0x690>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x067c // jl 0x4bfe <k_pack_rows+0x65e>
+	LONG $0x107ac1c4; WORD $0x1404 // vmovss (%r12,%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2174 // je 0x4c30 <k_pack_rows+0x690>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0a7c // jl 0x4c23 <k_pack_rows+0x683>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0404 // vmovss (%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	WORD $0x9066 // nop
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xff36840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1e7e // jle 0x4c5d <k_pack_rows+0x6bd>
+	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x04 // vmovss 0x4(%r12), %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1b7d // jge 0x4c73 <k_pack_rows+0x6d3>
+	LONG $0x000083e9; BYTE $0x00 // jmp 0x4ce0 <k_pack_rows+0x740>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x6d7c // jl 0x4ce0 <k_pack_rows+0x740>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x0c7c // jl 0x4c89 <k_pack_rows+0x6e9>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x04 // vmovss 0x4(%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x4674 // je 0x4ce0 <k_pack_rows+0x740>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x4cab <k_pack_rows+0x70b>
+	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x04 // vmovss 0x4(%r12,%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2474 // je 0x4ce0 <k_pack_rows+0x740>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x4cd1 <k_pack_rows+0x731>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x04 // vmovss 0x4(%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xfe86840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1b7e // jle 0x4d0a <k_pack_rows+0x76a>
+	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x08 // vmovss 0x8(%r12), %xmm0
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x4d20 <k_pack_rows+0x780>
+	WORD $0x70eb // jmp 0x4d7a <k_pack_rows+0x7da>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x5a7c // jl 0x4d7a <k_pack_rows+0x7da>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x0c7c // jl 0x4d36 <k_pack_rows+0x796>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x107ac1c4; WORD $0x3444; BYTE $0x08 // vmovss 0x8(%r12,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x3874 // je 0x4d7a <k_pack_rows+0x7da>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x4d53 <k_pack_rows+0x7b3>
+	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x08 // vmovss 0x8(%r12,%rdx), %xmm0
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b74 // je 0x4d7a <k_pack_rows+0x7da>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x4d74 <k_pack_rows+0x7d4>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x107ac1c4; WORD $0x3444; BYTE $0x08 // vmovss 0x8(%r12,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xfdec840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1b7e // jle 0x4da4 <k_pack_rows+0x804>
+	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x0c // vmovss 0xc(%r12), %xmm0
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x4dba <k_pack_rows+0x81a>
+	WORD $0x70eb // jmp 0x4e14 <k_pack_rows+0x874>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x5a7c // jl 0x4e14 <k_pack_rows+0x874>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x0c7c // jl 0x4dd0 <k_pack_rows+0x830>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x107ac1c4; WORD $0x3444; BYTE $0x0c // vmovss 0xc(%r12,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x3874 // je 0x4e14 <k_pack_rows+0x874>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x4ded <k_pack_rows+0x84d>
+	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x0c // vmovss 0xc(%r12,%rdx), %xmm0
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b74 // je 0x4e14 <k_pack_rows+0x874>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x4e0e <k_pack_rows+0x86e>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x107ac1c4; WORD $0x3444; BYTE $0x0c // vmovss 0xc(%r12,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xfd52840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1b7e // jle 0x4e3e <k_pack_rows+0x89e>
+	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x10 // vmovss 0x10(%r12), %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x4e54 <k_pack_rows+0x8b4>
+	WORD $0x7feb // jmp 0x4ebd <k_pack_rows+0x91d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x697c // jl 0x4ebd <k_pack_rows+0x91d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x0c7c // jl 0x4e6a <k_pack_rows+0x8ca>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x10 // vmovss 0x10(%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x4274 // je 0x4ebd <k_pack_rows+0x91d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x4e8c <k_pack_rows+0x8ec>
+	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x10 // vmovss 0x10(%r12,%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2074 // je 0x4ebd <k_pack_rows+0x91d>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x4eb2 <k_pack_rows+0x912>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x10 // vmovss 0x10(%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xfca9840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1b7e // jle 0x4ee7 <k_pack_rows+0x947>
+	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x14 // vmovss 0x14(%r12), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x4efd <k_pack_rows+0x95d>
+	WORD $0x7feb // jmp 0x4f66 <k_pack_rows+0x9c6>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x697c // jl 0x4f66 <k_pack_rows+0x9c6>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x0c7c // jl 0x4f13 <k_pack_rows+0x973>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x14 // vmovss 0x14(%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x4274 // je 0x4f66 <k_pack_rows+0x9c6>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x4f35 <k_pack_rows+0x995>
+	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x14 // vmovss 0x14(%r12,%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2074 // je 0x4f66 <k_pack_rows+0x9c6>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x0b7c // jl 0x4f5b <k_pack_rows+0x9bb>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x14 // vmovss 0x14(%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xfc00840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1f7e // jle 0x4f94 <k_pack_rows+0x9f4>
+	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x18 // vmovss 0x18(%r12), %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfbde8c0f; WORD $0xffff // jl 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x1aeb // jmp 0x4fae <k_pack_rows+0xa0e>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfbc28c0f; WORD $0xffff // jl 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x0c7c // jl 0x4fc4 <k_pack_rows+0xa24>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x18 // vmovss 0x18(%r12,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfb97840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x077c // jl 0x4fea <k_pack_rows+0xa4a>
+	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x18 // vmovss 0x18(%r12,%rdx), %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xfb71840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	LONG $0xfb508c0f; WORD $0xffff // jl 0x4b5d <k_pack_rows+0x5bd>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x18 // vmovss 0x18(%r12,%rax), %xmm0
+	LONG $0xfffb40e9; BYTE $0xff // jmp 0x4b5d <k_pack_rows+0x5bd>
+	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// pack_rows_f16
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x0be18e0f; WORD $0x0000 // jle 0x5c2e <k_pack_rows_f16+0xbee>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0bd48e0f; WORD $0x0000 // jle 0x5c2e <k_pack_rows_f16+0xbee>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x58ec8148; WORD $0x0001; BYTE $0x00 // subq $0x158, %rsp # imm = 0x158
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
+	QUAD $0x00000000ad248d4e // leaq (,%r13,4), %r12
+	QUAD $0x00000000ed148d4a // leaq (,%r13,8), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x520c8d4c // leaq (%rdx,%rdx,2), %r9
+	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x0000010824948948 // movq %rdx, 0x108(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x64348d4b // leaq (%r12,%r12,2), %rsi
+	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x08e3c148 // shlq $0x8, %rbx
+	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	QUAD $0x00000150248c894c // movq %r9, 0x150(%rsp)
+	LONG $0x320c8d4d // leaq (%r10,%rsi), %r9
+	QUAD $0x000000f8248c894c // movq %r9, 0xf8(%rsp)
+	LONG $0x0a0c8d4d // leaq (%r10,%rcx), %r9
+	QUAD $0x00000148248c894c // movq %r9, 0x148(%rsp)
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	WORD $0xf748; BYTE $0xdb // negq %rbx
+	QUAD $0x000000d0249c8948 // movq %rbx, 0xd0(%rsp)
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	LONG $0x0cc18348 // addq $0xc, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x324c8d49; BYTE $0x0c // leaq 0xc(%r10,%rsi), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x020c8d49 // leaq (%r10,%rax), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	LONG $0x02448d49; BYTE $0x0c // leaq 0xc(%r10,%rax), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0xa4048d4b // leaq (%r12,%r12,4), %rax
+	LONG $0x020c8d49 // leaq (%r10,%rax), %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0x02448d49; BYTE $0x0c // leaq 0xc(%r10,%rax), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x12048d49 // leaq (%r10,%rdx), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x12448d49; BYTE $0x0c // leaq 0xc(%r10,%rdx), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	LONG $0x2d4c8d48; BYTE $0x00 // leaq (%rbp,%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0xaa0c8d4b // leaq (%r10,%r13,4), %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	QUAD $0x00000000ed0c8d48 // leaq (,%rbp,8), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	QUAD $0x000004001a948d4a // leaq 0x400(%rdx,%r11), %rdx
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x0000040018b48d4a // leaq 0x400(%rax,%r11), %rsi
+	QUAD $0x000004006b9c8d49 // leaq 0x400(%r11,%rbp,2), %rbx
+	LONG $0x0c428d49 // leaq 0xc(%r10), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0xaa048d4b // leaq (%r10,%r13,4), %rax
+	LONG $0x0cc08348 // addq $0xc, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
+	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
+	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
+	QUAD $0x0000013824a4894c // movq %r12, 0x138(%rsp)
+	QUAD $0x0000013024ac8948 // movq %rbp, 0x130(%rsp)
+	QUAD $0x00000100249c894c // movq %r11, 0x100(%rsp)
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x5288 <k_pack_rows_f16+0x248>
+	WORD $0x9066 // nop
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	QUAD $0x000000b8249c8b48 // movq 0xb8(%rsp), %rbx
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
+	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
+	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
+	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
+	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
+	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
+	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x09958d0f; WORD $0x0000 // jge 0x5c1d <k_pack_rows_f16+0xbdd>
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0xc84c0f4c // cmovlq %rax, %r9
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
+	QUAD $0x000000b8249c8948 // movq %rbx, 0xb8(%rsp)
+	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
+	LONG $0x247c894c; BYTE $0x58 // movq %r15, 0x58(%rsp)
+	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
+	WORD $0x317d // jge 0x5300 <k_pack_rows_f16+0x2c0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0xff208e0f; WORD $0xffff // jle 0x5200 <k_pack_rows_f16+0x1c0>
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x000393e9; BYTE $0x00 // jmp 0x5688 <k_pack_rows_f16+0x648>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x8a048d49 // leaq (%r10,%rcx,4), %rax
+	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x79048d48 // leaq (%rcx,%rdi,2), %rax
+	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
+	WORD $0x3feb // jmp 0x5395 <k_pack_rows_f16+0x355>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0x24448348; WORD $0x1070 // addq $0x10, 0x70(%rsp)
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xfe6b8d0f; WORD $0xffff // jge 0x5200 <k_pack_rows_f16+0x1c0>
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	QUAD $0x0000014024848b48 // movq 0x140(%rsp), %rax
+	LONG $0x48348d4c // leaq (%rax,%rcx,2), %r14
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x294d; BYTE $0xcd // subq %r9, %r13
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	LONG $0x016b8c0f; WORD $0x0000 // jl 0x5530 <k_pack_rows_f16+0x4f0>
+	QUAD $0x0000011824ac894c // movq %r13, 0x118(%rsp)
+	QUAD $0x00000120248c894c // movq %r9, 0x120(%rsp)
+	QUAD $0x0000012824bc8948 // movq %rdi, 0x128(%rsp)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x0000010824a48b4c // movq 0x108(%rsp), %r12
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	QUAD $0x000000f8248c8b4c // movq 0xf8(%rsp), %r9
+	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
+	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
+	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
+	QUAD $0x000000d8249c8b48 // movq 0xd8(%rsp), %rbx
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	QUAD $0x0004006a8c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rbp,2)
+	LONG $0x6a0c180f // prefetcht0 (%rdx,%rbp,2)
+	LONG $0x0c180f41; BYTE $0x6f // prefetcht0 (%r15,%rbp,2)
+	LONG $0x680c180f // prefetcht0 (%rax,%rbp,2)
+	LONG $0x137dc2c4; WORD $0x6a04 // vcvtph2ps (%r10,%rbp,2), %ymm0
+	QUAD $0xfc006a8c137de2c4; WORD $0xffff // vcvtph2ps -0x400(%rdx,%rbp,2), %ymm1
+	QUAD $0xfc006f94137dc2c4; WORD $0xffff // vcvtph2ps -0x400(%r15,%rbp,2), %ymm2
+	QUAD $0xfc00689c137de2c4; WORD $0xffff // vcvtph2ps -0x400(%rax,%rbp,2), %ymm3
+	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
+	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
+	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
+	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
+	LONG $0xd914ddc5 // vunpcklpd %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
+	LONG $0x1178c1c4; WORD $0x331c // vmovups %xmm3, (%r11,%rsi)
+	LONG $0x197dc3c4; WORD $0x301c; BYTE $0x01 // vextractf128 $0x1, %ymm3, (%r8,%rsi)
+	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
+	LONG $0x0c11f8c5; BYTE $0x33 // vmovups %xmm1, (%rbx,%rsi)
+	QUAD $0x0100354c197dc3c4 // vextractf128 $0x1, %ymm1, (%r13,%rsi)
+	LONG $0xca14fdc5 // vunpcklpd %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
+	QUAD $0x0000014824ac8b48 // movq 0x148(%rsp), %rbp
+	LONG $0x4c11f8c5; WORD $0x0035 // vmovups %xmm1, (%rbp,%rsi)
+	LONG $0x197de3c4; WORD $0x370c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%rdi,%rsi)
+	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
+	LONG $0x1178c1c4; WORD $0x3104 // vmovups %xmm0, (%r9,%rsi)
+	QUAD $0x0000015024ac8b48 // movq 0x150(%rsp), %rbp
+	QUAD $0x01003544197de3c4 // vextractf128 $0x1, %ymm0, (%rbp,%rsi)
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x08698d48 // leaq 0x8(%rcx), %rbp
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	QUAD $0x00000088248c3b48 // cmpq 0x88(%rsp), %rcx
+	LONG $0xff418e0f; WORD $0xffff // jle 0x5430 <k_pack_rows_f16+0x3f0>
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	QUAD $0x00000100249c8b4c // movq 0x100(%rsp), %r11
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	QUAD $0x0000012824bc8b48 // movq 0x128(%rsp), %rdi
+	QUAD $0x00000120248c8b4c // movq 0x120(%rsp), %r9
+	QUAD $0x0000011824ac8b4c // movq 0x118(%rsp), %r13
+	WORD $0x18eb // jmp 0x553e <k_pack_rows_f16+0x4fe>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000110248c8b48 // movq 0x110(%rsp), %rcx
+	LONG $0x89348d4a // leaq (%rcx,%r9,4), %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
+	LONG $0xc59f0f40 // setg %bpl
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	LONG $0xc29f0f41 // setg %r10b
+	WORD $0x2041; BYTE $0xea // andb %bpl, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	QUAD $0x0000013024ac8b48 // movq 0x130(%rsp), %rbp
+	QUAD $0x0000013824a48b4c // movq 0x138(%rsp), %r12
+	LONG $0xfdf4850f; WORD $0xffff // jne 0x5360 <k_pack_rows_f16+0x320>
+	LONG $0x0cc68348 // addq $0xc, %rsi
+	WORD $0x1eeb // jmp 0x5590 <k_pack_rows_f16+0x550>
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0xfdd0840f; WORD $0xffff // je 0x5360 <k_pack_rows_f16+0x320>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x1b7e // jle 0x55b0 <k_pack_rows_f16+0x570>
+	LONG $0x16b70f45 // movzwl (%r14), %r10d
+	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0xd27c // jl 0x5580 <k_pack_rows_f16+0x540>
+	WORD $0x0feb // jmp 0x55bf <k_pack_rows_f16+0x57f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0xc17c // jl 0x5580 <k_pack_rows_f16+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	WORD $0x0f7c // jl 0x55d8 <k_pack_rows_f16+0x598>
+	LONG $0x14b70f45; BYTE $0x6e // movzwl (%r14,%rbp,2), %r10d
+	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi)
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x9d74 // je 0x5580 <k_pack_rows_f16+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fd8349 // cmpq $0x3, %r13
+	WORD $0x147c // jl 0x5601 <k_pack_rows_f16+0x5c1>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x14b70f45; BYTE $0x06 // movzwl (%r14,%rax), %r10d
+	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi)
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	LONG $0xff70840f; WORD $0xffff // je 0x5580 <k_pack_rows_f16+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	LONG $0xff548c0f; WORD $0xffff // jl 0x5572 <k_pack_rows_f16+0x532>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x14b70f45; BYTE $0x3e // movzwl (%r14,%rdi), %r10d
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xffff18e9; BYTE $0xff // jmp 0x5572 <k_pack_rows_f16+0x532>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	LONG $0xfb788d0f; WORD $0xffff // jge 0x5200 <k_pack_rows_f16+0x1c0>
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	WORD $0xe37e // jle 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x107e // jle 0x56a2 <k_pack_rows_f16+0x662>
+	LONG $0x45b70f41; BYTE $0x00 // movzwl (%r13), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	WORD $0x04eb // jmp 0x56a6 <k_pack_rows_f16+0x666>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	LONG $0x383c8d4c // leaq (%rax,%rdi), %r15
+	LONG $0x03c78349 // addq $0x3, %r15
+	LONG $0x38348d48 // leaq (%rax,%rdi), %rsi
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x008d8c0f; WORD $0x0000 // jl 0x5760 <k_pack_rows_f16+0x720>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x56f1 <k_pack_rows_f16+0x6b1>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x5f74 // je 0x5760 <k_pack_rows_f16+0x720>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x147c // jl 0x571f <k_pack_rows_f16+0x6df>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x3174 // je 0x5760 <k_pack_rows_f16+0x720>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x574c <k_pack_rows_f16+0x70c>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xff06840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x247e // jle 0x5793 <k_pack_rows_f16+0x753>
+	LONG $0x45b70f41; BYTE $0x02 // movzwl 0x2(%r13), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1e7d // jge 0x57ac <k_pack_rows_f16+0x76c>
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x5830 <k_pack_rows_f16+0x7f0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x00848c0f; WORD $0x0000 // jl 0x5830 <k_pack_rows_f16+0x7f0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x57ca <k_pack_rows_f16+0x78a>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x5674 // je 0x5830 <k_pack_rows_f16+0x7f0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x147c // jl 0x57f8 <k_pack_rows_f16+0x7b8>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2874 // je 0x5830 <k_pack_rows_f16+0x7f0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x5825 <k_pack_rows_f16+0x7e5>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
+	BYTE $0x90 // nop
+	LONG $0x02fe8349 // cmpq $0x2, %r14
+	LONG $0xfe36840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x247e // jle 0x5863 <k_pack_rows_f16+0x823>
+	LONG $0x45b70f41; BYTE $0x04 // movzwl 0x4(%r13), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x4411fac5; WORD $0xf4ba // vmovss %xmm0, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1a7d // jge 0x5878 <k_pack_rows_f16+0x838>
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x58ec <k_pack_rows_f16+0x8ac>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x4411fac5; WORD $0xf4ba // vmovss %xmm0, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x747c // jl 0x58ec <k_pack_rows_f16+0x8ac>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x5896 <k_pack_rows_f16+0x856>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0xf8ba // vmovss %xmm0, -0x8(%rdx,%rdi,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4b74 // je 0x58ec <k_pack_rows_f16+0x8ac>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x147c // jl 0x58bf <k_pack_rows_f16+0x87f>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0xfcba // vmovss %xmm0, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2274 // je 0x58ec <k_pack_rows_f16+0x8ac>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x58e7 <k_pack_rows_f16+0x8a7>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x0411fac5; BYTE $0xba // vmovss %xmm0, (%rdx,%rdi,4)
+	LONG $0x03fe8349 // cmpq $0x3, %r14
+	LONG $0xfd7a840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x247e // jle 0x591f <k_pack_rows_f16+0x8df>
+	LONG $0x45b70f41; BYTE $0x06 // movzwl 0x6(%r13), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x4411fac5; WORD $0xf4ba // vmovss %xmm0, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1a7d // jge 0x5934 <k_pack_rows_f16+0x8f4>
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x59a8 <k_pack_rows_f16+0x968>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x4411fac5; WORD $0xf4ba // vmovss %xmm0, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x747c // jl 0x59a8 <k_pack_rows_f16+0x968>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x5952 <k_pack_rows_f16+0x912>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0xf8ba // vmovss %xmm0, -0x8(%rdx,%rdi,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4b74 // je 0x59a8 <k_pack_rows_f16+0x968>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x147c // jl 0x597b <k_pack_rows_f16+0x93b>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0xfcba // vmovss %xmm0, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2274 // je 0x59a8 <k_pack_rows_f16+0x968>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x59a3 <k_pack_rows_f16+0x963>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x0411fac5; BYTE $0xba // vmovss %xmm0, (%rdx,%rdi,4)
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0xfcbe840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x247e // jle 0x59db <k_pack_rows_f16+0x99b>
+	LONG $0x45b70f41; BYTE $0x08 // movzwl 0x8(%r13), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1e7d // jge 0x59f4 <k_pack_rows_f16+0x9b4>
+	LONG $0x00009ce9; BYTE $0x00 // jmp 0x5a77 <k_pack_rows_f16+0xa37>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x00838c0f; WORD $0x0000 // jl 0x5a77 <k_pack_rows_f16+0xa37>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x5a12 <k_pack_rows_f16+0x9d2>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x5574 // je 0x5a77 <k_pack_rows_f16+0xa37>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x147c // jl 0x5a40 <k_pack_rows_f16+0xa00>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2774 // je 0x5a77 <k_pack_rows_f16+0xa37>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x5a6d <k_pack_rows_f16+0xa2d>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
+	LONG $0x05fe8349 // cmpq $0x5, %r14
+	LONG $0xfbef840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x247e // jle 0x5aaa <k_pack_rows_f16+0xa6a>
+	LONG $0x45b70f41; BYTE $0x0a // movzwl 0xa(%r13), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1e7d // jge 0x5ac3 <k_pack_rows_f16+0xa83>
+	LONG $0x00009ce9; BYTE $0x00 // jmp 0x5b46 <k_pack_rows_f16+0xb06>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x00838c0f; WORD $0x0000 // jl 0x5b46 <k_pack_rows_f16+0xb06>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x5ae1 <k_pack_rows_f16+0xaa1>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x5574 // je 0x5b46 <k_pack_rows_f16+0xb06>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x147c // jl 0x5b0f <k_pack_rows_f16+0xacf>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2774 // je 0x5b46 <k_pack_rows_f16+0xb06>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x137c // jl 0x5b3c <k_pack_rows_f16+0xafc>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
+	LONG $0x06fe8349 // cmpq $0x6, %r14
+	LONG $0xfb20840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x257e // jle 0x5b7a <k_pack_rows_f16+0xb3a>
+	LONG $0x45b70f41; BYTE $0x0c // movzwl 0xc(%r13), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfaf88c0f; WORD $0xffff // jl 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x19eb // jmp 0x5b93 <k_pack_rows_f16+0xb53>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfadd8c0f; WORD $0xffff // jl 0x5670 <k_pack_rows_f16+0x630>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x147c // jl 0x5bb1 <k_pack_rows_f16+0xb71>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfaab840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x147c // jl 0x5be3 <k_pack_rows_f16+0xba3>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xfa79840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0xfa558c0f; WORD $0xffff // jl 0x565a <k_pack_rows_f16+0x61a>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xfffa3de9; BYTE $0xff // jmp 0x565a <k_pack_rows_f16+0x61a>
+	LONG $0x58c48148; WORD $0x0001; BYTE $0x00 // addq $0x158, %rsp # imm = 0x158
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// pack_rows_bf16
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x0a248e0f; WORD $0x0000 // jle 0x6671 <k_pack_rows_bf16+0xa31>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0a178e0f; WORD $0x0000 // jle 0x6671 <k_pack_rows_bf16+0xa31>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x58ec8148; WORD $0x0001; BYTE $0x00 // subq $0x158, %rsp # imm = 0x158
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
+	QUAD $0x00000000ad1c8d4e // leaq (,%r13,4), %r11
+	QUAD $0x00000000ed148d4a // leaq (,%r13,8), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x0000012024948948 // movq %rdx, 0x120(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x5b348d4b // leaq (%r11,%r11,2), %rsi
+	WORD $0x8b4c; BYTE $0x27 // movq (%rdi), %r12
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x08e6c149 // shlq $0x8, %r14
+	QUAD $0x000000a024b4894c // movq %r14, 0xa0(%rsp)
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	QUAD $0x000001502494894c // movq %r10, 0x150(%rsp)
+	LONG $0x34148d4d // leaq (%r12,%rsi), %r10
+	QUAD $0x000001102494894c // movq %r10, 0x110(%rsp)
+	LONG $0x0c148d4d // leaq (%r12,%rcx), %r10
+	QUAD $0x000001082494894c // movq %r10, 0x108(%rsp)
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	QUAD $0x000000d82494894c // movq %r10, 0xd8(%rsp)
+	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
+	LONG $0x0cc18348 // addq $0xc, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x344c8d49; BYTE $0x0c // leaq 0xc(%r12,%rsi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x040c8d49 // leaq (%r12,%rax), %rcx
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	LONG $0x04448d49; BYTE $0x0c // leaq 0xc(%r12,%rax), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x00000148249c894c // movq %r11, 0x148(%rsp)
+	LONG $0x9b048d4b // leaq (%r11,%r11,4), %rax
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x040c8d49 // leaq (%r12,%rax), %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	LONG $0x04448d49; BYTE $0x0c // leaq 0xc(%r12,%rax), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x14048d49 // leaq (%r12,%rdx), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	LONG $0x14448d49; BYTE $0x0c // leaq 0xc(%r12,%rdx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
+	LONG $0x090c8d4b // leaq (%r9,%r9), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0xac0c8d4b // leaq (%r12,%r13,4), %rcx
+	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
+	QUAD $0x00000000cd0c8d4a // leaq (,%r9,8), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	QUAD $0x000004001a948d48 // leaq 0x400(%rdx,%rbx), %rdx
+	QUAD $0x0000040018b48d48 // leaq 0x400(%rax,%rbx), %rsi
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	QUAD $0x000004004bbc8d4a // leaq 0x400(%rbx,%r9,2), %rdi
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x24448d49; BYTE $0x0c // leaq 0xc(%r12), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x2464894c; BYTE $0x48 // movq %r12, 0x48(%rsp)
+	LONG $0xac048d4b // leaq (%r12,%r13,4), %rax
+	LONG $0x0cc08348 // addq $0xc, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x000000a82484894c // movq %r8, 0xa8(%rsp)
+	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
+	QUAD $0x00000118249c894c // movq %r11, 0x118(%rsp)
+	QUAD $0x000000e8248c894c // movq %r9, 0xe8(%rsp)
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x5e83 <k_pack_rows_bf16+0x243>
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
+	LONG $0x40c68349 // addq $0x40, %r14
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	LONG $0x24440148; BYTE $0x58 // addq %rax, 0x58(%rsp)
+	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
+	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
+	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
+	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0x07dd8d0f; WORD $0x0000 // jge 0x6660 <k_pack_rows_bf16+0xa20>
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	WORD $0x294d; BYTE $0xf7 // subq %r14, %r15
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0xc74c0f49 // cmovlq %r15, %rax
+	LONG $0x08ff8349 // cmpq $0x8, %r15
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
+	QUAD $0x000000c024bc8948 // movq %rdi, 0xc0(%rsp)
+	QUAD $0x000000b82494894c // movq %r10, 0xb8(%rsp)
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
+	WORD $0x277d // jge 0x5ef0 <k_pack_rows_bf16+0x2b0>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0xff268e0f; WORD $0xffff // jle 0x5e00 <k_pack_rows_bf16+0x1c0>
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x00035ce9; BYTE $0x00 // jmp 0x6248 <k_pack_rows_bf16+0x608>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x8f0c8d49 // leaq (%r15,%rcx,4), %rcx
+	QUAD $0x00000130248c8948 // movq %rcx, 0x130(%rsp)
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x712c8d4e // leaq (%rcx,%r14,2), %r13
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	QUAD $0x0000012824ac894c // movq %r13, 0x128(%rsp)
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	WORD $0x4beb // jmp 0x5f90 <k_pack_rows_bf16+0x350>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0xfcc08349 // addq $-0x4, %r8
+	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
+	QUAD $0x0000014024948b4c // movq 0x140(%rsp), %r10
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0xfe708d0f; WORD $0xffff // jge 0x5e00 <k_pack_rows_bf16+0x1c0>
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x4caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rcx
+	QUAD $0x000000004d348d4c // leaq (,%rcx,2), %r14
+	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x000001402494894c // movq %r10, 0x140(%rsp)
+	LONG $0x016f8c0f; WORD $0x0000 // jl 0x6140 <k_pack_rows_bf16+0x500>
+	QUAD $0x0000013824a4894c // movq %r12, 0x138(%rsp)
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x0000012024a48b4c // movq 0x120(%rsp), %r12
+	QUAD $0x00000110248c8b4c // movq 0x110(%rsp), %r9
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	QUAD $0x0000010024848b4c // movq 0x100(%rsp), %r8
+	QUAD $0x000000f824ac8b4c // movq 0xf8(%rsp), %r13
+	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
+	QUAD $0x000000e0249c8b48 // movq 0xe0(%rsp), %rbx
+	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	QUAD $0x0004006a8c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rbp,2)
+	LONG $0x6a0c180f // prefetcht0 (%rdx,%rbp,2)
+	LONG $0x0c180f41; BYTE $0x6f // prefetcht0 (%r15,%rbp,2)
+	LONG $0x0c180f41; BYTE $0x6b // prefetcht0 (%r11,%rbp,2)
+	LONG $0x337dc2c4; WORD $0x6a04 // vpmovzxwd (%r10,%rbp,2), %ymm0
+	LONG $0xf072fdc5; BYTE $0x10 // vpslld $0x10, %ymm0, %ymm0
+	QUAD $0xfc006a8c337de2c4; WORD $0xffff // vpmovzxwd -0x400(%rdx,%rbp,2), %ymm1
+	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
+	QUAD $0xfc006f94337dc2c4; WORD $0xffff // vpmovzxwd -0x400(%r15,%rbp,2), %ymm2
+	LONG $0xf272edc5; BYTE $0x10 // vpslld $0x10, %ymm2, %ymm2
+	QUAD $0xfc006b9c337dc2c4; WORD $0xffff // vpmovzxwd -0x400(%r11,%rbp,2), %ymm3
+	LONG $0xf372e5c5; BYTE $0x10 // vpslld $0x10, %ymm3, %ymm3
+	LONG $0xe162fdc5 // vpunpckldq %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
+	LONG $0xc16afdc5 // vpunpckhdq %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
+	LONG $0xcb62edc5 // vpunpckldq %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
+	LONG $0xd36aedc5 // vpunpckhdq %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
+	LONG $0xd96cddc5 // vpunpcklqdq %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	LONG $0x5c7ffac5; WORD $0x0035 // vmovdqu %xmm3, (%rbp,%rsi)
+	LONG $0x397dc3c4; WORD $0x301c; BYTE $0x01 // vextracti128 $0x1, %ymm3, (%r8,%rsi)
+	LONG $0xc96dddc5 // vpunpckhqdq %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
+	LONG $0x0c7ffac5; BYTE $0x33 // vmovdqu %xmm1, (%rbx,%rsi)
+	QUAD $0x0100354c397dc3c4 // vextracti128 $0x1, %ymm1, (%r13,%rsi)
+	LONG $0xca6cfdc5 // vpunpcklqdq %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
+	LONG $0x0c7ffac5; BYTE $0x30 // vmovdqu %xmm1, (%rax,%rsi)
+	LONG $0x397de3c4; WORD $0x370c; BYTE $0x01 // vextracti128 $0x1, %ymm1, (%rdi,%rsi)
+	LONG $0xc26dfdc5 // vpunpckhqdq %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
+	LONG $0x7f7ac1c4; WORD $0x3104 // vmovdqu %xmm0, (%r9,%rsi)
+	QUAD $0x0000015024ac8b48 // movq 0x150(%rsp), %rbp
+	QUAD $0x01003544397de3c4 // vextracti128 $0x1, %ymm0, (%rbp,%rsi)
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x08698d48 // leaq 0x8(%rcx), %rbp
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	QUAD $0x00000090248c3b48 // cmpq 0x90(%rsp), %rcx
+	LONG $0xff308e0f; WORD $0xffff // jle 0x6030 <k_pack_rows_bf16+0x3f0>
+	LONG $0x24740348; BYTE $0x48 // addq 0x48(%rsp), %rsi
+	QUAD $0x00000118249c8b4c // movq 0x118(%rsp), %r11
+	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	QUAD $0x0000012824ac8b4c // movq 0x128(%rsp), %r13
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	WORD $0x18eb // jmp 0x6151 <k_pack_rows_bf16+0x511>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0000013024848b48 // movq 0x130(%rsp), %rax
+	LONG $0xa0348d4a // leaq (%rax,%r12,4), %rsi
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
+	LONG $0xc59f0f40 // setg %bpl
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xc29f0f41 // setg %r10b
+	WORD $0x2041; BYTE $0xea // andb %bpl, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0xfdcc850f; WORD $0xffff // jne 0x5f50 <k_pack_rows_bf16+0x310>
+	LONG $0x0cc68348 // addq $0xc, %rsi
+	WORD $0x1beb // jmp 0x61a5 <k_pack_rows_bf16+0x565>
+	WORD $0x2e89 // movl %ebp, (%rsi)
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x02c68349 // addq $0x2, %r14
+	QUAD $0x0000014824b40348 // addq 0x148(%rsp), %rsi
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0xfdab840f; WORD $0xffff // je 0x5f50 <k_pack_rows_bf16+0x310>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x167e // jle 0x61c0 <k_pack_rows_bf16+0x580>
+	LONG $0x2eb70f41 // movzwl (%r14), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	WORD $0x6e89; BYTE $0xf4 // movl %ebp, -0xc(%rsi)
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	WORD $0xd67c // jl 0x6190 <k_pack_rows_bf16+0x550>
+	WORD $0x0feb // jmp 0x61cb <k_pack_rows_bf16+0x58b>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x6e89; BYTE $0xf4 // movl %ebp, -0xc(%rsi)
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	WORD $0xc57c // jl 0x6190 <k_pack_rows_bf16+0x550>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x087c // jl 0x61db <k_pack_rows_bf16+0x59b>
+	LONG $0x2cb70f43; BYTE $0x56 // movzwl (%r14,%r10,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	WORD $0x6e89; BYTE $0xf8 // movl %ebp, -0x8(%rsi)
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	WORD $0xac74 // je 0x6190 <k_pack_rows_bf16+0x550>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x087c // jl 0x61f4 <k_pack_rows_bf16+0x5b4>
+	LONG $0x2cb70f43; BYTE $0x0e // movzwl (%r14,%r9), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	WORD $0x6e89; BYTE $0xfc // movl %ebp, -0x4(%rsi)
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	WORD $0x9374 // je 0x6190 <k_pack_rows_bf16+0x550>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x857c // jl 0x618a <k_pack_rows_bf16+0x54a>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x2cb70f41; BYTE $0x06 // movzwl (%r14,%rax), %ebp
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xffff6ce9; BYTE $0xff // jmp 0x618a <k_pack_rows_bf16+0x54a>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	LONG $0xfbb88d0f; WORD $0xffff // jge 0x5e00 <k_pack_rows_bf16+0x1c0>
+	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
+	WORD $0xe37e // jle 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0a7e // jle 0x625c <k_pack_rows_bf16+0x61c>
+	LONG $0x45b70f41; BYTE $0x00 // movzwl (%r13), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0x02eb // jmp 0x625e <k_pack_rows_bf16+0x61e>
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	LONG $0x3a148d4c // leaq (%rdx,%rdi), %r10
+	LONG $0x03c28349 // addq $0x3, %r10
+	LONG $0x3a348d4c // leaq (%rdx,%rdi), %r14
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x5b7c // jl 0x62e0 <k_pack_rows_bf16+0x6a0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0e7c // jl 0x629b <k_pack_rows_bf16+0x65b>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x3c74 // je 0x62e0 <k_pack_rows_bf16+0x6a0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x62b5 <k_pack_rows_bf16+0x675>
+	LONG $0x44b70f43; WORD $0x000d // movzwl (%r13,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x2274 // je 0x62e0 <k_pack_rows_bf16+0x6a0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0d7c // jl 0x62d3 <k_pack_rows_bf16+0x693>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xff46840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x197e // jle 0x6308 <k_pack_rows_bf16+0x6c8>
+	LONG $0x45b70f41; BYTE $0x02 // movzwl 0x2(%r13), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x137d // jge 0x6319 <k_pack_rows_bf16+0x6d9>
+	WORD $0x68eb // jmp 0x6370 <k_pack_rows_bf16+0x730>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x577c // jl 0x6370 <k_pack_rows_bf16+0x730>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0e7c // jl 0x632f <k_pack_rows_bf16+0x6ef>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x3874 // je 0x6370 <k_pack_rows_bf16+0x730>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x6349 <k_pack_rows_bf16+0x709>
+	LONG $0x44b70f43; WORD $0x020d // movzwl 0x2(%r13,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1e74 // je 0x6370 <k_pack_rows_bf16+0x730>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0d7c // jl 0x6367 <k_pack_rows_bf16+0x727>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x02ff8349 // cmpq $0x2, %r15
+	LONG $0xfeb6840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x197e // jle 0x6398 <k_pack_rows_bf16+0x758>
+	LONG $0x45b70f41; BYTE $0x04 // movzwl 0x4(%r13), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x137d // jge 0x63a9 <k_pack_rows_bf16+0x769>
+	WORD $0x62eb // jmp 0x63fa <k_pack_rows_bf16+0x7ba>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x517c // jl 0x63fa <k_pack_rows_bf16+0x7ba>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0e7c // jl 0x63bf <k_pack_rows_bf16+0x77f>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x3274 // je 0x63fa <k_pack_rows_bf16+0x7ba>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x63d9 <k_pack_rows_bf16+0x799>
+	LONG $0x44b70f43; WORD $0x040d // movzwl 0x4(%r13,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1874 // je 0x63fa <k_pack_rows_bf16+0x7ba>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0d7c // jl 0x63f7 <k_pack_rows_bf16+0x7b7>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0x03ff8349 // cmpq $0x3, %r15
+	LONG $0xfe2c840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x197e // jle 0x6422 <k_pack_rows_bf16+0x7e2>
+	LONG $0x45b70f41; BYTE $0x06 // movzwl 0x6(%r13), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x137d // jge 0x6433 <k_pack_rows_bf16+0x7f3>
+	WORD $0x62eb // jmp 0x6484 <k_pack_rows_bf16+0x844>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x517c // jl 0x6484 <k_pack_rows_bf16+0x844>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0e7c // jl 0x6449 <k_pack_rows_bf16+0x809>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x3274 // je 0x6484 <k_pack_rows_bf16+0x844>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x6463 <k_pack_rows_bf16+0x823>
+	LONG $0x44b70f43; WORD $0x060d // movzwl 0x6(%r13,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1874 // je 0x6484 <k_pack_rows_bf16+0x844>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0d7c // jl 0x6481 <k_pack_rows_bf16+0x841>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0xfda2840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x197e // jle 0x64ac <k_pack_rows_bf16+0x86c>
+	LONG $0x45b70f41; BYTE $0x08 // movzwl 0x8(%r13), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x137d // jge 0x64bd <k_pack_rows_bf16+0x87d>
+	WORD $0x71eb // jmp 0x651d <k_pack_rows_bf16+0x8dd>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x607c // jl 0x651d <k_pack_rows_bf16+0x8dd>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0e7c // jl 0x64d3 <k_pack_rows_bf16+0x893>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x3c74 // je 0x651d <k_pack_rows_bf16+0x8dd>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x64f2 <k_pack_rows_bf16+0x8b2>
+	LONG $0x44b70f43; WORD $0x080d // movzwl 0x8(%r13,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1d74 // je 0x651d <k_pack_rows_bf16+0x8dd>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0d7c // jl 0x6515 <k_pack_rows_bf16+0x8d5>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0x05ff8349 // cmpq $0x5, %r15
+	LONG $0xfd09840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x197e // jle 0x6545 <k_pack_rows_bf16+0x905>
+	LONG $0x45b70f41; BYTE $0x0a // movzwl 0xa(%r13), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x137d // jge 0x6556 <k_pack_rows_bf16+0x916>
+	WORD $0x71eb // jmp 0x65b6 <k_pack_rows_bf16+0x976>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x607c // jl 0x65b6 <k_pack_rows_bf16+0x976>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0e7c // jl 0x656c <k_pack_rows_bf16+0x92c>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x3c74 // je 0x65b6 <k_pack_rows_bf16+0x976>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x658b <k_pack_rows_bf16+0x94b>
+	LONG $0x44b70f43; WORD $0x0a0d // movzwl 0xa(%r13,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1d74 // je 0x65b6 <k_pack_rows_bf16+0x976>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x0d7c // jl 0x65ae <k_pack_rows_bf16+0x96e>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0x06ff8349 // cmpq $0x6, %r15
+	LONG $0xfc70840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1d7e // jle 0x65e2 <k_pack_rows_bf16+0x9a2>
+	LONG $0x45b70f41; BYTE $0x0c // movzwl 0xc(%r13), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfc508c0f; WORD $0xffff // jl 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0x15eb // jmp 0x65f7 <k_pack_rows_bf16+0x9b7>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfc398c0f; WORD $0xffff // jl 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x0e7c // jl 0x660d <k_pack_rows_bf16+0x9cd>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfc11840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x097c // jl 0x6630 <k_pack_rows_bf16+0x9f0>
+	LONG $0x44b70f43; WORD $0x0c0d // movzwl 0xc(%r13,%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xfbee840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0xfbd08c0f; WORD $0xffff // jl 0x621e <k_pack_rows_bf16+0x5de>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xfffbbee9; BYTE $0xff // jmp 0x621e <k_pack_rows_bf16+0x5de>
+	LONG $0x58c48148; WORD $0x0001; BYTE $0x00 // addq $0x158, %rsp # imm = 0x158
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// pack_rows_64
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x064c8e0f; WORD $0x0000 // jle 0x6cea <k_pack_rows_64+0x66a>
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x063f8e0f; WORD $0x0000 // jle 0x6cea <k_pack_rows_64+0x66a>
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x191c8d4a // leaq (%rcx,%r11), %rbx
+	LONG $0x00c38148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rbx # imm = 0x400
+	LONG $0x240c894c // movq %r9, (%rsp)
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x00c18149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r9 # imm = 0x400
+	LONG $0xd33c8d4d // leaq (%r11,%rdx,8), %r15
+	LONG $0x00c78149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r15 # imm = 0x400
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x18c08348 // addq $0x18, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
+	LONG $0x187e8d48 // leaq 0x18(%rsi), %rdi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	LONG $0xf6348d4a // leaq (%rsi,%r14,8), %rsi
+	LONG $0x18c68348 // addq $0x18, %rsi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
+	QUAD $0x000000a024b4894c // movq %r14, 0xa0(%rsp)
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	WORD $0x64eb // jmp 0x67e4 <k_pack_rows_64+0x164>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
+	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
+	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
+	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
+	LONG $0x00c78149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r15 # imm = 0x200
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0x05068d0f; WORD $0x0000 // jge 0x6cea <k_pack_rows_64+0x66a>
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	WORD $0x294d; BYTE $0xd5 // subq %r10, %r13
+	LONG $0x40fd8349 // cmpq $0x40, %r13
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0xfd4c0f49 // cmovlq %r13, %rdi
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	LONG $0x247c894c; BYTE $0x70 // movq %r15, 0x70(%rsp)
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	WORD $0x307d // jge 0x6850 <k_pack_rows_64+0x1d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xff538e0f; WORD $0xffff // jle 0x6780 <k_pack_rows_64+0x100>
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x0002b8e9; BYTE $0x00 // jmp 0x6afa <k_pack_rows_64+0x47a>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0xce0c8d48 // leaq (%rsi,%rcx,8), %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0xd10c8d4a // leaq (%rcx,%r10,8), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x2eeb // jmp 0x68b2 <k_pack_rows_64+0x232>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0xfcc58348 // addq $-0x4, %rbp
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	LONG $0xfece8d0f; WORD $0xffff // jge 0x6780 <k_pack_rows_64+0x100>
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0xc10c8d4a // leaq (%rcx,%r8,8), %rcx
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0xf2148d4c // leaq (%rdx,%rsi,8), %r10
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0x00eb8c0f; WORD $0x0000 // jl 0x69d1 <k_pack_rows_64+0x351>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	QUAD $0x000400f38c180f43; BYTE $0x00 // prefetcht0 0x400(%r11,%r14,8)
+	LONG $0x0c180f43; BYTE $0xf7 // prefetcht0 (%r15,%r14,8)
+	LONG $0x4c180f43; WORD $0x00f5 // prefetcht0 (%r13,%r14,8)
+	LONG $0x0c180f42; BYTE $0xf3 // prefetcht0 (%rbx,%r14,8)
+	LONG $0x107d81c4; WORD $0xf304 // vmovupd (%r11,%r14,8), %ymm0
+	QUAD $0xfc00f78c107d81c4; WORD $0xffff // vmovupd -0x400(%r15,%r14,8), %ymm1
+	QUAD $0xfc00f594107d81c4; WORD $0xffff // vmovupd -0x400(%r13,%r14,8), %ymm2
+	QUAD $0xfc00f39c107da1c4; WORD $0xffff // vmovupd -0x400(%rbx,%r14,8), %ymm3
+	LONG $0x01fde3c4; WORD $0x60e1 // vpermpd $0x60, %ymm1, %ymm4 # ymm4 = ymm1[0,0,2,1]
+	LONG $0x01fde3c4; WORD $0xd4e8 // vpermpd $0xd4, %ymm0, %ymm5 # ymm5 = ymm0[0,1,1,3]
+	LONG $0x0d55e3c4; WORD $0x0ae4 // vblendpd $0xa, %ymm4, %ymm5, %ymm4 # ymm4 = ymm5[0],ymm4[1],ymm5[2],ymm4[3]
+	LONG $0x01fde3c4; WORD $0xe6c9 // vpermpd $0xe6, %ymm1, %ymm1 # ymm1 = ymm1[2,1,2,3]
+	LONG $0x01fde3c4; WORD $0xe6c0 // vpermpd $0xe6, %ymm0, %ymm0 # ymm0 = ymm0[2,1,2,3]
+	LONG $0xc1c6fdc5; BYTE $0x0c // vshufpd $0xc, %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[0],ymm1[0],ymm0[3],ymm1[3]
+	LONG $0x01fde3c4; WORD $0x60cb // vpermpd $0x60, %ymm3, %ymm1 # ymm1 = ymm3[0,0,2,1]
+	LONG $0x01fde3c4; WORD $0xd4ea // vpermpd $0xd4, %ymm2, %ymm5 # ymm5 = ymm2[0,1,1,3]
+	LONG $0x0d55e3c4; WORD $0x0ac9 // vblendpd $0xa, %ymm1, %ymm5, %ymm1 # ymm1 = ymm5[0],ymm1[1],ymm5[2],ymm1[3]
+	LONG $0x01fde3c4; WORD $0xe6db // vpermpd $0xe6, %ymm3, %ymm3 # ymm3 = ymm3[2,1,2,3]
+	LONG $0x01fde3c4; WORD $0xe6d2 // vpermpd $0xe6, %ymm2, %ymm2 # ymm2 = ymm2[2,1,2,3]
+	LONG $0xd3c6edc5; BYTE $0x0c // vshufpd $0xc, %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[0],ymm3[0],ymm2[3],ymm3[3]
+	LONG $0x185de3c4; WORD $0x01d9 // vinsertf128 $0x1, %xmm1, %ymm4, %ymm3
+	LONG $0x1911fdc5 // vmovupd %ymm3, (%rcx)
+	LONG $0x065de3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[2,3],ymm1[2,3]
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x117dc1c4; WORD $0x040c // vmovupd %ymm1, (%r12,%rax)
+	LONG $0x187de3c4; WORD $0x01ca // vinsertf128 $0x1, %xmm2, %ymm0, %ymm1
+	LONG $0x0c11fdc5; BYTE $0x08 // vmovupd %ymm1, (%rax,%rcx)
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x067de3c4; WORD $0x31c2 // vperm2f128 $0x31, %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm2[2,3]
+	LONG $0x0411fdc5; BYTE $0x08 // vmovupd %ymm0, (%rax,%rcx)
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	LONG $0xff2a8e0f; WORD $0xffff // jle 0x68f0 <k_pack_rows_64+0x270>
+	QUAD $0x0000009024a4034c // addq 0x90(%rsp), %r12
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	WORD $0x294d; BYTE $0xf4 // subq %r14, %r12
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xc19f0f41 // setg %r9b
+	WORD $0x2041; BYTE $0xd1 // andb %dl, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xfe8e850f; WORD $0xffff // jne 0x6890 <k_pack_rows_64+0x210>
+	LONG $0x18c18348 // addq $0x18, %rcx
+	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
+	WORD $0x20eb // jmp 0x6a30 <k_pack_rows_64+0x3b0>
+	LONG $0x0111fbc5 // vmovsd %xmm0, (%rcx)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x08c28349 // addq $0x8, %r10
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0xfe60840f; WORD $0xffff // je 0x6890 <k_pack_rows_64+0x210>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1b7e // jle 0x6a50 <k_pack_rows_64+0x3d0>
+	LONG $0x107bc1c4; BYTE $0x02 // vmovsd (%r10), %xmm0
+	LONG $0x4111fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xdb7c // jl 0x6a20 <k_pack_rows_64+0x3a0>
+	WORD $0x18eb // jmp 0x6a5f <k_pack_rows_64+0x3df>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x4111fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xc17c // jl 0x6a20 <k_pack_rows_64+0x3a0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x067c // jl 0x6a6f <k_pack_rows_64+0x3ef>
+	LONG $0x107bc1c4; WORD $0xd204 // vmovsd (%r10,%rdx,8), %xmm0
+	LONG $0x4111fbc5; BYTE $0xf0 // vmovsd %xmm0, -0x10(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xa674 // je 0x6a20 <k_pack_rows_64+0x3a0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	WORD $0x067c // jl 0x6a8a <k_pack_rows_64+0x40a>
+	LONG $0x107b81c4; WORD $0x0a04 // vmovsd (%r10,%r9), %xmm0
+	LONG $0x4111fbc5; BYTE $0xf8 // vmovsd %xmm0, -0x8(%rcx)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x8b74 // je 0x6a20 <k_pack_rows_64+0x3a0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xff6d8c0f; WORD $0xffff // jl 0x6a10 <k_pack_rows_64+0x390>
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x107b81c4; WORD $0x0a04 // vmovsd (%r10,%r9), %xmm0
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	QUAD $0x000000b824848b4c // movq 0xb8(%rsp), %r8
+	LONG $0xffff43e9; BYTE $0xff // jmp 0x6a10 <k_pack_rows_64+0x390>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x117ba1c4; WORD $0xfe04 // vmovsd %xmm0, (%rsi,%r15,8)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0x2464034c; BYTE $0x40 // addq 0x40(%rsp), %r12
+	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
+	LONG $0xfc868d0f; WORD $0xffff // jge 0x6780 <k_pack_rows_64+0x100>
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	WORD $0xe17e // jle 0x6ae0 <k_pack_rows_64+0x460>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x087e // jle 0x6b0c <k_pack_rows_64+0x48c>
+	LONG $0x107bc1c4; WORD $0x2404 // vmovsd (%r12), %xmm0
+	WORD $0x04eb // jmp 0x6b10 <k_pack_rows_64+0x490>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	LONG $0x38348d4b // leaq (%r8,%r15), %rsi
+	LONG $0x03c68348 // addq $0x3, %rsi
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x02c08349 // addq $0x2, %r8
+	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r15,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x677c // jl 0x6ba0 <k_pack_rows_64+0x520>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0b7c // jl 0x6b4e <k_pack_rows_64+0x4ce>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x107b81c4; WORD $0x1404 // vmovsd (%r12,%r10), %xmm0
+	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r11,%r15,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x4674 // je 0x6ba0 <k_pack_rows_64+0x520>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x067c // jl 0x6b6a <k_pack_rows_64+0x4ea>
+	LONG $0x107b81c4; WORD $0x0c04 // vmovsd (%r12,%r9), %xmm0
+	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r11,%r15,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2a74 // je 0x6ba0 <k_pack_rows_64+0x520>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0f7c // jl 0x6b8f <k_pack_rows_64+0x50f>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x107b81c4; WORD $0x0c04 // vmovsd (%r12,%r9), %xmm0
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x117b81c4; WORD $0xfb04 // vmovsd %xmm0, (%r11,%r15,8)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xff36840f; WORD $0xffff // je 0x6ae0 <k_pack_rows_64+0x460>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1b7e // jle 0x6bca <k_pack_rows_64+0x54a>
+	LONG $0x107bc1c4; WORD $0x2444; BYTE $0x08 // vmovsd 0x8(%r12), %xmm0
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r15,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x6be0 <k_pack_rows_64+0x560>
+	WORD $0x76eb // jmp 0x6c40 <k_pack_rows_64+0x5c0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r15,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x607c // jl 0x6c40 <k_pack_rows_64+0x5c0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0x6bf6 <k_pack_rows_64+0x576>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x107b81c4; WORD $0x1444; BYTE $0x08 // vmovsd 0x8(%r12,%r10), %xmm0
+	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r11,%r15,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x3e74 // je 0x6c40 <k_pack_rows_64+0x5c0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x077c // jl 0x6c13 <k_pack_rows_64+0x593>
+	LONG $0x107b81c4; WORD $0x0c44; BYTE $0x08 // vmovsd 0x8(%r12,%r9), %xmm0
+	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r11,%r15,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2174 // je 0x6c40 <k_pack_rows_64+0x5c0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x107c // jl 0x6c39 <k_pack_rows_64+0x5b9>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x107b81c4; WORD $0x0c44; BYTE $0x08 // vmovsd 0x8(%r12,%r9), %xmm0
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x117b81c4; WORD $0xfb04 // vmovsd %xmm0, (%r11,%r15,8)
+	BYTE $0x90 // nop
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	LONG $0xfe96840f; WORD $0xffff // je 0x6ae0 <k_pack_rows_64+0x460>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x097e // jle 0x6c58 <k_pack_rows_64+0x5d8>
+	LONG $0x107bc1c4; WORD $0x2444; BYTE $0x10 // vmovsd 0x10(%r12), %xmm0
+	WORD $0x04eb // jmp 0x6c5c <k_pack_rows_64+0x5dc>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x117b81c4; WORD $0xf944; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r9,%r15,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xfe6a8c0f; WORD $0xffff // jl 0x6ae0 <k_pack_rows_64+0x460>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0x6c8c <k_pack_rows_64+0x60c>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x107b81c4; WORD $0x1444; BYTE $0x10 // vmovsd 0x10(%r12,%r10), %xmm0
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x117b81c4; WORD $0xf944; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r9,%r15,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xfe3b840f; WORD $0xffff // je 0x6ae0 <k_pack_rows_64+0x460>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x077c // jl 0x6cb6 <k_pack_rows_64+0x636>
+	LONG $0x107b81c4; WORD $0x0c44; BYTE $0x10 // vmovsd 0x10(%r12,%r9), %xmm0
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x117b81c4; WORD $0xf844; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r8,%r15,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe15840f; WORD $0xffff // je 0x6ae0 <k_pack_rows_64+0x460>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xfdf48c0f; WORD $0xffff // jl 0x6acd <k_pack_rows_64+0x44d>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3444; BYTE $0x10 // vmovsd 0x10(%r12,%rsi), %xmm0
+	LONG $0xfffde3e9; BYTE $0xff // jmp 0x6acd <k_pack_rows_64+0x44d>
+	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0x90 // nop
+
+	// pack_cols
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x0eab8e0f; WORD $0x0000 // jle 0x7bce <k_pack_cols+0xece>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x08618b4c // movq 0x8(%rcx), %r12
+	WORD $0x8b48; BYTE $0x01 // movq (%rcx), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x10798b48 // movq 0x10(%rcx), %rdi
+	LONG $0x496ffac5; BYTE $0x18 // vmovdqu 0x18(%rcx), %xmm1
+	LONG $0x18698b48 // movq 0x18(%rcx), %rbp
+	LONG $0x20598b48 // movq 0x20(%rcx), %rbx
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0x02a58e0f; WORD $0x0000 // jle 0x6ff2 <k_pack_cols+0x2f2>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x0e78840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28408b48 // movq 0x28(%rax), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0e668e0f; WORD $0x0000 // jle 0x7bce <k_pack_cols+0xece>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
+	QUAD $0xfffffffffffcba48; WORD $0x3fff // movabsq $0x3ffffffffffffffc, %rdx # imm = 0x3FFFFFFFFFFFFFFC
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x03c28348 // addq $0x3, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x0948; BYTE $0xf9 // orq %rdi, %rcx
+	LONG $0x3de9c148 // shrq $0x3d, %rcx
+	WORD $0xe183; BYTE $0x01 // andl $0x1, %ecx
+	WORD $0x0840; BYTE $0xf1 // orb %sil, %cl
+	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
+	LONG $0xf0c28348 // addq $-0x10, %rdx
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0x607b8d49 // leaq 0x60(%r11), %rdi
+	QUAD $0x0000000085048d4c // leaq (,%rax,4), %r8
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x001c1815597de2c4; BYTE $0x00 // vpbroadcastq 0x1c18(%rip), %ymm2 # 0x8a00 <k_pack_cols_64+0xe10>
+	QUAD $0x001c371d597de2c4; BYTE $0x00 // vpbroadcastq 0x1c37(%rip), %ymm3 # 0x8a28 <k_pack_cols_64+0xe38>
+	QUAD $0x001c1e25597de2c4; BYTE $0x00 // vpbroadcastq 0x1c1e(%rip), %ymm4 # 0x8a18 <k_pack_cols_64+0xe28>
+	QUAD $0x001c312d227de2c4; BYTE $0x00 // vpmovsxbq 0x1c31(%rip), %ymm5 # 0x8a34 <k_pack_cols_64+0xe44>
+	QUAD $0x001c0435597de2c4; BYTE $0x00 // vpbroadcastq 0x1c04(%rip), %ymm6 # 0x8a10 <k_pack_cols_64+0xe20>
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	WORD $0x23eb // jmp 0x6e35 <k_pack_cols+0x135>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0x0d99840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x0840; BYTE $0xce // orb %cl, %sil
+	LONG $0x01c6f640 // testb $0x1, %sil
+	WORD $0x0a74 // je 0x6e50 <k_pack_cols+0x150>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x000127e9; BYTE $0x00 // jmp 0x6f74 <k_pack_cols+0x274>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xfd6ffdc5 // vmovdqa %ymm5, %ymm7
+	QUAD $0x001bd105227d62c4; BYTE $0x00 // vpmovsxbq 0x1bd1(%rip), %ymm8 # 0x8a30 <k_pack_cols_64+0xe40>
+	BYTE $0x90 // nop
+	LONG $0xcad43dc5 // vpaddq %ymm2, %ymm8, %ymm9
+	LONG $0xd2d445c5 // vpaddq %ymm2, %ymm7, %ymm10
+	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
+	LONG $0xe3d445c5 // vpaddq %ymm3, %ymm7, %ymm12
+	LONG $0xecd43dc5 // vpaddq %ymm4, %ymm8, %ymm13
+	LONG $0xf4d445c5 // vpaddq %ymm4, %ymm7, %ymm14
+	LONG $0x377d62c4; BYTE $0xff // vpcmpgtq %ymm7, %ymm0, %ymm15
+	LONG $0x377dc2c4; BYTE $0xc8 // vpcmpgtq %ymm8, %ymm0, %ymm1
+	LONG $0xc96b85c5 // vpackssdw %ymm1, %ymm15, %ymm1
+	LONG $0x397dc3c4; WORD $0x01cf // vextracti128 $0x1, %ymm1, %xmm15
+	LONG $0x6b71c1c4; BYTE $0xcf // vpackssdw %xmm15, %xmm1, %xmm1
+	LONG $0xc970f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm1, %xmm1 # xmm1 = xmm1[0,2,1,3]
+	LONG $0x337de2c4; BYTE $0xc9 // vpmovzxwd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,xmm1[1],zero,xmm1[2],zero,xmm1[3],zero,xmm1[4],zero,xmm1[5],zero,xmm1[6],zero,xmm1[7],zero
+	LONG $0xf172f5c5; BYTE $0x1f // vpslld $0x1f, %ymm1, %ymm1
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x6b2d41c4; BYTE $0xc9 // vpackssdw %ymm9, %ymm10, %ymm9
+	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
+	LONG $0x6b3141c4; BYTE $0xca // vpackssdw %xmm10, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xd8c9 // vpshufd $0xd8, %xmm9, %xmm9 # xmm9 = xmm9[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xc9 // vpmovzxwd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,xmm9[1],zero,xmm9[2],zero,xmm9[3],zero,xmm9[4],zero,xmm9[5],zero,xmm9[6],zero,xmm9[7],zero
+	LONG $0x7235c1c4; WORD $0x1ff1 // vpslld $0x1f, %ymm9, %ymm9
+	LONG $0x377d42c4; BYTE $0xd4 // vpcmpgtq %ymm12, %ymm0, %ymm10
+	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
+	LONG $0x6b2d41c4; BYTE $0xd3 // vpackssdw %ymm11, %ymm10, %ymm10
+	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
+	LONG $0x6b2941c4; BYTE $0xd3 // vpackssdw %xmm11, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0xd8d2 // vpshufd $0xd8, %xmm10, %xmm10 # xmm10 = xmm10[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xd2 // vpmovzxwd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,xmm10[1],zero,xmm10[2],zero,xmm10[3],zero,xmm10[4],zero,xmm10[5],zero,xmm10[6],zero,xmm10[7],zero
+	LONG $0x722dc1c4; WORD $0x1ff2 // vpslld $0x1f, %ymm10, %ymm10
+	LONG $0x377d42c4; BYTE $0xde // vpcmpgtq %ymm14, %ymm0, %ymm11
+	LONG $0x377d42c4; BYTE $0xe5 // vpcmpgtq %ymm13, %ymm0, %ymm12
+	LONG $0x6b2541c4; BYTE $0xdc // vpackssdw %ymm12, %ymm11, %ymm11
+	LONG $0x397d43c4; WORD $0x01dc // vextracti128 $0x1, %ymm11, %xmm12
+	LONG $0x6b2141c4; BYTE $0xdc // vpackssdw %xmm12, %xmm11, %xmm11
+	LONG $0x2c75c2c4; WORD $0xb40c // vmaskmovps (%r12,%rsi,4), %ymm1, %ymm1
+	LONG $0x707941c4; WORD $0xd8db // vpshufd $0xd8, %xmm11, %xmm11 # xmm11 = xmm11[0,2,1,3]
+	LONG $0x2c3542c4; WORD $0xb44c; BYTE $0x20 // vmaskmovps 0x20(%r12,%rsi,4), %ymm9, %ymm9
+	LONG $0x337d42c4; BYTE $0xdb // vpmovzxwd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,xmm11[1],zero,xmm11[2],zero,xmm11[3],zero,xmm11[4],zero,xmm11[5],zero,xmm11[6],zero,xmm11[7],zero
+	LONG $0x2c2d42c4; WORD $0xb454; BYTE $0x40 // vmaskmovps 0x40(%r12,%rsi,4), %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x1ff3 // vpslld $0x1f, %ymm11, %ymm11
+	LONG $0x2c2542c4; WORD $0xb45c; BYTE $0x60 // vmaskmovps 0x60(%r12,%rsi,4), %ymm11, %ymm11
+	LONG $0x4c11fcc5; WORD $0xa0b7 // vmovups %ymm1, -0x60(%rdi,%rsi,4)
+	LONG $0x4c117cc5; WORD $0xc0b7 // vmovups %ymm9, -0x40(%rdi,%rsi,4)
+	LONG $0x54117cc5; WORD $0xe0b7 // vmovups %ymm10, -0x20(%rdi,%rsi,4)
+	LONG $0x1c117cc5; BYTE $0xb7 // vmovups %ymm11, (%rdi,%rsi,4)
+	LONG $0x20c68348 // addq $0x20, %rsi
+	LONG $0xfed4c5c5 // vpaddq %ymm6, %ymm7, %ymm7
+	LONG $0xc6d43dc5 // vpaddq %ymm6, %ymm8, %ymm8
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xfef8850f; WORD $0xffff // jne 0x6e60 <k_pack_cols+0x160>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0xfeac840f; WORD $0xffff // je 0x6e20 <k_pack_cols+0x120>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2274 // je 0x6fa1 <k_pack_cols+0x2a1>
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	WORD $0x067d // jge 0x6f8e <k_pack_cols+0x28e>
+	LONG $0x6e79c1c4; WORD $0xb43c // vmovd (%r12,%rsi,4), %xmm7
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	LONG $0x9f1c8d49 // leaq (%r15,%rbx,4), %rbx
+	LONG $0x3c7ef9c5; BYTE $0xb3 // vmovd %xmm7, (%rbx,%rsi,4)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	WORD $0x2075 // jne 0x6fc6 <k_pack_cols+0x2c6>
+	LONG $0xfffe75e9; BYTE $0xff // jmp 0x6e20 <k_pack_cols+0x120>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x7e79c1c4; WORD $0xb37c; BYTE $0x04 // vmovd %xmm7, 0x4(%r11,%rsi,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xfe5a840f; WORD $0xffff // je 0x6e20 <k_pack_cols+0x120>
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	WORD $0x067d // jge 0x6fda <k_pack_cols+0x2da>
+	LONG $0x6e7941c4; WORD $0xb404 // vmovd (%r12,%rsi,4), %xmm8
+	LONG $0x7e7941c4; WORD $0xb304 // vmovd %xmm8, (%r11,%rsi,4)
+	LONG $0x014e8d4c // leaq 0x1(%rsi), %r9
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0xc77d // jge 0x6fb0 <k_pack_cols+0x2b0>
+	LONG $0x6e79c1c4; WORD $0xb47c; BYTE $0x04 // vmovd 0x4(%r12,%rsi,4), %xmm7
+	WORD $0xbeeb // jmp 0x6fb0 <k_pack_cols+0x2b0>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0xcdaf0f4d // imulq %r13, %r9
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	LONG $0x04508d0f; WORD $0x0000 // jge 0x7460 <k_pack_cols+0x760>
+	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x08e58e0f; WORD $0x0000 // jle 0x7908 <k_pack_cols+0xc08>
+	QUAD $0xfffffffcad048d4a // leaq -0x4(,%r13,4), %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	LONG $0xff438d48 // leaq -0x1(%rbx), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x02e8c148 // shrq $0x2, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x0cc28348 // addq $0xc, %rdx
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	WORD $0x8941; BYTE $0xc7 // movl %eax, %r15d
+	LONG $0x03e78341 // andl $0x3, %r15d
+	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
+	LONG $0x24548d4d; BYTE $0x30 // leaq 0x30(%r12), %r10
+	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x30588d4d // leaq 0x30(%r8), %r11
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
+	QUAD $0x000000a024bc894c // movq %r15, 0xa0(%rsp)
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	LONG $0x01438d48 // leaq 0x1(%rbx), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00196d0d227de2c4; BYTE $0x00 // vpmovsxbq 0x196d(%rip), %ymm1 # 0x8a30 <k_pack_cols_64+0xe40>
+	QUAD $0x00196815227de2c4; BYTE $0x00 // vpmovsxbq 0x1968(%rip), %ymm2 # 0x8a34 <k_pack_cols_64+0xe44>
+	QUAD $0x00192b1d597de2c4; BYTE $0x00 // vpbroadcastq 0x192b(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
+	QUAD $0x00194a25597de2c4; BYTE $0x00 // vpbroadcastq 0x194a(%rip), %ymm4 # 0x8a28 <k_pack_cols_64+0xe38>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x46eb // jmp 0x7128 <k_pack_cols+0x428>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x04c18349 // addq $0x4, %r9
+	QUAD $0x000000a8248c3b48 // cmpq 0xa8(%rsp), %rcx
+	LONG $0x0aa6840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
+	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	QUAD $0x000000902494894c // movq %r10, 0x90(%rsp)
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x40eb // jmp 0x71c5 <k_pack_cols+0x4c5>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x8d6c8d48; BYTE $0x00 // leaq (%rbp,%rcx,4), %rbp
+	LONG $0x2b0c8d4a // leaq (%rbx,%r13), %rcx
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x1f248d4c // leaq (%rdi,%rbx), %r12
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	LONG $0x00ab8f0f; WORD $0x0000 // jg 0x7270 <k_pack_cols+0x570>
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x247c8348; WORD $0x0c40 // cmpq $0xc, 0x40(%rsp)
+	WORD $0x0a73 // jae 0x71e0 <k_pack_cols+0x4e0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x56eb // jmp 0x7230 <k_pack_cols+0x530>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x1078c1c4; WORD $0x8a6c; BYTE $0xd0 // vmovups -0x30(%r10,%rcx,4), %xmm5
+	LONG $0x1178c1c4; WORD $0x8b6c; BYTE $0xd0 // vmovups %xmm5, -0x30(%r11,%rcx,4)
+	LONG $0x1078c1c4; WORD $0x8a6c; BYTE $0xe0 // vmovups -0x20(%r10,%rcx,4), %xmm5
+	LONG $0x1178c1c4; WORD $0x8b6c; BYTE $0xe0 // vmovups %xmm5, -0x20(%r11,%rcx,4)
+	LONG $0x1078c1c4; WORD $0x8a6c; BYTE $0xf0 // vmovups -0x10(%r10,%rcx,4), %xmm5
+	LONG $0x1178c1c4; WORD $0x8b6c; BYTE $0xf0 // vmovups %xmm5, -0x10(%r11,%rcx,4)
+	LONG $0x6f7ac1c4; WORD $0x8a2c // vmovdqu (%r10,%rcx,4), %xmm5
+	LONG $0x7f7ac1c4; WORD $0x8b2c // vmovdqu %xmm5, (%r11,%rcx,4)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0xfcc68348 // addq $-0x4, %rsi
+	WORD $0xc075 // jne 0x71f0 <k_pack_cols+0x4f0>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0xff51840f; WORD $0xffff // je 0x7190 <k_pack_cols+0x490>
+	LONG $0x88348d49 // leaq (%r8,%rcx,4), %rsi
+	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0x212c // vmovdqu (%rcx,%r12), %xmm5
+	LONG $0x7f7aa1c4; WORD $0x262c // vmovdqu %xmm5, (%rsi,%r12)
+	LONG $0x10c48349 // addq $0x10, %r12
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xeb75 // jne 0x7250 <k_pack_cols+0x550>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0x7190 <k_pack_cols+0x490>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0xfe5b840f; WORD $0xffff // je 0x70f0 <k_pack_cols+0x3f0>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x28418b4c // movq 0x28(%rcx), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfe498e0f; WORD $0xffff // jle 0x70f0 <k_pack_cols+0x3f0>
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	WORD $0x2172 // jb 0x72ce <k_pack_cols+0x5ce>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x44af0f48; WORD $0x4824 // imulq 0x48(%rsp), %rax
+	LONG $0x24440348; BYTE $0x70 // addq 0x70(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x7381 <k_pack_cols+0x681>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x3074 // je 0x730d <k_pack_cols+0x60d>
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	WORD $0x067d // jge 0x72f1 <k_pack_cols+0x5f1>
+	LONG $0x6e7981c4; WORD $0xac2c // vmovd (%r12,%r13,4), %xmm5
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x4caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rcx
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x2c7ef9c5; BYTE $0xb1 // vmovd %xmm5, (%rcx,%rsi,4)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xfdda840f; WORD $0xffff // je 0x70f0 <k_pack_cols+0x3f0>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x01468d4c // leaq 0x1(%rsi), %r8
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x21eb // jmp 0x7350 <k_pack_cols+0x650>
+	BYTE $0x90 // nop
+	LONG $0x7e79a1c4; WORD $0x822c // vmovd %xmm5, (%rdx,%r8,4)
+	LONG $0x01048d4a // leaq (%rcx,%r8), %rax
+	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x02c08349 // addq $0x2, %r8
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xfda0840f; WORD $0xffff // je 0x70f0 <k_pack_cols+0x3f0>
+	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x077d // jge 0x736d <k_pack_cols+0x66d>
+	LONG $0x6e79c1c4; WORD $0xbc74; BYTE $0xfc // vmovd -0x4(%r12,%rdi,4), %xmm6
+	LONG $0x7e79a1c4; WORD $0x8274; BYTE $0xfc // vmovd %xmm6, -0x4(%rdx,%r8,4)
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	WORD $0xb77d // jge 0x7330 <k_pack_cols+0x630>
+	LONG $0x6e79c1c4; WORD $0xbc2c // vmovd (%r12,%rdi,4), %xmm5
+	WORD $0xafeb // jmp 0x7330 <k_pack_cols+0x630>
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	LONG $0x6ef9c1c4; BYTE $0xed // vmovq %r13, %xmm5
+	LONG $0x597de2c4; BYTE $0xed // vpbroadcastq %xmm5, %ymm5
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xf26ffdc5 // vmovdqa %ymm2, %ymm6
+	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
+	LONG $0xc5d44dc5 // vpaddq %ymm5, %ymm6, %ymm8
+	LONG $0xcdd445c5 // vpaddq %ymm5, %ymm7, %ymm9
+	LONG $0xd3d435c5 // vpaddq %ymm3, %ymm9, %ymm10
+	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
+	LONG $0x377d42c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm0, %ymm12
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x6b1d41c4; BYTE $0xc9 // vpackssdw %ymm9, %ymm12, %ymm9
+	LONG $0x397d43c4; WORD $0x01cc // vextracti128 $0x1, %ymm9, %xmm12
+	LONG $0x6b3141c4; BYTE $0xcc // vpackssdw %xmm12, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xd8c9 // vpshufd $0xd8, %xmm9, %xmm9 # xmm9 = xmm9[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xc9 // vpmovzxwd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,xmm9[1],zero,xmm9[2],zero,xmm9[3],zero,xmm9[4],zero,xmm9[5],zero,xmm9[6],zero,xmm9[7],zero
+	LONG $0x7235c1c4; WORD $0x1ff1 // vpslld $0x1f, %ymm9, %ymm9
+	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x6b2541c4; BYTE $0xd2 // vpackssdw %ymm10, %ymm11, %ymm10
+	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
+	LONG $0x6b2941c4; BYTE $0xd3 // vpackssdw %xmm11, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0xd8d2 // vpshufd $0xd8, %xmm10, %xmm10 # xmm10 = xmm10[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xd2 // vpmovzxwd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,xmm10[1],zero,xmm10[2],zero,xmm10[3],zero,xmm10[4],zero,xmm10[5],zero,xmm10[6],zero,xmm10[7],zero
+	LONG $0x7ef961c4; BYTE $0xc0 // vmovq %xmm8, %rax
+	LONG $0x2c3542c4; WORD $0x8404 // vmaskmovps (%r12,%rax,4), %ymm9, %ymm8
+	LONG $0x7235c1c4; WORD $0x1ff2 // vpslld $0x1f, %ymm10, %ymm9
+	LONG $0x2c3542c4; WORD $0x844c; BYTE $0x20 // vmaskmovps 0x20(%r12,%rax,4), %ymm9, %ymm9
+	LONG $0x117c01c4; WORD $0x8804 // vmovups %ymm8, (%r8,%r9,4)
+	LONG $0x117c01c4; WORD $0x884c; BYTE $0x20 // vmovups %ymm9, 0x20(%r8,%r9,4)
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xf4d4cdc5 // vpaddq %ymm4, %ymm6, %ymm6
+	LONG $0xfcd4c5c5 // vpaddq %ymm4, %ymm7, %ymm7
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	LONG $0xff66850f; WORD $0xffff // jne 0x73b0 <k_pack_cols+0x6b0>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0xfc95840f; WORD $0xffff // je 0x70f0 <k_pack_cols+0x3f0>
+	LONG $0xfffe70e9; BYTE $0xff // jmp 0x72d0 <k_pack_cols+0x5d0>
+	QUAD $0xfffffffcad0c8d4a // leaq -0x4(,%r13,4), %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xf84b8d48 // leaq -0x8(%rbx), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	LONG $0x03e9c148 // shrq $0x3, %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
+	LONG $0x244c8d49; BYTE $0x60 // leaq 0x60(%r12), %rcx
+	QUAD $0x000000009d148d48 // leaq (,%rbx,4), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x60508d48 // leaq 0x60(%rax), %rdx
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	QUAD $0x000000008d348d4a // leaq (,%r9,4), %rsi
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	LONG $0x01738d48 // leaq 0x1(%rbx), %rsi
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x00152e0d227de2c4; BYTE $0x00 // vpmovsxbq 0x152e(%rip), %ymm1 # 0x8a30 <k_pack_cols_64+0xe40>
+	QUAD $0x00152915227de2c4; BYTE $0x00 // vpmovsxbq 0x1529(%rip), %ymm2 # 0x8a34 <k_pack_cols_64+0xe44>
+	QUAD $0x0014ec1d597de2c4; BYTE $0x00 // vpbroadcastq 0x14ec(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
+	QUAD $0x00150b25597de2c4; BYTE $0x00 // vpbroadcastq 0x150b(%rip), %ymm4 # 0x8a28 <k_pack_cols_64+0xe38>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x47eb // jmp 0x756b <k_pack_cols+0x86b>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x04c58349 // addq $0x4, %r13
+	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
+	LONG $0x0663840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
+	QUAD $0x0000008024ac894c // movq %r13, 0x80(%rsp)
+	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x246c8948; BYTE $0x70 // movq %rbp, 0x70(%rsp)
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	QUAD $0x000000a024bc8348; BYTE $0x18 // cmpq $0x18, 0xa0(%rsp)
+	WORD $0x1c73 // jae 0x7620 <k_pack_cols+0x920>
+	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	WORD $0x6775 // jne 0x767c <k_pack_cols+0x97c>
+	LONG $0x0000c7e9; BYTE $0x00 // jmp 0x76e1 <k_pack_cols+0x9e1>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x107c81c4; WORD $0x8c6c; BYTE $0xa0 // vmovups -0x60(%r12,%r9,4), %ymm5
+	LONG $0x117c81c4; WORD $0x8b6c; BYTE $0xa0 // vmovups %ymm5, -0x60(%r11,%r9,4)
+	LONG $0x107c81c4; WORD $0x8c6c; BYTE $0xc0 // vmovups -0x40(%r12,%r9,4), %ymm5
+	LONG $0x117c81c4; WORD $0x8b6c; BYTE $0xc0 // vmovups %ymm5, -0x40(%r11,%r9,4)
+	LONG $0x107c81c4; WORD $0x8c6c; BYTE $0xe0 // vmovups -0x20(%r12,%r9,4), %ymm5
+	LONG $0x117c81c4; WORD $0x8b6c; BYTE $0xe0 // vmovups %ymm5, -0x20(%r11,%r9,4)
+	LONG $0x6f7e81c4; WORD $0x8c2c // vmovdqu (%r12,%r9,4), %ymm5
+	LONG $0x7f7e81c4; WORD $0x8b2c // vmovdqu %ymm5, (%r11,%r9,4)
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0xfcc78349 // addq $-0x4, %r15
+	WORD $0xc075 // jne 0x7630 <k_pack_cols+0x930>
+	LONG $0x08798d4d // leaq 0x8(%r9), %r15
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	WORD $0x6574 // je 0x76e1 <k_pack_cols+0x9e1>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0xb82c8d48 // leaq (%rax,%rdi,4), %rbp
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7ea1c4; WORD $0x892c // vmovdqu (%rcx,%r9,4), %ymm5
+	LONG $0x7f7ea1c4; WORD $0x8d6c; BYTE $0x00 // vmovdqu %ymm5, (%rbp,%r9,4)
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x08c78349 // addq $0x8, %r15
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	WORD $0xe775 // jne 0x76a0 <k_pack_cols+0x9a0>
+	LONG $0xf8c78349 // addq $-0x8, %r15
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	WORD $0x1feb // jmp 0x76e1 <k_pack_cols+0x9e1>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0x8e2c // vmovdqu (%rsi,%r9,4), %xmm5
+	LONG $0x7f7a81c4; WORD $0x8d6c; BYTE $0x00 // vmovdqu %xmm5, (%r13,%r9,4)
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	WORD $0xea7c // jl 0x76d0 <k_pack_cols+0x9d0>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x132c8d48 // leaq (%rbx,%rdx), %rbp
+	LONG $0x017a8d4d // leaq 0x1(%r10), %r15
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	LONG $0x1e0c8d4d // leaq (%r14,%rbx), %r9
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
+	LONG $0xfecb8e0f; WORD $0xffff // jle 0x75f0 <k_pack_cols+0x8f0>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
+	LONG $0x246c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbp
+	LONG $0xfde3840f; WORD $0xffff // je 0x7530 <k_pack_cols+0x830>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x28718b48 // movq 0x28(%rcx), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfdd18e0f; WORD $0xffff // jle 0x7530 <k_pack_cols+0x830>
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	WORD $0x2472 // jb 0x7789 <k_pack_cols+0xa89>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000b02494af0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r10
+	LONG $0x2454034c; BYTE $0x58 // addq 0x58(%rsp), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x40fa8349 // cmpq $0x40, %r10
+	LONG $0x00a3830f; WORD $0x0000 // jae 0x782c <k_pack_cols+0xb2c>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x01c6f640 // testb $0x1, %sil
+	WORD $0x2674 // je 0x77bf <k_pack_cols+0xabf>
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	WORD $0x067d // jge 0x77ab <k_pack_cols+0xaab>
+	LONG $0x6e79c1c4; WORD $0x942c // vmovd (%r12,%rdx,4), %xmm5
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x7e79a1c4; WORD $0x902c // vmovd %xmm5, (%rax,%r10,4)
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xfd68840f; WORD $0xffff // je 0x7530 <k_pack_cols+0x830>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x014a8d49 // leaq 0x1(%r10), %rcx
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0xf5af0f49 // imulq %r13, %rsi
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x22eb // jmp 0x7800 <k_pack_cols+0xb00>
+	WORD $0x9066 // nop
+	LONG $0x7e79c1c4; WORD $0x882c // vmovd %xmm5, (%r8,%rcx,4)
+	LONG $0x08148d48 // leaq (%rax,%rcx), %rdx
+	LONG $0x02c28348 // addq $0x2, %rdx
+	LONG $0x02c18348 // addq $0x2, %rcx
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfd30840f; WORD $0xffff // je 0x7530 <k_pack_cols+0x830>
+	LONG $0xff568d49 // leaq -0x1(%r14), %rdx
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	WORD $0x077d // jge 0x7818 <k_pack_cols+0xb18>
+	LONG $0x6e7981c4; WORD $0xb474; BYTE $0xfc // vmovd -0x4(%r12,%r14,4), %xmm6
+	LONG $0x7e79c1c4; WORD $0x8874; BYTE $0xfc // vmovd %xmm6, -0x4(%r8,%rcx,4)
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	WORD $0xbc7d // jge 0x77e0 <k_pack_cols+0xae0>
+	LONG $0x6e7981c4; WORD $0xb42c // vmovd (%r12,%r14,4), %xmm5
+	WORD $0xb4eb // jmp 0x77e0 <k_pack_cols+0xae0>
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	QUAD $0xfffffffffff0b948; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rcx # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2149; BYTE $0xca // andq %rcx, %r10
+	LONG $0x6ef9e1c4; BYTE $0xea // vmovq %rdx, %xmm5
+	LONG $0x597de2c4; BYTE $0xed // vpbroadcastq %xmm5, %ymm5
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xf26ffdc5 // vmovdqa %ymm2, %ymm6
+	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc5d44dc5 // vpaddq %ymm5, %ymm6, %ymm8
+	LONG $0xcdd445c5 // vpaddq %ymm5, %ymm7, %ymm9
+	LONG $0xd3d435c5 // vpaddq %ymm3, %ymm9, %ymm10
+	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
+	LONG $0x377d42c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm0, %ymm12
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x6b1d41c4; BYTE $0xc9 // vpackssdw %ymm9, %ymm12, %ymm9
+	LONG $0x397d43c4; WORD $0x01cc // vextracti128 $0x1, %ymm9, %xmm12
+	LONG $0x6b3141c4; BYTE $0xcc // vpackssdw %xmm12, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xd8c9 // vpshufd $0xd8, %xmm9, %xmm9 # xmm9 = xmm9[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xc9 // vpmovzxwd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,xmm9[1],zero,xmm9[2],zero,xmm9[3],zero,xmm9[4],zero,xmm9[5],zero,xmm9[6],zero,xmm9[7],zero
+	LONG $0x7235c1c4; WORD $0x1ff1 // vpslld $0x1f, %ymm9, %ymm9
+	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x6b2541c4; BYTE $0xd2 // vpackssdw %ymm10, %ymm11, %ymm10
+	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
+	LONG $0x6b2941c4; BYTE $0xd3 // vpackssdw %xmm11, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0xd8d2 // vpshufd $0xd8, %xmm10, %xmm10 # xmm10 = xmm10[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xd2 // vpmovzxwd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,xmm10[1],zero,xmm10[2],zero,xmm10[3],zero,xmm10[4],zero,xmm10[5],zero,xmm10[6],zero,xmm10[7],zero
+	LONG $0x7ef961c4; BYTE $0xc7 // vmovq %xmm8, %rdi
+	LONG $0x2c3542c4; WORD $0xbc04 // vmaskmovps (%r12,%rdi,4), %ymm9, %ymm8
+	LONG $0x7235c1c4; WORD $0x1ff2 // vpslld $0x1f, %ymm10, %ymm9
+	LONG $0x2c3542c4; WORD $0xbc4c; BYTE $0x20 // vmaskmovps 0x20(%r12,%rdi,4), %ymm9, %ymm9
+	LONG $0x117c21c4; WORD $0x8904 // vmovups %ymm8, (%rcx,%r9,4)
+	LONG $0x117c21c4; WORD $0x894c; BYTE $0x20 // vmovups %ymm9, 0x20(%rcx,%r9,4)
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xf4d4cdc5 // vpaddq %ymm4, %ymm6, %ymm6
+	LONG $0xfcd4c5c5 // vpaddq %ymm4, %ymm7, %ymm7
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	LONG $0xff66850f; WORD $0xffff // jne 0x7860 <k_pack_cols+0xb60>
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xfc2d840f; WORD $0xffff // je 0x7530 <k_pack_cols+0x830>
+	LONG $0xfffe84e9; BYTE $0xff // jmp 0x778c <k_pack_cols+0xa8c>
+	LONG $0x7ef9e1c4; BYTE $0xc8 // vmovq %xmm1, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x16f9e3c4; WORD $0x01ca // vpextrq $0x1, %xmm1, %rdx
+	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xc64f0f48 // cmovgq %rsi, %rax
+	WORD $0x9c0f; BYTE $0xc1 // setl %cl
+	LONG $0x51148d48 // leaq (%rcx,%rdx,2), %rdx
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x00d68348 // adcq $0x0, %rsi
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x0948; BYTE $0xf2 // orq %rsi, %rdx
+	LONG $0x20eac148 // shrq $0x20, %rdx
+	WORD $0x0774 // je 0x794b <k_pack_cols+0xc4b>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf748; BYTE $0xf6 // divq %rsi
+	WORD $0x04eb // jmp 0x794f <k_pack_cols+0xc4f>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf6f7 // divl %esi
+	LONG $0x08348d48 // leaq (%rax,%rcx), %rsi
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	QUAD $0x00000004b50c8d48 // leaq 0x4(,%rsi,4), %rcx
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x08148d4b // leaq (%r8,%r9), %rdx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x6ef9e1c4; BYTE $0xc0 // vmovq %rax, %xmm0
+	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
+	LONG $0x597de2c4; BYTE $0xc9 // vpbroadcastq %xmm1, %ymm1
+	LONG $0x08348d4b // leaq (%r8,%r9), %rsi
+	LONG $0x20c68348 // addq $0x20, %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x00106b15227de2c4; BYTE $0x00 // vpmovsxbq 0x106b(%rip), %ymm2 # 0x8a30 <k_pack_cols_64+0xe40>
+	QUAD $0x0010321d597de2c4; BYTE $0x00 // vpbroadcastq 0x1032(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
+	QUAD $0x00105d25227de2c4; BYTE $0x00 // vpmovsxbq 0x105d(%rip), %ymm4 # 0x8a34 <k_pack_cols_64+0xe44>
+	QUAD $0x0010482d597de2c4; BYTE $0x00 // vpbroadcastq 0x1048(%rip), %ymm5 # 0x8a28 <k_pack_cols_64+0xe38>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x22eb // jmp 0x7a06 <k_pack_cols+0xd06>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x04c38349 // addq $0x4, %r11
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x01c8840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	WORD $0xe274 // je 0x79f0 <k_pack_cols+0xcf0>
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x28768b4c // movq 0x28(%rsi), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xd47e // jle 0x79f0 <k_pack_cols+0xcf0>
+	LONG $0x10fe8349 // cmpq $0x10, %r14
+	WORD $0x2372 // jb 0x7a45 <k_pack_cols+0xd45>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0x40f98349 // cmpq $0x40, %r9
+	LONG $0x00aa830f; WORD $0x0000 // jae 0x7aef <k_pack_cols+0xdef>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0x2774 // je 0x7a7c <k_pack_cols+0xd7c>
+	LONG $0x070c8d4d // leaq (%r15,%rax), %r9
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0x067d // jge 0x7a68 <k_pack_cols+0xd68>
+	LONG $0x6e7981c4; WORD $0x8834 // vmovd (%r8,%r9,4), %xmm6
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x8a0c8d4e // leaq (%rdx,%r9,4), %r9
+	LONG $0x7e7981c4; WORD $0xb934 // vmovd %xmm6, (%r9,%r15,4)
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	LONG $0xff6b840f; WORD $0xffff // je 0x79f0 <k_pack_cols+0xcf0>
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0xf3af0f4d // imulq %r11, %r14
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x21eb // jmp 0x7ac0 <k_pack_cols+0xdc0>
+	BYTE $0x90 // nop
+	LONG $0x7e7981c4; WORD $0xbe34 // vmovd %xmm6, (%r14,%r15,4)
+	LONG $0x3e248d4e // leaq (%rsi,%r15), %r12
+	LONG $0x02c48349 // addq $0x2, %r12
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x02c18349 // addq $0x2, %r9
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xff30840f; WORD $0xffff // je 0x79f0 <k_pack_cols+0xcf0>
+	LONG $0xff618d4d // leaq -0x1(%r9), %r12
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x077d // jge 0x7adb <k_pack_cols+0xddb>
+	LONG $0x6e7981c4; WORD $0x8c7c; BYTE $0xfc // vmovd -0x4(%r12,%r9,4), %xmm7
+	LONG $0x7e7981c4; WORD $0xbe7c; BYTE $0xfc // vmovd %xmm7, -0x4(%r14,%r15,4)
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0xb97d // jge 0x7aa0 <k_pack_cols+0xda0>
+	LONG $0x6e7981c4; WORD $0x8c34 // vmovd (%r12,%r9,4), %xmm6
+	WORD $0xb1eb // jmp 0x7aa0 <k_pack_cols+0xda0>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	QUAD $0xfffffffffff0be48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rsi # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2149; BYTE $0xf7 // andq %rsi, %r15
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0xf3af0f49 // imulq %r11, %rsi
+	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xf46ffdc5 // vmovdqa %ymm4, %ymm6
+	LONG $0xfa6ffdc5 // vmovdqa %ymm2, %ymm7
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc0d44dc5 // vpaddq %ymm0, %ymm6, %ymm8
+	LONG $0xc8d445c5 // vpaddq %ymm0, %ymm7, %ymm9
+	LONG $0xd3d435c5 // vpaddq %ymm3, %ymm9, %ymm10
+	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
+	LONG $0x377542c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm1, %ymm12
+	LONG $0x377542c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm1, %ymm9
+	LONG $0x6b1d41c4; BYTE $0xc9 // vpackssdw %ymm9, %ymm12, %ymm9
+	LONG $0x397d43c4; WORD $0x01cc // vextracti128 $0x1, %ymm9, %xmm12
+	LONG $0x6b3141c4; BYTE $0xcc // vpackssdw %xmm12, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xd8c9 // vpshufd $0xd8, %xmm9, %xmm9 # xmm9 = xmm9[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xc9 // vpmovzxwd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,xmm9[1],zero,xmm9[2],zero,xmm9[3],zero,xmm9[4],zero,xmm9[5],zero,xmm9[6],zero,xmm9[7],zero
+	LONG $0x7235c1c4; WORD $0x1ff1 // vpslld $0x1f, %ymm9, %ymm9
+	LONG $0x377542c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm1, %ymm11
+	LONG $0x377542c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm1, %ymm10
+	LONG $0x6b2541c4; BYTE $0xd2 // vpackssdw %ymm10, %ymm11, %ymm10
+	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
+	LONG $0x6b2941c4; BYTE $0xd3 // vpackssdw %xmm11, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0xd8d2 // vpshufd $0xd8, %xmm10, %xmm10 # xmm10 = xmm10[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xd2 // vpmovzxwd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,xmm10[1],zero,xmm10[2],zero,xmm10[3],zero,xmm10[4],zero,xmm10[5],zero,xmm10[6],zero,xmm10[7],zero
+	LONG $0x7ef941c4; BYTE $0xc4 // vmovq %xmm8, %r12
+	LONG $0x2c3522c4; WORD $0xa544; BYTE $0x00 // vmaskmovps (%rbp,%r12,4), %ymm9, %ymm8
+	LONG $0x7235c1c4; WORD $0x1ff2 // vpslld $0x1f, %ymm10, %ymm9
+	LONG $0x2c3522c4; WORD $0xa54c; BYTE $0x20 // vmaskmovps 0x20(%rbp,%r12,4), %ymm9, %ymm9
+	LONG $0x117c21c4; WORD $0x8e44; BYTE $0xe0 // vmovups %ymm8, -0x20(%rsi,%r9,4)
+	LONG $0x117c21c4; WORD $0x8e0c // vmovups %ymm9, (%rsi,%r9,4)
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xf5d4cdc5 // vpaddq %ymm5, %ymm6, %ymm6
+	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
+	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
+	LONG $0xff65850f; WORD $0xffff // jne 0x7b20 <k_pack_cols+0xe20>
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xfe27840f; WORD $0xffff // je 0x79f0 <k_pack_cols+0xcf0>
+	LONG $0xfffe7ae9; BYTE $0xff // jmp 0x7a48 <k_pack_cols+0xd48>
+	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// pack_cols_64
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x0d6d8e0f; WORD $0x0000 // jle 0x8980 <k_pack_cols_64+0xd90>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08608b4c // movq 0x8(%rax), %r12
+	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x10788b48 // movq 0x10(%rax), %rdi
+	LONG $0x486ffac5; BYTE $0x18 // vmovdqu 0x18(%rax), %xmm1
+	LONG $0x18688b48 // movq 0x18(%rax), %rbp
+	LONG $0x20588b48 // movq 0x20(%rax), %rbx
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0x01f48e0f; WORD $0x0000 // jle 0x7e31 <k_pack_cols_64+0x241>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x0d3a840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28408b48 // movq 0x28(%rax), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0d288e0f; WORD $0x0000 // jle 0x8980 <k_pack_cols_64+0xd90>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0xcb0c8d49 // leaq (%r11,%rcx,8), %rcx
+	LONG $0xff558d49 // leaq -0x1(%r13), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0xd4148d49 // leaq (%r12,%rdx,8), %rdx
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x0948; BYTE $0xf9 // orq %rdi, %rcx
+	LONG $0x3ce9c148 // shrq $0x3c, %rcx
+	WORD $0xe183; BYTE $0x01 // andl $0x1, %ecx
+	WORD $0x0840; BYTE $0xf1 // orb %sil, %cl
+	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0x607b8d49 // leaq 0x60(%r11), %rdi
+	QUAD $0x00000000c5048d4c // leaq (,%rax,8), %r8
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x000d590d597de2c4; BYTE $0x00 // vpbroadcastq 0xd59(%rip), %ymm1 # 0x8a20 <k_pack_cols_64+0xe30>
+	QUAD $0x000d3015597de2c4; BYTE $0x00 // vpbroadcastq 0xd30(%rip), %ymm2 # 0x8a00 <k_pack_cols_64+0xe10>
+	QUAD $0x000d2f1d597de2c4; BYTE $0x00 // vpbroadcastq 0xd2f(%rip), %ymm3 # 0x8a08 <k_pack_cols_64+0xe18>
+	QUAD $0x000d5225227de2c4; BYTE $0x00 // vpmovsxbq 0xd52(%rip), %ymm4 # 0x8a34 <k_pack_cols_64+0xe44>
+	QUAD $0x000d3d2d597de2c4; BYTE $0x00 // vpbroadcastq 0xd3d(%rip), %ymm5 # 0x8a28 <k_pack_cols_64+0xe38>
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	WORD $0x24eb // jmp 0x7d15 <k_pack_cols_64+0x125>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0x0c6b840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x0840; BYTE $0xce // orb %cl, %sil
+	LONG $0x01c6f640 // testb $0x1, %sil
+	WORD $0x0a74 // je 0x7d30 <k_pack_cols_64+0x140>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x7dab <k_pack_cols_64+0x1bb>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xf46ffdc5 // vmovdqa %ymm4, %ymm6
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xf9d4cdc5 // vpaddq %ymm1, %ymm6, %ymm7
+	LONG $0xc2d44dc5 // vpaddq %ymm2, %ymm6, %ymm8
+	LONG $0xcbd44dc5 // vpaddq %ymm3, %ymm6, %ymm9
+	LONG $0x377d62c4; BYTE $0xd6 // vpcmpgtq %ymm6, %ymm0, %ymm10
+	LONG $0x2d2d42c4; WORD $0xf414 // vmaskmovpd (%r12,%rsi,8), %ymm10, %ymm10
+	LONG $0x377de2c4; BYTE $0xff // vpcmpgtq %ymm7, %ymm0, %ymm7
+	LONG $0x2d45c2c4; WORD $0xf47c; BYTE $0x20 // vmaskmovpd 0x20(%r12,%rsi,8), %ymm7, %ymm7
+	LONG $0x377d42c4; BYTE $0xc0 // vpcmpgtq %ymm8, %ymm0, %ymm8
+	LONG $0x2d3d42c4; WORD $0xf444; BYTE $0x40 // vmaskmovpd 0x40(%r12,%rsi,8), %ymm8, %ymm8
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x2d3542c4; WORD $0xf44c; BYTE $0x60 // vmaskmovpd 0x60(%r12,%rsi,8), %ymm9, %ymm9
+	LONG $0x54117dc5; WORD $0xa0f7 // vmovupd %ymm10, -0x60(%rdi,%rsi,8)
+	LONG $0x7c11fdc5; WORD $0xc0f7 // vmovupd %ymm7, -0x40(%rdi,%rsi,8)
+	LONG $0x44117dc5; WORD $0xe0f7 // vmovupd %ymm8, -0x20(%rdi,%rsi,8)
+	LONG $0x0c117dc5; BYTE $0xf7 // vmovupd %ymm9, (%rdi,%rsi,8)
+	LONG $0x10c68348 // addq $0x10, %rsi
+	LONG $0xf5d4cdc5 // vpaddq %ymm5, %ymm6, %ymm6
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0xa175 // jne 0x7d40 <k_pack_cols_64+0x150>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0xff55840f; WORD $0xffff // je 0x7d00 <k_pack_cols_64+0x110>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2274 // je 0x7dd8 <k_pack_cols_64+0x1e8>
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	WORD $0x067d // jge 0x7dc5 <k_pack_cols_64+0x1d5>
+	LONG $0x7e7ac1c4; WORD $0xf434 // vmovq (%r12,%rsi,8), %xmm6
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	LONG $0xdf1c8d49 // leaq (%r15,%rbx,8), %rbx
+	LONG $0x34d6f9c5; BYTE $0xf3 // vmovq %xmm6, (%rbx,%rsi,8)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	WORD $0x2975 // jne 0x7e06 <k_pack_cols_64+0x216>
+	LONG $0xffff1ee9; BYTE $0xff // jmp 0x7d00 <k_pack_cols_64+0x110>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xd679c1c4; WORD $0xf374; BYTE $0x08 // vmovq %xmm6, 0x8(%r11,%rsi,8)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xfefa840f; WORD $0xffff // je 0x7d00 <k_pack_cols_64+0x110>
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	WORD $0x067d // jge 0x7e19 <k_pack_cols_64+0x229>
+	LONG $0x107bc1c4; WORD $0xf43c // vmovsd (%r12,%rsi,8), %xmm7
+	LONG $0x117bc1c4; WORD $0xf33c // vmovsd %xmm7, (%r11,%rsi,8)
+	LONG $0x014e8d4c // leaq 0x1(%rsi), %r9
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0xc87d // jge 0x7df0 <k_pack_cols_64+0x200>
+	LONG $0x7e7ac1c4; WORD $0xf474; BYTE $0x08 // vmovq 0x8(%r12,%rsi,8), %xmm6
+	WORD $0xbfeb // jmp 0x7df0 <k_pack_cols_64+0x200>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0xcdaf0f4d // imulq %r13, %r9
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	LONG $0x040e8d0f; WORD $0x0000 // jge 0x825d <k_pack_cols_64+0x66d>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x08828e0f; WORD $0x0000 // jle 0x86da <k_pack_cols_64+0xaea>
+	QUAD $0xfffffff8ed0c8d4a // leaq -0x8(,%r13,8), %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0xd148; BYTE $0xe9 // shrq %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x8941; BYTE $0xcf // movl %ecx, %r15d
+	LONG $0x03e78341 // andl $0x3, %r15d
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
+	LONG $0x244c8d49; BYTE $0x30 // leaq 0x30(%r12), %rcx
+	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x30588d4d // leaq 0x30(%r8), %r11
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	QUAD $0x00000000cd348d4e // leaq (,%r9,8), %r14
+	QUAD $0x000000a024bc894c // movq %r15, 0xa0(%rsp)
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x000b400d227de2c4; BYTE $0x00 // vpmovsxbq 0xb40(%rip), %ymm1 # 0x8a34 <k_pack_cols_64+0xe44>
+	QUAD $0x000b2315597de2c4; BYTE $0x00 // vpbroadcastq 0xb23(%rip), %ymm2 # 0x8a20 <k_pack_cols_64+0xe30>
+	QUAD $0x000afa1d597de2c4; BYTE $0x00 // vpbroadcastq 0xafa(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
+	QUAD $0x000af925597de2c4; BYTE $0x00 // vpbroadcastq 0xaf9(%rip), %ymm4 # 0x8a08 <k_pack_cols_64+0xe18>
+	QUAD $0x000b102d597de2c4; BYTE $0x00 // vpbroadcastq 0xb10(%rip), %ymm5 # 0x8a28 <k_pack_cols_64+0xe38>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x44eb // jmp 0x7f60 <k_pack_cols_64+0x370>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x08c18349 // addq $0x8, %r9
+	QUAD $0x000000a824943b48 // cmpq 0xa8(%rsp), %rdx
+	LONG $0x0a20840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
+	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x35eb // jmp 0x7ff5 <k_pack_cols_64+0x405>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0xcd6c8d48; BYTE $0x00 // leaq (%rbp,%rcx,8), %rbp
+	LONG $0x2b0c8d4a // leaq (%rbx,%r13), %rcx
+	LONG $0x01728d49 // leaq 0x1(%r10), %rsi
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x1f248d4c // leaq (%rdi,%rbx), %r12
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	LONG $0x00ab8f0f; WORD $0x0000 // jg 0x80a0 <k_pack_cols_64+0x4b0>
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x247c8348; WORD $0x0640 // cmpq $0x6, 0x40(%rsp)
+	WORD $0x0a73 // jae 0x8010 <k_pack_cols_64+0x420>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x52eb // jmp 0x805c <k_pack_cols_64+0x46c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x7410f8c5; WORD $0xd0c8 // vmovups -0x30(%rax,%rcx,8), %xmm6
+	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xd0 // vmovups %xmm6, -0x30(%r11,%rcx,8)
+	LONG $0x7410f8c5; WORD $0xe0c8 // vmovups -0x20(%rax,%rcx,8), %xmm6
+	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xe0 // vmovups %xmm6, -0x20(%r11,%rcx,8)
+	LONG $0x7410f8c5; WORD $0xf0c8 // vmovups -0x10(%rax,%rcx,8), %xmm6
+	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xf0 // vmovups %xmm6, -0x10(%r11,%rcx,8)
+	LONG $0x346ffac5; BYTE $0xc8 // vmovdqu (%rax,%rcx,8), %xmm6
+	LONG $0x7f7ac1c4; WORD $0xcb34 // vmovdqu %xmm6, (%r11,%rcx,8)
+	LONG $0x08c18348 // addq $0x8, %rcx
+	LONG $0xfcc68348 // addq $-0x4, %rsi
+	WORD $0xc475 // jne 0x8020 <k_pack_cols_64+0x430>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0xff55840f; WORD $0xffff // je 0x7fc0 <k_pack_cols_64+0x3d0>
+	LONG $0xc8348d49 // leaq (%r8,%rcx,8), %rsi
+	LONG $0xc90c8d49 // leaq (%r9,%rcx,8), %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0x2134 // vmovdqu (%rcx,%r12), %xmm6
+	LONG $0x7f7aa1c4; WORD $0x2634 // vmovdqu %xmm6, (%rsi,%r12)
+	LONG $0x10c48349 // addq $0x10, %r12
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xeb75 // jne 0x8080 <k_pack_cols_64+0x490>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0x7fc0 <k_pack_cols_64+0x3d0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0xfe63840f; WORD $0xffff // je 0x7f20 <k_pack_cols_64+0x330>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28408b4c // movq 0x28(%rax), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfe518e0f; WORD $0xffff // jle 0x7f20 <k_pack_cols_64+0x330>
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	WORD $0x2472 // jb 0x80f9 <k_pack_cols_64+0x509>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x54af0f4c; WORD $0x4824 // imulq 0x48(%rsp), %r10
+	LONG $0x2454034c; BYTE $0x70 // addq 0x70(%rsp), %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0x80fa8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r10
+	LONG $0x00b6830f; WORD $0x0000 // jae 0x81af <k_pack_cols_64+0x5bf>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x3074 // je 0x8138 <k_pack_cols_64+0x548>
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	WORD $0x067d // jge 0x811c <k_pack_cols_64+0x52c>
+	LONG $0x7e7a81c4; WORD $0xec34 // vmovq (%r12,%r13,8), %xmm6
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0x74af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rsi
+	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	LONG $0x34d6f9c5; BYTE $0xc6 // vmovq %xmm6, (%rsi,%rax,8)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0xfddf840f; WORD $0xffff // je 0x7f20 <k_pack_cols_64+0x330>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	WORD $0x28eb // jmp 0x817f <k_pack_cols_64+0x58f>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x34d6f9c5; BYTE $0xf2 // vmovq %xmm6, (%rdx,%rsi,8)
+	LONG $0x31048d48 // leaq (%rcx,%rsi), %rax
+	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xfda1840f; WORD $0xffff // je 0x7f20 <k_pack_cols_64+0x330>
+	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	WORD $0x077d // jge 0x819c <k_pack_cols_64+0x5ac>
+	LONG $0x7e7ac1c4; WORD $0xfc7c; BYTE $0xf8 // vmovq -0x8(%r12,%rdi,8), %xmm7
+	LONG $0x7cd6f9c5; WORD $0xf8f2 // vmovq %xmm7, -0x8(%rdx,%rsi,8)
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	WORD $0xb97d // jge 0x8160 <k_pack_cols_64+0x570>
+	LONG $0x7e7ac1c4; WORD $0xfc34 // vmovq (%r12,%rdi,8), %xmm6
+	WORD $0xb1eb // jmp 0x8160 <k_pack_cols_64+0x570>
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	QUAD $0xfffffffffff0b948; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rcx # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
+	LONG $0x6ef9c1c4; BYTE $0xf5 // vmovq %r13, %xmm6
+	LONG $0x597de2c4; BYTE $0xf6 // vpbroadcastq %xmm6, %ymm6
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc6d445c5 // vpaddq %ymm6, %ymm7, %ymm8
+	LONG $0xcad43dc5 // vpaddq %ymm2, %ymm8, %ymm9
+	LONG $0xd3d43dc5 // vpaddq %ymm3, %ymm8, %ymm10
+	LONG $0xdcd43dc5 // vpaddq %ymm4, %ymm8, %ymm11
+	LONG $0x377d42c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm0, %ymm12
+	LONG $0x7ef961c4; BYTE $0xc1 // vmovq %xmm8, %rcx
+	LONG $0x2d1d42c4; WORD $0xcc04 // vmaskmovpd (%r12,%rcx,8), %ymm12, %ymm8
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x2d3542c4; WORD $0xcc4c; BYTE $0x20 // vmaskmovpd 0x20(%r12,%rcx,8), %ymm9, %ymm9
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x2d2d42c4; WORD $0xcc54; BYTE $0x40 // vmaskmovpd 0x40(%r12,%rcx,8), %ymm10, %ymm10
+	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
+	LONG $0x2d2542c4; WORD $0xcc5c; BYTE $0x60 // vmaskmovpd 0x60(%r12,%rcx,8), %ymm11, %ymm11
+	LONG $0x117d21c4; WORD $0xc604 // vmovupd %ymm8, (%rsi,%r8,8)
+	LONG $0x117d21c4; WORD $0xc64c; BYTE $0x20 // vmovupd %ymm9, 0x20(%rsi,%r8,8)
+	LONG $0x117d21c4; WORD $0xc654; BYTE $0x40 // vmovupd %ymm10, 0x40(%rsi,%r8,8)
+	LONG $0x117d21c4; WORD $0xc65c; BYTE $0x60 // vmovupd %ymm11, 0x60(%rsi,%r8,8)
+	LONG $0x10c08349 // addq $0x10, %r8
+	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	WORD $0x9475 // jne 0x81e0 <k_pack_cols_64+0x5f0>
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xfcc8840f; WORD $0xffff // je 0x7f20 <k_pack_cols_64+0x330>
+	LONG $0xfffe9ee9; BYTE $0xff // jmp 0x80fb <k_pack_cols_64+0x50b>
+	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
+	QUAD $0xfffffff8ed048d4a // leaq -0x8(,%r13,8), %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xfc438d48 // leaq -0x4(%rbx), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x02e8c148 // shrq $0x2, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x0cc28348 // addq $0xc, %rdx
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
+	LONG $0x24548d49; BYTE $0x60 // leaq 0x60(%r12), %rdx
+	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x605d8d4d // leaq 0x60(%r13), %r11
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x01438d48 // leaq 0x1(%rbx), %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x0007280d227de2c4; BYTE $0x00 // vpmovsxbq 0x728(%rip), %ymm1 # 0x8a34 <k_pack_cols_64+0xe44>
+	QUAD $0x00070b15597de2c4; BYTE $0x00 // vpbroadcastq 0x70b(%rip), %ymm2 # 0x8a20 <k_pack_cols_64+0xe30>
+	QUAD $0x0006e21d597de2c4; BYTE $0x00 // vpbroadcastq 0x6e2(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
+	QUAD $0x0006e125597de2c4; BYTE $0x00 // vpbroadcastq 0x6e1(%rip), %ymm4 # 0x8a08 <k_pack_cols_64+0xe18>
+	QUAD $0x0006f82d597de2c4; BYTE $0x00 // vpbroadcastq 0x6f8(%rip), %ymm5 # 0x8a28 <k_pack_cols_64+0xe38>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x4ceb // jmp 0x8380 <k_pack_cols_64+0x790>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x08c58348 // addq $0x8, %rbp
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0x0600840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
+	LONG $0x246c8948; BYTE $0x78 // movq %rbp, 0x78(%rsp)
+	QUAD $0x00000000cd048d48 // leaq (,%rcx,8), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
+	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x9066 // nop
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	QUAD $0x000000a024bc8348; BYTE $0x0c // cmpq $0xc, 0xa0(%rsp)
+	WORD $0x1c73 // jae 0x8420 <k_pack_cols_64+0x830>
+	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	WORD $0x6775 // jne 0x847c <k_pack_cols_64+0x88c>
+	LONG $0x0000c7e9; BYTE $0x00 // jmp 0x84e1 <k_pack_cols_64+0x8f1>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x107c81c4; WORD $0xcc74; BYTE $0xa0 // vmovups -0x60(%r12,%r9,8), %ymm6
+	LONG $0x117c81c4; WORD $0xcb74; BYTE $0xa0 // vmovups %ymm6, -0x60(%r11,%r9,8)
+	LONG $0x107c81c4; WORD $0xcc74; BYTE $0xc0 // vmovups -0x40(%r12,%r9,8), %ymm6
+	LONG $0x117c81c4; WORD $0xcb74; BYTE $0xc0 // vmovups %ymm6, -0x40(%r11,%r9,8)
+	LONG $0x107c81c4; WORD $0xcc74; BYTE $0xe0 // vmovups -0x20(%r12,%r9,8), %ymm6
+	LONG $0x117c81c4; WORD $0xcb74; BYTE $0xe0 // vmovups %ymm6, -0x20(%r11,%r9,8)
+	LONG $0x6f7e81c4; WORD $0xcc34 // vmovdqu (%r12,%r9,8), %ymm6
+	LONG $0x7f7e81c4; WORD $0xcb34 // vmovdqu %ymm6, (%r11,%r9,8)
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	WORD $0xc075 // jne 0x8430 <k_pack_cols_64+0x840>
+	LONG $0x04518d4d // leaq 0x4(%r9), %r10
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	WORD $0x6574 // je 0x84e1 <k_pack_cols_64+0x8f1>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0xf82c8d48 // leaq (%rax,%rdi,8), %rbp
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xf7348d4e // leaq (%rdi,%r14,8), %r14
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7e81c4; WORD $0xce34 // vmovdqu (%r14,%r9,8), %ymm6
+	LONG $0x7f7ea1c4; WORD $0xcd74; BYTE $0x00 // vmovdqu %ymm6, (%rbp,%r9,8)
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x04c28349 // addq $0x4, %r10
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	WORD $0xe775 // jne 0x84a0 <k_pack_cols_64+0x8b0>
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x1feb // jmp 0x84e1 <k_pack_cols_64+0x8f1>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0xce34 // vmovdqu (%rsi,%r9,8), %xmm6
+	LONG $0x7f7a81c4; WORD $0xcd74; BYTE $0x00 // vmovdqu %xmm6, (%r13,%r9,8)
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	WORD $0xea7c // jl 0x84d0 <k_pack_cols_64+0x8e0>
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0xf8048d48 // leaq (%rax,%rdi,8), %rax
+	LONG $0x132c8d48 // leaq (%rbx,%rdx), %rbp
+	LONG $0x01578d4d // leaq 0x1(%r15), %r10
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
+	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x190c8d4c // leaq (%rcx,%rbx), %r9
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
+	LONG $0xfecb8e0f; WORD $0xffff // jle 0x83f0 <k_pack_cols_64+0x800>
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbp
+	LONG $0xfdfb840f; WORD $0xffff // je 0x8340 <k_pack_cols_64+0x750>
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x28768b48 // movq 0x28(%rsi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfde98e0f; WORD $0xffff // jle 0x8340 <k_pack_cols_64+0x750>
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	WORD $0x2772 // jb 0x8584 <k_pack_cols_64+0x994>
+	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	QUAD $0x0000b024bcaf0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r15
+	LONG $0x247c034c; BYTE $0x58 // addq 0x58(%rsp), %r15
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0x80ff8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r15
+	LONG $0x00a8830f; WORD $0x0000 // jae 0x862c <k_pack_cols_64+0xa3c>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0x01c6f640 // testb $0x1, %sil
+	WORD $0x2874 // je 0x85bc <k_pack_cols_64+0x9cc>
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	WORD $0x067d // jge 0x85a6 <k_pack_cols_64+0x9b6>
+	LONG $0x7e7ac1c4; WORD $0xd434 // vmovq (%r12,%rdx,8), %xmm6
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x54af0f48; WORD $0x2824 // imulq 0x28(%rsp), %rdx
+	LONG $0xd0048d48 // leaq (%rax,%rdx,8), %rax
+	LONG $0xd679a1c4; WORD $0xc834 // vmovq %xmm6, (%rax,%r9,8)
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xfd7b840f; WORD $0xffff // je 0x8340 <k_pack_cols_64+0x750>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x01518d4d // leaq 0x1(%r9), %r10
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x25eb // jmp 0x8600 <k_pack_cols_64+0xa10>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xd67981c4; WORD $0xd034 // vmovq %xmm6, (%r8,%r10,8)
+	LONG $0x10148d4a // leaq (%rax,%r10), %rdx
+	LONG $0x02c28348 // addq $0x2, %rdx
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x02c18348 // addq $0x2, %rcx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfd40840f; WORD $0xffff // je 0x8340 <k_pack_cols_64+0x750>
+	LONG $0xff518d48 // leaq -0x1(%rcx), %rdx
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	WORD $0x077d // jge 0x8618 <k_pack_cols_64+0xa28>
+	LONG $0x7e7ac1c4; WORD $0xcc7c; BYTE $0xf8 // vmovq -0x8(%r12,%rcx,8), %xmm7
+	LONG $0xd67981c4; WORD $0xd07c; BYTE $0xf8 // vmovq %xmm7, -0x8(%r8,%r10,8)
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	WORD $0xbc7d // jge 0x85e0 <k_pack_cols_64+0x9f0>
+	LONG $0x7e7ac1c4; WORD $0xcc34 // vmovq (%r12,%rcx,8), %xmm6
+	WORD $0xb4eb // jmp 0x85e0 <k_pack_cols_64+0x9f0>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	QUAD $0xfffffffffff0bf48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdi # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2149; BYTE $0xf9 // andq %rdi, %r9
+	LONG $0x6ef9e1c4; BYTE $0xf2 // vmovq %rdx, %xmm6
+	LONG $0x597de2c4; BYTE $0xf6 // vpbroadcastq %xmm6, %ymm6
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0xd5af0f4c // imulq %rbp, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc6d445c5 // vpaddq %ymm6, %ymm7, %ymm8
+	LONG $0xcad43dc5 // vpaddq %ymm2, %ymm8, %ymm9
+	LONG $0xd3d43dc5 // vpaddq %ymm3, %ymm8, %ymm10
+	LONG $0xdcd43dc5 // vpaddq %ymm4, %ymm8, %ymm11
+	LONG $0x377d42c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm0, %ymm12
+	LONG $0x7ef961c4; BYTE $0xc7 // vmovq %xmm8, %rdi
+	LONG $0x2d1d42c4; WORD $0xfc04 // vmaskmovpd (%r12,%rdi,8), %ymm12, %ymm8
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x2d3542c4; WORD $0xfc4c; BYTE $0x20 // vmaskmovpd 0x20(%r12,%rdi,8), %ymm9, %ymm9
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x2d2d42c4; WORD $0xfc54; BYTE $0x40 // vmaskmovpd 0x40(%r12,%rdi,8), %ymm10, %ymm10
+	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
+	LONG $0x2d2542c4; WORD $0xfc5c; BYTE $0x60 // vmaskmovpd 0x60(%r12,%rdi,8), %ymm11, %ymm11
+	LONG $0x117d01c4; WORD $0xda04 // vmovupd %ymm8, (%r10,%r11,8)
+	LONG $0x117d01c4; WORD $0xda4c; BYTE $0x20 // vmovupd %ymm9, 0x20(%r10,%r11,8)
+	LONG $0x117d01c4; WORD $0xda54; BYTE $0x40 // vmovupd %ymm10, 0x40(%r10,%r11,8)
+	LONG $0x117d01c4; WORD $0xda5c; BYTE $0x60 // vmovupd %ymm11, 0x60(%r10,%r11,8)
+	LONG $0x10c38349 // addq $0x10, %r11
+	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
+	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
+	WORD $0x9475 // jne 0x8660 <k_pack_cols_64+0xa70>
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	LONG $0xfc6b840f; WORD $0xffff // je 0x8340 <k_pack_cols_64+0x750>
+	LONG $0xfffeade9; BYTE $0xff // jmp 0x8587 <k_pack_cols_64+0x997>
+	LONG $0x7ef9e1c4; BYTE $0xc8 // vmovq %xmm1, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x16f9e3c4; WORD $0x01ca // vpextrq $0x1, %xmm1, %rdx
+	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xc64f0f48 // cmovgq %rsi, %rax
+	WORD $0x9c0f; BYTE $0xc1 // setl %cl
+	LONG $0x51148d48 // leaq (%rcx,%rdx,2), %rdx
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x00d68348 // adcq $0x0, %rsi
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x0948; BYTE $0xf2 // orq %rsi, %rdx
+	LONG $0x20eac148 // shrq $0x20, %rdx
+	WORD $0x0774 // je 0x871d <k_pack_cols_64+0xb2d>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf748; BYTE $0xf6 // divq %rsi
+	WORD $0x04eb // jmp 0x8721 <k_pack_cols_64+0xb31>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf6f7 // divl %esi
+	LONG $0x08348d48 // leaq (%rax,%rcx), %rsi
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	QUAD $0x00000008f50c8d48 // leaq 0x8(,%rsi,8), %rcx
+	LONG $0x03e6c148 // shlq $0x3, %rsi
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x08148d4b // leaq (%r8,%r9), %rdx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0xf8c18348 // addq $-0x8, %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x6ef9e1c4; BYTE $0xc0 // vmovq %rax, %xmm0
+	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
+	LONG $0x597de2c4; BYTE $0xc9 // vpbroadcastq %xmm1, %ymm1
+	LONG $0x08348d4b // leaq (%r8,%r9), %rsi
+	LONG $0x60c68348 // addq $0x60, %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x00028915597de2c4; BYTE $0x00 // vpbroadcastq 0x289(%rip), %ymm2 # 0x8a20 <k_pack_cols_64+0xe30>
+	QUAD $0x0002601d597de2c4; BYTE $0x00 // vpbroadcastq 0x260(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
+	QUAD $0x00025f25597de2c4; BYTE $0x00 // vpbroadcastq 0x25f(%rip), %ymm4 # 0x8a08 <k_pack_cols_64+0xe18>
+	QUAD $0x0002822d227de2c4; BYTE $0x00 // vpmovsxbq 0x282(%rip), %ymm5 # 0x8a34 <k_pack_cols_64+0xe44>
+	QUAD $0x00026d35597de2c4; BYTE $0x00 // vpbroadcastq 0x26d(%rip), %ymm6 # 0x8a28 <k_pack_cols_64+0xe38>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x17eb // jmp 0x87d6 <k_pack_cols_64+0xbe6>
+	BYTE $0x90 // nop
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x01aa840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	WORD $0xe274 // je 0x87c0 <k_pack_cols_64+0xbd0>
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x28768b4c // movq 0x28(%rsi), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xd47e // jle 0x87c0 <k_pack_cols_64+0xbd0>
+	LONG $0x10fe8349 // cmpq $0x10, %r14
+	WORD $0x2672 // jb 0x8818 <k_pack_cols_64+0xc28>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	QUAD $0x00000000dd0c8d4c // leaq (,%rbx,8), %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0x80f98149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r9
+	LONG $0x00b8830f; WORD $0x0000 // jae 0x88d0 <k_pack_cols_64+0xce0>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0x2774 // je 0x884e <k_pack_cols_64+0xc5e>
+	LONG $0x063c8d4c // leaq (%rsi,%rax), %r15
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	WORD $0x067d // jge 0x883a <k_pack_cols_64+0xc4a>
+	LONG $0x7e7a81c4; WORD $0xf83c // vmovq (%r8,%r15,8), %xmm7
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0xfbaf0f4c // imulq %rbx, %r15
+	LONG $0xfa3c8d4e // leaq (%rdx,%r15,8), %r15
+	LONG $0xd679c1c4; WORD $0xf73c // vmovq %xmm7, (%r15,%rsi,8)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	LONG $0xff69840f; WORD $0xffff // je 0x87c0 <k_pack_cols_64+0xbd0>
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	LONG $0xf3af0f4d // imulq %r11, %r14
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	WORD $0x2feb // jmp 0x88a0 <k_pack_cols_64+0xcb0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd679c1c4; WORD $0xf63c // vmovq %xmm7, (%r14,%rsi,8)
+	LONG $0x31248d4d // leaq (%r9,%rsi), %r12
+	LONG $0x02c48349 // addq $0x2, %r12
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xff20840f; WORD $0xffff // je 0x87c0 <k_pack_cols_64+0xbd0>
+	LONG $0xff678d4d // leaq -0x1(%r15), %r12
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x077d // jge 0x88bc <k_pack_cols_64+0xccc>
+	LONG $0x107b01c4; WORD $0xfc44; BYTE $0xf8 // vmovsd -0x8(%r12,%r15,8), %xmm8
+	LONG $0x117b41c4; WORD $0xf644; BYTE $0xf8 // vmovsd %xmm8, -0x8(%r14,%rsi,8)
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	WORD $0xb87d // jge 0x8880 <k_pack_cols_64+0xc90>
+	LONG $0x7e7a81c4; WORD $0xfc3c // vmovq (%r12,%r15,8), %xmm7
+	WORD $0xb0eb // jmp 0x8880 <k_pack_cols_64+0xc90>
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	QUAD $0xfffffffffff0b949; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %r9 # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x214c; BYTE $0xce // andq %r9, %rsi
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	LONG $0x244c034c; BYTE $0x08 // addq 0x8(%rsp), %r9
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xfd6ffdc5 // vmovdqa %ymm5, %ymm7
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc0d445c5 // vpaddq %ymm0, %ymm7, %ymm8
+	LONG $0xcad43dc5 // vpaddq %ymm2, %ymm8, %ymm9
+	LONG $0xd3d43dc5 // vpaddq %ymm3, %ymm8, %ymm10
+	LONG $0xdcd43dc5 // vpaddq %ymm4, %ymm8, %ymm11
+	LONG $0x377542c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm1, %ymm12
+	LONG $0x7ef941c4; BYTE $0xc4 // vmovq %xmm8, %r12
+	LONG $0x2d1d22c4; WORD $0xe544; BYTE $0x00 // vmaskmovpd (%rbp,%r12,8), %ymm12, %ymm8
+	LONG $0x377542c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm1, %ymm9
+	LONG $0x2d3522c4; WORD $0xe54c; BYTE $0x20 // vmaskmovpd 0x20(%rbp,%r12,8), %ymm9, %ymm9
+	LONG $0x377542c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm1, %ymm10
+	LONG $0x2d2d22c4; WORD $0xe554; BYTE $0x40 // vmaskmovpd 0x40(%rbp,%r12,8), %ymm10, %ymm10
+	LONG $0x377542c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm1, %ymm11
+	LONG $0x2d2522c4; WORD $0xe55c; BYTE $0x60 // vmaskmovpd 0x60(%rbp,%r12,8), %ymm11, %ymm11
+	LONG $0x117d01c4; WORD $0xf944; BYTE $0xa0 // vmovupd %ymm8, -0x60(%r9,%r15,8)
+	LONG $0x117d01c4; WORD $0xf94c; BYTE $0xc0 // vmovupd %ymm9, -0x40(%r9,%r15,8)
+	LONG $0x117d01c4; WORD $0xf954; BYTE $0xe0 // vmovupd %ymm10, -0x20(%r9,%r15,8)
+	LONG $0x117d01c4; WORD $0xf91c // vmovupd %ymm11, (%r9,%r15,8)
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0xfed4c5c5 // vpaddq %ymm6, %ymm7, %ymm7
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0x9375 // jne 0x8900 <k_pack_cols_64+0xd10>
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xfe45840f; WORD $0xffff // je 0x87c0 <k_pack_cols_64+0xbd0>
+	LONG $0xfffe9ae9; BYTE $0xff // jmp 0x881a <k_pack_cols_64+0xc2a>
+	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	QUAD $0x00000000000000cc; BYTE $0x00 // int3
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0003 // addl (%rax), %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0600 // addb %al, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0700 // addb %al, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0020 // andb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0018 // sbbb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0504 // addb $0x5, %al
+	BYTE $0x06 // <unknown>
+	BYTE $0x07 // <unknown>
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

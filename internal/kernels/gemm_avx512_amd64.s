@@ -13,2110 +13,851 @@ TEXT ·gemmAVX512Addr(SB), NOSPLIT, $0-8
 TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
-	// dot
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x177d // jge 0x28 <k_dot+0x28>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00012be9; BYTE $0x00 // jmp 0x153 <k_dot+0x153>
-	QUAD $0xffffffffffc0be48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rsi # imm = 0x7FFFFFFFFFFFFFC0
-	LONG $0xc0498d4c // leaq -0x40(%rcx), %r9
-	LONG $0x40f98349 // cmpq $0x40, %r9
-	WORD $0x1873 // jae 0x54 <k_dot+0x54>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x10c <k_dot+0x10c>
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x06eac149 // shrq $0x6, %r10
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0xfee28349 // andq $-0x2, %r10
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
-	QUAD $0x01806c10487cb162 // vmovups 0x40(%rax,%r8,4), %zmm5
-	QUAD $0x02807410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm6
-	QUAD $0x03807c10487cb162 // vmovups 0xc0(%rax,%r8,4), %zmm7
-	LONG $0x4875b262; WORD $0x2498; BYTE $0x82 // vfmadd132ps (%rdx,%r8,4), %zmm1, %zmm4 # zmm4 = (zmm4 * mem) + zmm1
-	QUAD $0x01826c984865b262 // vfmadd132ps 0x40(%rdx,%r8,4), %zmm3, %zmm5 # zmm5 = (zmm5 * mem) + zmm3
-	QUAD $0x02827498486db262 // vfmadd132ps 0x80(%rdx,%r8,4), %zmm2, %zmm6 # zmm6 = (zmm6 * mem) + zmm2
-	QUAD $0x03827c98487db262 // vfmadd132ps 0xc0(%rdx,%r8,4), %zmm0, %zmm7 # zmm7 = (zmm7 * mem) + zmm0
-	QUAD $0x04804c10487cb162 // vmovups 0x100(%rax,%r8,4), %zmm1
-	QUAD $0x04824c98485db262 // vfmadd132ps 0x100(%rdx,%r8,4), %zmm4, %zmm1 # zmm1 = (zmm1 * mem) + zmm4
-	QUAD $0x05805c10487cb162 // vmovups 0x140(%rax,%r8,4), %zmm3
-	QUAD $0x05825c984855b262 // vfmadd132ps 0x140(%rdx,%r8,4), %zmm5, %zmm3 # zmm3 = (zmm3 * mem) + zmm5
-	QUAD $0x06805410487cb162 // vmovups 0x180(%rax,%r8,4), %zmm2
-	QUAD $0x06825498484db262 // vfmadd132ps 0x180(%rdx,%r8,4), %zmm6, %zmm2 # zmm2 = (zmm2 * mem) + zmm6
-	QUAD $0x07804410487cb162 // vmovups 0x1c0(%rax,%r8,4), %zmm0
-	QUAD $0x078244984845b262 // vfmadd132ps 0x1c0(%rdx,%r8,4), %zmm7, %zmm0 # zmm0 = (zmm0 * mem) + zmm7
-	LONG $0x80e88349 // subq $-0x80, %r8
-	LONG $0xfec28349 // addq $-0x2, %r10
-	LONG $0xff74850f; WORD $0xffff // jne 0x80 <k_dot+0x80>
-	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x40c1f641 // testb $0x40, %r9b
-	WORD $0x3e75 // jne 0x153 <k_dot+0x153>
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
-	QUAD $0x01806c10487cb162 // vmovups 0x40(%rax,%r8,4), %zmm5
-	QUAD $0x02807410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm6
-	QUAD $0x03807c10487cb162 // vmovups 0xc0(%rax,%r8,4), %zmm7
-	LONG $0x485db262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%rdx,%r8,4), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	QUAD $0x01825cb84855b262 // vfmadd231ps 0x40(%rdx,%r8,4), %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
-	QUAD $0x028254b8484db262 // vfmadd231ps 0x80(%rdx,%r8,4), %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
-	QUAD $0x038244b84845b262 // vfmadd231ps 0xc0(%rdx,%r8,4), %zmm7, %zmm0 # zmm0 = (zmm7 * mem) + zmm0
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0x117e // jle 0x170 <k_dot+0x170>
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	WORD $0x2aeb // jmp 0x18e <k_dot+0x18e>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x2410; BYTE $0xb0 // vmovups (%rax,%rsi,4), %zmm4
-	LONG $0x485df262; WORD $0x0cb8; BYTE $0xb2 // vfmadd231ps (%rdx,%rsi,4), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x10468d4c // leaq 0x10(%rsi), %r8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	WORD $0xe27e // jle 0x170 <k_dot+0x170>
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x247e // jle 0x1b7 <k_dot+0x1b7>
-	WORD $0x2944; BYTE $0xc1 // subl %r8d, %ecx
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0xc97cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4 {%k1} {z}
-	LONG $0xc97cb162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm5 {%k1} {z}
-	LONG $0x485df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm4, %zmm3 # zmm3 = (zmm4 * zmm5) + zmm3
-	LONG $0x4874f162; WORD $0xcb58 // vaddps %zmm3, %zmm1, %zmm1
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	// panel_shape
+	LONG $0x0c07c748; WORD $0x0000; BYTE $0x00 // movq $0xc, (%rdi)
+	QUAD $0x000000020847c748 // movq $0x2, 0x8(%rdi)
+	QUAD $0x000000101047c748 // movq $0x10, 0x10(%rdi)
 	BYTE $0xc3 // retq
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
-	// gemm_outer
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x10968e0f; WORD $0x0000 // jle 0x12a3 <k_gemm_outer+0x10a3>
+	// mul_panels
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x467b8e0f; WORD $0x0000 // jle 0x46a8 <k_mul_panels+0x4688>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	WORD $0x21eb // jmp 0x24b <k_gemm_outer+0x4b>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0x104a8d0f; WORD $0x0000 // jge 0x1295 <k_gemm_outer+0x1095>
-	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
-	LONG $0x01b38c0f; WORD $0x0000 // jl 0x410 <k_gemm_outer+0x210>
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x03608d0f; WORD $0x0000 // jge 0x5d0 <k_gemm_outer+0x3d0>
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x02c98348 // orq $0x2, %rcx
-	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
-	LONG $0x071c8e0f; WORD $0x0000 // jle 0x9a0 <k_gemm_outer+0x7a0>
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
-	WORD $0x9d7d // jge 0x230 <k_gemm_outer+0x30>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	LONG $0x08428b49 // movq 0x8(%r10), %rax
-	LONG $0x18528b49 // movq 0x18(%r10), %rdx
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	QUAD $0x000000008d348d48 // leaq (,%rcx,4), %rsi
-	WORD $0x8b49; BYTE $0x3a // movq (%r10), %rdi
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	LONG $0x10720349 // addq 0x10(%r10), %rsi
-	LONG $0x20428b4d // movq 0x20(%r10), %r8
-	LONG $0x285a8b4d // movq 0x28(%r10), %r11
-	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
-	LONG $0x48728b4d // movq 0x48(%r10), %r14
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	QUAD $0xfffffffffffeb948; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rcx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xcf // andq %rcx, %r15
-	QUAD $0x00000000dd248d4e // leaq (,%r11,8), %r12
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	WORD $0x37eb // jmp 0x31c <k_gemm_outer+0x11c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x0458; BYTE $0x8f // vaddps (%rdi,%rcx,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x8f // vmovups %zmm0, (%rdi,%rcx,4)
-	QUAD $0x018f44584874f162 // vaddps 0x40(%rdi,%rcx,4), %zmm1, %zmm0
-	QUAD $0x018f4411487cf162 // vmovups %zmm0, 0x40(%rdi,%rcx,4)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
-	LONG $0x00db840f; WORD $0x0000 // je 0x3f7 <k_gemm_outer+0x1f7>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2f7e // jle 0x350 <k_gemm_outer+0x150>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2a75 // jne 0x360 <k_gemm_outer+0x160>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x7475 // jne 0x3b6 <k_gemm_outer+0x1b6>
-	LONG $0x000083e9; BYTE $0x00 // jmp 0x3ca <k_gemm_outer+0x1ca>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x70eb // jmp 0x3ca <k_gemm_outer+0x1ca>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
-	LONG $0x487df262; WORD $0x1118 // vbroadcastss (%rcx), %zmm2
-	LONG $0x486df262; WORD $0x45b8; BYTE $0x00 // vfmadd231ps (%rbp), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x486df262; WORD $0x4db8; BYTE $0x01 // vfmadd231ps 0x40(%rbp), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x487df262; WORD $0x5118; BYTE $0x01 // vbroadcastss 0x4(%rcx), %zmm2
-	QUAD $0x001d44b8486db262 // vfmadd231ps (%rbp,%r11), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	QUAD $0x011d4cb8486db262 // vfmadd231ps 0x40(%rbp,%r11), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x08c18348 // addq $0x8, %rcx
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0xc275 // jne 0x370 <k_gemm_outer+0x170>
-	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x1474 // je 0x3ca <k_gemm_outer+0x1ca>
-	LONG $0x487df262; WORD $0x1118 // vbroadcastss (%rcx), %zmm2
-	LONG $0x486dd262; WORD $0x45b8; BYTE $0x00 // vfmadd231ps (%r13), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x486dd262; WORD $0x4db8; BYTE $0x01 // vfmadd231ps 0x40(%r13), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff16850f; WORD $0xffff // jne 0x2f0 <k_gemm_outer+0xf0>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x8f // vmovups %zmm0, (%rdi,%rcx,4)
-	QUAD $0x018f4c11487cf162 // vmovups %zmm1, 0x40(%rdi,%rcx,4)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
-	LONG $0xff25850f; WORD $0xffff // jne 0x31c <k_gemm_outer+0x11c>
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	LONG $0xfffe2fe9; BYTE $0xff // jmp 0x23a <k_gemm_outer+0x3a>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x305f8b48 // movq 0x30(%rdi), %rbx
-	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
-	LONG $0x0be18e0f; WORD $0x0000 // jle 0x1004 <k_gemm_outer+0xe04>
-	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	LONG $0x07e38d0f; WORD $0x0000 // jge 0xc10 <k_gemm_outer+0xa10>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x02ce8348 // orq $0x2, %rsi
-	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0x0a308e0f; WORD $0x0000 // jle 0xe70 <k_gemm_outer+0xc70>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	LONG $0xfdda8d0f; WORD $0xffff // jge 0x230 <k_gemm_outer+0x30>
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x08438b48 // movq 0x8(%rbx), %rax
-	LONG $0x184b8b48 // movq 0x18(%rbx), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
-	WORD $0x8b48; BYTE $0x33 // movq (%rbx), %rsi
-	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
-	LONG $0x207b8b48 // movq 0x20(%rbx), %rdi
-	LONG $0x1053034c // addq 0x10(%rbx), %r10
-	LONG $0x28438b4c // movq 0x28(%rbx), %r8
-	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
-	LONG $0x485b8b48 // movq 0x48(%rbx), %rbx
-	WORD $0x8945; BYTE $0xde // movl %r11d, %r14d
-	LONG $0x03e68341 // andl $0x3, %r14d
-	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfec28348 // addq $-0x2, %rdx
-	WORD $0x214c; BYTE $0xda // andq %r11, %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	WORD $0x1beb // jmp 0x4d3 <k_gemm_outer+0x2d3>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	LONG $0x0b1d840f; WORD $0x0000 // je 0xff0 <k_gemm_outer+0xdf0>
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x287e // jle 0x500 <k_gemm_outer+0x300>
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0x902c8d4c // leaq (%rax,%rdx,4), %r13
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8349 // cmpq $0x4, %r11
-	WORD $0x2373 // jae 0x510 <k_gemm_outer+0x310>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x0087850f; WORD $0x0000 // jne 0x580 <k_gemm_outer+0x380>
-	LONG $0x0000abe9; BYTE $0x00 // jmp 0x5a9 <k_gemm_outer+0x3a9>
-	WORD $0x9066 // nop
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5a9 <k_gemm_outer+0x3a9>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x487dd262; WORD $0x4d18; BYTE $0x00 // vbroadcastss (%r13), %zmm1
-	LONG $0x487df262; WORD $0x4d98; BYTE $0x00 // vfmadd132ps (%rbp), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0x487dd262; WORD $0x4518; BYTE $0x01 // vbroadcastss 0x4(%r13), %zmm0
-	QUAD $0x000544984875b262 // vfmadd132ps (%rbp,%r8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x487dd262; WORD $0x4d18; BYTE $0x02 // vbroadcastss 0x8(%r13), %zmm1
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	LONG $0x487dd262; WORD $0x0c98; BYTE $0x28 // vfmadd132ps (%r8,%rbp), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	LONG $0x487dd262; WORD $0x4518; BYTE $0x03 // vbroadcastss 0xc(%r13), %zmm0
-	LONG $0x4875d262; WORD $0x0498; BYTE $0x28 // vfmadd132ps (%r8,%rbp), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x10c58349 // addq $0x10, %r13
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	LONG $0xfcc78349 // addq $-0x4, %r15
-	WORD $0xae75 // jne 0x520 <k_gemm_outer+0x320>
-	LONG $0x24140348 // addq (%rsp), %rdx
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x2974 // je 0x5a9 <k_gemm_outer+0x3a9>
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00bd4c18487d9262 // vbroadcastss (%r13,%r15,4), %zmm1
-	LONG $0x4875f262; WORD $0x02b8 // vfmadd231ps (%rdx), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe775 // jne 0x590 <k_gemm_outer+0x390>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff07840f; WORD $0xffff // je 0x4c0 <k_gemm_outer+0x2c0>
-	LONG $0x487cf162; WORD $0x0458; BYTE $0x96 // vaddps (%rsi,%rdx,4), %zmm0, %zmm0
-	LONG $0xfffefbe9; BYTE $0xff // jmp 0x4c0 <k_gemm_outer+0x2c0>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0xd8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xd8, %rsp
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x28778b4c // movq 0x28(%rdi), %r14
-	LONG $0x407f8b4c // movq 0x40(%rdi), %r15
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	QUAD $0x0000000095048d4a // leaq (,%r10,4), %rax
-	LONG $0x40148d48 // leaq (%rax,%rax,2), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x04e5c148 // shlq $0x4, %rbp
-	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	QUAD $0x00000000d5048d4a // leaq (,%r10,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0xd2348d4b // leaq (%r10,%r10,8), %rsi
-	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
-	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
-	LONG $0x40c18348 // addq $0x40, %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x02e6c149 // shlq $0x2, %r14
-	QUAD $0x000000009d248d4c // leaq (,%rbx,4), %r12
-	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x000113e9; BYTE $0x00 // jmp 0x77d <k_gemm_outer+0x57d>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48247162; WORD $0x1958 // vaddps (%rcx), %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x1911 // vmovups %zmm11, (%rcx)
-	LONG $0x48047162; WORD $0x5958; BYTE $0x01 // vaddps 0x40(%rcx), %zmm15, %zmm11
-	LONG $0x487c7162; WORD $0x5911; BYTE $0x01 // vmovups %zmm11, 0x40(%rcx)
-	LONG $0x480c3162; WORD $0x1c58; BYTE $0x91 // vaddps (%rcx,%r10,4), %zmm14, %zmm11
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm11, (%rcx,%r10,4)
-	QUAD $0x01915c5848143162 // vaddps 0x40(%rcx,%r10,4), %zmm13, %zmm11
-	QUAD $0x01915c11487c3162 // vmovups %zmm11, 0x40(%rcx,%r10,4)
-	LONG $0x481c3162; WORD $0x1c58; BYTE $0xd1 // vaddps (%rcx,%r10,8), %zmm12, %zmm11
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0xd1 // vmovups %zmm11, (%rcx,%r10,8)
-	QUAD $0x01d15458482c3162 // vaddps 0x40(%rcx,%r10,8), %zmm10, %zmm10
-	QUAD $0x01d15411487c3162 // vmovups %zmm10, 0x40(%rcx,%r10,8)
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x48347162; WORD $0x0c58; BYTE $0x11 // vaddps (%rcx,%rdx), %zmm9, %zmm9
-	LONG $0x487c7162; WORD $0x0c11; BYTE $0x11 // vmovups %zmm9, (%rcx,%rdx)
-	QUAD $0x01114458483c7162 // vaddps 0x40(%rcx,%rdx), %zmm8, %zmm8
-	QUAD $0x01114411487c7162 // vmovups %zmm8, 0x40(%rcx,%rdx)
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0x29 // vaddps (%rcx,%rbp), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x29 // vmovups %zmm7, (%rcx,%rbp)
-	QUAD $0x01297458484cf162 // vaddps 0x40(%rcx,%rbp), %zmm6, %zmm6
-	QUAD $0x01297411487cf162 // vmovups %zmm6, 0x40(%rcx,%rbp)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0x11 // vaddps (%rcx,%rdx), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0x11 // vmovups %zmm5, (%rcx,%rdx)
-	QUAD $0x01116458485cf162 // vaddps 0x40(%rcx,%rdx), %zmm4, %zmm4
-	QUAD $0x01116411487cf162 // vmovups %zmm4, 0x40(%rcx,%rdx)
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0x01 // vaddps (%rcx,%rax), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm3, (%rcx,%rax)
-	QUAD $0x01015458486cf162 // vaddps 0x40(%rcx,%rax), %zmm2, %zmm2
-	QUAD $0x01015411487cf162 // vmovups %zmm2, 0x40(%rcx,%rax)
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0x31 // vaddps (%rcx,%rsi), %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm1, (%rcx,%rsi)
-	QUAD $0x01314458487cf162 // vaddps 0x40(%rcx,%rsi), %zmm0, %zmm0
-	QUAD $0x01314411487cf162 // vmovups %zmm0, 0x40(%rcx,%rsi)
-	LONG $0x084f8d48 // leaq 0x8(%rdi), %rcx
-	LONG $0x245c034c; BYTE $0x38 // addq 0x38(%rsp), %r11
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
-	LONG $0xfaf58f0f; WORD $0xffff // jg 0x272 <k_gemm_outer+0x72>
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01328e0f; WORD $0x0000 // jle 0x8c0 <k_gemm_outer+0x6c0>
-	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x8b2c8d4d // leaq (%r11,%rcx,4), %r13
-	LONG $0x487cc162; WORD $0x4110; BYTE $0xff // vmovups -0x40(%r9), %zmm16
-	LONG $0x487dc262; WORD $0x0c18; BYTE $0x8b // vbroadcastss (%r11,%rcx,4), %zmm17
-	LONG $0x487cc162; WORD $0x1110 // vmovups (%r9), %zmm18
-	LONG $0x40753262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm16) + zmm11
-	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
-	LONG $0x25548d4b; BYTE $0x00 // leaq (%r13,%r12), %rdx
-	QUAD $0x009d4c18487dc262 // vbroadcastss (%r13,%rbx,4), %zmm17
-	LONG $0x40753262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm16) + zmm14
-	LONG $0x406d3262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
-	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
-	QUAD $0x00dd4c18487dc262 // vbroadcastss (%r13,%rbx,8), %zmm17
-	LONG $0x40753262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm16) + zmm12
-	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
-	LONG $0x487de262; WORD $0x0c18; BYTE $0x9a // vbroadcastss (%rdx,%rbx,4), %zmm17
-	LONG $0x40753262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm16) + zmm9
-	LONG $0x406d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
-	LONG $0x242c8d4f // leaq (%r12,%r12), %r13
-	LONG $0x487de262; WORD $0x0c18; BYTE $0xda // vbroadcastss (%rdx,%rbx,8), %zmm17
-	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
-	LONG $0x4075b262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm16) + zmm7
-	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
-	QUAD $0x000000009d148d48 // leaq (,%rbx,4), %rdx
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	QUAD $0x009d4c18487dc262 // vbroadcastss (%r13,%rbx,4), %zmm17
-	LONG $0x4075b262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm16) + zmm5
-	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
-	LONG $0x487dc262; WORD $0x0c18; BYTE $0x14 // vbroadcastss (%r12,%rdx), %zmm17
-	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
-	LONG $0x4075b262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm16) + zmm3
-	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
-	LONG $0x487dc262; WORD $0x0c18; BYTE $0x14 // vbroadcastss (%r12,%rdx), %zmm17
-	LONG $0x4075b262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm16) + zmm1
-	LONG $0x4075b262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm17, %zmm0 # zmm0 = (zmm17 * zmm18) + zmm0
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0xff28850f; WORD $0xffff // jne 0x7e0 <k_gemm_outer+0x5e0>
-	WORD $0x49eb // jmp 0x903 <k_gemm_outer+0x703>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc2af0f4d // imulq %r10, %r8
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xfd55850f; WORD $0xffff // jne 0x670 <k_gemm_outer+0x470>
-	LONG $0x487c7162; WORD $0x1911 // vmovups %zmm11, (%rcx)
-	LONG $0x487c7162; WORD $0x7911; BYTE $0x01 // vmovups %zmm15, 0x40(%rcx)
-	LONG $0x487c3162; WORD $0x3411; BYTE $0x91 // vmovups %zmm14, (%rcx,%r10,4)
-	QUAD $0x01916c11487c3162 // vmovups %zmm13, 0x40(%rcx,%r10,4)
-	LONG $0x487c3162; WORD $0x2411; BYTE $0xd1 // vmovups %zmm12, (%rcx,%r10,8)
-	QUAD $0x01d15411487c3162 // vmovups %zmm10, 0x40(%rcx,%r10,8)
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x487c7162; WORD $0x0c11; BYTE $0x11 // vmovups %zmm9, (%rcx,%rdx)
-	QUAD $0x01114411487c7162 // vmovups %zmm8, 0x40(%rcx,%rdx)
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x29 // vmovups %zmm7, (%rcx,%rbp)
-	QUAD $0x01297411487cf162 // vmovups %zmm6, 0x40(%rcx,%rbp)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0x11 // vmovups %zmm5, (%rcx,%rdx)
-	QUAD $0x01116411487cf162 // vmovups %zmm4, 0x40(%rcx,%rdx)
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm3, (%rcx,%rax)
-	QUAD $0x01015411487cf162 // vmovups %zmm2, 0x40(%rcx,%rax)
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm1, (%rcx,%rsi)
-	LONG $0xfffdc6e9; BYTE $0xff // jmp 0x75e <k_gemm_outer+0x55e>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x084e8b4c // movq 0x8(%rsi), %r9
-	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x30678b4c // movq 0x30(%rdi), %r12
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	WORD $0x45eb // jmp 0xc0 <k_mul_panels+0xa0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x0cc28348 // addq $0xc, %rdx
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	QUAD $0x000098248caf0f48; BYTE $0x00 // imulq 0x98(%rsp), %rcx
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b4c; BYTE $0x06 // movq (%rsi), %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x207e8b4c // movq 0x20(%rsi), %r15
-	LONG $0x10460348 // addq 0x10(%rsi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
-	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
-	LONG $0x48768b4c // movq 0x48(%rsi), %r14
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	QUAD $0x00000000bd248d4c // leaq (,%rdi,4), %r12
-	LONG $0xe7af0f4d // imulq %r15, %r12
-	QUAD $0x00000000fd2c8d4e // leaq (,%r15,8), %r13
-	QUAD $0x00000004bd2c8d48 // leaq 0x4(,%rdi,4), %rbp
-	LONG $0xefaf0f49 // imulq %r15, %rbp
-	QUAD $0x00000000dd048d4a // leaq (,%r11,8), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x240c894c // movq %r9, (%rsp)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
-	WORD $0x50eb // jmp 0xa7d <k_gemm_outer+0x87d>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cf162; WORD $0x0158 // vaddps (%rcx), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	LONG $0x4874f162; WORD $0x4158; BYTE $0x01 // vaddps 0x40(%rcx), %zmm1, %zmm0
-	LONG $0x487cf162; WORD $0x4111; BYTE $0x01 // vmovups %zmm0, 0x40(%rcx)
-	LONG $0x486cf162; WORD $0x0458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm2, %zmm0
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x91 // vmovups %zmm0, (%rcx,%rdx,4)
-	QUAD $0x019144584864f162 // vaddps 0x40(%rcx,%rdx,4), %zmm3, %zmm0
-	QUAD $0x01914411487cf162 // vmovups %zmm0, 0x40(%rcx,%rdx,4)
-	LONG $0x02498d49 // leaq 0x2(%r9), %rcx
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
-	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
-	LONG $0xf80a8f0f; WORD $0xffff // jg 0x287 <k_gemm_outer+0x87>
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x3b7e // jle 0xac0 <k_gemm_outer+0x8c0>
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x5575 // jne 0xae0 <k_gemm_outer+0x8e0>
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0x00f0850f; WORD $0x0000 // jne 0xba8 <k_gemm_outer+0x9a8>
-	LONG $0x00011de9; BYTE $0x00 // jmp 0xbda <k_gemm_outer+0x9da>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x000105e9; BYTE $0x00 // jmp 0xbda <k_gemm_outer+0x9da>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0xf4c58348 // addq $-0xc, %rbp
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0x45d78d0f; WORD $0x0000 // jge 0x4697 <k_mul_panels+0x4677>
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x03488d48 // leaq 0x3(%rax), %rcx
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xc8440f48 // cmoveq %rax, %rcx
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x0cf88348 // cmpq $0xc, %rax
+	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
+	LONG $0xc84d0f48 // cmovgeq %rax, %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	WORD $0x417e // jle 0x130 <k_mul_panels+0x110>
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x3fc18348 // addq $0x3f, %rcx
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x7ec08348 // addq $0x7e, %rax
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc1490f48 // cmovnsq %rcx, %rax
+	LONG $0x06f8c148 // sarq $0x6, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	WORD $0x267f // jg 0x14d <k_mul_panels+0x12d>
+	LONG $0xffff54e9; BYTE $0xff // jmp 0x80 <k_mul_panels+0x60>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	LONG $0xff338e0f; WORD $0xffff // jle 0x80 <k_mul_panels+0x60>
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x03418d48 // leaq 0x3(%rcx), %rax
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc1490f48 // cmovnsq %rcx, %rax
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	WORD $0x034c; BYTE $0x0f // addq (%rdi), %r9
+	QUAD $0x000000c8248c894c // movq %r9, 0xc8(%rsp)
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	QUAD $0x0000000085148d48 // leaq (,%rax,4), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	QUAD $0x00000000f5148d48 // leaq (,%rsi,8), %rdx
+	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x520c8d48 // leaq (%rdx,%rdx,2), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0xf60c8d48 // leaq (%rsi,%rsi,8), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x92048d48 // leaq (%rdx,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x2cc66b48 // imulq $0x2c, %rsi, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
+	WORD $0x6eeb // jmp 0x2b1 <k_mul_panels+0x291>
+	LONG $0x487cd162; WORD $0x3811 // vmovups %zmm7, (%r8)
+	LONG $0x487cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8)
+	LONG $0x487cd162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%r8)
+	LONG $0x487cd162; WORD $0x6011; BYTE $0x03 // vmovups %zmm4, 0xc0(%r8)
+	LONG $0x487cd162; WORD $0x5811; BYTE $0x04 // vmovups %zmm3, 0x100(%r8)
+	LONG $0x487cd162; WORD $0x5011; BYTE $0x05 // vmovups %zmm2, 0x140(%r8)
+	LONG $0x487cd162; WORD $0x4811; BYTE $0x06 // vmovups %zmm1, 0x180(%r8)
+	LONG $0x487cd162; WORD $0x4011; BYTE $0x07 // vmovups %zmm0, 0x1c0(%r8)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x000000d024ac034c // addq 0xd0(%rsp), %r13
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x831c8d4d // leaq (%r11,%rax,4), %r11
+	QUAD $0x0000b024bcaf0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r15
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x20c68349 // addq $0x20, %r14
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	LONG $0xfdcf8d0f; WORD $0xffff // jge 0x80 <k_mul_panels+0x60>
+	QUAD $0x0000008824ac3b4c // cmpq 0x88(%rsp), %r13
+	WORD $0x257d // jge 0x2e0 <k_mul_panels+0x2c0>
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	QUAD $0x0000802484af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rax
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	WORD $0x0beb // jmp 0x2e4 <k_mul_panels+0x2c4>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x294c; BYTE $0xf0 // subq %r14, %rax
+	LONG $0x0002bf41; WORD $0x0000 // movl $0x2, %r15d
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	WORD $0x137f // jg 0x309 <k_mul_panels+0x2e9>
+	LONG $0x0f708d48 // leaq 0xf(%rax), %rsi
+	LONG $0x1e788d4c // leaq 0x1e(%rax), %r15
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe490f4c // cmovnsq %rsi, %r15
+	LONG $0x04ffc149 // sarq $0x4, %r15
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0xb6348d4a // leaq (%rsi,%r14,4), %rsi
+	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	LONG $0x20f98349 // cmpq $0x20, %r9
+	WORD $0x417f // jg 0x370 <k_mul_panels+0x350>
+	LONG $0x10f98349 // cmpq $0x10, %r9
+	WORD $0x7b7f // jg 0x3b0 <k_mul_panels+0x390>
+	LONG $0x05f98349 // cmpq $0x5, %r9
+	LONG $0x00cd840f; WORD $0x0000 // je 0x40c <k_mul_panels+0x3ec>
+	LONG $0x06f98349 // cmpq $0x6, %r9
+	LONG $0xff37850f; WORD $0xffff // jne 0x280 <k_mul_panels+0x260>
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x0b14850f; WORD $0x0000 // jne 0xe6b <k_mul_panels+0xe4b>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x0b1f8f0f; WORD $0x0000 // jg 0xe82 <k_mul_panels+0xe62>
+	LONG $0x000b27e9; BYTE $0x00 // jmp 0xe8f <k_mul_panels+0xe6f>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x30f98349 // cmpq $0x30, %r9
+	WORD $0x6a7f // jg 0x3e0 <k_mul_panels+0x3c0>
+	LONG $0x21f98349 // cmpq $0x21, %r9
+	LONG $0x00a0840f; WORD $0x0000 // je 0x420 <k_mul_panels+0x400>
+	LONG $0x22f98349 // cmpq $0x22, %r9
+	LONG $0xfef6850f; WORD $0xffff // jne 0x280 <k_mul_panels+0x260>
+	LONG $0x40578b4c // movq 0x40(%rdi), %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x0bd2850f; WORD $0x0000 // jne 0xf6a <k_mul_panels+0xf4a>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x0be18f0f; WORD $0x0000 // jg 0xf82 <k_mul_panels+0xf62>
+	LONG $0x000c80e9; BYTE $0x00 // jmp 0x1026 <k_mul_panels+0x1006>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0x487cf162; WORD $0x2610 // vmovups (%rsi), %zmm4
-	LONG $0x487cf162; WORD $0x6e10; BYTE $0x01 // vmovups 0x40(%rsi), %zmm5
-	LONG $0x487db262; WORD $0x3418; BYTE $0x21 // vbroadcastss (%rcx,%r12), %zmm6
-	LONG $0x484df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm4) + zmm0
-	LONG $0x4855f262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm6) + zmm1
-	LONG $0x487df262; WORD $0x3418; BYTE $0x29 // vbroadcastss (%rcx,%rbp), %zmm6
-	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
-	LONG $0x484df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm5) + zmm3
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x487c9162; WORD $0x2410; BYTE $0x1a // vmovups (%r10,%r11), %zmm4
-	QUAD $0x011a6c10487c9162 // vmovups 0x40(%r10,%r11), %zmm5
-	QUAD $0x01217418487db262 // vbroadcastss 0x4(%rcx,%r12), %zmm6
-	LONG $0x484df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm4) + zmm0
-	LONG $0x4855f262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm6) + zmm1
-	QUAD $0x01297418487df262 // vbroadcastss 0x4(%rcx,%rbp), %zmm6
-	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
-	LONG $0x484df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm5) + zmm3
-	LONG $0x08c18348 // addq $0x8, %rcx
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0xfec78349 // addq $-0x2, %r15
-	WORD $0x8375 // jne 0xb10 <k_gemm_outer+0x910>
-	LONG $0x2454034c; BYTE $0x38 // addq 0x38(%rsp), %r10
-	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x3274 // je 0xbda <k_gemm_outer+0x9da>
+	LONG $0x11f98349 // cmpq $0x11, %r9
+	LONG $0x0082840f; WORD $0x0000 // je 0x43c <k_mul_panels+0x41c>
+	LONG $0x12f98349 // cmpq $0x12, %r9
+	LONG $0xfebc850f; WORD $0xffff // jne 0x280 <k_mul_panels+0x260>
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x11ea850f; WORD $0x0000 // jne 0x15bc <k_mul_panels+0x159c>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x11f58f0f; WORD $0x0000 // jg 0x15d0 <k_mul_panels+0x15b0>
+	LONG $0x001238e9; BYTE $0x00 // jmp 0x1618 <k_mul_panels+0x15f8>
+	LONG $0x31f98349 // cmpq $0x31, %r9
+	WORD $0x7274 // je 0x458 <k_mul_panels+0x438>
+	LONG $0x32f98349 // cmpq $0x32, %r9
+	LONG $0xfe90850f; WORD $0xffff // jne 0x280 <k_mul_panels+0x260>
+	LONG $0x40578b4c // movq 0x40(%rdi), %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x1512850f; WORD $0x0000 // jne 0x1910 <k_mul_panels+0x18f0>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x15218f0f; WORD $0x0000 // jg 0x1928 <k_mul_panels+0x1908>
+	LONG $0x001628e9; BYTE $0x00 // jmp 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	WORD $0x5e75 // jne 0x474 <k_mul_panels+0x454>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x6d7f // jg 0x48b <k_mul_panels+0x46b>
+	WORD $0x74eb // jmp 0x494 <k_mul_panels+0x474>
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x0153850f; WORD $0x0000 // jne 0x581 <k_mul_panels+0x561>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x015e8f0f; WORD $0x0000 // jg 0x595 <k_mul_panels+0x575>
+	LONG $0x0001cbe9; BYTE $0x00 // jmp 0x607 <k_mul_panels+0x5e7>
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x042e850f; WORD $0x0000 // jne 0x878 <k_mul_panels+0x858>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x04398f0f; WORD $0x0000 // jg 0x88c <k_mul_panels+0x86c>
+	LONG $0x000466e9; BYTE $0x00 // jmp 0x8be <k_mul_panels+0x89e>
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x05e6850f; WORD $0x0000 // jne 0xa4c <k_mul_panels+0xa2c>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x05f58f0f; WORD $0x0000 // jg 0xa64 <k_mul_panels+0xa44>
+	LONG $0x0006aee9; BYTE $0x00 // jmp 0xb22 <k_mul_panels+0xb02>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0xc29e0f41 // setle %r10b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x950f; BYTE $0xc3 // setne %bl
+	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
+	WORD $0x0375 // jne 0x48e <k_mul_panels+0x46e>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x0774 // je 0x49b <k_mul_panels+0x47b>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0475 // jne 0x49f <k_mul_panels+0x47f>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x6b7c // jl 0x524 <k_mul_panels+0x504>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x487df262; WORD $0x0b18 // vbroadcastss (%rbx), %zmm1
+	LONG $0x487dd262; WORD $0x0a98 // vfmadd132ps (%r10), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x487df262; WORD $0x4318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm0
+	LONG $0x4875d262; WORD $0x4298; BYTE $0x01 // vfmadd132ps 0x40(%r10), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x487df262; WORD $0x4b18; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm1
+	LONG $0x487dd262; WORD $0x4a98; BYTE $0x02 // vfmadd132ps 0x80(%r10), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x487df262; WORD $0x4318; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm0
+	LONG $0x4875d262; WORD $0x4298; BYTE $0x03 // vfmadd132ps 0xc0(%r10), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x10c38348 // addq $0x10, %rbx
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0xac77 // ja 0x4d0 <k_mul_panels+0x4b0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x1c438e0f; WORD $0x0000 // jle 0x2170 <k_mul_panels+0x2150>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x03e18348 // andq $0x3, %rcx
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x215a840f; WORD $0x0000 // je 0x2699 <k_mul_panels+0x2679>
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x0b18 // vbroadcastss (%rbx), %zmm1
+	LONG $0x4875d262; WORD $0x02b8 // vfmadd231ps (%r10), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xe475 // jne 0x550 <k_mul_panels+0x530>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x2126830f; WORD $0x0000 // jae 0x26a2 <k_mul_panels+0x2682>
+	LONG $0x00217ae9; BYTE $0x00 // jmp 0x26fb <k_mul_panels+0x26db>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc29e0f41 // setle %r10b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x950f; BYTE $0xc3 // setne %bl
+	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
+	WORD $0x7275 // jne 0x607 <k_mul_panels+0x5e7>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	WORD $0x6974 // je 0x607 <k_mul_panels+0x5e7>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x96 // prefetcht0 (%rsi,%r10,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x5a74 // je 0x607 <k_mul_panels+0x5e7>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x4a74 // je 0x607 <k_mul_panels+0x5e7>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x3a74 // je 0x607 <k_mul_panels+0x5e7>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	WORD $0x2a74 // je 0x607 <k_mul_panels+0x5e7>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	WORD $0x1a74 // je 0x607 <k_mul_panels+0x5e7>
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x0a74 // je 0x607 <k_mul_panels+0x5e7>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x0774 // je 0x614 <k_mul_panels+0x5f4>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x3975 // jne 0x64d <k_mul_panels+0x62d>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x01358c0f; WORD $0x0000 // jl 0x7bc <k_mul_panels+0x79c>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x487c5162; WORD $0x0210 // vmovups (%r10), %zmm8
+	LONG $0x487c5162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm9
+	LONG $0x487c5162; WORD $0x5210; BYTE $0x02 // vmovups 0x80(%r10), %zmm10
+	LONG $0x487c5162; WORD $0x5a10; BYTE $0x03 // vmovups 0xc0(%r10), %zmm11
+	LONG $0x583df262; WORD $0x3bb8 // vfmadd231ps (%rbx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0x583df262; WORD $0x73b8; BYTE $0x01 // vfmadd231ps 0x4(%rbx){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x583df262; WORD $0x6bb8; BYTE $0x02 // vfmadd231ps 0x8(%rbx){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583df262; WORD $0x63b8; BYTE $0x03 // vfmadd231ps 0xc(%rbx){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x583df262; WORD $0x5bb8; BYTE $0x04 // vfmadd231ps 0x10(%rbx){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x583df262; WORD $0x53b8; BYTE $0x05 // vfmadd231ps 0x14(%rbx){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x583df262; WORD $0x4bb8; BYTE $0x06 // vfmadd231ps 0x18(%rbx){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x583df262; WORD $0x43b8; BYTE $0x07 // vfmadd231ps 0x1c(%rbx){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x5835f262; WORD $0x7bb8; BYTE $0x08 // vfmadd231ps 0x20(%rbx){1to16}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
+	LONG $0x5835f262; WORD $0x73b8; BYTE $0x09 // vfmadd231ps 0x24(%rbx){1to16}, %zmm9, %zmm6 # zmm6 = (zmm9 * mem) + zmm6
+	LONG $0x5835f262; WORD $0x6bb8; BYTE $0x0a // vfmadd231ps 0x28(%rbx){1to16}, %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
+	LONG $0x5835f262; WORD $0x63b8; BYTE $0x0b // vfmadd231ps 0x2c(%rbx){1to16}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
+	LONG $0x5835f262; WORD $0x5bb8; BYTE $0x0c // vfmadd231ps 0x30(%rbx){1to16}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
+	LONG $0x5835f262; WORD $0x53b8; BYTE $0x0d // vfmadd231ps 0x34(%rbx){1to16}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
+	LONG $0x5835f262; WORD $0x4bb8; BYTE $0x0e // vfmadd231ps 0x38(%rbx){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
+	LONG $0x5835f262; WORD $0x43b8; BYTE $0x0f // vfmadd231ps 0x3c(%rbx){1to16}, %zmm9, %zmm0 # zmm0 = (zmm9 * mem) + zmm0
+	LONG $0x582df262; WORD $0x7bb8; BYTE $0x10 // vfmadd231ps 0x40(%rbx){1to16}, %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
+	LONG $0x582df262; WORD $0x73b8; BYTE $0x11 // vfmadd231ps 0x44(%rbx){1to16}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
+	LONG $0x582df262; WORD $0x6bb8; BYTE $0x12 // vfmadd231ps 0x48(%rbx){1to16}, %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
+	LONG $0x582df262; WORD $0x63b8; BYTE $0x13 // vfmadd231ps 0x4c(%rbx){1to16}, %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
+	LONG $0x582df262; WORD $0x5bb8; BYTE $0x14 // vfmadd231ps 0x50(%rbx){1to16}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
+	LONG $0x582df262; WORD $0x53b8; BYTE $0x15 // vfmadd231ps 0x54(%rbx){1to16}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	LONG $0x582df262; WORD $0x4bb8; BYTE $0x16 // vfmadd231ps 0x58(%rbx){1to16}, %zmm10, %zmm1 # zmm1 = (zmm10 * mem) + zmm1
+	LONG $0x582df262; WORD $0x43b8; BYTE $0x17 // vfmadd231ps 0x5c(%rbx){1to16}, %zmm10, %zmm0 # zmm0 = (zmm10 * mem) + zmm0
+	LONG $0x5825f262; WORD $0x7bb8; BYTE $0x18 // vfmadd231ps 0x60(%rbx){1to16}, %zmm11, %zmm7 # zmm7 = (zmm11 * mem) + zmm7
+	LONG $0x5825f262; WORD $0x73b8; BYTE $0x19 // vfmadd231ps 0x64(%rbx){1to16}, %zmm11, %zmm6 # zmm6 = (zmm11 * mem) + zmm6
+	LONG $0x5825f262; WORD $0x6bb8; BYTE $0x1a // vfmadd231ps 0x68(%rbx){1to16}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
+	LONG $0x5825f262; WORD $0x63b8; BYTE $0x1b // vfmadd231ps 0x6c(%rbx){1to16}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
+	LONG $0x5825f262; WORD $0x5bb8; BYTE $0x1c // vfmadd231ps 0x70(%rbx){1to16}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
+	LONG $0x5825f262; WORD $0x53b8; BYTE $0x1d // vfmadd231ps 0x74(%rbx){1to16}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
+	LONG $0x5825f262; WORD $0x4bb8; BYTE $0x1e // vfmadd231ps 0x78(%rbx){1to16}, %zmm11, %zmm1 # zmm1 = (zmm11 * mem) + zmm1
+	LONG $0x5825f262; WORD $0x43b8; BYTE $0x1f // vfmadd231ps 0x7c(%rbx){1to16}, %zmm11, %zmm0 # zmm0 = (zmm11 * mem) + zmm0
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xfee4870f; WORD $0xffff // ja 0x6a0 <k_mul_panels+0x680>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x19b58e0f; WORD $0x0000 // jle 0x217a <k_mul_panels+0x215a>
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	BYTE $0x90 // nop
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x4a // vmovups (%r10,%rcx,2), %zmm8
+	LONG $0x583df262; WORD $0x3cb8; BYTE $0x0b // vfmadd231ps (%rbx,%rcx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	QUAD $0x010b74b8583df262 // vfmadd231ps 0x4(%rbx,%rcx){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	QUAD $0x020b6cb8583df262 // vfmadd231ps 0x8(%rbx,%rcx){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	QUAD $0x030b64b8583df262 // vfmadd231ps 0xc(%rbx,%rcx){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	QUAD $0x040b5cb8583df262 // vfmadd231ps 0x10(%rbx,%rcx){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	QUAD $0x050b54b8583df262 // vfmadd231ps 0x14(%rbx,%rcx){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	QUAD $0x060b4cb8583df262 // vfmadd231ps 0x18(%rbx,%rcx){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	QUAD $0x070b44b8583df262 // vfmadd231ps 0x1c(%rbx,%rcx){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0xad77 // ja 0x7d0 <k_mul_panels+0x7b0>
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x195c840f; WORD $0x0000 // je 0x2189 <k_mul_panels+0x2169>
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x2011850f; WORD $0x0000 // jne 0x284d <k_mul_panels+0x282d>
+	LONG $0x4844d162; WORD $0x3858 // vaddps (%r8), %zmm7, %zmm7
+	LONG $0x484cd162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%r8), %zmm6, %zmm6
+	LONG $0x4854d162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%r8), %zmm5, %zmm5
+	LONG $0x485cd162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm4, %zmm4
+	LONG $0x4864d162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%r8), %zmm3, %zmm3
+	LONG $0x486cd162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%r8), %zmm2, %zmm2
+	LONG $0x4874d162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%r8), %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm0, %zmm0
+	LONG $0x001fd5e9; BYTE $0x00 // jmp 0x284d <k_mul_panels+0x282d>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc29e0f41 // setle %r10b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x950f; BYTE $0xc3 // setne %bl
+	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
+	WORD $0x3275 // jne 0x8be <k_mul_panels+0x89e>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	WORD $0x2974 // je 0x8be <k_mul_panels+0x89e>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x96 // prefetcht0 (%rsi,%r10,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x1a74 // je 0x8be <k_mul_panels+0x89e>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x0a74 // je 0x8be <k_mul_panels+0x89e>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x0774 // je 0x8cb <k_mul_panels+0x8ab>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x1975 // jne 0x8e4 <k_mul_panels+0x8c4>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00be8c0f; WORD $0x0000 // jl 0x9cc <k_mul_panels+0x9ac>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x487cd162; WORD $0x2210 // vmovups (%r10), %zmm4
 	LONG $0x487cd162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm5
-	LONG $0x487df262; WORD $0x3118 // vbroadcastss (%rcx), %zmm6
-	LONG $0x484df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm4) + zmm0
-	LONG $0x4855f262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm6) + zmm1
-	LONG $0x487db262; WORD $0x3418; BYTE $0xb9 // vbroadcastss (%rcx,%r15,4), %zmm6
-	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
-	LONG $0x484df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm5) + zmm3
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	LONG $0xb80c8d49 // leaq (%r8,%rdi,4), %rcx
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xfe45850f; WORD $0xffff // jne 0xa30 <k_gemm_outer+0x830>
-	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	LONG $0x487cf162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%rcx)
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%rdx,4)
-	QUAD $0x01915c11487cf162 // vmovups %zmm3, 0x40(%rcx,%rdx,4)
-	LONG $0xfffe5ce9; BYTE $0xff // jmp 0xa68 <k_gemm_outer+0x868>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x104f0348 // addq 0x10(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
-	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	QUAD $0x00000000d50c8d48 // leaq (,%rdx,8), %rcx
-	LONG $0x492c8d4c // leaq (%rcx,%rcx,2), %r13
-	LONG $0xd20c8d48 // leaq (%rdx,%rdx,8), %rcx
-	LONG $0x492c8d48 // leaq (%rcx,%rcx,2), %rbp
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x02e2c149 // shlq $0x2, %r10
-	QUAD $0x000000008d348d4a // leaq (,%r9,4), %rsi
-	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
+	LONG $0x487cd162; WORD $0x7210; BYTE $0x02 // vmovups 0x80(%r10), %zmm6
+	LONG $0x487cd162; WORD $0x7a10; BYTE $0x03 // vmovups 0xc0(%r10), %zmm7
+	LONG $0x585df262; WORD $0x1bb8 // vfmadd231ps (%rbx){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585df262; WORD $0x53b8; BYTE $0x01 // vfmadd231ps 0x4(%rbx){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585df262; WORD $0x4bb8; BYTE $0x02 // vfmadd231ps 0x8(%rbx){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585df262; WORD $0x43b8; BYTE $0x03 // vfmadd231ps 0xc(%rbx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x5855f262; WORD $0x5bb8; BYTE $0x04 // vfmadd231ps 0x10(%rbx){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	LONG $0x5855f262; WORD $0x53b8; BYTE $0x05 // vfmadd231ps 0x14(%rbx){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
+	LONG $0x5855f262; WORD $0x4bb8; BYTE $0x06 // vfmadd231ps 0x18(%rbx){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
+	LONG $0x5855f262; WORD $0x43b8; BYTE $0x07 // vfmadd231ps 0x1c(%rbx){1to16}, %zmm5, %zmm0 # zmm0 = (zmm5 * mem) + zmm0
+	LONG $0x584df262; WORD $0x5bb8; BYTE $0x08 // vfmadd231ps 0x20(%rbx){1to16}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	LONG $0x584df262; WORD $0x53b8; BYTE $0x09 // vfmadd231ps 0x24(%rbx){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	LONG $0x584df262; WORD $0x4bb8; BYTE $0x0a // vfmadd231ps 0x28(%rbx){1to16}, %zmm6, %zmm1 # zmm1 = (zmm6 * mem) + zmm1
+	LONG $0x584df262; WORD $0x43b8; BYTE $0x0b // vfmadd231ps 0x2c(%rbx){1to16}, %zmm6, %zmm0 # zmm0 = (zmm6 * mem) + zmm0
+	LONG $0x5845f262; WORD $0x5bb8; BYTE $0x0c // vfmadd231ps 0x30(%rbx){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	LONG $0x5845f262; WORD $0x53b8; BYTE $0x0d // vfmadd231ps 0x34(%rbx){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
+	LONG $0x5845f262; WORD $0x4bb8; BYTE $0x0e // vfmadd231ps 0x38(%rbx){1to16}, %zmm7, %zmm1 # zmm1 = (zmm7 * mem) + zmm1
+	LONG $0x5845f262; WORD $0x43b8; BYTE $0x0f // vfmadd231ps 0x3c(%rbx){1to16}, %zmm7, %zmm0 # zmm0 = (zmm7 * mem) + zmm0
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xff54870f; WORD $0xffff // ja 0x920 <k_mul_panels+0x900>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x18928e0f; WORD $0x0000 // jle 0x2267 <k_mul_panels+0x2247>
+	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00009de9; BYTE $0x00 // jmp 0xd41 <k_gemm_outer+0xb41>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x4844f162; WORD $0x3958 // vaddps (%rcx), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	LONG $0x484cf162; WORD $0x3458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%rcx,%rdx,4)
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xd1 // vaddps (%rcx,%rdx,8), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xd1 // vmovups %zmm5, (%rcx,%rdx,8)
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x485cf162; WORD $0x2458; BYTE $0x39 // vaddps (%rcx,%rdi), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x39 // vmovups %zmm4, (%rcx,%rdi)
-	LONG $0x4864b162; WORD $0x1c58; BYTE $0x39 // vaddps (%rcx,%r15), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x39 // vmovups %zmm3, (%rcx,%r15)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x486cf162; WORD $0x1458; BYTE $0x39 // vaddps (%rcx,%rdi), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x39 // vmovups %zmm2, (%rcx,%rdi)
-	LONG $0x4874b162; WORD $0x0c58; BYTE $0x29 // vaddps (%rcx,%r13), %zmm1, %zmm1
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x29 // vmovups %zmm1, (%rcx,%r13)
-	LONG $0x487cf162; WORD $0x0458; BYTE $0x29 // vaddps (%rcx,%rbp), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x29 // vmovups %zmm0, (%rcx,%rbp)
-	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
-	LONG $0x08788d49 // leaq 0x8(%r8), %rdi
-	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
-	LONG $0xf6ef8f0f; WORD $0xffff // jg 0x430 <k_gemm_outer+0x230>
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x009f8e0f; WORD $0x0000 // jle 0xdf0 <k_gemm_outer+0xbf0>
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	BYTE $0x90 // nop
+	LONG $0x487cd162; WORD $0x2410; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm4
+	LONG $0x585df262; WORD $0x1cb8; BYTE $0x0b // vfmadd231ps (%rbx,%rcx){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	QUAD $0x010b54b8585df262 // vfmadd231ps 0x4(%rbx,%rcx){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0x020b4cb8585df262 // vfmadd231ps 0x8(%rbx,%rcx){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	QUAD $0x030b44b8585df262 // vfmadd231ps 0xc(%rbx,%rcx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0xcd77 // ja 0x9e0 <k_mul_panels+0x9c0>
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x1859840f; WORD $0x0000 // je 0x2276 <k_mul_panels+0x2256>
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x2008850f; WORD $0x0000 // jne 0x2a34 <k_mul_panels+0x2a14>
+	LONG $0x4864d162; WORD $0x1858 // vaddps (%r8), %zmm3, %zmm3
+	LONG $0x486cd162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%r8), %zmm2, %zmm2
+	LONG $0x4874d162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%r8), %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm0, %zmm0
+	LONG $0x001fe8e9; BYTE $0x00 // jmp 0x2a34 <k_mul_panels+0x2a14>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc29e0f41 // setle %r10b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x950f; BYTE $0xc3 // setne %bl
+	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
+	LONG $0x00be850f; WORD $0x0000 // jne 0xb22 <k_mul_panels+0xb02>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x00b1840f; WORD $0x0000 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x96 // prefetcht0 (%rsi,%r10,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x009e840f; WORD $0x0000 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x008a840f; WORD $0x0000 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x7a74 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	WORD $0x6a74 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	WORD $0x5a74 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x4a74 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x3a74 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x09fd8348 // cmpq $0x9, %rbp
+	WORD $0x2a74 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x0afd8348 // cmpq $0xa, %rbp
+	WORD $0x1a74 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x0bfd8348 // cmpq $0xb, %rbp
+	WORD $0x0a74 // je 0xb22 <k_mul_panels+0xb02>
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x0774 // je 0xb2f <k_mul_panels+0xb0f>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x5975 // jne 0xb88 <k_mul_panels+0xb68>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
+	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
+	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
+	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0xdb31 // xorl %ebx, %ebx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x98348d4c // leaq (%rax,%rbx,4), %r14
-	LONG $0x487c7162; WORD $0x0710 // vmovups (%rdi), %zmm8
-	LONG $0x583df262; WORD $0x3cb8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0x36248d4d // leaq (%r14,%rsi), %r12
-	LONG $0x583d9262; WORD $0x34b8; BYTE $0x8e // vfmadd231ps (%r14,%r9,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	LONG $0x583d9262; WORD $0x2cb8; BYTE $0xce // vfmadd231ps (%r14,%r9,8){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
-	LONG $0x583d9262; WORD $0x24b8; BYTE $0x8c // vfmadd231ps (%r12,%r9,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x36348d4c // leaq (%rsi,%rsi), %r14
-	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
-	LONG $0x583d9262; WORD $0x1cb8; BYTE $0xcc // vfmadd231ps (%r12,%r9,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	LONG $0x8e248d4f // leaq (%r14,%r9,4), %r12
-	LONG $0x583d9262; WORD $0x14b8; BYTE $0x8e // vfmadd231ps (%r14,%r9,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	LONG $0x583db262; WORD $0x0cb8; BYTE $0x26 // vfmadd231ps (%rsi,%r12){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
-	LONG $0x583db262; WORD $0x04b8; BYTE $0x26 // vfmadd231ps (%rsi,%r12){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x9e75 // jne 0xd80 <k_gemm_outer+0xb80>
-	WORD $0x28eb // jmp 0xe0c <k_gemm_outer+0xc0c>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0xfe8b850f; WORD $0xffff // jne 0xcb0 <k_gemm_outer+0xab0>
-	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%rcx,%rdx,4)
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xd1 // vmovups %zmm5, (%rcx,%rdx,8)
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x39 // vmovups %zmm4, (%rcx,%rdi)
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x39 // vmovups %zmm3, (%rcx,%r15)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x39 // vmovups %zmm2, (%rcx,%rdi)
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x29 // vmovups %zmm1, (%rcx,%r13)
-	LONG $0xfffebde9; BYTE $0xff // jmp 0xd20 <k_gemm_outer+0xb20>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x08798b4d // movq 0x8(%r9), %r15
-	LONG $0x18518b49 // movq 0x18(%r9), %rdx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b49; BYTE $0x39 // movq (%r9), %rdi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x20498b49 // movq 0x20(%r9), %rcx
-	LONG $0x10410349 // addq 0x10(%r9), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x28518b4d // movq 0x28(%r9), %r10
-	LONG $0x40598b4d // movq 0x40(%r9), %r11
-	LONG $0x48598b49 // movq 0x48(%r9), %rbx
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xc6 // andq %rax, %r14
-	QUAD $0x0000000485048d4a // leaq 0x4(,%r8,4), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
-	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
-	LONG $0x04c78349 // addq $0x4, %r15
-	QUAD $0x00000000cd248d4c // leaq (,%rcx,8), %r12
-	QUAD $0x00000000d52c8d4e // leaq (,%r10,8), %r13
-	WORD $0x3deb // jmp 0xf1f <k_gemm_outer+0xd1f>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	LONG $0x487cf162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
-	LONG $0x02718d49 // leaq 0x2(%r9), %rsi
-	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
-	LONG $0xf5248f0f; WORD $0xffff // jg 0x443 <k_gemm_outer+0x243>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x297e // jle 0xf50 <k_gemm_outer+0xd50>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x862c8d48 // leaq (%rsi,%rax,4), %rbp
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x1f75 // jne 0xf60 <k_gemm_outer+0xd60>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	WORD $0x5feb // jmp 0xfaa <k_gemm_outer+0xdaa>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x6beb // jmp 0xfc5 <k_gemm_outer+0xdc5>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	LONG $0x586df262; WORD $0x4db8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0xff8744b8586dd262 // vfmadd231ps -0x4(%r15,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x487cb162; WORD $0x1410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm2
-	LONG $0x586df262; WORD $0x4db8; BYTE $0x01 // vfmadd231ps 0x4(%rbp){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x87 // vfmadd231ps (%r15,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x08c58348 // addq $0x8, %rbp
-	LONG $0x02c08348 // addq $0x2, %rax
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
-	WORD $0xc675 // jne 0xf70 <k_gemm_outer+0xd70>
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x1574 // je 0xfc5 <k_gemm_outer+0xdc5>
-	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	LONG $0x586df262; WORD $0x4db8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x008d44b8586df262 // vfmadd231ps (%rbp,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xc2af0f4c // imulq %rdx, %r8
-	LONG $0x87048d4a // leaq (%rdi,%r8,4), %rax
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff1a850f; WORD $0xffff // jne 0xef0 <k_gemm_outer+0xcf0>
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	LONG $0xffff22e9; BYTE $0xff // jmp 0xf03 <k_gemm_outer+0xd03>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0xfff236e9; BYTE $0xff // jmp 0x23a <k_gemm_outer+0x3a>
-	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	LONG $0x02998d0f; WORD $0x0000 // jge 0x12a7 <k_gemm_outer+0x10a7>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x02c88348 // orq $0x2, %rax
-	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
-	LONG $0x062e8e0f; WORD $0x0000 // jle 0x1651 <k_gemm_outer+0x1451>
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
-	LONG $0x02628d0f; WORD $0x0000 // jge 0x1295 <k_gemm_outer+0x1095>
-	LONG $0x08578b4c // movq 0x8(%rdi), %r10
-	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
-	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
-	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x107f034c // addq 0x10(%rdi), %r15
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	WORD $0xce89 // movl %ecx, %esi
-	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfec78348 // addq $-0x2, %rdi
-	WORD $0x2148; BYTE $0xcf // andq %rcx, %rdi
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x48788b49 // movq 0x48(%r8), %rdi
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x2404894c // movq %r8, (%rsp)
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x12248d4c // leaq (%rdx,%rdx), %r12
-	WORD $0x17eb // jmp 0x10b4 <k_gemm_outer+0xeb4>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
-	LONG $0x01e1840f; WORD $0x0000 // je 0x1295 <k_gemm_outer+0x1095>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x377e // jle 0x10f0 <k_gemm_outer+0xef0>
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x822c8d4f // leaq (%r10,%r8,4), %r13
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x2444394c; BYTE $0x40 // cmpq %r8, 0x40(%rsp)
-	WORD $0x3075 // jne 0x1100 <k_gemm_outer+0xf00>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x4573 // jae 0x111f <k_gemm_outer+0xf1f>
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	WORD $0xc1f6; BYTE $0x03 // testb $0x3, %cl
-	LONG $0x00a4850f; WORD $0x0000 // jne 0x118a <k_gemm_outer+0xf8a>
-	LONG $0x000155e9; BYTE $0x00 // jmp 0x1240 <k_gemm_outer+0x1040>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000147e9; BYTE $0x00 // jmp 0x1240 <k_gemm_outer+0x1040>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x00a0830f; WORD $0x0000 // jae 0x11ae <k_gemm_outer+0xfae>
-	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00fc850f; WORD $0x0000 // jne 0x1216 <k_gemm_outer+0x1016>
-	LONG $0x000121e9; BYTE $0x00 // jmp 0x1240 <k_gemm_outer+0x1040>
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	LONG $0x487dd262; WORD $0x4d18; BYTE $0x00 // vbroadcastss (%r13), %zmm1
-	LONG $0x487df262; WORD $0x0b98 // vfmadd132ps (%rbx), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0x487dd262; WORD $0x4518; BYTE $0x01 // vbroadcastss 0x4(%r13), %zmm0
-	LONG $0x4875f262; WORD $0x0498; BYTE $0x13 // vfmadd132ps (%rbx,%rdx), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x487dd262; WORD $0x4d18; BYTE $0x02 // vbroadcastss 0x8(%r13), %zmm1
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	LONG $0x487df262; WORD $0x0c98; BYTE $0x1a // vfmadd132ps (%rdx,%rbx), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	LONG $0x487dd262; WORD $0x4518; BYTE $0x03 // vbroadcastss 0xc(%r13), %zmm0
-	LONG $0x4875f262; WORD $0x0498; BYTE $0x1a // vfmadd132ps (%rdx,%rbx), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x10c58349 // addq $0x10, %r13
-	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
-	LONG $0xfcc58348 // addq $-0x4, %rbp
-	WORD $0xb375 // jne 0x1130 <k_gemm_outer+0xf30>
-	LONG $0x2404034c // addq (%rsp), %r8
-	WORD $0xc1f6; BYTE $0x03 // testb $0x3, %cl
-	LONG $0x00b6840f; WORD $0x0000 // je 0x1240 <k_gemm_outer+0x1040>
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0x009d4c18487dd262 // vbroadcastss (%r13,%rbx,4), %zmm1
-	LONG $0x4875d262; WORD $0x00b8 // vfmadd231ps (%r8), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	WORD $0xe775 // jne 0x1190 <k_gemm_outer+0xf90>
-	LONG $0x000092e9; BYTE $0x00 // jmp 0x1240 <k_gemm_outer+0x1040>
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
-	LONG $0x587dd262; WORD $0x4d98; BYTE $0x00 // vfmadd132ps (%r13){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0xc97cd162; WORD $0x0410; BYTE $0x10 // vmovups (%r8,%rdx), %zmm0 {%k1} {z}
-	LONG $0x5875d262; WORD $0x4598; BYTE $0x01 // vfmadd132ps 0x4(%r13){1to16}, %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0xc97cb162; WORD $0x0c10; BYTE $0x02 // vmovups (%rdx,%r8), %zmm1 {%k1} {z}
-	LONG $0x587dd262; WORD $0x4d98; BYTE $0x02 // vfmadd132ps 0x8(%r13){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0xc97cb162; WORD $0x0410; BYTE $0x02 // vmovups (%rdx,%r8), %zmm0 {%k1} {z}
-	LONG $0x5875d262; WORD $0x4598; BYTE $0x03 // vfmadd132ps 0xc(%r13){1to16}, %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x10c58349 // addq $0x10, %r13
-	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
-	LONG $0xfcc58348 // addq $-0x4, %rbp
-	WORD $0xb375 // jne 0x11c0 <k_gemm_outer+0xfc0>
-	LONG $0x241c0348 // addq (%rsp), %rbx
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2a74 // je 0x1240 <k_gemm_outer+0x1040>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc97cf162; WORD $0x0b10 // vmovups (%rbx), %zmm1 {%k1} {z}
-	QUAD $0x008544b858759262 // vfmadd231ps (%r13,%r8,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xe775 // jne 0x1220 <k_gemm_outer+0x1020>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x86048d4f // leaq (%r14,%r8,4), %r8
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	WORD $0x1975 // jne 0x1270 <k_gemm_outer+0x1070>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfe40840f; WORD $0xffff // je 0x10a0 <k_gemm_outer+0xea0>
-	LONG $0x487cd162; WORD $0x0058 // vaddps (%r8), %zmm0, %zmm0
-	LONG $0xfffe35e9; BYTE $0xff // jmp 0x10a0 <k_gemm_outer+0xea0>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x1281 <k_gemm_outer+0x1081>
-	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
-	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
-	LONG $0x497cd162; WORD $0x0011 // vmovups %zmm0, (%r8) {%k1}
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
-	LONG $0xfe1f850f; WORD $0xffff // jne 0x10b4 <k_gemm_outer+0xeb4>
-	LONG $0x60c48348 // addq $0x60, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x10770348 // addq 0x10(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	QUAD $0x00000000d5048d4c // leaq (,%rdx,8), %r8
-	QUAD $0x0000000095348d48 // leaq (,%rdx,4), %rsi
-	LONG $0x760c8d4c // leaq (%rsi,%rsi,2), %r9
-	LONG $0x240c894c // movq %r9, (%rsp)
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0x04e4c149 // shlq $0x4, %r12
-	LONG $0xb6348d48 // leaq (%rsi,%rsi,4), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
-	LONG $0x40348d4b // leaq (%r8,%r8,2), %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0xd2348d48 // leaq (%rdx,%rdx,8), %rsi
-	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x487f8b48 // movq 0x48(%rdi), %rdi
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0x05e7c148 // shlq $0x5, %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	QUAD $0x0000000095348d4e // leaq (,%r10,4), %r14
-	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x59eb // jmp 0x13a9 <k_gemm_outer+0x11a9>
-	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x97 // vmovups %zmm6, (%rdi,%rdx,4)
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xd7 // vmovups %zmm5, (%rdi,%rdx,8)
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x3f // vmovups %zmm4, (%rdi,%r15)
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x27 // vmovups %zmm3, (%rdi,%r12)
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x3f // vmovups %zmm2, (%rdi,%r15)
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x3f // vmovups %zmm1, (%rdi,%r15)
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x37 // vmovups %zmm0, (%rdi,%rsi)
-	LONG $0x08798d49 // leaq 0x8(%r9), %rdi
-	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
-	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
-	LONG $0xfc688f0f; WORD $0xffff // jg 0x1011 <k_gemm_outer+0xe11>
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00c48e0f; WORD $0x0000 // jle 0x1480 <k_gemm_outer+0x1280>
-	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x7ceb // jmp 0x145e <k_gemm_outer+0x125e>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c7162; WORD $0x0710 // vmovups (%rdi), %zmm8
-	LONG $0xb82c8d4e // leaq (%rax,%r15,4), %r13
-	LONG $0x583dd262; WORD $0x7db8; BYTE $0x00 // vfmadd231ps (%r13){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0x2e2c8d4b // leaq (%r14,%r13), %rbp
-	QUAD $0x009574b8583d9262 // vfmadd231ps (%r13,%r10,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	QUAD $0x00d56cb8583d9262 // vfmadd231ps (%r13,%r10,8){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
-	QUAD $0x009564b8583db262 // vfmadd231ps (%rbp,%r10,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x362c8d4f // leaq (%r14,%r14), %r13
-	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
-	QUAD $0x00d55cb8583db262 // vfmadd231ps (%rbp,%r10,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	QUAD $0x00000000952c8d4a // leaq (,%r10,4), %rbp
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	QUAD $0x009554b8583d9262 // vfmadd231ps (%r13,%r10,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	LONG $0x583dd262; WORD $0x0cb8; BYTE $0x2e // vfmadd231ps (%r14,%rbp){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
-	LONG $0x583dd262; WORD $0x04b8; BYTE $0x2e // vfmadd231ps (%r14,%rbp){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0x3e74 // je 0x149c <k_gemm_outer+0x129c>
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	WORD $0x8674 // je 0x13f0 <k_gemm_outer+0x11f0>
-	LONG $0xc97c7162; WORD $0x0710 // vmovups (%rdi), %zmm8 {%k1} {z}
-	WORD $0x84eb // jmp 0x13f6 <k_gemm_outer+0x11f6>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xc2af0f4c // imulq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x873c8d4a // leaq (%rdi,%r8,4), %rdi
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x2444394c; BYTE $0x40 // cmpq %r8, 0x40(%rsp)
-	LONG $0x0087850f; WORD $0x0000 // jne 0x1540 <k_gemm_outer+0x1340>
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xfe8b840f; WORD $0xffff // je 0x1350 <k_gemm_outer+0x1150>
-	LONG $0x4844f162; WORD $0x3f58 // vaddps (%rdi), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
-	LONG $0x484cf162; WORD $0x3458; BYTE $0x97 // vaddps (%rdi,%rdx,4), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x97 // vmovups %zmm6, (%rdi,%rdx,4)
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xd7 // vaddps (%rdi,%rdx,8), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xd7 // vmovups %zmm5, (%rdi,%rdx,8)
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x485cb162; WORD $0x2458; BYTE $0x3f // vaddps (%rdi,%r15), %zmm4, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x3f // vmovups %zmm4, (%rdi,%r15)
-	LONG $0x4864b162; WORD $0x1c58; BYTE $0x27 // vaddps (%rdi,%r12), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x27 // vmovups %zmm3, (%rdi,%r12)
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x486cb162; WORD $0x1458; BYTE $0x3f // vaddps (%rdi,%r15), %zmm2, %zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x3f // vmovups %zmm2, (%rdi,%r15)
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x4874b162; WORD $0x0c58; BYTE $0x3f // vaddps (%rdi,%r15), %zmm1, %zmm1
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x3f // vmovups %zmm1, (%rdi,%r15)
-	LONG $0x487cf162; WORD $0x0458; BYTE $0x37 // vaddps (%rdi,%rsi), %zmm0, %zmm0
-	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x138e <k_gemm_outer+0x118e>
-	BYTE $0x90 // nop
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0x00b6840f; WORD $0x0000 // je 0x1602 <k_gemm_outer+0x1402>
-	LONG $0xc97c7162; WORD $0x0710 // vmovups (%rdi), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
-	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
-	LONG $0xc97cf162; WORD $0x3c10; BYTE $0x97 // vmovups (%rdi,%rdx,4), %zmm7 {%k1} {z}
-	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
-	LONG $0x497cf162; WORD $0x3411; BYTE $0x97 // vmovups %zmm6, (%rdi,%rdx,4) {%k1}
-	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
-	LONG $0xc97cb162; WORD $0x3410; BYTE $0x3f // vmovups (%rdi,%r15), %zmm6 {%k1} {z}
-	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x3f // vmovups %zmm5, (%rdi,%r15) {%k1}
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xc97cb162; WORD $0x2c10; BYTE $0x3f // vmovups (%rdi,%r15), %zmm5 {%k1} {z}
-	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x3f // vmovups %zmm4, (%rdi,%r15) {%k1}
-	LONG $0xc97cb162; WORD $0x2410; BYTE $0x27 // vmovups (%rdi,%r12), %zmm4 {%k1} {z}
-	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x27 // vmovups %zmm3, (%rdi,%r12) {%k1}
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0xc97cb162; WORD $0x1c10; BYTE $0x3f // vmovups (%rdi,%r15), %zmm3 {%k1} {z}
-	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x3f // vmovups %zmm2, (%rdi,%r15) {%k1}
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0xc97cb162; WORD $0x1410; BYTE $0x3f // vmovups (%rdi,%r15), %zmm2 {%k1} {z}
-	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0x3f // vmovups %zmm1, (%rdi,%r15) {%k1}
-	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x37 // vmovups (%rdi,%rsi), %zmm1 {%k1} {z}
-	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
-	LONG $0x497cf162; WORD $0x0411; BYTE $0x37 // vmovups %zmm0, (%rdi,%rsi) {%k1}
-	LONG $0xfffd93e9; BYTE $0xff // jmp 0x1395 <k_gemm_outer+0x1195>
-	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
-	LONG $0x497cf162; WORD $0x3411; BYTE $0x97 // vmovups %zmm6, (%rdi,%rdx,4) {%k1}
-	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x3f // vmovups %zmm5, (%rdi,%r15) {%k1}
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x3f // vmovups %zmm4, (%rdi,%r15) {%k1}
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x27 // vmovups %zmm3, (%rdi,%r12) {%k1}
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x3f // vmovups %zmm2, (%rdi,%r15) {%k1}
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0x3f // vmovups %zmm1, (%rdi,%r15) {%k1}
-	LONG $0x497cf162; WORD $0x0411; BYTE $0x37 // vmovups %zmm0, (%rdi,%rsi) {%k1}
-	LONG $0xfffd44e9; BYTE $0xff // jmp 0x1395 <k_gemm_outer+0x1195>
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0x08578b4c // movq 0x8(%rdi), %r10
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	LONG $0x20478b4c // movq 0x20(%rdi), %r8
-	LONG $0x10770348 // addq 0x10(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xf6 // andq %rsi, %r14
-	LONG $0x48778b48 // movq 0x48(%rdi), %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	QUAD $0x000000048d348d4a // leaq 0x4(,%r9,4), %rsi
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0x16248d4e // leaq (%rsi,%r10), %r12
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
-	QUAD $0x00000000c52c8d4e // leaq (,%r8,8), %r13
-	QUAD $0x00000000dd2c8d4a // leaq (,%r11,8), %rbp
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	WORD $0x1feb // jmp 0x1703 <k_gemm_outer+0x1503>
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
-	LONG $0x02418d49 // leaq 0x2(%r9), %rax
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
-	LONG $0xf9258f0f; WORD $0xffff // jg 0x1028 <k_gemm_outer+0xe28>
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x527e // jle 0x1760 <k_gemm_outer+0x1560>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x4675 // jne 0x1770 <k_gemm_outer+0x1570>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0x00c3840f; WORD $0x0000 // je 0x1804 <k_gemm_outer+0x1604>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x40 // cmpq %rdi, 0x40(%rsp)
-	LONG $0x0096850f; WORD $0x0000 // jne 0x17e7 <k_gemm_outer+0x15e7>
-	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	LONG $0x000091e9; BYTE $0x00 // jmp 0x17ed <k_gemm_outer+0x15ed>
-	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x01a98c0f; WORD $0x0000 // jl 0xd7f <k_mul_panels+0xd5f>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x487c5162; WORD $0x3210 // vmovups (%r10), %zmm14
+	LONG $0x487c5162; WORD $0x7a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm15
+	LONG $0x487c5162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%r10), %zmm13
+	LONG $0x487c5162; WORD $0x6210; BYTE $0x03 // vmovups 0xc0(%r10), %zmm12
+	LONG $0x580d7262; WORD $0x1bb8 // vfmadd231ps (%rbx){1to16}, %zmm14, %zmm11 # zmm11 = (zmm14 * mem) + zmm11
+	LONG $0x580d7262; WORD $0x53b8; BYTE $0x01 // vfmadd231ps 0x4(%rbx){1to16}, %zmm14, %zmm10 # zmm10 = (zmm14 * mem) + zmm10
+	LONG $0x580d7262; WORD $0x4bb8; BYTE $0x02 // vfmadd231ps 0x8(%rbx){1to16}, %zmm14, %zmm9 # zmm9 = (zmm14 * mem) + zmm9
+	LONG $0x580d7262; WORD $0x43b8; BYTE $0x03 // vfmadd231ps 0xc(%rbx){1to16}, %zmm14, %zmm8 # zmm8 = (zmm14 * mem) + zmm8
+	LONG $0x580df262; WORD $0x7bb8; BYTE $0x04 // vfmadd231ps 0x10(%rbx){1to16}, %zmm14, %zmm7 # zmm7 = (zmm14 * mem) + zmm7
+	LONG $0x580df262; WORD $0x73b8; BYTE $0x05 // vfmadd231ps 0x14(%rbx){1to16}, %zmm14, %zmm6 # zmm6 = (zmm14 * mem) + zmm6
+	LONG $0x580df262; WORD $0x6bb8; BYTE $0x06 // vfmadd231ps 0x18(%rbx){1to16}, %zmm14, %zmm5 # zmm5 = (zmm14 * mem) + zmm5
+	LONG $0x580df262; WORD $0x63b8; BYTE $0x07 // vfmadd231ps 0x1c(%rbx){1to16}, %zmm14, %zmm4 # zmm4 = (zmm14 * mem) + zmm4
+	LONG $0x580df262; WORD $0x5bb8; BYTE $0x08 // vfmadd231ps 0x20(%rbx){1to16}, %zmm14, %zmm3 # zmm3 = (zmm14 * mem) + zmm3
+	LONG $0x580df262; WORD $0x53b8; BYTE $0x09 // vfmadd231ps 0x24(%rbx){1to16}, %zmm14, %zmm2 # zmm2 = (zmm14 * mem) + zmm2
+	LONG $0x580df262; WORD $0x4bb8; BYTE $0x0a // vfmadd231ps 0x28(%rbx){1to16}, %zmm14, %zmm1 # zmm1 = (zmm14 * mem) + zmm1
+	LONG $0x580df262; WORD $0x43b8; BYTE $0x0b // vfmadd231ps 0x2c(%rbx){1to16}, %zmm14, %zmm0 # zmm0 = (zmm14 * mem) + zmm0
+	LONG $0x58057262; WORD $0x5bb8; BYTE $0x0c // vfmadd231ps 0x30(%rbx){1to16}, %zmm15, %zmm11 # zmm11 = (zmm15 * mem) + zmm11
+	LONG $0x58057262; WORD $0x53b8; BYTE $0x0d // vfmadd231ps 0x34(%rbx){1to16}, %zmm15, %zmm10 # zmm10 = (zmm15 * mem) + zmm10
+	LONG $0x58057262; WORD $0x4bb8; BYTE $0x0e // vfmadd231ps 0x38(%rbx){1to16}, %zmm15, %zmm9 # zmm9 = (zmm15 * mem) + zmm9
+	LONG $0x58057262; WORD $0x43b8; BYTE $0x0f // vfmadd231ps 0x3c(%rbx){1to16}, %zmm15, %zmm8 # zmm8 = (zmm15 * mem) + zmm8
+	LONG $0x5805f262; WORD $0x7bb8; BYTE $0x10 // vfmadd231ps 0x40(%rbx){1to16}, %zmm15, %zmm7 # zmm7 = (zmm15 * mem) + zmm7
+	LONG $0x5805f262; WORD $0x73b8; BYTE $0x11 // vfmadd231ps 0x44(%rbx){1to16}, %zmm15, %zmm6 # zmm6 = (zmm15 * mem) + zmm6
+	LONG $0x5805f262; WORD $0x6bb8; BYTE $0x12 // vfmadd231ps 0x48(%rbx){1to16}, %zmm15, %zmm5 # zmm5 = (zmm15 * mem) + zmm5
+	LONG $0x5805f262; WORD $0x63b8; BYTE $0x13 // vfmadd231ps 0x4c(%rbx){1to16}, %zmm15, %zmm4 # zmm4 = (zmm15 * mem) + zmm4
+	LONG $0x5805f262; WORD $0x5bb8; BYTE $0x14 // vfmadd231ps 0x50(%rbx){1to16}, %zmm15, %zmm3 # zmm3 = (zmm15 * mem) + zmm3
+	LONG $0x5805f262; WORD $0x53b8; BYTE $0x15 // vfmadd231ps 0x54(%rbx){1to16}, %zmm15, %zmm2 # zmm2 = (zmm15 * mem) + zmm2
+	LONG $0x5805f262; WORD $0x4bb8; BYTE $0x16 // vfmadd231ps 0x58(%rbx){1to16}, %zmm15, %zmm1 # zmm1 = (zmm15 * mem) + zmm1
+	LONG $0x5805f262; WORD $0x43b8; BYTE $0x17 // vfmadd231ps 0x5c(%rbx){1to16}, %zmm15, %zmm0 # zmm0 = (zmm15 * mem) + zmm0
+	LONG $0x58157262; WORD $0x5bb8; BYTE $0x18 // vfmadd231ps 0x60(%rbx){1to16}, %zmm13, %zmm11 # zmm11 = (zmm13 * mem) + zmm11
+	LONG $0x58157262; WORD $0x53b8; BYTE $0x19 // vfmadd231ps 0x64(%rbx){1to16}, %zmm13, %zmm10 # zmm10 = (zmm13 * mem) + zmm10
+	LONG $0x58157262; WORD $0x4bb8; BYTE $0x1a // vfmadd231ps 0x68(%rbx){1to16}, %zmm13, %zmm9 # zmm9 = (zmm13 * mem) + zmm9
+	LONG $0x58157262; WORD $0x43b8; BYTE $0x1b // vfmadd231ps 0x6c(%rbx){1to16}, %zmm13, %zmm8 # zmm8 = (zmm13 * mem) + zmm8
+	LONG $0x5815f262; WORD $0x7bb8; BYTE $0x1c // vfmadd231ps 0x70(%rbx){1to16}, %zmm13, %zmm7 # zmm7 = (zmm13 * mem) + zmm7
+	LONG $0x5815f262; WORD $0x73b8; BYTE $0x1d // vfmadd231ps 0x74(%rbx){1to16}, %zmm13, %zmm6 # zmm6 = (zmm13 * mem) + zmm6
+	LONG $0x5815f262; WORD $0x6bb8; BYTE $0x1e // vfmadd231ps 0x78(%rbx){1to16}, %zmm13, %zmm5 # zmm5 = (zmm13 * mem) + zmm5
+	LONG $0x5815f262; WORD $0x63b8; BYTE $0x1f // vfmadd231ps 0x7c(%rbx){1to16}, %zmm13, %zmm4 # zmm4 = (zmm13 * mem) + zmm4
+	LONG $0x5815f262; WORD $0x5bb8; BYTE $0x20 // vfmadd231ps 0x80(%rbx){1to16}, %zmm13, %zmm3 # zmm3 = (zmm13 * mem) + zmm3
+	LONG $0x5815f262; WORD $0x53b8; BYTE $0x21 // vfmadd231ps 0x84(%rbx){1to16}, %zmm13, %zmm2 # zmm2 = (zmm13 * mem) + zmm2
+	LONG $0x5815f262; WORD $0x4bb8; BYTE $0x22 // vfmadd231ps 0x88(%rbx){1to16}, %zmm13, %zmm1 # zmm1 = (zmm13 * mem) + zmm1
+	LONG $0x5815f262; WORD $0x43b8; BYTE $0x23 // vfmadd231ps 0x8c(%rbx){1to16}, %zmm13, %zmm0 # zmm0 = (zmm13 * mem) + zmm0
+	LONG $0x581d7262; WORD $0x5bb8; BYTE $0x24 // vfmadd231ps 0x90(%rbx){1to16}, %zmm12, %zmm11 # zmm11 = (zmm12 * mem) + zmm11
+	LONG $0x581d7262; WORD $0x53b8; BYTE $0x25 // vfmadd231ps 0x94(%rbx){1to16}, %zmm12, %zmm10 # zmm10 = (zmm12 * mem) + zmm10
+	LONG $0x581d7262; WORD $0x4bb8; BYTE $0x26 // vfmadd231ps 0x98(%rbx){1to16}, %zmm12, %zmm9 # zmm9 = (zmm12 * mem) + zmm9
+	LONG $0x581d7262; WORD $0x43b8; BYTE $0x27 // vfmadd231ps 0x9c(%rbx){1to16}, %zmm12, %zmm8 # zmm8 = (zmm12 * mem) + zmm8
+	LONG $0x581df262; WORD $0x7bb8; BYTE $0x28 // vfmadd231ps 0xa0(%rbx){1to16}, %zmm12, %zmm7 # zmm7 = (zmm12 * mem) + zmm7
+	LONG $0x581df262; WORD $0x73b8; BYTE $0x29 // vfmadd231ps 0xa4(%rbx){1to16}, %zmm12, %zmm6 # zmm6 = (zmm12 * mem) + zmm6
+	LONG $0x581df262; WORD $0x6bb8; BYTE $0x2a // vfmadd231ps 0xa8(%rbx){1to16}, %zmm12, %zmm5 # zmm5 = (zmm12 * mem) + zmm5
+	LONG $0x581df262; WORD $0x63b8; BYTE $0x2b // vfmadd231ps 0xac(%rbx){1to16}, %zmm12, %zmm4 # zmm4 = (zmm12 * mem) + zmm4
+	LONG $0x581df262; WORD $0x5bb8; BYTE $0x2c // vfmadd231ps 0xb0(%rbx){1to16}, %zmm12, %zmm3 # zmm3 = (zmm12 * mem) + zmm3
+	LONG $0x581df262; WORD $0x53b8; BYTE $0x2d // vfmadd231ps 0xb4(%rbx){1to16}, %zmm12, %zmm2 # zmm2 = (zmm12 * mem) + zmm2
+	LONG $0x581df262; WORD $0x4bb8; BYTE $0x2e // vfmadd231ps 0xb8(%rbx){1to16}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
+	LONG $0x581df262; WORD $0x43b8; BYTE $0x2f // vfmadd231ps 0xbc(%rbx){1to16}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
+	LONG $0xc0c38148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbx
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xfe71870f; WORD $0xffff // ja 0xbf0 <k_mul_panels+0xbd0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x15688e0f; WORD $0x0000 // jle 0x22f0 <k_mul_panels+0x22d0>
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x487c5162; WORD $0x2210 // vmovups (%r10), %zmm12
+	LONG $0x581d7262; WORD $0x1bb8 // vfmadd231ps (%rbx){1to16}, %zmm12, %zmm11 # zmm11 = (zmm12 * mem) + zmm11
+	LONG $0x581d7262; WORD $0x53b8; BYTE $0x01 // vfmadd231ps 0x4(%rbx){1to16}, %zmm12, %zmm10 # zmm10 = (zmm12 * mem) + zmm10
+	LONG $0x581d7262; WORD $0x4bb8; BYTE $0x02 // vfmadd231ps 0x8(%rbx){1to16}, %zmm12, %zmm9 # zmm9 = (zmm12 * mem) + zmm9
+	LONG $0x581d7262; WORD $0x43b8; BYTE $0x03 // vfmadd231ps 0xc(%rbx){1to16}, %zmm12, %zmm8 # zmm8 = (zmm12 * mem) + zmm8
+	LONG $0x581df262; WORD $0x7bb8; BYTE $0x04 // vfmadd231ps 0x10(%rbx){1to16}, %zmm12, %zmm7 # zmm7 = (zmm12 * mem) + zmm7
+	LONG $0x581df262; WORD $0x73b8; BYTE $0x05 // vfmadd231ps 0x14(%rbx){1to16}, %zmm12, %zmm6 # zmm6 = (zmm12 * mem) + zmm6
+	LONG $0x581df262; WORD $0x6bb8; BYTE $0x06 // vfmadd231ps 0x18(%rbx){1to16}, %zmm12, %zmm5 # zmm5 = (zmm12 * mem) + zmm5
+	LONG $0x581df262; WORD $0x63b8; BYTE $0x07 // vfmadd231ps 0x1c(%rbx){1to16}, %zmm12, %zmm4 # zmm4 = (zmm12 * mem) + zmm4
+	LONG $0x581df262; WORD $0x5bb8; BYTE $0x08 // vfmadd231ps 0x20(%rbx){1to16}, %zmm12, %zmm3 # zmm3 = (zmm12 * mem) + zmm3
+	LONG $0x581df262; WORD $0x53b8; BYTE $0x09 // vfmadd231ps 0x24(%rbx){1to16}, %zmm12, %zmm2 # zmm2 = (zmm12 * mem) + zmm2
+	LONG $0x581df262; WORD $0x4bb8; BYTE $0x0a // vfmadd231ps 0x28(%rbx){1to16}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
+	LONG $0x581df262; WORD $0x43b8; BYTE $0x0b // vfmadd231ps 0x2c(%rbx){1to16}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
+	LONG $0x30c38348 // addq $0x30, %rbx
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x9677 // ja 0xd90 <k_mul_panels+0xd70>
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x14fb840f; WORD $0x0000 // je 0x22ff <k_mul_panels+0x22df>
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x1e30850f; WORD $0x0000 // jne 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x48245162; WORD $0x1858 // vaddps (%r8), %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%r8), %zmm10, %zmm10
+	LONG $0x48345162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%r8), %zmm9, %zmm9
+	LONG $0x483c5162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm8, %zmm8
+	LONG $0x4844d162; WORD $0x7858; BYTE $0x04 // vaddps 0x100(%r8), %zmm7, %zmm7
+	LONG $0x484cd162; WORD $0x7058; BYTE $0x05 // vaddps 0x140(%r8), %zmm6, %zmm6
+	LONG $0x4854d162; WORD $0x6858; BYTE $0x06 // vaddps 0x180(%r8), %zmm5, %zmm5
+	LONG $0x485cd162; WORD $0x6058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm4, %zmm4
+	LONG $0x4864d162; WORD $0x5858; BYTE $0x08 // vaddps 0x200(%r8), %zmm3, %zmm3
+	LONG $0x486cd162; WORD $0x5058; BYTE $0x09 // vaddps 0x240(%r8), %zmm2, %zmm2
+	LONG $0x4874d162; WORD $0x4858; BYTE $0x0a // vaddps 0x280(%r8), %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0x4058; BYTE $0x0b // vaddps 0x2c0(%r8), %zmm0, %zmm0
+	LONG $0x001dd8e9; BYTE $0x00 // jmp 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0xc29e0f41 // setle %r10b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x950f; BYTE $0xc3 // setne %bl
+	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
+	WORD $0x0775 // jne 0xe89 <k_mul_panels+0xe69>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x0774 // je 0xe96 <k_mul_panels+0xe76>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0975 // jne 0xe9f <k_mul_panels+0xe7f>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x1804 <k_gemm_outer+0x1604>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x26eb // jmp 0x17a4 <k_gemm_outer+0x15a4>
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x007f8c0f; WORD $0x0000 // jl 0xf40 <k_mul_panels+0xf20>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
 	WORD $0x9066 // nop
-	LONG $0x487cf162; WORD $0x1710 // vmovups (%rdi), %zmm2
-	LONG $0x586df262; WORD $0x48b8; BYTE $0x01 // vfmadd231ps 0x4(%rax){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586d9262; WORD $0x04b8; BYTE $0x94 // vfmadd231ps (%r12,%r10,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x08c08348 // addq $0x8, %rax
-	LONG $0x02c28349 // addq $0x2, %r10
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
-	WORD $0x8f74 // je 0x1733 <k_gemm_outer+0x1533>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x40 // cmpq %rdi, 0x40(%rsp)
-	WORD $0x1075 // jne 0x17c0 <k_gemm_outer+0x15c0>
-	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	WORD $0x0eeb // jmp 0x17c6 <k_gemm_outer+0x15c6>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
-	LONG $0x586df262; WORD $0x08b8 // vfmadd231ps (%rax){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x1e3c8d4a // leaq (%rsi,%r11), %rdi
-	QUAD $0xff9444b8586d9262 // vfmadd231ps -0x4(%r12,%r10,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x247c394c; BYTE $0x40 // cmpq %r15, 0x40(%rsp)
-	WORD $0xa174 // je 0x1780 <k_gemm_outer+0x1580>
-	LONG $0xc97cf162; WORD $0x1710 // vmovups (%rdi), %zmm2 {%k1} {z}
-	WORD $0x9feb // jmp 0x1786 <k_gemm_outer+0x1586>
-	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
-	LONG $0x586df262; WORD $0x08b8 // vfmadd231ps (%rax){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x586df262; WORD $0x04b8; BYTE $0xb0 // vfmadd231ps (%rax,%rsi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0xc2af0f4c // imulq %rdx, %r8
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x2444394c; BYTE $0x40 // cmpq %r8, 0x40(%rsp)
-	WORD $0x2375 // jne 0x1840 <k_gemm_outer+0x1640>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xfebc840f; WORD $0xffff // je 0x16e4 <k_gemm_outer+0x14e4>
-	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	LONG $0x487cf162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm0, %zmm0
-	LONG $0xfffeaae9; BYTE $0xff // jmp 0x16ea <k_gemm_outer+0x14ea>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2b74 // je 0x1872 <k_gemm_outer+0x1672>
-	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
-	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
-	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm1 {%k1} {z}
-	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
-	LONG $0x497cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4) {%k1}
-	LONG $0xfffe7fe9; BYTE $0xff // jmp 0x16f1 <k_gemm_outer+0x14f1>
-	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	LONG $0x497cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4) {%k1}
-	LONG $0xfffe6de9; BYTE $0xff // jmp 0x16f1 <k_gemm_outer+0x14f1>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-
-	// gemm_outer_64
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0bf28e0f; WORD $0x0000 // jle 0x248f <k_gemm_outer_64+0xbff>
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x02c08348 // addq $0x2, %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x1feb // jmp 0x18ea <k_gemm_outer_64+0x5a>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0b978d0f; WORD $0x0000 // jge 0x2481 <k_gemm_outer_64+0xbf1>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x01918c0f; WORD $0x0000 // jl 0x1a90 <k_gemm_outer_64+0x200>
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x034e8d0f; WORD $0x0000 // jge 0x1c60 <k_gemm_outer_64+0x3d0>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
-	WORD $0xaf7d // jge 0x18d0 <k_gemm_outer_64+0x40>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x08418b49 // movq 0x8(%r9), %rax
-	LONG $0x18498b49 // movq 0x18(%r9), %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	QUAD $0x00000000d5148d48 // leaq (,%rdx,8), %rdx
-	WORD $0x8b49; BYTE $0x31 // movq (%r9), %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x20798b49 // movq 0x20(%r9), %rdi
-	LONG $0x10510349 // addq 0x10(%r9), %rdx
-	LONG $0x40418b4d // movq 0x40(%r9), %r8
-	LONG $0x48518b4d // movq 0x48(%r9), %r10
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0x245c234c; BYTE $0x58 // andq 0x58(%rsp), %r11
-	WORD $0x32eb // jmp 0x198c <k_gemm_outer_64+0xfc>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48f5b162; WORD $0x0c58; BYTE $0xce // vaddpd (%rsi,%r9,8), %zmm1, %zmm1
-	LONG $0x48fdb162; WORD $0x0c11; BYTE $0xce // vmovupd %zmm1, (%rsi,%r9,8)
-	QUAD $0x01ce445848fdb162 // vaddpd 0x40(%rsi,%r9,8), %zmm0, %zmm0
-	QUAD $0x01ce441148fdb162 // vmovupd %zmm0, 0x40(%rsi,%r9,8)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
-	LONG $0x00eb840f; WORD $0x0000 // je 0x1a77 <k_gemm_outer_64+0x1e7>
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2f7e // jle 0x19c0 <k_gemm_outer_64+0x130>
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0xccaf0f4d // imulq %r12, %r9
-	LONG $0xc81c8d4a // leaq (%rax,%r9,8), %rbx
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0x2a75 // jne 0x19d0 <k_gemm_outer_64+0x140>
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	LONG $0x0080850f; WORD $0x0000 // jne 0x1a37 <k_gemm_outer_64+0x1a7>
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x1a4a <k_gemm_outer_64+0x1ba>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x1a4a <k_gemm_outer_64+0x1ba>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x28798b4d // movq 0x28(%r9), %r15
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x03e7c149 // shlq $0x3, %r15
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
-	LONG $0x48fdf262; WORD $0x1319 // vbroadcastsd (%rbx), %zmm2
-	LONG $0x48edf262; WORD $0x4db8; BYTE $0x00 // vfmadd231pd (%rbp), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x48edf262; WORD $0x45b8; BYTE $0x01 // vfmadd231pd 0x40(%rbp), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x48fdf262; WORD $0x5319; BYTE $0x01 // vbroadcastsd 0x8(%rbx), %zmm2
-	QUAD $0x003d4cb848edb262 // vfmadd231pd (%rbp,%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x013d44b848edb262 // vfmadd231pd 0x40(%rbp,%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x487df262; WORD $0x1318 // vbroadcastss (%rbx), %zmm2
+	LONG $0x486dd262; WORD $0x0ab8 // vfmadd231ps (%r10), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x42b8; BYTE $0x01 // vfmadd231ps 0x40(%r10), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x487df262; WORD $0x5318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm2
+	LONG $0x486dd262; WORD $0x4ab8; BYTE $0x02 // vfmadd231ps 0x80(%r10), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x42b8; BYTE $0x03 // vfmadd231ps 0xc0(%r10), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x487df262; WORD $0x5318; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm2
+	LONG $0x486dd262; WORD $0x4ab8; BYTE $0x04 // vfmadd231ps 0x100(%r10), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x42b8; BYTE $0x05 // vfmadd231ps 0x140(%r10), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x487df262; WORD $0x5318; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm2
+	LONG $0x486dd262; WORD $0x4ab8; BYTE $0x06 // vfmadd231ps 0x180(%r10), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x42b8; BYTE $0x07 // vfmadd231ps 0x1c0(%r10), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x10c38348 // addq $0x10, %rbx
-	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
-	LONG $0xfec58349 // addq $-0x2, %r13
-	WORD $0xc275 // jne 0x19f0 <k_gemm_outer_64+0x160>
-	WORD $0x014d; BYTE $0xce // addq %r9, %r14
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x1374 // je 0x1a4a <k_gemm_outer_64+0x1ba>
-	LONG $0x48fdf262; WORD $0x1319 // vbroadcastsd (%rbx), %zmm2
-	LONG $0x48edd262; WORD $0x0eb8 // vfmadd231pd (%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x48edd262; WORD $0x46b8; BYTE $0x01 // vfmadd231pd 0x40(%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0xccaf0f4d // imulq %r12, %r9
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff06850f; WORD $0xffff // jne 0x1960 <k_gemm_outer_64+0xd0>
-	LONG $0x48fdb162; WORD $0x0c11; BYTE $0xce // vmovupd %zmm1, (%rsi,%r9,8)
-	QUAD $0x01ce441148fdb162 // vmovupd %zmm0, 0x40(%rsi,%r9,8)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
-	LONG $0xff15850f; WORD $0xffff // jne 0x198c <k_gemm_outer_64+0xfc>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x18de <k_gemm_outer_64+0x4e>
-	BYTE $0x90 // nop
-	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
-	LONG $0x059d8e0f; WORD $0x0000 // jle 0x2040 <k_gemm_outer_64+0x7b0>
-	LONG $0x08f98349 // cmpq $0x8, %r9
-	LONG $0x07608d0f; WORD $0x0000 // jge 0x220d <k_gemm_outer_64+0x97d>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
-	LONG $0xfe0d8d0f; WORD $0xffff // jge 0x18d0 <k_gemm_outer_64+0x40>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x00000000c5048d48 // leaq (,%rax,8), %rax
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x10470348 // addq 0x10(%rdi), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	LONG $0x487f8b4c // movq 0x48(%rdi), %r15
-	WORD $0x8941; BYTE $0xc6 // movl %eax, %r14d
-	LONG $0x03e68341 // andl $0x3, %r14d
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xd0 // andq %rdx, %r8
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
-	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
-	WORD $0x14eb // jmp 0x1b33 <k_gemm_outer_64+0x2a3>
-	BYTE $0x90 // nop
-	LONG $0x48fdf162; WORD $0x0411; BYTE $0xd6 // vmovupd %zmm0, (%rsi,%rdx,8)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
-	LONG $0x093a840f; WORD $0x0000 // je 0x246d <k_gemm_outer_64+0xbdd>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x387e // jle 0x1b70 <k_gemm_outer_64+0x2e0>
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0xd3248d4d // leaq (%r11,%rdx,8), %r12
-	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x2f73 // jae 0x1b80 <k_gemm_outer_64+0x2f0>
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x00b5850f; WORD $0x0000 // jne 0x1c14 <k_gemm_outer_64+0x384>
-	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x1c38 <k_gemm_outer_64+0x3a8>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x0000bfe9; BYTE $0x00 // jmp 0x1c38 <k_gemm_outer_64+0x3a8>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x05e5c148 // shlq $0x5, %rbp
-	QUAD $0x00000000ed0c8d4e // leaq (,%r13,8), %r9
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	BYTE $0x90 // nop
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x48fdd262; WORD $0x0c19; BYTE $0x24 // vbroadcastsd (%r12), %zmm1
-	LONG $0x48fdd262; WORD $0x0898 // vfmadd132pd (%r8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	QUAD $0x0124441948fdd262 // vbroadcastsd 0x8(%r12), %zmm0
-	LONG $0x48f59262; WORD $0x0498; BYTE $0x08 // vfmadd132pd (%r8,%r9), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	QUAD $0x02244c1948fdd262 // vbroadcastsd 0x10(%r12), %zmm1
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x48fd9262; WORD $0x0c98; BYTE $0x01 // vfmadd132pd (%r9,%r8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	QUAD $0x0324441948fdd262 // vbroadcastsd 0x18(%r12), %zmm0
-	LONG $0x48f59262; WORD $0x0498; BYTE $0x01 // vfmadd132pd (%r9,%r8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x20c48349 // addq $0x20, %r12
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0xfcc78349 // addq $-0x4, %r15
-	WORD $0xad75 // jne 0x1ba0 <k_gemm_outer_64+0x310>
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x2474 // je 0x1c38 <k_gemm_outer_64+0x3a8>
-	LONG $0x03e5c149 // shlq $0x3, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x48fd9262; WORD $0x0c19; BYTE $0xc4 // vbroadcastsd (%r12,%r8,8), %zmm1
-	LONG $0x48f5f262; WORD $0x02b8 // vfmadd231pd (%rdx), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0xe875 // jne 0x1c20 <k_gemm_outer_64+0x390>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfed8840f; WORD $0xffff // je 0x1b20 <k_gemm_outer_64+0x290>
-	LONG $0x48fdf162; WORD $0x0458; BYTE $0xd6 // vaddpd (%rsi,%rdx,8), %zmm0, %zmm0
-	LONG $0xfffecce9; BYTE $0xff // jmp 0x1b20 <k_gemm_outer_64+0x290>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x407f8b4c // movq 0x40(%rdi), %r15
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x000000006d048d4a // leaq (,%r13,2), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x38d16b49 // imulq $0x38, %r9, %rdx
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0xc6048d4a // leaq (%rsi,%r8,8), %rax
-	LONG $0x40c08348 // addq $0x40, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	QUAD $0x00000000f51c8d4e // leaq (,%r14,8), %r11
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x000119e9; BYTE $0x00 // jmp 0x1e13 <k_gemm_outer_64+0x583>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48857162; WORD $0x3f58 // vaddpd (%rdi), %zmm15, %zmm15
-	LONG $0x48fd7162; WORD $0x3f11 // vmovupd %zmm15, (%rdi)
-	LONG $0x48bd7162; WORD $0x4758; BYTE $0x01 // vaddpd 0x40(%rdi), %zmm8, %zmm8
-	LONG $0x48fd7162; WORD $0x4711; BYTE $0x01 // vmovupd %zmm8, 0x40(%rdi)
-	LONG $0x488d3162; WORD $0x0458; BYTE $0xcf // vaddpd (%rdi,%r9,8), %zmm14, %zmm8
-	LONG $0x48fd3162; WORD $0x0411; BYTE $0xcf // vmovupd %zmm8, (%rdi,%r9,8)
-	QUAD $0x01cf445848953162 // vaddpd 0x40(%rdi,%r9,8), %zmm13, %zmm8
-	QUAD $0x01cf441148fd3162 // vmovupd %zmm8, 0x40(%rdi,%r9,8)
-	LONG $0x489d3162; WORD $0x0458; BYTE $0x2f // vaddpd (%rdi,%r13), %zmm12, %zmm8
-	LONG $0x48fd3162; WORD $0x0411; BYTE $0x2f // vmovupd %zmm8, (%rdi,%r13)
-	QUAD $0x012f445848a53162 // vaddpd 0x40(%rdi,%r13), %zmm11, %zmm8
-	QUAD $0x012f441148fd3162 // vmovupd %zmm8, 0x40(%rdi,%r13)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x48ad7162; WORD $0x0458; BYTE $0x07 // vaddpd (%rdi,%rax), %zmm10, %zmm8
-	LONG $0x48fd7162; WORD $0x0411; BYTE $0x07 // vmovupd %zmm8, (%rdi,%rax)
-	QUAD $0x0107445848b57162 // vaddpd 0x40(%rdi,%rax), %zmm9, %zmm8
-	QUAD $0x0107441148fd7162 // vmovupd %zmm8, 0x40(%rdi,%rax)
-	LONG $0x48c5f162; WORD $0x3c58; BYTE $0x0f // vaddpd (%rdi,%rcx), %zmm7, %zmm7
-	LONG $0x48fdf162; WORD $0x3c11; BYTE $0x0f // vmovupd %zmm7, (%rdi,%rcx)
-	QUAD $0x010f745848cdf162 // vaddpd 0x40(%rdi,%rcx), %zmm6, %zmm6
-	QUAD $0x010f741148fdf162 // vmovupd %zmm6, 0x40(%rdi,%rcx)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x48d5f162; WORD $0x2c58; BYTE $0x07 // vaddpd (%rdi,%rax), %zmm5, %zmm5
-	LONG $0x48fdf162; WORD $0x2c11; BYTE $0x07 // vmovupd %zmm5, (%rdi,%rax)
-	QUAD $0x0107645848ddf162 // vaddpd 0x40(%rdi,%rax), %zmm4, %zmm4
-	QUAD $0x0107641148fdf162 // vmovupd %zmm4, 0x40(%rdi,%rax)
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x48e5f162; WORD $0x1c58; BYTE $0x07 // vaddpd (%rdi,%rax), %zmm3, %zmm3
-	LONG $0x48fdf162; WORD $0x1c11; BYTE $0x07 // vmovupd %zmm3, (%rdi,%rax)
-	QUAD $0x0107545848edf162 // vaddpd 0x40(%rdi,%rax), %zmm2, %zmm2
-	QUAD $0x0107541148fdf162 // vmovupd %zmm2, 0x40(%rdi,%rax)
-	LONG $0x48f5f162; WORD $0x0c58; BYTE $0x17 // vaddpd (%rdi,%rdx), %zmm1, %zmm1
-	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x17 // vmovupd %zmm1, (%rdi,%rdx)
-	QUAD $0x0117445848fdf162 // vaddpd 0x40(%rdi,%rdx), %zmm0, %zmm0
-	QUAD $0x0117441148fdf162 // vmovupd %zmm0, 0x40(%rdi,%rdx)
-	LONG $0x24748d49; BYTE $0x08 // leaq 0x8(%r12), %rsi
-	LONG $0x245c0348; BYTE $0x50 // addq 0x50(%rsp), %rbx
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
-	LONG $0xfb028f0f; WORD $0xffff // jg 0x1915 <k_gemm_outer_64+0x85>
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01318e0f; WORD $0x0000 // jle 0x1f50 <k_gemm_outer_64+0x6c0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28408b4c // movq 0x28(%rax), %r8
-	LONG $0x03e0c149 // shlq $0x3, %r8
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
-	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
-	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
-	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
-	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xeb048d48 // leaq (%rbx,%rbp,8), %rax
-	LONG $0x48fde162; WORD $0x4710; BYTE $0xff // vmovupd -0x40(%rdi), %zmm16
-	LONG $0x48fde262; WORD $0x0c19; BYTE $0xeb // vbroadcastsd (%rbx,%rbp,8), %zmm17
-	LONG $0x48fde162; WORD $0x1710 // vmovupd (%rdi), %zmm18
-	LONG $0x40f53262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm16) + zmm15
-	LONG $0x40ed3262; WORD $0xc1b8 // vfmadd231pd %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
-	LONG $0xf0348d4a // leaq (%rax,%r14,8), %rsi
-	LONG $0x48fda262; WORD $0x0c19; BYTE $0xf0 // vbroadcastsd (%rax,%r14,8), %zmm17
-	LONG $0x40f53262; WORD $0xf0b8 // vfmadd231pd %zmm16, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm16) + zmm14
-	LONG $0x40ed3262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
-	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40f53262; WORD $0xe0b8 // vfmadd231pd %zmm16, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm16) + zmm12
-	LONG $0x40ed3262; WORD $0xd9b8 // vfmadd231pd %zmm17, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm17) + zmm11
-	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40f53262; WORD $0xd0b8 // vfmadd231pd %zmm16, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm16) + zmm10
-	LONG $0x40ed3262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
-	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40f5b262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm16) + zmm7
-	LONG $0x48fdc262; WORD $0x1c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm19
-	LONG $0x40edb262; WORD $0xf1b8 // vfmadd231pd %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40e5b262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm16) + zmm5
-	LONG $0x40edb262; WORD $0xe3b8 // vfmadd231pd %zmm19, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm19) + zmm4
-	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40f5b262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm16) + zmm3
-	LONG $0x40edb262; WORD $0xd1b8 // vfmadd231pd %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
-	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	LONG $0x40f5b262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm16) + zmm1
-	LONG $0x40f5b262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm17, %zmm0 # zmm0 = (zmm17 * zmm18) + zmm0
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0xff35850f; WORD $0xffff // jne 0x1e80 <k_gemm_outer_64+0x5f0>
-	WORD $0x4beb // jmp 0x1f98 <k_gemm_outer_64+0x708>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
-	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
-	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
-	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
-	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xd1af0f4d // imulq %r9, %r10
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xd03c8d4a // leaq (%rax,%r10,8), %rdi
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0xfd4f850f; WORD $0xffff // jne 0x1d00 <k_gemm_outer_64+0x470>
-	LONG $0x48fd7162; WORD $0x3f11 // vmovupd %zmm15, (%rdi)
-	LONG $0x48fd7162; WORD $0x4711; BYTE $0x01 // vmovupd %zmm8, 0x40(%rdi)
-	LONG $0x48fd3162; WORD $0x3411; BYTE $0xcf // vmovupd %zmm14, (%rdi,%r9,8)
-	QUAD $0x01cf6c1148fd3162 // vmovupd %zmm13, 0x40(%rdi,%r9,8)
-	LONG $0x48fd3162; WORD $0x2411; BYTE $0x2f // vmovupd %zmm12, (%rdi,%r13)
-	QUAD $0x012f5c1148fd3162 // vmovupd %zmm11, 0x40(%rdi,%r13)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x48fd7162; WORD $0x1411; BYTE $0x07 // vmovupd %zmm10, (%rdi,%rax)
-	QUAD $0x01074c1148fd7162 // vmovupd %zmm9, 0x40(%rdi,%rax)
-	LONG $0x48fdf162; WORD $0x3c11; BYTE $0x0f // vmovupd %zmm7, (%rdi,%rcx)
-	QUAD $0x010f741148fdf162 // vmovupd %zmm6, 0x40(%rdi,%rcx)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x48fdf162; WORD $0x2c11; BYTE $0x07 // vmovupd %zmm5, (%rdi,%rax)
-	QUAD $0x0107641148fdf162 // vmovupd %zmm4, 0x40(%rdi,%rax)
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x48fdf162; WORD $0x1c11; BYTE $0x07 // vmovupd %zmm3, (%rdi,%rax)
-	QUAD $0x0107541148fdf162 // vmovupd %zmm2, 0x40(%rdi,%rax)
-	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x17 // vmovupd %zmm1, (%rdi,%rdx)
-	LONG $0xfffdc0e9; BYTE $0xff // jmp 0x1df3 <k_gemm_outer_64+0x563>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xf8908e0f; WORD $0xffff // jle 0x18de <k_gemm_outer_64+0x4e>
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x40578b4c // movq 0x40(%rdi), %r10
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	WORD $0x8945; BYTE $0xd3 // movl %r10d, %r11d
-	LONG $0x03e38341 // andl $0x3, %r11d
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	WORD $0x1beb // jmp 0x20b5 <k_gemm_outer_64+0x825>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x0411fbc5; BYTE $0xc2 // vmovsd %xmm0, (%rdx,%rax,8)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	LONG $0x08c68349 // addq $0x8, %r14
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	LONG $0x0140840f; WORD $0x0000 // je 0x21f5 <k_gemm_outer_64+0x965>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x367e // jle 0x20f0 <k_gemm_outer_64+0x860>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x08788b4c // movq 0x8(%rax), %r15
-	LONG $0x10408b4c // movq 0x10(%rax), %r8
-	LONG $0x20688b4c // movq 0x20(%rax), %r13
-	LONG $0x28608b4c // movq 0x28(%rax), %r12
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	WORD $0x2973 // jae 0x2100 <k_gemm_outer_64+0x870>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x217a <k_gemm_outer_64+0x8ea>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x21d6 <k_gemm_outer_64+0x946>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xc00c8d4d // leaq (%r8,%rax,8), %r9
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0xc6af0f49 // imulq %r14, %rax
-	LONG $0x07148d49 // leaq (%r15,%rax), %rdx
-	LONG $0x18c28348 // addq $0x18, %rdx
-	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x05e2c149 // shlq $0x5, %r10
+	LONG $0x00c28149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r10 # imm = 0x200
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0x9077 // ja 0xed0 <k_mul_panels+0xeb0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x14f88e0f; WORD $0x0000 // jle 0x2441 <k_mul_panels+0x2421>
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x165f850f; WORD $0x0000 // jne 0x25b2 <k_mul_panels+0x2592>
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x4c10fbc5; WORD $0xe8ea // vmovsd -0x18(%rdx,%rbp,8), %xmm1
-	LONG $0x5410fbc5; WORD $0xf0ea // vmovsd -0x10(%rdx,%rbp,8), %xmm2
-	LONG $0x99f9c2c4; BYTE $0x09 // vfmadd132sd (%r9), %xmm0, %xmm1 # xmm1 = (xmm1 * mem) + xmm0
-	LONG $0xb9e982c4; WORD $0xe10c // vfmadd231sd (%r9,%r12,8), %xmm2, %xmm1 # xmm1 = (xmm2 * mem) + xmm1
-	LONG $0x5410fbc5; WORD $0xf8ea // vmovsd -0x8(%rdx,%rbp,8), %xmm2
-	LONG $0x99f1c2c4; WORD $0x0914 // vfmadd132sd (%r9,%rcx), %xmm1, %xmm2 # xmm2 = (xmm2 * mem) + xmm1
-	LONG $0x0410fbc5; BYTE $0xea // vmovsd (%rdx,%rbp,8), %xmm0
-	LONG $0x99e9c2c4; WORD $0x0104 // vfmadd132sd (%r9,%rax), %xmm2, %xmm0 # xmm0 = (xmm0 * mem) + xmm2
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0xc675 // jne 0x2140 <k_gemm_outer_64+0x8b0>
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x1678850f; WORD $0x0000 // jne 0x25dd <k_mul_panels+0x25bd>
+	LONG $0x0016afe9; BYTE $0x00 // jmp 0x2619 <k_mul_panels+0x25f9>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x950f; BYTE $0xc3 // setne %bl
+	WORD $0x0844; BYTE $0xcb // orb %r9b, %bl
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x1026 <k_mul_panels+0x1006>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x0093840f; WORD $0x0000 // je 0x1026 <k_mul_panels+0x1006>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x8e // prefetcht0 (%rsi,%r9,4)
+	LONG $0x4c180f42; WORD $0x408e // prefetcht0 0x40(%rsi,%r9,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x7e74 // je 0x1026 <k_mul_panels+0x1006>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x6874 // je 0x1026 <k_mul_panels+0x1006>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x5274 // je 0x1026 <k_mul_panels+0x1006>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	WORD $0x3c74 // je 0x1026 <k_mul_panels+0x1006>
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	WORD $0x2674 // je 0x1026 <k_mul_panels+0x1006>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x1074 // je 0x1026 <k_mul_panels+0x1006>
 	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x4a74 // je 0x21d6 <k_gemm_outer_64+0x946>
-	LONG $0x2444034c; BYTE $0x08 // addq 0x8(%rsp), %r8
-	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	LONG $0x03e4c149 // shlq $0x3, %r12
-	LONG $0xeeaf0f4d // imulq %r14, %r13
-	QUAD $0x00000000ed0c8d48 // leaq (,%rbp,8), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x107bc1c4; WORD $0xcf0c // vmovsd (%r15,%rcx,8), %xmm1
-	LONG $0xb9f1e2c4; BYTE $0x00 // vfmadd231sd (%rax), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xea75 // jne 0x21c0 <k_gemm_outer_64+0x930>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0xfeb5840f; WORD $0xffff // je 0x20a0 <k_gemm_outer_64+0x810>
-	LONG $0x0458fbc5; BYTE $0xc2 // vaddsd (%rdx,%rax,8), %xmm0, %xmm0
-	LONG $0xfffeabe9; BYTE $0xff // jmp 0x20a0 <k_gemm_outer_64+0x810>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	LONG $0xfff6d1e9; BYTE $0xff // jmp 0x18de <k_gemm_outer_64+0x4e>
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	QUAD $0x00000000d5148d48 // leaq (,%rdx,8), %rdx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x10570348 // addq 0x10(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
-	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	LONG $0x04e6c149 // shlq $0x4, %r14
-	QUAD $0x00000000cd148d48 // leaq (,%rcx,8), %rdx
-	LONG $0x52348d48 // leaq (%rdx,%rdx,2), %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x92148d48 // leaq (%rdx,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x76148d4b // leaq (%r14,%r14,2), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x38d16b48 // imulq $0x38, %rcx, %rdx
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	QUAD $0x00000000cd348d4a // leaq (,%r9,8), %rsi
-	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00009ce9; BYTE $0x00 // jmp 0x2334 <k_gemm_outer_64+0xaa4>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48c5f162; WORD $0x3f58 // vaddpd (%rdi), %zmm7, %zmm7
-	LONG $0x48fdf162; WORD $0x3f11 // vmovupd %zmm7, (%rdi)
-	LONG $0x48cdf162; WORD $0x3458; BYTE $0xcf // vaddpd (%rdi,%rcx,8), %zmm6, %zmm6
-	LONG $0x48fdf162; WORD $0x3411; BYTE $0xcf // vmovupd %zmm6, (%rdi,%rcx,8)
-	LONG $0x48d5b162; WORD $0x2c58; BYTE $0x37 // vaddpd (%rdi,%r14), %zmm5, %zmm5
-	LONG $0x48fdb162; WORD $0x2c11; BYTE $0x37 // vmovupd %zmm5, (%rdi,%r14)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x48ddb162; WORD $0x2458; BYTE $0x07 // vaddpd (%rdi,%r8), %zmm4, %zmm4
-	LONG $0x48fdb162; WORD $0x2411; BYTE $0x07 // vmovupd %zmm4, (%rdi,%r8)
-	LONG $0x48e5b162; WORD $0x1c58; BYTE $0x27 // vaddpd (%rdi,%r12), %zmm3, %zmm3
-	LONG $0x48fdb162; WORD $0x1c11; BYTE $0x27 // vmovupd %zmm3, (%rdi,%r12)
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x48edb162; WORD $0x1458; BYTE $0x07 // vaddpd (%rdi,%r8), %zmm2, %zmm2
-	LONG $0x48fdb162; WORD $0x1411; BYTE $0x07 // vmovupd %zmm2, (%rdi,%r8)
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0x48f5b162; WORD $0x0c58; BYTE $0x07 // vaddpd (%rdi,%r8), %zmm1, %zmm1
-	LONG $0x48fdb162; WORD $0x0c11; BYTE $0x07 // vmovupd %zmm1, (%rdi,%r8)
-	LONG $0x48fdf162; WORD $0x0458; BYTE $0x17 // vaddpd (%rdi,%rdx), %zmm0, %zmm0
-	LONG $0x48fdf162; WORD $0x0411; BYTE $0x17 // vmovupd %zmm0, (%rdi,%rdx)
-	LONG $0x08428d4d // leaq 0x8(%r10), %r8
-	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	LONG $0xf77c8f0f; WORD $0xffff // jg 0x1ab0 <k_gemm_outer_64+0x220>
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x00b08e0f; WORD $0x0000 // jle 0x23f0 <k_gemm_outer_64+0xb60>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x28588b49 // movq 0x28(%r8), %rbx
-	LONG $0x03e3c148 // shlq $0x3, %rbx
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xf82c8d4e // leaq (%rax,%r15,8), %r13
-	LONG $0x48fd5162; WORD $0x0010 // vmovupd (%r8), %zmm8
-	LONG $0x58bdb262; WORD $0x3cb8; BYTE $0xf8 // vfmadd231pd (%rax,%r15,8){1to8}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	QUAD $0x00000000cd2c8d4a // leaq (,%r9,8), %rbp
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	QUAD $0x00cd74b858bd9262 // vfmadd231pd (%r13,%r9,8){1to8}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	LONG $0x58bdf262; WORD $0x2cb8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
-	LONG $0x58bdf262; WORD $0x24b8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
-	LONG $0x58bdf262; WORD $0x1cb8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
-	LONG $0x58bdf262; WORD $0x14b8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
-	LONG $0x58bdf262; WORD $0x0cb8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
-	LONG $0x58bdf262; WORD $0x04b8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	WORD $0x9875 // jne 0x2380 <k_gemm_outer_64+0xaf0>
-	WORD $0x26eb // jmp 0x2410 <k_gemm_outer_64+0xb80>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0xf9af0f48 // imulq %rcx, %rdi
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	LONG $0xf83c8d49 // leaq (%r8,%rdi,8), %rdi
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0xfe77850f; WORD $0xffff // jne 0x22a0 <k_gemm_outer_64+0xa10>
-	LONG $0x48fdf162; WORD $0x3f11 // vmovupd %zmm7, (%rdi)
-	LONG $0x48fdf162; WORD $0x3411; BYTE $0xcf // vmovupd %zmm6, (%rdi,%rcx,8)
-	LONG $0x48fdb162; WORD $0x2c11; BYTE $0x37 // vmovupd %zmm5, (%rdi,%r14)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x48fdb162; WORD $0x2411; BYTE $0x07 // vmovupd %zmm4, (%rdi,%r8)
-	LONG $0x48fdb162; WORD $0x1c11; BYTE $0x27 // vmovupd %zmm3, (%rdi,%r12)
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x48fdb162; WORD $0x1411; BYTE $0x07 // vmovupd %zmm2, (%rdi,%r8)
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0x48fdb162; WORD $0x0c11; BYTE $0x07 // vmovupd %zmm1, (%rdi,%r8)
-	LONG $0xfffea9e9; BYTE $0xff // jmp 0x2316 <k_gemm_outer_64+0xa86>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0xfff45de9; BYTE $0xff // jmp 0x18de <k_gemm_outer_64+0x4e>
-	LONG $0x60c48348 // addq $0x60, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-
-	// gram_tile
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x249d8e0f; WORD $0x0000 // jle 0x494a <k_gram_tile+0x24aa>
-	BYTE $0x55 // pushq %rbp
-	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
-	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x246a8e0f; WORD $0x0000 // jle 0x493c <k_gram_tile+0x249c>
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
-	LONG $0xf0458d49 // leaq -0x10(%r13), %rax
-	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
-	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
-	QUAD $0x000001a824848948 // movq %rax, 0x1a8(%rsp)
-	QUAD $0xffffffc0ad048d4a // leaq -0x40(,%r13,4), %rax
-	QUAD $0x000001a024848948 // movq %rax, 0x1a0(%rsp)
-	LONG $0xff458d49 // leaq -0x1(%r13), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0xef458d49 // leaq -0x11(%r13), %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
-	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
-	QUAD $0x000001b024948948 // movq %rdx, 0x1b0(%rsp)
-	QUAD $0x00000150248c8948 // movq %rcx, 0x150(%rsp)
-	WORD $0x20eb // jmp 0x257d <k_gram_tile+0xdd>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
-	LONG $0x08c68348 // addq $0x8, %rsi
-	QUAD $0x00000150248c8b48 // movq 0x150(%rsp), %rcx
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x493c <k_gram_tile+0x249c>
-	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	LONG $0x0018b841; WORD $0x0000 // movl $0x18, %r8d
-	LONG $0xc6420f4c // cmovbq %rsi, %r8
-	WORD $0x960f; BYTE $0xc0 // setbe %al
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xc19c0f41 // setl %r9b
-	WORD $0x2041; BYTE $0xc1 // andb %al, %r9b
-	LONG $0x244c8844; BYTE $0x5f // movb %r9b, 0x5f(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	QUAD $0x00000190248c894c // movq %r9, 0x190(%rsp)
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xc19c0f41 // setl %r9b
-	WORD $0x2041; BYTE $0xc1 // andb %al, %r9b
-	LONG $0x244c8844; BYTE $0x5e // movb %r9b, 0x5e(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x02c98349 // orq $0x2, %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	QUAD $0x00000188248c894c // movq %r9, 0x188(%rsp)
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xc19c0f41 // setl %r9b
-	WORD $0x2041; BYTE $0xc1 // andb %al, %r9b
-	LONG $0x244c8844; BYTE $0x5d // movb %r9b, 0x5d(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x03c98349 // orq $0x3, %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	QUAD $0x00000180248c894c // movq %r9, 0x180(%rsp)
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xc19c0f41 // setl %r9b
-	WORD $0x2041; BYTE $0xc1 // andb %al, %r9b
-	LONG $0x244c8844; BYTE $0x5c // movb %r9b, 0x5c(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x04c98349 // orq $0x4, %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	QUAD $0x00000178248c894c // movq %r9, 0x178(%rsp)
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xc19c0f41 // setl %r9b
-	WORD $0x2041; BYTE $0xc1 // andb %al, %r9b
-	LONG $0x244c8844; BYTE $0x5b // movb %r9b, 0x5b(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05c98349 // orq $0x5, %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	QUAD $0x00000170248c894c // movq %r9, 0x170(%rsp)
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xc19c0f41 // setl %r9b
-	WORD $0x2041; BYTE $0xc1 // andb %al, %r9b
-	LONG $0x244c8844; BYTE $0x5a // movb %r9b, 0x5a(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x06c98349 // orq $0x6, %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	QUAD $0x00000168248c894c // movq %r9, 0x168(%rsp)
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xc19c0f41 // setl %r9b
-	WORD $0x2041; BYTE $0xc1 // andb %al, %r9b
-	LONG $0x244c8844; BYTE $0x59 // movb %r9b, 0x59(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x07c98349 // orq $0x7, %r9
-	QUAD $0x0000015824b48948 // movq %rsi, 0x158(%rsp)
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	QUAD $0x00000160248c894c // movq %r9, 0x160(%rsp)
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	WORD $0x9c0f; BYTE $0xc1 // setl %cl
-	WORD $0xc120 // andb %al, %cl
-	LONG $0x58244c88 // movb %cl, 0x58(%rsp)
-	WORD $0x8944; BYTE $0xc0 // movl %r8d, %eax
-	QUAD $0x00000148248c8b48 // movq 0x148(%rsp), %rcx
-	LONG $0x811c8d4c // leaq (%rcx,%rax,4), %r11
-	QUAD $0x000001982484894c // movq %r8, 0x198(%rsp)
-	QUAD $0x00000000c5048d42 // leal (,%r8,8), %eax
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x30c98348 // orq $0x30, %rcx
-	QUAD $0x00000130248c8948 // movq %rcx, 0x130(%rsp)
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x28c98348 // orq $0x28, %rcx
-	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x20c98348 // orq $0x20, %rcx
-	QUAD $0x00000120248c8948 // movq %rcx, 0x120(%rsp)
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x18c98348 // orq $0x18, %rcx
-	QUAD $0x00000118248c8948 // movq %rcx, 0x118(%rsp)
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x10c98348 // orq $0x10, %rcx
-	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
-	LONG $0x08488d48 // leaq 0x8(%rax), %rcx
-	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
-	LONG $0x10488d48 // leaq 0x10(%rax), %rcx
-	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	LONG $0x18488d48 // leaq 0x18(%rax), %rcx
-	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
-	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
-	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
-	LONG $0x28488d48 // leaq 0x28(%rax), %rcx
-	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
-	LONG $0x30488d48 // leaq 0x30(%rax), %rcx
-	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
-	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
-	LONG $0x38c08348 // addq $0x38, %rax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
-	LONG $0x0000c0b8; BYTE $0x00 // movl $0xc0, %eax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x0000014024b48b48 // movq 0x140(%rsp), %rsi
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	QUAD $0x0000013824b48b4c // movq 0x138(%rsp), %r14
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x2824 <k_gram_tile+0x384>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xc85a // vcvtps2pd %ymm0, %zmm1
-	QUAD $0x02cb4c5848f5b162 // vaddpd 0x80(%rbx,%r9,8), %zmm1, %zmm1
-	LONG $0x48fdf362; WORD $0xc01b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm0
-	LONG $0x487cf162; WORD $0xc05a // vcvtps2pd %ymm0, %zmm0
-	QUAD $0x02cb4c1148fdb162 // vmovupd %zmm1, 0x80(%rbx,%r9,8)
-	QUAD $0x03cb445848fdb162 // vaddpd 0xc0(%rbx,%r9,8), %zmm0, %zmm0
-	QUAD $0x03cb441148fdb162 // vmovupd %zmm0, 0xc0(%rbx,%r9,8)
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0xe0c68349 // addq $-0x20, %r14
-	LONG $0xe0c08348 // addq $-0x20, %rax
-	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	QUAD $0x0001000824448148; BYTE $0x00 // addq $0x100, 0x8(%rsp) # imm = 0x100
-	QUAD $0x0000008824848148; LONG $0x00000100 // addq $0x100, 0x88(%rsp) # imm = 0x100
-	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	QUAD $0x000001b024948b48 // movq 0x1b0(%rsp), %rdx
-	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x2560 <k_gram_tile+0xc0>
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0x0774 // je 0x1033 <k_mul_panels+0x1013>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x7975 // jne 0x10ac <k_mul_panels+0x108c>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
+	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
+	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
+	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
+	QUAD $0x0000030088180f41 // prefetcht0 0x300(%r8)
+	QUAD $0x0000034088180f41 // prefetcht0 0x340(%r8)
+	QUAD $0x0000038088180f41 // prefetcht0 0x380(%r8)
+	QUAD $0x000003c088180f41 // prefetcht0 0x3c0(%r8)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x010f8e0f; WORD $0x0000 // jle 0x2940 <k_gram_tile+0x4a0>
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -2132,38 +873,240 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0x02cb8c0f; WORD $0x0000 // jl 0x13d9 <k_mul_panels+0x13b9>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487ca162; WORD $0x0410; BYTE $0x06 // vmovups (%rsi,%r8), %zmm16
-	QUAD $0x01064c10487ca162 // vmovups 0x40(%rsi,%r8), %zmm17
-	LONG $0x487d8262; WORD $0x1418; BYTE $0x03 // vbroadcastss (%r11,%r8), %zmm18
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x487de262; WORD $0x5518; BYTE $0x00 // vbroadcastss (%rbp), %zmm18
+	LONG $0x487cc162; WORD $0x1910 // vmovups (%r9), %zmm19
+	LONG $0x487cc162; WORD $0x6110; BYTE $0x01 // vmovups 0x40(%r9), %zmm20
+	LONG $0x487cc162; WORD $0x4910; BYTE $0x02 // vmovups 0x80(%r9), %zmm17
+	LONG $0x487cc162; WORD $0x4110; BYTE $0x03 // vmovups 0xc0(%r9), %zmm16
+	LONG $0x406d3262; WORD $0xfbb8 // vfmadd231ps %zmm19, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm19) + zmm15
+	LONG $0x405d3262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm18) + zmm14
+	LONG $0x487de262; WORD $0x5518; BYTE $0x01 // vbroadcastss 0x4(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xebb8 // vfmadd231ps %zmm19, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm19) + zmm13
+	LONG $0x405d3262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm18) + zmm12
+	LONG $0x487de262; WORD $0x5518; BYTE $0x02 // vbroadcastss 0x8(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xdbb8 // vfmadd231ps %zmm19, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm19) + zmm11
+	LONG $0x405d3262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm18) + zmm10
+	LONG $0x487de262; WORD $0x5518; BYTE $0x03 // vbroadcastss 0xc(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xcbb8 // vfmadd231ps %zmm19, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm19) + zmm9
+	LONG $0x405d3262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm18) + zmm8
+	LONG $0x487de262; WORD $0x5518; BYTE $0x04 // vbroadcastss 0x10(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xfbb8 // vfmadd231ps %zmm19, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm19) + zmm7
+	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
+	LONG $0x487de262; WORD $0x5518; BYTE $0x05 // vbroadcastss 0x14(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xebb8 // vfmadd231ps %zmm19, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm19) + zmm5
+	LONG $0x405db262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm18) + zmm4
+	LONG $0x487de262; WORD $0x5518; BYTE $0x06 // vbroadcastss 0x18(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xdbb8 // vfmadd231ps %zmm19, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm19) + zmm3
+	LONG $0x405db262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm18) + zmm2
+	LONG $0x487de262; WORD $0x5518; BYTE $0x07 // vbroadcastss 0x1c(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xcbb8 // vfmadd231ps %zmm19, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm19) + zmm1
+	LONG $0x406db262; WORD $0xc4b8 // vfmadd231ps %zmm20, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm20) + zmm0
+	LONG $0x487de262; WORD $0x5518; BYTE $0x08 // vbroadcastss 0x20(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	LONG $0x407d3262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm16, %zmm14 # zmm14 = (zmm16 * zmm18) + zmm14
+	LONG $0x487de262; WORD $0x5518; BYTE $0x09 // vbroadcastss 0x24(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
+	LONG $0x407d3262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm18) + zmm12
+	LONG $0x487de262; WORD $0x5518; BYTE $0x0a // vbroadcastss 0x28(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm17) + zmm11
+	LONG $0x407d3262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm18) + zmm10
+	LONG $0x487de262; WORD $0x5518; BYTE $0x0b // vbroadcastss 0x2c(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xc9b8 // vfmadd231ps %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
+	LONG $0x407d3262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm18) + zmm8
+	LONG $0x487de262; WORD $0x5518; BYTE $0x0c // vbroadcastss 0x30(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm17) + zmm7
+	LONG $0x407db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm16, %zmm6 # zmm6 = (zmm16 * zmm18) + zmm6
+	LONG $0x487de262; WORD $0x5518; BYTE $0x0d // vbroadcastss 0x34(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm17) + zmm5
+	LONG $0x407db262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm18) + zmm4
+	LONG $0x487de262; WORD $0x5518; BYTE $0x0e // vbroadcastss 0x38(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm17) + zmm3
+	LONG $0x407db262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm18) + zmm2
+	LONG $0x487de262; WORD $0x5518; BYTE $0x0f // vbroadcastss 0x3c(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xc9b8 // vfmadd231ps %zmm17, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm17) + zmm1
+	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
+	LONG $0x487cc162; WORD $0x4110; BYTE $0x04 // vmovups 0x100(%r9), %zmm16
+	LONG $0x487cc162; WORD $0x4910; BYTE $0x05 // vmovups 0x140(%r9), %zmm17
+	LONG $0x487de262; WORD $0x5518; BYTE $0x10 // vbroadcastss 0x40(%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
 	LONG $0x40753262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
-	QUAD $0x01035418487d8262 // vbroadcastss 0x4(%r11,%r8), %zmm18
+	LONG $0x487de262; WORD $0x5518; BYTE $0x11 // vbroadcastss 0x44(%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm16) + zmm13
 	LONG $0x40753262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm18) + zmm12
-	QUAD $0x02035418487d8262 // vbroadcastss 0x8(%r11,%r8), %zmm18
+	LONG $0x487de262; WORD $0x5518; BYTE $0x12 // vbroadcastss 0x48(%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm16) + zmm11
 	LONG $0x40753262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm18) + zmm10
-	QUAD $0x03035418487d8262 // vbroadcastss 0xc(%r11,%r8), %zmm18
+	LONG $0x487de262; WORD $0x5518; BYTE $0x13 // vbroadcastss 0x4c(%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm16) + zmm9
 	LONG $0x40753262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm18) + zmm8
-	QUAD $0x04035418487d8262 // vbroadcastss 0x10(%r11,%r8), %zmm18
+	LONG $0x487de262; WORD $0x5518; BYTE $0x14 // vbroadcastss 0x50(%rbp), %zmm18
 	LONG $0x406db262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm16) + zmm7
 	LONG $0x4075b262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm18) + zmm6
-	QUAD $0x05035418487d8262 // vbroadcastss 0x14(%r11,%r8), %zmm18
+	LONG $0x487de262; WORD $0x5518; BYTE $0x15 // vbroadcastss 0x54(%rbp), %zmm18
 	LONG $0x406db262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm16) + zmm5
 	LONG $0x4075b262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm18) + zmm4
-	QUAD $0x06035418487d8262 // vbroadcastss 0x18(%r11,%r8), %zmm18
+	LONG $0x487de262; WORD $0x5518; BYTE $0x16 // vbroadcastss 0x58(%rbp), %zmm18
 	LONG $0x406db262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm16) + zmm3
 	LONG $0x4075b262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm18) + zmm2
-	QUAD $0x07035418487d8262 // vbroadcastss 0x1c(%r11,%r8), %zmm18
+	LONG $0x487de262; WORD $0x5518; BYTE $0x17 // vbroadcastss 0x5c(%rbp), %zmm18
 	LONG $0x406db262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
-	LONG $0x80e88349 // subq $-0x80, %r8
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xff45850f; WORD $0xffff // jne 0x2880 <k_gram_tile+0x3e0>
-	WORD $0x47eb // jmp 0x2984 <k_gram_tile+0x4e4>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cc162; WORD $0x4110; BYTE $0x06 // vmovups 0x180(%r9), %zmm16
+	LONG $0x487cc162; WORD $0x4910; BYTE $0x07 // vmovups 0x1c0(%r9), %zmm17
+	LONG $0x487de262; WORD $0x5518; BYTE $0x18 // vbroadcastss 0x60(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
+	LONG $0x40753262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
+	LONG $0x487de262; WORD $0x5518; BYTE $0x19 // vbroadcastss 0x64(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm16) + zmm13
+	LONG $0x40753262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm18) + zmm12
+	LONG $0x487de262; WORD $0x5518; BYTE $0x1a // vbroadcastss 0x68(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm16) + zmm11
+	LONG $0x40753262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm18) + zmm10
+	LONG $0x487de262; WORD $0x5518; BYTE $0x1b // vbroadcastss 0x6c(%rbp), %zmm18
+	LONG $0x406d3262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm16) + zmm9
+	LONG $0x40753262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm18) + zmm8
+	LONG $0x487de262; WORD $0x5518; BYTE $0x1c // vbroadcastss 0x70(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm16) + zmm7
+	LONG $0x4075b262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm18) + zmm6
+	LONG $0x487de262; WORD $0x5518; BYTE $0x1d // vbroadcastss 0x74(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm16) + zmm5
+	LONG $0x4075b262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm18) + zmm4
+	LONG $0x487de262; WORD $0x5518; BYTE $0x1e // vbroadcastss 0x78(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm16) + zmm3
+	LONG $0x4075b262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm18) + zmm2
+	LONG $0x487de262; WORD $0x5518; BYTE $0x1f // vbroadcastss 0x7c(%rbp), %zmm18
+	LONG $0x406db262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
+	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
+	LONG $0x80ed8348 // subq $-0x80, %rbp
+	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
+	LONG $0xfc638d4c // leaq -0x4(%rbx), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fb8348 // cmpq $0x7, %rbx
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0xfd47870f; WORD $0xffff // ja 0x1120 <k_mul_panels+0x1100>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x00ce8e0f; WORD $0x0000 // jle 0x14b0 <k_mul_panels+0x1490>
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487cc162; WORD $0x0410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm16
+	QUAD $0x01894c10487cc162 // vmovups 0x40(%r9,%rcx,4), %zmm17
+	QUAD $0x000d5418487de262 // vbroadcastss (%rbp,%rcx), %zmm18
+	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
+	LONG $0x40753262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
+	QUAD $0x010d5418487de262 // vbroadcastss 0x4(%rbp,%rcx), %zmm18
+	LONG $0x406d3262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm16) + zmm13
+	LONG $0x40753262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm18) + zmm12
+	QUAD $0x020d5418487de262 // vbroadcastss 0x8(%rbp,%rcx), %zmm18
+	LONG $0x406d3262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm16) + zmm11
+	LONG $0x40753262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm18) + zmm10
+	QUAD $0x030d5418487de262 // vbroadcastss 0xc(%rbp,%rcx), %zmm18
+	LONG $0x406d3262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm16) + zmm9
+	LONG $0x40753262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm18) + zmm8
+	QUAD $0x040d5418487de262 // vbroadcastss 0x10(%rbp,%rcx), %zmm18
+	LONG $0x406db262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm16) + zmm7
+	LONG $0x4075b262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm18) + zmm6
+	QUAD $0x050d5418487de262 // vbroadcastss 0x14(%rbp,%rcx), %zmm18
+	LONG $0x406db262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm16) + zmm5
+	LONG $0x4075b262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm18) + zmm4
+	QUAD $0x060d5418487de262 // vbroadcastss 0x18(%rbp,%rcx), %zmm18
+	LONG $0x406db262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm16) + zmm3
+	LONG $0x4075b262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm18) + zmm2
+	QUAD $0x070d5418487de262 // vbroadcastss 0x1c(%rbp,%rcx), %zmm18
+	LONG $0x406db262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
+	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xff40870f; WORD $0xffff // ja 0x13f0 <k_mul_panels+0x13d0>
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x1011840f; WORD $0x0000 // je 0x24cb <k_mul_panels+0x24ab>
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x2603850f; WORD $0x0000 // jne 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x48045162; WORD $0x3858 // vaddps (%r8), %zmm15, %zmm15
+	LONG $0x480c5162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%r8), %zmm14, %zmm14
+	LONG $0x48145162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%r8), %zmm13, %zmm13
+	LONG $0x481c5162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm12, %zmm12
+	LONG $0x48245162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%r8), %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%r8), %zmm10, %zmm10
+	LONG $0x48345162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%r8), %zmm9, %zmm9
+	LONG $0x483c5162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm8, %zmm8
+	LONG $0x4844d162; WORD $0x7858; BYTE $0x08 // vaddps 0x200(%r8), %zmm7, %zmm7
+	LONG $0x484cd162; WORD $0x7058; BYTE $0x09 // vaddps 0x240(%r8), %zmm6, %zmm6
+	LONG $0x4854d162; WORD $0x6858; BYTE $0x0a // vaddps 0x280(%r8), %zmm5, %zmm5
+	LONG $0x485cd162; WORD $0x6058; BYTE $0x0b // vaddps 0x2c0(%r8), %zmm4, %zmm4
+	LONG $0x4864d162; WORD $0x5858; BYTE $0x0c // vaddps 0x300(%r8), %zmm3, %zmm3
+	LONG $0x486cd162; WORD $0x5058; BYTE $0x0d // vaddps 0x340(%r8), %zmm2, %zmm2
+	LONG $0x4874d162; WORD $0x4858; BYTE $0x0e // vaddps 0x380(%r8), %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0x4058; BYTE $0x0f // vaddps 0x3c0(%r8), %zmm0, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x2594840f; WORD $0x0000 // je 0x3adc <k_mul_panels+0x3abc>
+	LONG $0x487c5162; WORD $0x3811 // vmovups %zmm15, (%r8)
+	LONG $0x487c5162; WORD $0x7011; BYTE $0x01 // vmovups %zmm14, 0x40(%r8)
+	LONG $0x487c5162; WORD $0x6811; BYTE $0x02 // vmovups %zmm13, 0x80(%r8)
+	LONG $0x487c5162; WORD $0x6011; BYTE $0x03 // vmovups %zmm12, 0xc0(%r8)
+	LONG $0x487c5162; WORD $0x5811; BYTE $0x04 // vmovups %zmm11, 0x100(%r8)
+	LONG $0x487c5162; WORD $0x5011; BYTE $0x05 // vmovups %zmm10, 0x140(%r8)
+	LONG $0x487c5162; WORD $0x4811; BYTE $0x06 // vmovups %zmm9, 0x180(%r8)
+	LONG $0x487c5162; WORD $0x4011; BYTE $0x07 // vmovups %zmm8, 0x1c0(%r8)
+	LONG $0x487cd162; WORD $0x7811; BYTE $0x08 // vmovups %zmm7, 0x200(%r8)
+	LONG $0x487cd162; WORD $0x7011; BYTE $0x09 // vmovups %zmm6, 0x240(%r8)
+	LONG $0x487cd162; WORD $0x6811; BYTE $0x0a // vmovups %zmm5, 0x280(%r8)
+	LONG $0x487cd162; WORD $0x6011; BYTE $0x0b // vmovups %zmm4, 0x2c0(%r8)
+	LONG $0x487cd162; WORD $0x5811; BYTE $0x0c // vmovups %zmm3, 0x300(%r8)
+	LONG $0x487cd162; WORD $0x5011; BYTE $0x0d // vmovups %zmm2, 0x340(%r8)
+	LONG $0x487cd162; WORD $0x4811; BYTE $0x0e // vmovups %zmm1, 0x380(%r8)
+	LONG $0x487cd162; WORD $0x4011; BYTE $0x0f // vmovups %zmm0, 0x3c0(%r8)
+	LONG $0xffecc4e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc29e0f41 // setle %r10b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x950f; BYTE $0xc3 // setne %bl
+	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
+	WORD $0x4875 // jne 0x1618 <k_mul_panels+0x15f8>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	WORD $0x3b74 // je 0x1618 <k_mul_panels+0x15f8>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x96 // prefetcht0 (%rsi,%r10,4)
+	LONG $0x4c180f42; WORD $0x4096 // prefetcht0 0x40(%rsi,%r10,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x2674 // je 0x1618 <k_mul_panels+0x15f8>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x4c180f42; WORD $0x4016 // prefetcht0 0x40(%rsi,%r10)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x1074 // je 0x1618 <k_mul_panels+0x15f8>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x4c180f42; WORD $0x4016 // prefetcht0 0x40(%rsi,%r10)
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x0774 // je 0x1625 <k_mul_panels+0x1605>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x3975 // jne 0x165e <k_mul_panels+0x163e>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -2171,1500 +1114,9877 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0xe0e48349 // andq $-0x20, %r12
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0xe0e18348 // andq $-0x20, %rcx
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	LONG $0x07e2c148 // shlq $0x7, %rdx
-	QUAD $0x000001a824848b4c // movq 0x1a8(%rsp), %r8
-	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	QUAD $0x000001a024948b4c // movq 0x1a0(%rsp), %r10
-	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
-	LONG $0x04148d4a // leaq (%rsp,%r8), %rdx
-	LONG $0x10c28348 // addq $0x10, %rdx
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	LONG $0x14148d4a // leaq (%rsp,%r10), %rdx
-	LONG $0x10c28348 // addq $0x10, %rdx
-	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
-	LONG $0x5f247c80; BYTE $0x00 // cmpb $0x0, 0x5f(%rsp)
-	QUAD $0x000000c0249c8948 // movq %rbx, 0xc0(%rsp)
-	LONG $0x0402840f; WORD $0x0000 // je 0x2df0 <k_gram_tile+0x950>
-	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	QUAD $0x0001982494af0f48; BYTE $0x00 // imulq 0x198(%rsp), %rdx
-	LONG $0xd0148d49 // leaq (%r8,%rdx,8), %rdx
-	LONG $0xca148d4e // leaq (%rdx,%r9,8), %r10
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x367e // jle 0x2a50 <k_gram_tile+0x5b0>
-	LONG $0x487cc162; WORD $0xc75a // vcvtps2pd %ymm15, %zmm16
-	LONG $0x40fdc162; WORD $0x0258 // vaddpd (%r10), %zmm16, %zmm16
-	LONG $0x48fd5362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm15, %ymm15
-	LONG $0x487c5162; WORD $0xff5a // vcvtps2pd %ymm15, %zmm15
-	LONG $0x48fdc162; WORD $0x0211 // vmovupd %zmm16, (%r10)
-	LONG $0x48855162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm15, %zmm15
-	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm15, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x2bf0 <k_gram_tile+0x750>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01978e0f; WORD $0x0000 // jle 0x2bf0 <k_gram_tile+0x750>
-	QUAD $0x1024bc11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm15, 0x10(%rsp)
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x0777 // ja 0x2a71 <k_gram_tile+0x5d1>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000ede9; BYTE $0x00 // jmp 0x2b5e <k_gram_tile+0x6be>
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
-	QUAD $0x00008024bcaf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r15
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	LONG $0x245c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rbx
-	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a024943b4c // cmpq 0xa0(%rsp), %r10
-	WORD $0x1373 // jae 0x2ab5 <k_gram_tile+0x615>
-	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x2ab5 <k_gram_tile+0x615>
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x2b5e <k_gram_tile+0x6be>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x10acbc5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r13,4), %zmm15
-	QUAD $0x30ac845a487ca162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r13,4), %zmm16
-	QUAD $0x50ac8c5a487ca162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r13,4), %zmm17
-	QUAD $0x70ac945a487ca162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r13,4), %zmm18
-	LONG $0x48851162; WORD $0x3c58; BYTE $0xef // vaddpd (%r15,%r13,8), %zmm15, %zmm15
-	QUAD $0x01ef445840fd8162 // vaddpd 0x40(%r15,%r13,8), %zmm16, %zmm16
-	QUAD $0x02ef4c5840f58162 // vaddpd 0x80(%r15,%r13,8), %zmm17, %zmm17
-	QUAD $0x03ef545840ed8162 // vaddpd 0xc0(%r15,%r13,8), %zmm18, %zmm18
-	LONG $0x48fd1162; WORD $0x3c11; BYTE $0xef // vmovupd %zmm15, (%r15,%r13,8)
-	QUAD $0x01ef441148fd8162 // vmovupd %zmm16, 0x40(%r15,%r13,8)
-	QUAD $0x02ef4c1148fd8162 // vmovupd %zmm17, 0x80(%r15,%r13,8)
-	QUAD $0x03ef541148fd8162 // vmovupd %zmm18, 0xc0(%r15,%r13,8)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x2ad0 <k_gram_tile+0x630>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0092840f; WORD $0x0000 // je 0x2bf0 <k_gram_tile+0x750>
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x2b83 <k_gram_tile+0x6e3>
-	LONG $0x7c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm15
-	LONG $0x5a0241c4; BYTE $0xff // vcvtss2sd %xmm15, %xmm15, %xmm15
-	LONG $0x580341c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm15, %xmm15
-	LONG $0x117b41c4; WORD $0xd23c // vmovsd %xmm15, (%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x01cf8349 // orq $0x1, %r15
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5e74 // je 0x2bf0 <k_gram_tile+0x750>
-	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
-	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x107a21c4; WORD $0xbc7c; BYTE $0x10 // vmovss 0x10(%rsp,%r15,4), %xmm15
-	LONG $0x5a0241c4; BYTE $0xff // vcvtss2sd %xmm15, %xmm15, %xmm15
-	LONG $0x580321c4; WORD $0xfa3c // vaddsd (%rdx,%r15,8), %xmm15, %xmm15
-	LONG $0x117b21c4; WORD $0xfa3c // vmovsd %xmm15, (%rdx,%r15,8)
-	LONG $0x107a21c4; WORD $0xbc7c; BYTE $0x14 // vmovss 0x14(%rsp,%r15,4), %xmm15
-	LONG $0x5a0241c4; BYTE $0xff // vcvtss2sd %xmm15, %xmm15, %xmm15
-	LONG $0x580321c4; WORD $0xfa7c; BYTE $0x08 // vaddsd 0x8(%rdx,%r15,8), %xmm15, %xmm15
-	LONG $0x117b21c4; WORD $0xfa7c; BYTE $0x08 // vmovsd %xmm15, 0x8(%rdx,%r15,8)
-	LONG $0x02c78349 // addq $0x2, %r15
-	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	WORD $0xc575 // jne 0x2bb0 <k_gram_tile+0x710>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
-	LONG $0x10cf8349 // orq $0x10, %r15
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x2c40 <k_gram_tile+0x7a0>
-	LONG $0x487c5162; WORD $0xfe5a // vcvtps2pd %ymm14, %zmm15
-	LONG $0x48855162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm15, %zmm15
-	LONG $0x48fd5362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm14, %ymm14
-	LONG $0x487c5162; WORD $0xf65a // vcvtps2pd %ymm14, %zmm14
-	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm15, 0x80(%r10)
-	LONG $0x488d5162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm14, %zmm14
-	LONG $0x48fd5162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm14, 0xc0(%r10)
-	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x2df0 <k_gram_tile+0x950>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x2df0 <k_gram_tile+0x950>
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	QUAD $0x1024b411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm14, 0x10(%rsp)
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x2c65 <k_gram_tile+0x7c5>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x2d4e <k_gram_tile+0x8ae>
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
-	QUAD $0x00008024bcaf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r15
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	LONG $0x245c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rbx
-	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a824943b4c // cmpq 0xa8(%rsp), %r10
-	WORD $0x1373 // jae 0x2ca9 <k_gram_tile+0x809>
-	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x2ca9 <k_gram_tile+0x809>
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x2d4e <k_gram_tile+0x8ae>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x0000008824bc034c // addq 0x88(%rsp), %r15
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x9066 // nop
-	QUAD $0x10acb45a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r13,4), %zmm14
-	QUAD $0x30acbc5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r13,4), %zmm15
-	QUAD $0x50ac845a487ca162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r13,4), %zmm16
-	QUAD $0x70ac8c5a487ca162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r13,4), %zmm17
-	QUAD $0xffef7458488d1162 // vaddpd -0x40(%r15,%r13,8), %zmm14, %zmm14
-	LONG $0x48851162; WORD $0x3c58; BYTE $0xef // vaddpd (%r15,%r13,8), %zmm15, %zmm15
-	QUAD $0x01ef445840fd8162 // vaddpd 0x40(%r15,%r13,8), %zmm16, %zmm16
-	QUAD $0x02ef4c5840f58162 // vaddpd 0x80(%r15,%r13,8), %zmm17, %zmm17
-	QUAD $0xffef741148fd1162 // vmovupd %zmm14, -0x40(%r15,%r13,8)
-	LONG $0x48fd1162; WORD $0x3c11; BYTE $0xef // vmovupd %zmm15, (%r15,%r13,8)
-	QUAD $0x01ef441148fd8162 // vmovupd %zmm16, 0x40(%r15,%r13,8)
-	QUAD $0x02ef4c1148fd8162 // vmovupd %zmm17, 0x80(%r15,%r13,8)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x2cc0 <k_gram_tile+0x820>
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x00a2840f; WORD $0x0000 // je 0x2df0 <k_gram_tile+0x950>
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x1e74 // je 0x2d75 <k_gram_tile+0x8d5>
-	LONG $0x74107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm14
-	LONG $0x5a0a41c4; BYTE $0xf6 // vcvtss2sd %xmm14, %xmm14, %xmm14
-	LONG $0x580b41c4; WORD $0xd234 // vaddsd (%r10,%rdx,8), %xmm14, %xmm14
-	LONG $0x117b41c4; WORD $0xd234 // vmovsd %xmm14, (%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x01cf8349 // orq $0x1, %r15
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	WORD $0x6c74 // je 0x2df0 <k_gram_tile+0x950>
-	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
-	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107a21c4; WORD $0xbc74; BYTE $0x10 // vmovss 0x10(%rsp,%r15,4), %xmm14
-	LONG $0x5a0a41c4; BYTE $0xf6 // vcvtss2sd %xmm14, %xmm14, %xmm14
-	QUAD $0x0080f8b4580b01c4; WORD $0x0000 // vaddsd 0x80(%r8,%r15,8), %xmm14, %xmm14
-	QUAD $0x0080f8b4117b01c4; WORD $0x0000 // vmovsd %xmm14, 0x80(%r8,%r15,8)
-	LONG $0x107a21c4; WORD $0xbc74; BYTE $0x14 // vmovss 0x14(%rsp,%r15,4), %xmm14
-	LONG $0x5a0a41c4; BYTE $0xf6 // vcvtss2sd %xmm14, %xmm14, %xmm14
-	QUAD $0x0088f8b4580b01c4; WORD $0x0000 // vaddsd 0x88(%r8,%r15,8), %xmm14, %xmm14
-	QUAD $0x0088f8b4117b01c4; WORD $0x0000 // vmovsd %xmm14, 0x88(%r8,%r15,8)
-	LONG $0x02c78349 // addq $0x2, %r15
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xb775 // jne 0x2da0 <k_gram_tile+0x900>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x08e3c148 // shlq $0x8, %rbx
-	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
-	LONG $0x80938d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rbx), %rdx
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	LONG $0x5e247c80; BYTE $0x00 // cmpb $0x0, 0x5e(%rsp)
-	LONG $0x041a840f; WORD $0x0000 // je 0x3230 <k_gram_tile+0xd90>
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0x0001902494af0f48; BYTE $0x00 // imulq 0x190(%rsp), %rdx
-	LONG $0xd3148d48 // leaq (%rbx,%rdx,8), %rdx
-	LONG $0xca148d4e // leaq (%rdx,%r9,8), %r10
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x337e // jle 0x2e70 <k_gram_tile+0x9d0>
-	LONG $0x487c5162; WORD $0xf55a // vcvtps2pd %ymm13, %zmm14
-	LONG $0x488d5162; WORD $0x3258 // vaddpd (%r10), %zmm14, %zmm14
-	LONG $0x48fd5362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm13, %ymm13
-	LONG $0x487c5162; WORD $0xed5a // vcvtps2pd %ymm13, %zmm13
-	LONG $0x48fd5162; WORD $0x3211 // vmovupd %zmm14, (%r10)
-	LONG $0x48955162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm13, %zmm13
-	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm13, 0x40(%r10)
-	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x3026 <k_gram_tile+0xb86>
-	BYTE $0x90 // nop
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x3026 <k_gram_tile+0xb86>
-	QUAD $0x1024ac11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm13, 0x10(%rsp)
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x2ed1 <k_gram_tile+0xa31>
-	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x00a7830f; WORD $0x0000 // jae 0x2f70 <k_gram_tile+0xad0>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x009f840f; WORD $0x0000 // je 0x2f70 <k_gram_tile+0xad0>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1f74 // je 0x2efa <k_gram_tile+0xa5a>
-	LONG $0x107a21c4; WORD $0xac6c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm13
-	LONG $0x5a1241c4; BYTE $0xed // vcvtss2sd %xmm13, %xmm13, %xmm13
-	LONG $0x581301c4; WORD $0xea2c // vaddsd (%r10,%r13,8), %xmm13, %xmm13
-	LONG $0x117b01c4; WORD $0xea2c // vmovsd %xmm13, (%r10,%r13,8)
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0x246c034c; BYTE $0x78 // addq 0x78(%rsp), %r13
-	QUAD $0x0000009824ac394c // cmpq %r13, 0x98(%rsp)
-	LONG $0x010f840f; WORD $0x0000 // je 0x301c <k_gram_tile+0xb7c>
-	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm13
-	LONG $0x5a1241c4; BYTE $0xed // vcvtss2sd %xmm13, %xmm13, %xmm13
-	LONG $0x581341c4; WORD $0xd56c; BYTE $0x00 // vaddsd (%r13,%rdx,8), %xmm13, %xmm13
-	LONG $0x117b41c4; WORD $0xd56c; BYTE $0x00 // vmovsd %xmm13, (%r13,%rdx,8)
-	LONG $0x6c107ac5; WORD $0x1494 // vmovss 0x14(%rsp,%rdx,4), %xmm13
-	LONG $0x5a1241c4; BYTE $0xed // vcvtss2sd %xmm13, %xmm13, %xmm13
-	LONG $0x581341c4; WORD $0xd56c; BYTE $0x08 // vaddsd 0x8(%r13,%rdx,8), %xmm13, %xmm13
-	LONG $0x117b41c4; WORD $0xd56c; BYTE $0x08 // vmovsd %xmm13, 0x8(%r13,%rdx,8)
-	LONG $0x02c28348 // addq $0x2, %rdx
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xc575 // jne 0x2f30 <k_gram_tile+0xa90>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x301c <k_gram_tile+0xb7c>
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	LONG $0xe0e58349 // andq $-0x20, %r13
-	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x1084ac5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm13
-	QUAD $0x3084b45a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm14
-	QUAD $0x5084bc5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm15
-	QUAD $0x7084845a487ca162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm16
-	LONG $0x48953162; WORD $0x2c58; BYTE $0xc2 // vaddpd (%rdx,%r8,8), %zmm13, %zmm13
-	QUAD $0x01c27458488d3162 // vaddpd 0x40(%rdx,%r8,8), %zmm14, %zmm14
-	QUAD $0x02c27c5848853162 // vaddpd 0x80(%rdx,%r8,8), %zmm15, %zmm15
-	QUAD $0x03c2445840fda162 // vaddpd 0xc0(%rdx,%r8,8), %zmm16, %zmm16
-	LONG $0x48fd3162; WORD $0x2c11; BYTE $0xc2 // vmovupd %zmm13, (%rdx,%r8,8)
-	QUAD $0x01c2741148fd3162 // vmovupd %zmm14, 0x40(%rdx,%r8,8)
-	QUAD $0x02c27c1148fd3162 // vmovupd %zmm15, 0x80(%rdx,%r8,8)
-	QUAD $0x03c2441148fda162 // vmovupd %zmm16, 0xc0(%rdx,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8d75 // jne 0x2fa0 <k_gram_tile+0xb00>
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0xfeb8850f; WORD $0xffff // jne 0x2ed4 <k_gram_tile+0xa34>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x377e // jle 0x3070 <k_gram_tile+0xbd0>
-	LONG $0x487c5162; WORD $0xec5a // vcvtps2pd %ymm12, %zmm13
-	LONG $0x48955162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm13, %zmm13
-	LONG $0x48fd5362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm12, %ymm12
-	LONG $0x487c5162; WORD $0xe45a // vcvtps2pd %ymm12, %zmm12
-	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm13, 0x80(%r10)
-	LONG $0x489d5162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm12, %zmm12
-	LONG $0x48fd5162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm12, 0xc0(%r10)
-	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x3230 <k_gram_tile+0xd90>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x3230 <k_gram_tile+0xd90>
-	QUAD $0x1024a411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm12, 0x10(%rsp)
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x30d1 <k_gram_tile+0xc31>
-	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x317e <k_gram_tile+0xcde>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x317e <k_gram_tile+0xcde>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x3102 <k_gram_tile+0xc62>
-	LONG $0x64107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm12
-	LONG $0x5a1a41c4; BYTE $0xe4 // vcvtss2sd %xmm12, %xmm12, %xmm12
-	QUAD $0x0080d2a4581b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm12, %xmm12
-	QUAD $0x0080d2a4117b41c4; WORD $0x0000 // vmovsd %xmm12, 0x80(%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x321e <k_gram_tile+0xd7e>
-	QUAD $0x0000f024bcaf0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107a21c4; WORD $0xac64; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm12
-	LONG $0x5a1a41c4; BYTE $0xe4 // vcvtss2sd %xmm12, %xmm12, %xmm12
-	QUAD $0x0080eba4581b21c4; WORD $0x0000 // vaddsd 0x80(%rbx,%r13,8), %xmm12, %xmm12
-	QUAD $0x0080eba4117b21c4; WORD $0x0000 // vmovsd %xmm12, 0x80(%rbx,%r13,8)
-	LONG $0x107a21c4; WORD $0xac64; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm12
-	LONG $0x5a1a41c4; BYTE $0xe4 // vcvtss2sd %xmm12, %xmm12, %xmm12
-	QUAD $0x0088eba4581b21c4; WORD $0x0000 // vaddsd 0x88(%rbx,%r13,8), %xmm12, %xmm12
-	QUAD $0x0088eba4117b21c4; WORD $0x0000 // vmovsd %xmm12, 0x88(%rbx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x3130 <k_gram_tile+0xc90>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x321e <k_gram_tile+0xd7e>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	QUAD $0x0000008824ac034c // addq 0x88(%rsp), %r13
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	BYTE $0x90 // nop
-	QUAD $0x1084a45a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm12
-	QUAD $0x3084ac5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm13
-	QUAD $0x5084b45a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm14
-	QUAD $0x7084bc5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm15
-	QUAD $0xffc56458489d1162 // vaddpd -0x40(%r13,%r8,8), %zmm12, %zmm12
-	QUAD $0x00c56c5848951162 // vaddpd (%r13,%r8,8), %zmm13, %zmm13
-	QUAD $0x01c57458488d1162 // vaddpd 0x40(%r13,%r8,8), %zmm14, %zmm14
-	QUAD $0x02c57c5848851162 // vaddpd 0x80(%r13,%r8,8), %zmm15, %zmm15
-	QUAD $0xffc5641148fd1162 // vmovupd %zmm12, -0x40(%r13,%r8,8)
-	QUAD $0x00c56c1148fd1162 // vmovupd %zmm13, (%r13,%r8,8)
-	QUAD $0x01c5741148fd1162 // vmovupd %zmm14, 0x40(%r13,%r8,8)
-	QUAD $0x02c57c1148fd1162 // vmovupd %zmm15, 0x80(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x31a0 <k_gram_tile+0xd00>
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x30d3 <k_gram_tile+0xc33>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x5d247c80; BYTE $0x00 // cmpb $0x0, 0x5d(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x3650 <k_gram_tile+0x11b0>
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0x0001882494af0f48; BYTE $0x00 // imulq 0x188(%rsp), %rdx
-	LONG $0xd3148d48 // leaq (%rbx,%rdx,8), %rdx
-	LONG $0xca148d4e // leaq (%rdx,%r9,8), %r10
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x32a0 <k_gram_tile+0xe00>
-	LONG $0x487c5162; WORD $0xe35a // vcvtps2pd %ymm11, %zmm12
-	LONG $0x489d5162; WORD $0x2258 // vaddpd (%r10), %zmm12, %zmm12
-	LONG $0x48fd5362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm11, %ymm11
-	LONG $0x487c5162; WORD $0xdb5a // vcvtps2pd %ymm11, %zmm11
-	LONG $0x48fd5162; WORD $0x2211 // vmovupd %zmm12, (%r10)
-	LONG $0x48a55162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm11, %zmm11
-	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm11, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x3448 <k_gram_tile+0xfa8>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x3448 <k_gram_tile+0xfa8>
-	QUAD $0x10249c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm11, 0x10(%rsp)
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x3301 <k_gram_tile+0xe61>
-	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x3390 <k_gram_tile+0xef0>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x3390 <k_gram_tile+0xef0>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x3328 <k_gram_tile+0xe88>
-	LONG $0x5c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm11
-	LONG $0x5a2241c4; BYTE $0xdb // vcvtss2sd %xmm11, %xmm11, %xmm11
-	LONG $0x582341c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm11, %xmm11
-	LONG $0x117b41c4; WORD $0xd21c // vmovsd %xmm11, (%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x343e <k_gram_tile+0xf9e>
-	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	BYTE $0x90 // nop
-	LONG $0x107a21c4; WORD $0xac5c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm11
-	LONG $0x5a2241c4; BYTE $0xdb // vcvtss2sd %xmm11, %xmm11, %xmm11
-	LONG $0x582321c4; WORD $0xea1c // vaddsd (%rdx,%r13,8), %xmm11, %xmm11
-	LONG $0x117b21c4; WORD $0xea1c // vmovsd %xmm11, (%rdx,%r13,8)
-	LONG $0x107a21c4; WORD $0xac5c; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm11
-	LONG $0x5a2241c4; BYTE $0xdb // vcvtss2sd %xmm11, %xmm11, %xmm11
-	LONG $0x582321c4; WORD $0xea5c; BYTE $0x08 // vaddsd 0x8(%rdx,%r13,8), %xmm11, %xmm11
-	LONG $0x117b21c4; WORD $0xea5c; BYTE $0x08 // vmovsd %xmm11, 0x8(%rdx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x3350 <k_gram_tile+0xeb0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x343e <k_gram_tile+0xf9e>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x10849c5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm11
-	QUAD $0x3084a45a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm12
-	QUAD $0x5084ac5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm13
-	QUAD $0x7084b45a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm14
-	QUAD $0x00c55c5848a51162 // vaddpd (%r13,%r8,8), %zmm11, %zmm11
-	QUAD $0x01c56458489d1162 // vaddpd 0x40(%r13,%r8,8), %zmm12, %zmm12
-	QUAD $0x02c56c5848951162 // vaddpd 0x80(%r13,%r8,8), %zmm13, %zmm13
-	QUAD $0x03c57458488d1162 // vaddpd 0xc0(%r13,%r8,8), %zmm14, %zmm14
-	QUAD $0x00c55c1148fd1162 // vmovupd %zmm11, (%r13,%r8,8)
-	QUAD $0x01c5641148fd1162 // vmovupd %zmm12, 0x40(%r13,%r8,8)
-	QUAD $0x02c56c1148fd1162 // vmovupd %zmm13, 0x80(%r13,%r8,8)
-	QUAD $0x03c5741148fd1162 // vmovupd %zmm14, 0xc0(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x33c0 <k_gram_tile+0xf20>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x3303 <k_gram_tile+0xe63>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x3490 <k_gram_tile+0xff0>
-	LONG $0x487c5162; WORD $0xda5a // vcvtps2pd %ymm10, %zmm11
-	LONG $0x48a55162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm11, %zmm11
-	LONG $0x48fd5362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm10, %ymm10
-	LONG $0x487c5162; WORD $0xd25a // vcvtps2pd %ymm10, %zmm10
-	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm11, 0x80(%r10)
-	LONG $0x48ad5162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm10, %zmm10
-	LONG $0x48fd5162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm10, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x3650 <k_gram_tile+0x11b0>
-	BYTE $0x90 // nop
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x3650 <k_gram_tile+0x11b0>
-	QUAD $0x10249411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm10, 0x10(%rsp)
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x34f1 <k_gram_tile+0x1051>
-	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x359e <k_gram_tile+0x10fe>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x359e <k_gram_tile+0x10fe>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x3522 <k_gram_tile+0x1082>
-	LONG $0x54107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm10
-	LONG $0x5a2a41c4; BYTE $0xd2 // vcvtss2sd %xmm10, %xmm10, %xmm10
-	QUAD $0x0080d294582b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm10, %xmm10
-	QUAD $0x0080d294117b41c4; WORD $0x0000 // vmovsd %xmm10, 0x80(%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x363e <k_gram_tile+0x119e>
-	QUAD $0x0000e824bcaf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107a21c4; WORD $0xac54; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm10
-	LONG $0x5a2a41c4; BYTE $0xd2 // vcvtss2sd %xmm10, %xmm10, %xmm10
-	QUAD $0x0080eb94582b21c4; WORD $0x0000 // vaddsd 0x80(%rbx,%r13,8), %xmm10, %xmm10
-	QUAD $0x0080eb94117b21c4; WORD $0x0000 // vmovsd %xmm10, 0x80(%rbx,%r13,8)
-	LONG $0x107a21c4; WORD $0xac54; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm10
-	LONG $0x5a2a41c4; BYTE $0xd2 // vcvtss2sd %xmm10, %xmm10, %xmm10
-	QUAD $0x0088eb94582b21c4; WORD $0x0000 // vaddsd 0x88(%rbx,%r13,8), %xmm10, %xmm10
-	QUAD $0x0088eb94117b21c4; WORD $0x0000 // vmovsd %xmm10, 0x88(%rbx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x3550 <k_gram_tile+0x10b0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x363e <k_gram_tile+0x119e>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	QUAD $0x0000008824ac034c // addq 0x88(%rsp), %r13
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	BYTE $0x90 // nop
-	QUAD $0x1084945a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm10
-	QUAD $0x30849c5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm11
-	QUAD $0x5084a45a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm12
-	QUAD $0x7084ac5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm13
-	QUAD $0xffc5545848ad1162 // vaddpd -0x40(%r13,%r8,8), %zmm10, %zmm10
-	QUAD $0x00c55c5848a51162 // vaddpd (%r13,%r8,8), %zmm11, %zmm11
-	QUAD $0x01c56458489d1162 // vaddpd 0x40(%r13,%r8,8), %zmm12, %zmm12
-	QUAD $0x02c56c5848951162 // vaddpd 0x80(%r13,%r8,8), %zmm13, %zmm13
-	QUAD $0xffc5541148fd1162 // vmovupd %zmm10, -0x40(%r13,%r8,8)
-	QUAD $0x00c55c1148fd1162 // vmovupd %zmm11, (%r13,%r8,8)
-	QUAD $0x01c5641148fd1162 // vmovupd %zmm12, 0x40(%r13,%r8,8)
-	QUAD $0x02c56c1148fd1162 // vmovupd %zmm13, 0x80(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x35c0 <k_gram_tile+0x1120>
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x34f3 <k_gram_tile+0x1053>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x5c247c80; BYTE $0x00 // cmpb $0x0, 0x5c(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x3a70 <k_gram_tile+0x15d0>
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0x0001802494af0f48; BYTE $0x00 // imulq 0x180(%rsp), %rdx
-	LONG $0xd3148d48 // leaq (%rbx,%rdx,8), %rdx
-	LONG $0xca148d4e // leaq (%rdx,%r9,8), %r10
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x36c0 <k_gram_tile+0x1220>
-	LONG $0x487c5162; WORD $0xd15a // vcvtps2pd %ymm9, %zmm10
-	LONG $0x48ad5162; WORD $0x1258 // vaddpd (%r10), %zmm10, %zmm10
-	LONG $0x48fd5362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm9, %ymm9
-	LONG $0x487c5162; WORD $0xc95a // vcvtps2pd %ymm9, %zmm9
-	LONG $0x48fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10)
-	LONG $0x48b55162; WORD $0x4a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm9, %zmm9
-	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x01 // vmovupd %zmm9, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x3868 <k_gram_tile+0x13c8>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x3868 <k_gram_tile+0x13c8>
-	QUAD $0x10248c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm9, 0x10(%rsp)
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x3721 <k_gram_tile+0x1281>
-	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x37b0 <k_gram_tile+0x1310>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x37b0 <k_gram_tile+0x1310>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x3748 <k_gram_tile+0x12a8>
-	LONG $0x4c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm9
-	LONG $0x5a3241c4; BYTE $0xc9 // vcvtss2sd %xmm9, %xmm9, %xmm9
-	LONG $0x583341c4; WORD $0xd20c // vaddsd (%r10,%rdx,8), %xmm9, %xmm9
-	LONG $0x117b41c4; WORD $0xd20c // vmovsd %xmm9, (%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x385e <k_gram_tile+0x13be>
-	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	BYTE $0x90 // nop
-	LONG $0x107a21c4; WORD $0xac4c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm9
-	LONG $0x5a3241c4; BYTE $0xc9 // vcvtss2sd %xmm9, %xmm9, %xmm9
-	LONG $0x583321c4; WORD $0xea0c // vaddsd (%rdx,%r13,8), %xmm9, %xmm9
-	LONG $0x117b21c4; WORD $0xea0c // vmovsd %xmm9, (%rdx,%r13,8)
-	LONG $0x107a21c4; WORD $0xac4c; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm9
-	LONG $0x5a3241c4; BYTE $0xc9 // vcvtss2sd %xmm9, %xmm9, %xmm9
-	LONG $0x583321c4; WORD $0xea4c; BYTE $0x08 // vaddsd 0x8(%rdx,%r13,8), %xmm9, %xmm9
-	LONG $0x117b21c4; WORD $0xea4c; BYTE $0x08 // vmovsd %xmm9, 0x8(%rdx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x3770 <k_gram_tile+0x12d0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x385e <k_gram_tile+0x13be>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x10848c5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm9
-	QUAD $0x3084945a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm10
-	QUAD $0x50849c5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm11
-	QUAD $0x7084a45a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm12
-	QUAD $0x00c54c5848b51162 // vaddpd (%r13,%r8,8), %zmm9, %zmm9
-	QUAD $0x01c5545848ad1162 // vaddpd 0x40(%r13,%r8,8), %zmm10, %zmm10
-	QUAD $0x02c55c5848a51162 // vaddpd 0x80(%r13,%r8,8), %zmm11, %zmm11
-	QUAD $0x03c56458489d1162 // vaddpd 0xc0(%r13,%r8,8), %zmm12, %zmm12
-	QUAD $0x00c54c1148fd1162 // vmovupd %zmm9, (%r13,%r8,8)
-	QUAD $0x01c5541148fd1162 // vmovupd %zmm10, 0x40(%r13,%r8,8)
-	QUAD $0x02c55c1148fd1162 // vmovupd %zmm11, 0x80(%r13,%r8,8)
-	QUAD $0x03c5641148fd1162 // vmovupd %zmm12, 0xc0(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x37e0 <k_gram_tile+0x1340>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x3723 <k_gram_tile+0x1283>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x38b0 <k_gram_tile+0x1410>
-	LONG $0x487c5162; WORD $0xc85a // vcvtps2pd %ymm8, %zmm9
-	LONG $0x48b55162; WORD $0x4a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm9, %zmm9
-	LONG $0x48fd5362; WORD $0xc01b; BYTE $0x01 // vextractf64x4 $0x1, %zmm8, %ymm8
-	LONG $0x487c5162; WORD $0xc05a // vcvtps2pd %ymm8, %zmm8
-	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x02 // vmovupd %zmm9, 0x80(%r10)
-	LONG $0x48bd5162; WORD $0x4258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm8, %zmm8
-	LONG $0x48fd5162; WORD $0x4211; BYTE $0x03 // vmovupd %zmm8, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x3a70 <k_gram_tile+0x15d0>
-	BYTE $0x90 // nop
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x3a70 <k_gram_tile+0x15d0>
-	QUAD $0x10248411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm8, 0x10(%rsp)
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x3911 <k_gram_tile+0x1471>
-	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x39be <k_gram_tile+0x151e>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x39be <k_gram_tile+0x151e>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x3942 <k_gram_tile+0x14a2>
-	LONG $0x44107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm8
-	LONG $0x5a3a41c4; BYTE $0xc0 // vcvtss2sd %xmm8, %xmm8, %xmm8
-	QUAD $0x0080d284583b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm8, %xmm8
-	QUAD $0x0080d284117b41c4; WORD $0x0000 // vmovsd %xmm8, 0x80(%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x3a5e <k_gram_tile+0x15be>
-	QUAD $0x0000e024bcaf0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107a21c4; WORD $0xac44; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm8
-	LONG $0x5a3a41c4; BYTE $0xc0 // vcvtss2sd %xmm8, %xmm8, %xmm8
-	QUAD $0x0080eb84583b21c4; WORD $0x0000 // vaddsd 0x80(%rbx,%r13,8), %xmm8, %xmm8
-	QUAD $0x0080eb84117b21c4; WORD $0x0000 // vmovsd %xmm8, 0x80(%rbx,%r13,8)
-	LONG $0x107a21c4; WORD $0xac44; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm8
-	LONG $0x5a3a41c4; BYTE $0xc0 // vcvtss2sd %xmm8, %xmm8, %xmm8
-	QUAD $0x0088eb84583b21c4; WORD $0x0000 // vaddsd 0x88(%rbx,%r13,8), %xmm8, %xmm8
-	QUAD $0x0088eb84117b21c4; WORD $0x0000 // vmovsd %xmm8, 0x88(%rbx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x3970 <k_gram_tile+0x14d0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x3a5e <k_gram_tile+0x15be>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	QUAD $0x0000008824ac034c // addq 0x88(%rsp), %r13
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	BYTE $0x90 // nop
-	QUAD $0x1084845a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm8
-	QUAD $0x30848c5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm9
-	QUAD $0x5084945a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm10
-	QUAD $0x70849c5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm11
-	QUAD $0xffc5445848bd1162 // vaddpd -0x40(%r13,%r8,8), %zmm8, %zmm8
-	QUAD $0x00c54c5848b51162 // vaddpd (%r13,%r8,8), %zmm9, %zmm9
-	QUAD $0x01c5545848ad1162 // vaddpd 0x40(%r13,%r8,8), %zmm10, %zmm10
-	QUAD $0x02c55c5848a51162 // vaddpd 0x80(%r13,%r8,8), %zmm11, %zmm11
-	QUAD $0xffc5441148fd1162 // vmovupd %zmm8, -0x40(%r13,%r8,8)
-	QUAD $0x00c54c1148fd1162 // vmovupd %zmm9, (%r13,%r8,8)
-	QUAD $0x01c5541148fd1162 // vmovupd %zmm10, 0x40(%r13,%r8,8)
-	QUAD $0x02c55c1148fd1162 // vmovupd %zmm11, 0x80(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x39e0 <k_gram_tile+0x1540>
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x3913 <k_gram_tile+0x1473>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x5b247c80; BYTE $0x00 // cmpb $0x0, 0x5b(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x3e80 <k_gram_tile+0x19e0>
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0x0001782494af0f48; BYTE $0x00 // imulq 0x178(%rsp), %rdx
-	LONG $0xd3148d48 // leaq (%rbx,%rdx,8), %rdx
-	LONG $0xca148d4e // leaq (%rdx,%r9,8), %r10
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x3ae0 <k_gram_tile+0x1640>
-	LONG $0x487c7162; WORD $0xc75a // vcvtps2pd %ymm7, %zmm8
-	LONG $0x48bd5162; WORD $0x0258 // vaddpd (%r10), %zmm8, %zmm8
-	LONG $0x48fdf362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm7, %ymm7
-	LONG $0x487cf162; WORD $0xff5a // vcvtps2pd %ymm7, %zmm7
-	LONG $0x48fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10)
-	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm7, %zmm7
-	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm7, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x3c78 <k_gram_tile+0x17d8>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x3c78 <k_gram_tile+0x17d8>
-	QUAD $0x1024bc11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm7, 0x10(%rsp)
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x3b41 <k_gram_tile+0x16a1>
-	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x3bce <k_gram_tile+0x172e>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x3bce <k_gram_tile+0x172e>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x3b67 <k_gram_tile+0x16c7>
-	LONG $0x7c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm7
-	LONG $0xff5ac2c5 // vcvtss2sd %xmm7, %xmm7, %xmm7
-	LONG $0x5843c1c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm7, %xmm7
-	LONG $0x117bc1c4; WORD $0xd23c // vmovsd %xmm7, (%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x3c6e <k_gram_tile+0x17ce>
-	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x9066 // nop
-	LONG $0x107aa1c4; WORD $0xac7c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm7
-	LONG $0xff5ac2c5 // vcvtss2sd %xmm7, %xmm7, %xmm7
-	LONG $0x5843a1c4; WORD $0xea3c // vaddsd (%rdx,%r13,8), %xmm7, %xmm7
-	LONG $0x117ba1c4; WORD $0xea3c // vmovsd %xmm7, (%rdx,%r13,8)
-	LONG $0x107aa1c4; WORD $0xac7c; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm7
-	LONG $0xff5ac2c5 // vcvtss2sd %xmm7, %xmm7, %xmm7
-	LONG $0x5843a1c4; WORD $0xea7c; BYTE $0x08 // vaddsd 0x8(%rdx,%r13,8), %xmm7, %xmm7
-	LONG $0x117ba1c4; WORD $0xea7c; BYTE $0x08 // vmovsd %xmm7, 0x8(%rdx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x3b90 <k_gram_tile+0x16f0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x3c6e <k_gram_tile+0x17ce>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	BYTE $0x90 // nop
-	QUAD $0x1084bc5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm7
-	QUAD $0x3084845a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm8
-	QUAD $0x50848c5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm9
-	QUAD $0x7084945a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm10
-	QUAD $0x00c57c5848c59162 // vaddpd (%r13,%r8,8), %zmm7, %zmm7
-	QUAD $0x01c5445848bd1162 // vaddpd 0x40(%r13,%r8,8), %zmm8, %zmm8
-	QUAD $0x02c54c5848b51162 // vaddpd 0x80(%r13,%r8,8), %zmm9, %zmm9
-	QUAD $0x03c5545848ad1162 // vaddpd 0xc0(%r13,%r8,8), %zmm10, %zmm10
-	QUAD $0x00c57c1148fd9162 // vmovupd %zmm7, (%r13,%r8,8)
-	QUAD $0x01c5441148fd1162 // vmovupd %zmm8, 0x40(%r13,%r8,8)
-	QUAD $0x02c54c1148fd1162 // vmovupd %zmm9, 0x80(%r13,%r8,8)
-	QUAD $0x03c5541148fd1162 // vmovupd %zmm10, 0xc0(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x3bf0 <k_gram_tile+0x1750>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x3b43 <k_gram_tile+0x16a3>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x3cc0 <k_gram_tile+0x1820>
-	LONG $0x487cf162; WORD $0xfe5a // vcvtps2pd %ymm6, %zmm7
-	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm7, %zmm7
-	LONG $0x48fdf362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm6
-	LONG $0x487cf162; WORD $0xf65a // vcvtps2pd %ymm6, %zmm6
-	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm7, 0x80(%r10)
-	LONG $0x48cdd162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm6, %zmm6
-	LONG $0x48fdd162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm6, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x3e80 <k_gram_tile+0x19e0>
-	BYTE $0x90 // nop
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x3e80 <k_gram_tile+0x19e0>
-	QUAD $0x1024b411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm6, 0x10(%rsp)
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x3d21 <k_gram_tile+0x1881>
-	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x3dcc <k_gram_tile+0x192c>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x3dcc <k_gram_tile+0x192c>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x3d51 <k_gram_tile+0x18b1>
-	LONG $0x7410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm6
-	LONG $0xf65acac5 // vcvtss2sd %xmm6, %xmm6, %xmm6
-	QUAD $0x0080d2b4584bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm6, %xmm6
-	QUAD $0x0080d2b4117bc1c4; WORD $0x0000 // vmovsd %xmm6, 0x80(%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x3e6e <k_gram_tile+0x19ce>
-	QUAD $0x0000d824bcaf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x01a08c0f; WORD $0x0000 // jl 0x1838 <k_mul_panels+0x1818>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107aa1c4; WORD $0xac74; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm6
-	LONG $0xf65acac5 // vcvtss2sd %xmm6, %xmm6, %xmm6
-	QUAD $0x0080ebb4584ba1c4; WORD $0x0000 // vaddsd 0x80(%rbx,%r13,8), %xmm6, %xmm6
-	QUAD $0x0080ebb4117ba1c4; WORD $0x0000 // vmovsd %xmm6, 0x80(%rbx,%r13,8)
-	LONG $0x107aa1c4; WORD $0xac74; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm6
-	LONG $0xf65acac5 // vcvtss2sd %xmm6, %xmm6, %xmm6
-	QUAD $0x0088ebb4584ba1c4; WORD $0x0000 // vaddsd 0x88(%rbx,%r13,8), %xmm6, %xmm6
-	QUAD $0x0088ebb4117ba1c4; WORD $0x0000 // vmovsd %xmm6, 0x88(%rbx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x3d80 <k_gram_tile+0x18e0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x3e6e <k_gram_tile+0x19ce>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	QUAD $0x0000008824ac034c // addq 0x88(%rsp), %r13
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x1084b45a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm6
-	QUAD $0x3084bc5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm7
-	QUAD $0x5084845a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm8
-	QUAD $0x70848c5a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm9
-	QUAD $0xffc5745848cd9162 // vaddpd -0x40(%r13,%r8,8), %zmm6, %zmm6
-	QUAD $0x00c57c5848c59162 // vaddpd (%r13,%r8,8), %zmm7, %zmm7
-	QUAD $0x01c5445848bd1162 // vaddpd 0x40(%r13,%r8,8), %zmm8, %zmm8
-	QUAD $0x02c54c5848b51162 // vaddpd 0x80(%r13,%r8,8), %zmm9, %zmm9
-	QUAD $0xffc5741148fd9162 // vmovupd %zmm6, -0x40(%r13,%r8,8)
-	QUAD $0x00c57c1148fd9162 // vmovupd %zmm7, (%r13,%r8,8)
-	QUAD $0x01c5441148fd1162 // vmovupd %zmm8, 0x40(%r13,%r8,8)
-	QUAD $0x02c54c1148fd1162 // vmovupd %zmm9, 0x80(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x3df0 <k_gram_tile+0x1950>
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x3d23 <k_gram_tile+0x1883>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x5a247c80; BYTE $0x00 // cmpb $0x0, 0x5a(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x4290 <k_gram_tile+0x1df0>
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0x0001702494af0f48; BYTE $0x00 // imulq 0x170(%rsp), %rdx
-	LONG $0xd3148d48 // leaq (%rbx,%rdx,8), %rdx
-	LONG $0xca148d4e // leaq (%rdx,%r9,8), %r10
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x3ef0 <k_gram_tile+0x1a50>
-	LONG $0x487cf162; WORD $0xf55a // vcvtps2pd %ymm5, %zmm6
-	LONG $0x48cdd162; WORD $0x3258 // vaddpd (%r10), %zmm6, %zmm6
-	LONG $0x48fdf362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm5
-	LONG $0x487cf162; WORD $0xed5a // vcvtps2pd %ymm5, %zmm5
-	LONG $0x48fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10)
-	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm5, %zmm5
-	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm5, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x4088 <k_gram_tile+0x1be8>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x4088 <k_gram_tile+0x1be8>
-	QUAD $0x1024ac11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm5, 0x10(%rsp)
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x3f51 <k_gram_tile+0x1ab1>
-	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x3fde <k_gram_tile+0x1b3e>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x3fde <k_gram_tile+0x1b3e>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x3f77 <k_gram_tile+0x1ad7>
-	LONG $0x6c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm5
-	LONG $0xed5ad2c5 // vcvtss2sd %xmm5, %xmm5, %xmm5
-	LONG $0x5853c1c4; WORD $0xd22c // vaddsd (%r10,%rdx,8), %xmm5, %xmm5
-	LONG $0x117bc1c4; WORD $0xd22c // vmovsd %xmm5, (%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x407e <k_gram_tile+0x1bde>
-	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x9066 // nop
-	LONG $0x107aa1c4; WORD $0xac6c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm5
-	LONG $0xed5ad2c5 // vcvtss2sd %xmm5, %xmm5, %xmm5
-	LONG $0x5853a1c4; WORD $0xea2c // vaddsd (%rdx,%r13,8), %xmm5, %xmm5
-	LONG $0x117ba1c4; WORD $0xea2c // vmovsd %xmm5, (%rdx,%r13,8)
-	LONG $0x107aa1c4; WORD $0xac6c; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm5
-	LONG $0xed5ad2c5 // vcvtss2sd %xmm5, %xmm5, %xmm5
-	LONG $0x5853a1c4; WORD $0xea6c; BYTE $0x08 // vaddsd 0x8(%rdx,%r13,8), %xmm5, %xmm5
-	LONG $0x117ba1c4; WORD $0xea6c; BYTE $0x08 // vmovsd %xmm5, 0x8(%rdx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x3fa0 <k_gram_tile+0x1b00>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x407e <k_gram_tile+0x1bde>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	BYTE $0x90 // nop
-	QUAD $0x1084ac5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm5
-	QUAD $0x3084b45a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm6
-	QUAD $0x5084bc5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm7
-	QUAD $0x7084845a487c3162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm8
-	QUAD $0x00c56c5848d59162 // vaddpd (%r13,%r8,8), %zmm5, %zmm5
-	QUAD $0x01c5745848cd9162 // vaddpd 0x40(%r13,%r8,8), %zmm6, %zmm6
-	QUAD $0x02c57c5848c59162 // vaddpd 0x80(%r13,%r8,8), %zmm7, %zmm7
-	QUAD $0x03c5445848bd1162 // vaddpd 0xc0(%r13,%r8,8), %zmm8, %zmm8
-	QUAD $0x00c56c1148fd9162 // vmovupd %zmm5, (%r13,%r8,8)
-	QUAD $0x01c5741148fd9162 // vmovupd %zmm6, 0x40(%r13,%r8,8)
-	QUAD $0x02c57c1148fd9162 // vmovupd %zmm7, 0x80(%r13,%r8,8)
-	QUAD $0x03c5441148fd1162 // vmovupd %zmm8, 0xc0(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x4000 <k_gram_tile+0x1b60>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x3f53 <k_gram_tile+0x1ab3>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x40d0 <k_gram_tile+0x1c30>
-	LONG $0x487cf162; WORD $0xec5a // vcvtps2pd %ymm4, %zmm5
-	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm5, %zmm5
-	LONG $0x48fdf362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm4, %ymm4
-	LONG $0x487cf162; WORD $0xe45a // vcvtps2pd %ymm4, %zmm4
-	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm5, 0x80(%r10)
-	LONG $0x48ddd162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm4, %zmm4
-	LONG $0x48fdd162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm4, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x4290 <k_gram_tile+0x1df0>
-	BYTE $0x90 // nop
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x4290 <k_gram_tile+0x1df0>
-	QUAD $0x1024a411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm4, 0x10(%rsp)
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x4131 <k_gram_tile+0x1c91>
-	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x247c8d48; BYTE $0x10 // leaq 0x10(%rsp), %rdi
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x41dc <k_gram_tile+0x1d3c>
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x41dc <k_gram_tile+0x1d3c>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x4161 <k_gram_tile+0x1cc1>
-	LONG $0x6410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm4
-	LONG $0xe45adac5 // vcvtss2sd %xmm4, %xmm4, %xmm4
-	QUAD $0x0080d2a4585bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm4, %xmm4
-	QUAD $0x0080d2a4117bc1c4; WORD $0x0000 // vmovsd %xmm4, 0x80(%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x427e <k_gram_tile+0x1dde>
-	QUAD $0x0000d024bcaf0f4c; BYTE $0x00 // imulq 0xd0(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107aa1c4; WORD $0xac64; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm4
-	LONG $0xe45adac5 // vcvtss2sd %xmm4, %xmm4, %xmm4
-	QUAD $0x0080eba4585ba1c4; WORD $0x0000 // vaddsd 0x80(%rbx,%r13,8), %xmm4, %xmm4
-	QUAD $0x0080eba4117ba1c4; WORD $0x0000 // vmovsd %xmm4, 0x80(%rbx,%r13,8)
-	LONG $0x107aa1c4; WORD $0xac64; BYTE $0x14 // vmovss 0x14(%rsp,%r13,4), %xmm4
-	LONG $0xe45adac5 // vcvtss2sd %xmm4, %xmm4, %xmm4
-	QUAD $0x0088eba4585ba1c4; WORD $0x0000 // vaddsd 0x88(%rbx,%r13,8), %xmm4, %xmm4
-	QUAD $0x0088eba4117ba1c4; WORD $0x0000 // vmovsd %xmm4, 0x88(%rbx,%r13,8)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x4190 <k_gram_tile+0x1cf0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x427e <k_gram_tile+0x1dde>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
-	LONG $0xefaf0f4d // imulq %r15, %r13
-	QUAD $0x0000008824ac034c // addq 0x88(%rsp), %r13
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x1084a45a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r8,4), %zmm4
-	QUAD $0x3084ac5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r8,4), %zmm5
-	QUAD $0x5084b45a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r8,4), %zmm6
-	QUAD $0x7084bc5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r8,4), %zmm7
-	QUAD $0xffc5645848dd9162 // vaddpd -0x40(%r13,%r8,8), %zmm4, %zmm4
-	QUAD $0x00c56c5848d59162 // vaddpd (%r13,%r8,8), %zmm5, %zmm5
-	QUAD $0x01c5745848cd9162 // vaddpd 0x40(%r13,%r8,8), %zmm6, %zmm6
-	QUAD $0x02c57c5848c59162 // vaddpd 0x80(%r13,%r8,8), %zmm7, %zmm7
-	QUAD $0xffc5641148fd9162 // vmovupd %zmm4, -0x40(%r13,%r8,8)
-	QUAD $0x00c56c1148fd9162 // vmovupd %zmm5, (%r13,%r8,8)
-	QUAD $0x01c5741148fd9162 // vmovupd %zmm6, 0x40(%r13,%r8,8)
-	QUAD $0x02c57c1148fd9162 // vmovupd %zmm7, 0x80(%r13,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x4200 <k_gram_tile+0x1d60>
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x4133 <k_gram_tile+0x1c93>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x59247c80; BYTE $0x00 // cmpb $0x0, 0x59(%rsp)
-	LONG $0x0435840f; WORD $0x0000 // je 0x46d0 <k_gram_tile+0x2230>
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0x0001682494af0f48; BYTE $0x00 // imulq 0x168(%rsp), %rdx
-	LONG $0xd3148d48 // leaq (%rbx,%rdx,8), %rdx
-	LONG $0xca148d4e // leaq (%rdx,%r9,8), %r10
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x4300 <k_gram_tile+0x1e60>
-	LONG $0x487cf162; WORD $0xe35a // vcvtps2pd %ymm3, %zmm4
-	LONG $0x48ddd162; WORD $0x2258 // vaddpd (%r10), %zmm4, %zmm4
-	LONG $0x48fdf362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm3, %ymm3
-	LONG $0x487cf162; WORD $0xdb5a // vcvtps2pd %ymm3, %zmm3
-	LONG $0x48fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10)
-	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm3, %zmm3
-	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm3, 0x40(%r10)
-	LONG $0x0001bce9; BYTE $0x00 // jmp 0x44b0 <k_gram_tile+0x2010>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x44b0 <k_gram_tile+0x2010>
-	QUAD $0x10249c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm3, 0x10(%rsp)
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x4321 <k_gram_tile+0x1e81>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x4426 <k_gram_tile+0x1f86>
-	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
-	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x000000b024bc8b4c // movq 0xb0(%rsp), %r15
-	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
-	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x24448d4c; BYTE $0x10 // leaq 0x10(%rsp), %r8
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a024bc3b4c // cmpq 0xa0(%rsp), %r15
-	WORD $0x1373 // jae 0x4376 <k_gram_tile+0x1ed6>
-	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x4376 <k_gram_tile+0x1ed6>
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x4426 <k_gram_tile+0x1f86>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
-	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	BYTE $0x90 // nop
-	QUAD $0x10ac9c5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r13,4), %zmm3
-	QUAD $0x30aca45a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r13,4), %zmm4
-	QUAD $0x50acac5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r13,4), %zmm5
-	QUAD $0x70acb45a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r13,4), %zmm6
-	LONG $0x48e59162; WORD $0x1c58; BYTE $0xe8 // vaddpd (%r8,%r13,8), %zmm3, %zmm3
-	QUAD $0x01e8645848dd9162 // vaddpd 0x40(%r8,%r13,8), %zmm4, %zmm4
-	QUAD $0x02e86c5848d59162 // vaddpd 0x80(%r8,%r13,8), %zmm5, %zmm5
-	QUAD $0x03e8745848cd9162 // vaddpd 0xc0(%r8,%r13,8), %zmm6, %zmm6
-	LONG $0x48fd9162; WORD $0x1c11; BYTE $0xe8 // vmovupd %zmm3, (%r8,%r13,8)
-	QUAD $0x01e8641148fd9162 // vmovupd %zmm4, 0x40(%r8,%r13,8)
-	QUAD $0x02e86c1148fd9162 // vmovupd %zmm5, 0x80(%r8,%r13,8)
-	QUAD $0x03e8741148fd9162 // vmovupd %zmm6, 0xc0(%r8,%r13,8)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x43a0 <k_gram_tile+0x1f00>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x008a840f; WORD $0x0000 // je 0x44b0 <k_gram_tile+0x2010>
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x444a <k_gram_tile+0x1faa>
-	LONG $0x5c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm3
-	LONG $0xdb5ae2c5 // vcvtss2sd %xmm3, %xmm3, %xmm3
-	LONG $0x5863c1c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm3, %xmm3
-	LONG $0x117bc1c4; WORD $0xd21c // vmovsd %xmm3, (%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x01c88349 // orq $0x1, %r8
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5774 // je 0x44b0 <k_gram_tile+0x2010>
-	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107aa1c4; WORD $0x845c; BYTE $0x10 // vmovss 0x10(%rsp,%r8,4), %xmm3
-	LONG $0xdb5ae2c5 // vcvtss2sd %xmm3, %xmm3, %xmm3
-	LONG $0x5863a1c4; WORD $0xc21c // vaddsd (%rdx,%r8,8), %xmm3, %xmm3
-	LONG $0x117ba1c4; WORD $0xc21c // vmovsd %xmm3, (%rdx,%r8,8)
-	LONG $0x107aa1c4; WORD $0x845c; BYTE $0x14 // vmovss 0x14(%rsp,%r8,4), %xmm3
-	LONG $0xdb5ae2c5 // vcvtss2sd %xmm3, %xmm3, %xmm3
-	LONG $0x5863a1c4; WORD $0xc25c; BYTE $0x08 // vaddsd 0x8(%rdx,%r8,8), %xmm3, %xmm3
-	LONG $0x117ba1c4; WORD $0xc25c; BYTE $0x08 // vmovsd %xmm3, 0x8(%rdx,%r8,8)
-	LONG $0x02c08349 // addq $0x2, %r8
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0xc775 // jne 0x4470 <k_gram_tile+0x1fd0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x4500 <k_gram_tile+0x2060>
-	LONG $0x487cf162; WORD $0xda5a // vcvtps2pd %ymm2, %zmm3
-	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm3, %zmm3
-	LONG $0x48fdf362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm2, %ymm2
-	LONG $0x487cf162; WORD $0xd25a // vcvtps2pd %ymm2, %zmm2
-	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm3, 0x80(%r10)
-	LONG $0x48edd162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm2, %zmm2
-	LONG $0x48fdd162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm2, 0xc0(%r10)
-	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x46d0 <k_gram_tile+0x2230>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01c78e0f; WORD $0x0000 // jle 0x46d0 <k_gram_tile+0x2230>
-	QUAD $0x10249411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm2, 0x10(%rsp)
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x4521 <k_gram_tile+0x2081>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x4626 <k_gram_tile+0x2186>
-	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
-	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
-	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
-	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x24448d4c; BYTE $0x10 // leaq 0x10(%rsp), %r8
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	QUAD $0x000000a824bc3b4c // cmpq 0xa8(%rsp), %r15
-	WORD $0x1373 // jae 0x4576 <k_gram_tile+0x20d6>
-	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x4576 <k_gram_tile+0x20d6>
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x4626 <k_gram_tile+0x2186>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xe0e28348 // andq $-0x20, %rdx
-	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
-	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	QUAD $0x000000882484034c // addq 0x88(%rsp), %r8
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	BYTE $0x90 // nop
-	QUAD $0x10ac945a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r13,4), %zmm2
-	QUAD $0x30ac9c5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r13,4), %zmm3
-	QUAD $0x50aca45a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r13,4), %zmm4
-	QUAD $0x70acac5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r13,4), %zmm5
-	QUAD $0xffe8545848ed9162 // vaddpd -0x40(%r8,%r13,8), %zmm2, %zmm2
-	LONG $0x48e59162; WORD $0x1c58; BYTE $0xe8 // vaddpd (%r8,%r13,8), %zmm3, %zmm3
-	QUAD $0x01e8645848dd9162 // vaddpd 0x40(%r8,%r13,8), %zmm4, %zmm4
-	QUAD $0x02e86c5848d59162 // vaddpd 0x80(%r8,%r13,8), %zmm5, %zmm5
-	QUAD $0xffe8541148fd9162 // vmovupd %zmm2, -0x40(%r8,%r13,8)
-	LONG $0x48fd9162; WORD $0x1c11; BYTE $0xe8 // vmovupd %zmm3, (%r8,%r13,8)
-	QUAD $0x01e8641148fd9162 // vmovupd %zmm4, 0x40(%r8,%r13,8)
-	QUAD $0x02e86c1148fd9162 // vmovupd %zmm5, 0x80(%r8,%r13,8)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x45a0 <k_gram_tile+0x2100>
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x00aa840f; WORD $0x0000 // je 0x46d0 <k_gram_tile+0x2230>
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x4654 <k_gram_tile+0x21b4>
-	LONG $0x5410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm2
-	LONG $0xd25aeac5 // vcvtss2sd %xmm2, %xmm2, %xmm2
-	QUAD $0x0080d294586bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm2, %xmm2
-	QUAD $0x0080d294117bc1c4; WORD $0x0000 // vmovsd %xmm2, 0x80(%r10,%rdx,8)
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x01c88349 // orq $0x1, %r8
-	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
-	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
-	QUAD $0x000000902494394c // cmpq %r10, 0x90(%rsp)
-	WORD $0x6a74 // je 0x46d0 <k_gram_tile+0x2230>
-	QUAD $0x0000c824bcaf0f4c; BYTE $0x00 // imulq 0xc8(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x107aa1c4; WORD $0x8454; BYTE $0x10 // vmovss 0x10(%rsp,%r8,4), %xmm2
-	LONG $0xd25aeac5 // vcvtss2sd %xmm2, %xmm2, %xmm2
-	QUAD $0x0080c394586ba1c4; WORD $0x0000 // vaddsd 0x80(%rbx,%r8,8), %xmm2, %xmm2
-	QUAD $0x0080c394117ba1c4; WORD $0x0000 // vmovsd %xmm2, 0x80(%rbx,%r8,8)
-	LONG $0x107aa1c4; WORD $0x8454; BYTE $0x14 // vmovss 0x14(%rsp,%r8,4), %xmm2
-	LONG $0xd25aeac5 // vcvtss2sd %xmm2, %xmm2, %xmm2
-	QUAD $0x0088c394586ba1c4; WORD $0x0000 // vaddsd 0x88(%rbx,%r8,8), %xmm2, %xmm2
-	QUAD $0x0088c394117ba1c4; WORD $0x0000 // vmovsd %xmm2, 0x88(%rbx,%r8,8)
-	LONG $0x02c08349 // addq $0x2, %r8
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0xb975 // jne 0x4680 <k_gram_tile+0x21e0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
-	LONG $0xe108840f; WORD $0xffff // je 0x27e3 <k_gram_tile+0x343>
-	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0001602494af0f48; BYTE $0x00 // imulq 0x160(%rsp), %rdx
-	LONG $0xd01c8d49 // leaq (%r8,%rdx,8), %rbx
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x427e // jle 0x4740 <k_gram_tile+0x22a0>
-	LONG $0x487cf162; WORD $0xd15a // vcvtps2pd %ymm1, %zmm2
-	LONG $0x48edb162; WORD $0x1458; BYTE $0xcb // vaddpd (%rbx,%r9,8), %zmm2, %zmm2
-	LONG $0x48fdf362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm1, %ymm1
-	LONG $0x487cf162; WORD $0xc95a // vcvtps2pd %ymm1, %zmm1
-	LONG $0x48fdb162; WORD $0x1411; BYTE $0xcb // vmovupd %zmm2, (%rbx,%r9,8)
-	QUAD $0x01cb4c5848f5b162 // vaddpd 0x40(%rbx,%r9,8), %zmm1, %zmm1
-	QUAD $0x01cb4c1148fdb162 // vmovupd %zmm1, 0x40(%rbx,%r9,8)
-	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x482c <k_gram_tile+0x238c>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e38e0f; WORD $0x0000 // jle 0x482c <k_gram_tile+0x238c>
-	QUAD $0x10248c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm1, 0x10(%rsp)
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x4761 <k_gram_tile+0x22c1>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x47f8 <k_gram_tile+0x2358>
-	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0x10bc8c5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%r15,4), %zmm1
-	QUAD $0x30bc945a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%r15,4), %zmm2
-	QUAD $0x50bc9c5a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%r15,4), %zmm3
-	QUAD $0x70bca45a487cb162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%r15,4), %zmm4
-	LONG $0x48f5b162; WORD $0x0c58; BYTE $0xfa // vaddpd (%rdx,%r15,8), %zmm1, %zmm1
-	QUAD $0x01fa545848edb162 // vaddpd 0x40(%rdx,%r15,8), %zmm2, %zmm2
-	QUAD $0x02fa5c5848e5b162 // vaddpd 0x80(%rdx,%r15,8), %zmm3, %zmm3
-	QUAD $0x03fa645848ddb162 // vaddpd 0xc0(%rdx,%r15,8), %zmm4, %zmm4
-	LONG $0x48fdb162; WORD $0x0c11; BYTE $0xfa // vmovupd %zmm1, (%rdx,%r15,8)
-	QUAD $0x01fa541148fdb162 // vmovupd %zmm2, 0x40(%rdx,%r15,8)
-	QUAD $0x02fa5c1148fdb162 // vmovupd %zmm3, 0x80(%rdx,%r15,8)
-	QUAD $0x03fa641148fdb162 // vmovupd %zmm4, 0xc0(%rdx,%r15,8)
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0x8d75 // jne 0x4780 <k_gram_tile+0x22e0>
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x3474 // je 0x482c <k_gram_tile+0x238c>
-	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x4c10fac5; WORD $0x108c // vmovss 0x10(%rsp,%rcx,4), %xmm1
-	LONG $0xc95af2c5 // vcvtss2sd %xmm1, %xmm1, %xmm1
-	LONG $0x0c58f3c5; BYTE $0xca // vaddsd (%rdx,%rcx,8), %xmm1, %xmm1
-	LONG $0x0c11fbc5; BYTE $0xca // vmovsd %xmm1, (%rdx,%rcx,8)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xe475 // jne 0x4810 <k_gram_tile+0x2370>
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x10ca8348 // orq $0x10, %rdx
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x27b0 <k_gram_tile+0x310>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xdf978e0f; WORD $0xffff // jle 0x27e3 <k_gram_tile+0x343>
-	QUAD $0x10248411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm0, 0x10(%rsp)
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0873 // jae 0x4865 <k_gram_tile+0x23c5>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x48fc <k_gram_tile+0x245c>
-	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
-	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	QUAD $0x00000088248c0348 // addq 0x88(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x9066 // nop
-	QUAD $0x1094845a487cf162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x10(%rsp,%rdx,4), %zmm0
-	QUAD $0x30948c5a487cf162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x30(%rsp,%rdx,4), %zmm1
-	QUAD $0x5094945a487cf162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x50(%rsp,%rdx,4), %zmm2
-	QUAD $0x70949c5a487cf162; WORD $0x0000; BYTE $0x00 // vcvtps2pd 0x70(%rsp,%rdx,4), %zmm3
-	QUAD $0xffd1445848fdf162 // vaddpd -0x40(%rcx,%rdx,8), %zmm0, %zmm0
-	LONG $0x48f5f162; WORD $0x0c58; BYTE $0xd1 // vaddpd (%rcx,%rdx,8), %zmm1, %zmm1
-	QUAD $0x01d1545848edf162 // vaddpd 0x40(%rcx,%rdx,8), %zmm2, %zmm2
-	QUAD $0x02d15c5848e5f162 // vaddpd 0x80(%rcx,%rdx,8), %zmm3, %zmm3
-	QUAD $0xffd1441148fdf162 // vmovupd %zmm0, -0x40(%rcx,%rdx,8)
-	LONG $0x48fdf162; WORD $0x0c11; BYTE $0xd1 // vmovupd %zmm1, (%rcx,%rdx,8)
-	QUAD $0x01d1541148fdf162 // vmovupd %zmm2, 0x40(%rcx,%rdx,8)
-	QUAD $0x02d15c1148fdf162 // vmovupd %zmm3, 0x80(%rcx,%rdx,8)
-	LONG $0x20c28348 // addq $0x20, %rdx
-	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	WORD $0x8d75 // jne 0x4880 <k_gram_tile+0x23e0>
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0xdee7840f; WORD $0xffff // je 0x27e3 <k_gram_tile+0x343>
-	QUAD $0x0001002494af0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r10
-	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107aa1c4; WORD $0xa444; BYTE $0x10 // vmovss 0x10(%rsp,%r12,4), %xmm0
-	LONG $0xc05afac5 // vcvtss2sd %xmm0, %xmm0, %xmm0
-	QUAD $0x0080e084587b81c4; WORD $0x0000 // vaddsd 0x80(%r8,%r12,8), %xmm0, %xmm0
-	QUAD $0x0080e084117b81c4; WORD $0x0000 // vmovsd %xmm0, 0x80(%r8,%r12,8)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x487d7262; WORD $0x0318 // vbroadcastss (%rbx), %zmm8
+	LONG $0x487c5162; WORD $0x0a10 // vmovups (%r10), %zmm9
+	LONG $0x487c5162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%r10), %zmm10
+	LONG $0x487c5162; WORD $0x5a10; BYTE $0x02 // vmovups 0x80(%r10), %zmm11
+	LONG $0x487c5162; WORD $0x6210; BYTE $0x03 // vmovups 0xc0(%r10), %zmm12
+	LONG $0x483dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm9) + zmm7
+	LONG $0x482dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
+	LONG $0x487d7262; WORD $0x4318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm8
+	LONG $0x483dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm9) + zmm5
+	LONG $0x482dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm8) + zmm4
+	LONG $0x487d7262; WORD $0x4318; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm8
+	LONG $0x483dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm9) + zmm3
+	LONG $0x482dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
+	LONG $0x487d7262; WORD $0x4318; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm8
+	LONG $0x483dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm9) + zmm1
+	LONG $0x483dd262; WORD $0xc2b8 // vfmadd231ps %zmm10, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm10) + zmm0
+	LONG $0x487d7262; WORD $0x4318; BYTE $0x04 // vbroadcastss 0x10(%rbx), %zmm8
+	LONG $0x483dd262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm11) + zmm7
+	LONG $0x481dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm8) + zmm6
+	LONG $0x487d7262; WORD $0x4318; BYTE $0x05 // vbroadcastss 0x14(%rbx), %zmm8
+	LONG $0x483dd262; WORD $0xebb8 // vfmadd231ps %zmm11, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm11) + zmm5
+	LONG $0x481dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm8) + zmm4
+	LONG $0x487d7262; WORD $0x4318; BYTE $0x06 // vbroadcastss 0x18(%rbx), %zmm8
+	LONG $0x483dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm11) + zmm3
+	LONG $0x481dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm8) + zmm2
+	LONG $0x487d7262; WORD $0x4318; BYTE $0x07 // vbroadcastss 0x1c(%rbx), %zmm8
+	LONG $0x483dd262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm11) + zmm1
+	LONG $0x483dd262; WORD $0xc4b8 // vfmadd231ps %zmm12, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm12) + zmm0
+	LONG $0x487c5162; WORD $0x4210; BYTE $0x04 // vmovups 0x100(%r10), %zmm8
+	LONG $0x487c5162; WORD $0x4a10; BYTE $0x05 // vmovups 0x140(%r10), %zmm9
+	LONG $0x487d7262; WORD $0x5318; BYTE $0x08 // vbroadcastss 0x20(%rbx), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d7262; WORD $0x5318; BYTE $0x09 // vbroadcastss 0x24(%rbx), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d7262; WORD $0x5318; BYTE $0x0a // vbroadcastss 0x28(%rbx), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d7262; WORD $0x5318; BYTE $0x0b // vbroadcastss 0x2c(%rbx), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x487c5162; WORD $0x4210; BYTE $0x06 // vmovups 0x180(%r10), %zmm8
+	LONG $0x487c5162; WORD $0x4a10; BYTE $0x07 // vmovups 0x1c0(%r10), %zmm9
+	LONG $0x487d7262; WORD $0x5318; BYTE $0x0c // vbroadcastss 0x30(%rbx), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d7262; WORD $0x5318; BYTE $0x0d // vbroadcastss 0x34(%rbx), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d7262; WORD $0x5318; BYTE $0x0e // vbroadcastss 0x38(%rbx), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d7262; WORD $0x5318; BYTE $0x0f // vbroadcastss 0x3c(%rbx), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0x00c28149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r10 # imm = 0x200
+	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xfe78870f; WORD $0xffff // ja 0x16b0 <k_mul_panels+0x1690>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x0c0a8e0f; WORD $0x0000 // jle 0x244b <k_mul_panels+0x242b>
 	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0xd975 // jne 0x4910 <k_gram_tile+0x2470>
-	LONG $0xffdea7e9; BYTE $0xff // jmp 0x27e3 <k_gram_tile+0x343>
-	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487c5162; WORD $0x0410; BYTE $0xca // vmovups (%r10,%rcx,8), %zmm8
+	QUAD $0x01ca4c10487c5162 // vmovups 0x40(%r10,%rcx,8), %zmm9
+	LONG $0x487d7262; WORD $0x1418; BYTE $0x0b // vbroadcastss (%rbx,%rcx), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	QUAD $0x010b5418487d7262 // vbroadcastss 0x4(%rbx,%rcx), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	QUAD $0x020b5418487d7262 // vbroadcastss 0x8(%rbx,%rcx), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	QUAD $0x030b5418487d7262 // vbroadcastss 0xc(%rbx,%rcx), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x9577 // ja 0x1850 <k_mul_panels+0x1830>
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x0b95840f; WORD $0x0000 // je 0x245a <k_mul_panels+0x243a>
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x1c56850f; WORD $0x0000 // jne 0x352a <k_mul_panels+0x350a>
+	LONG $0x4844d162; WORD $0x3858 // vaddps (%r8), %zmm7, %zmm7
+	LONG $0x484cd162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%r8), %zmm6, %zmm6
+	LONG $0x4854d162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%r8), %zmm5, %zmm5
+	LONG $0x485cd162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm4, %zmm4
+	LONG $0x4864d162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%r8), %zmm3, %zmm3
+	LONG $0x486cd162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%r8), %zmm2, %zmm2
+	LONG $0x4874d162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%r8), %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm0, %zmm0
+	LONG $0x001c1ae9; BYTE $0x00 // jmp 0x352a <k_mul_panels+0x350a>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x950f; BYTE $0xc3 // setne %bl
+	WORD $0x0844; BYTE $0xcb // orb %r9b, %bl
+	LONG $0x010c850f; WORD $0x0000 // jne 0x1a34 <k_mul_panels+0x1a14>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x00fb840f; WORD $0x0000 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x8e // prefetcht0 (%rsi,%r9,4)
+	LONG $0x4c180f42; WORD $0x408e // prefetcht0 0x40(%rsi,%r9,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x00e2840f; WORD $0x0000 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x00c8840f; WORD $0x0000 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00ae840f; WORD $0x0000 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0x0094840f; WORD $0x0000 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	WORD $0x7e74 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x6874 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x5274 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x09fd8348 // cmpq $0x9, %rbp
+	WORD $0x3c74 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x0afd8348 // cmpq $0xa, %rbp
+	WORD $0x2674 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x0bfd8348 // cmpq $0xb, %rbp
+	WORD $0x1074 // je 0x1a34 <k_mul_panels+0x1a14>
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
+	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0x0b74 // je 0x1a45 <k_mul_panels+0x1a25>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	LONG $0x00b9850f; WORD $0x0000 // jne 0x1afe <k_mul_panels+0x1ade>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
+	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
+	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
+	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
+	QUAD $0x0000030088180f41 // prefetcht0 0x300(%r8)
+	QUAD $0x0000034088180f41 // prefetcht0 0x340(%r8)
+	QUAD $0x0000038088180f41 // prefetcht0 0x380(%r8)
+	QUAD $0x000003c088180f41 // prefetcht0 0x3c0(%r8)
+	QUAD $0x0000040088180f41 // prefetcht0 0x400(%r8)
+	QUAD $0x0000044088180f41 // prefetcht0 0x440(%r8)
+	QUAD $0x0000048088180f41 // prefetcht0 0x480(%r8)
+	QUAD $0x000004c088180f41 // prefetcht0 0x4c0(%r8)
+	QUAD $0x0000050088180f41 // prefetcht0 0x500(%r8)
+	QUAD $0x0000054088180f41 // prefetcht0 0x540(%r8)
+	QUAD $0x0000058088180f41 // prefetcht0 0x580(%r8)
+	QUAD $0x000005c088180f41 // prefetcht0 0x5c0(%r8)
+	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
+	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
+	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
+	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
+	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
+	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
+	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x03fd8c0f; WORD $0x0000 // jl 0x1f8d <k_mul_panels+0x1f6d>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x487d4262; WORD $0x1118 // vbroadcastss (%r9), %zmm26
+	LONG $0x487c6162; WORD $0x5d10; BYTE $0x00 // vmovups (%rbp), %zmm27
+	LONG $0x487c6162; WORD $0x6510; BYTE $0x01 // vmovups 0x40(%rbp), %zmm28
+	LONG $0x487c6162; WORD $0x4d10; BYTE $0x02 // vmovups 0x80(%rbp), %zmm25
+	LONG $0x487c6162; WORD $0x4510; BYTE $0x03 // vmovups 0xc0(%rbp), %zmm24
+	LONG $0x402d8262; WORD $0xfbb8 // vfmadd231ps %zmm27, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm27) + zmm23
+	LONG $0x401d8262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm28, %zmm22 # zmm22 = (zmm28 * zmm26) + zmm22
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x01 // vbroadcastss 0x4(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm27) + zmm21
+	LONG $0x401d8262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm28, %zmm20 # zmm20 = (zmm28 * zmm26) + zmm20
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x02 // vbroadcastss 0x8(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xdbb8 // vfmadd231ps %zmm27, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm27) + zmm19
+	LONG $0x401d8262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm28, %zmm18 # zmm18 = (zmm28 * zmm26) + zmm18
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x03 // vbroadcastss 0xc(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm27) + zmm17
+	LONG $0x401d8262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm28, %zmm16 # zmm16 = (zmm28 * zmm26) + zmm16
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x04 // vbroadcastss 0x10(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xfbb8 // vfmadd231ps %zmm27, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm27) + zmm15
+	LONG $0x401d1262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm26) + zmm14
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x05 // vbroadcastss 0x14(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm27) + zmm13
+	LONG $0x401d1262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm26) + zmm12
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x06 // vbroadcastss 0x18(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xdbb8 // vfmadd231ps %zmm27, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm27) + zmm11
+	LONG $0x401d1262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm26) + zmm10
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x07 // vbroadcastss 0x1c(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm27) + zmm9
+	LONG $0x401d1262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm28, %zmm8 # zmm8 = (zmm28 * zmm26) + zmm8
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x08 // vbroadcastss 0x20(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xfbb8 // vfmadd231ps %zmm27, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm27) + zmm7
+	LONG $0x401d9262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm28, %zmm6 # zmm6 = (zmm28 * zmm26) + zmm6
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x09 // vbroadcastss 0x24(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm27) + zmm5
+	LONG $0x401d9262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm28, %zmm4 # zmm4 = (zmm28 * zmm26) + zmm4
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x0a // vbroadcastss 0x28(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xdbb8 // vfmadd231ps %zmm27, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm27) + zmm3
+	LONG $0x401d9262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm28, %zmm2 # zmm2 = (zmm28 * zmm26) + zmm2
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x0b // vbroadcastss 0x2c(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm27) + zmm1
+	LONG $0x402d9262; WORD $0xc4b8 // vfmadd231ps %zmm28, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm28) + zmm0
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x0c // vbroadcastss 0x30(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm25) + zmm23
+	LONG $0x403d8262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm24, %zmm22 # zmm22 = (zmm24 * zmm26) + zmm22
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x0d // vbroadcastss 0x34(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xe9b8 // vfmadd231ps %zmm25, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm25) + zmm21
+	LONG $0x403d8262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm26) + zmm20
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x0e // vbroadcastss 0x38(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm25) + zmm19
+	LONG $0x403d8262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm24, %zmm18 # zmm18 = (zmm24 * zmm26) + zmm18
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x0f // vbroadcastss 0x3c(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xc9b8 // vfmadd231ps %zmm25, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm25) + zmm17
+	LONG $0x403d8262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm24, %zmm16 # zmm16 = (zmm24 * zmm26) + zmm16
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x10 // vbroadcastss 0x40(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm25) + zmm15
+	LONG $0x403d1262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm24, %zmm14 # zmm14 = (zmm24 * zmm26) + zmm14
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x11 // vbroadcastss 0x44(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xe9b8 // vfmadd231ps %zmm25, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm25) + zmm13
+	LONG $0x403d1262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm26) + zmm12
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x12 // vbroadcastss 0x48(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm25) + zmm11
+	LONG $0x403d1262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm24, %zmm10 # zmm10 = (zmm24 * zmm26) + zmm10
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x13 // vbroadcastss 0x4c(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xc9b8 // vfmadd231ps %zmm25, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm25) + zmm9
+	LONG $0x403d1262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm26) + zmm8
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x14 // vbroadcastss 0x50(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm25) + zmm7
+	LONG $0x403d9262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm24, %zmm6 # zmm6 = (zmm24 * zmm26) + zmm6
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x15 // vbroadcastss 0x54(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xe9b8 // vfmadd231ps %zmm25, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm25) + zmm5
+	LONG $0x403d9262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm24, %zmm4 # zmm4 = (zmm24 * zmm26) + zmm4
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x16 // vbroadcastss 0x58(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm25) + zmm3
+	LONG $0x403d9262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm24, %zmm2 # zmm2 = (zmm24 * zmm26) + zmm2
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x17 // vbroadcastss 0x5c(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xc9b8 // vfmadd231ps %zmm25, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm25) + zmm1
+	LONG $0x402d9262; WORD $0xc0b8 // vfmadd231ps %zmm24, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm24) + zmm0
+	LONG $0x487c6162; WORD $0x4510; BYTE $0x04 // vmovups 0x100(%rbp), %zmm24
+	LONG $0x487c6162; WORD $0x4d10; BYTE $0x05 // vmovups 0x140(%rbp), %zmm25
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x18 // vbroadcastss 0x60(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
+	LONG $0x40358262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x19 // vbroadcastss 0x64(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm24) + zmm21
+	LONG $0x40358262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm26) + zmm20
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x1a // vbroadcastss 0x68(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm24) + zmm19
+	LONG $0x40358262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm26) + zmm18
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x1b // vbroadcastss 0x6c(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm24) + zmm17
+	LONG $0x40358262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm26) + zmm16
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x1c // vbroadcastss 0x70(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm24) + zmm15
+	LONG $0x40351262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm26) + zmm14
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x1d // vbroadcastss 0x74(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm24) + zmm13
+	LONG $0x40351262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm12 # zmm12 = (zmm25 * zmm26) + zmm12
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x1e // vbroadcastss 0x78(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm24) + zmm11
+	LONG $0x40351262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm26) + zmm10
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x1f // vbroadcastss 0x7c(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm24) + zmm9
+	LONG $0x40351262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm25, %zmm8 # zmm8 = (zmm25 * zmm26) + zmm8
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x20 // vbroadcastss 0x80(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm24) + zmm7
+	LONG $0x40359262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm6 # zmm6 = (zmm25 * zmm26) + zmm6
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x21 // vbroadcastss 0x84(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm24) + zmm5
+	LONG $0x40359262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm4 # zmm4 = (zmm25 * zmm26) + zmm4
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x22 // vbroadcastss 0x88(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm24) + zmm3
+	LONG $0x40359262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm2 # zmm2 = (zmm25 * zmm26) + zmm2
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x23 // vbroadcastss 0x8c(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
+	LONG $0x402d9262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
+	LONG $0x487c6162; WORD $0x4510; BYTE $0x06 // vmovups 0x180(%rbp), %zmm24
+	LONG $0x487c6162; WORD $0x4d10; BYTE $0x07 // vmovups 0x1c0(%rbp), %zmm25
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x24 // vbroadcastss 0x90(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
+	LONG $0x40358262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x25 // vbroadcastss 0x94(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm24) + zmm21
+	LONG $0x40358262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm26) + zmm20
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x26 // vbroadcastss 0x98(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm24) + zmm19
+	LONG $0x40358262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm26) + zmm18
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x27 // vbroadcastss 0x9c(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm24) + zmm17
+	LONG $0x40358262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm26) + zmm16
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x28 // vbroadcastss 0xa0(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm24) + zmm15
+	LONG $0x40351262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm26) + zmm14
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x29 // vbroadcastss 0xa4(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm24) + zmm13
+	LONG $0x40351262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm12 # zmm12 = (zmm25 * zmm26) + zmm12
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x2a // vbroadcastss 0xa8(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm24) + zmm11
+	LONG $0x40351262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm26) + zmm10
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x2b // vbroadcastss 0xac(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm24) + zmm9
+	LONG $0x40351262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm25, %zmm8 # zmm8 = (zmm25 * zmm26) + zmm8
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x2c // vbroadcastss 0xb0(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm24) + zmm7
+	LONG $0x40359262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm6 # zmm6 = (zmm25 * zmm26) + zmm6
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x2d // vbroadcastss 0xb4(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm24) + zmm5
+	LONG $0x40359262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm4 # zmm4 = (zmm25 * zmm26) + zmm4
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x2e // vbroadcastss 0xb8(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm24) + zmm3
+	LONG $0x40359262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm2 # zmm2 = (zmm25 * zmm26) + zmm2
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x2f // vbroadcastss 0xbc(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
+	LONG $0x402d9262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
+	LONG $0x00c58148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbp # imm = 0x200
+	LONG $0x245c8d49; BYTE $0xfc // leaq -0x4(%r12), %rbx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0xfc13870f; WORD $0xffff // ja 0x1ba0 <k_mul_panels+0x1b80>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x01108e0f; WORD $0x0000 // jle 0x20a6 <k_mul_panels+0x2086>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487c6162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm24
+	LONG $0x487c6162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%rbp), %zmm25
+	LONG $0x487d4262; WORD $0x1118 // vbroadcastss (%r9), %zmm26
+	LONG $0x402d8262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
+	LONG $0x40358262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x01 // vbroadcastss 0x4(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm24) + zmm21
+	LONG $0x40358262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm26) + zmm20
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x02 // vbroadcastss 0x8(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm24) + zmm19
+	LONG $0x40358262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm26) + zmm18
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x03 // vbroadcastss 0xc(%r9), %zmm26
+	LONG $0x402d8262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm24) + zmm17
+	LONG $0x40358262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm26) + zmm16
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x04 // vbroadcastss 0x10(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm24) + zmm15
+	LONG $0x40351262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm26) + zmm14
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x05 // vbroadcastss 0x14(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm24) + zmm13
+	LONG $0x40351262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm12 # zmm12 = (zmm25 * zmm26) + zmm12
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x06 // vbroadcastss 0x18(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm24) + zmm11
+	LONG $0x40351262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm26) + zmm10
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x07 // vbroadcastss 0x1c(%r9), %zmm26
+	LONG $0x402d1262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm24) + zmm9
+	LONG $0x40351262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm25, %zmm8 # zmm8 = (zmm25 * zmm26) + zmm8
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x08 // vbroadcastss 0x20(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm24) + zmm7
+	LONG $0x40359262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm6 # zmm6 = (zmm25 * zmm26) + zmm6
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x09 // vbroadcastss 0x24(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm24) + zmm5
+	LONG $0x40359262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm25, %zmm4 # zmm4 = (zmm25 * zmm26) + zmm4
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x0a // vbroadcastss 0x28(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm24) + zmm3
+	LONG $0x40359262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm25, %zmm2 # zmm2 = (zmm25 * zmm26) + zmm2
+	LONG $0x487d4262; WORD $0x5118; BYTE $0x0b // vbroadcastss 0x2c(%r9), %zmm26
+	LONG $0x402d9262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
+	LONG $0x402d9262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
+	LONG $0x30c18349 // addq $0x30, %r9
+	LONG $0x80ed8348 // subq $-0x80, %rbp
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfefa870f; WORD $0xffff // ja 0x1fa0 <k_mul_panels+0x1f80>
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x048c840f; WORD $0x0000 // je 0x2541 <k_mul_panels+0x2521>
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x2022850f; WORD $0x0000 // jne 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x4044c162; WORD $0x3858 // vaddps (%r8), %zmm23, %zmm23
+	LONG $0x404cc162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%r8), %zmm22, %zmm22
+	LONG $0x4054c162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%r8), %zmm21, %zmm21
+	LONG $0x405cc162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm20, %zmm20
+	LONG $0x4064c162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%r8), %zmm19, %zmm19
+	LONG $0x406cc162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%r8), %zmm18, %zmm18
+	LONG $0x4074c162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%r8), %zmm17, %zmm17
+	LONG $0x407cc162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm16, %zmm16
+	LONG $0x48045162; WORD $0x7858; BYTE $0x08 // vaddps 0x200(%r8), %zmm15, %zmm15
+	LONG $0x480c5162; WORD $0x7058; BYTE $0x09 // vaddps 0x240(%r8), %zmm14, %zmm14
+	LONG $0x48145162; WORD $0x6858; BYTE $0x0a // vaddps 0x280(%r8), %zmm13, %zmm13
+	LONG $0x481c5162; WORD $0x6058; BYTE $0x0b // vaddps 0x2c0(%r8), %zmm12, %zmm12
+	LONG $0x48245162; WORD $0x5858; BYTE $0x0c // vaddps 0x300(%r8), %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0x5058; BYTE $0x0d // vaddps 0x340(%r8), %zmm10, %zmm10
+	LONG $0x48345162; WORD $0x4858; BYTE $0x0e // vaddps 0x380(%r8), %zmm9, %zmm9
+	LONG $0x483c5162; WORD $0x4058; BYTE $0x0f // vaddps 0x3c0(%r8), %zmm8, %zmm8
+	LONG $0x4844d162; WORD $0x7858; BYTE $0x10 // vaddps 0x400(%r8), %zmm7, %zmm7
+	LONG $0x484cd162; WORD $0x7058; BYTE $0x11 // vaddps 0x440(%r8), %zmm6, %zmm6
+	LONG $0x4854d162; WORD $0x6858; BYTE $0x12 // vaddps 0x480(%r8), %zmm5, %zmm5
+	LONG $0x485cd162; WORD $0x6058; BYTE $0x13 // vaddps 0x4c0(%r8), %zmm4, %zmm4
+	LONG $0x4864d162; WORD $0x5858; BYTE $0x14 // vaddps 0x500(%r8), %zmm3, %zmm3
+	LONG $0x486cd162; WORD $0x5058; BYTE $0x15 // vaddps 0x540(%r8), %zmm2, %zmm2
+	LONG $0x4874d162; WORD $0x4858; BYTE $0x16 // vaddps 0x580(%r8), %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0x4058; BYTE $0x17 // vaddps 0x5c0(%r8), %zmm0, %zmm0
+	LONG $0x001f76e9; BYTE $0x00 // jmp 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x000581e9; BYTE $0x00 // jmp 0x26fb <k_mul_panels+0x26db>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xe6a4850f; WORD $0xffff // jne 0x82d <k_mul_panels+0x80d>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x06ad8e0f; WORD $0x0000 // jle 0x284d <k_mul_panels+0x282d>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x05de8c0f; WORD $0x0000 // jl 0x278e <k_mul_panels+0x276e>
+	LONG $0x4844f162; WORD $0x3e58 // vaddps (%rsi), %zmm7, %zmm7
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0689840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x484cf162; WORD $0x3458; BYTE $0x8e // vaddps (%rsi,%rcx,4), %zmm6, %zmm6
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x0678840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xce // vaddps (%rsi,%rcx,8), %zmm5, %zmm5
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x0667840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x05e78c0f; WORD $0x0000 // jl 0x27df <k_mul_panels+0x27bf>
+	LONG $0x485cf162; WORD $0x2158 // vaddps (%rcx), %zmm4, %zmm4
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x0645840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm3, %zmm3
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0x062f840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x486cf162; WORD $0x1458; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm2, %zmm2
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x0619840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x05e38c0f; WORD $0x0000 // jl 0x2829 <k_mul_panels+0x2809>
+	LONG $0x4874f162; WORD $0x0958 // vaddps (%rcx), %zmm1, %zmm1
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x05f7840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8
+	LONG $0x0005e0e9; BYTE $0x00 // jmp 0x2847 <k_mul_panels+0x2827>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xe7a7850f; WORD $0xffff // jne 0xa1d <k_mul_panels+0x9fd>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x07a78e0f; WORD $0x0000 // jle 0x2a34 <k_mul_panels+0x2a14>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x07428c0f; WORD $0x0000 // jl 0x29df <k_mul_panels+0x29bf>
+	LONG $0x4864f162; WORD $0x1e58 // vaddps (%rsi), %zmm3, %zmm3
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0783840f; WORD $0x0000 // je 0x2a34 <k_mul_panels+0x2a14>
+	LONG $0x486cf162; WORD $0x1458; BYTE $0x8e // vaddps (%rsi,%rcx,4), %zmm2, %zmm2
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x0772840f; WORD $0x0000 // je 0x2a34 <k_mul_panels+0x2a14>
+	LONG $0x4874f162; WORD $0x0c58; BYTE $0xce // vaddps (%rsi,%rcx,8), %zmm1, %zmm1
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x0761840f; WORD $0x0000 // je 0x2a34 <k_mul_panels+0x2a14>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x07438e0f; WORD $0x0000 // jle 0x2a28 <k_mul_panels+0x2a08>
+	LONG $0x487cf162; WORD $0x2110 // vmovups (%rcx), %zmm4
+	LONG $0x00073ee9; BYTE $0x00 // jmp 0x2a2e <k_mul_panels+0x2a0e>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xeb05850f; WORD $0xffff // jne 0xe04 <k_mul_panels+0xde4>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x092d8e0f; WORD $0x0000 // jle 0x2c43 <k_mul_panels+0x2c23>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x07ec8c0f; WORD $0x0000 // jl 0x2b12 <k_mul_panels+0x2af2>
+	LONG $0x48247162; WORD $0x1e58 // vaddps (%rsi), %zmm11, %zmm11
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0909840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x482c7162; WORD $0x1458; BYTE $0x8e // vaddps (%rsi,%rcx,4), %zmm10, %zmm10
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x08f8840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x48347162; WORD $0x0c58; BYTE $0xce // vaddps (%rsi,%rcx,8), %zmm9, %zmm9
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x08e7840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x07f98c0f; WORD $0x0000 // jl 0x2b67 <k_mul_panels+0x2b47>
+	LONG $0x483c7162; WORD $0x0158 // vaddps (%rcx), %zmm8, %zmm8
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x08c5840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x4844f162; WORD $0x3c58; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm7, %zmm7
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0x08af840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x484cf162; WORD $0x3458; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm6, %zmm6
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x0899840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x08018c0f; WORD $0x0000 // jl 0x2bbd <k_mul_panels+0x2b9d>
+	LONG $0x4854f162; WORD $0x2958 // vaddps (%rcx), %zmm5, %zmm5
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x0877840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x485cf162; WORD $0x2458; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm4, %zmm4
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	LONG $0x0861840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm3, %zmm3
+	LONG $0x09fd8348 // cmpq $0x9, %rbp
+	LONG $0x084b840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x07fd8c0f; WORD $0x0000 // jl 0x2c07 <k_mul_panels+0x2be7>
+	LONG $0x486cf162; WORD $0x1158 // vaddps (%rcx), %zmm2, %zmm2
+	LONG $0x0afd8348 // cmpq $0xa, %rbp
+	LONG $0x0829840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x4874f162; WORD $0x0c58; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm1, %zmm1
+	LONG $0x0bfd8348 // cmpq $0xb, %rbp
+	LONG $0x0813840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12
+	LONG $0x0007fce9; BYTE $0x00 // jmp 0x2c3d <k_mul_panels+0x2c1d>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x0001cee9; BYTE $0x00 // jmp 0x2619 <k_mul_panels+0x25f9>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xf46b850f; WORD $0xffff // jne 0x18c5 <k_mul_panels+0x18a5>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x10c28e0f; WORD $0x0000 // jle 0x352a <k_mul_panels+0x350a>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x0aa28c0f; WORD $0x0000 // jl 0x2f14 <k_mul_panels+0x2ef4>
+	LONG $0x4844f162; WORD $0x3e58 // vaddps (%rsi), %zmm7, %zmm7
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x0c88860f; WORD $0x0000 // jbe 0x3112 <k_mul_panels+0x30f2>
+	LONG $0x484cd162; WORD $0x3158 // vaddps (%r9), %zmm6, %zmm6
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x1090840f; WORD $0x0000 // je 0x352a <k_mul_panels+0x350a>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm8
+	QUAD $0x018e4c10487c7162 // vmovups 0x40(%rsi,%rcx,4), %zmm9
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
+	LONG $0x4834f162; WORD $0xe458 // vaddps %zmm4, %zmm9, %zmm4
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x0cb4850f; WORD $0x0000 // jne 0x317a <k_mul_panels+0x315a>
+	LONG $0x00105fe9; BYTE $0x00 // jmp 0x352a <k_mul_panels+0x350a>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x15f38e0f; WORD $0x0000 // jle 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x0a9c8c0f; WORD $0x0000 // jl 0x2f84 <k_mul_panels+0x2f64>
+	LONG $0x48047162; WORD $0x3e58 // vaddps (%rsi), %zmm15, %zmm15
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x0cd0860f; WORD $0x0000 // jbe 0x31d0 <k_mul_panels+0x31b0>
+	LONG $0x480c5162; WORD $0x3158 // vaddps (%r9), %zmm14, %zmm14
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x15c1840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487ce162; WORD $0x0410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm16
+	QUAD $0x018e4c10487ce162 // vmovups 0x40(%rsi,%rcx,4), %zmm17
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x407c5162; WORD $0xed58 // vaddps %zmm13, %zmm16, %zmm13
+	LONG $0x40745162; WORD $0xe458 // vaddps %zmm12, %zmm17, %zmm12
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x0cfc850f; WORD $0x0000 // jne 0x3238 <k_mul_panels+0x3218>
+	LONG $0x001590e9; BYTE $0x00 // jmp 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x1b978e0f; WORD $0x0000 // jle 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x0a9b8c0f; WORD $0x0000 // jl 0x2ff4 <k_mul_panels+0x2fd4>
+	LONG $0x4044e162; WORD $0x3e58 // vaddps (%rsi), %zmm23, %zmm23
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x0d1d860f; WORD $0x0000 // jbe 0x328e <k_mul_panels+0x326e>
+	LONG $0x404cc162; WORD $0x3158 // vaddps (%r9), %zmm22, %zmm22
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x1b65840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487c6162; WORD $0x0410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm24
+	QUAD $0x018e4c10487c6162 // vmovups 0x40(%rsi,%rcx,4), %zmm25
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x403ca162; WORD $0xed58 // vaddps %zmm21, %zmm24, %zmm21
+	LONG $0x4034a162; WORD $0xe458 // vaddps %zmm20, %zmm25, %zmm20
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x0d49850f; WORD $0x0000 // jne 0x32f6 <k_mul_panels+0x32d6>
+	LONG $0x001b34e9; BYTE $0x00 // jmp 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x487df262; WORD $0x1318 // vbroadcastss (%rbx), %zmm2
+	LONG $0x486dd262; WORD $0x0ab8 // vfmadd231ps (%r10), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x42b8; BYTE $0x01 // vfmadd231ps 0x40(%r10), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x244c8d49; BYTE $0xff // leaq -0x1(%r12), %rcx
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x3c74 // je 0x2619 <k_mul_panels+0x25f9>
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x487df262; WORD $0x1318 // vbroadcastss (%rbx), %zmm2
+	LONG $0x486dd262; WORD $0x0ab8 // vfmadd231ps (%r10), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x42b8; BYTE $0x01 // vfmadd231ps 0x40(%r10), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x487df262; WORD $0x5318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm2
+	LONG $0x486dd262; WORD $0x4ab8; BYTE $0x02 // vfmadd231ps 0x80(%r10), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x42b8; BYTE $0x03 // vfmadd231ps 0xc0(%r10), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x08c38348 // addq $0x8, %rbx
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0xfec18348 // addq $-0x2, %rcx
+	WORD $0xc772 // jb 0x25e0 <k_mul_panels+0x25c0>
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	WORD $0x2f74 // je 0x2653 <k_mul_panels+0x2633>
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x0d75 // jne 0x2637 <k_mul_panels+0x2617>
+	LONG $0x4874d162; WORD $0x0858 // vaddps (%r8), %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%r8), %zmm0, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x0a89850f; WORD $0x0000 // jne 0x30cb <k_mul_panels+0x30ab>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x0a5c8f0f; WORD $0x0000 // jg 0x30aa <k_mul_panels+0x308a>
+	LONG $0xffdc2de9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x277e <k_mul_panels+0x275e>
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x09fb8e0f; WORD $0x0000 // jle 0x3064 <k_mul_panels+0x3044>
+	LONG $0x4874f162; WORD $0x0e58 // vaddps (%rsi), %zmm1, %zmm1
+	LONG $0x40568d48 // leaq 0x40(%rsi), %rdx
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x0a06860f; WORD $0x0000 // jbe 0x3083 <k_mul_panels+0x3063>
+	LONG $0x487cf162; WORD $0x1210 // vmovups (%rdx), %zmm2
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x0a16840f; WORD $0x0000 // je 0x30aa <k_mul_panels+0x308a>
+	LONG $0x000a32e9; BYTE $0x00 // jmp 0x30cb <k_mul_panels+0x30ab>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x5972 // jb 0x26fb <k_mul_panels+0x26db>
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x0b18 // vbroadcastss (%rbx), %zmm1
+	LONG $0x487dd262; WORD $0x0a98 // vfmadd132ps (%r10), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x487df262; WORD $0x4318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm0
+	LONG $0x4875d262; WORD $0x4298; BYTE $0x01 // vfmadd132ps 0x40(%r10), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x487df262; WORD $0x4b18; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm1
+	LONG $0x487dd262; WORD $0x4a98; BYTE $0x02 // vfmadd132ps 0x80(%r10), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x487df262; WORD $0x4318; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm0
+	LONG $0x4875d262; WORD $0x4298; BYTE $0x03 // vfmadd132ps 0xc0(%r10), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x10c38348 // addq $0x10, %rbx
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfef98348 // cmpq $-0x2, %rcx
+	WORD $0xb572 // jb 0x26b0 <k_mul_panels+0x2690>
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	WORD $0x1874 // je 0x271e <k_mul_panels+0x26fe>
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x3375 // jne 0x273f <k_mul_panels+0x271f>
+	LONG $0x487cd162; WORD $0x0058 // vaddps (%r8), %zmm0, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x3174 // je 0x274a <k_mul_panels+0x272a>
+	LONG $0x0007ebe9; BYTE $0x00 // jmp 0x2f09 <k_mul_panels+0x2ee9>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x3f7e // jle 0x276e <k_mul_panels+0x274e>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x07b38c0f; WORD $0x0000 // jl 0x2eec <k_mul_panels+0x2ecc>
+	LONG $0x487cf162; WORD $0x0658 // vaddps (%rsi), %zmm0, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x07bf850f; WORD $0x0000 // jne 0x2f09 <k_mul_panels+0x2ee9>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0xdb218e0f; WORD $0xffff // jle 0x280 <k_mul_panels+0x260>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x09988c0f; WORD $0x0000 // jl 0x3101 <k_mul_panels+0x30e1>
+	LONG $0x000952e9; BYTE $0x00 // jmp 0x30c0 <k_mul_panels+0x30a0>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xdb07840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x00078be9; BYTE $0x00 // jmp 0x2f09 <k_mul_panels+0x2ee9>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xdaf7840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x00093de9; BYTE $0x00 // jmp 0x30cb <k_mul_panels+0x30ab>
+	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x00a5840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x008e840f; WORD $0x0000 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x7674 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0xc97c7162; WORD $0x0110 // vmovups (%rcx), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xe458 // vaddps %zmm4, %zmm8, %zmm4
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	WORD $0x5c74 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xdb58 // vaddps %zmm3, %zmm8, %zmm3
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	WORD $0x4474 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xd258 // vaddps %zmm2, %zmm8, %zmm2
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	WORD $0x2c74 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0xc97c7162; WORD $0x0110 // vmovups (%rcx), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xc958 // vaddps %zmm1, %zmm8, %zmm1
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x1274 // je 0x284d <k_mul_panels+0x282d>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xc058 // vaddps %zmm0, %zmm8, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xd9eb850f; WORD $0xffff // jne 0x243 <k_mul_panels+0x223>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xda168e0f; WORD $0xffff // jle 0x280 <k_mul_panels+0x260>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x00bb8c0f; WORD $0x0000 // jl 0x2935 <k_mul_panels+0x2915>
+	LONG $0x487cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xd9f6840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x8e // vmovups %zmm6, (%rsi,%rcx,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xd9e1840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xce // vmovups %zmm5, (%rsi,%rcx,8)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xd9cc840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x00b38c0f; WORD $0x0000 // jl 0x2979 <k_mul_panels+0x2959>
+	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xd9aa840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x0e // vmovups %zmm3, (%rsi,%rcx)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xd994840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x0e // vmovups %zmm2, (%rsi,%rcx)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xd97e840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x00aa8c0f; WORD $0x0000 // jl 0x29be <k_mul_panels+0x299e>
+	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xd95c840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax)
+	LONG $0xffd94be9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0x497cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xd93b840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x497cf162; WORD $0x3411; BYTE $0x86 // vmovups %zmm6, (%rsi,%rax,4) {%k1}
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xd926840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x497cf162; WORD $0x2c11; BYTE $0x06 // vmovups %zmm5, (%rsi,%rax) {%k1}
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xd910840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xd8f7840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x497cf162; WORD $0x1c11; BYTE $0x06 // vmovups %zmm3, (%rsi,%rax) {%k1}
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xd8e1840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x497cf162; WORD $0x1411; BYTE $0x06 // vmovups %zmm2, (%rsi,%rax) {%k1}
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xd8cb840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xd8b2840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax) {%k1}
+	LONG $0xffd8a1e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0xc97cf162; WORD $0x2610 // vmovups (%rsi), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0x3f74 // je 0x2a34 <k_mul_panels+0x2a14>
+	LONG $0xc97cf162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xd258 // vaddps %zmm2, %zmm4, %zmm2
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0x2c74 // je 0x2a34 <k_mul_panels+0x2a14>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xc97cf162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xc958 // vaddps %zmm1, %zmm4, %zmm1
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x1474 // je 0x2a34 <k_mul_panels+0x2a14>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0xc97cf162; WORD $0x2110 // vmovups (%rcx), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x6c75 // jne 0x2aa7 <k_mul_panels+0x2a87>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xd8338e0f; WORD $0xffff // jle 0x280 <k_mul_panels+0x260>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	WORD $0x6e7c // jl 0x2ac7 <k_mul_panels+0x2aa7>
+	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xd817840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x8e // vmovups %zmm2, (%rsi,%rcx,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xd802840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0xce // vmovups %zmm1, (%rsi,%rcx,8)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xd7ed840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x06658e0f; WORD $0x0000 // jle 0x3107 <k_mul_panels+0x30e7>
+	LONG $0x000619e9; BYTE $0x00 // jmp 0x30c0 <k_mul_panels+0x30a0>
+	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
+	LONG $0x487cd162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%r8)
+	LONG $0x487cd162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%r8)
+	LONG $0x487cd162; WORD $0x4011; BYTE $0x03 // vmovups %zmm0, 0xc0(%r8)
+	LONG $0xffd7b9e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xd7a9840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x497cf162; WORD $0x1411; BYTE $0x86 // vmovups %zmm2, (%rsi,%rax,4) {%k1}
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xd794840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax) {%k1}
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xd77e840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
+	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
+	LONG $0xffd76ee9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0xc97c7162; WORD $0x2610 // vmovups (%rsi), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xdb58 // vaddps %zmm11, %zmm12, %zmm11
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0117840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xd258 // vaddps %zmm10, %zmm12, %zmm10
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x0100840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xc958 // vaddps %zmm9, %zmm12, %zmm9
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x00e4840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0xc97c7162; WORD $0x2110 // vmovups (%rcx), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xc058 // vaddps %zmm8, %zmm12, %zmm8
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00c6840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xff58 // vaddps %zmm7, %zmm12, %zmm7
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0x00aa840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xf658 // vaddps %zmm6, %zmm12, %zmm6
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x008e840f; WORD $0x0000 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0xc97c7162; WORD $0x2110 // vmovups (%rcx), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xed58 // vaddps %zmm5, %zmm12, %zmm5
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x7474 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xe458 // vaddps %zmm4, %zmm12, %zmm4
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x5c74 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xdb58 // vaddps %zmm3, %zmm12, %zmm3
+	LONG $0x09fd8348 // cmpq $0x9, %rbp
+	WORD $0x4474 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0xc97c7162; WORD $0x2110 // vmovups (%rcx), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xd258 // vaddps %zmm2, %zmm12, %zmm2
+	LONG $0x0afd8348 // cmpq $0xa, %rbp
+	WORD $0x2a74 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xc958 // vaddps %zmm1, %zmm12, %zmm1
+	LONG $0x0bfd8348 // cmpq $0xb, %rbp
+	WORD $0x1274 // je 0x2c43 <k_mul_panels+0x2c23>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xc058 // vaddps %zmm0, %zmm12, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x0141850f; WORD $0x0000 // jne 0x2d8f <k_mul_panels+0x2d6f>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xd6208e0f; WORD $0xffff // jle 0x280 <k_mul_panels+0x260>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x01778c0f; WORD $0x0000 // jl 0x2de7 <k_mul_panels+0x2dc7>
+	LONG $0x487c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xd600840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x8e // vmovups %zmm10, (%rsi,%rcx,4)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xd5eb840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487c7162; WORD $0x0c11; BYTE $0xce // vmovups %zmm9, (%rsi,%rcx,8)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xd5d6840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x016f8c0f; WORD $0x0000 // jl 0x2e2b <k_mul_panels+0x2e0b>
+	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xd5b4840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x0e // vmovups %zmm7, (%rsi,%rcx)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xd59e840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x0e // vmovups %zmm6, (%rsi,%rcx)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xd588840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x01668c0f; WORD $0x0000 // jl 0x2e70 <k_mul_panels+0x2e50>
+	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xd566840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x0e // vmovups %zmm4, (%rsi,%rcx)
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	LONG $0xd550840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x0e // vmovups %zmm3, (%rsi,%rcx)
+	LONG $0x09fd8348 // cmpq $0x9, %rbp
+	LONG $0xd53a840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x015d8c0f; WORD $0x0000 // jl 0x2eb5 <k_mul_panels+0x2e95>
+	LONG $0x487cf162; WORD $0x1111 // vmovups %zmm2, (%rcx)
+	LONG $0x0afd8348 // cmpq $0xa, %rbp
+	LONG $0xd518840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax)
+	LONG $0x0bfd8348 // cmpq $0xb, %rbp
+	LONG $0xd502840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax)
+	LONG $0xffd4f1e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0x487c5162; WORD $0x1811 // vmovups %zmm11, (%r8)
+	LONG $0x487c5162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%r8)
+	LONG $0x487c5162; WORD $0x4811; BYTE $0x02 // vmovups %zmm9, 0x80(%r8)
+	LONG $0x487c5162; WORD $0x4011; BYTE $0x03 // vmovups %zmm8, 0xc0(%r8)
+	LONG $0x487cd162; WORD $0x7811; BYTE $0x04 // vmovups %zmm7, 0x100(%r8)
+	LONG $0x487cd162; WORD $0x7011; BYTE $0x05 // vmovups %zmm6, 0x140(%r8)
+	LONG $0x487cd162; WORD $0x6811; BYTE $0x06 // vmovups %zmm5, 0x180(%r8)
+	LONG $0x487cd162; WORD $0x6011; BYTE $0x07 // vmovups %zmm4, 0x1c0(%r8)
+	LONG $0x487cd162; WORD $0x5811; BYTE $0x08 // vmovups %zmm3, 0x200(%r8)
+	LONG $0x487cd162; WORD $0x5011; BYTE $0x09 // vmovups %zmm2, 0x240(%r8)
+	LONG $0x487cd162; WORD $0x4811; BYTE $0x0a // vmovups %zmm1, 0x280(%r8)
+	LONG $0x487cd162; WORD $0x4011; BYTE $0x0b // vmovups %zmm0, 0x2c0(%r8)
+	LONG $0xffd499e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0x497c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xd489840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x497c7162; WORD $0x1411; BYTE $0x86 // vmovups %zmm10, (%rsi,%rax,4) {%k1}
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xd474840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x497c7162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm9, (%rsi,%rax) {%k1}
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xd45e840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xd445840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x497cf162; WORD $0x3c11; BYTE $0x06 // vmovups %zmm7, (%rsi,%rax) {%k1}
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xd42f840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x497cf162; WORD $0x3411; BYTE $0x06 // vmovups %zmm6, (%rsi,%rax) {%k1}
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xd419840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xd400840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x497cf162; WORD $0x2411; BYTE $0x06 // vmovups %zmm4, (%rsi,%rax) {%k1}
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	LONG $0xd3ea840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x497cf162; WORD $0x1c11; BYTE $0x06 // vmovups %zmm3, (%rsi,%rax) {%k1}
+	LONG $0x09fd8348 // cmpq $0x9, %rbp
+	LONG $0xd3d4840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
+	LONG $0x0afd8348 // cmpq $0xa, %rbp
+	LONG $0xd3bb840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax) {%k1}
+	LONG $0x0bfd8348 // cmpq $0xb, %rbp
+	LONG $0xd3a5840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax) {%k1}
+	LONG $0xffd394e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc97cf162; WORD $0x0e10 // vmovups (%rsi), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xf841840f; WORD $0xffff // je 0x274a <k_mul_panels+0x272a>
+	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
+	LONG $0xffd36ce9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc97c7162; WORD $0x4610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x05c9840f; WORD $0x0000 // je 0x352a <k_mul_panels+0x350a>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0xc97c3162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm8 {%k1} {z}
+	LONG $0x0001c2e9; BYTE $0x00 // jmp 0x3146 <k_mul_panels+0x3126>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0610 // vmovups (%rsi), %zmm16 {%k1} {z}
+	LONG $0x407c5162; WORD $0xff58 // vaddps %zmm15, %zmm16, %zmm15
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc97ce162; WORD $0x4610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm16 {%k1} {z}
+	LONG $0x407c5162; WORD $0xf658 // vaddps %zmm14, %zmm16, %zmm14
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x0b00840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0xc97ca162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm16 {%k1} {z}
+	LONG $0x000210e9; BYTE $0x00 // jmp 0x3204 <k_mul_panels+0x31e4>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97c6162; WORD $0x0610 // vmovups (%rsi), %zmm24 {%k1} {z}
+	LONG $0x403ca162; WORD $0xff58 // vaddps %zmm23, %zmm24, %zmm23
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc97c6162; WORD $0x4610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm24 {%k1} {z}
+	LONG $0x403ca162; WORD $0xf658 // vaddps %zmm22, %zmm24, %zmm22
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x10a5840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0xc97c2162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm24 {%k1} {z}
+	LONG $0x00025ee9; BYTE $0x00 // jmp 0x32c2 <k_mul_panels+0x32a2>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x40568d48 // leaq 0x40(%rsi), %rdx
+	WORD $0x488d; BYTE $0xf0 // leal -0x10(%rax), %ecx
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97cf162; WORD $0x1210 // vmovups (%rdx), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x2175 // jne 0x30cb <k_mul_panels+0x30ab>
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x2d7e // jle 0x30dd <k_mul_panels+0x30bd>
+	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	WORD $0x3676 // jbe 0x30f6 <k_mul_panels+0x30d6>
+	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
+	LONG $0xffd1b5e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0x487cd162; WORD $0x0811 // vmovups %zmm1, (%r8)
+	LONG $0x487cd162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%r8)
+	LONG $0xffd1a3e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0xf004 // addb $-0x10, %al
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
+	LONG $0xffd16ee9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc97c5162; WORD $0x0110 // vmovups (%r9), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x03ef840f; WORD $0x0000 // je 0x352a <k_mul_panels+0x350a>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x487c3162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm8
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	QUAD $0x01964c10c97c3162 // vmovups 0x40(%rsi,%r10,4), %zmm9 {%k1} {z}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
+	LONG $0x4834f162; WORD $0xe458 // vaddps %zmm4, %zmm9, %zmm4
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x03b0840f; WORD $0x0000 // je 0x352a <k_mul_panels+0x350a>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x01bf8e0f; WORD $0x0000 // jle 0x334c <k_mul_panels+0x332c>
+	LONG $0x487c5162; WORD $0x0210 // vmovups (%r10), %zmm8
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x01ce850f; WORD $0x0000 // jne 0x336e <k_mul_panels+0x334e>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c5162; WORD $0x0a10 // vmovups (%r10), %zmm9 {%k1} {z}
+	LONG $0x483cf162; WORD $0xdb58 // vaddps %zmm3, %zmm8, %zmm3
+	LONG $0x4834f162; WORD $0xd258 // vaddps %zmm2, %zmm9, %zmm2
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x01bf850f; WORD $0x0000 // jne 0x338a <k_mul_panels+0x336a>
+	LONG $0x00035ae9; BYTE $0x00 // jmp 0x352a <k_mul_panels+0x350a>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc97cc162; WORD $0x0110 // vmovups (%r9), %zmm16 {%k1} {z}
+	LONG $0x407c5162; WORD $0xf658 // vaddps %zmm14, %zmm16, %zmm14
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x08d8840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x487ca162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm16
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	QUAD $0x01964c10c97ca162 // vmovups 0x40(%rsi,%r10,4), %zmm17 {%k1} {z}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x407c5162; WORD $0xed58 // vaddps %zmm13, %zmm16, %zmm13
+	LONG $0x40745162; WORD $0xe458 // vaddps %zmm12, %zmm17, %zmm12
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x0899840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x01838e0f; WORD $0x0000 // jle 0x33ce <k_mul_panels+0x33ae>
+	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x0192850f; WORD $0x0000 // jne 0x33f0 <k_mul_panels+0x33d0>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
+	LONG $0x407c5162; WORD $0xdb58 // vaddps %zmm11, %zmm16, %zmm11
+	LONG $0x40745162; WORD $0xd258 // vaddps %zmm10, %zmm17, %zmm10
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x0183850f; WORD $0x0000 // jne 0x340c <k_mul_panels+0x33ec>
+	LONG $0x000843e9; BYTE $0x00 // jmp 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc97c4162; WORD $0x0110 // vmovups (%r9), %zmm24 {%k1} {z}
+	LONG $0x403ca162; WORD $0xf658 // vaddps %zmm22, %zmm24, %zmm22
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x0e2f840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x487c2162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm24
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	QUAD $0x01964c10c97c2162 // vmovups 0x40(%rsi,%r10,4), %zmm25 {%k1} {z}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x403ca162; WORD $0xed58 // vaddps %zmm21, %zmm24, %zmm21
+	LONG $0x4034a162; WORD $0xe458 // vaddps %zmm20, %zmm25, %zmm20
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x0df0840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x01598e0f; WORD $0x0000 // jle 0x3462 <k_mul_panels+0x3442>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x0168850f; WORD $0x0000 // jne 0x3484 <k_mul_panels+0x3464>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403ca162; WORD $0xdb58 // vaddps %zmm19, %zmm24, %zmm19
+	LONG $0x4034a162; WORD $0xd258 // vaddps %zmm18, %zmm25, %zmm18
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x0159850f; WORD $0x0000 // jne 0x34a0 <k_mul_panels+0x3480>
+	LONG $0x000d9ae9; BYTE $0x00 // jmp 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c5162; WORD $0x0210 // vmovups (%r10), %zmm8 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfe32840f; WORD $0xffff // je 0x31a0 <k_mul_panels+0x3180>
+	LONG $0x487c5162; WORD $0x0a10 // vmovups (%r10), %zmm9
+	LONG $0x483cf162; WORD $0xdb58 // vaddps %zmm3, %zmm8, %zmm3
+	LONG $0x4834f162; WORD $0xd258 // vaddps %zmm2, %zmm9, %zmm2
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x01a0840f; WORD $0x0000 // je 0x352a <k_mul_panels+0x350a>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x01598e0f; WORD $0x0000 // jle 0x34f6 <k_mul_panels+0x34d6>
+	LONG $0x487c5162; WORD $0x0210 // vmovups (%r10), %zmm8
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x0168850f; WORD $0x0000 // jne 0x3518 <k_mul_panels+0x34f8>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97c5162; WORD $0x0a10 // vmovups (%r10), %zmm9 {%k1} {z}
+	LONG $0x000150e9; BYTE $0x00 // jmp 0x351e <k_mul_panels+0x34fe>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfe6e840f; WORD $0xffff // je 0x325e <k_mul_panels+0x323e>
+	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x407c5162; WORD $0xdb58 // vaddps %zmm11, %zmm16, %zmm11
+	LONG $0x40745162; WORD $0xd258 // vaddps %zmm10, %zmm17, %zmm10
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x06c5840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x02bd8e0f; WORD $0x0000 // jle 0x36dc <k_mul_panels+0x36bc>
+	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x02cc850f; WORD $0x0000 // jne 0x36fe <k_mul_panels+0x36de>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
+	LONG $0x407c5162; WORD $0xc958 // vaddps %zmm9, %zmm16, %zmm9
+	LONG $0x40745162; WORD $0xc058 // vaddps %zmm8, %zmm17, %zmm8
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x02bd850f; WORD $0x0000 // jne 0x371a <k_mul_panels+0x36fa>
+	LONG $0x00066fe9; BYTE $0x00 // jmp 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfe98840f; WORD $0xffff // je 0x331c <k_mul_panels+0x32fc>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	LONG $0x403ca162; WORD $0xdb58 // vaddps %zmm19, %zmm24, %zmm19
+	LONG $0x4034a162; WORD $0xd258 // vaddps %zmm18, %zmm25, %zmm18
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0x0c46840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x02bd8e0f; WORD $0x0000 // jle 0x3770 <k_mul_panels+0x3750>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x02cc850f; WORD $0x0000 // jne 0x3792 <k_mul_panels+0x3772>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403ca162; WORD $0xc958 // vaddps %zmm17, %zmm24, %zmm17
+	LONG $0x4034a162; WORD $0xc058 // vaddps %zmm16, %zmm25, %zmm16
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x02bd850f; WORD $0x0000 // jne 0x37ae <k_mul_panels+0x378e>
+	LONG $0x000bf0e9; BYTE $0x00 // jmp 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c5162; WORD $0x0210 // vmovups (%r10), %zmm8 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfe98840f; WORD $0xffff // je 0x33b0 <k_mul_panels+0x3390>
+	LONG $0x487c5162; WORD $0x0a10 // vmovups (%r10), %zmm9
+	LONG $0x483cf162; WORD $0xc958 // vaddps %zmm1, %zmm8, %zmm1
+	LONG $0x4834f162; WORD $0xc058 // vaddps %zmm0, %zmm9, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xcd0e850f; WORD $0xffff // jne 0x243 <k_mul_panels+0x223>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xcd428e0f; WORD $0xffff // jle 0x280 <k_mul_panels+0x260>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	WORD $0x4d7c // jl 0x3591 <k_mul_panels+0x3571>
+	LONG $0x487cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi)
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x0096860f; WORD $0x0000 // jbe 0x35f2 <k_mul_panels+0x35d2>
+	LONG $0x487cd162; WORD $0x3111 // vmovups %zmm6, (%r9)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xcd14840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0x8e // vmovups %zmm5, (%rsi,%rcx,4)
+	QUAD $0x018e6411487cf162 // vmovups %zmm4, 0x40(%rsi,%rcx,4)
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xccf4840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x3648 <k_mul_panels+0x3628>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi) {%k1}
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x497cf162; WORD $0x7611; BYTE $0x01 // vmovups %zmm6, 0x40(%rsi) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xccae840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm5, (%rsi,%r10,4) {%k1}
+	WORD $0x2eeb // jmp 0x3620 <k_mul_panels+0x3600>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x497cd162; WORD $0x3111 // vmovups %zmm6, (%r9) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xcc6b840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm5, (%rsi,%r10,4)
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	QUAD $0x01966411497cb162 // vmovups %zmm4, 0x40(%rsi,%r10,4) {%k1}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xcc38840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x3687 <k_mul_panels+0x3667>
+	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x36a5 <k_mul_panels+0x3685>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xcbfb840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x36b5 <k_mul_panels+0x3695>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x3666 <k_mul_panels+0x3646>
+	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xcbcb840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x075b8e0f; WORD $0x0000 // jle 0x3e1f <k_mul_panels+0x3dff>
+	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x076e840f; WORD $0x0000 // je 0x3e45 <k_mul_panels+0x3e25>
+	LONG $0xfff9e4e9; BYTE $0xff // jmp 0x30c0 <k_mul_panels+0x30a0>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfd34840f; WORD $0xffff // je 0x3432 <k_mul_panels+0x3412>
+	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x407c5162; WORD $0xc958 // vaddps %zmm9, %zmm16, %zmm9
+	LONG $0x40745162; WORD $0xc058 // vaddps %zmm8, %zmm17, %zmm8
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x03b7840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3804 <k_mul_panels+0x37e4>
+	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x00e6850f; WORD $0x0000 // jne 0x3826 <k_mul_panels+0x3806>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
+	LONG $0x407cf162; WORD $0xff58 // vaddps %zmm7, %zmm16, %zmm7
+	LONG $0x4074f162; WORD $0xf658 // vaddps %zmm6, %zmm17, %zmm6
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0x00d7850f; WORD $0x0000 // jne 0x3842 <k_mul_panels+0x3822>
+	LONG $0x000361e9; BYTE $0x00 // jmp 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfd34840f; WORD $0xffff // je 0x34c6 <k_mul_panels+0x34a6>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	LONG $0x403ca162; WORD $0xc958 // vaddps %zmm17, %zmm24, %zmm17
+	LONG $0x4034a162; WORD $0xc058 // vaddps %zmm16, %zmm25, %zmm16
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x0938840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3898 <k_mul_panels+0x3878>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x00e6850f; WORD $0x0000 // jne 0x38ba <k_mul_panels+0x389a>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403c5162; WORD $0xff58 // vaddps %zmm15, %zmm24, %zmm15
+	LONG $0x40345162; WORD $0xf658 // vaddps %zmm14, %zmm25, %zmm14
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0x00d7850f; WORD $0x0000 // jne 0x38d6 <k_mul_panels+0x38b6>
+	LONG $0x0008e2e9; BYTE $0x00 // jmp 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xff1a840f; WORD $0xffff // je 0x3740 <k_mul_panels+0x3720>
+	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x407cf162; WORD $0xff58 // vaddps %zmm7, %zmm16, %zmm7
+	LONG $0x4074f162; WORD $0xf658 // vaddps %zmm6, %zmm17, %zmm6
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0x028f840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x00d78e0f; WORD $0x0000 // jle 0x392c <k_mul_panels+0x390c>
+	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x00e6850f; WORD $0x0000 // jne 0x394e <k_mul_panels+0x392e>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
+	LONG $0x407cf162; WORD $0xed58 // vaddps %zmm5, %zmm16, %zmm5
+	LONG $0x4074f162; WORD $0xe458 // vaddps %zmm4, %zmm17, %zmm4
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x00d7850f; WORD $0x0000 // jne 0x396a <k_mul_panels+0x394a>
+	LONG $0x000239e9; BYTE $0x00 // jmp 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xff1a840f; WORD $0xffff // je 0x37d4 <k_mul_panels+0x37b4>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	LONG $0x403c5162; WORD $0xff58 // vaddps %zmm15, %zmm24, %zmm15
+	LONG $0x40345162; WORD $0xf658 // vaddps %zmm14, %zmm25, %zmm14
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0x0810840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x01168e0f; WORD $0x0000 // jle 0x39ff <k_mul_panels+0x39df>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x0125850f; WORD $0x0000 // jne 0x3a21 <k_mul_panels+0x3a01>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403c5162; WORD $0xed58 // vaddps %zmm13, %zmm24, %zmm13
+	LONG $0x40345162; WORD $0xe458 // vaddps %zmm12, %zmm25, %zmm12
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x0116850f; WORD $0x0000 // jne 0x3a3d <k_mul_panels+0x3a1d>
+	LONG $0x0007bae9; BYTE $0x00 // jmp 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xff1a840f; WORD $0xffff // je 0x3868 <k_mul_panels+0x3848>
+	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x407cf162; WORD $0xed58 // vaddps %zmm5, %zmm16, %zmm5
+	LONG $0x4074f162; WORD $0xe458 // vaddps %zmm4, %zmm17, %zmm4
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x0167840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x01168e0f; WORD $0x0000 // jle 0x3a93 <k_mul_panels+0x3a73>
+	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x0125850f; WORD $0x0000 // jne 0x3ab5 <k_mul_panels+0x3a95>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
+	LONG $0x407cf162; WORD $0xdb58 // vaddps %zmm3, %zmm16, %zmm3
+	LONG $0x4074f162; WORD $0xd258 // vaddps %zmm2, %zmm17, %zmm2
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x0116840f; WORD $0x0000 // je 0x3ad1 <k_mul_panels+0x3ab1>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x05048e0f; WORD $0x0000 // jle 0x3ed2 <k_mul_panels+0x3eb2>
+	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x0513850f; WORD $0x0000 // jne 0x3ef4 <k_mul_panels+0x3ed4>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
+	LONG $0x0004fbe9; BYTE $0x00 // jmp 0x3efa <k_mul_panels+0x3eda>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfedb840f; WORD $0xffff // je 0x38fc <k_mul_panels+0x38dc>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	LONG $0x403c5162; WORD $0xed58 // vaddps %zmm13, %zmm24, %zmm13
+	LONG $0x40345162; WORD $0xe458 // vaddps %zmm12, %zmm25, %zmm12
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x06a9840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x040f8e0f; WORD $0x0000 // jle 0x3e5f <k_mul_panels+0x3e3f>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x041e850f; WORD $0x0000 // jne 0x3e81 <k_mul_panels+0x3e61>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403c5162; WORD $0xdb58 // vaddps %zmm11, %zmm24, %zmm11
+	LONG $0x40345162; WORD $0xd258 // vaddps %zmm10, %zmm25, %zmm10
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x040f850f; WORD $0x0000 // jne 0x3e9d <k_mul_panels+0x3e7d>
+	LONG $0x000653e9; BYTE $0x00 // jmp 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfedb840f; WORD $0xffff // je 0x3990 <k_mul_panels+0x3970>
+	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x407cf162; WORD $0xdb58 // vaddps %zmm3, %zmm16, %zmm3
+	LONG $0x4074f162; WORD $0xd258 // vaddps %zmm2, %zmm17, %zmm2
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xfeea850f; WORD $0xffff // jne 0x39bb <k_mul_panels+0x399b>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xda6c850f; WORD $0xffff // jne 0x1548 <k_mul_panels+0x1528>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc79b8e0f; WORD $0xffff // jle 0x280 <k_mul_panels+0x260>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	WORD $0x4d7c // jl 0x3b38 <k_mul_panels+0x3b18>
+	LONG $0x487c7162; WORD $0x3e11 // vmovups %zmm15, (%rsi)
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x0096860f; WORD $0x0000 // jbe 0x3b99 <k_mul_panels+0x3b79>
+	LONG $0x487c5162; WORD $0x3111 // vmovups %zmm14, (%r9)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xc76d840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487c7162; WORD $0x2c11; BYTE $0x8e // vmovups %zmm13, (%rsi,%rcx,4)
+	QUAD $0x018e6411487c7162 // vmovups %zmm12, 0x40(%rsi,%rcx,4)
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xc74d840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x3bef <k_mul_panels+0x3bcf>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x3e11 // vmovups %zmm15, (%rsi) {%k1}
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x497c7162; WORD $0x7611; BYTE $0x01 // vmovups %zmm14, 0x40(%rsi) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xc707840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x497c3162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm13, (%rsi,%r10,4) {%k1}
+	WORD $0x2eeb // jmp 0x3bc7 <k_mul_panels+0x3ba7>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x497c5162; WORD $0x3111 // vmovups %zmm14, (%r9) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xc6c4840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x487c3162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm13, (%rsi,%r10,4)
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	QUAD $0x01966411497c3162 // vmovups %zmm12, 0x40(%rsi,%r10,4) {%k1}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xc691840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x3c2e <k_mul_panels+0x3c0e>
+	LONG $0x487c5162; WORD $0x1a11 // vmovups %zmm11, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x3c4c <k_mul_panels+0x3c2c>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x1211 // vmovups %zmm10, (%r10) {%k1}
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xc654840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x3c5c <k_mul_panels+0x3c3c>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x1a11 // vmovups %zmm11, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x3c0d <k_mul_panels+0x3bed>
+	LONG $0x487c5162; WORD $0x1211 // vmovups %zmm10, (%r10)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xc624840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x3c9b <k_mul_panels+0x3c7b>
+	LONG $0x487c5162; WORD $0x0a11 // vmovups %zmm9, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x3cb9 <k_mul_panels+0x3c99>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x0211 // vmovups %zmm8, (%r10) {%k1}
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xc5e7840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x3cc9 <k_mul_panels+0x3ca9>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x0a11 // vmovups %zmm9, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x3c7a <k_mul_panels+0x3c5a>
+	LONG $0x487c5162; WORD $0x0211 // vmovups %zmm8, (%r10)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xc5b7840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x3d08 <k_mul_panels+0x3ce8>
+	LONG $0x487cd162; WORD $0x3a11 // vmovups %zmm7, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x3d26 <k_mul_panels+0x3d06>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x3211 // vmovups %zmm6, (%r10) {%k1}
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xc57a840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x3d36 <k_mul_panels+0x3d16>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x3a11 // vmovups %zmm7, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x3ce7 <k_mul_panels+0x3cc7>
+	LONG $0x487cd162; WORD $0x3211 // vmovups %zmm6, (%r10)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xc54a840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x3d75 <k_mul_panels+0x3d55>
+	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x3d93 <k_mul_panels+0x3d73>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x2211 // vmovups %zmm4, (%r10) {%k1}
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xc50d840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x3da3 <k_mul_panels+0x3d83>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x3d54 <k_mul_panels+0x3d34>
+	LONG $0x487cd162; WORD $0x2211 // vmovups %zmm4, (%r10)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xc4dd840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x3de2 <k_mul_panels+0x3dc2>
+	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x3e00 <k_mul_panels+0x3de0>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xc4a0840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x3e10 <k_mul_panels+0x3df0>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x3dc1 <k_mul_panels+0x3da1>
+	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xc470840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0xf8a58f0f; WORD $0xffff // jg 0x36c4 <k_mul_panels+0x36a4>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xf27b850f; WORD $0xffff // jne 0x30c0 <k_mul_panels+0x30a0>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
+	LONG $0xffc421e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfbe2840f; WORD $0xffff // je 0x3a63 <k_mul_panels+0x3a43>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	LONG $0x403c5162; WORD $0xdb58 // vaddps %zmm11, %zmm24, %zmm11
+	LONG $0x40345162; WORD $0xd258 // vaddps %zmm10, %zmm25, %zmm10
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x0249840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x6a7e // jle 0x3f16 <k_mul_panels+0x3ef6>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x7975 // jne 0x3f34 <k_mul_panels+0x3f14>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	WORD $0x68eb // jmp 0x3f3a <k_mul_panels+0x3f1a>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfaed840f; WORD $0xffff // je 0x39e1 <k_mul_panels+0x39c1>
+	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x407cf162; WORD $0xc958 // vaddps %zmm1, %zmm16, %zmm1
+	LONG $0x4074f162; WORD $0xc058 // vaddps %zmm0, %zmm17, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xfbcb840f; WORD $0xffff // je 0x3adc <k_mul_panels+0x3abc>
+	LONG $0xffd632e9; BYTE $0xff // jmp 0x1548 <k_mul_panels+0x1528>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x8774 // je 0x3ebb <k_mul_panels+0x3e9b>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	LONG $0x403c5162; WORD $0xc958 // vaddps %zmm9, %zmm24, %zmm9
+	LONG $0x40345162; WORD $0xc058 // vaddps %zmm8, %zmm25, %zmm8
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	LONG $0x0196840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x087e // jle 0x3f67 <k_mul_panels+0x3f47>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	WORD $0x15eb // jmp 0x3f7c <k_mul_panels+0x3f5c>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x3f8d <k_mul_panels+0x3f6d>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	WORD $0x15eb // jmp 0x3fa2 <k_mul_panels+0x3f82>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403cf162; WORD $0xff58 // vaddps %zmm7, %zmm24, %zmm7
+	LONG $0x4034f162; WORD $0xf658 // vaddps %zmm6, %zmm25, %zmm6
+	LONG $0x09fd8348 // cmpq $0x9, %rbp
+	LONG $0x012e840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x087e // jle 0x3fcf <k_mul_panels+0x3faf>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	WORD $0x15eb // jmp 0x3fe4 <k_mul_panels+0x3fc4>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x3ff5 <k_mul_panels+0x3fd5>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	WORD $0x15eb // jmp 0x400a <k_mul_panels+0x3fea>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403cf162; WORD $0xed58 // vaddps %zmm5, %zmm24, %zmm5
+	LONG $0x4034f162; WORD $0xe458 // vaddps %zmm4, %zmm25, %zmm4
+	LONG $0x0afd8348 // cmpq $0xa, %rbp
+	LONG $0x00c6840f; WORD $0x0000 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x087e // jle 0x4037 <k_mul_panels+0x4017>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	WORD $0x15eb // jmp 0x404c <k_mul_panels+0x402c>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x405d <k_mul_panels+0x403d>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	WORD $0x15eb // jmp 0x4072 <k_mul_panels+0x4052>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403cf162; WORD $0xdb58 // vaddps %zmm3, %zmm24, %zmm3
+	LONG $0x4034f162; WORD $0xd258 // vaddps %zmm2, %zmm25, %zmm2
+	LONG $0x0bfd8348 // cmpq $0xb, %rbp
+	WORD $0x6274 // je 0x40e6 <k_mul_panels+0x40c6>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x087e // jle 0x409b <k_mul_panels+0x407b>
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	WORD $0x15eb // jmp 0x40b0 <k_mul_panels+0x4090>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x40c1 <k_mul_panels+0x40a1>
+	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	WORD $0x19eb // jmp 0x40da <k_mul_panels+0x40ba>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x403cf162; WORD $0xc958 // vaddps %zmm1, %zmm24, %zmm1
+	LONG $0x4034f162; WORD $0xc058 // vaddps %zmm0, %zmm25, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x6075 // jne 0x414d <k_mul_panels+0x412d>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc18a8e0f; WORD $0xffff // jle 0x280 <k_mul_panels+0x260>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x00f98c0f; WORD $0x0000 // jl 0x41f9 <k_mul_panels+0x41d9>
+	LONG $0x487ce162; WORD $0x3e11 // vmovups %zmm23, (%rsi)
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x0142860f; WORD $0x0000 // jbe 0x425a <k_mul_panels+0x423a>
+	LONG $0x487cc162; WORD $0x3111 // vmovups %zmm22, (%r9)
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xc158840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487ce162; WORD $0x2c11; BYTE $0x8e // vmovups %zmm21, (%rsi,%rcx,4)
+	QUAD $0x018e6411487ce162 // vmovups %zmm20, 0x40(%rsi,%rcx,4)
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xc138840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x000163e9; BYTE $0x00 // jmp 0x42b0 <k_mul_panels+0x4290>
+	LONG $0x487cc162; WORD $0x3811 // vmovups %zmm23, (%r8)
+	LONG $0x487cc162; WORD $0x7011; BYTE $0x01 // vmovups %zmm22, 0x40(%r8)
+	LONG $0x487cc162; WORD $0x6811; BYTE $0x02 // vmovups %zmm21, 0x80(%r8)
+	LONG $0x487cc162; WORD $0x6011; BYTE $0x03 // vmovups %zmm20, 0xc0(%r8)
+	LONG $0x487cc162; WORD $0x5811; BYTE $0x04 // vmovups %zmm19, 0x100(%r8)
+	LONG $0x487cc162; WORD $0x5011; BYTE $0x05 // vmovups %zmm18, 0x140(%r8)
+	LONG $0x487cc162; WORD $0x4811; BYTE $0x06 // vmovups %zmm17, 0x180(%r8)
+	LONG $0x487cc162; WORD $0x4011; BYTE $0x07 // vmovups %zmm16, 0x1c0(%r8)
+	LONG $0x487c5162; WORD $0x7811; BYTE $0x08 // vmovups %zmm15, 0x200(%r8)
+	LONG $0x487c5162; WORD $0x7011; BYTE $0x09 // vmovups %zmm14, 0x240(%r8)
+	LONG $0x487c5162; WORD $0x6811; BYTE $0x0a // vmovups %zmm13, 0x280(%r8)
+	LONG $0x487c5162; WORD $0x6011; BYTE $0x0b // vmovups %zmm12, 0x2c0(%r8)
+	LONG $0x487c5162; WORD $0x5811; BYTE $0x0c // vmovups %zmm11, 0x300(%r8)
+	LONG $0x487c5162; WORD $0x5011; BYTE $0x0d // vmovups %zmm10, 0x340(%r8)
+	LONG $0x487c5162; WORD $0x4811; BYTE $0x0e // vmovups %zmm9, 0x380(%r8)
+	LONG $0x487c5162; WORD $0x4011; BYTE $0x0f // vmovups %zmm8, 0x3c0(%r8)
+	LONG $0x487cd162; WORD $0x7811; BYTE $0x10 // vmovups %zmm7, 0x400(%r8)
+	LONG $0x487cd162; WORD $0x7011; BYTE $0x11 // vmovups %zmm6, 0x440(%r8)
+	LONG $0x487cd162; WORD $0x6811; BYTE $0x12 // vmovups %zmm5, 0x480(%r8)
+	LONG $0x487cd162; WORD $0x6011; BYTE $0x13 // vmovups %zmm4, 0x4c0(%r8)
+	LONG $0x487cd162; WORD $0x5811; BYTE $0x14 // vmovups %zmm3, 0x500(%r8)
+	LONG $0x487cd162; WORD $0x5011; BYTE $0x15 // vmovups %zmm2, 0x540(%r8)
+	LONG $0x487cd162; WORD $0x4811; BYTE $0x16 // vmovups %zmm1, 0x580(%r8)
+	LONG $0x487cd162; WORD $0x4011; BYTE $0x17 // vmovups %zmm0, 0x5c0(%r8)
+	LONG $0xffc087e9; BYTE $0xff // jmp 0x280 <k_mul_panels+0x260>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497ce162; WORD $0x3e11 // vmovups %zmm23, (%rsi) {%k1}
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x497ce162; WORD $0x7611; BYTE $0x01 // vmovups %zmm22, 0x40(%rsi) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xc046840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x497ca162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm21, (%rsi,%r10,4) {%k1}
+	WORD $0x2eeb // jmp 0x4288 <k_mul_panels+0x4268>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x497cc162; WORD $0x3111 // vmovups %zmm22, (%r9) {%k1}
+	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0xc003840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x487ca162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm21, (%rsi,%r10,4)
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	QUAD $0x01966411497ca162 // vmovups %zmm20, 0x40(%rsi,%r10,4) {%k1}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0xbfd0840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x42ef <k_mul_panels+0x42cf>
+	LONG $0x487cc162; WORD $0x1a11 // vmovups %zmm19, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x430d <k_mul_panels+0x42ed>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cc162; WORD $0x1211 // vmovups %zmm18, (%r10) {%k1}
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xbf93840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x431d <k_mul_panels+0x42fd>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cc162; WORD $0x1a11 // vmovups %zmm19, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x42ce <k_mul_panels+0x42ae>
+	LONG $0x487cc162; WORD $0x1211 // vmovups %zmm18, (%r10)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	LONG $0xbf63840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x435c <k_mul_panels+0x433c>
+	LONG $0x487cc162; WORD $0x0a11 // vmovups %zmm17, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x437a <k_mul_panels+0x435a>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cc162; WORD $0x0211 // vmovups %zmm16, (%r10) {%k1}
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xbf26840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x438a <k_mul_panels+0x436a>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cc162; WORD $0x0a11 // vmovups %zmm17, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x433b <k_mul_panels+0x431b>
+	LONG $0x487cc162; WORD $0x0211 // vmovups %zmm16, (%r10)
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0xbef6840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x43c9 <k_mul_panels+0x43a9>
+	LONG $0x487c5162; WORD $0x3a11 // vmovups %zmm15, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x43e7 <k_mul_panels+0x43c7>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x3211 // vmovups %zmm14, (%r10) {%k1}
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xbeb9840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x43f7 <k_mul_panels+0x43d7>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x3a11 // vmovups %zmm15, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x43a8 <k_mul_panels+0x4388>
+	LONG $0x487c5162; WORD $0x3211 // vmovups %zmm14, (%r10)
+	LONG $0x05fd8348 // cmpq $0x5, %rbp
+	LONG $0xbe89840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x4436 <k_mul_panels+0x4416>
+	LONG $0x487c5162; WORD $0x2a11 // vmovups %zmm13, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x4454 <k_mul_panels+0x4434>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x2211 // vmovups %zmm12, (%r10) {%k1}
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xbe4c840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x4464 <k_mul_panels+0x4444>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x2a11 // vmovups %zmm13, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x4415 <k_mul_panels+0x43f5>
+	LONG $0x487c5162; WORD $0x2211 // vmovups %zmm12, (%r10)
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0xbe1c840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x44a3 <k_mul_panels+0x4483>
+	LONG $0x487c5162; WORD $0x1a11 // vmovups %zmm11, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x44c1 <k_mul_panels+0x44a1>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x1211 // vmovups %zmm10, (%r10) {%k1}
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xbddf840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x44d1 <k_mul_panels+0x44b1>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x1a11 // vmovups %zmm11, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x4482 <k_mul_panels+0x4462>
+	LONG $0x487c5162; WORD $0x1211 // vmovups %zmm10, (%r10)
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xbdaf840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x307e // jle 0x4510 <k_mul_panels+0x44f0>
+	LONG $0x487c5162; WORD $0x0a11 // vmovups %zmm9, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3f75 // jne 0x452e <k_mul_panels+0x450e>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x0211 // vmovups %zmm8, (%r10) {%k1}
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	LONG $0xbd72840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	WORD $0x2eeb // jmp 0x453e <k_mul_panels+0x451e>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497c5162; WORD $0x0a11 // vmovups %zmm9, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc174 // je 0x44ef <k_mul_panels+0x44cf>
+	LONG $0x487c5162; WORD $0x0211 // vmovups %zmm8, (%r10)
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	LONG $0xbd42840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x267e // jle 0x4573 <k_mul_panels+0x4553>
+	LONG $0x487cd162; WORD $0x3a11 // vmovups %zmm7, (%r10)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3575 // jne 0x4591 <k_mul_panels+0x4571>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x3211 // vmovups %zmm6, (%r10) {%k1}
+	WORD $0x24eb // jmp 0x4597 <k_mul_panels+0x4577>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x3a11 // vmovups %zmm7, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xcb74 // je 0x455c <k_mul_panels+0x453c>
+	LONG $0x487cd162; WORD $0x3211 // vmovups %zmm6, (%r10)
+	LONG $0x09fd8348 // cmpq $0x9, %rbp
+	LONG $0xbcdf840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x087e // jle 0x45b8 <k_mul_panels+0x4598>
+	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
+	WORD $0x15eb // jmp 0x45cd <k_mul_panels+0x45ad>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x45de <k_mul_panels+0x45be>
+	LONG $0x487cd162; WORD $0x2211 // vmovups %zmm4, (%r10)
+	WORD $0x15eb // jmp 0x45f3 <k_mul_panels+0x45d3>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x2211 // vmovups %zmm4, (%r10) {%k1}
+	LONG $0x0afd8348 // cmpq $0xa, %rbp
+	LONG $0xbc83840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x087e // jle 0x4614 <k_mul_panels+0x45f4>
+	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
+	WORD $0x15eb // jmp 0x4629 <k_mul_panels+0x4609>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x463a <k_mul_panels+0x461a>
+	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
+	WORD $0x15eb // jmp 0x464f <k_mul_panels+0x462f>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
+	LONG $0x0bfd8348 // cmpq $0xb, %rbp
+	LONG $0xbc27840f; WORD $0xffff // je 0x280 <k_mul_panels+0x260>
+	LONG $0x24740348; BYTE $0x58 // addq 0x58(%rsp), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x087e // jle 0x466c <k_mul_panels+0x464c>
+	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
+	WORD $0x19eb // jmp 0x4685 <k_mul_panels+0x4665>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xf7b3840f; WORD $0xffff // je 0x3e45 <k_mul_panels+0x3e25>
+	LONG $0xffea29e9; BYTE $0xff // jmp 0x30c0 <k_mul_panels+0x30a0>
+	LONG $0xd8c48148; WORD $0x0000; BYTE $0x00 // addq $0xd8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00401f0f // nopl (%rax)
+
+	// mul_panels_64
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x47828e0f; WORD $0x0000 // jle 0x8e3f <k_mul_panels_64+0x478f>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xd8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xd8, %rsp
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x30778b4c // movq 0x30(%rdi), %r14
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
+	WORD $0x45eb // jmp 0x4750 <k_mul_panels_64+0xa0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x0cc28348 // addq $0xc, %rdx
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	QUAD $0x000098248caf0f48; BYTE $0x00 // imulq 0x98(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xc8048d48 // leaq (%rax,%rcx,8), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0xf4c48349 // addq $-0xc, %r12
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0x46de8d0f; WORD $0x0000 // jge 0x8e2e <k_mul_panels_64+0x477e>
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x03488d48 // leaq 0x3(%rax), %rcx
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xc8440f48 // cmoveq %rax, %rcx
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x0cf88348 // cmpq $0xc, %rax
+	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
+	LONG $0xc84d0f48 // cmovgeq %rax, %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	WORD $0x417e // jle 0x47c0 <k_mul_panels_64+0x110>
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x3fc18348 // addq $0x3f, %rcx
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x7ec08348 // addq $0x7e, %rax
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc1490f48 // cmovnsq %rcx, %rax
+	LONG $0x06f8c148 // sarq $0x6, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	WORD $0x267f // jg 0x47dd <k_mul_panels_64+0x12d>
+	LONG $0xffff54e9; BYTE $0xff // jmp 0x4710 <k_mul_panels_64+0x60>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	LONG $0xff338e0f; WORD $0xffff // jle 0x4710 <k_mul_panels_64+0x60>
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x03418d48 // leaq 0x3(%rcx), %rax
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc1490f48 // cmovnsq %rcx, %rax
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x03e0c148 // shlq $0x3, %rax
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	QUAD $0x0000000085148d48 // leaq (,%rax,4), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	QUAD $0x00000000cd0c8d48 // leaq (,%rcx,8), %rcx
+	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	QUAD $0x00000000f5048d48 // leaq (,%rsi,8), %rax
+	LONG $0x40148d48 // leaq (%rax,%rax,2), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x80148d48 // leaq (%rax,%rax,4), %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x38d66b48 // imulq $0x38, %rsi, %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x58c66b48 // imulq $0x58, %rsi, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
+	WORD $0x73eb // jmp 0x4941 <k_mul_panels_64+0x291>
+	LONG $0x48fdd162; WORD $0x3811 // vmovupd %zmm7, (%r8)
+	LONG $0x48fdd162; WORD $0x7011; BYTE $0x01 // vmovupd %zmm6, 0x40(%r8)
+	LONG $0x48fdd162; WORD $0x6811; BYTE $0x02 // vmovupd %zmm5, 0x80(%r8)
+	LONG $0x48fdd162; WORD $0x6011; BYTE $0x03 // vmovupd %zmm4, 0xc0(%r8)
+	LONG $0x48fdd162; WORD $0x5811; BYTE $0x04 // vmovupd %zmm3, 0x100(%r8)
+	LONG $0x48fdd162; WORD $0x5011; BYTE $0x05 // vmovupd %zmm2, 0x140(%r8)
+	LONG $0x48fdd162; WORD $0x4811; BYTE $0x06 // vmovupd %zmm1, 0x180(%r8)
+	LONG $0x48fdd162; WORD $0x4011; BYTE $0x07 // vmovupd %zmm0, 0x1c0(%r8)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000d024ac034c // addq 0xd0(%rsp), %r13
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0xc31c8d4d // leaq (%r11,%rax,8), %r11
+	QUAD $0x0000b024bcaf0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r15
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x10c58348 // addq $0x10, %rbp
+	WORD $0x394c; BYTE $0xf5 // cmpq %r14, %rbp
+	LONG $0xfdcf8d0f; WORD $0xffff // jge 0x4710 <k_mul_panels_64+0x60>
+	QUAD $0x0000008824ac3b4c // cmpq 0x88(%rsp), %r13
+	WORD $0x257d // jge 0x4970 <k_mul_panels_64+0x2c0>
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	QUAD $0x0000802484af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rax
+	LONG $0xe8148d4a // leaq (%rax,%r13,8), %rdx
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	WORD $0x11eb // jmp 0x4974 <k_mul_panels_64+0x2c4>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	LONG $0x0002bf41; WORD $0x0000 // movl $0x2, %r15d
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x137f // jg 0x4999 <k_mul_panels_64+0x2e9>
+	LONG $0x07708d48 // leaq 0x7(%rax), %rsi
+	LONG $0x0e788d4c // leaq 0xe(%rax), %r15
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe490f4c // cmovnsq %rsi, %r15
+	LONG $0x03ffc149 // sarq $0x3, %r15
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xd6148d48 // leaq (%rsi,%rdx,8), %rdx
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0xee1c8d48 // leaq (%rsi,%rbp,8), %rbx
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	WORD $0x417f // jg 0x4a00 <k_mul_panels_64+0x350>
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	WORD $0x7b7f // jg 0x4a40 <k_mul_panels_64+0x390>
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0x00cd840f; WORD $0x0000 // je 0x4a9c <k_mul_panels_64+0x3ec>
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xff37850f; WORD $0xffff // jne 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x0b34850f; WORD $0x0000 // jne 0x551b <k_mul_panels_64+0xe6b>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x0b408f0f; WORD $0x0000 // jg 0x5533 <k_mul_panels_64+0xe83>
+	LONG $0x000b48e9; BYTE $0x00 // jmp 0x5540 <k_mul_panels_64+0xe90>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x30fe8348 // cmpq $0x30, %rsi
+	WORD $0x6a7f // jg 0x4a70 <k_mul_panels_64+0x3c0>
+	LONG $0x21fe8348 // cmpq $0x21, %rsi
+	LONG $0x00a0840f; WORD $0x0000 // je 0x4ab0 <k_mul_panels_64+0x400>
+	LONG $0x22fe8348 // cmpq $0x22, %rsi
+	LONG $0xfef6850f; WORD $0xffff // jne 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x0bf3850f; WORD $0x0000 // jne 0x561b <k_mul_panels_64+0xf6b>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x0c038f0f; WORD $0x0000 // jg 0x5634 <k_mul_panels_64+0xf84>
+	LONG $0x000ca2e9; BYTE $0x00 // jmp 0x56d8 <k_mul_panels_64+0x1028>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x11fe8348 // cmpq $0x11, %rsi
+	LONG $0x0082840f; WORD $0x0000 // je 0x4acc <k_mul_panels_64+0x41c>
+	LONG $0x12fe8348 // cmpq $0x12, %rsi
+	LONG $0xfebc850f; WORD $0xffff // jne 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x1209850f; WORD $0x0000 // jne 0x5c6b <k_mul_panels_64+0x15bb>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x12158f0f; WORD $0x0000 // jg 0x5c80 <k_mul_panels_64+0x15d0>
+	LONG $0x001258e9; BYTE $0x00 // jmp 0x5cc8 <k_mul_panels_64+0x1618>
+	LONG $0x31fe8348 // cmpq $0x31, %rsi
+	WORD $0x7274 // je 0x4ae8 <k_mul_panels_64+0x438>
+	LONG $0x32fe8348 // cmpq $0x32, %rsi
+	LONG $0xfe90850f; WORD $0xffff // jne 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x1532850f; WORD $0x0000 // jne 0x5fc0 <k_mul_panels_64+0x1910>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x15428f0f; WORD $0x0000 // jg 0x5fd9 <k_mul_panels_64+0x1929>
+	LONG $0x001649e9; BYTE $0x00 // jmp 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	WORD $0x5e75 // jne 0x4b04 <k_mul_panels_64+0x454>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x6e7f // jg 0x4b1c <k_mul_panels_64+0x46c>
+	WORD $0x75eb // jmp 0x4b25 <k_mul_panels_64+0x475>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x0153850f; WORD $0x0000 // jne 0x4c11 <k_mul_panels_64+0x561>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x015f8f0f; WORD $0x0000 // jg 0x4c26 <k_mul_panels_64+0x576>
+	LONG $0x0001cce9; BYTE $0x00 // jmp 0x4c98 <k_mul_panels_64+0x5e8>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x043e850f; WORD $0x0000 // jne 0x4f18 <k_mul_panels_64+0x868>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x044a8f0f; WORD $0x0000 // jg 0x4f2d <k_mul_panels_64+0x87d>
+	LONG $0x000477e9; BYTE $0x00 // jmp 0x4f5f <k_mul_panels_64+0x8af>
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x05f6850f; WORD $0x0000 // jne 0x50ec <k_mul_panels_64+0xa3c>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x06068f0f; WORD $0x0000 // jg 0x5105 <k_mul_panels_64+0xa55>
+	LONG $0x0006bfe9; BYTE $0x00 // jmp 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
+	WORD $0x0375 // jne 0x4b1f <k_mul_panels_64+0x46f>
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0774 // je 0x4b2c <k_mul_panels_64+0x47c>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0475 // jne 0x4b30 <k_mul_panels_64+0x480>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x6b7c // jl 0x4bb5 <k_mul_panels_64+0x505>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x48fdd262; WORD $0x0a19 // vbroadcastsd (%r10), %zmm1
+	LONG $0x48fdd262; WORD $0x0998 // vfmadd132pd (%r9), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x48fdd262; WORD $0x4219; BYTE $0x01 // vbroadcastsd 0x8(%r10), %zmm0
+	LONG $0x48f5d262; WORD $0x4198; BYTE $0x01 // vfmadd132pd 0x40(%r9), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x48fdd262; WORD $0x4a19; BYTE $0x02 // vbroadcastsd 0x10(%r10), %zmm1
+	LONG $0x48fdd262; WORD $0x4998; BYTE $0x02 // vfmadd132pd 0x80(%r9), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x48fdd262; WORD $0x4219; BYTE $0x03 // vbroadcastsd 0x18(%r10), %zmm0
+	LONG $0x48f5d262; WORD $0x4198; BYTE $0x03 // vfmadd132pd 0xc0(%r9), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x24748d4d; BYTE $0xfc // leaq -0x4(%r12), %r14
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0xab77 // ja 0x4b60 <k_mul_panels_64+0x4b0>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x1c5c8e0f; WORD $0x0000 // jle 0x681a <k_mul_panels_64+0x216a>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x03e18348 // andq $0x3, %rcx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x2199840f; WORD $0x0000 // je 0x6d69 <k_mul_panels_64+0x26b9>
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdd262; WORD $0x0a19 // vbroadcastsd (%r10), %zmm1
+	LONG $0x48f5d262; WORD $0x01b8 // vfmadd231pd (%r9), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xe475 // jne 0x4be0 <k_mul_panels_64+0x530>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0x2166830f; WORD $0x0000 // jae 0x6d72 <k_mul_panels_64+0x26c2>
+	LONG $0x0021bbe9; BYTE $0x00 // jmp 0x6dcc <k_mul_panels_64+0x271c>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
+	WORD $0x7275 // jne 0x4c98 <k_mul_panels_64+0x5e8>
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x6974 // je 0x4c98 <k_mul_panels_64+0x5e8>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0c180f42; BYTE $0xcb // prefetcht0 (%rbx,%r9,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x5a74 // je 0x4c98 <k_mul_panels_64+0x5e8>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x4a74 // je 0x4c98 <k_mul_panels_64+0x5e8>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x3a74 // je 0x4c98 <k_mul_panels_64+0x5e8>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	WORD $0x2a74 // je 0x4c98 <k_mul_panels_64+0x5e8>
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	WORD $0x1a74 // je 0x4c98 <k_mul_panels_64+0x5e8>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x0a74 // je 0x4c98 <k_mul_panels_64+0x5e8>
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0774 // je 0x4ca5 <k_mul_panels_64+0x5f5>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x3975 // jne 0x4cde <k_mul_panels_64+0x62e>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x01388c0f; WORD $0x0000 // jl 0x4e50 <k_mul_panels_64+0x7a0>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x48fd5162; WORD $0x0110 // vmovupd (%r9), %zmm8
+	LONG $0x48fd5162; WORD $0x4910; BYTE $0x01 // vmovupd 0x40(%r9), %zmm9
+	LONG $0x48fd5162; WORD $0x5110; BYTE $0x02 // vmovupd 0x80(%r9), %zmm10
+	LONG $0x48fd5162; WORD $0x5910; BYTE $0x03 // vmovupd 0xc0(%r9), %zmm11
+	LONG $0x58bdd262; WORD $0x3ab8 // vfmadd231pd (%r10){1to8}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0x58bdd262; WORD $0x72b8; BYTE $0x01 // vfmadd231pd 0x8(%r10){1to8}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x58bdd262; WORD $0x6ab8; BYTE $0x02 // vfmadd231pd 0x10(%r10){1to8}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x58bdd262; WORD $0x62b8; BYTE $0x03 // vfmadd231pd 0x18(%r10){1to8}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x58bdd262; WORD $0x5ab8; BYTE $0x04 // vfmadd231pd 0x20(%r10){1to8}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x58bdd262; WORD $0x52b8; BYTE $0x05 // vfmadd231pd 0x28(%r10){1to8}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x58bdd262; WORD $0x4ab8; BYTE $0x06 // vfmadd231pd 0x30(%r10){1to8}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x58bdd262; WORD $0x42b8; BYTE $0x07 // vfmadd231pd 0x38(%r10){1to8}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x58b5d262; WORD $0x7ab8; BYTE $0x08 // vfmadd231pd 0x40(%r10){1to8}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
+	LONG $0x58b5d262; WORD $0x72b8; BYTE $0x09 // vfmadd231pd 0x48(%r10){1to8}, %zmm9, %zmm6 # zmm6 = (zmm9 * mem) + zmm6
+	LONG $0x58b5d262; WORD $0x6ab8; BYTE $0x0a // vfmadd231pd 0x50(%r10){1to8}, %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
+	LONG $0x58b5d262; WORD $0x62b8; BYTE $0x0b // vfmadd231pd 0x58(%r10){1to8}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
+	LONG $0x58b5d262; WORD $0x5ab8; BYTE $0x0c // vfmadd231pd 0x60(%r10){1to8}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
+	LONG $0x58b5d262; WORD $0x52b8; BYTE $0x0d // vfmadd231pd 0x68(%r10){1to8}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
+	LONG $0x58b5d262; WORD $0x4ab8; BYTE $0x0e // vfmadd231pd 0x70(%r10){1to8}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
+	LONG $0x58b5d262; WORD $0x42b8; BYTE $0x0f // vfmadd231pd 0x78(%r10){1to8}, %zmm9, %zmm0 # zmm0 = (zmm9 * mem) + zmm0
+	LONG $0x58add262; WORD $0x7ab8; BYTE $0x10 // vfmadd231pd 0x80(%r10){1to8}, %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
+	LONG $0x58add262; WORD $0x72b8; BYTE $0x11 // vfmadd231pd 0x88(%r10){1to8}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
+	LONG $0x58add262; WORD $0x6ab8; BYTE $0x12 // vfmadd231pd 0x90(%r10){1to8}, %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
+	LONG $0x58add262; WORD $0x62b8; BYTE $0x13 // vfmadd231pd 0x98(%r10){1to8}, %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
+	LONG $0x58add262; WORD $0x5ab8; BYTE $0x14 // vfmadd231pd 0xa0(%r10){1to8}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
+	LONG $0x58add262; WORD $0x52b8; BYTE $0x15 // vfmadd231pd 0xa8(%r10){1to8}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	LONG $0x58add262; WORD $0x4ab8; BYTE $0x16 // vfmadd231pd 0xb0(%r10){1to8}, %zmm10, %zmm1 # zmm1 = (zmm10 * mem) + zmm1
+	LONG $0x58add262; WORD $0x42b8; BYTE $0x17 // vfmadd231pd 0xb8(%r10){1to8}, %zmm10, %zmm0 # zmm0 = (zmm10 * mem) + zmm0
+	LONG $0x58a5d262; WORD $0x7ab8; BYTE $0x18 // vfmadd231pd 0xc0(%r10){1to8}, %zmm11, %zmm7 # zmm7 = (zmm11 * mem) + zmm7
+	LONG $0x58a5d262; WORD $0x72b8; BYTE $0x19 // vfmadd231pd 0xc8(%r10){1to8}, %zmm11, %zmm6 # zmm6 = (zmm11 * mem) + zmm6
+	LONG $0x58a5d262; WORD $0x6ab8; BYTE $0x1a // vfmadd231pd 0xd0(%r10){1to8}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
+	LONG $0x58a5d262; WORD $0x62b8; BYTE $0x1b // vfmadd231pd 0xd8(%r10){1to8}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
+	LONG $0x58a5d262; WORD $0x5ab8; BYTE $0x1c // vfmadd231pd 0xe0(%r10){1to8}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
+	LONG $0x58a5d262; WORD $0x52b8; BYTE $0x1d // vfmadd231pd 0xe8(%r10){1to8}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
+	LONG $0x58a5d262; WORD $0x4ab8; BYTE $0x1e // vfmadd231pd 0xf0(%r10){1to8}, %zmm11, %zmm1 # zmm1 = (zmm11 * mem) + zmm1
+	LONG $0x58a5d262; WORD $0x42b8; BYTE $0x1f // vfmadd231pd 0xf8(%r10){1to8}, %zmm11, %zmm0 # zmm0 = (zmm11 * mem) + zmm0
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x24748d4d; BYTE $0xfc // leaq -0x4(%r12), %r14
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xfee0870f; WORD $0xffff // ja 0x4d30 <k_mul_panels_64+0x680>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x19cb8e0f; WORD $0x0000 // jle 0x6824 <k_mul_panels_64+0x2174>
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fd5162; WORD $0x0410; BYTE $0x09 // vmovupd (%r9,%rcx), %zmm8
+	LONG $0x58bdd262; WORD $0x3cb8; BYTE $0x0a // vfmadd231pd (%r10,%rcx){1to8}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	QUAD $0x010a74b858bdd262 // vfmadd231pd 0x8(%r10,%rcx){1to8}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	QUAD $0x020a6cb858bdd262 // vfmadd231pd 0x10(%r10,%rcx){1to8}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	QUAD $0x030a64b858bdd262 // vfmadd231pd 0x18(%r10,%rcx){1to8}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	QUAD $0x040a5cb858bdd262 // vfmadd231pd 0x20(%r10,%rcx){1to8}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	QUAD $0x050a54b858bdd262 // vfmadd231pd 0x28(%r10,%rcx){1to8}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	QUAD $0x060a4cb858bdd262 // vfmadd231pd 0x30(%r10,%rcx){1to8}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	QUAD $0x070a44b858bdd262 // vfmadd231pd 0x38(%r10,%rcx){1to8}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0xad77 // ja 0x4e70 <k_mul_panels_64+0x7c0>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x1966840f; WORD $0x0000 // je 0x6833 <k_mul_panels_64+0x2183>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x2042850f; WORD $0x0000 // jne 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x48c5d162; WORD $0x3858 // vaddpd (%r8), %zmm7, %zmm7
+	LONG $0x48cdd162; WORD $0x7058; BYTE $0x01 // vaddpd 0x40(%r8), %zmm6, %zmm6
+	LONG $0x48d5d162; WORD $0x6858; BYTE $0x02 // vaddpd 0x80(%r8), %zmm5, %zmm5
+	LONG $0x48ddd162; WORD $0x6058; BYTE $0x03 // vaddpd 0xc0(%r8), %zmm4, %zmm4
+	LONG $0x48e5d162; WORD $0x5858; BYTE $0x04 // vaddpd 0x100(%r8), %zmm3, %zmm3
+	LONG $0x48edd162; WORD $0x5058; BYTE $0x05 // vaddpd 0x140(%r8), %zmm2, %zmm2
+	LONG $0x48f5d162; WORD $0x4858; BYTE $0x06 // vaddpd 0x180(%r8), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x4058; BYTE $0x07 // vaddpd 0x1c0(%r8), %zmm0, %zmm0
+	LONG $0x002006e9; BYTE $0x00 // jmp 0x6f1e <k_mul_panels_64+0x286e>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
+	WORD $0x3275 // jne 0x4f5f <k_mul_panels_64+0x8af>
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x2974 // je 0x4f5f <k_mul_panels_64+0x8af>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0c180f42; BYTE $0xcb // prefetcht0 (%rbx,%r9,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x1a74 // je 0x4f5f <k_mul_panels_64+0x8af>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x0a74 // je 0x4f5f <k_mul_panels_64+0x8af>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0774 // je 0x4f6c <k_mul_panels_64+0x8bc>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x1975 // jne 0x4f85 <k_mul_panels_64+0x8d5>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x00be8c0f; WORD $0x0000 // jl 0x506d <k_mul_panels_64+0x9bd>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x48fdd162; WORD $0x2110 // vmovupd (%r9), %zmm4
+	LONG $0x48fdd162; WORD $0x6910; BYTE $0x01 // vmovupd 0x40(%r9), %zmm5
+	LONG $0x48fdd162; WORD $0x7110; BYTE $0x02 // vmovupd 0x80(%r9), %zmm6
+	LONG $0x48fdd162; WORD $0x7910; BYTE $0x03 // vmovupd 0xc0(%r9), %zmm7
+	LONG $0x58ddd262; WORD $0x1ab8 // vfmadd231pd (%r10){1to8}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x58ddd262; WORD $0x52b8; BYTE $0x01 // vfmadd231pd 0x8(%r10){1to8}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x58ddd262; WORD $0x4ab8; BYTE $0x02 // vfmadd231pd 0x10(%r10){1to8}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x58ddd262; WORD $0x42b8; BYTE $0x03 // vfmadd231pd 0x18(%r10){1to8}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x58d5d262; WORD $0x5ab8; BYTE $0x04 // vfmadd231pd 0x20(%r10){1to8}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	LONG $0x58d5d262; WORD $0x52b8; BYTE $0x05 // vfmadd231pd 0x28(%r10){1to8}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
+	LONG $0x58d5d262; WORD $0x4ab8; BYTE $0x06 // vfmadd231pd 0x30(%r10){1to8}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
+	LONG $0x58d5d262; WORD $0x42b8; BYTE $0x07 // vfmadd231pd 0x38(%r10){1to8}, %zmm5, %zmm0 # zmm0 = (zmm5 * mem) + zmm0
+	LONG $0x58cdd262; WORD $0x5ab8; BYTE $0x08 // vfmadd231pd 0x40(%r10){1to8}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	LONG $0x58cdd262; WORD $0x52b8; BYTE $0x09 // vfmadd231pd 0x48(%r10){1to8}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	LONG $0x58cdd262; WORD $0x4ab8; BYTE $0x0a // vfmadd231pd 0x50(%r10){1to8}, %zmm6, %zmm1 # zmm1 = (zmm6 * mem) + zmm1
+	LONG $0x58cdd262; WORD $0x42b8; BYTE $0x0b // vfmadd231pd 0x58(%r10){1to8}, %zmm6, %zmm0 # zmm0 = (zmm6 * mem) + zmm0
+	LONG $0x58c5d262; WORD $0x5ab8; BYTE $0x0c // vfmadd231pd 0x60(%r10){1to8}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	LONG $0x58c5d262; WORD $0x52b8; BYTE $0x0d // vfmadd231pd 0x68(%r10){1to8}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
+	LONG $0x58c5d262; WORD $0x4ab8; BYTE $0x0e // vfmadd231pd 0x70(%r10){1to8}, %zmm7, %zmm1 # zmm1 = (zmm7 * mem) + zmm1
+	LONG $0x58c5d262; WORD $0x42b8; BYTE $0x0f // vfmadd231pd 0x78(%r10){1to8}, %zmm7, %zmm0 # zmm0 = (zmm7 * mem) + zmm0
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x24748d4d; BYTE $0xfc // leaq -0x4(%r12), %r14
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xff53870f; WORD $0xffff // ja 0x4fc0 <k_mul_panels_64+0x910>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x18a08e0f; WORD $0x0000 // jle 0x6916 <k_mul_panels_64+0x2266>
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x48fdd162; WORD $0x2410; BYTE $0x49 // vmovupd (%r9,%rcx,2), %zmm4
+	LONG $0x58ddd262; WORD $0x1cb8; BYTE $0x0a // vfmadd231pd (%r10,%rcx){1to8}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	QUAD $0x010a54b858ddd262 // vfmadd231pd 0x8(%r10,%rcx){1to8}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0x020a4cb858ddd262 // vfmadd231pd 0x10(%r10,%rcx){1to8}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	QUAD $0x030a44b858ddd262 // vfmadd231pd 0x18(%r10,%rcx){1to8}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0xcd77 // ja 0x5080 <k_mul_panels_64+0x9d0>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x1868840f; WORD $0x0000 // je 0x6925 <k_mul_panels_64+0x2275>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x203a850f; WORD $0x0000 // jne 0x7106 <k_mul_panels_64+0x2a56>
+	LONG $0x48e5d162; WORD $0x1858 // vaddpd (%r8), %zmm3, %zmm3
+	LONG $0x48edd162; WORD $0x5058; BYTE $0x01 // vaddpd 0x40(%r8), %zmm2, %zmm2
+	LONG $0x48f5d162; WORD $0x4858; BYTE $0x02 // vaddpd 0x80(%r8), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x4058; BYTE $0x03 // vaddpd 0xc0(%r8), %zmm0, %zmm0
+	LONG $0x00201ae9; BYTE $0x00 // jmp 0x7106 <k_mul_panels_64+0x2a56>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
+	LONG $0x00be850f; WORD $0x0000 // jne 0x51c3 <k_mul_panels_64+0xb13>
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x00b1840f; WORD $0x0000 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0c180f42; BYTE $0xcb // prefetcht0 (%rbx,%r9,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x009e840f; WORD $0x0000 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x008a840f; WORD $0x0000 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x7a74 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	WORD $0x6a74 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	WORD $0x5a74 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x4a74 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	WORD $0x3a74 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	WORD $0x2a74 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	WORD $0x1a74 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	WORD $0x0a74 // je 0x51c3 <k_mul_panels_64+0xb13>
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0774 // je 0x51d0 <k_mul_panels_64+0xb20>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x5975 // jne 0x5229 <k_mul_panels_64+0xb79>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
+	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
+	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
+	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x01a98c0f; WORD $0x0000 // jl 0x5420 <k_mul_panels_64+0xd70>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x48fd5162; WORD $0x3110 // vmovupd (%r9), %zmm14
+	LONG $0x48fd5162; WORD $0x7910; BYTE $0x01 // vmovupd 0x40(%r9), %zmm15
+	LONG $0x48fd5162; WORD $0x6910; BYTE $0x02 // vmovupd 0x80(%r9), %zmm13
+	LONG $0x48fd5162; WORD $0x6110; BYTE $0x03 // vmovupd 0xc0(%r9), %zmm12
+	LONG $0x588d5262; WORD $0x1ab8 // vfmadd231pd (%r10){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * mem) + zmm11
+	LONG $0x588d5262; WORD $0x52b8; BYTE $0x01 // vfmadd231pd 0x8(%r10){1to8}, %zmm14, %zmm10 # zmm10 = (zmm14 * mem) + zmm10
+	LONG $0x588d5262; WORD $0x4ab8; BYTE $0x02 // vfmadd231pd 0x10(%r10){1to8}, %zmm14, %zmm9 # zmm9 = (zmm14 * mem) + zmm9
+	LONG $0x588d5262; WORD $0x42b8; BYTE $0x03 // vfmadd231pd 0x18(%r10){1to8}, %zmm14, %zmm8 # zmm8 = (zmm14 * mem) + zmm8
+	LONG $0x588dd262; WORD $0x7ab8; BYTE $0x04 // vfmadd231pd 0x20(%r10){1to8}, %zmm14, %zmm7 # zmm7 = (zmm14 * mem) + zmm7
+	LONG $0x588dd262; WORD $0x72b8; BYTE $0x05 // vfmadd231pd 0x28(%r10){1to8}, %zmm14, %zmm6 # zmm6 = (zmm14 * mem) + zmm6
+	LONG $0x588dd262; WORD $0x6ab8; BYTE $0x06 // vfmadd231pd 0x30(%r10){1to8}, %zmm14, %zmm5 # zmm5 = (zmm14 * mem) + zmm5
+	LONG $0x588dd262; WORD $0x62b8; BYTE $0x07 // vfmadd231pd 0x38(%r10){1to8}, %zmm14, %zmm4 # zmm4 = (zmm14 * mem) + zmm4
+	LONG $0x588dd262; WORD $0x5ab8; BYTE $0x08 // vfmadd231pd 0x40(%r10){1to8}, %zmm14, %zmm3 # zmm3 = (zmm14 * mem) + zmm3
+	LONG $0x588dd262; WORD $0x52b8; BYTE $0x09 // vfmadd231pd 0x48(%r10){1to8}, %zmm14, %zmm2 # zmm2 = (zmm14 * mem) + zmm2
+	LONG $0x588dd262; WORD $0x4ab8; BYTE $0x0a // vfmadd231pd 0x50(%r10){1to8}, %zmm14, %zmm1 # zmm1 = (zmm14 * mem) + zmm1
+	LONG $0x588dd262; WORD $0x42b8; BYTE $0x0b // vfmadd231pd 0x58(%r10){1to8}, %zmm14, %zmm0 # zmm0 = (zmm14 * mem) + zmm0
+	LONG $0x58855262; WORD $0x5ab8; BYTE $0x0c // vfmadd231pd 0x60(%r10){1to8}, %zmm15, %zmm11 # zmm11 = (zmm15 * mem) + zmm11
+	LONG $0x58855262; WORD $0x52b8; BYTE $0x0d // vfmadd231pd 0x68(%r10){1to8}, %zmm15, %zmm10 # zmm10 = (zmm15 * mem) + zmm10
+	LONG $0x58855262; WORD $0x4ab8; BYTE $0x0e // vfmadd231pd 0x70(%r10){1to8}, %zmm15, %zmm9 # zmm9 = (zmm15 * mem) + zmm9
+	LONG $0x58855262; WORD $0x42b8; BYTE $0x0f // vfmadd231pd 0x78(%r10){1to8}, %zmm15, %zmm8 # zmm8 = (zmm15 * mem) + zmm8
+	LONG $0x5885d262; WORD $0x7ab8; BYTE $0x10 // vfmadd231pd 0x80(%r10){1to8}, %zmm15, %zmm7 # zmm7 = (zmm15 * mem) + zmm7
+	LONG $0x5885d262; WORD $0x72b8; BYTE $0x11 // vfmadd231pd 0x88(%r10){1to8}, %zmm15, %zmm6 # zmm6 = (zmm15 * mem) + zmm6
+	LONG $0x5885d262; WORD $0x6ab8; BYTE $0x12 // vfmadd231pd 0x90(%r10){1to8}, %zmm15, %zmm5 # zmm5 = (zmm15 * mem) + zmm5
+	LONG $0x5885d262; WORD $0x62b8; BYTE $0x13 // vfmadd231pd 0x98(%r10){1to8}, %zmm15, %zmm4 # zmm4 = (zmm15 * mem) + zmm4
+	LONG $0x5885d262; WORD $0x5ab8; BYTE $0x14 // vfmadd231pd 0xa0(%r10){1to8}, %zmm15, %zmm3 # zmm3 = (zmm15 * mem) + zmm3
+	LONG $0x5885d262; WORD $0x52b8; BYTE $0x15 // vfmadd231pd 0xa8(%r10){1to8}, %zmm15, %zmm2 # zmm2 = (zmm15 * mem) + zmm2
+	LONG $0x5885d262; WORD $0x4ab8; BYTE $0x16 // vfmadd231pd 0xb0(%r10){1to8}, %zmm15, %zmm1 # zmm1 = (zmm15 * mem) + zmm1
+	LONG $0x5885d262; WORD $0x42b8; BYTE $0x17 // vfmadd231pd 0xb8(%r10){1to8}, %zmm15, %zmm0 # zmm0 = (zmm15 * mem) + zmm0
+	LONG $0x58955262; WORD $0x5ab8; BYTE $0x18 // vfmadd231pd 0xc0(%r10){1to8}, %zmm13, %zmm11 # zmm11 = (zmm13 * mem) + zmm11
+	LONG $0x58955262; WORD $0x52b8; BYTE $0x19 // vfmadd231pd 0xc8(%r10){1to8}, %zmm13, %zmm10 # zmm10 = (zmm13 * mem) + zmm10
+	LONG $0x58955262; WORD $0x4ab8; BYTE $0x1a // vfmadd231pd 0xd0(%r10){1to8}, %zmm13, %zmm9 # zmm9 = (zmm13 * mem) + zmm9
+	LONG $0x58955262; WORD $0x42b8; BYTE $0x1b // vfmadd231pd 0xd8(%r10){1to8}, %zmm13, %zmm8 # zmm8 = (zmm13 * mem) + zmm8
+	LONG $0x5895d262; WORD $0x7ab8; BYTE $0x1c // vfmadd231pd 0xe0(%r10){1to8}, %zmm13, %zmm7 # zmm7 = (zmm13 * mem) + zmm7
+	LONG $0x5895d262; WORD $0x72b8; BYTE $0x1d // vfmadd231pd 0xe8(%r10){1to8}, %zmm13, %zmm6 # zmm6 = (zmm13 * mem) + zmm6
+	LONG $0x5895d262; WORD $0x6ab8; BYTE $0x1e // vfmadd231pd 0xf0(%r10){1to8}, %zmm13, %zmm5 # zmm5 = (zmm13 * mem) + zmm5
+	LONG $0x5895d262; WORD $0x62b8; BYTE $0x1f // vfmadd231pd 0xf8(%r10){1to8}, %zmm13, %zmm4 # zmm4 = (zmm13 * mem) + zmm4
+	LONG $0x5895d262; WORD $0x5ab8; BYTE $0x20 // vfmadd231pd 0x100(%r10){1to8}, %zmm13, %zmm3 # zmm3 = (zmm13 * mem) + zmm3
+	LONG $0x5895d262; WORD $0x52b8; BYTE $0x21 // vfmadd231pd 0x108(%r10){1to8}, %zmm13, %zmm2 # zmm2 = (zmm13 * mem) + zmm2
+	LONG $0x5895d262; WORD $0x4ab8; BYTE $0x22 // vfmadd231pd 0x110(%r10){1to8}, %zmm13, %zmm1 # zmm1 = (zmm13 * mem) + zmm1
+	LONG $0x5895d262; WORD $0x42b8; BYTE $0x23 // vfmadd231pd 0x118(%r10){1to8}, %zmm13, %zmm0 # zmm0 = (zmm13 * mem) + zmm0
+	LONG $0x589d5262; WORD $0x5ab8; BYTE $0x24 // vfmadd231pd 0x120(%r10){1to8}, %zmm12, %zmm11 # zmm11 = (zmm12 * mem) + zmm11
+	LONG $0x589d5262; WORD $0x52b8; BYTE $0x25 // vfmadd231pd 0x128(%r10){1to8}, %zmm12, %zmm10 # zmm10 = (zmm12 * mem) + zmm10
+	LONG $0x589d5262; WORD $0x4ab8; BYTE $0x26 // vfmadd231pd 0x130(%r10){1to8}, %zmm12, %zmm9 # zmm9 = (zmm12 * mem) + zmm9
+	LONG $0x589d5262; WORD $0x42b8; BYTE $0x27 // vfmadd231pd 0x138(%r10){1to8}, %zmm12, %zmm8 # zmm8 = (zmm12 * mem) + zmm8
+	LONG $0x589dd262; WORD $0x7ab8; BYTE $0x28 // vfmadd231pd 0x140(%r10){1to8}, %zmm12, %zmm7 # zmm7 = (zmm12 * mem) + zmm7
+	LONG $0x589dd262; WORD $0x72b8; BYTE $0x29 // vfmadd231pd 0x148(%r10){1to8}, %zmm12, %zmm6 # zmm6 = (zmm12 * mem) + zmm6
+	LONG $0x589dd262; WORD $0x6ab8; BYTE $0x2a // vfmadd231pd 0x150(%r10){1to8}, %zmm12, %zmm5 # zmm5 = (zmm12 * mem) + zmm5
+	LONG $0x589dd262; WORD $0x62b8; BYTE $0x2b // vfmadd231pd 0x158(%r10){1to8}, %zmm12, %zmm4 # zmm4 = (zmm12 * mem) + zmm4
+	LONG $0x589dd262; WORD $0x5ab8; BYTE $0x2c // vfmadd231pd 0x160(%r10){1to8}, %zmm12, %zmm3 # zmm3 = (zmm12 * mem) + zmm3
+	LONG $0x589dd262; WORD $0x52b8; BYTE $0x2d // vfmadd231pd 0x168(%r10){1to8}, %zmm12, %zmm2 # zmm2 = (zmm12 * mem) + zmm2
+	LONG $0x589dd262; WORD $0x4ab8; BYTE $0x2e // vfmadd231pd 0x170(%r10){1to8}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
+	LONG $0x589dd262; WORD $0x42b8; BYTE $0x2f // vfmadd231pd 0x178(%r10){1to8}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
+	LONG $0x80c28149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r10 # imm = 0x180
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x24748d4d; BYTE $0xfc // leaq -0x4(%r12), %r14
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xfe70870f; WORD $0xffff // ja 0x5290 <k_mul_panels_64+0xbe0>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x157b8e0f; WORD $0x0000 // jle 0x69a4 <k_mul_panels_64+0x22f4>
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fd5162; WORD $0x2110 // vmovupd (%r9), %zmm12
+	LONG $0x589d5262; WORD $0x1ab8 // vfmadd231pd (%r10){1to8}, %zmm12, %zmm11 # zmm11 = (zmm12 * mem) + zmm11
+	LONG $0x589d5262; WORD $0x52b8; BYTE $0x01 // vfmadd231pd 0x8(%r10){1to8}, %zmm12, %zmm10 # zmm10 = (zmm12 * mem) + zmm10
+	LONG $0x589d5262; WORD $0x4ab8; BYTE $0x02 // vfmadd231pd 0x10(%r10){1to8}, %zmm12, %zmm9 # zmm9 = (zmm12 * mem) + zmm9
+	LONG $0x589d5262; WORD $0x42b8; BYTE $0x03 // vfmadd231pd 0x18(%r10){1to8}, %zmm12, %zmm8 # zmm8 = (zmm12 * mem) + zmm8
+	LONG $0x589dd262; WORD $0x7ab8; BYTE $0x04 // vfmadd231pd 0x20(%r10){1to8}, %zmm12, %zmm7 # zmm7 = (zmm12 * mem) + zmm7
+	LONG $0x589dd262; WORD $0x72b8; BYTE $0x05 // vfmadd231pd 0x28(%r10){1to8}, %zmm12, %zmm6 # zmm6 = (zmm12 * mem) + zmm6
+	LONG $0x589dd262; WORD $0x6ab8; BYTE $0x06 // vfmadd231pd 0x30(%r10){1to8}, %zmm12, %zmm5 # zmm5 = (zmm12 * mem) + zmm5
+	LONG $0x589dd262; WORD $0x62b8; BYTE $0x07 // vfmadd231pd 0x38(%r10){1to8}, %zmm12, %zmm4 # zmm4 = (zmm12 * mem) + zmm4
+	LONG $0x589dd262; WORD $0x5ab8; BYTE $0x08 // vfmadd231pd 0x40(%r10){1to8}, %zmm12, %zmm3 # zmm3 = (zmm12 * mem) + zmm3
+	LONG $0x589dd262; WORD $0x52b8; BYTE $0x09 // vfmadd231pd 0x48(%r10){1to8}, %zmm12, %zmm2 # zmm2 = (zmm12 * mem) + zmm2
+	LONG $0x589dd262; WORD $0x4ab8; BYTE $0x0a // vfmadd231pd 0x50(%r10){1to8}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
+	LONG $0x589dd262; WORD $0x42b8; BYTE $0x0b // vfmadd231pd 0x58(%r10){1to8}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
+	LONG $0x60c28349 // addq $0x60, %r10
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x9677 // ja 0x5440 <k_mul_panels_64+0xd90>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x14ff840f; WORD $0x0000 // je 0x69b3 <k_mul_panels_64+0x2303>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x1e53850f; WORD $0x0000 // jne 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x48a55162; WORD $0x1858 // vaddpd (%r8), %zmm11, %zmm11
+	LONG $0x48ad5162; WORD $0x5058; BYTE $0x01 // vaddpd 0x40(%r8), %zmm10, %zmm10
+	LONG $0x48b55162; WORD $0x4858; BYTE $0x02 // vaddpd 0x80(%r8), %zmm9, %zmm9
+	LONG $0x48bd5162; WORD $0x4058; BYTE $0x03 // vaddpd 0xc0(%r8), %zmm8, %zmm8
+	LONG $0x48c5d162; WORD $0x7858; BYTE $0x04 // vaddpd 0x100(%r8), %zmm7, %zmm7
+	LONG $0x48cdd162; WORD $0x7058; BYTE $0x05 // vaddpd 0x140(%r8), %zmm6, %zmm6
+	LONG $0x48d5d162; WORD $0x6858; BYTE $0x06 // vaddpd 0x180(%r8), %zmm5, %zmm5
+	LONG $0x48ddd162; WORD $0x6058; BYTE $0x07 // vaddpd 0x1c0(%r8), %zmm4, %zmm4
+	LONG $0x48e5d162; WORD $0x5858; BYTE $0x08 // vaddpd 0x200(%r8), %zmm3, %zmm3
+	LONG $0x48edd162; WORD $0x5058; BYTE $0x09 // vaddpd 0x240(%r8), %zmm2, %zmm2
+	LONG $0x48f5d162; WORD $0x4858; BYTE $0x0a // vaddpd 0x280(%r8), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x4058; BYTE $0x0b // vaddpd 0x2c0(%r8), %zmm0, %zmm0
+	LONG $0x001dfbe9; BYTE $0x00 // jmp 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
+	WORD $0x0775 // jne 0x553a <k_mul_panels_64+0xe8a>
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	LONG $0x404b180f // prefetcht0 0x40(%rbx)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0774 // je 0x5547 <k_mul_panels_64+0xe97>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x0975 // jne 0x5550 <k_mul_panels_64+0xea0>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x007f8c0f; WORD $0x0000 // jl 0x55f1 <k_mul_panels_64+0xf41>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	BYTE $0x90 // nop
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x48fdd262; WORD $0x1219 // vbroadcastsd (%r10), %zmm2
+	LONG $0x48edd262; WORD $0x09b8 // vfmadd231pd (%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edd262; WORD $0x41b8; BYTE $0x01 // vfmadd231pd 0x40(%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdd262; WORD $0x5219; BYTE $0x01 // vbroadcastsd 0x8(%r10), %zmm2
+	LONG $0x48edd262; WORD $0x49b8; BYTE $0x02 // vfmadd231pd 0x80(%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edd262; WORD $0x41b8; BYTE $0x03 // vfmadd231pd 0xc0(%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdd262; WORD $0x5219; BYTE $0x02 // vbroadcastsd 0x10(%r10), %zmm2
+	LONG $0x48edd262; WORD $0x49b8; BYTE $0x04 // vfmadd231pd 0x100(%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edd262; WORD $0x41b8; BYTE $0x05 // vfmadd231pd 0x140(%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdd262; WORD $0x5219; BYTE $0x03 // vbroadcastsd 0x18(%r10), %zmm2
+	LONG $0x48edd262; WORD $0x49b8; BYTE $0x06 // vfmadd231pd 0x180(%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edd262; WORD $0x41b8; BYTE $0x07 // vfmadd231pd 0x1c0(%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
+	LONG $0x24748d4d; BYTE $0xfc // leaq -0x4(%r12), %r14
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x8f77 // ja 0x5580 <k_mul_panels_64+0xed0>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x15008e0f; WORD $0x0000 // jle 0x6afa <k_mul_panels_64+0x244a>
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x1676850f; WORD $0x0000 // jne 0x6c7a <k_mul_panels_64+0x25ca>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0x168e850f; WORD $0x0000 // jne 0x6ca4 <k_mul_panels_64+0x25f4>
+	LONG $0x0016cee9; BYTE $0x00 // jmp 0x6ce9 <k_mul_panels_64+0x2639>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x56d8 <k_mul_panels_64+0x1028>
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	LONG $0x404b180f // prefetcht0 0x40(%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0093840f; WORD $0x0000 // je 0x56d8 <k_mul_panels_64+0x1028>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0c180f42; BYTE $0xcb // prefetcht0 (%rbx,%r9,8)
+	LONG $0x4c180f42; WORD $0x40cb // prefetcht0 0x40(%rbx,%r9,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x7e74 // je 0x56d8 <k_mul_panels_64+0x1028>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x6874 // je 0x56d8 <k_mul_panels_64+0x1028>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x5274 // je 0x56d8 <k_mul_panels_64+0x1028>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	WORD $0x3c74 // je 0x56d8 <k_mul_panels_64+0x1028>
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	WORD $0x2674 // je 0x56d8 <k_mul_panels_64+0x1028>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x1074 // je 0x56d8 <k_mul_panels_64+0x1028>
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0774 // je 0x56e5 <k_mul_panels_64+0x1035>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x7975 // jne 0x575e <k_mul_panels_64+0x10ae>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
+	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
+	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
+	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
+	QUAD $0x0000030088180f41 // prefetcht0 0x300(%r8)
+	QUAD $0x0000034088180f41 // prefetcht0 0x340(%r8)
+	QUAD $0x0000038088180f41 // prefetcht0 0x380(%r8)
+	QUAD $0x000003c088180f41 // prefetcht0 0x3c0(%r8)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
+	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
+	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
+	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	LONG $0x02cb8c0f; WORD $0x0000 // jl 0x5a8b <k_mul_panels_64+0x13db>
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x48fdc262; WORD $0x1619 // vbroadcastsd (%r14), %zmm18
+	LONG $0x48fdc162; WORD $0x1910 // vmovupd (%r9), %zmm19
+	LONG $0x48fdc162; WORD $0x6110; BYTE $0x01 // vmovupd 0x40(%r9), %zmm20
+	LONG $0x48fdc162; WORD $0x4910; BYTE $0x02 // vmovupd 0x80(%r9), %zmm17
+	LONG $0x48fdc162; WORD $0x4110; BYTE $0x03 // vmovupd 0xc0(%r9), %zmm16
+	LONG $0x40ed3262; WORD $0xfbb8 // vfmadd231pd %zmm19, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm19) + zmm15
+	LONG $0x40dd3262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm18) + zmm14
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x01 // vbroadcastsd 0x8(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xebb8 // vfmadd231pd %zmm19, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm19) + zmm13
+	LONG $0x40dd3262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm18) + zmm12
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x02 // vbroadcastsd 0x10(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xdbb8 // vfmadd231pd %zmm19, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm19) + zmm11
+	LONG $0x40dd3262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm18) + zmm10
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x03 // vbroadcastsd 0x18(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xcbb8 // vfmadd231pd %zmm19, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm19) + zmm9
+	LONG $0x40dd3262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm18) + zmm8
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x04 // vbroadcastsd 0x20(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xfbb8 // vfmadd231pd %zmm19, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm19) + zmm7
+	LONG $0x40ddb262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x05 // vbroadcastsd 0x28(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xebb8 // vfmadd231pd %zmm19, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm19) + zmm5
+	LONG $0x40ddb262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm18) + zmm4
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x06 // vbroadcastsd 0x30(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xdbb8 // vfmadd231pd %zmm19, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm19) + zmm3
+	LONG $0x40ddb262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm18) + zmm2
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x07 // vbroadcastsd 0x38(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xcbb8 // vfmadd231pd %zmm19, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm19) + zmm1
+	LONG $0x40edb262; WORD $0xc4b8 // vfmadd231pd %zmm20, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm20) + zmm0
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x08 // vbroadcastsd 0x40(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xf9b8 // vfmadd231pd %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	LONG $0x40fd3262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm16, %zmm14 # zmm14 = (zmm16 * zmm18) + zmm14
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x09 // vbroadcastsd 0x48(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
+	LONG $0x40fd3262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm18) + zmm12
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x0a // vbroadcastsd 0x50(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xd9b8 // vfmadd231pd %zmm17, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm17) + zmm11
+	LONG $0x40fd3262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm18) + zmm10
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x0b // vbroadcastsd 0x58(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
+	LONG $0x40fd3262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm18) + zmm8
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x0c // vbroadcastsd 0x60(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xf9b8 // vfmadd231pd %zmm17, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm17) + zmm7
+	LONG $0x40fdb262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm16, %zmm6 # zmm6 = (zmm16 * zmm18) + zmm6
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x0d // vbroadcastsd 0x68(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm17) + zmm5
+	LONG $0x40fdb262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm18) + zmm4
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x0e // vbroadcastsd 0x70(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xd9b8 // vfmadd231pd %zmm17, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm17) + zmm3
+	LONG $0x40fdb262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm18) + zmm2
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x0f // vbroadcastsd 0x78(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm17) + zmm1
+	LONG $0x40edb262; WORD $0xc0b8 // vfmadd231pd %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
+	LONG $0x48fdc162; WORD $0x4110; BYTE $0x04 // vmovupd 0x100(%r9), %zmm16
+	LONG $0x48fdc162; WORD $0x4910; BYTE $0x05 // vmovupd 0x140(%r9), %zmm17
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x10 // vbroadcastsd 0x80(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
+	LONG $0x40f53262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x11 // vbroadcastsd 0x88(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm16) + zmm13
+	LONG $0x40f53262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm18) + zmm12
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x12 // vbroadcastsd 0x90(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm16) + zmm11
+	LONG $0x40f53262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm18) + zmm10
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x13 // vbroadcastsd 0x98(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm16) + zmm9
+	LONG $0x40f53262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm18) + zmm8
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x14 // vbroadcastsd 0xa0(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm16) + zmm7
+	LONG $0x40f5b262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm18) + zmm6
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x15 // vbroadcastsd 0xa8(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm16) + zmm5
+	LONG $0x40f5b262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm18) + zmm4
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x16 // vbroadcastsd 0xb0(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm16) + zmm3
+	LONG $0x40f5b262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm18) + zmm2
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x17 // vbroadcastsd 0xb8(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
+	LONG $0x40edb262; WORD $0xc1b8 // vfmadd231pd %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
+	LONG $0x48fdc162; WORD $0x4110; BYTE $0x06 // vmovupd 0x180(%r9), %zmm16
+	LONG $0x48fdc162; WORD $0x4910; BYTE $0x07 // vmovupd 0x1c0(%r9), %zmm17
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x18 // vbroadcastsd 0xc0(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
+	LONG $0x40f53262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x19 // vbroadcastsd 0xc8(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm16) + zmm13
+	LONG $0x40f53262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm18) + zmm12
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x1a // vbroadcastsd 0xd0(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm16) + zmm11
+	LONG $0x40f53262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm18) + zmm10
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x1b // vbroadcastsd 0xd8(%r14), %zmm18
+	LONG $0x40ed3262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm16) + zmm9
+	LONG $0x40f53262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm18) + zmm8
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x1c // vbroadcastsd 0xe0(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm16) + zmm7
+	LONG $0x40f5b262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm18) + zmm6
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x1d // vbroadcastsd 0xe8(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm16) + zmm5
+	LONG $0x40f5b262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm18) + zmm4
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x1e // vbroadcastsd 0xf0(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm16) + zmm3
+	LONG $0x40f5b262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm18) + zmm2
+	LONG $0x48fdc262; WORD $0x5619; BYTE $0x1f // vbroadcastsd 0xf8(%r14), %zmm18
+	LONG $0x40edb262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
+	LONG $0x40edb262; WORD $0xc1b8 // vfmadd231pd %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
+	LONG $0xfc628d4d // leaq -0x4(%r10), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fa8349 // cmpq $0x7, %r10
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xfd45870f; WORD $0xffff // ja 0x57d0 <k_mul_panels_64+0x1120>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x00cb8e0f; WORD $0x0000 // jle 0x5b5f <k_mul_panels_64+0x14af>
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fdc162; WORD $0x0410; BYTE $0x49 // vmovupd (%r9,%rcx,2), %zmm16
+	QUAD $0x01494c1048fdc162 // vmovupd 0x40(%r9,%rcx,2), %zmm17
+	LONG $0x48fdc262; WORD $0x1419; BYTE $0x0e // vbroadcastsd (%r14,%rcx), %zmm18
+	LONG $0x40ed3262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
+	LONG $0x40f53262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
+	QUAD $0x010e541948fdc262 // vbroadcastsd 0x8(%r14,%rcx), %zmm18
+	LONG $0x40ed3262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm16) + zmm13
+	LONG $0x40f53262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm18) + zmm12
+	QUAD $0x020e541948fdc262 // vbroadcastsd 0x10(%r14,%rcx), %zmm18
+	LONG $0x40ed3262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm16) + zmm11
+	LONG $0x40f53262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm18) + zmm10
+	QUAD $0x030e541948fdc262 // vbroadcastsd 0x18(%r14,%rcx), %zmm18
+	LONG $0x40ed3262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm16) + zmm9
+	LONG $0x40f53262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm18) + zmm8
+	QUAD $0x040e541948fdc262 // vbroadcastsd 0x20(%r14,%rcx), %zmm18
+	LONG $0x40edb262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm16) + zmm7
+	LONG $0x40f5b262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm18) + zmm6
+	QUAD $0x050e541948fdc262 // vbroadcastsd 0x28(%r14,%rcx), %zmm18
+	LONG $0x40edb262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm16) + zmm5
+	LONG $0x40f5b262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm18) + zmm4
+	QUAD $0x060e541948fdc262 // vbroadcastsd 0x30(%r14,%rcx), %zmm18
+	LONG $0x40edb262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm16) + zmm3
+	LONG $0x40f5b262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm18) + zmm2
+	QUAD $0x070e541948fdc262 // vbroadcastsd 0x38(%r14,%rcx), %zmm18
+	LONG $0x40edb262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
+	LONG $0x40edb262; WORD $0xc1b8 // vfmadd231pd %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xff41870f; WORD $0xffff // ja 0x5aa0 <k_mul_panels_64+0x13f0>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x109b840f; WORD $0x0000 // je 0x6c04 <k_mul_panels_64+0x2554>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x26dd850f; WORD $0x0000 // jne 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x48855162; WORD $0x3858 // vaddpd (%r8), %zmm15, %zmm15
+	LONG $0x488d5162; WORD $0x7058; BYTE $0x01 // vaddpd 0x40(%r8), %zmm14, %zmm14
+	LONG $0x48955162; WORD $0x6858; BYTE $0x02 // vaddpd 0x80(%r8), %zmm13, %zmm13
+	LONG $0x489d5162; WORD $0x6058; BYTE $0x03 // vaddpd 0xc0(%r8), %zmm12, %zmm12
+	LONG $0x48a55162; WORD $0x5858; BYTE $0x04 // vaddpd 0x100(%r8), %zmm11, %zmm11
+	LONG $0x48ad5162; WORD $0x5058; BYTE $0x05 // vaddpd 0x140(%r8), %zmm10, %zmm10
+	LONG $0x48b55162; WORD $0x4858; BYTE $0x06 // vaddpd 0x180(%r8), %zmm9, %zmm9
+	LONG $0x48bd5162; WORD $0x4058; BYTE $0x07 // vaddpd 0x1c0(%r8), %zmm8, %zmm8
+	LONG $0x48c5d162; WORD $0x7858; BYTE $0x08 // vaddpd 0x200(%r8), %zmm7, %zmm7
+	LONG $0x48cdd162; WORD $0x7058; BYTE $0x09 // vaddpd 0x240(%r8), %zmm6, %zmm6
+	LONG $0x48d5d162; WORD $0x6858; BYTE $0x0a // vaddpd 0x280(%r8), %zmm5, %zmm5
+	LONG $0x48ddd162; WORD $0x6058; BYTE $0x0b // vaddpd 0x2c0(%r8), %zmm4, %zmm4
+	LONG $0x48e5d162; WORD $0x5858; BYTE $0x0c // vaddpd 0x300(%r8), %zmm3, %zmm3
+	LONG $0x48edd162; WORD $0x5058; BYTE $0x0d // vaddpd 0x340(%r8), %zmm2, %zmm2
+	LONG $0x48f5d162; WORD $0x4858; BYTE $0x0e // vaddpd 0x380(%r8), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x4058; BYTE $0x0f // vaddpd 0x3c0(%r8), %zmm0, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x266e840f; WORD $0x0000 // je 0x8265 <k_mul_panels_64+0x3bb5>
+	LONG $0x48fd5162; WORD $0x3811 // vmovupd %zmm15, (%r8)
+	LONG $0x48fd5162; WORD $0x7011; BYTE $0x01 // vmovupd %zmm14, 0x40(%r8)
+	LONG $0x48fd5162; WORD $0x6811; BYTE $0x02 // vmovupd %zmm13, 0x80(%r8)
+	LONG $0x48fd5162; WORD $0x6011; BYTE $0x03 // vmovupd %zmm12, 0xc0(%r8)
+	LONG $0x48fd5162; WORD $0x5811; BYTE $0x04 // vmovupd %zmm11, 0x100(%r8)
+	LONG $0x48fd5162; WORD $0x5011; BYTE $0x05 // vmovupd %zmm10, 0x140(%r8)
+	LONG $0x48fd5162; WORD $0x4811; BYTE $0x06 // vmovupd %zmm9, 0x180(%r8)
+	LONG $0x48fd5162; WORD $0x4011; BYTE $0x07 // vmovupd %zmm8, 0x1c0(%r8)
+	LONG $0x48fdd162; WORD $0x7811; BYTE $0x08 // vmovupd %zmm7, 0x200(%r8)
+	LONG $0x48fdd162; WORD $0x7011; BYTE $0x09 // vmovupd %zmm6, 0x240(%r8)
+	LONG $0x48fdd162; WORD $0x6811; BYTE $0x0a // vmovupd %zmm5, 0x280(%r8)
+	LONG $0x48fdd162; WORD $0x6011; BYTE $0x0b // vmovupd %zmm4, 0x2c0(%r8)
+	LONG $0x48fdd162; WORD $0x5811; BYTE $0x0c // vmovupd %zmm3, 0x300(%r8)
+	LONG $0x48fdd162; WORD $0x5011; BYTE $0x0d // vmovupd %zmm2, 0x340(%r8)
+	LONG $0x48fdd162; WORD $0x4811; BYTE $0x0e // vmovupd %zmm1, 0x380(%r8)
+	LONG $0x48fdd162; WORD $0x4011; BYTE $0x0f // vmovupd %zmm0, 0x3c0(%r8)
+	LONG $0xffeca5e9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
+	WORD $0x4875 // jne 0x5cc8 <k_mul_panels_64+0x1618>
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	LONG $0x404b180f // prefetcht0 0x40(%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x3b74 // je 0x5cc8 <k_mul_panels_64+0x1618>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0c180f42; BYTE $0xcb // prefetcht0 (%rbx,%r9,8)
+	LONG $0x4c180f42; WORD $0x40cb // prefetcht0 0x40(%rbx,%r9,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x2674 // je 0x5cc8 <k_mul_panels_64+0x1618>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1074 // je 0x5cc8 <k_mul_panels_64+0x1618>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0774 // je 0x5cd5 <k_mul_panels_64+0x1625>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	WORD $0x3975 // jne 0x5d0e <k_mul_panels_64+0x165e>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x01a18c0f; WORD $0x0000 // jl 0x5ee9 <k_mul_panels_64+0x1839>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x48fd5262; WORD $0x0219 // vbroadcastsd (%r10), %zmm8
+	LONG $0x48fd5162; WORD $0x0910 // vmovupd (%r9), %zmm9
+	LONG $0x48fd5162; WORD $0x5110; BYTE $0x01 // vmovupd 0x40(%r9), %zmm10
+	LONG $0x48fd5162; WORD $0x5910; BYTE $0x02 // vmovupd 0x80(%r9), %zmm11
+	LONG $0x48fd5162; WORD $0x6110; BYTE $0x03 // vmovupd 0xc0(%r9), %zmm12
+	LONG $0x48bdd262; WORD $0xf9b8 // vfmadd231pd %zmm9, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm9) + zmm7
+	LONG $0x48add262; WORD $0xf0b8 // vfmadd231pd %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
+	LONG $0x48fd5262; WORD $0x4219; BYTE $0x01 // vbroadcastsd 0x8(%r10), %zmm8
+	LONG $0x48bdd262; WORD $0xe9b8 // vfmadd231pd %zmm9, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm9) + zmm5
+	LONG $0x48add262; WORD $0xe0b8 // vfmadd231pd %zmm8, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm8) + zmm4
+	LONG $0x48fd5262; WORD $0x4219; BYTE $0x02 // vbroadcastsd 0x10(%r10), %zmm8
+	LONG $0x48bdd262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm9) + zmm3
+	LONG $0x48add262; WORD $0xd0b8 // vfmadd231pd %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
+	LONG $0x48fd5262; WORD $0x4219; BYTE $0x03 // vbroadcastsd 0x18(%r10), %zmm8
+	LONG $0x48bdd262; WORD $0xc9b8 // vfmadd231pd %zmm9, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm9) + zmm1
+	LONG $0x48bdd262; WORD $0xc2b8 // vfmadd231pd %zmm10, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm10) + zmm0
+	LONG $0x48fd5262; WORD $0x4219; BYTE $0x04 // vbroadcastsd 0x20(%r10), %zmm8
+	LONG $0x48bdd262; WORD $0xfbb8 // vfmadd231pd %zmm11, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm11) + zmm7
+	LONG $0x489dd262; WORD $0xf0b8 // vfmadd231pd %zmm8, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm8) + zmm6
+	LONG $0x48fd5262; WORD $0x4219; BYTE $0x05 // vbroadcastsd 0x28(%r10), %zmm8
+	LONG $0x48bdd262; WORD $0xebb8 // vfmadd231pd %zmm11, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm11) + zmm5
+	LONG $0x489dd262; WORD $0xe0b8 // vfmadd231pd %zmm8, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm8) + zmm4
+	LONG $0x48fd5262; WORD $0x4219; BYTE $0x06 // vbroadcastsd 0x30(%r10), %zmm8
+	LONG $0x48bdd262; WORD $0xdbb8 // vfmadd231pd %zmm11, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm11) + zmm3
+	LONG $0x489dd262; WORD $0xd0b8 // vfmadd231pd %zmm8, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm8) + zmm2
+	LONG $0x48fd5262; WORD $0x4219; BYTE $0x07 // vbroadcastsd 0x38(%r10), %zmm8
+	LONG $0x48bdd262; WORD $0xcbb8 // vfmadd231pd %zmm11, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm11) + zmm1
+	LONG $0x48bdd262; WORD $0xc4b8 // vfmadd231pd %zmm12, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm12) + zmm0
+	LONG $0x48fd5162; WORD $0x4110; BYTE $0x04 // vmovupd 0x100(%r9), %zmm8
+	LONG $0x48fd5162; WORD $0x4910; BYTE $0x05 // vmovupd 0x140(%r9), %zmm9
+	LONG $0x48fd5262; WORD $0x5219; BYTE $0x08 // vbroadcastsd 0x40(%r10), %zmm10
+	LONG $0x48add262; WORD $0xf8b8 // vfmadd231pd %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x48b5d262; WORD $0xf2b8 // vfmadd231pd %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x48fd5262; WORD $0x5219; BYTE $0x09 // vbroadcastsd 0x48(%r10), %zmm10
+	LONG $0x48add262; WORD $0xe8b8 // vfmadd231pd %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x48b5d262; WORD $0xe2b8 // vfmadd231pd %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x48fd5262; WORD $0x5219; BYTE $0x0a // vbroadcastsd 0x50(%r10), %zmm10
+	LONG $0x48add262; WORD $0xd8b8 // vfmadd231pd %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x48b5d262; WORD $0xd2b8 // vfmadd231pd %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x48fd5262; WORD $0x5219; BYTE $0x0b // vbroadcastsd 0x58(%r10), %zmm10
+	LONG $0x48add262; WORD $0xc8b8 // vfmadd231pd %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x48add262; WORD $0xc1b8 // vfmadd231pd %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x48fd5162; WORD $0x4110; BYTE $0x06 // vmovupd 0x180(%r9), %zmm8
+	LONG $0x48fd5162; WORD $0x4910; BYTE $0x07 // vmovupd 0x1c0(%r9), %zmm9
+	LONG $0x48fd5262; WORD $0x5219; BYTE $0x0c // vbroadcastsd 0x60(%r10), %zmm10
+	LONG $0x48add262; WORD $0xf8b8 // vfmadd231pd %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x48b5d262; WORD $0xf2b8 // vfmadd231pd %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x48fd5262; WORD $0x5219; BYTE $0x0d // vbroadcastsd 0x68(%r10), %zmm10
+	LONG $0x48add262; WORD $0xe8b8 // vfmadd231pd %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x48b5d262; WORD $0xe2b8 // vfmadd231pd %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x48fd5262; WORD $0x5219; BYTE $0x0e // vbroadcastsd 0x70(%r10), %zmm10
+	LONG $0x48add262; WORD $0xd8b8 // vfmadd231pd %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x48b5d262; WORD $0xd2b8 // vfmadd231pd %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x48fd5262; WORD $0x5219; BYTE $0x0f // vbroadcastsd 0x78(%r10), %zmm10
+	LONG $0x48add262; WORD $0xc8b8 // vfmadd231pd %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x48add262; WORD $0xc1b8 // vfmadd231pd %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
+	LONG $0x24748d4d; BYTE $0xfc // leaq -0x4(%r12), %r14
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xfe77870f; WORD $0xffff // ja 0x5d60 <k_mul_panels_64+0x16b0>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x0c128e0f; WORD $0x0000 // jle 0x6b04 <k_mul_panels_64+0x2454>
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x48fd5162; WORD $0x0410; BYTE $0x89 // vmovupd (%r9,%rcx,4), %zmm8
+	QUAD $0x01894c1048fd5162 // vmovupd 0x40(%r9,%rcx,4), %zmm9
+	LONG $0x48fd5262; WORD $0x1419; BYTE $0x0a // vbroadcastsd (%r10,%rcx), %zmm10
+	LONG $0x48add262; WORD $0xf8b8 // vfmadd231pd %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x48b5d262; WORD $0xf2b8 // vfmadd231pd %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	QUAD $0x010a541948fd5262 // vbroadcastsd 0x8(%r10,%rcx), %zmm10
+	LONG $0x48add262; WORD $0xe8b8 // vfmadd231pd %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x48b5d262; WORD $0xe2b8 // vfmadd231pd %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	QUAD $0x020a541948fd5262 // vbroadcastsd 0x10(%r10,%rcx), %zmm10
+	LONG $0x48add262; WORD $0xd8b8 // vfmadd231pd %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x48b5d262; WORD $0xd2b8 // vfmadd231pd %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	QUAD $0x030a541948fd5262 // vbroadcastsd 0x18(%r10,%rcx), %zmm10
+	LONG $0x48add262; WORD $0xc8b8 // vfmadd231pd %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x48add262; WORD $0xc1b8 // vfmadd231pd %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x9577 // ja 0x5f00 <k_mul_panels_64+0x1850>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x0b9e840f; WORD $0x0000 // je 0x6b13 <k_mul_panels_64+0x2463>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x1c7a850f; WORD $0x0000 // jne 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0x48c5d162; WORD $0x3858 // vaddpd (%r8), %zmm7, %zmm7
+	LONG $0x48cdd162; WORD $0x7058; BYTE $0x01 // vaddpd 0x40(%r8), %zmm6, %zmm6
+	LONG $0x48d5d162; WORD $0x6858; BYTE $0x02 // vaddpd 0x80(%r8), %zmm5, %zmm5
+	LONG $0x48ddd162; WORD $0x6058; BYTE $0x03 // vaddpd 0xc0(%r8), %zmm4, %zmm4
+	LONG $0x48e5d162; WORD $0x5858; BYTE $0x04 // vaddpd 0x100(%r8), %zmm3, %zmm3
+	LONG $0x48edd162; WORD $0x5058; BYTE $0x05 // vaddpd 0x140(%r8), %zmm2, %zmm2
+	LONG $0x48f5d162; WORD $0x4858; BYTE $0x06 // vaddpd 0x180(%r8), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x4058; BYTE $0x07 // vaddpd 0x1c0(%r8), %zmm0, %zmm0
+	LONG $0x001c3ee9; BYTE $0x00 // jmp 0x7bfe <k_mul_panels_64+0x354e>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc19e0f41 // setle %r9b
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xc2950f41 // setne %r10b
+	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
+	LONG $0x010c850f; WORD $0x0000 // jne 0x60e5 <k_mul_panels_64+0x1a35>
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	LONG $0x404b180f // prefetcht0 0x40(%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x00fb840f; WORD $0x0000 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0c180f42; BYTE $0xcb // prefetcht0 (%rbx,%r9,8)
+	LONG $0x4c180f42; WORD $0x40cb // prefetcht0 0x40(%rbx,%r9,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x00e2840f; WORD $0x0000 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x00c8840f; WORD $0x0000 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x00ae840f; WORD $0x0000 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x0094840f; WORD $0x0000 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	WORD $0x7e74 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x6874 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	WORD $0x5274 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	WORD $0x3c74 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	WORD $0x2674 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	WORD $0x1074 // je 0x60e5 <k_mul_panels_64+0x1a35>
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x0c180f42; BYTE $0x0b // prefetcht0 (%rbx,%r9)
+	LONG $0x4c180f42; WORD $0x400b // prefetcht0 0x40(%rbx,%r9)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0b74 // je 0x60f6 <k_mul_panels_64+0x1a46>
+	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
+	LONG $0x00b9850f; WORD $0x0000 // jne 0x61af <k_mul_panels_64+0x1aff>
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
+	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
+	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
+	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
+	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
+	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
+	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
+	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
+	QUAD $0x0000030088180f41 // prefetcht0 0x300(%r8)
+	QUAD $0x0000034088180f41 // prefetcht0 0x340(%r8)
+	QUAD $0x0000038088180f41 // prefetcht0 0x380(%r8)
+	QUAD $0x000003c088180f41 // prefetcht0 0x3c0(%r8)
+	QUAD $0x0000040088180f41 // prefetcht0 0x400(%r8)
+	QUAD $0x0000044088180f41 // prefetcht0 0x440(%r8)
+	QUAD $0x0000048088180f41 // prefetcht0 0x480(%r8)
+	QUAD $0x000004c088180f41 // prefetcht0 0x4c0(%r8)
+	QUAD $0x0000050088180f41 // prefetcht0 0x500(%r8)
+	QUAD $0x0000054088180f41 // prefetcht0 0x540(%r8)
+	QUAD $0x0000058088180f41 // prefetcht0 0x580(%r8)
+	QUAD $0x000005c088180f41 // prefetcht0 0x5c0(%r8)
+	LONG $0x00c5a162; WORD $0xff57 // vxorpd %xmm23, %xmm23, %xmm23
+	LONG $0x00cda162; WORD $0xf657 // vxorpd %xmm22, %xmm22, %xmm22
+	LONG $0x00d5a162; WORD $0xed57 // vxorpd %xmm21, %xmm21, %xmm21
+	LONG $0x00dda162; WORD $0xe457 // vxorpd %xmm20, %xmm20, %xmm20
+	LONG $0x00e5a162; WORD $0xdb57 // vxorpd %xmm19, %xmm19, %xmm19
+	LONG $0x00eda162; WORD $0xd257 // vxorpd %xmm18, %xmm18, %xmm18
+	LONG $0x00f5a162; WORD $0xc957 // vxorpd %xmm17, %xmm17, %xmm17
+	LONG $0x00fda162; WORD $0xc057 // vxorpd %xmm16, %xmm16, %xmm16
+	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
+	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
+	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
+	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x03fb8c0f; WORD $0x0000 // jl 0x663c <k_mul_panels_64+0x1f8c>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x9066 // nop
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x48fd4262; WORD $0x1119 // vbroadcastsd (%r9), %zmm26
+	LONG $0x48fd4162; WORD $0x1e10 // vmovupd (%r14), %zmm27
+	LONG $0x48fd4162; WORD $0x6610; BYTE $0x01 // vmovupd 0x40(%r14), %zmm28
+	LONG $0x48fd4162; WORD $0x4e10; BYTE $0x02 // vmovupd 0x80(%r14), %zmm25
+	LONG $0x48fd4162; WORD $0x4610; BYTE $0x03 // vmovupd 0xc0(%r14), %zmm24
+	LONG $0x40ad8262; WORD $0xfbb8 // vfmadd231pd %zmm27, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm27) + zmm23
+	LONG $0x409d8262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm28, %zmm22 # zmm22 = (zmm28 * zmm26) + zmm22
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x01 // vbroadcastsd 0x8(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xebb8 // vfmadd231pd %zmm27, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm27) + zmm21
+	LONG $0x409d8262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm28, %zmm20 # zmm20 = (zmm28 * zmm26) + zmm20
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x02 // vbroadcastsd 0x10(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xdbb8 // vfmadd231pd %zmm27, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm27) + zmm19
+	LONG $0x409d8262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm28, %zmm18 # zmm18 = (zmm28 * zmm26) + zmm18
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x03 // vbroadcastsd 0x18(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xcbb8 // vfmadd231pd %zmm27, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm27) + zmm17
+	LONG $0x409d8262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm28, %zmm16 # zmm16 = (zmm28 * zmm26) + zmm16
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x04 // vbroadcastsd 0x20(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xfbb8 // vfmadd231pd %zmm27, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm27) + zmm15
+	LONG $0x409d1262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm26) + zmm14
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x05 // vbroadcastsd 0x28(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xebb8 // vfmadd231pd %zmm27, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm27) + zmm13
+	LONG $0x409d1262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm26) + zmm12
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x06 // vbroadcastsd 0x30(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xdbb8 // vfmadd231pd %zmm27, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm27) + zmm11
+	LONG $0x409d1262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm26) + zmm10
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x07 // vbroadcastsd 0x38(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xcbb8 // vfmadd231pd %zmm27, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm27) + zmm9
+	LONG $0x409d1262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm28, %zmm8 # zmm8 = (zmm28 * zmm26) + zmm8
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x08 // vbroadcastsd 0x40(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xfbb8 // vfmadd231pd %zmm27, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm27) + zmm7
+	LONG $0x409d9262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm28, %zmm6 # zmm6 = (zmm28 * zmm26) + zmm6
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x09 // vbroadcastsd 0x48(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xebb8 // vfmadd231pd %zmm27, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm27) + zmm5
+	LONG $0x409d9262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm28, %zmm4 # zmm4 = (zmm28 * zmm26) + zmm4
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x0a // vbroadcastsd 0x50(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xdbb8 // vfmadd231pd %zmm27, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm27) + zmm3
+	LONG $0x409d9262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm28, %zmm2 # zmm2 = (zmm28 * zmm26) + zmm2
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x0b // vbroadcastsd 0x58(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xcbb8 // vfmadd231pd %zmm27, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm27) + zmm1
+	LONG $0x40ad9262; WORD $0xc4b8 // vfmadd231pd %zmm28, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm28) + zmm0
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x0c // vbroadcastsd 0x60(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xf9b8 // vfmadd231pd %zmm25, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm25) + zmm23
+	LONG $0x40bd8262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm24, %zmm22 # zmm22 = (zmm24 * zmm26) + zmm22
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x0d // vbroadcastsd 0x68(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm25) + zmm21
+	LONG $0x40bd8262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm26) + zmm20
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x0e // vbroadcastsd 0x70(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xd9b8 // vfmadd231pd %zmm25, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm25) + zmm19
+	LONG $0x40bd8262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm24, %zmm18 # zmm18 = (zmm24 * zmm26) + zmm18
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x0f // vbroadcastsd 0x78(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xc9b8 // vfmadd231pd %zmm25, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm25) + zmm17
+	LONG $0x40bd8262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm24, %zmm16 # zmm16 = (zmm24 * zmm26) + zmm16
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x10 // vbroadcastsd 0x80(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xf9b8 // vfmadd231pd %zmm25, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm25) + zmm15
+	LONG $0x40bd1262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm24, %zmm14 # zmm14 = (zmm24 * zmm26) + zmm14
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x11 // vbroadcastsd 0x88(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm25) + zmm13
+	LONG $0x40bd1262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm26) + zmm12
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x12 // vbroadcastsd 0x90(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xd9b8 // vfmadd231pd %zmm25, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm25) + zmm11
+	LONG $0x40bd1262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm24, %zmm10 # zmm10 = (zmm24 * zmm26) + zmm10
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x13 // vbroadcastsd 0x98(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xc9b8 // vfmadd231pd %zmm25, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm25) + zmm9
+	LONG $0x40bd1262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm26) + zmm8
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x14 // vbroadcastsd 0xa0(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xf9b8 // vfmadd231pd %zmm25, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm25) + zmm7
+	LONG $0x40bd9262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm24, %zmm6 # zmm6 = (zmm24 * zmm26) + zmm6
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x15 // vbroadcastsd 0xa8(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm25) + zmm5
+	LONG $0x40bd9262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm24, %zmm4 # zmm4 = (zmm24 * zmm26) + zmm4
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x16 // vbroadcastsd 0xb0(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xd9b8 // vfmadd231pd %zmm25, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm25) + zmm3
+	LONG $0x40bd9262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm24, %zmm2 # zmm2 = (zmm24 * zmm26) + zmm2
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x17 // vbroadcastsd 0xb8(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xc9b8 // vfmadd231pd %zmm25, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm25) + zmm1
+	LONG $0x40ad9262; WORD $0xc0b8 // vfmadd231pd %zmm24, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm24) + zmm0
+	LONG $0x48fd4162; WORD $0x4610; BYTE $0x04 // vmovupd 0x100(%r14), %zmm24
+	LONG $0x48fd4162; WORD $0x4e10; BYTE $0x05 // vmovupd 0x140(%r14), %zmm25
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x18 // vbroadcastsd 0xc0(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
+	LONG $0x40b58262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x19 // vbroadcastsd 0xc8(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm24) + zmm21
+	LONG $0x40b58262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm26) + zmm20
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x1a // vbroadcastsd 0xd0(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm24) + zmm19
+	LONG $0x40b58262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm26) + zmm18
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x1b // vbroadcastsd 0xd8(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm24) + zmm17
+	LONG $0x40b58262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm26) + zmm16
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x1c // vbroadcastsd 0xe0(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm24) + zmm15
+	LONG $0x40b51262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm26) + zmm14
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x1d // vbroadcastsd 0xe8(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm24) + zmm13
+	LONG $0x40b51262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm12 # zmm12 = (zmm25 * zmm26) + zmm12
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x1e // vbroadcastsd 0xf0(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm24) + zmm11
+	LONG $0x40b51262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm26) + zmm10
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x1f // vbroadcastsd 0xf8(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm24) + zmm9
+	LONG $0x40b51262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm25, %zmm8 # zmm8 = (zmm25 * zmm26) + zmm8
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x20 // vbroadcastsd 0x100(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm24) + zmm7
+	LONG $0x40b59262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm6 # zmm6 = (zmm25 * zmm26) + zmm6
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x21 // vbroadcastsd 0x108(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm24) + zmm5
+	LONG $0x40b59262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm4 # zmm4 = (zmm25 * zmm26) + zmm4
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x22 // vbroadcastsd 0x110(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm24) + zmm3
+	LONG $0x40b59262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm2 # zmm2 = (zmm25 * zmm26) + zmm2
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x23 // vbroadcastsd 0x118(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
+	LONG $0x40ad9262; WORD $0xc1b8 // vfmadd231pd %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
+	LONG $0x48fd4162; WORD $0x4610; BYTE $0x06 // vmovupd 0x180(%r14), %zmm24
+	LONG $0x48fd4162; WORD $0x4e10; BYTE $0x07 // vmovupd 0x1c0(%r14), %zmm25
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x24 // vbroadcastsd 0x120(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
+	LONG $0x40b58262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x25 // vbroadcastsd 0x128(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm24) + zmm21
+	LONG $0x40b58262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm26) + zmm20
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x26 // vbroadcastsd 0x130(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm24) + zmm19
+	LONG $0x40b58262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm26) + zmm18
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x27 // vbroadcastsd 0x138(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm24) + zmm17
+	LONG $0x40b58262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm26) + zmm16
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x28 // vbroadcastsd 0x140(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm24) + zmm15
+	LONG $0x40b51262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm26) + zmm14
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x29 // vbroadcastsd 0x148(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm24) + zmm13
+	LONG $0x40b51262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm12 # zmm12 = (zmm25 * zmm26) + zmm12
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x2a // vbroadcastsd 0x150(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm24) + zmm11
+	LONG $0x40b51262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm26) + zmm10
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x2b // vbroadcastsd 0x158(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm24) + zmm9
+	LONG $0x40b51262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm25, %zmm8 # zmm8 = (zmm25 * zmm26) + zmm8
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x2c // vbroadcastsd 0x160(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm24) + zmm7
+	LONG $0x40b59262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm6 # zmm6 = (zmm25 * zmm26) + zmm6
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x2d // vbroadcastsd 0x168(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm24) + zmm5
+	LONG $0x40b59262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm4 # zmm4 = (zmm25 * zmm26) + zmm4
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x2e // vbroadcastsd 0x170(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm24) + zmm3
+	LONG $0x40b59262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm2 # zmm2 = (zmm25 * zmm26) + zmm2
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x2f // vbroadcastsd 0x178(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
+	LONG $0x40ad9262; WORD $0xc1b8 // vfmadd231pd %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
+	LONG $0x80c18149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r9 # imm = 0x180
+	LONG $0x00c68149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r14 # imm = 0x200
+	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0xfc14870f; WORD $0xffff // ja 0x6250 <k_mul_panels_64+0x1ba0>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x053f8e0f; WORD $0x0000 // jle 0x6b84 <k_mul_panels_64+0x24d4>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fd4162; WORD $0x0610 // vmovupd (%r14), %zmm24
+	LONG $0x48fd4162; WORD $0x4e10; BYTE $0x01 // vmovupd 0x40(%r14), %zmm25
+	LONG $0x48fd4262; WORD $0x1119 // vbroadcastsd (%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
+	LONG $0x40b58262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x01 // vbroadcastsd 0x8(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm24) + zmm21
+	LONG $0x40b58262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm26) + zmm20
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x02 // vbroadcastsd 0x10(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm24) + zmm19
+	LONG $0x40b58262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm26) + zmm18
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x03 // vbroadcastsd 0x18(%r9), %zmm26
+	LONG $0x40ad8262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm24) + zmm17
+	LONG $0x40b58262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm26) + zmm16
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x04 // vbroadcastsd 0x20(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm24) + zmm15
+	LONG $0x40b51262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm26) + zmm14
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x05 // vbroadcastsd 0x28(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm24) + zmm13
+	LONG $0x40b51262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm12 # zmm12 = (zmm25 * zmm26) + zmm12
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x06 // vbroadcastsd 0x30(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm24) + zmm11
+	LONG $0x40b51262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm26) + zmm10
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x07 // vbroadcastsd 0x38(%r9), %zmm26
+	LONG $0x40ad1262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm24) + zmm9
+	LONG $0x40b51262; WORD $0xc2b8 // vfmadd231pd %zmm26, %zmm25, %zmm8 # zmm8 = (zmm25 * zmm26) + zmm8
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x08 // vbroadcastsd 0x40(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm24) + zmm7
+	LONG $0x40b59262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm6 # zmm6 = (zmm25 * zmm26) + zmm6
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x09 // vbroadcastsd 0x48(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xe8b8 // vfmadd231pd %zmm24, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm24) + zmm5
+	LONG $0x40b59262; WORD $0xe2b8 // vfmadd231pd %zmm26, %zmm25, %zmm4 # zmm4 = (zmm25 * zmm26) + zmm4
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x0a // vbroadcastsd 0x50(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xd8b8 // vfmadd231pd %zmm24, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm24) + zmm3
+	LONG $0x40b59262; WORD $0xd2b8 // vfmadd231pd %zmm26, %zmm25, %zmm2 # zmm2 = (zmm25 * zmm26) + zmm2
+	LONG $0x48fd4262; WORD $0x5119; BYTE $0x0b // vbroadcastsd 0x58(%r9), %zmm26
+	LONG $0x40ad9262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
+	LONG $0x40ad9262; WORD $0xc1b8 // vfmadd231pd %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
+	LONG $0x60c18349 // addq $0x60, %r9
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xfefb870f; WORD $0xffff // ja 0x6650 <k_mul_panels_64+0x1fa0>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x0434840f; WORD $0x0000 // je 0x6b93 <k_mul_panels_64+0x24e3>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x20d1850f; WORD $0x0000 // jne 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x40c5c162; WORD $0x3858 // vaddpd (%r8), %zmm23, %zmm23
+	LONG $0x40cdc162; WORD $0x7058; BYTE $0x01 // vaddpd 0x40(%r8), %zmm22, %zmm22
+	LONG $0x40d5c162; WORD $0x6858; BYTE $0x02 // vaddpd 0x80(%r8), %zmm21, %zmm21
+	LONG $0x40ddc162; WORD $0x6058; BYTE $0x03 // vaddpd 0xc0(%r8), %zmm20, %zmm20
+	LONG $0x40e5c162; WORD $0x5858; BYTE $0x04 // vaddpd 0x100(%r8), %zmm19, %zmm19
+	LONG $0x40edc162; WORD $0x5058; BYTE $0x05 // vaddpd 0x140(%r8), %zmm18, %zmm18
+	LONG $0x40f5c162; WORD $0x4858; BYTE $0x06 // vaddpd 0x180(%r8), %zmm17, %zmm17
+	LONG $0x40fdc162; WORD $0x4058; BYTE $0x07 // vaddpd 0x1c0(%r8), %zmm16, %zmm16
+	LONG $0x48855162; WORD $0x7858; BYTE $0x08 // vaddpd 0x200(%r8), %zmm15, %zmm15
+	LONG $0x488d5162; WORD $0x7058; BYTE $0x09 // vaddpd 0x240(%r8), %zmm14, %zmm14
+	LONG $0x48955162; WORD $0x6858; BYTE $0x0a // vaddpd 0x280(%r8), %zmm13, %zmm13
+	LONG $0x489d5162; WORD $0x6058; BYTE $0x0b // vaddpd 0x2c0(%r8), %zmm12, %zmm12
+	LONG $0x48a55162; WORD $0x5858; BYTE $0x0c // vaddpd 0x300(%r8), %zmm11, %zmm11
+	LONG $0x48ad5162; WORD $0x5058; BYTE $0x0d // vaddpd 0x340(%r8), %zmm10, %zmm10
+	LONG $0x48b55162; WORD $0x4858; BYTE $0x0e // vaddpd 0x380(%r8), %zmm9, %zmm9
+	LONG $0x48bd5162; WORD $0x4058; BYTE $0x0f // vaddpd 0x3c0(%r8), %zmm8, %zmm8
+	LONG $0x48c5d162; WORD $0x7858; BYTE $0x10 // vaddpd 0x400(%r8), %zmm7, %zmm7
+	LONG $0x48cdd162; WORD $0x7058; BYTE $0x11 // vaddpd 0x440(%r8), %zmm6, %zmm6
+	LONG $0x48d5d162; WORD $0x6858; BYTE $0x12 // vaddpd 0x480(%r8), %zmm5, %zmm5
+	LONG $0x48ddd162; WORD $0x6058; BYTE $0x13 // vaddpd 0x4c0(%r8), %zmm4, %zmm4
+	LONG $0x48e5d162; WORD $0x5858; BYTE $0x14 // vaddpd 0x500(%r8), %zmm3, %zmm3
+	LONG $0x48edd162; WORD $0x5058; BYTE $0x15 // vaddpd 0x540(%r8), %zmm2, %zmm2
+	LONG $0x48f5d162; WORD $0x4858; BYTE $0x16 // vaddpd 0x580(%r8), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x4058; BYTE $0x17 // vaddpd 0x5c0(%r8), %zmm0, %zmm0
+	LONG $0x002025e9; BYTE $0x00 // jmp 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x0005a8e9; BYTE $0x00 // jmp 0x6dcc <k_mul_panels_64+0x271c>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xe69a850f; WORD $0xffff // jne 0x4ecd <k_mul_panels_64+0x81d>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x06d48e0f; WORD $0x0000 // jle 0x6f1e <k_mul_panels_64+0x286e>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x06058c0f; WORD $0x0000 // jl 0x6e5f <k_mul_panels_64+0x27af>
+	LONG $0x48c5f162; WORD $0x3b58 // vaddpd (%rbx), %zmm7, %zmm7
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x06b0840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x48cdf162; WORD $0x3458; BYTE $0xcb // vaddpd (%rbx,%rcx,8), %zmm6, %zmm6
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x069f840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x48d5f162; WORD $0x2c58; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm5, %zmm5
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0689840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x06098c0f; WORD $0x0000 // jl 0x6eb0 <k_mul_panels_64+0x2800>
+	LONG $0x48ddf162; WORD $0x2158 // vaddpd (%rcx), %zmm4, %zmm4
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x0667840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x48e5f162; WORD $0x1c58; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm3, %zmm3
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x0651840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x48edf162; WORD $0x1458; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm2, %zmm2
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x063b840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x06058c0f; WORD $0x0000 // jl 0x6efa <k_mul_panels_64+0x284a>
+	LONG $0x48f5f162; WORD $0x0958 // vaddpd (%rcx), %zmm1, %zmm1
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x0619840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x48fd7162; WORD $0x0410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm8
+	LONG $0x000602e9; BYTE $0x00 // jmp 0x6f18 <k_mul_panels_64+0x2868>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xe798850f; WORD $0xffff // jne 0x50bd <k_mul_panels_64+0xa0d>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x07ca8e0f; WORD $0x0000 // jle 0x7106 <k_mul_panels_64+0x2a56>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x07658c0f; WORD $0x0000 // jl 0x70b1 <k_mul_panels_64+0x2a01>
+	LONG $0x48e5f162; WORD $0x1b58 // vaddpd (%rbx), %zmm3, %zmm3
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x07a6840f; WORD $0x0000 // je 0x7106 <k_mul_panels_64+0x2a56>
+	LONG $0x48edf162; WORD $0x1458; BYTE $0xcb // vaddpd (%rbx,%rcx,8), %zmm2, %zmm2
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0795840f; WORD $0x0000 // je 0x7106 <k_mul_panels_64+0x2a56>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x48f5f162; WORD $0x0c58; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm1, %zmm1
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x077f840f; WORD $0x0000 // je 0x7106 <k_mul_panels_64+0x2a56>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x07618e0f; WORD $0x0000 // jle 0x70fa <k_mul_panels_64+0x2a4a>
+	LONG $0x48fdf162; WORD $0x2110 // vmovupd (%rcx), %zmm4
+	LONG $0x00075ce9; BYTE $0x00 // jmp 0x7100 <k_mul_panels_64+0x2a50>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xeb01850f; WORD $0xffff // jne 0x54b4 <k_mul_panels_64+0xe04>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x094c8e0f; WORD $0x0000 // jle 0x7316 <k_mul_panels_64+0x2c66>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x080b8c0f; WORD $0x0000 // jl 0x71e5 <k_mul_panels_64+0x2b35>
+	LONG $0x48a57162; WORD $0x1b58 // vaddpd (%rbx), %zmm11, %zmm11
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0928840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x48ad7162; WORD $0x1458; BYTE $0xcb // vaddpd (%rbx,%rcx,8), %zmm10, %zmm10
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0917840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x48b57162; WORD $0x0c58; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm9, %zmm9
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0901840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x08138c0f; WORD $0x0000 // jl 0x723a <k_mul_panels_64+0x2b8a>
+	LONG $0x48bd7162; WORD $0x0158 // vaddpd (%rcx), %zmm8, %zmm8
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x08df840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x48c5f162; WORD $0x3c58; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm7, %zmm7
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x08c9840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x48cdf162; WORD $0x3458; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm6, %zmm6
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x08b3840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x081b8c0f; WORD $0x0000 // jl 0x7290 <k_mul_panels_64+0x2be0>
+	LONG $0x48d5f162; WORD $0x2958 // vaddpd (%rcx), %zmm5, %zmm5
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x0891840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x48ddf162; WORD $0x2458; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm4, %zmm4
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x087b840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x48e5f162; WORD $0x1c58; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm3, %zmm3
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0x0865840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x08178c0f; WORD $0x0000 // jl 0x72da <k_mul_panels_64+0x2c2a>
+	LONG $0x48edf162; WORD $0x1158 // vaddpd (%rcx), %zmm2, %zmm2
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0x0843840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x48f5f162; WORD $0x0c58; BYTE $0x0b // vaddpd (%rbx,%rcx), %zmm1, %zmm1
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0x082d840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x48fd7162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm12
+	LONG $0x000816e9; BYTE $0x00 // jmp 0x7310 <k_mul_panels_64+0x2c60>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x0001e5e9; BYTE $0x00 // jmp 0x6ce9 <k_mul_panels_64+0x2639>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xf462850f; WORD $0xffff // jne 0x5f75 <k_mul_panels_64+0x18c5>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x10dd8e0f; WORD $0x0000 // jle 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x0abd8c0f; WORD $0x0000 // jl 0x75e8 <k_mul_panels_64+0x2f38>
+	LONG $0x48c5f162; WORD $0x3b58 // vaddpd (%rbx), %zmm7, %zmm7
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0x40738d48 // leaq 0x40(%rbx), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x0c8e860f; WORD $0x0000 // jbe 0x77d1 <k_mul_panels_64+0x3121>
+	LONG $0x48cdf162; WORD $0x3658 // vaddpd (%rsi), %zmm6, %zmm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x10ab840f; WORD $0x0000 // je 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fd7162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%rcx,8), %zmm8
+	QUAD $0x01cb4c1048fd7162 // vmovupd 0x40(%rbx,%rcx,8), %zmm9
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x48bdf162; WORD $0xed58 // vaddpd %zmm5, %zmm8, %zmm5
+	LONG $0x48b5f162; WORD $0xe458 // vaddpd %zmm4, %zmm9, %zmm4
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0cb6850f; WORD $0x0000 // jne 0x7835 <k_mul_panels_64+0x3185>
+	LONG $0x00107ae9; BYTE $0x00 // jmp 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfbcc850f; WORD $0xffff // jne 0x675f <k_mul_panels_64+0x20af>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x1c9e8e0f; WORD $0x0000 // jle 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x0aa78c0f; WORD $0x0000 // jl 0x7652 <k_mul_panels_64+0x2fa2>
+	LONG $0x40c5e162; WORD $0x3b58 // vaddpd (%rbx), %zmm23, %zmm23
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0x40738d48 // leaq 0x40(%rbx), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x0ccc860f; WORD $0x0000 // jbe 0x788f <k_mul_panels_64+0x31df>
+	LONG $0x40cde162; WORD $0x3658 // vaddpd (%rsi), %zmm22, %zmm22
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x1c6c840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fd6162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%rcx,8), %zmm24
+	QUAD $0x01cb4c1048fd6162 // vmovupd 0x40(%rbx,%rcx,8), %zmm25
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x40bda162; WORD $0xed58 // vaddpd %zmm21, %zmm24, %zmm21
+	LONG $0x40b5a162; WORD $0xe458 // vaddpd %zmm20, %zmm25, %zmm20
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0cf4850f; WORD $0x0000 // jne 0x78f3 <k_mul_panels_64+0x3243>
+	LONG $0x001c3be9; BYTE $0x00 // jmp 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x16438e0f; WORD $0x0000 // jle 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x0a9b8c0f; WORD $0x0000 // jl 0x76bc <k_mul_panels_64+0x300c>
+	LONG $0x48857162; WORD $0x3b58 // vaddpd (%rbx), %zmm15, %zmm15
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0x40738d48 // leaq 0x40(%rbx), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x0d14860f; WORD $0x0000 // jbe 0x794d <k_mul_panels_64+0x329d>
+	LONG $0x488d7162; WORD $0x3658 // vaddpd (%rsi), %zmm14, %zmm14
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x1611840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fde162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%rcx,8), %zmm16
+	QUAD $0x01cb4c1048fde162 // vmovupd 0x40(%rbx,%rcx,8), %zmm17
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x40fd5162; WORD $0xed58 // vaddpd %zmm13, %zmm16, %zmm13
+	LONG $0x40f55162; WORD $0xe458 // vaddpd %zmm12, %zmm17, %zmm12
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0d3c850f; WORD $0x0000 // jne 0x79b1 <k_mul_panels_64+0x3301>
+	LONG $0x0015e0e9; BYTE $0x00 // jmp 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x48fdd262; WORD $0x1219 // vbroadcastsd (%r10), %zmm2
+	LONG $0x48edd262; WORD $0x09b8 // vfmadd231pd (%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edd262; WORD $0x41b8; BYTE $0x01 // vfmadd231pd 0x40(%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0xff4e8d49 // leaq -0x1(%r14), %rcx
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x4574 // je 0x6ce9 <k_mul_panels_64+0x2639>
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fdd262; WORD $0x1219 // vbroadcastsd (%r10), %zmm2
+	LONG $0x48edd262; WORD $0x09b8 // vfmadd231pd (%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edd262; WORD $0x41b8; BYTE $0x01 // vfmadd231pd 0x40(%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdd262; WORD $0x5219; BYTE $0x01 // vbroadcastsd 0x8(%r10), %zmm2
+	LONG $0x48edd262; WORD $0x49b8; BYTE $0x02 // vfmadd231pd 0x80(%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edd262; WORD $0x41b8; BYTE $0x03 // vfmadd231pd 0xc0(%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0xfec18348 // addq $-0x2, %rcx
+	WORD $0xc772 // jb 0x6cb0 <k_mul_panels_64+0x2600>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	WORD $0x2f74 // je 0x6d23 <k_mul_panels_64+0x2673>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x0d75 // jne 0x6d07 <k_mul_panels_64+0x2657>
+	LONG $0x48f5d162; WORD $0x0858 // vaddpd (%r8), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x4058; BYTE $0x01 // vaddpd 0x40(%r8), %zmm0, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x0a78850f; WORD $0x0000 // jne 0x778a <k_mul_panels_64+0x30da>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x0a4b8f0f; WORD $0x0000 // jg 0x7769 <k_mul_panels_64+0x30b9>
+	LONG $0xffdbede9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x01208e0f; WORD $0x0000 // jle 0x6e4f <k_mul_panels_64+0x279f>
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x09ed8e0f; WORD $0x0000 // jle 0x7726 <k_mul_panels_64+0x3076>
+	LONG $0x48f5f162; WORD $0x0b58 // vaddpd (%rbx), %zmm1, %zmm1
+	LONG $0x40538d48 // leaq 0x40(%rbx), %rdx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x09f8860f; WORD $0x0000 // jbe 0x7745 <k_mul_panels_64+0x3095>
+	LONG $0x48fdf162; WORD $0x1210 // vmovupd (%rdx), %zmm2
+	LONG $0x48edf162; WORD $0xc058 // vaddpd %zmm0, %zmm2, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x0a05840f; WORD $0x0000 // je 0x7769 <k_mul_panels_64+0x30b9>
+	LONG $0x000a21e9; BYTE $0x00 // jmp 0x778a <k_mul_panels_64+0x30da>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	WORD $0x5a72 // jb 0x6dcc <k_mul_panels_64+0x271c>
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fdd262; WORD $0x0c19; BYTE $0x12 // vbroadcastsd (%r10,%rdx), %zmm1
+	LONG $0x48fdd262; WORD $0x0c98; BYTE $0xd1 // vfmadd132pd (%r9,%rdx,8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	QUAD $0x0112441948fdd262 // vbroadcastsd 0x8(%r10,%rdx), %zmm0
+	QUAD $0x01d1449848f5d262 // vfmadd132pd 0x40(%r9,%rdx,8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	QUAD $0x02124c1948fdd262 // vbroadcastsd 0x10(%r10,%rdx), %zmm1
+	QUAD $0x02d14c9848fdd262 // vfmadd132pd 0x80(%r9,%rdx,8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	QUAD $0x0312441948fdd262 // vbroadcastsd 0x18(%r10,%rdx), %zmm0
+	QUAD $0x03d1449848f5d262 // vfmadd132pd 0xc0(%r9,%rdx,8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfef98348 // cmpq $-0x2, %rcx
+	WORD $0xb472 // jb 0x6d80 <k_mul_panels_64+0x26d0>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	WORD $0x1874 // je 0x6def <k_mul_panels_64+0x273f>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x3375 // jne 0x6e10 <k_mul_panels_64+0x2760>
+	LONG $0x48fdd162; WORD $0x0058 // vaddpd (%r8), %zmm0, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x3174 // je 0x6e1b <k_mul_panels_64+0x276b>
+	LONG $0x0007eee9; BYTE $0x00 // jmp 0x75dd <k_mul_panels_64+0x2f2d>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x3f7e // jle 0x6e3f <k_mul_panels_64+0x278f>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x07b68c0f; WORD $0x0000 // jl 0x75c0 <k_mul_panels_64+0x2f10>
+	LONG $0x48fdf162; WORD $0x0358 // vaddpd (%rbx), %zmm0, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x07c2850f; WORD $0x0000 // jne 0x75dd <k_mul_panels_64+0x2f2d>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0xdae08e0f; WORD $0xffff // jle 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x09868c0f; WORD $0x0000 // jl 0x77c0 <k_mul_panels_64+0x3110>
+	LONG $0x000940e9; BYTE $0x00 // jmp 0x777f <k_mul_panels_64+0x30cf>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xdac6840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x00078ee9; BYTE $0x00 // jmp 0x75dd <k_mul_panels_64+0x2f2d>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xdab6840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x00092be9; BYTE $0x00 // jmp 0x778a <k_mul_panels_64+0x30da>
+	LONG $0xc9fd7162; WORD $0x0310 // vmovupd (%rbx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x00a5840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0xc9fd7162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%rcx,8), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xf658 // vaddpd %zmm6, %zmm8, %zmm6
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x008e840f; WORD $0x0000 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x0410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xed58 // vaddpd %zmm5, %zmm8, %zmm5
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x7674 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0xc9fd7162; WORD $0x0110 // vmovupd (%rcx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xe458 // vaddpd %zmm4, %zmm8, %zmm4
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x5c74 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x0410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xdb58 // vaddpd %zmm3, %zmm8, %zmm3
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	WORD $0x4474 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x0410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xd258 // vaddpd %zmm2, %zmm8, %zmm2
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	WORD $0x2c74 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0xc9fd7162; WORD $0x0110 // vmovupd (%rcx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xc958 // vaddpd %zmm1, %zmm8, %zmm1
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x1274 // je 0x6f1e <k_mul_panels_64+0x286e>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x0410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xc058 // vaddpd %zmm0, %zmm8, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xd9a5850f; WORD $0xffff // jne 0x48ce <k_mul_panels_64+0x21e>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xd9d58e0f; WORD $0xffff // jle 0x4910 <k_mul_panels_64+0x260>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x00bc8c0f; WORD $0x0000 // jl 0x7007 <k_mul_panels_64+0x2957>
+	LONG $0x48fdf162; WORD $0x3b11 // vmovupd %zmm7, (%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd9b5840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x3411; BYTE $0xcb // vmovupd %zmm6, (%rbx,%rcx,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xd9a0840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x2c11; BYTE $0x0b // vmovupd %zmm5, (%rbx,%rcx)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xd98a840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x00b38c0f; WORD $0x0000 // jl 0x704b <k_mul_panels_64+0x299b>
+	LONG $0x48fdf162; WORD $0x2111 // vmovupd %zmm4, (%rcx)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xd968840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x1c11; BYTE $0x0b // vmovupd %zmm3, (%rbx,%rcx)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xd952840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x1411; BYTE $0x0b // vmovupd %zmm2, (%rbx,%rcx)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xd93c840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x00aa8c0f; WORD $0x0000 // jl 0x7090 <k_mul_panels_64+0x29e0>
+	LONG $0x48fdf162; WORD $0x0911 // vmovupd %zmm1, (%rcx)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xd91a840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x48fdf162; WORD $0x0411; BYTE $0x03 // vmovupd %zmm0, (%rbx,%rax)
+	LONG $0xffd909e9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x49fdf162; WORD $0x3b11 // vmovupd %zmm7, (%rbx) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd8f9840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x49fdf162; WORD $0x3411; BYTE $0xc3 // vmovupd %zmm6, (%rbx,%rax,8) {%k1}
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xd8e4840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x2c11; BYTE $0x03 // vmovupd %zmm5, (%rbx,%rax) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xd8ce840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x030c8d48 // leaq (%rbx,%rax), %rcx
+	LONG $0x49fdf162; WORD $0x2111 // vmovupd %zmm4, (%rcx) {%k1}
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xd8b5840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x1c11; BYTE $0x03 // vmovupd %zmm3, (%rbx,%rax) {%k1}
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xd89f840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x1411; BYTE $0x03 // vmovupd %zmm2, (%rbx,%rax) {%k1}
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xd889840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x030c8d48 // leaq (%rbx,%rax), %rcx
+	LONG $0x49fdf162; WORD $0x0911 // vmovupd %zmm1, (%rcx) {%k1}
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xd870840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x0411; BYTE $0x03 // vmovupd %zmm0, (%rbx,%rax) {%k1}
+	LONG $0xffd85fe9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xc9fdf162; WORD $0x2310 // vmovupd (%rbx), %zmm4 {%k1} {z}
+	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0x3f74 // je 0x7106 <k_mul_panels_64+0x2a56>
+	LONG $0xc9fdf162; WORD $0x2410; BYTE $0xcb // vmovupd (%rbx,%rcx,8), %zmm4 {%k1} {z}
+	LONG $0x48ddf162; WORD $0xd258 // vaddpd %zmm2, %zmm4, %zmm2
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x2c74 // je 0x7106 <k_mul_panels_64+0x2a56>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xc9fdf162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm4 {%k1} {z}
+	LONG $0x48ddf162; WORD $0xc958 // vaddpd %zmm1, %zmm4, %zmm1
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1474 // je 0x7106 <k_mul_panels_64+0x2a56>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0xc9fdf162; WORD $0x2110 // vmovupd (%rcx), %zmm4 {%k1} {z}
+	LONG $0x48ddf162; WORD $0xc058 // vaddpd %zmm0, %zmm4, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x6d75 // jne 0x717a <k_mul_panels_64+0x2aca>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xd7f18e0f; WORD $0xffff // jle 0x4910 <k_mul_panels_64+0x260>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	WORD $0x6f7c // jl 0x719a <k_mul_panels_64+0x2aea>
+	LONG $0x48fdf162; WORD $0x1b11 // vmovupd %zmm3, (%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd7d5840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x1411; BYTE $0xcb // vmovupd %zmm2, (%rbx,%rcx,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xd7c0840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x0b // vmovupd %zmm1, (%rbx,%rcx)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xd7aa840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x245c0348; BYTE $0x08 // addq 0x8(%rsp), %rbx
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x06518e0f; WORD $0x0000 // jle 0x77c6 <k_mul_panels_64+0x3116>
+	LONG $0x000605e9; BYTE $0x00 // jmp 0x777f <k_mul_panels_64+0x30cf>
+	LONG $0x48fdd162; WORD $0x1811 // vmovupd %zmm3, (%r8)
+	LONG $0x48fdd162; WORD $0x5011; BYTE $0x01 // vmovupd %zmm2, 0x40(%r8)
+	LONG $0x48fdd162; WORD $0x4811; BYTE $0x02 // vmovupd %zmm1, 0x80(%r8)
+	LONG $0x48fdd162; WORD $0x4011; BYTE $0x03 // vmovupd %zmm0, 0xc0(%r8)
+	LONG $0xffd776e9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x49fdf162; WORD $0x1b11 // vmovupd %zmm3, (%rbx) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd766840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x49fdf162; WORD $0x1411; BYTE $0xc3 // vmovupd %zmm2, (%rbx,%rax,8) {%k1}
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xd751840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x0c11; BYTE $0x03 // vmovupd %zmm1, (%rbx,%rax) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xd73b840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x245c0348; BYTE $0x08 // addq 0x8(%rsp), %rbx
+	LONG $0x49fdf162; WORD $0x0311 // vmovupd %zmm0, (%rbx) {%k1}
+	LONG $0xffd72be9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xc9fd7162; WORD $0x2310 // vmovupd (%rbx), %zmm12 {%k1} {z}
+	LONG $0x489d5162; WORD $0xdb58 // vaddpd %zmm11, %zmm12, %zmm11
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0117840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0xc9fd7162; WORD $0x2410; BYTE $0xcb // vmovupd (%rbx,%rcx,8), %zmm12 {%k1} {z}
+	LONG $0x489d5162; WORD $0xd258 // vaddpd %zmm10, %zmm12, %zmm10
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0100840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm12 {%k1} {z}
+	LONG $0x489d5162; WORD $0xc958 // vaddpd %zmm9, %zmm12, %zmm9
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x00e4840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0xc9fd7162; WORD $0x2110 // vmovupd (%rcx), %zmm12 {%k1} {z}
+	LONG $0x489d5162; WORD $0xc058 // vaddpd %zmm8, %zmm12, %zmm8
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x00c6840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm12 {%k1} {z}
+	LONG $0x489df162; WORD $0xff58 // vaddpd %zmm7, %zmm12, %zmm7
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x00aa840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm12 {%k1} {z}
+	LONG $0x489df162; WORD $0xf658 // vaddpd %zmm6, %zmm12, %zmm6
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x008e840f; WORD $0x0000 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0xc9fd7162; WORD $0x2110 // vmovupd (%rcx), %zmm12 {%k1} {z}
+	LONG $0x489df162; WORD $0xed58 // vaddpd %zmm5, %zmm12, %zmm5
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x7474 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm12 {%k1} {z}
+	LONG $0x489df162; WORD $0xe458 // vaddpd %zmm4, %zmm12, %zmm4
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	WORD $0x5c74 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm12 {%k1} {z}
+	LONG $0x489df162; WORD $0xdb58 // vaddpd %zmm3, %zmm12, %zmm3
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	WORD $0x4474 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0xc9fd7162; WORD $0x2110 // vmovupd (%rcx), %zmm12 {%k1} {z}
+	LONG $0x489df162; WORD $0xd258 // vaddpd %zmm2, %zmm12, %zmm2
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	WORD $0x2a74 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm12 {%k1} {z}
+	LONG $0x489df162; WORD $0xc958 // vaddpd %zmm1, %zmm12, %zmm1
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	WORD $0x1274 // je 0x7316 <k_mul_panels_64+0x2c66>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0xc9fd7162; WORD $0x2410; BYTE $0x0b // vmovupd (%rbx,%rcx), %zmm12 {%k1} {z}
+	LONG $0x489df162; WORD $0xc058 // vaddpd %zmm0, %zmm12, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0x0142850f; WORD $0x0000 // jne 0x7463 <k_mul_panels_64+0x2db3>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xd5dd8e0f; WORD $0xffff // jle 0x4910 <k_mul_panels_64+0x260>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x01788c0f; WORD $0x0000 // jl 0x74bb <k_mul_panels_64+0x2e0b>
+	LONG $0x48fd7162; WORD $0x1b11 // vmovupd %zmm11, (%rbx)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd5bd840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fd7162; WORD $0x1411; BYTE $0xcb // vmovupd %zmm10, (%rbx,%rcx,8)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xd5a8840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x48fd7162; WORD $0x0c11; BYTE $0x0b // vmovupd %zmm9, (%rbx,%rcx)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xd592840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x016f8c0f; WORD $0x0000 // jl 0x74ff <k_mul_panels_64+0x2e4f>
+	LONG $0x48fd7162; WORD $0x0111 // vmovupd %zmm8, (%rcx)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xd570840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x3c11; BYTE $0x0b // vmovupd %zmm7, (%rbx,%rcx)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xd55a840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x3411; BYTE $0x0b // vmovupd %zmm6, (%rbx,%rcx)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xd544840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x01668c0f; WORD $0x0000 // jl 0x7544 <k_mul_panels_64+0x2e94>
+	LONG $0x48fdf162; WORD $0x2911 // vmovupd %zmm5, (%rcx)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xd522840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x2411; BYTE $0x0b // vmovupd %zmm4, (%rbx,%rcx)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xd50c840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x1c11; BYTE $0x0b // vmovupd %zmm3, (%rbx,%rcx)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xd4f6840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x015d8c0f; WORD $0x0000 // jl 0x7589 <k_mul_panels_64+0x2ed9>
+	LONG $0x48fdf162; WORD $0x1111 // vmovupd %zmm2, (%rcx)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xd4d4840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x03 // vmovupd %zmm1, (%rbx,%rax)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xd4be840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x48fdf162; WORD $0x0411; BYTE $0x03 // vmovupd %zmm0, (%rbx,%rax)
+	LONG $0xffd4ade9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x48fd5162; WORD $0x1811 // vmovupd %zmm11, (%r8)
+	LONG $0x48fd5162; WORD $0x5011; BYTE $0x01 // vmovupd %zmm10, 0x40(%r8)
+	LONG $0x48fd5162; WORD $0x4811; BYTE $0x02 // vmovupd %zmm9, 0x80(%r8)
+	LONG $0x48fd5162; WORD $0x4011; BYTE $0x03 // vmovupd %zmm8, 0xc0(%r8)
+	LONG $0x48fdd162; WORD $0x7811; BYTE $0x04 // vmovupd %zmm7, 0x100(%r8)
+	LONG $0x48fdd162; WORD $0x7011; BYTE $0x05 // vmovupd %zmm6, 0x140(%r8)
+	LONG $0x48fdd162; WORD $0x6811; BYTE $0x06 // vmovupd %zmm5, 0x180(%r8)
+	LONG $0x48fdd162; WORD $0x6011; BYTE $0x07 // vmovupd %zmm4, 0x1c0(%r8)
+	LONG $0x48fdd162; WORD $0x5811; BYTE $0x08 // vmovupd %zmm3, 0x200(%r8)
+	LONG $0x48fdd162; WORD $0x5011; BYTE $0x09 // vmovupd %zmm2, 0x240(%r8)
+	LONG $0x48fdd162; WORD $0x4811; BYTE $0x0a // vmovupd %zmm1, 0x280(%r8)
+	LONG $0x48fdd162; WORD $0x4011; BYTE $0x0b // vmovupd %zmm0, 0x2c0(%r8)
+	LONG $0xffd455e9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x49fd7162; WORD $0x1b11 // vmovupd %zmm11, (%rbx) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd445840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x49fd7162; WORD $0x1411; BYTE $0xc3 // vmovupd %zmm10, (%rbx,%rax,8) {%k1}
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xd430840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x49fd7162; WORD $0x0c11; BYTE $0x03 // vmovupd %zmm9, (%rbx,%rax) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xd41a840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x030c8d48 // leaq (%rbx,%rax), %rcx
+	LONG $0x49fd7162; WORD $0x0111 // vmovupd %zmm8, (%rcx) {%k1}
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xd401840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x3c11; BYTE $0x03 // vmovupd %zmm7, (%rbx,%rax) {%k1}
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xd3eb840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x3411; BYTE $0x03 // vmovupd %zmm6, (%rbx,%rax) {%k1}
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xd3d5840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x030c8d48 // leaq (%rbx,%rax), %rcx
+	LONG $0x49fdf162; WORD $0x2911 // vmovupd %zmm5, (%rcx) {%k1}
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xd3bc840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x2411; BYTE $0x03 // vmovupd %zmm4, (%rbx,%rax) {%k1}
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xd3a6840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x1c11; BYTE $0x03 // vmovupd %zmm3, (%rbx,%rax) {%k1}
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xd390840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x030c8d48 // leaq (%rbx,%rax), %rcx
+	LONG $0x49fdf162; WORD $0x1111 // vmovupd %zmm2, (%rcx) {%k1}
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xd377840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x0c11; BYTE $0x03 // vmovupd %zmm1, (%rbx,%rax) {%k1}
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xd361840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x49fdf162; WORD $0x0411; BYTE $0x03 // vmovupd %zmm0, (%rbx,%rax) {%k1}
+	LONG $0xffd350e9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc9fdf162; WORD $0x0b10 // vmovupd (%rbx), %zmm1 {%k1} {z}
+	LONG $0x48f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm1, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xf83e840f; WORD $0xffff // je 0x6e1b <k_mul_panels_64+0x276b>
+	LONG $0x48fdd162; WORD $0x0011 // vmovupd %zmm0, (%r8)
+	LONG $0xffd328e9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc9fd7162; WORD $0x0310 // vmovupd (%rbx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc9fd7162; WORD $0x4310; BYTE $0x01 // vmovupd 0x40(%rbx), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xf658 // vaddpd %zmm6, %zmm8, %zmm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x05cc840f; WORD $0x0000 // je 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xc9fd3162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%r9,8), %zmm8 {%k1} {z}
+	LONG $0x0001b3e9; BYTE $0x00 // jmp 0x7805 <k_mul_panels_64+0x3155>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc9fd6162; WORD $0x0310 // vmovupd (%rbx), %zmm24 {%k1} {z}
+	LONG $0x40bda162; WORD $0xff58 // vaddpd %zmm23, %zmm24, %zmm23
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc9fd6162; WORD $0x4310; BYTE $0x01 // vmovupd 0x40(%rbx), %zmm24 {%k1} {z}
+	LONG $0x40bda162; WORD $0xf658 // vaddpd %zmm22, %zmm24, %zmm22
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x11a3840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xc9fd2162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%r9,8), %zmm24 {%k1} {z}
+	LONG $0x000207e9; BYTE $0x00 // jmp 0x78c3 <k_mul_panels_64+0x3213>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc9fde162; WORD $0x0310 // vmovupd (%rbx), %zmm16 {%k1} {z}
+	LONG $0x40fd5162; WORD $0xff58 // vaddpd %zmm15, %zmm16, %zmm15
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc9fde162; WORD $0x4310; BYTE $0x01 // vmovupd 0x40(%rbx), %zmm16 {%k1} {z}
+	LONG $0x40fd5162; WORD $0xf658 // vaddpd %zmm14, %zmm16, %zmm14
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0b54840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xc9fda162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%r9,8), %zmm16 {%k1} {z}
+	LONG $0x00025be9; BYTE $0x00 // jmp 0x7981 <k_mul_panels_64+0x32d1>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc9fdf162; WORD $0x1310 // vmovupd (%rbx), %zmm2 {%k1} {z}
+	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
+	LONG $0x40538d48 // leaq 0x40(%rbx), %rdx
+	WORD $0x488d; BYTE $0xf8 // leal -0x8(%rax), %ecx
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc9fdf162; WORD $0x1210 // vmovupd (%rdx), %zmm2 {%k1} {z}
+	LONG $0x48edf162; WORD $0xc058 // vaddpd %zmm0, %zmm2, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x2175 // jne 0x778a <k_mul_panels_64+0x30da>
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x2d7e // jle 0x779c <k_mul_panels_64+0x30ec>
+	LONG $0x48fdf162; WORD $0x0b11 // vmovupd %zmm1, (%rbx)
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x3676 // jbe 0x77b5 <k_mul_panels_64+0x3105>
+	LONG $0x48fdf162; WORD $0x0311 // vmovupd %zmm0, (%rbx)
+	LONG $0xffd186e9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x48fdd162; WORD $0x0811 // vmovupd %zmm1, (%r8)
+	LONG $0x48fdd162; WORD $0x4011; BYTE $0x01 // vmovupd %zmm0, 0x40(%r8)
+	LONG $0xffd174e9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x49fdf162; WORD $0x0b11 // vmovupd %zmm1, (%rbx) {%k1}
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0xf804 // addb $-0x8, %al
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x49fdf162; WORD $0x0311 // vmovupd %zmm0, (%rbx) {%k1}
+	LONG $0xffd13fe9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc9fd7162; WORD $0x0610 // vmovupd (%rsi), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xf658 // vaddpd %zmm6, %zmm8, %zmm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0404840f; WORD $0x0000 // je 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x48fd3162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%r9,8), %zmm8
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	QUAD $0x01cb4c10c9fd3162 // vmovupd 0x40(%rbx,%r9,8), %zmm9 {%k1} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x48bdf162; WORD $0xed58 // vaddpd %zmm5, %zmm8, %zmm5
+	LONG $0x48b5f162; WORD $0xe458 // vaddpd %zmm4, %zmm9, %zmm4
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x03c9840f; WORD $0x0000 // je 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01c38e0f; WORD $0x0000 // jle 0x7a0b <k_mul_panels_64+0x335b>
+	LONG $0x48fd5162; WORD $0x0110 // vmovupd (%r9), %zmm8
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x01d6850f; WORD $0x0000 // jne 0x7a31 <k_mul_panels_64+0x3381>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd5162; WORD $0x0910 // vmovupd (%r9), %zmm9 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xdb58 // vaddpd %zmm3, %zmm8, %zmm3
+	LONG $0x48b5f162; WORD $0xd258 // vaddpd %zmm2, %zmm9, %zmm2
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x01c3850f; WORD $0x0000 // jne 0x7a4d <k_mul_panels_64+0x339d>
+	LONG $0x00036fe9; BYTE $0x00 // jmp 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc9fd6162; WORD $0x0610 // vmovupd (%rsi), %zmm24 {%k1} {z}
+	LONG $0x40bda162; WORD $0xf658 // vaddpd %zmm22, %zmm24, %zmm22
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0f87840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x48fd2162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%r9,8), %zmm24
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	QUAD $0x01cb4c10c9fd2162 // vmovupd 0x40(%rbx,%r9,8), %zmm25 {%k1} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x40bda162; WORD $0xed58 // vaddpd %zmm21, %zmm24, %zmm21
+	LONG $0x40b5a162; WORD $0xe458 // vaddpd %zmm20, %zmm25, %zmm20
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0f4c840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01888e0f; WORD $0x0000 // jle 0x7a8e <k_mul_panels_64+0x33de>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x019b850f; WORD $0x0000 // jne 0x7ab4 <k_mul_panels_64+0x3404>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bda162; WORD $0xdb58 // vaddpd %zmm19, %zmm24, %zmm19
+	LONG $0x40b5a162; WORD $0xd258 // vaddpd %zmm18, %zmm25, %zmm18
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0188850f; WORD $0x0000 // jne 0x7ad0 <k_mul_panels_64+0x3420>
+	LONG $0x000ef2e9; BYTE $0x00 // jmp 0x883f <k_mul_panels_64+0x418f>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc9fde162; WORD $0x0610 // vmovupd (%rsi), %zmm16 {%k1} {z}
+	LONG $0x40fd5162; WORD $0xf658 // vaddpd %zmm14, %zmm16, %zmm14
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x08e4840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x48fda162; WORD $0x0410; BYTE $0xcb // vmovupd (%rbx,%r9,8), %zmm16
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	QUAD $0x01cb4c10c9fda162 // vmovupd 0x40(%rbx,%r9,8), %zmm17 {%k1} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x40fd5162; WORD $0xed58 // vaddpd %zmm13, %zmm16, %zmm13
+	LONG $0x40f55162; WORD $0xe458 // vaddpd %zmm12, %zmm17, %zmm12
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x08a9840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01668e0f; WORD $0x0000 // jle 0x7b2a <k_mul_panels_64+0x347a>
+	LONG $0x48fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x0179850f; WORD $0x0000 // jne 0x7b50 <k_mul_panels_64+0x34a0>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17 {%k1} {z}
+	LONG $0x40fd5162; WORD $0xdb58 // vaddpd %zmm11, %zmm16, %zmm11
+	LONG $0x40f55162; WORD $0xd258 // vaddpd %zmm10, %zmm17, %zmm10
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0166850f; WORD $0x0000 // jne 0x7b6c <k_mul_panels_64+0x34bc>
+	LONG $0x00084fe9; BYTE $0x00 // jmp 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd5162; WORD $0x0110 // vmovupd (%r9), %zmm8 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfe2a840f; WORD $0xffff // je 0x785b <k_mul_panels_64+0x31ab>
+	LONG $0x48fd5162; WORD $0x0910 // vmovupd (%r9), %zmm9
+	LONG $0x48bdf162; WORD $0xdb58 // vaddpd %zmm3, %zmm8, %zmm3
+	LONG $0x48b5f162; WORD $0xd258 // vaddpd %zmm2, %zmm9, %zmm2
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x01b1840f; WORD $0x0000 // je 0x7bfe <k_mul_panels_64+0x354e>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01668e0f; WORD $0x0000 // jle 0x7bc6 <k_mul_panels_64+0x3516>
+	LONG $0x48fd5162; WORD $0x0110 // vmovupd (%r9), %zmm8
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x0179850f; WORD $0x0000 // jne 0x7bec <k_mul_panels_64+0x353c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc9fd5162; WORD $0x0910 // vmovupd (%r9), %zmm9 {%k1} {z}
+	LONG $0x000164e9; BYTE $0x00 // jmp 0x7bf2 <k_mul_panels_64+0x3542>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfe65840f; WORD $0xffff // je 0x7919 <k_mul_panels_64+0x3269>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	LONG $0x40bda162; WORD $0xdb58 // vaddpd %zmm19, %zmm24, %zmm19
+	LONG $0x40b5a162; WORD $0xd258 // vaddpd %zmm18, %zmm25, %zmm18
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0d6f840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x02cb8e0f; WORD $0x0000 // jle 0x7dae <k_mul_panels_64+0x36fe>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x02de850f; WORD $0x0000 // jne 0x7dd4 <k_mul_panels_64+0x3724>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bda162; WORD $0xc958 // vaddpd %zmm17, %zmm24, %zmm17
+	LONG $0x40b5a162; WORD $0xc058 // vaddpd %zmm16, %zmm25, %zmm16
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x02cb850f; WORD $0x0000 // jne 0x7df0 <k_mul_panels_64+0x3740>
+	LONG $0x000d15e9; BYTE $0x00 // jmp 0x883f <k_mul_panels_64+0x418f>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfe87840f; WORD $0xffff // je 0x79d7 <k_mul_panels_64+0x3327>
+	LONG $0x48fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17
+	LONG $0x40fd5162; WORD $0xdb58 // vaddpd %zmm11, %zmm16, %zmm11
+	LONG $0x40f55162; WORD $0xd258 // vaddpd %zmm10, %zmm17, %zmm10
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x06ee840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x02cb8e0f; WORD $0x0000 // jle 0x7e4a <k_mul_panels_64+0x379a>
+	LONG $0x48fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x02de850f; WORD $0x0000 // jne 0x7e70 <k_mul_panels_64+0x37c0>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17 {%k1} {z}
+	LONG $0x40fd5162; WORD $0xc958 // vaddpd %zmm9, %zmm16, %zmm9
+	LONG $0x40f55162; WORD $0xc058 // vaddpd %zmm8, %zmm17, %zmm8
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x02cb850f; WORD $0x0000 // jne 0x7e8c <k_mul_panels_64+0x37dc>
+	LONG $0x000694e9; BYTE $0x00 // jmp 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd5162; WORD $0x0110 // vmovupd (%r9), %zmm8 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfe87840f; WORD $0xffff // je 0x7a73 <k_mul_panels_64+0x33c3>
+	LONG $0x48fd5162; WORD $0x0910 // vmovupd (%r9), %zmm9
+	LONG $0x48bdf162; WORD $0xc958 // vaddpd %zmm1, %zmm8, %zmm1
+	LONG $0x48b5f162; WORD $0xc058 // vaddpd %zmm0, %zmm9, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xccc5850f; WORD $0xffff // jne 0x48ce <k_mul_panels_64+0x21e>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xccfe8e0f; WORD $0xffff // jle 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	WORD $0x4d7c // jl 0x7c65 <k_mul_panels_64+0x35b5>
+	LONG $0x48fdf162; WORD $0x3b11 // vmovupd %zmm7, (%rbx)
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0x40738d48 // leaq 0x40(%rbx), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x0090860f; WORD $0x0000 // jbe 0x7cc0 <k_mul_panels_64+0x3610>
+	LONG $0x48fdf162; WORD $0x3611 // vmovupd %zmm6, (%rsi)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xccd0840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fdf162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm5, (%rbx,%rcx,8)
+	QUAD $0x01cb641148fdf162 // vmovupd %zmm4, 0x40(%rbx,%rcx,8)
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xccb0840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x7d12 <k_mul_panels_64+0x3662>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x49fdf162; WORD $0x3b11 // vmovupd %zmm7, (%rbx) {%k1}
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x49fdf162; WORD $0x7311; BYTE $0x01 // vmovupd %zmm6, 0x40(%rbx) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xcc6d840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x49fdb162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm5, (%rbx,%r9,8) {%k1}
+	WORD $0x2eeb // jmp 0x7cee <k_mul_panels_64+0x363e>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x49fdf162; WORD $0x3611 // vmovupd %zmm6, (%rsi) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xcc2d840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x48fdb162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm5, (%rbx,%r9,8)
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	QUAD $0x01cb641149fdb162 // vmovupd %zmm4, 0x40(%rbx,%r9,8) {%k1}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xcbfe840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x7d55 <k_mul_panels_64+0x36a5>
+	LONG $0x48fdd162; WORD $0x1911 // vmovupd %zmm3, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x7d77 <k_mul_panels_64+0x36c7>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x1111 // vmovupd %zmm2, (%r9) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xcbbd840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x7d87 <k_mul_panels_64+0x36d7>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x1911 // vmovupd %zmm3, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x7d30 <k_mul_panels_64+0x3680>
+	LONG $0x48fdd162; WORD $0x1111 // vmovupd %zmm2, (%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xcb89840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x245c0348; BYTE $0x08 // addq 0x8(%rsp), %rbx
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x08308e0f; WORD $0x0000 // jle 0x85c6 <k_mul_panels_64+0x3f16>
+	LONG $0x48fdf162; WORD $0x0b11 // vmovupd %zmm1, (%rbx)
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x0843840f; WORD $0x0000 // je 0x85ec <k_mul_panels_64+0x3f3c>
+	LONG $0xfff9d1e9; BYTE $0xff // jmp 0x777f <k_mul_panels_64+0x30cf>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfd22840f; WORD $0xffff // je 0x7af6 <k_mul_panels_64+0x3446>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	LONG $0x40bda162; WORD $0xc958 // vaddpd %zmm17, %zmm24, %zmm17
+	LONG $0x40b5a162; WORD $0xc058 // vaddpd %zmm16, %zmm25, %zmm16
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x0a4f840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x7ee6 <k_mul_panels_64+0x3836>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00f6850f; WORD $0x0000 // jne 0x7f0c <k_mul_panels_64+0x385c>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bd5162; WORD $0xff58 // vaddpd %zmm15, %zmm24, %zmm15
+	LONG $0x40b55162; WORD $0xf658 // vaddpd %zmm14, %zmm25, %zmm14
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x00e3850f; WORD $0x0000 // jne 0x7f28 <k_mul_panels_64+0x3878>
+	LONG $0x0009f5e9; BYTE $0x00 // jmp 0x883f <k_mul_panels_64+0x418f>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfd22840f; WORD $0xffff // je 0x7b92 <k_mul_panels_64+0x34e2>
+	LONG $0x48fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17
+	LONG $0x40fd5162; WORD $0xc958 // vaddpd %zmm9, %zmm16, %zmm9
+	LONG $0x40f55162; WORD $0xc058 // vaddpd %zmm8, %zmm17, %zmm8
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x03ce840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x7f82 <k_mul_panels_64+0x38d2>
+	LONG $0x48fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00f6850f; WORD $0x0000 // jne 0x7fa8 <k_mul_panels_64+0x38f8>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17 {%k1} {z}
+	LONG $0x40fdf162; WORD $0xff58 // vaddpd %zmm7, %zmm16, %zmm7
+	LONG $0x40f5f162; WORD $0xf658 // vaddpd %zmm6, %zmm17, %zmm6
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x00e3850f; WORD $0x0000 // jne 0x7fc4 <k_mul_panels_64+0x3914>
+	LONG $0x000374e9; BYTE $0x00 // jmp 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xff0a840f; WORD $0xffff // je 0x7e16 <k_mul_panels_64+0x3766>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	LONG $0x40bd5162; WORD $0xff58 // vaddpd %zmm15, %zmm24, %zmm15
+	LONG $0x40b55162; WORD $0xf658 // vaddpd %zmm14, %zmm25, %zmm14
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x0917840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x801e <k_mul_panels_64+0x396e>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00f6850f; WORD $0x0000 // jne 0x8044 <k_mul_panels_64+0x3994>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bd5162; WORD $0xed58 // vaddpd %zmm13, %zmm24, %zmm13
+	LONG $0x40b55162; WORD $0xe458 // vaddpd %zmm12, %zmm25, %zmm12
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x00e3850f; WORD $0x0000 // jne 0x8060 <k_mul_panels_64+0x39b0>
+	LONG $0x0008bde9; BYTE $0x00 // jmp 0x883f <k_mul_panels_64+0x418f>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xff0a840f; WORD $0xffff // je 0x7eb2 <k_mul_panels_64+0x3802>
+	LONG $0x48fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17
+	LONG $0x40fdf162; WORD $0xff58 // vaddpd %zmm7, %zmm16, %zmm7
+	LONG $0x40f5f162; WORD $0xf658 // vaddpd %zmm6, %zmm17, %zmm6
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x0296840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x80ba <k_mul_panels_64+0x3a0a>
+	LONG $0x48fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00f6850f; WORD $0x0000 // jne 0x80e0 <k_mul_panels_64+0x3a30>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17 {%k1} {z}
+	LONG $0x40fdf162; WORD $0xed58 // vaddpd %zmm5, %zmm16, %zmm5
+	LONG $0x40f5f162; WORD $0xe458 // vaddpd %zmm4, %zmm17, %zmm4
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x00e3850f; WORD $0x0000 // jne 0x80fc <k_mul_panels_64+0x3a4c>
+	LONG $0x00023ce9; BYTE $0x00 // jmp 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xff0a840f; WORD $0xffff // je 0x7f4e <k_mul_panels_64+0x389e>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	LONG $0x40bd5162; WORD $0xed58 // vaddpd %zmm13, %zmm24, %zmm13
+	LONG $0x40b55162; WORD $0xe458 // vaddpd %zmm12, %zmm25, %zmm12
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x07df840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x8192 <k_mul_panels_64+0x3ae2>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x0132850f; WORD $0x0000 // jne 0x81b8 <k_mul_panels_64+0x3b08>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bd5162; WORD $0xdb58 // vaddpd %zmm11, %zmm24, %zmm11
+	LONG $0x40b55162; WORD $0xd258 // vaddpd %zmm10, %zmm25, %zmm10
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x011f850f; WORD $0x0000 // jne 0x81d4 <k_mul_panels_64+0x3b24>
+	LONG $0x000785e9; BYTE $0x00 // jmp 0x883f <k_mul_panels_64+0x418f>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xff0a840f; WORD $0xffff // je 0x7fea <k_mul_panels_64+0x393a>
+	LONG $0x48fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17
+	LONG $0x40fdf162; WORD $0xed58 // vaddpd %zmm5, %zmm16, %zmm5
+	LONG $0x40f5f162; WORD $0xe458 // vaddpd %zmm4, %zmm17, %zmm4
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x015e840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01098e0f; WORD $0x0000 // jle 0x8218 <k_mul_panels_64+0x3b68>
+	LONG $0x48fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x011c850f; WORD $0x0000 // jne 0x823e <k_mul_panels_64+0x3b8e>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17 {%k1} {z}
+	LONG $0x40fdf162; WORD $0xdb58 // vaddpd %zmm3, %zmm16, %zmm3
+	LONG $0x40f5f162; WORD $0xd258 // vaddpd %zmm2, %zmm17, %zmm2
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x0109840f; WORD $0x0000 // je 0x825a <k_mul_panels_64+0x3baa>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x04a28e0f; WORD $0x0000 // jle 0x8606 <k_mul_panels_64+0x3f56>
+	LONG $0x48fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x04b5850f; WORD $0x0000 // jne 0x862c <k_mul_panels_64+0x3f7c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc9fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17 {%k1} {z}
+	LONG $0x0004a0e9; BYTE $0x00 // jmp 0x8632 <k_mul_panels_64+0x3f82>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfece840f; WORD $0xffff // je 0x8086 <k_mul_panels_64+0x39d6>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	LONG $0x40bd5162; WORD $0xdb58 // vaddpd %zmm11, %zmm24, %zmm11
+	LONG $0x40b55162; WORD $0xd258 // vaddpd %zmm10, %zmm25, %zmm10
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x066b840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x04678e0f; WORD $0x0000 // jle 0x864e <k_mul_panels_64+0x3f9e>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x047a850f; WORD $0x0000 // jne 0x8674 <k_mul_panels_64+0x3fc4>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x000462e9; BYTE $0x00 // jmp 0x867a <k_mul_panels_64+0x3fca>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfee4840f; WORD $0xffff // je 0x8122 <k_mul_panels_64+0x3a72>
+	LONG $0x48fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17
+	LONG $0x40fdf162; WORD $0xdb58 // vaddpd %zmm3, %zmm16, %zmm3
+	LONG $0x40f5f162; WORD $0xd258 // vaddpd %zmm2, %zmm17, %zmm2
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xfef7850f; WORD $0xffff // jne 0x8151 <k_mul_panels_64+0x3aa1>
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xd992850f; WORD $0xffff // jne 0x5bf7 <k_mul_panels_64+0x1547>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc6a28e0f; WORD $0xffff // jle 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	WORD $0x4d7c // jl 0x82c1 <k_mul_panels_64+0x3c11>
+	LONG $0x48fd7162; WORD $0x3b11 // vmovupd %zmm15, (%rbx)
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0x40738d48 // leaq 0x40(%rbx), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x0090860f; WORD $0x0000 // jbe 0x831c <k_mul_panels_64+0x3c6c>
+	LONG $0x48fd7162; WORD $0x3611 // vmovupd %zmm14, (%rsi)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc674840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fd7162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm13, (%rbx,%rcx,8)
+	QUAD $0x01cb641148fd7162 // vmovupd %zmm12, 0x40(%rbx,%rcx,8)
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xc654840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x836e <k_mul_panels_64+0x3cbe>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x49fd7162; WORD $0x3b11 // vmovupd %zmm15, (%rbx) {%k1}
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x49fd7162; WORD $0x7311; BYTE $0x01 // vmovupd %zmm14, 0x40(%rbx) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc611840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x49fd3162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm13, (%rbx,%r9,8) {%k1}
+	WORD $0x2eeb // jmp 0x834a <k_mul_panels_64+0x3c9a>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x49fd7162; WORD $0x3611 // vmovupd %zmm14, (%rsi) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc5d1840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x48fd3162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm13, (%rbx,%r9,8)
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	QUAD $0x01cb641149fd3162 // vmovupd %zmm12, 0x40(%rbx,%r9,8) {%k1}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xc5a2840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x83b1 <k_mul_panels_64+0x3d01>
+	LONG $0x48fd5162; WORD $0x1911 // vmovupd %zmm11, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x83d3 <k_mul_panels_64+0x3d23>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x1111 // vmovupd %zmm10, (%r9) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xc561840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x83e3 <k_mul_panels_64+0x3d33>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x1911 // vmovupd %zmm11, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x838c <k_mul_panels_64+0x3cdc>
+	LONG $0x48fd5162; WORD $0x1111 // vmovupd %zmm10, (%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xc52d840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8426 <k_mul_panels_64+0x3d76>
+	LONG $0x48fd5162; WORD $0x0911 // vmovupd %zmm9, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x8448 <k_mul_panels_64+0x3d98>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x0111 // vmovupd %zmm8, (%r9) {%k1}
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xc4ec840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x8458 <k_mul_panels_64+0x3da8>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x0911 // vmovupd %zmm9, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8401 <k_mul_panels_64+0x3d51>
+	LONG $0x48fd5162; WORD $0x0111 // vmovupd %zmm8, (%r9)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xc4b8840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x849b <k_mul_panels_64+0x3deb>
+	LONG $0x48fdd162; WORD $0x3911 // vmovupd %zmm7, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x84bd <k_mul_panels_64+0x3e0d>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x3111 // vmovupd %zmm6, (%r9) {%k1}
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xc477840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x84cd <k_mul_panels_64+0x3e1d>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x3911 // vmovupd %zmm7, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8476 <k_mul_panels_64+0x3dc6>
+	LONG $0x48fdd162; WORD $0x3111 // vmovupd %zmm6, (%r9)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xc443840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8510 <k_mul_panels_64+0x3e60>
+	LONG $0x48fdd162; WORD $0x2911 // vmovupd %zmm5, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x8532 <k_mul_panels_64+0x3e82>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x2111 // vmovupd %zmm4, (%r9) {%k1}
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xc402840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x8542 <k_mul_panels_64+0x3e92>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x2911 // vmovupd %zmm5, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x84eb <k_mul_panels_64+0x3e3b>
+	LONG $0x48fdd162; WORD $0x2111 // vmovupd %zmm4, (%r9)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xc3ce840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8585 <k_mul_panels_64+0x3ed5>
+	LONG $0x48fdd162; WORD $0x1911 // vmovupd %zmm3, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x85a7 <k_mul_panels_64+0x3ef7>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x1111 // vmovupd %zmm2, (%r9) {%k1}
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xc38d840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x85b7 <k_mul_panels_64+0x3f07>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x1911 // vmovupd %zmm3, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8560 <k_mul_panels_64+0x3eb0>
+	LONG $0x48fdd162; WORD $0x1111 // vmovupd %zmm2, (%r9)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xc359840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x245c0348; BYTE $0x28 // addq 0x28(%rsp), %rbx
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0xf7d08f0f; WORD $0xffff // jg 0x7d96 <k_mul_panels_64+0x36e6>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x49fdf162; WORD $0x0b11 // vmovupd %zmm1, (%rbx) {%k1}
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xf193850f; WORD $0xffff // jne 0x777f <k_mul_panels_64+0x30cf>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f6 // notb %al
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x49fdf162; WORD $0x0311 // vmovupd %zmm0, (%rbx) {%k1}
+	LONG $0xffc30ae9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fdc162; WORD $0x0110 // vmovupd (%r9), %zmm16 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfb4b840f; WORD $0xffff // je 0x8177 <k_mul_panels_64+0x3ac7>
+	LONG $0x48fdc162; WORD $0x0910 // vmovupd (%r9), %zmm17
+	LONG $0x40fdf162; WORD $0xc958 // vaddpd %zmm1, %zmm16, %zmm1
+	LONG $0x40f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm17, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	LONG $0xfc1c840f; WORD $0xffff // je 0x8265 <k_mul_panels_64+0x3bb5>
+	LONG $0xffd5a9e9; BYTE $0xff // jmp 0x5bf7 <k_mul_panels_64+0x1547>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfb86840f; WORD $0xffff // je 0x81fa <k_mul_panels_64+0x3b4a>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	LONG $0x40bd5162; WORD $0xc958 // vaddpd %zmm9, %zmm24, %zmm9
+	LONG $0x40b55162; WORD $0xc058 // vaddpd %zmm8, %zmm25, %zmm8
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x01af840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x087e // jle 0x86a7 <k_mul_panels_64+0x3ff7>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	WORD $0x19eb // jmp 0x86c0 <k_mul_panels_64+0x4010>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0874 // je 0x86d1 <k_mul_panels_64+0x4021>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	WORD $0x19eb // jmp 0x86ea <k_mul_panels_64+0x403a>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm24, %zmm7
+	LONG $0x40b5f162; WORD $0xf658 // vaddpd %zmm6, %zmm25, %zmm6
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0x013f840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x087e // jle 0x8717 <k_mul_panels_64+0x4067>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	WORD $0x19eb // jmp 0x8730 <k_mul_panels_64+0x4080>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0874 // je 0x8741 <k_mul_panels_64+0x4091>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	WORD $0x19eb // jmp 0x875a <k_mul_panels_64+0x40aa>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bdf162; WORD $0xed58 // vaddpd %zmm5, %zmm24, %zmm5
+	LONG $0x40b5f162; WORD $0xe458 // vaddpd %zmm4, %zmm25, %zmm4
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0x00cf840f; WORD $0x0000 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x087e // jle 0x8787 <k_mul_panels_64+0x40d7>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	WORD $0x19eb // jmp 0x87a0 <k_mul_panels_64+0x40f0>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0874 // je 0x87b1 <k_mul_panels_64+0x4101>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	WORD $0x19eb // jmp 0x87ca <k_mul_panels_64+0x411a>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bdf162; WORD $0xdb58 // vaddpd %zmm3, %zmm24, %zmm3
+	LONG $0x40b5f162; WORD $0xd258 // vaddpd %zmm2, %zmm25, %zmm2
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	WORD $0x6374 // je 0x883f <k_mul_panels_64+0x418f>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x087e // jle 0x87f3 <k_mul_panels_64+0x4143>
+	LONG $0x48fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24
+	WORD $0x19eb // jmp 0x880c <k_mul_panels_64+0x415c>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0xc9fd4162; WORD $0x0110 // vmovupd (%r9), %zmm24 {%k1} {z}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0874 // je 0x881d <k_mul_panels_64+0x416d>
+	LONG $0x48fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25
+	WORD $0x16eb // jmp 0x8833 <k_mul_panels_64+0x4183>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc9fd4162; WORD $0x0910 // vmovupd (%r9), %zmm25 {%k1} {z}
+	LONG $0x40bdf162; WORD $0xc958 // vaddpd %zmm1, %zmm24, %zmm1
+	LONG $0x40b5f162; WORD $0xc058 // vaddpd %zmm0, %zmm25, %zmm0
+	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
+	WORD $0x6075 // jne 0x88a6 <k_mul_panels_64+0x41f6>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc0c18e0f; WORD $0xffff // jle 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x00f98c0f; WORD $0x0000 // jl 0x8952 <k_mul_panels_64+0x42a2>
+	LONG $0x48fde162; WORD $0x3b11 // vmovupd %zmm23, (%rbx)
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0x40738d48 // leaq 0x40(%rbx), %rsi
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x013c860f; WORD $0x0000 // jbe 0x89ad <k_mul_panels_64+0x42fd>
+	LONG $0x48fde162; WORD $0x3611 // vmovupd %zmm22, (%rsi)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc08f840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x48fde162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm21, (%rbx,%rcx,8)
+	QUAD $0x01cb641148fde162 // vmovupd %zmm20, 0x40(%rbx,%rcx,8)
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xc06f840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x000159e9; BYTE $0x00 // jmp 0x89ff <k_mul_panels_64+0x434f>
+	LONG $0x48fdc162; WORD $0x3811 // vmovupd %zmm23, (%r8)
+	LONG $0x48fdc162; WORD $0x7011; BYTE $0x01 // vmovupd %zmm22, 0x40(%r8)
+	LONG $0x48fdc162; WORD $0x6811; BYTE $0x02 // vmovupd %zmm21, 0x80(%r8)
+	LONG $0x48fdc162; WORD $0x6011; BYTE $0x03 // vmovupd %zmm20, 0xc0(%r8)
+	LONG $0x48fdc162; WORD $0x5811; BYTE $0x04 // vmovupd %zmm19, 0x100(%r8)
+	LONG $0x48fdc162; WORD $0x5011; BYTE $0x05 // vmovupd %zmm18, 0x140(%r8)
+	LONG $0x48fdc162; WORD $0x4811; BYTE $0x06 // vmovupd %zmm17, 0x180(%r8)
+	LONG $0x48fdc162; WORD $0x4011; BYTE $0x07 // vmovupd %zmm16, 0x1c0(%r8)
+	LONG $0x48fd5162; WORD $0x7811; BYTE $0x08 // vmovupd %zmm15, 0x200(%r8)
+	LONG $0x48fd5162; WORD $0x7011; BYTE $0x09 // vmovupd %zmm14, 0x240(%r8)
+	LONG $0x48fd5162; WORD $0x6811; BYTE $0x0a // vmovupd %zmm13, 0x280(%r8)
+	LONG $0x48fd5162; WORD $0x6011; BYTE $0x0b // vmovupd %zmm12, 0x2c0(%r8)
+	LONG $0x48fd5162; WORD $0x5811; BYTE $0x0c // vmovupd %zmm11, 0x300(%r8)
+	LONG $0x48fd5162; WORD $0x5011; BYTE $0x0d // vmovupd %zmm10, 0x340(%r8)
+	LONG $0x48fd5162; WORD $0x4811; BYTE $0x0e // vmovupd %zmm9, 0x380(%r8)
+	LONG $0x48fd5162; WORD $0x4011; BYTE $0x0f // vmovupd %zmm8, 0x3c0(%r8)
+	LONG $0x48fdd162; WORD $0x7811; BYTE $0x10 // vmovupd %zmm7, 0x400(%r8)
+	LONG $0x48fdd162; WORD $0x7011; BYTE $0x11 // vmovupd %zmm6, 0x440(%r8)
+	LONG $0x48fdd162; WORD $0x6811; BYTE $0x12 // vmovupd %zmm5, 0x480(%r8)
+	LONG $0x48fdd162; WORD $0x6011; BYTE $0x13 // vmovupd %zmm4, 0x4c0(%r8)
+	LONG $0x48fdd162; WORD $0x5811; BYTE $0x14 // vmovupd %zmm3, 0x500(%r8)
+	LONG $0x48fdd162; WORD $0x5011; BYTE $0x15 // vmovupd %zmm2, 0x540(%r8)
+	LONG $0x48fdd162; WORD $0x4811; BYTE $0x16 // vmovupd %zmm1, 0x580(%r8)
+	LONG $0x48fdd162; WORD $0x4011; BYTE $0x17 // vmovupd %zmm0, 0x5c0(%r8)
+	LONG $0xffbfbee9; BYTE $0xff // jmp 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x49fde162; WORD $0x3b11 // vmovupd %zmm23, (%rbx) {%k1}
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x49fde162; WORD $0x7311; BYTE $0x01 // vmovupd %zmm22, 0x40(%rbx) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xbf80840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x49fda162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm21, (%rbx,%r9,8) {%k1}
+	WORD $0x2eeb // jmp 0x89db <k_mul_panels_64+0x432b>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x49fde162; WORD $0x3611 // vmovupd %zmm22, (%rsi) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xbf40840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x48fda162; WORD $0x2c11; BYTE $0xcb // vmovupd %zmm21, (%rbx,%r9,8)
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xf640; BYTE $0xd6 // notb %sil
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	QUAD $0x01cb641149fda162 // vmovupd %zmm20, 0x40(%rbx,%r9,8) {%k1}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xbf11840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8a42 <k_mul_panels_64+0x4392>
+	LONG $0x48fdc162; WORD $0x1911 // vmovupd %zmm19, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x8a64 <k_mul_panels_64+0x43b4>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdc162; WORD $0x1111 // vmovupd %zmm18, (%r9) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xbed0840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x8a74 <k_mul_panels_64+0x43c4>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdc162; WORD $0x1911 // vmovupd %zmm19, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8a1d <k_mul_panels_64+0x436d>
+	LONG $0x48fdc162; WORD $0x1111 // vmovupd %zmm18, (%r9)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xbe9c840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8ab7 <k_mul_panels_64+0x4407>
+	LONG $0x48fdc162; WORD $0x0911 // vmovupd %zmm17, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x8ad9 <k_mul_panels_64+0x4429>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdc162; WORD $0x0111 // vmovupd %zmm16, (%r9) {%k1}
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xbe5b840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x8ae9 <k_mul_panels_64+0x4439>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdc162; WORD $0x0911 // vmovupd %zmm17, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8a92 <k_mul_panels_64+0x43e2>
+	LONG $0x48fdc162; WORD $0x0111 // vmovupd %zmm16, (%r9)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xbe27840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8b2c <k_mul_panels_64+0x447c>
+	LONG $0x48fd5162; WORD $0x3911 // vmovupd %zmm15, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x8b4e <k_mul_panels_64+0x449e>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x3111 // vmovupd %zmm14, (%r9) {%k1}
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xbde6840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x8b5e <k_mul_panels_64+0x44ae>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x3911 // vmovupd %zmm15, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8b07 <k_mul_panels_64+0x4457>
+	LONG $0x48fd5162; WORD $0x3111 // vmovupd %zmm14, (%r9)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xbdb2840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8ba1 <k_mul_panels_64+0x44f1>
+	LONG $0x48fd5162; WORD $0x2911 // vmovupd %zmm13, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x8bc3 <k_mul_panels_64+0x4513>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x2111 // vmovupd %zmm12, (%r9) {%k1}
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xbd71840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x8bd3 <k_mul_panels_64+0x4523>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x2911 // vmovupd %zmm13, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8b7c <k_mul_panels_64+0x44cc>
+	LONG $0x48fd5162; WORD $0x2111 // vmovupd %zmm12, (%r9)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xbd3d840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8c16 <k_mul_panels_64+0x4566>
+	LONG $0x48fd5162; WORD $0x1911 // vmovupd %zmm11, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x8c38 <k_mul_panels_64+0x4588>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x1111 // vmovupd %zmm10, (%r9) {%k1}
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xbcfc840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x8c48 <k_mul_panels_64+0x4598>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x1911 // vmovupd %zmm11, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8bf1 <k_mul_panels_64+0x4541>
+	LONG $0x48fd5162; WORD $0x1111 // vmovupd %zmm10, (%r9)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xbcc8840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x347e // jle 0x8c8b <k_mul_panels_64+0x45db>
+	LONG $0x48fd5162; WORD $0x0911 // vmovupd %zmm9, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4775 // jne 0x8cad <k_mul_panels_64+0x45fd>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x0111 // vmovupd %zmm8, (%r9) {%k1}
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xbc87840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	WORD $0x32eb // jmp 0x8cbd <k_mul_panels_64+0x460d>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fd5162; WORD $0x0911 // vmovupd %zmm9, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb974 // je 0x8c66 <k_mul_panels_64+0x45b6>
+	LONG $0x48fd5162; WORD $0x0111 // vmovupd %zmm8, (%r9)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xbc53840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x2a7e // jle 0x8cf6 <k_mul_panels_64+0x4646>
+	LONG $0x48fdd162; WORD $0x3911 // vmovupd %zmm7, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x3d75 // jne 0x8d18 <k_mul_panels_64+0x4668>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x3111 // vmovupd %zmm6, (%r9) {%k1}
+	WORD $0x28eb // jmp 0x8d1e <k_mul_panels_64+0x466e>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x3911 // vmovupd %zmm7, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xc374 // je 0x8cdb <k_mul_panels_64+0x462b>
+	LONG $0x48fdd162; WORD $0x3111 // vmovupd %zmm6, (%r9)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xbbe8840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x087e // jle 0x8d3f <k_mul_panels_64+0x468f>
+	LONG $0x48fdd162; WORD $0x2911 // vmovupd %zmm5, (%r9)
+	WORD $0x19eb // jmp 0x8d58 <k_mul_panels_64+0x46a8>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x2911 // vmovupd %zmm5, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0874 // je 0x8d69 <k_mul_panels_64+0x46b9>
+	LONG $0x48fdd162; WORD $0x2111 // vmovupd %zmm4, (%r9)
+	WORD $0x19eb // jmp 0x8d82 <k_mul_panels_64+0x46d2>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x2111 // vmovupd %zmm4, (%r9) {%k1}
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xbb84840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x087e // jle 0x8da3 <k_mul_panels_64+0x46f3>
+	LONG $0x48fdd162; WORD $0x1911 // vmovupd %zmm3, (%r9)
+	WORD $0x19eb // jmp 0x8dbc <k_mul_panels_64+0x470c>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x1911 // vmovupd %zmm3, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0874 // je 0x8dcd <k_mul_panels_64+0x471d>
+	LONG $0x48fdd162; WORD $0x1111 // vmovupd %zmm2, (%r9)
+	WORD $0x19eb // jmp 0x8de6 <k_mul_panels_64+0x4736>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x49fdd162; WORD $0x1111 // vmovupd %zmm2, (%r9) {%k1}
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xbb20840f; WORD $0xffff // je 0x4910 <k_mul_panels_64+0x260>
+	LONG $0x245c0348; BYTE $0x58 // addq 0x58(%rsp), %rbx
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x087e // jle 0x8e03 <k_mul_panels_64+0x4753>
+	LONG $0x48fdf162; WORD $0x0b11 // vmovupd %zmm1, (%rbx)
+	WORD $0x19eb // jmp 0x8e1c <k_mul_panels_64+0x476c>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf641; BYTE $0xd1 // notb %r9b
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x49fdf162; WORD $0x0b11 // vmovupd %zmm1, (%rbx) {%k1}
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xf7c3840f; WORD $0xffff // je 0x85ec <k_mul_panels_64+0x3f3c>
+	LONG $0xffe951e9; BYTE $0xff // jmp 0x777f <k_mul_panels_64+0x30cf>
+	LONG $0xd8c48148; WORD $0x0000; BYTE $0x00 // addq $0xd8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// pack_rows
+	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0a3d8e0f; WORD $0x0000 // jle 0x989a <k_pack_rows+0xa4a>
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x0a308e0f; WORD $0x0000 // jle 0x989a <k_pack_rows+0xa4a>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x28ec8148; WORD $0x0001; BYTE $0x00 // subq $0x128, %rsp # imm = 0x128
+	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
+	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x00000000ad048d4c // leaq (,%rbp,4), %r8
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x34c26b49 // imulq $0x34, %r10, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	QUAD $0x00000000d5048d4a // leaq (,%r10,8), %rax
+	LONG $0xd20c8d4b // leaq (%r10,%r10,8), %rcx
+	LONG $0x49348d4c // leaq (%rcx,%rcx,2), %r14
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x08e1c148 // shlq $0x8, %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	LONG $0x38ca6b49 // imulq $0x38, %r10, %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x00000000952c8d4e // leaq (,%r10,4), %r13
+	LONG $0x2cca6b49 // imulq $0x2c, %r10, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x3cca6b49 // imulq $0x3c, %r10, %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	LONG $0x400c8d4b // leaq (%r8,%r8,2), %rcx
+	QUAD $0x00000080248c894c // movq %r9, 0x80(%rsp)
+	LONG $0x493c8d4b // leaq (%r9,%r9,2), %rdi
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	LONG $0xad7c8d4b; BYTE $0x00 // leaq (%r13,%r13,4), %rdi
+	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
+	LONG $0xed7c8d4b; BYTE $0x00 // leaq (%r13,%r13,8), %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	LONG $0x6d7c8d4b; BYTE $0x00 // leaq (%r13,%r13,2), %rdi
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	LONG $0x0c408d48 // leaq 0xc(%rax), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x0a048d48 // leaq (%rdx,%rcx), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0xea048d48 // leaq (%rdx,%rbp,8), %rax
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
+	LONG $0xaa048d48 // leaq (%rdx,%rbp,4), %rax
+	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
+	QUAD $0x000000982484c748; LONG $0x00000000 // movq $0x0, 0x98(%rsp)
+	WORD $0xff31 // xorl %edi, %edi
+	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
+	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
+	LONG $0x2414894c // movq %r10, (%rsp)
+	WORD $0x3deb // jmp 0x901b <k_pack_rows+0x1cb>
+	WORD $0x9066 // nop
+	QUAD $0x000000e824bc8b48 // movq 0xe8(%rsp), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	QUAD $0x000000d824840348 // addq 0xd8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x0000009824848148; LONG $0x00000100 // addq $0x100, 0x98(%rsp) # imm = 0x100
+	QUAD $0x000000e024b48b48 // movq 0xe0(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0x086e8d0f; WORD $0x0000 // jge 0x9889 <k_pack_rows+0xa39>
+	WORD $0x2948; BYTE $0xfe // subq %rdi, %rsi
+	LONG $0x40fe8348 // cmpq $0x40, %rsi
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0xc64c0f48 // cmovlq %rsi, %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	QUAD $0x000000e824bc8948 // movq %rdi, 0xe8(%rsp)
+	LONG $0x011b8d0f; WORD $0x0000 // jge 0x9160 <k_pack_rows+0x310>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x967e // jle 0x8fe0 <k_pack_rows+0x190>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x1feb // jmp 0x907d <k_pack_rows+0x22d>
+	WORD $0x9066 // nop
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0x10c38349 // addq $0x10, %r11
+	QUAD $0x0000010024840348 // addq 0x100(%rsp), %rax
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	LONG $0xff638d0f; WORD $0xffff // jge 0x8fe0 <k_pack_rows+0x190>
+	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
+	WORD $0xde7e // jle 0x9060 <k_pack_rows+0x210>
+	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
+	WORD $0x2949; BYTE $0xd9 // subq %rbx, %r9
+	QUAD $0x000000c824bc8b4c // movq 0xc8(%rsp), %r15
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0x1feb // jmp 0x90bc <k_pack_rows+0x26c>
+	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x04c48349 // addq $0x4, %r12
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	WORD $0xa474 // je 0x9060 <k_pack_rows+0x210>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1f7e // jle 0x90e0 <k_pack_rows+0x290>
+	LONG $0x107aa1c4; WORD $0x2204 // vmovss (%rdx,%r12), %xmm0
+	LONG $0x4111fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rcx)
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0xde7c // jl 0x90b0 <k_pack_rows+0x260>
+	WORD $0x1beb // jmp 0x90ef <k_pack_rows+0x29f>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4111fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rcx)
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0xc17c // jl 0x90b0 <k_pack_rows+0x260>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	WORD $0x0e7c // jl 0x9107 <k_pack_rows+0x2b7>
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	LONG $0x107aa1c4; WORD $0x2604 // vmovss (%rsi,%r12), %xmm0
+	LONG $0x4111fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rcx)
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x9e74 // je 0x90b0 <k_pack_rows+0x260>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f98349 // cmpq $0x3, %r9
+	WORD $0x0e7c // jl 0x912a <k_pack_rows+0x2da>
+	QUAD $0x0000011824b48b48 // movq 0x118(%rsp), %rsi
+	LONG $0x107aa1c4; WORD $0x2604 // vmovss (%rsi,%r12), %xmm0
+	LONG $0x4111fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rcx)
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	LONG $0xff77840f; WORD $0xffff // je 0x90b0 <k_pack_rows+0x260>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f98349 // cmpq $0x4, %r9
+	LONG $0xff568c0f; WORD $0xffff // jl 0x909d <k_pack_rows+0x24d>
+	QUAD $0x000000f824b48b48 // movq 0xf8(%rsp), %rsi
+	LONG $0x107aa1c4; WORD $0x2604 // vmovss (%rsi,%r12), %xmm0
+	LONG $0xffff43e9; BYTE $0xff // jmp 0x909d <k_pack_rows+0x24d>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
+	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x1beb // jmp 0x91b1 <k_pack_rows+0x361>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0xfe2f8d0f; WORD $0xffff // jge 0x8fe0 <k_pack_rows+0x190>
+	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
+	LONG $0x86248d4c // leaq (%rsi,%rax,4), %r12
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	QUAD $0x0000010824bc8b48 // movq 0x108(%rsp), %rdi
+	LONG $0xb73c8d4c // leaq (%rdi,%rsi,4), %r15
+	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0x016b8c0f; WORD $0x0000 // jl 0x9350 <k_pack_rows+0x500>
+	LONG $0x40578d49 // leaq 0x40(%r15), %rdx
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x340c8d4d // leaq (%r12,%rsi), %r9
+	QUAD $0x000004008f180f41 // prefetcht0 0x400(%r15)
+	QUAD $0x000400af8c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rbp,4)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x000400378c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rsi)
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	QUAD $0x0004001f8c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rbx)
+	LONG $0x487cd162; WORD $0x0710 // vmovups (%r15), %zmm0
+	LONG $0x487cd162; WORD $0x0c10; BYTE $0xaf // vmovups (%r15,%rbp,4), %zmm1
+	LONG $0x487cd162; WORD $0x1410; BYTE $0xef // vmovups (%r15,%rbp,8), %zmm2
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0x1f // vmovups (%r15,%rbx), %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	QUAD $0x01341c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r12,%rsi)
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
+	QUAD $0x02041c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r12,%r8)
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	QUAD $0x03041c19487d9362 // vextractf32x4 $0x3, %zmm3, (%r12,%r8)
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x117881c4; WORD $0x940c // vmovups %xmm1, (%r12,%r10,4)
+	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
+	QUAD $0x01040c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r8)
+	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
+	QUAD $0x021c0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r11)
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	QUAD $0x031c0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r12,%r11)
+	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x117881c4; WORD $0xd40c // vmovups %xmm1, (%r12,%r10,8)
+	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
+	QUAD $0x01140c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r10)
+	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
+	QUAD $0x021c0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r11)
+	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
+	QUAD $0x032c0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rbp)
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x117881c4; WORD $0x3404 // vmovups %xmm0, (%r12,%r14)
+	QUAD $0x01340419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rsi)
+	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
+	QUAD $0x02340419487d9362 // vextractf32x4 $0x2, %zmm0, (%r12,%r14)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	QUAD $0x03340419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rsi)
+	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
+	QUAD $0x0000008824bc8348; BYTE $0x20 // cmpq $0x20, 0x88(%rsp)
+	WORD $0x207d // jge 0x9360 <k_pack_rows+0x510>
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0x000179e9; BYTE $0x00 // jmp 0x94c4 <k_pack_rows+0x674>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x000180e9; BYTE $0x00 // jmp 0x94dc <k_pack_rows+0x68c>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x80b78d49; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r15), %rsi
+	QUAD $0x000000a824b48948 // movq %rsi, 0xa8(%rsp)
+	QUAD $0x000004408f180f41 // prefetcht0 0x440(%r15)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	QUAD $0x00000400b28c180f // prefetcht0 0x400(%rdx,%rsi,4)
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	QUAD $0x000400228c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r12)
+	QUAD $0x000004001a8c180f // prefetcht0 0x400(%rdx,%rbx)
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x11248d4d // leaq (%r9,%rdx), %r12
+	LONG $0x487cd162; WORD $0x4710; BYTE $0x01 // vmovups 0x40(%r15), %zmm0
+	QUAD $0x01b74c10487cd162 // vmovups 0x40(%r15,%rsi,4), %zmm1
+	QUAD $0x01f75410487cd162 // vmovups 0x40(%r15,%rsi,8), %zmm2
+	QUAD $0x011f5c10487cd162 // vmovups 0x40(%r15,%rbx), %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1178c1c4; BYTE $0x19 // vmovups %xmm3, (%r9)
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	QUAD $0x01111c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r9,%rdx)
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	QUAD $0x02111c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r9,%rdx)
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	QUAD $0x03111c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r9,%rdx)
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1178c1c4; WORD $0x910c // vmovups %xmm1, (%r9,%rdx,4)
+	QUAD $0x01010c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r9,%r8)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x02310c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r9,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x03310c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r9,%rsi)
+	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x1178c1c4; WORD $0xd10c // vmovups %xmm1, (%r9,%rdx,8)
+	QUAD $0x01110c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r9,%r10)
+	QUAD $0x02190c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r9,%r11)
+	QUAD $0x03290c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r9,%rbp)
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1178c1c4; WORD $0x1104 // vmovups %xmm0, (%r9,%rdx)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x01110419487dd362 // vextractf32x4 $0x1, %zmm0, (%r9,%rdx)
+	QUAD $0x02310419487d9362 // vextractf32x4 $0x2, %zmm0, (%r9,%r14)
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	QUAD $0x03110419487dd362 // vextractf32x4 $0x3, %zmm0, (%r9,%rdx)
+	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
+	QUAD $0x0000008824bc8348; BYTE $0x30 // cmpq $0x30, 0x88(%rsp)
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0x00e88d0f; WORD $0x0000 // jge 0x95a4 <k_pack_rows+0x754>
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xc39f0f41 // setg %r11b
+	WORD $0x2041; BYTE $0xf3 // andb %sil, %r11b
+	LONG $0x01fb8041 // cmpb $0x1, %r11b
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xfc9c850f; WORD $0xffff // jne 0x91a0 <k_pack_rows+0x350>
+	LONG $0x0cc48349 // addq $0xc, %r12
+	WORD $0x16eb // jmp 0x9520 <k_pack_rows+0x6d0>
+	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	LONG $0x04c78349 // addq $0x4, %r15
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0xfc80840f; WORD $0xffff // je 0x91a0 <k_pack_rows+0x350>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1b7e // jle 0x9540 <k_pack_rows+0x6f0>
+	LONG $0x107ac1c4; BYTE $0x07 // vmovss (%r15), %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf4 // vmovss %xmm0, -0xc(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xd97c // jl 0x9510 <k_pack_rows+0x6c0>
+	WORD $0x18eb // jmp 0x9551 <k_pack_rows+0x701>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf4 // vmovss %xmm0, -0xc(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xbf7c // jl 0x9510 <k_pack_rows+0x6c0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x067c // jl 0x9561 <k_pack_rows+0x711>
+	LONG $0x107a81c4; WORD $0x0704 // vmovss (%r15,%r8), %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf8 // vmovss %xmm0, -0x8(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xa274 // je 0x9510 <k_pack_rows+0x6c0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x067c // jl 0x957e <k_pack_rows+0x72e>
+	LONG $0x107ac1c4; WORD $0x3704 // vmovss (%r15,%rsi), %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xfc // vmovss %xmm0, -0x4(%r12)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x8574 // je 0x9510 <k_pack_rows+0x6c0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xff718c0f; WORD $0xffff // jl 0x950a <k_pack_rows+0x6ba>
+	LONG $0x107ac1c4; WORD $0x1f04 // vmovss (%r15,%rbx), %xmm0
+	LONG $0xffff66e9; BYTE $0xff // jmp 0x950a <k_pack_rows+0x6ba>
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	LONG $0xc0b78d49; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r15), %rsi
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	QUAD $0x000004808f180f41 // prefetcht0 0x480(%r15)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	QUAD $0x000400b28c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi,4)
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	QUAD $0x000400028c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r8)
+	QUAD $0x0004002a8c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rbp)
+	LONG $0x0c0c8d4f // leaq (%r12,%r9), %r9
+	LONG $0x487cd162; WORD $0x4710; BYTE $0x02 // vmovups 0x80(%r15), %zmm0
+	QUAD $0x02b74c10487cd162 // vmovups 0x80(%r15,%rsi,4), %zmm1
+	QUAD $0x02f75410487cd162 // vmovups 0x80(%r15,%rsi,8), %zmm2
+	QUAD $0x022f5c10487cd162 // vmovups 0x80(%r15,%rbp), %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
+	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
+	QUAD $0x01141c19487d9362 // vextractf32x4 $0x1, %zmm3, (%r12,%r10)
+	LONG $0x246c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbp
+	QUAD $0x022c1c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r12,%rbp)
+	QUAD $0x03141c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r12,%rdx)
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x1178c1c4; WORD $0xb40c // vmovups %xmm1, (%r12,%rsi,4)
+	QUAD $0x011c0c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rbx)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	QUAD $0x02040c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	QUAD $0x03040c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r12,%r8)
+	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x1178c1c4; WORD $0xf40c // vmovups %xmm1, (%r12,%rsi,8)
+	QUAD $0x01340c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r14)
+	QUAD $0x021c0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r11)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	QUAD $0x03340c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rsi)
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x1178c1c4; WORD $0x3404 // vmovups %xmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x01340419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rsi)
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	QUAD $0x021c0419487d9362 // vextractf32x4 $0x2, %zmm0, (%r12,%r11)
+	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
+	QUAD $0x03340419487d9362 // vextractf32x4 $0x3, %zmm0, (%r12,%r14)
+	LONG $0x000030be; BYTE $0x00 // movl $0x30, %esi
+	QUAD $0x0000008824bc8348; BYTE $0x40 // cmpq $0x40, 0x88(%rsp)
+	WORD $0x2d7d // jge 0x972d <k_pack_rows+0x8dd>
+	QUAD $0x000000a024bc8b4c // movq 0xa0(%rsp), %r15
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0xfffdafe9; BYTE $0xff // jmp 0x94dc <k_pack_rows+0x68c>
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x000004c08f180f41 // prefetcht0 0x4c0(%r15)
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
+	QUAD $0x000400a88c180f41; BYTE $0x00 // prefetcht0 0x400(%r8,%rbp,4)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x000400308c180f41; BYTE $0x00 // prefetcht0 0x400(%r8,%rsi)
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	QUAD $0x000400188c180f41; BYTE $0x00 // prefetcht0 0x400(%r8,%rbx)
+	LONG $0x487cd162; WORD $0x4710; BYTE $0x03 // vmovups 0xc0(%r15), %zmm0
+	QUAD $0x03af4c10487cd162 // vmovups 0xc0(%r15,%rbp,4), %zmm1
+	QUAD $0x03ef5410487cd162 // vmovups 0xc0(%r15,%rbp,8), %zmm2
+	QUAD $0x031f5c10487cd162 // vmovups 0xc0(%r15,%rbx), %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1178c1c4; BYTE $0x19 // vmovups %xmm3, (%r9)
+	QUAD $0x01111c19487d9362 // vextractf32x4 $0x1, %zmm3, (%r9,%r10)
+	QUAD $0x02191c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r9,%r11)
+	QUAD $0x03211c19487d9362 // vextractf32x4 $0x3, %zmm3, (%r9,%r12)
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x117881c4; WORD $0x910c // vmovups %xmm1, (%r9,%r10,4)
+	QUAD $0x01110c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r9,%rdx)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	QUAD $0x02110c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r9,%rdx)
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	QUAD $0x03110c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r9,%rdx)
+	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x117881c4; WORD $0xd10c // vmovups %xmm1, (%r9,%r10,8)
+	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	QUAD $0x01110c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r9,%rdx)
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	QUAD $0x02110c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r9,%rdx)
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	QUAD $0x03110c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r9,%rdx)
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1178c1c4; WORD $0x1104 // vmovups %xmm0, (%r9,%rdx)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x01110419487dd362 // vextractf32x4 $0x1, %zmm0, (%r9,%rdx)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x02310419487dd362 // vextractf32x4 $0x2, %zmm0, (%r9,%rsi)
+	QUAD $0x03310419487d9362 // vextractf32x4 $0x3, %zmm0, (%r9,%r14)
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x244c034c; BYTE $0x48 // addq 0x48(%rsp), %r9
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0xfffc4ee9; BYTE $0xff // jmp 0x94d7 <k_pack_rows+0x687>
+	LONG $0x28c48148; WORD $0x0001; BYTE $0x00 // addq $0x128, %rsp # imm = 0x128
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x9066 // nop
+
+	// pack_rows_f16
+	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0a2e8e0f; WORD $0x0000 // jle 0xa2db <k_pack_rows_f16+0xa3b>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x18ec8148; WORD $0x0001; BYTE $0x00 // subq $0x118, %rsp # imm = 0x118
+	LONG $0x206f8b4c // movq 0x20(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x09ff8e0f; WORD $0x0000 // jle 0xa2ca <k_pack_rows_f16+0xa2a>
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x12048d4c // leaq (%rdx,%rdx), %r8
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x34c56b49 // imulq $0x34, %r13, %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
+	LONG $0x38cd6b49 // imulq $0x38, %r13, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
+	LONG $0x086f8b48 // movq 0x8(%rdi), %rbp
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
+	LONG $0x2cfd6b49 // imulq $0x2c, %r13, %rdi
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x3cfd6b49 // imulq $0x3c, %r13, %rdi
+	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
+	LONG $0x403c8d4b // leaq (%r8,%r8,2), %rdi
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	LONG $0x490c8d4f // leaq (%r9,%r9,2), %r9
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0xc00c8d48 // leaq (%rax,%rax,8), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	QUAD $0x000000b82494894c // movq %r10, 0xb8(%rsp)
+	LONG $0x0c4a8d49 // leaq 0xc(%r10), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
+	LONG $0x3d4c8d48; BYTE $0x00 // leaq (%rbp,%rdi), %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	QUAD $0x00000000d50c8d48 // leaq (,%rdx,8), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	LONG $0x954c8d48; BYTE $0x00 // leaq (%rbp,%rdx,4), %rcx
+	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
+	QUAD $0x00000000550c8d48 // leaq (,%rdx,2), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
+	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
+	WORD $0x3aeb // jmp 0x9a68 <k_pack_rows_f16+0x1c8>
+	WORD $0x9066 // nop
+	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x000000c0248c0348 // addq 0xc0(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x0000008824ac8348; BYTE $0x80 // subq $-0x80, 0x88(%rsp)
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0x08628d0f; WORD $0x0000 // jge 0xa2ca <k_pack_rows_f16+0xa2a>
+	WORD $0x2948; BYTE $0xfe // subq %rdi, %rsi
+	LONG $0x40fe8348 // cmpq $0x40, %rsi
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0xce4c0f48 // cmovlq %rsi, %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
+	LONG $0x013e8d0f; WORD $0x0000 // jge 0x9bd0 <k_pack_rows_f16+0x330>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x997e // jle 0x9a30 <k_pack_rows_f16+0x190>
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x21eb // jmp 0x9acd <k_pack_rows_f16+0x22d>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	LONG $0x10c38349 // addq $0x10, %r11
+	QUAD $0x000000f0248c0348 // addq 0xf0(%rsp), %rcx
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	LONG $0xff638d0f; WORD $0xffff // jge 0x9a30 <k_pack_rows_f16+0x190>
+	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
+	WORD $0xde7e // jle 0x9ab0 <k_pack_rows_f16+0x210>
+	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
+	WORD $0x294c; BYTE $0xf3 // subq %r14, %rbx
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x1feb // jmp 0x9b0c <k_pack_rows_f16+0x26c>
+	LONG $0x0711fac5 // vmovss %xmm0, (%rdi)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	WORD $0xa474 // je 0x9ab0 <k_pack_rows_f16+0x210>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1f7e // jle 0x9b30 <k_pack_rows_f16+0x290>
+	LONG $0x74b70f42; WORD $0x0025 // movzwl (%rbp,%r12), %esi
+	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdi)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0xd57c // jl 0x9b00 <k_pack_rows_f16+0x260>
+	WORD $0x12eb // jmp 0x9b3f <k_pack_rows_f16+0x29f>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdi)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0xc17c // jl 0x9b00 <k_pack_rows_f16+0x260>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x167c // jl 0x9b5f <k_pack_rows_f16+0x2bf>
+	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
+	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
+	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdi)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0x9674 // je 0x9b00 <k_pack_rows_f16+0x260>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x167c // jl 0x9b8a <k_pack_rows_f16+0x2ea>
+	QUAD $0x0000010824b48b48 // movq 0x108(%rsp), %rsi
+	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
+	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rdi)
+	LONG $0x03fa8349 // cmpq $0x3, %r10
+	LONG $0xff67840f; WORD $0xffff // je 0x9b00 <k_pack_rows_f16+0x260>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0xff468c0f; WORD $0xffff // jl 0x9aed <k_pack_rows_f16+0x24d>
+	QUAD $0x000000f824b48b48 // movq 0xf8(%rsp), %rsi
+	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
+	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xffff2be9; BYTE $0xff // jmp 0x9aed <k_pack_rows_f16+0x24d>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000e824b48948 // movq %rsi, 0xe8(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	LONG $0x8e1c8d4c // leaq (%rsi,%rcx,4), %r11
+	QUAD $0x000000007d0c8d48 // leaq (,%rdi,2), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x245c894c; BYTE $0x18 // movq %r11, 0x18(%rsp)
+	WORD $0x1beb // jmp 0x9c26 <k_pack_rows_f16+0x386>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0xfe0a8d0f; WORD $0xffff // jge 0x9a30 <k_pack_rows_f16+0x190>
+	LONG $0xbb248d4f // leaq (%r11,%r15,4), %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x0000010024bc8b48 // movq 0x100(%rsp), %rdi
+	LONG $0x77348d4c // leaq (%rdi,%rsi,2), %r14
+	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
+	WORD $0x294c; BYTE $0xff // subq %r15, %rdi
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0x016e8c0f; WORD $0x0000 // jl 0x9dc0 <k_pack_rows_f16+0x520>
+	LONG $0x20568d4d // leaq 0x20(%r14), %r10
+	LONG $0x0c1c8d4f // leaq (%r12,%r9), %r11
+	QUAD $0x000004008e180f41 // prefetcht0 0x400(%r14)
+	QUAD $0x000400568c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rdx,2)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x000400368c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rsi)
+	QUAD $0x000000b024848b4c // movq 0xb0(%rsp), %r8
+	QUAD $0x000400068c180f43; BYTE $0x00 // prefetcht0 0x400(%r14,%r8)
+	LONG $0x487dd262; WORD $0x0613 // vcvtph2ps (%r14), %zmm0
+	LONG $0x487dd262; WORD $0x0c13; BYTE $0x56 // vcvtph2ps (%r14,%rdx,2), %zmm1
+	LONG $0x487dd262; WORD $0x1413; BYTE $0x96 // vcvtph2ps (%r14,%rdx,4), %zmm2
+	LONG $0x487d9262; WORD $0x1c13; BYTE $0x06 // vcvtph2ps (%r14,%r8), %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	QUAD $0x01341c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r12,%rsi)
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	QUAD $0x02341c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03341c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r12,%rsi)
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x117881c4; WORD $0xac0c // vmovups %xmm1, (%r12,%r13,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	QUAD $0x01340c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x02340c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rsi)
+	QUAD $0x000000e0249c8b48 // movq 0xe0(%rsp), %rbx
+	QUAD $0x031c0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rbx)
+	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x117881c4; WORD $0xec0c // vmovups %xmm1, (%r12,%r13,8)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x01340c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x02340c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x03340c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rsi)
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x1178c1c4; WORD $0x3404 // vmovups %xmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	QUAD $0x01340419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02340419487dd362 // vextractf32x4 $0x2, %zmm0, (%r12,%rsi)
+	QUAD $0x000000d824ac8b48 // movq 0xd8(%rsp), %rbp
+	QUAD $0x032c0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rbp)
+	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
+	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
+	LONG $0x20f98349 // cmpq $0x20, %r9
+	WORD $0x277d // jge 0x9dd0 <k_pack_rows_f16+0x530>
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x00016fe9; BYTE $0x00 // jmp 0x9f23 <k_pack_rows_f16+0x683>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x00016be9; BYTE $0x00 // jmp 0x9f32 <k_pack_rows_f16+0x692>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x40768d49 // leaq 0x40(%r14), %rsi
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	QUAD $0x000004208e180f41 // prefetcht0 0x420(%r14)
+	QUAD $0x000400528c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rdx,2)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
+	QUAD $0x000400028c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r8)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0x33248d4d // leaq (%r11,%rsi), %r12
+	LONG $0x487dd262; WORD $0x4613; BYTE $0x01 // vcvtph2ps 0x20(%r14), %zmm0
+	QUAD $0x01564c13487dd262 // vcvtph2ps 0x20(%r14,%rdx,2), %zmm1
+	QUAD $0x01965413487dd262 // vcvtph2ps 0x20(%r14,%rdx,4), %zmm2
+	QUAD $0x01065c13487d9262 // vcvtph2ps 0x20(%r14,%r8), %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1178c1c4; BYTE $0x1b // vmovups %xmm3, (%r11)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	QUAD $0x01331c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r11,%rsi)
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	QUAD $0x02331c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03331c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r11,%rsi)
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x117881c4; WORD $0xab0c // vmovups %xmm1, (%r11,%r13,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	QUAD $0x01330c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x02330c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r11,%rsi)
+	QUAD $0x031b0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r11,%rbx)
+	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x117881c4; WORD $0xeb0c // vmovups %xmm1, (%r11,%r13,8)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x01330c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x02330c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x03330c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r11,%rsi)
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x1178c1c4; WORD $0x3304 // vmovups %xmm0, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	QUAD $0x01330419487dd362 // vextractf32x4 $0x1, %zmm0, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02330419487dd362 // vextractf32x4 $0x2, %zmm0, (%r11,%rsi)
+	QUAD $0x032b0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r11,%rbp)
+	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
+	LONG $0x30f98349 // cmpq $0x30, %r9
+	LONG $0x01158d0f; WORD $0x0000 // jge 0xa030 <k_pack_rows_f16+0x790>
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0xc29f0f41 // setg %r10b
+	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	QUAD $0x000000b024948b4c // movq 0xb0(%rsp), %r10
+	LONG $0xfcaf850f; WORD $0xffff // jne 0x9c10 <k_pack_rows_f16+0x370>
+	LONG $0x0cc48349 // addq $0xc, %r12
+	WORD $0x19eb // jmp 0x9f80 <k_pack_rows_f16+0x6e0>
+	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0xfc90840f; WORD $0xffff // je 0x9c10 <k_pack_rows_f16+0x370>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x2b7e // jle 0x9fb0 <k_pack_rows_f16+0x710>
+	LONG $0x36b70f41 // movzwl (%r14), %esi
+	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf4 // vmovss %xmm0, -0xc(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xd17c // jl 0x9f70 <k_pack_rows_f16+0x6d0>
+	WORD $0x20eb // jmp 0x9fc1 <k_pack_rows_f16+0x721>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf4 // vmovss %xmm0, -0xc(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xaf7c // jl 0x9f70 <k_pack_rows_f16+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0e7c // jl 0x9fd9 <k_pack_rows_f16+0x739>
+	LONG $0x34b70f43; BYTE $0x06 // movzwl (%r14,%r8), %esi
+	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf8 // vmovss %xmm0, -0x8(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x8a74 // je 0x9f70 <k_pack_rows_f16+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0e7c // jl 0x9ffe <k_pack_rows_f16+0x75e>
+	LONG $0x34b70f43; BYTE $0x0e // movzwl (%r14,%r9), %esi
+	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xfc // vmovss %xmm0, -0x4(%r12)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0xff61840f; WORD $0xffff // je 0x9f70 <k_pack_rows_f16+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xff4a8c0f; WORD $0xffff // jl 0x9f67 <k_pack_rows_f16+0x6c7>
+	LONG $0x34b70f43; BYTE $0x16 // movzwl (%r14,%r10), %esi
+	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xffff37e9; BYTE $0xff // jmp 0x9f67 <k_pack_rows_f16+0x6c7>
+	LONG $0x60768d49 // leaq 0x60(%r14), %rsi
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	QUAD $0x000004408e180f41 // prefetcht0 0x440(%r14)
+	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
+	QUAD $0x000400528c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rdx,2)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
+	QUAD $0x000400028c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r8)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0x341c8d4d // leaq (%r12,%rsi), %r11
+	LONG $0x487dd262; WORD $0x4613; BYTE $0x02 // vcvtph2ps 0x40(%r14), %zmm0
+	QUAD $0x02564c13487dd262 // vcvtph2ps 0x40(%r14,%rdx,2), %zmm1
+	QUAD $0x02965413487dd262 // vcvtph2ps 0x40(%r14,%rdx,4), %zmm2
+	QUAD $0x02065c13487d9262 // vcvtph2ps 0x40(%r14,%r8), %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	QUAD $0x01341c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r12,%rsi)
+	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
+	QUAD $0x02141c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r12,%r10)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03341c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r12,%rsi)
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x117881c4; WORD $0xac0c // vmovups %xmm1, (%r12,%r13,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	QUAD $0x01340c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x02340c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rsi)
+	QUAD $0x031c0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rbx)
+	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x117881c4; WORD $0xec0c // vmovups %xmm1, (%r12,%r13,8)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x01340c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x02340c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x03340c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rsi)
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x1178c1c4; WORD $0x3404 // vmovups %xmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	QUAD $0x01340419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02340419487dd362 // vextractf32x4 $0x2, %zmm0, (%r12,%rsi)
+	QUAD $0x032c0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rbp)
+	LONG $0x000030be; BYTE $0x00 // movl $0x30, %esi
+	LONG $0x40f98349 // cmpq $0x40, %r9
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x0d7d // jge 0xa192 <k_pack_rows_f16+0x8f2>
+	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
+	LONG $0xfffc1ae9; BYTE $0xff // jmp 0x9dac <k_pack_rows_f16+0x50c>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	QUAD $0x000004608e180f41 // prefetcht0 0x460(%r14)
+	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
+	QUAD $0x000400528c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rdx,2)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
+	QUAD $0x000400028c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r8)
+	LONG $0x487dd262; WORD $0x4613; BYTE $0x03 // vcvtph2ps 0x60(%r14), %zmm0
+	QUAD $0x03564c13487dd262 // vcvtph2ps 0x60(%r14,%rdx,2), %zmm1
+	QUAD $0x03965413487dd262 // vcvtph2ps 0x60(%r14,%rdx,4), %zmm2
+	QUAD $0x03065c13487d9262 // vcvtph2ps 0x60(%r14,%r8), %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1178c1c4; BYTE $0x1b // vmovups %xmm3, (%r11)
+	QUAD $0x01231c19487d9362 // vextractf32x4 $0x1, %zmm3, (%r11,%r12)
+	QUAD $0x020b1c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r11,%r9)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03331c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r11,%rsi)
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x117881c4; WORD $0xab0c // vmovups %xmm1, (%r11,%r13,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	QUAD $0x01330c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x02330c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r11,%rsi)
+	QUAD $0x031b0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r11,%rbx)
+	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x117881c4; WORD $0xeb0c // vmovups %xmm1, (%r11,%r13,8)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x01330c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x02330c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x03330c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r11,%rsi)
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x1178c1c4; WORD $0x3304 // vmovups %xmm0, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	QUAD $0x01330419487dd362 // vextractf32x4 $0x1, %zmm0, (%r11,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02330419487dd362 // vextractf32x4 $0x2, %zmm0, (%r11,%rsi)
+	QUAD $0x032b0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r11,%rbp)
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	LONG $0x245c034c; BYTE $0x70 // addq 0x70(%rsp), %r11
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0xfffae2e9; BYTE $0xff // jmp 0x9dac <k_pack_rows_f16+0x50c>
+	LONG $0x18c48148; WORD $0x0001; BYTE $0x00 // addq $0x118, %rsp # imm = 0x118
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0x90 // nop
+
+	// pack_rows_bf16
+	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0a508e0f; WORD $0x0000 // jle 0xad3d <k_pack_rows_bf16+0xa5d>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x18ec8148; WORD $0x0001; BYTE $0x00 // subq $0x118, %rsp # imm = 0x118
+	LONG $0x206f8b4c // movq 0x20(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x0a218e0f; WORD $0x0000 // jle 0xad2c <k_pack_rows_bf16+0xa4c>
+	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
+	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x000000006d048d4c // leaq (,%rbp,2), %r8
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x04e2c149 // shlq $0x4, %r10
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x34c56b49 // imulq $0x34, %r13, %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
+	LONG $0x38cd6b49 // imulq $0x38, %r13, %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
+	LONG $0x2cfd6b49 // imulq $0x2c, %r13, %rdi
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x3cfd6b49 // imulq $0x3c, %r13, %rdi
+	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
+	LONG $0x403c8d4b // leaq (%r8,%r8,2), %rdi
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
+	LONG $0x520c8d4f // leaq (%r10,%r10,2), %r9
+	LONG $0x80148d4c // leaq (%rax,%rax,4), %r10
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	LONG $0xc0148d4c // leaq (%rax,%rax,8), %r10
+	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
+	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	LONG $0x0c498d48 // leaq 0xc(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
+	LONG $0x3a0c8d48 // leaq (%rdx,%rdi), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	QUAD $0x00000000ed0c8d48 // leaq (,%rbp,8), %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0xaa0c8d48 // leaq (%rdx,%rbp,4), %rcx
+	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
+	LONG $0x6a0c8d48 // leaq (%rdx,%rbp,2), %rcx
+	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
+	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
+	WORD $0xff31 // xorl %edi, %edi
+	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	LONG $0x242c8948 // movq %rbp, (%rsp)
+	WORD $0x45eb // jmp 0xa4a8 <k_pack_rows_bf16+0x1c8>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x000000c0248c0348 // addq 0xc0(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x0000008824ac8348; BYTE $0x80 // subq $-0x80, 0x88(%rsp)
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0x08848d0f; WORD $0x0000 // jge 0xad2c <k_pack_rows_bf16+0xa4c>
+	WORD $0x2948; BYTE $0xfe // subq %rdi, %rsi
+	LONG $0x40fe8348 // cmpq $0x40, %rsi
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0xce4c0f48 // cmovlq %rsi, %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
+	LONG $0x00fe8d0f; WORD $0x0000 // jge 0xa5d0 <k_pack_rows_bf16+0x2f0>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x997e // jle 0xa470 <k_pack_rows_bf16+0x190>
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x21eb // jmp 0xa50d <k_pack_rows_bf16+0x22d>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	LONG $0x10c38349 // addq $0x10, %r11
+	QUAD $0x000000e8248c0348 // addq 0xe8(%rsp), %rcx
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	LONG $0xff638d0f; WORD $0xffff // jge 0xa470 <k_pack_rows_bf16+0x190>
+	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
+	WORD $0xde7e // jle 0xa4f0 <k_pack_rows_bf16+0x210>
+	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
+	WORD $0x294c; BYTE $0xf3 // subq %r14, %rbx
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x0feb // jmp 0xa53c <k_pack_rows_bf16+0x25c>
+	WORD $0x3789 // movl %esi, (%rdi)
+	BYTE $0x90 // nop
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	WORD $0xb474 // je 0xa4f0 <k_pack_rows_bf16+0x210>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1f7e // jle 0xa560 <k_pack_rows_bf16+0x280>
+	LONG $0x34b70f42; BYTE $0x22 // movzwl (%rdx,%r12), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	WORD $0x7789; BYTE $0xf4 // movl %esi, -0xc(%rdi)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0xde7c // jl 0xa530 <k_pack_rows_bf16+0x250>
+	WORD $0x17eb // jmp 0xa56b <k_pack_rows_bf16+0x28b>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x7789; BYTE $0xf4 // movl %esi, -0xc(%rdi)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0xc57c // jl 0xa530 <k_pack_rows_bf16+0x250>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x107c // jl 0xa583 <k_pack_rows_bf16+0x2a3>
+	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
+	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	WORD $0x7789; BYTE $0xf8 // movl %esi, -0x8(%rdi)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0xa474 // je 0xa530 <k_pack_rows_bf16+0x250>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x107c // jl 0xa5a4 <k_pack_rows_bf16+0x2c4>
+	QUAD $0x0000010824b48b48 // movq 0x108(%rsp), %rsi
+	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	WORD $0x7789; BYTE $0xfc // movl %esi, -0x4(%rdi)
+	LONG $0x03fa8349 // cmpq $0x3, %r10
+	WORD $0x8374 // je 0xa530 <k_pack_rows_bf16+0x250>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0xff748c0f; WORD $0xffff // jl 0xa52d <k_pack_rows_bf16+0x24d>
+	QUAD $0x000000f024b48b48 // movq 0xf0(%rsp), %rsi
+	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	LONG $0xffff5fe9; BYTE $0xff // jmp 0xa52d <k_pack_rows_bf16+0x24d>
+	WORD $0x9066 // nop
+	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	LONG $0x7a0c8d48 // leaq (%rdx,%rdi,2), %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x1aeb // jmp 0xa621 <k_pack_rows_bf16+0x341>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	LONG $0xfe4f8d0f; WORD $0xffff // jge 0xa470 <k_pack_rows_bf16+0x190>
+	QUAD $0x0000010024b48b48 // movq 0x100(%rsp), %rsi
+	LONG $0xbe248d4e // leaq (%rsi,%r15,4), %r12
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	QUAD $0x000000f824bc8b48 // movq 0xf8(%rsp), %rdi
+	LONG $0x77348d4c // leaq (%rdi,%rsi,2), %r14
+	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
+	WORD $0x294c; BYTE $0xff // subq %r15, %rdi
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0x018b8c0f; WORD $0x0000 // jl 0xa7e0 <k_pack_rows_bf16+0x500>
+	LONG $0x20568d4d // leaq 0x20(%r14), %r10
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x341c8d49 // leaq (%r12,%rsi), %rbx
+	QUAD $0x000004008e180f41 // prefetcht0 0x400(%r14)
+	QUAD $0x0004006e8c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rbp,2)
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	QUAD $0x0004001e8c180f43; BYTE $0x00 // prefetcht0 0x400(%r14,%r11)
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	QUAD $0x0004000e8c180f43; BYTE $0x00 // prefetcht0 0x400(%r14,%r9)
+	LONG $0x487dd262; WORD $0x0633 // vpmovzxwd (%r14), %zmm0
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	LONG $0x487dd262; WORD $0x0c33; BYTE $0x6e // vpmovzxwd (%r14,%rbp,2), %zmm1
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	LONG $0x487dd262; WORD $0x1433; BYTE $0xae // vpmovzxwd (%r14,%rbp,4), %zmm2
+	LONG $0x487d9262; WORD $0x1c33; BYTE $0x0e // vpmovzxwd (%r14,%r9), %zmm3
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x7f7ac1c4; WORD $0x241c // vmovdqu %xmm3, (%r12)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	QUAD $0x01341c39487dd362 // vextracti32x4 $0x1, %zmm3, (%r12,%rsi)
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	QUAD $0x02341c39487dd362 // vextracti32x4 $0x2, %zmm3, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03341c39487dd362 // vextracti32x4 $0x3, %zmm3, (%r12,%rsi)
+	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x7f7a81c4; WORD $0xac0c // vmovdqu %xmm1, (%r12,%r13,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	QUAD $0x01340c39487dd362 // vextracti32x4 $0x1, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x02340c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	QUAD $0x03340c39487dd362 // vextracti32x4 $0x3, %zmm1, (%r12,%rsi)
+	LONG $0x48fdf162; WORD $0xca6c // vpunpcklqdq %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x7f7a81c4; WORD $0xec0c // vmovdqu %xmm1, (%r12,%r13,8)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x01340c39487dd362 // vextracti32x4 $0x1, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x02340c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x03340c39487dd362 // vextracti32x4 $0x3, %zmm1, (%r12,%rsi)
+	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x7f7ac1c4; WORD $0x3404 // vmovdqu %xmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x01340439487dd362 // vextracti32x4 $0x1, %zmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02340439487dd362 // vextracti32x4 $0x2, %zmm0, (%r12,%rsi)
+	QUAD $0x000000d824ac8b48 // movq 0xd8(%rsp), %rbp
+	QUAD $0x032c0439487dd362 // vextracti32x4 $0x3, %zmm0, (%r12,%rbp)
+	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
+	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
+	LONG $0x20f88349 // cmpq $0x20, %r8
+	WORD $0x257d // jge 0xa7f0 <k_pack_rows_bf16+0x510>
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x000486e9; BYTE $0x00 // jmp 0xac60 <k_pack_rows_bf16+0x980>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x000479e9; BYTE $0x00 // jmp 0xac65 <k_pack_rows_bf16+0x985>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x405e8d4d // leaq 0x40(%r14), %r11
+	QUAD $0x00000098249c894c // movq %r11, 0x98(%rsp)
+	QUAD $0x000004208e180f41 // prefetcht0 0x420(%r14)
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	QUAD $0x0004005a8c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r11,2)
+	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
+	QUAD $0x0004000a8c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r9)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x33248d4c // leaq (%rbx,%rsi), %r12
+	LONG $0x487dd262; WORD $0x4633; BYTE $0x01 // vpmovzxwd 0x20(%r14), %zmm0
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	QUAD $0x015e4c33487d9262 // vpmovzxwd 0x20(%r14,%r11,2), %zmm1
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	QUAD $0x019e5433487d9262 // vpmovzxwd 0x20(%r14,%r11,4), %zmm2
+	QUAD $0x010e5c33487d9262 // vpmovzxwd 0x20(%r14,%r9), %zmm3
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1b7ffac5 // vmovdqu %xmm3, (%rbx)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	QUAD $0x01331c39487df362 // vextracti32x4 $0x1, %zmm3, (%rbx,%rsi)
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	QUAD $0x02331c39487df362 // vextracti32x4 $0x2, %zmm3, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03331c39487df362 // vextracti32x4 $0x3, %zmm3, (%rbx,%rsi)
+	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x7f7aa1c4; WORD $0xab0c // vmovdqu %xmm1, (%rbx,%r13,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	QUAD $0x01330c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x02330c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	QUAD $0x03330c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rsi)
+	LONG $0x48fdf162; WORD $0xca6c // vpunpcklqdq %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x7f7aa1c4; WORD $0xeb0c // vmovdqu %xmm1, (%rbx,%r13,8)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x01330c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x02330c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x03330c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rsi)
+	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x047ffac5; BYTE $0x33 // vmovdqu %xmm0, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x01330439487df362 // vextracti32x4 $0x1, %zmm0, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02330439487df362 // vextracti32x4 $0x2, %zmm0, (%rbx,%rsi)
+	QUAD $0x032b0439487df362 // vextracti32x4 $0x3, %zmm0, (%rbx,%rbp)
+	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
+	LONG $0x30f88349 // cmpq $0x30, %r8
+	WORD $0x0d7d // jge 0xa966 <k_pack_rows_bf16+0x686>
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x000186e9; BYTE $0x00 // jmp 0xaaec <k_pack_rows_bf16+0x80c>
+	LONG $0x60768d49 // leaq 0x60(%r14), %rsi
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	QUAD $0x000004408e180f41 // prefetcht0 0x440(%r14)
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
+	QUAD $0x0004005a8c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r11,2)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
+	QUAD $0x0004000a8c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r9)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x341c8d49 // leaq (%r12,%rsi), %rbx
+	LONG $0x487dd262; WORD $0x4633; BYTE $0x02 // vpmovzxwd 0x40(%r14), %zmm0
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	QUAD $0x025e4c33487d9262 // vpmovzxwd 0x40(%r14,%r11,2), %zmm1
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	QUAD $0x029e5433487d9262 // vpmovzxwd 0x40(%r14,%r11,4), %zmm2
+	QUAD $0x020e5c33487d9262 // vpmovzxwd 0x40(%r14,%r9), %zmm3
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x7f7ac1c4; WORD $0x241c // vmovdqu %xmm3, (%r12)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	QUAD $0x01341c39487dd362 // vextracti32x4 $0x1, %zmm3, (%r12,%rsi)
+	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
+	QUAD $0x021c1c39487d9362 // vextracti32x4 $0x2, %zmm3, (%r12,%r11)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03341c39487dd362 // vextracti32x4 $0x3, %zmm3, (%r12,%rsi)
+	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x7f7a81c4; WORD $0xac0c // vmovdqu %xmm1, (%r12,%r13,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	QUAD $0x01340c39487dd362 // vextracti32x4 $0x1, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x02340c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rsi)
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	QUAD $0x03140c39487d9362 // vextracti32x4 $0x3, %zmm1, (%r12,%r10)
+	LONG $0x48fdf162; WORD $0xca6c // vpunpcklqdq %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x7f7a81c4; WORD $0xec0c // vmovdqu %xmm1, (%r12,%r13,8)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x01340c39487dd362 // vextracti32x4 $0x1, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x02340c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x03340c39487dd362 // vextracti32x4 $0x3, %zmm1, (%r12,%rsi)
+	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x7f7ac1c4; WORD $0x3404 // vmovdqu %xmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x01340439487dd362 // vextracti32x4 $0x1, %zmm0, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02340439487dd362 // vextracti32x4 $0x2, %zmm0, (%r12,%rsi)
+	QUAD $0x032c0439487dd362 // vextracti32x4 $0x3, %zmm0, (%r12,%rbp)
+	LONG $0x000030be; BYTE $0x00 // movl $0x30, %esi
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
+	WORD $0x197d // jge 0xaafa <k_pack_rows_bf16+0x81a>
+	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x000166e9; BYTE $0x00 // jmp 0xac60 <k_pack_rows_bf16+0x980>
+	QUAD $0x000004608e180f41 // prefetcht0 0x460(%r14)
+	LONG $0x24048b4c // movq (%rsp), %r8
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	QUAD $0x000400468c180f42; BYTE $0x00 // prefetcht0 0x400(%rsi,%r8,2)
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	QUAD $0x000400168c180f42; BYTE $0x00 // prefetcht0 0x400(%rsi,%r10)
+	QUAD $0x0004000e8c180f42; BYTE $0x00 // prefetcht0 0x400(%rsi,%r9)
+	LONG $0x487dd262; WORD $0x4633; BYTE $0x03 // vpmovzxwd 0x60(%r14), %zmm0
+	QUAD $0x03464c33487d9262 // vpmovzxwd 0x60(%r14,%r8,2), %zmm1
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	QUAD $0x03865433487d9262 // vpmovzxwd 0x60(%r14,%r8,4), %zmm2
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	QUAD $0x030e5c33487d9262 // vpmovzxwd 0x60(%r14,%r9), %zmm3
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x1b7ffac5 // vmovdqu %xmm3, (%rbx)
+	QUAD $0x01231c39487db362 // vextracti32x4 $0x1, %zmm3, (%rbx,%r12)
+	QUAD $0x021b1c39487db362 // vextracti32x4 $0x2, %zmm3, (%rbx,%r11)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03331c39487df362 // vextracti32x4 $0x3, %zmm3, (%rbx,%rsi)
+	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x7f7aa1c4; WORD $0xab0c // vmovdqu %xmm1, (%rbx,%r13,4)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	QUAD $0x01330c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x02330c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	QUAD $0x03330c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rsi)
+	LONG $0x48fdf162; WORD $0xca6c // vpunpcklqdq %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x7f7aa1c4; WORD $0xeb0c // vmovdqu %xmm1, (%rbx,%r13,8)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x01330c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x02330c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x03330c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rsi)
+	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x047ffac5; BYTE $0x33 // vmovdqu %xmm0, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x01330439487df362 // vextracti32x4 $0x1, %zmm0, (%rbx,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02330439487df362 // vextracti32x4 $0x2, %zmm0, (%rbx,%rsi)
+	QUAD $0x032b0439487df362 // vextracti32x4 $0x3, %zmm0, (%rbx,%rbp)
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	LONG $0x245c0348; BYTE $0x58 // addq 0x58(%rsp), %rbx
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0xc29f0f41 // setg %r10b
+	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	LONG $0xf980850f; WORD $0xffff // jne 0xa610 <k_pack_rows_bf16+0x330>
+	LONG $0x0cc48349 // addq $0xc, %r12
+	WORD $0x1aeb // jmp 0xacb0 <k_pack_rows_bf16+0x9d0>
+	LONG $0x24348941 // movl %esi, (%r12)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0xf960840f; WORD $0xffff // je 0xa610 <k_pack_rows_bf16+0x330>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1b7e // jle 0xacd0 <k_pack_rows_bf16+0x9f0>
+	LONG $0x36b70f41 // movzwl (%r14), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	LONG $0x24748941; BYTE $0xf4 // movl %esi, -0xc(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xd97c // jl 0xaca0 <k_pack_rows_bf16+0x9c0>
+	WORD $0x14eb // jmp 0xacdd <k_pack_rows_bf16+0x9fd>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x24748941; BYTE $0xf4 // movl %esi, -0xc(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xc37c // jl 0xaca0 <k_pack_rows_bf16+0x9c0>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x087c // jl 0xaced <k_pack_rows_bf16+0xa0d>
+	LONG $0x34b70f43; BYTE $0x06 // movzwl (%r14,%r8), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	LONG $0x24748941; BYTE $0xf8 // movl %esi, -0x8(%r12)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xa874 // je 0xaca0 <k_pack_rows_bf16+0x9c0>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x087c // jl 0xad08 <k_pack_rows_bf16+0xa28>
+	LONG $0x34b70f43; BYTE $0x1e // movzwl (%r14,%r11), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	LONG $0x24748941; BYTE $0xfc // movl %esi, -0x4(%r12)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x8d74 // je 0xaca0 <k_pack_rows_bf16+0x9c0>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xff778c0f; WORD $0xffff // jl 0xac96 <k_pack_rows_bf16+0x9b6>
+	LONG $0x34b70f43; BYTE $0x0e // movzwl (%r14,%r9), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	LONG $0xffff6ae9; BYTE $0xff // jmp 0xac96 <k_pack_rows_bf16+0x9b6>
+	LONG $0x18c48148; WORD $0x0001; BYTE $0x00 // addq $0x118, %rsp # imm = 0x118
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// pack_rows_64
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x062c8e0f; WORD $0x0000 // jle 0xb39a <k_pack_rows_64+0x64a>
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x061f8e0f; WORD $0x0000 // jle 0xb39a <k_pack_rows_64+0x64a>
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x191c8d4a // leaq (%rcx,%r11), %rbx
+	LONG $0x00c38148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rbx # imm = 0x400
+	LONG $0x240c894c // movq %r9, (%rsp)
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x00c18149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r9 # imm = 0x400
+	LONG $0xd33c8d4d // leaq (%r11,%rdx,8), %r15
+	LONG $0x00c78149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r15 # imm = 0x400
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x18c08348 // addq $0x18, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x000026600528fdc5 // vmovapd 0x2660(%rip), %ymm0 # 0xd480 <k_pack_cols_64+0xe30>
+	QUAD $0x000026780d28fdc5 // vmovapd 0x2678(%rip), %ymm1 # 0xd4a0 <k_pack_cols_64+0xe50>
+	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
+	LONG $0x187e8d48 // leaq 0x18(%rsi), %rdi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	LONG $0xf6348d4a // leaq (%rsi,%r14,8), %rsi
+	LONG $0x18c68348 // addq $0x18, %rsi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
+	QUAD $0x000000a024b4894c // movq %r14, 0xa0(%rsp)
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	WORD $0x64eb // jmp 0xaec4 <k_pack_rows_64+0x174>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
+	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
+	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
+	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
+	LONG $0x00c78149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r15 # imm = 0x200
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0x04d68d0f; WORD $0x0000 // jge 0xb39a <k_pack_rows_64+0x64a>
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	WORD $0x294d; BYTE $0xd5 // subq %r10, %r13
+	LONG $0x40fd8349 // cmpq $0x40, %r13
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0xfd4c0f49 // cmovlq %r13, %rdi
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	LONG $0x247c894c; BYTE $0x70 // movq %r15, 0x70(%rsp)
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	WORD $0x307d // jge 0xaf30 <k_pack_rows_64+0x1e0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xff538e0f; WORD $0xffff // jle 0xae60 <k_pack_rows_64+0x110>
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x000288e9; BYTE $0x00 // jmp 0xb1aa <k_pack_rows_64+0x45a>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0xce0c8d48 // leaq (%rsi,%rcx,8), %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0xd10c8d4a // leaq (%rcx,%r10,8), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x2eeb // jmp 0xaf92 <k_pack_rows_64+0x242>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0xfcc58348 // addq $-0x4, %rbp
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	LONG $0xfece8d0f; WORD $0xffff // jge 0xae60 <k_pack_rows_64+0x110>
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0xc10c8d4a // leaq (%rcx,%r8,8), %rcx
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0xf2148d4c // leaq (%rdx,%rsi,8), %r10
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0x00c58c0f; WORD $0x0000 // jl 0xb08b <k_pack_rows_64+0x33b>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	QUAD $0x000400f38c180f43; BYTE $0x00 // prefetcht0 0x400(%r11,%r14,8)
+	LONG $0x0c180f43; BYTE $0xf7 // prefetcht0 (%r15,%r14,8)
+	LONG $0x4c180f43; WORD $0x00f5 // prefetcht0 (%r13,%r14,8)
+	LONG $0x0c180f42; BYTE $0xf3 // prefetcht0 (%rbx,%r14,8)
+	LONG $0x107d81c4; WORD $0xf314 // vmovupd (%r11,%r14,8), %ymm2
+	QUAD $0xfc00f79c107d81c4; WORD $0xffff // vmovupd -0x400(%r15,%r14,8), %ymm3
+	QUAD $0xfc00f5a4107d81c4; WORD $0xffff // vmovupd -0x400(%r13,%r14,8), %ymm4
+	QUAD $0xfc00f3ac107da1c4; WORD $0xffff // vmovupd -0x400(%rbx,%r14,8), %ymm5
+	LONG $0xf228fdc5 // vmovapd %ymm2, %ymm6
+	LONG $0x28fdf262; WORD $0xf37f // vpermt2pd %ymm3, %ymm0, %ymm6
+	LONG $0x28f5f262; WORD $0xd37f // vpermt2pd %ymm3, %ymm1, %ymm2
+	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
+	LONG $0x28fdf262; WORD $0xdd7f // vpermt2pd %ymm5, %ymm0, %ymm3
+	LONG $0x28f5f262; WORD $0xe57f // vpermt2pd %ymm5, %ymm1, %ymm4
+	LONG $0x184de3c4; WORD $0x01eb // vinsertf128 $0x1, %xmm3, %ymm6, %ymm5
+	LONG $0x2911fdc5 // vmovupd %ymm5, (%rcx)
+	LONG $0x064de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm6, %ymm3 # ymm3 = ymm6[2,3],ymm3[2,3]
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x117dc1c4; WORD $0x041c // vmovupd %ymm3, (%r12,%rax)
+	LONG $0x186de3c4; WORD $0x01dc // vinsertf128 $0x1, %xmm4, %ymm2, %ymm3
+	LONG $0x1c11fdc5; BYTE $0x08 // vmovupd %ymm3, (%rax,%rcx)
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x066de3c4; WORD $0x31d4 // vperm2f128 $0x31, %ymm4, %ymm2, %ymm2 # ymm2 = ymm2[2,3],ymm4[2,3]
+	LONG $0x1411fdc5; BYTE $0x08 // vmovupd %ymm2, (%rax,%rcx)
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	LONG $0xff508e0f; WORD $0xffff // jle 0xafd0 <k_pack_rows_64+0x280>
+	QUAD $0x0000009024a4034c // addq 0x90(%rsp), %r12
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	WORD $0x294d; BYTE $0xf4 // subq %r14, %r12
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xc19f0f41 // setg %r9b
+	WORD $0x2041; BYTE $0xd1 // andb %dl, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xfeb4850f; WORD $0xffff // jne 0xaf70 <k_pack_rows_64+0x220>
+	LONG $0x18c18348 // addq $0x18, %rcx
+	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
+	WORD $0x16eb // jmp 0xb0e0 <k_pack_rows_64+0x390>
+	LONG $0x1111fbc5 // vmovsd %xmm2, (%rcx)
+	WORD $0x9066 // nop
+	LONG $0x08c28349 // addq $0x8, %r10
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0xfe90840f; WORD $0xffff // je 0xaf70 <k_pack_rows_64+0x220>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1b7e // jle 0xb100 <k_pack_rows_64+0x3b0>
+	LONG $0x107bc1c4; BYTE $0x12 // vmovsd (%r10), %xmm2
+	LONG $0x5111fbc5; BYTE $0xe8 // vmovsd %xmm2, -0x18(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xdb7c // jl 0xb0d0 <k_pack_rows_64+0x380>
+	WORD $0x18eb // jmp 0xb10f <k_pack_rows_64+0x3bf>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x5111fbc5; BYTE $0xe8 // vmovsd %xmm2, -0x18(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xc17c // jl 0xb0d0 <k_pack_rows_64+0x380>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x067c // jl 0xb11f <k_pack_rows_64+0x3cf>
+	LONG $0x107bc1c4; WORD $0xd214 // vmovsd (%r10,%rdx,8), %xmm2
+	LONG $0x5111fbc5; BYTE $0xf0 // vmovsd %xmm2, -0x10(%rcx)
+	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	WORD $0xa674 // je 0xb0d0 <k_pack_rows_64+0x380>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	WORD $0x067c // jl 0xb13a <k_pack_rows_64+0x3ea>
+	LONG $0x107b81c4; WORD $0x0a14 // vmovsd (%r10,%r9), %xmm2
+	LONG $0x5111fbc5; BYTE $0xf8 // vmovsd %xmm2, -0x8(%rcx)
+	LONG $0x03fd8348 // cmpq $0x3, %rbp
+	WORD $0x8b74 // je 0xb0d0 <k_pack_rows_64+0x380>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xff778c0f; WORD $0xffff // jl 0xb0ca <k_pack_rows_64+0x37a>
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x107b81c4; WORD $0x0a14 // vmovsd (%r10,%r9), %xmm2
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	QUAD $0x000000b824848b4c // movq 0xb8(%rsp), %r8
+	LONG $0xffff4de9; BYTE $0xff // jmp 0xb0ca <k_pack_rows_64+0x37a>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x117ba1c4; WORD $0xfe14 // vmovsd %xmm2, (%rsi,%r15,8)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0x2464034c; BYTE $0x40 // addq 0x40(%rsp), %r12
+	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
+	LONG $0xfcb68d0f; WORD $0xffff // jge 0xae60 <k_pack_rows_64+0x110>
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	WORD $0xe17e // jle 0xb190 <k_pack_rows_64+0x440>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x087e // jle 0xb1bc <k_pack_rows_64+0x46c>
+	LONG $0x107bc1c4; WORD $0x2414 // vmovsd (%r12), %xmm2
+	WORD $0x04eb // jmp 0xb1c0 <k_pack_rows_64+0x470>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	LONG $0x38348d4b // leaq (%r8,%r15), %rsi
+	LONG $0x03c68348 // addq $0x3, %rsi
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x02c08349 // addq $0x2, %r8
+	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r11,%r15,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x677c // jl 0xb250 <k_pack_rows_64+0x500>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0b7c // jl 0xb1fe <k_pack_rows_64+0x4ae>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x107b81c4; WORD $0x1414 // vmovsd (%r12,%r10), %xmm2
+	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xf0 // vmovsd %xmm2, -0x10(%r11,%r15,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x4674 // je 0xb250 <k_pack_rows_64+0x500>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x067c // jl 0xb21a <k_pack_rows_64+0x4ca>
+	LONG $0x107b81c4; WORD $0x0c14 // vmovsd (%r12,%r9), %xmm2
+	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xf8 // vmovsd %xmm2, -0x8(%r11,%r15,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2a74 // je 0xb250 <k_pack_rows_64+0x500>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0f7c // jl 0xb23f <k_pack_rows_64+0x4ef>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x107b81c4; WORD $0x0c14 // vmovsd (%r12,%r9), %xmm2
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x117b81c4; WORD $0xfb14 // vmovsd %xmm2, (%r11,%r15,8)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xff36840f; WORD $0xffff // je 0xb190 <k_pack_rows_64+0x440>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1b7e // jle 0xb27a <k_pack_rows_64+0x52a>
+	LONG $0x107bc1c4; WORD $0x2454; BYTE $0x08 // vmovsd 0x8(%r12), %xmm2
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r11,%r15,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0xb290 <k_pack_rows_64+0x540>
+	WORD $0x76eb // jmp 0xb2f0 <k_pack_rows_64+0x5a0>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r11,%r15,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x607c // jl 0xb2f0 <k_pack_rows_64+0x5a0>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0xb2a6 <k_pack_rows_64+0x556>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x107b81c4; WORD $0x1454; BYTE $0x08 // vmovsd 0x8(%r12,%r10), %xmm2
+	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xf0 // vmovsd %xmm2, -0x10(%r11,%r15,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x3e74 // je 0xb2f0 <k_pack_rows_64+0x5a0>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x077c // jl 0xb2c3 <k_pack_rows_64+0x573>
+	LONG $0x107b81c4; WORD $0x0c54; BYTE $0x08 // vmovsd 0x8(%r12,%r9), %xmm2
+	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xf8 // vmovsd %xmm2, -0x8(%r11,%r15,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2174 // je 0xb2f0 <k_pack_rows_64+0x5a0>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x107c // jl 0xb2e9 <k_pack_rows_64+0x599>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x107b81c4; WORD $0x0c54; BYTE $0x08 // vmovsd 0x8(%r12,%r9), %xmm2
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x117b81c4; WORD $0xfb14 // vmovsd %xmm2, (%r11,%r15,8)
+	BYTE $0x90 // nop
+	LONG $0x02fd8349 // cmpq $0x2, %r13
+	LONG $0xfe96840f; WORD $0xffff // je 0xb190 <k_pack_rows_64+0x440>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x097e // jle 0xb308 <k_pack_rows_64+0x5b8>
+	LONG $0x107bc1c4; WORD $0x2454; BYTE $0x10 // vmovsd 0x10(%r12), %xmm2
+	WORD $0x04eb // jmp 0xb30c <k_pack_rows_64+0x5bc>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x117b81c4; WORD $0xf954; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r9,%r15,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xfe6a8c0f; WORD $0xffff // jl 0xb190 <k_pack_rows_64+0x440>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0xb33c <k_pack_rows_64+0x5ec>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x107b81c4; WORD $0x1454; BYTE $0x10 // vmovsd 0x10(%r12,%r10), %xmm2
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x117b81c4; WORD $0xf954; BYTE $0xf0 // vmovsd %xmm2, -0x10(%r9,%r15,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xfe3b840f; WORD $0xffff // je 0xb190 <k_pack_rows_64+0x440>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x077c // jl 0xb366 <k_pack_rows_64+0x616>
+	LONG $0x107b81c4; WORD $0x0c54; BYTE $0x10 // vmovsd 0x10(%r12,%r9), %xmm2
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x117b81c4; WORD $0xf854; BYTE $0xf8 // vmovsd %xmm2, -0x8(%r8,%r15,8)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe15840f; WORD $0xffff // je 0xb190 <k_pack_rows_64+0x440>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xfdf48c0f; WORD $0xffff // jl 0xb17d <k_pack_rows_64+0x42d>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3454; BYTE $0x10 // vmovsd 0x10(%r12,%rsi), %xmm2
+	LONG $0xfffde3e9; BYTE $0xff // jmp 0xb17d <k_pack_rows_64+0x42d>
+	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0x90 // nop
+
+	// pack_cols
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x125c8e0f; WORD $0x0000 // jle 0xc62f <k_pack_cols+0x127f>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x08608b4c // movq 0x8(%rax), %r12
+	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x10488b4c // movq 0x10(%rax), %r9
+	LONG $0x486ffac5; BYTE $0x18 // vmovdqu 0x18(%rax), %xmm1
+	LONG $0x18708b4c // movq 0x18(%rax), %r14
+	LONG $0x20588b4c // movq 0x20(%rax), %r11
+	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
+	LONG $0x2434894c // movq %r14, (%rsp)
+	LONG $0x02f18e0f; WORD $0x0000 // jle 0xb6f3 <k_pack_cols+0x343>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x1224840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x28408b48 // movq 0x28(%rax), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x12128e0f; WORD $0x0000 // jle 0xc62f <k_pack_cols+0x127f>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
+	LONG $0xff558d48 // leaq -0x1(%rbp), %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x094c; BYTE $0xc9 // orq %r9, %rcx
+	QUAD $0xfffffffffffcba48; WORD $0x1fff // movabsq $0x1ffffffffffffffc, %rdx # imm = 0x1FFFFFFFFFFFFFFC
+	LONG $0x04c28348 // addq $0x4, %rdx
+	WORD $0x8548; BYTE $0xd1 // testq %rdx, %rcx
+	WORD $0x950f; BYTE $0xc1 // setne %cl
+	WORD $0x0840; BYTE $0xf1 // orb %sil, %cl
+	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
+	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
+	LONG $0x38ca8348 // orq $0x38, %rdx
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	LONG $0xc0bb8d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rbx), %rdi
+	QUAD $0x00000000850c8d4c // leaq (,%rax,4), %r9
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x20d70d5948fdf262; WORD $0x0000 // vpbroadcastq 0x20d7(%rip), %zmm1 # 0xd580 <k_pack_cols_64+0xf30>
+	QUAD $0x20e51522487df262; WORD $0x0000 // vpmovsxbq 0x20e5(%rip), %zmm2 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x20cb1d22487df262; WORD $0x0000 // vpmovsxbq 0x20cb(%rip), %zmm3 # 0xd588 <k_pack_cols_64+0xf38>
+	QUAD $0x20e9255948fdf262; WORD $0x0000 // vpbroadcastq 0x20e9(%rip), %zmm4 # 0xd5b0 <k_pack_cols_64+0xf60>
+	QUAD $0x20bf2d5948fdf262; WORD $0x0000 // vpbroadcastq 0x20bf(%rip), %zmm5 # 0xd590 <k_pack_cols_64+0xf40>
+	QUAD $0x20c5355948fdf262; WORD $0x0000 // vpbroadcastq 0x20c5(%rip), %zmm6 # 0xd5a0 <k_pack_cols_64+0xf50>
+	QUAD $0x20b33d22487df262; WORD $0x0000 // vpmovsxbq 0x20b3(%rip), %zmm7 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x20c9055948fd7262; WORD $0x0000 // vpbroadcastq 0x20c9(%rip), %zmm8 # 0xd5b8 <k_pack_cols_64+0xf68>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x1feb // jmp 0xb515 <k_pack_cols+0x165>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	LONG $0x111a840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0xc0920f41 // setb %r8b
+	WORD $0x0841; BYTE $0xc8 // orb %cl, %r8b
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x0a74 // je 0xb530 <k_pack_cols+0x180>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x000130e9; BYTE $0x00 // jmp 0xb65e <k_pack_cols+0x2ae>
+	WORD $0x9066 // nop
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	WORD $0x0a73 // jae 0xb540 <k_pack_cols+0x190>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0xb61e <k_pack_cols+0x26e>
+	WORD $0x9066 // nop
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x48fd7162; WORD $0xcf6f // vmovdqa64 %zmm7, %zmm9
+	LONG $0x48fd7162; WORD $0xd36f // vmovdqa64 %zmm3, %zmm10
+	BYTE $0x90 // nop
+	LONG $0x48ad7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm10, %zmm11
+	LONG $0x48b57162; WORD $0xe4d4 // vpaddq %zmm4, %zmm9, %zmm12
+	LONG $0x48ad7162; WORD $0xedd4 // vpaddq %zmm5, %zmm10, %zmm13
+	LONG $0x48b57162; WORD $0xf5d4 // vpaddq %zmm5, %zmm9, %zmm14
+	LONG $0x48ad7162; WORD $0xfed4 // vpaddq %zmm6, %zmm10, %zmm15
+	LONG $0x48b5e162; WORD $0xc6d4 // vpaddq %zmm6, %zmm9, %zmm16
+	LONG $0x48fdd262; WORD $0xc137 // vpcmpgtq %zmm9, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xca37 // vpcmpgtq %zmm10, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdd262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xd337 // vpcmpgtq %zmm11, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdd262; WORD $0xc637 // vpcmpgtq %zmm14, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xdd37 // vpcmpgtq %zmm13, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc037 // vpcmpgtq %zmm16, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xe737 // vpcmpgtq %zmm15, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0xc97c1162; WORD $0x1c10; BYTE $0x84 // vmovups (%r12,%r8,4), %zmm11 {%k1} {z}
+	QUAD $0x01846410ca7c1162 // vmovups 0x40(%r12,%r8,4), %zmm12 {%k2} {z}
+	QUAD $0x02846c10cb7c1162 // vmovups 0x80(%r12,%r8,4), %zmm13 {%k3} {z}
+	QUAD $0x03847410cc7c1162 // vmovups 0xc0(%r12,%r8,4), %zmm14 {%k4} {z}
+	QUAD $0xfd875c11487c3162 // vmovups %zmm11, -0xc0(%rdi,%r8,4)
+	QUAD $0xfe876411487c3162 // vmovups %zmm12, -0x80(%rdi,%r8,4)
+	QUAD $0xff876c11487c3162 // vmovups %zmm13, -0x40(%rdi,%r8,4)
+	LONG $0x487c3162; WORD $0x3411; BYTE $0x87 // vmovups %zmm14, (%rdi,%r8,4)
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x48b55162; WORD $0xc8d4 // vpaddq %zmm8, %zmm9, %zmm9
+	LONG $0x48ad5162; WORD $0xd0d4 // vpaddq %zmm8, %zmm10, %zmm10
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xff45850f; WORD $0xffff // jne 0xb550 <k_pack_cols+0x1a0>
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfeec840f; WORD $0xffff // je 0xb500 <k_pack_cols+0x150>
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0x38a8 // testb $0x38, %al
+	WORD $0x4074 // je 0xb65e <k_pack_cols+0x2ae>
+	LONG $0x48fd5262; WORD $0xca7c // vpbroadcastq %r10, %zmm9
+	LONG $0x48b57162; WORD $0xcaeb // vporq %zmm2, %zmm9, %zmm9
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x48fdd262; WORD $0xc937 // vpcmpgtq %zmm9, %zmm0, %k1
+	LONG $0xa97c1162; WORD $0x1410; BYTE $0x94 // vmovups (%r12,%r10,4), %ymm10 {%k1} {z}
+	LONG $0x117c21c4; WORD $0x9314 // vmovups %ymm10, (%rbx,%r10,4)
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x48b57162; WORD $0xc9d4 // vpaddq %zmm1, %zmm9, %zmm9
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0xde75 // jne 0xb630 <k_pack_cols+0x280>
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0xfea2840f; WORD $0xffff // je 0xb500 <k_pack_cols+0x150>
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2f74 // je 0xb698 <k_pack_cols+0x2e8>
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	WORD $0x067d // jge 0xb679 <k_pack_cols+0x2c9>
+	LONG $0x6e7901c4; WORD $0x840c // vmovd (%r12,%r8,4), %xmm9
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0xf3af0f4d // imulq %r11, %r14
+	QUAD $0x00000000b5348d4e // leaq (,%r14,4), %r14
+	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	LONG $0x7e7901c4; WORD $0x860c // vmovd %xmm9, (%r14,%r8,4)
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x2975 // jne 0xb6c6 <k_pack_cols+0x316>
+	LONG $0xfffe5ee9; BYTE $0xff // jmp 0xb500 <k_pack_cols+0x150>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x7e7921c4; WORD $0x834c; BYTE $0x04 // vmovd %xmm9, 0x4(%rbx,%r8,4)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xfe3a840f; WORD $0xffff // je 0xb500 <k_pack_cols+0x150>
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	WORD $0x067d // jge 0xb6db <k_pack_cols+0x32b>
+	LONG $0x6e7901c4; WORD $0x8414 // vmovd (%r12,%r8,4), %xmm10
+	LONG $0x7e7921c4; WORD $0x8314 // vmovd %xmm10, (%rbx,%r8,4)
+	LONG $0x01508d4d // leaq 0x1(%r8), %r10
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0xc67d // jge 0xb6b0 <k_pack_cols+0x300>
+	LONG $0x6e7901c4; WORD $0x844c; BYTE $0x04 // vmovd 0x4(%r12,%r8,4), %xmm9
+	WORD $0xbdeb // jmp 0xb6b0 <k_pack_cols+0x300>
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0xedaf0f4c // imulq %rbp, %r13
+	LONG $0x10fb8349 // cmpq $0x10, %r11
+	QUAD $0x000000a824ac8948 // movq %rbp, 0xa8(%rsp)
+	LONG $0x05438d0f; WORD $0x0000 // jge 0xbc4f <k_pack_cols+0x89f>
+	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x0ad18e0f; WORD $0x0000 // jle 0xc1f0 <k_pack_cols+0xe40>
+	QUAD $0xfffffffcad048d48 // leaq -0x4(,%rbp,4), %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	LONG $0xff438d49 // leaq -0x1(%r11), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x02e8c148 // shrq $0x2, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x3cc28348 // addq $0x3c, %rdx
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	WORD $0x8941; BYTE $0xc7 // movl %eax, %r15d
+	LONG $0x03e78341 // andl $0x3, %r15d
+	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
+	LONG $0x24748d4d; BYTE $0x30 // leaq 0x30(%r12), %r14
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x30488d4d // leaq 0x30(%r8), %r9
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	QUAD $0x00000000ad348d4a // leaq (,%r13,4), %rsi
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	LONG $0x01438d49 // leaq 0x1(%r11), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x1dd90d22487df262; WORD $0x0000 // vpmovsxbq 0x1dd9(%rip), %zmm1 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x1db7155948fdf262; WORD $0x0000 // vpbroadcastq 0x1db7(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
+	QUAD $0x1db51d22487df262; WORD $0x0000 // vpmovsxbq 0x1db5(%rip), %zmm3 # 0xd588 <k_pack_cols_64+0xf38>
+	QUAD $0x1dbb2522487df262; WORD $0x0000 // vpmovsxbq 0x1dbb(%rip), %zmm4 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x1dc92d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1dc9(%rip), %zmm5 # 0xd5b0 <k_pack_cols_64+0xf60>
+	QUAD $0x1d9f355948fdf262; WORD $0x0000 // vpbroadcastq 0x1d9f(%rip), %zmm6 # 0xd590 <k_pack_cols_64+0xf40>
+	QUAD $0x1da53d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1da5(%rip), %zmm7 # 0xd5a0 <k_pack_cols_64+0xf50>
+	QUAD $0x1db3055948fd7262; WORD $0x0000 // vpbroadcastq 0x1db3(%rip), %zmm8 # 0xd5b8 <k_pack_cols_64+0xf68>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x47eb // jmp 0xb850 <k_pack_cols+0x4a0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x04c28349 // addq $0x4, %r10
+	QUAD $0x000000a8248c3b48 // cmpq 0xa8(%rsp), %rcx
+	LONG $0x0ddf840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
+	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x24440348; BYTE $0x70 // addq 0x70(%rsp), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
+	QUAD $0x00000090248c894c // movq %r9, 0x90(%rsp)
+	QUAD $0x0000009824b4894c // movq %r14, 0x98(%rsp)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0x42eb // jmp 0xb8f4 <k_pack_cols+0x544>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x8d6c8d48; BYTE $0x00 // leaq (%rbp,%rcx,4), %rbp
+	LONG $0x2b0c8d4b // leaq (%r11,%r13), %rcx
+	LONG $0x01508d4c // leaq 0x1(%rax), %r10
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x1f248d4e // leaq (%rdi,%r11), %r12
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	LONG $0x00ac8f0f; WORD $0x0000 // jg 0xb9a0 <k_pack_cols+0x5f0>
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x247c8348; WORD $0x0c18 // cmpq $0xc, 0x18(%rsp)
+	WORD $0x0b73 // jae 0xb910 <k_pack_cols+0x560>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x57eb // jmp 0xb960 <k_pack_cols+0x5b0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107841c4; WORD $0x8e4c; BYTE $0xd0 // vmovups -0x30(%r14,%rcx,4), %xmm9
+	LONG $0x117841c4; WORD $0x894c; BYTE $0xd0 // vmovups %xmm9, -0x30(%r9,%rcx,4)
+	LONG $0x107841c4; WORD $0x8e4c; BYTE $0xe0 // vmovups -0x20(%r14,%rcx,4), %xmm9
+	LONG $0x117841c4; WORD $0x894c; BYTE $0xe0 // vmovups %xmm9, -0x20(%r9,%rcx,4)
+	LONG $0x107841c4; WORD $0x8e4c; BYTE $0xf0 // vmovups -0x10(%r14,%rcx,4), %xmm9
+	LONG $0x117841c4; WORD $0x894c; BYTE $0xf0 // vmovups %xmm9, -0x10(%r9,%rcx,4)
+	LONG $0x6f7a41c4; WORD $0x8e0c // vmovdqu (%r14,%rcx,4), %xmm9
+	LONG $0x7f7a41c4; WORD $0x890c // vmovdqu %xmm9, (%r9,%rcx,4)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	WORD $0xc075 // jne 0xb920 <k_pack_cols+0x570>
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	LONG $0xff54840f; WORD $0xffff // je 0xb8c0 <k_pack_cols+0x510>
+	LONG $0x88148d4d // leaq (%r8,%rcx,4), %r10
+	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x6f7a21c4; WORD $0x210c // vmovdqu (%rcx,%r12), %xmm9
+	LONG $0x7f7a01c4; WORD $0x220c // vmovdqu %xmm9, (%r10,%r12)
+	LONG $0x10c48349 // addq $0x10, %r12
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xeb75 // jne 0xb980 <k_pack_cols+0x5d0>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0xb8c0 <k_pack_cols+0x510>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0xfe51840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x28418b4c // movq 0x28(%rcx), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfe3f8e0f; WORD $0xffff // jle 0xb810 <k_pack_cols+0x460>
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	WORD $0x2672 // jb 0xb9fd <k_pack_cols+0x64d>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x44af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rax
+	QUAD $0x0000008024840348 // addq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0x00b1830f; WORD $0x0000 // jae 0xbaae <k_pack_cols+0x6fe>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x3074 // je 0xba3d <k_pack_cols+0x68d>
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	WORD $0x067d // jge 0xba20 <k_pack_cols+0x670>
+	LONG $0x6e7901c4; WORD $0xac0c // vmovd (%r12,%r13,4), %xmm9
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x4caf0f48; WORD $0x1024 // imulq 0x10(%rsp), %rcx
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x7e7921c4; WORD $0x890c // vmovd %xmm9, (%rcx,%r9,4)
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xfdca840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x01418d4d // leaq 0x1(%r9), %r8
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x21eb // jmp 0xba80 <k_pack_cols+0x6d0>
+	BYTE $0x90 // nop
+	LONG $0x7e7921c4; WORD $0x820c // vmovd %xmm9, (%rdx,%r8,4)
+	LONG $0x01048d4a // leaq (%rcx,%r8), %rax
+	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x02c08349 // addq $0x2, %r8
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xfd90840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
+	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x077d // jge 0xba9a <k_pack_cols+0x6ea>
+	LONG $0x6e7941c4; WORD $0xbc54; BYTE $0xfc // vmovd -0x4(%r12,%rdi,4), %xmm10
+	LONG $0x7e7921c4; WORD $0x8254; BYTE $0xfc // vmovd %xmm10, -0x4(%rdx,%r8,4)
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	WORD $0xba7d // jge 0xba60 <k_pack_cols+0x6b0>
+	LONG $0x6e7941c4; WORD $0xbc0c // vmovd (%r12,%rdi,4), %xmm9
+	WORD $0xb2eb // jmp 0xba60 <k_pack_cols+0x6b0>
+	LONG $0x48fd5262; WORD $0xcd7c // vpbroadcastq %r13, %zmm9
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	WORD $0x0873 // jae 0xbac2 <k_pack_cols+0x712>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x000115e9; BYTE $0x00 // jmp 0xbbd7 <k_pack_cols+0x827>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xc1 // andq %rax, %r9
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
+	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x48ad5162; WORD $0xe1d4 // vpaddq %zmm9, %zmm10, %zmm12
+	LONG $0x48a55162; WORD $0xe9d4 // vpaddq %zmm9, %zmm11, %zmm13
+	LONG $0x48957162; WORD $0xf5d4 // vpaddq %zmm5, %zmm13, %zmm14
+	LONG $0x489d7162; WORD $0xfdd4 // vpaddq %zmm5, %zmm12, %zmm15
+	LONG $0x4895e162; WORD $0xc6d4 // vpaddq %zmm6, %zmm13, %zmm16
+	LONG $0x489de162; WORD $0xced4 // vpaddq %zmm6, %zmm12, %zmm17
+	LONG $0x4895e162; WORD $0xd7d4 // vpaddq %zmm7, %zmm13, %zmm18
+	LONG $0x489de162; WORD $0xdfd4 // vpaddq %zmm7, %zmm12, %zmm19
+	LONG $0x48fdd262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdd262; WORD $0xc737 // vpcmpgtq %zmm15, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xd637 // vpcmpgtq %zmm14, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd837 // vpcmpgtq %zmm16, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0x7ef961c4; BYTE $0xe0 // vmovq %xmm12, %rax
+	LONG $0xc97c5162; WORD $0x2410; BYTE $0x84 // vmovups (%r12,%rax,4), %zmm12 {%k1} {z}
+	QUAD $0x01846c10ca7c5162 // vmovups 0x40(%r12,%rax,4), %zmm13 {%k2} {z}
+	QUAD $0x02847410cb7c5162 // vmovups 0x80(%r12,%rax,4), %zmm14 {%k3} {z}
+	QUAD $0x03847c10cc7c5162 // vmovups 0xc0(%r12,%rax,4), %zmm15 {%k4} {z}
+	LONG $0x487c1162; WORD $0x2411; BYTE $0x90 // vmovups %zmm12, (%r8,%r10,4)
+	QUAD $0x01906c11487c1162 // vmovups %zmm13, 0x40(%r8,%r10,4)
+	QUAD $0x02907411487c1162 // vmovups %zmm14, 0x80(%r8,%r10,4)
+	QUAD $0x03907c11487c1162 // vmovups %zmm15, 0xc0(%r8,%r10,4)
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x48ad5162; WORD $0xd0d4 // vpaddq %zmm8, %zmm10, %zmm10
+	LONG $0x48a55162; WORD $0xd8d4 // vpaddq %zmm8, %zmm11, %zmm11
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xff34850f; WORD $0xffff // jne 0xbaf0 <k_pack_cols+0x740>
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0xfc46840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x38c0f641 // testb $0x38, %r8b
+	LONG $0xfe29840f; WORD $0xffff // je 0xba00 <k_pack_cols+0x650>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	QUAD $0xffffffffffc0b948; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rcx # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x38498d4c // leaq 0x38(%rcx), %r9
+	WORD $0x214d; BYTE $0xc1 // andq %r8, %r9
+	LONG $0x48fd7262; WORD $0xd07c // vpbroadcastq %rax, %zmm10
+	LONG $0x48ad7162; WORD $0xd1eb // vporq %zmm1, %zmm10, %zmm10
+	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48ad5162; WORD $0xd9d4 // vpaddq %zmm9, %zmm10, %zmm11
+	LONG $0x48fdd262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm0, %k1
+	LONG $0x7ef941c4; BYTE $0xd8 // vmovq %xmm11, %r8
+	LONG $0xa97c1162; WORD $0x1c10; BYTE $0x84 // vmovups (%r12,%r8,4), %ymm11 {%k1} {z}
+	LONG $0x1c117cc5; BYTE $0x81 // vmovups %ymm11, (%rcx,%rax,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0xd475 // jne 0xbc10 <k_pack_cols+0x860>
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0xfbc6840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
+	LONG $0xfffdb1e9; BYTE $0xff // jmp 0xba00 <k_pack_cols+0x650>
+	QUAD $0xfffffffcad0c8d48 // leaq -0x4(,%rbp,4), %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0xf04b8d49 // leaq -0x10(%r11), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x04e9c148 // shrq $0x4, %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
+	QUAD $0x000000c0248c8d49 // leaq 0xc0(%r12), %rcx
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0xc0988d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rbx
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	QUAD $0x00000000ad148d4a // leaq (,%r13,4), %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	LONG $0x01538d49 // leaq 0x1(%r11), %rdx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x18a10d22487df262; WORD $0x0000 // vpmovsxbq 0x18a1(%rip), %zmm1 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x187f155948fdf262; WORD $0x0000 // vpbroadcastq 0x187f(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
+	QUAD $0x187d1d22487df262; WORD $0x0000 // vpmovsxbq 0x187d(%rip), %zmm3 # 0xd588 <k_pack_cols_64+0xf38>
+	QUAD $0x18832522487df262; WORD $0x0000 // vpmovsxbq 0x1883(%rip), %zmm4 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x18912d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1891(%rip), %zmm5 # 0xd5b0 <k_pack_cols_64+0xf60>
+	QUAD $0x1867355948fdf262; WORD $0x0000 // vpbroadcastq 0x1867(%rip), %zmm6 # 0xd590 <k_pack_cols_64+0xf40>
+	QUAD $0x186d3d5948fdf262; WORD $0x0000 // vpbroadcastq 0x186d(%rip), %zmm7 # 0xd5a0 <k_pack_cols_64+0xf50>
+	QUAD $0x187b055948fd7262; WORD $0x0000 // vpbroadcastq 0x187b(%rip), %zmm8 # 0xd5b8 <k_pack_cols_64+0xf68>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x3aeb // jmp 0xbd7e <k_pack_cols+0x9ce>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x04c78349 // addq $0x4, %r15
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0x08b1840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
+	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0000008024ac8948 // movq %rbp, 0x80(%rsp)
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	QUAD $0x000000b824a48b4c // movq 0xb8(%rsp), %r12
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
+	LONG $0x246c894c; BYTE $0x30 // movq %r13, 0x30(%rsp)
+	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x247c8348; WORD $0x3038 // cmpq $0x30, 0x38(%rsp)
+	WORD $0x1f73 // jae 0xbe30 <k_pack_cols+0xa80>
+	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x7375 // jne 0xbe95 <k_pack_cols+0xae5>
+	LONG $0x0000cae9; BYTE $0x00 // jmp 0xbef1 <k_pack_cols+0xb41>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfda24c10487c1162 // vmovups -0xc0(%r10,%r12,4), %zmm9
+	QUAD $0xfda34c11487c3162 // vmovups %zmm9, -0xc0(%rbx,%r12,4)
+	QUAD $0xfea24c10487c1162 // vmovups -0x80(%r10,%r12,4), %zmm9
+	QUAD $0xfea34c11487c3162 // vmovups %zmm9, -0x80(%rbx,%r12,4)
+	QUAD $0xffa24c10487c1162 // vmovups -0x40(%r10,%r12,4), %zmm9
+	QUAD $0xffa34c11487c3162 // vmovups %zmm9, -0x40(%rbx,%r12,4)
+	LONG $0x48fe1162; WORD $0x0c6f; BYTE $0xa2 // vmovdqu64 (%r10,%r12,4), %zmm9
+	LONG $0x48fe3162; WORD $0x0c7f; BYTE $0xa3 // vmovdqu64 %zmm9, (%rbx,%r12,4)
+	LONG $0x40c48349 // addq $0x40, %r12
+	LONG $0xfcc78349 // addq $-0x4, %r15
+	WORD $0xb875 // jne 0xbe40 <k_pack_cols+0xa90>
+	LONG $0x247c8d4d; BYTE $0x10 // leaq 0x10(%r12), %r15
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x5c74 // je 0xbef1 <k_pack_cols+0xb41>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xb82c8d48 // leaq (%rax,%rdi,4), %rbp
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0xa6 // vmovdqu64 (%rsi,%r12,4), %zmm9
+	QUAD $0x00a54c7f48fe3162 // vmovdqu64 %zmm9, (%rbp,%r12,4)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x10c78349 // addq $0x10, %r15
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	WORD $0xe575 // jne 0xbeb0 <k_pack_cols+0xb00>
+	LONG $0xf0c78349 // addq $-0x10, %r15
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x1deb // jmp 0xbef1 <k_pack_cols+0xb41>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7a01c4; WORD $0xa00c // vmovdqu (%r8,%r12,4), %xmm9
+	LONG $0x7f7a01c4; WORD $0xa54c; BYTE $0x00 // vmovdqu %xmm9, (%r13,%r12,4)
+	LONG $0x04c48349 // addq $0x4, %r12
+	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
+	WORD $0xea7c // jl 0xbee0 <k_pack_cols+0xb30>
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0x0b2c8d49 // leaq (%r11,%rcx), %rbp
+	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x1a248d4e // leaq (%rdx,%r11), %r12
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x242c3b48 // cmpq (%rsp), %rbp
+	LONG $0xfecc8e0f; WORD $0xffff // jle 0xbe00 <k_pack_cols+0xa50>
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0xfde8840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x28468b4c // movq 0x28(%rsi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfdd68e0f; WORD $0xffff // jle 0xbd50 <k_pack_cols+0x9a0>
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	WORD $0x2772 // jb 0xbfa7 <k_pack_cols+0xbf7>
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0xf0af0f49 // imulq %r8, %rsi
+	QUAD $0x0000b024b4af0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r14
+	LONG $0x2474034c; BYTE $0x68 // addq 0x68(%rsp), %r14
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	LONG $0x00fe8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r14 # imm = 0x100
+	LONG $0x00ab830f; WORD $0x0000 // jae 0xc052 <k_pack_cols+0xca2>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x2874 // je 0xbfdf <k_pack_cols+0xc2f>
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	WORD $0x067d // jge 0xbfcb <k_pack_cols+0xc1b>
+	LONG $0x6e7941c4; WORD $0x8c0c // vmovd (%r12,%rcx,4), %xmm9
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x7e7921c4; WORD $0xb00c // vmovd %xmm9, (%rax,%r14,4)
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	LONG $0xfd68840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x01768d49 // leaq 0x1(%r14), %rsi
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	WORD $0x22eb // jmp 0xc020 <k_pack_cols+0xc70>
+	WORD $0x9066 // nop
+	LONG $0x7e7941c4; WORD $0xb10c // vmovd %xmm9, (%r9,%rsi,4)
+	LONG $0x300c8d48 // leaq (%rax,%rsi), %rcx
+	LONG $0x02c18348 // addq $0x2, %rcx
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x02c28348 // addq $0x2, %rdx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xfd30840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
+	LONG $0xff4a8d48 // leaq -0x1(%rdx), %rcx
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	WORD $0x077d // jge 0xc03e <k_pack_cols+0xc8e>
+	LONG $0x6e7941c4; WORD $0x9454; BYTE $0xfc // vmovd -0x4(%r12,%rdx,4), %xmm10
+	LONG $0x7e7941c4; WORD $0xb154; BYTE $0xfc // vmovd %xmm10, -0x4(%r9,%rsi,4)
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	WORD $0xb67d // jge 0xc000 <k_pack_cols+0xc50>
+	LONG $0x6e7941c4; WORD $0x940c // vmovd (%r12,%rdx,4), %xmm9
+	WORD $0xaeeb // jmp 0xc000 <k_pack_cols+0xc50>
+	LONG $0x48fd7262; WORD $0xc97c // vpbroadcastq %rcx, %zmm9
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	WORD $0x0873 // jae 0xc06b <k_pack_cols+0xcbb>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x000119e9; BYTE $0x00 // jmp 0xc184 <k_pack_cols+0xdd4>
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	QUAD $0xffffffffffc0be48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rsi # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xf6 // andq %rsi, %r14
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf7af0f49 // imulq %r15, %rsi
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
+	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48ad5162; WORD $0xe1d4 // vpaddq %zmm9, %zmm10, %zmm12
+	LONG $0x48a55162; WORD $0xe9d4 // vpaddq %zmm9, %zmm11, %zmm13
+	LONG $0x48957162; WORD $0xf5d4 // vpaddq %zmm5, %zmm13, %zmm14
+	LONG $0x489d7162; WORD $0xfdd4 // vpaddq %zmm5, %zmm12, %zmm15
+	LONG $0x4895e162; WORD $0xc6d4 // vpaddq %zmm6, %zmm13, %zmm16
+	LONG $0x489de162; WORD $0xced4 // vpaddq %zmm6, %zmm12, %zmm17
+	LONG $0x4895e162; WORD $0xd7d4 // vpaddq %zmm7, %zmm13, %zmm18
+	LONG $0x489de162; WORD $0xdfd4 // vpaddq %zmm7, %zmm12, %zmm19
+	LONG $0x48fdd262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdd262; WORD $0xc737 // vpcmpgtq %zmm15, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xd637 // vpcmpgtq %zmm14, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd837 // vpcmpgtq %zmm16, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0x7ef961c4; BYTE $0xe7 // vmovq %xmm12, %rdi
+	LONG $0xc97c5162; WORD $0x2410; BYTE $0xbc // vmovups (%r12,%rdi,4), %zmm12 {%k1} {z}
+	QUAD $0x01bc6c10ca7c5162 // vmovups 0x40(%r12,%rdi,4), %zmm13 {%k2} {z}
+	QUAD $0x02bc7410cb7c5162 // vmovups 0x80(%r12,%rdi,4), %zmm14 {%k3} {z}
+	QUAD $0x03bc7c10cc7c5162 // vmovups 0xc0(%r12,%rdi,4), %zmm15 {%k4} {z}
+	LONG $0x487c3162; WORD $0x2411; BYTE $0x86 // vmovups %zmm12, (%rsi,%r8,4)
+	QUAD $0x01866c11487c3162 // vmovups %zmm13, 0x40(%rsi,%r8,4)
+	QUAD $0x02867411487c3162 // vmovups %zmm14, 0x80(%rsi,%r8,4)
+	QUAD $0x03867c11487c3162 // vmovups %zmm15, 0xc0(%rsi,%r8,4)
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x48ad5162; WORD $0xd0d4 // vpaddq %zmm8, %zmm10, %zmm10
+	LONG $0x48a55162; WORD $0xd8d4 // vpaddq %zmm8, %zmm11, %zmm11
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xff34850f; WORD $0xffff // jne 0xc0a0 <k_pack_cols+0xcf0>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	LONG $0xfbd6840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
+	LONG $0x38c0f641 // testb $0x38, %r8b
+	LONG $0xfe26840f; WORD $0xffff // je 0xbfaa <k_pack_cols+0xbfa>
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	QUAD $0xffffffffffc0bf48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdi # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x38778d4c // leaq 0x38(%rdi), %r14
+	WORD $0x214d; BYTE $0xc6 // andq %r8, %r14
+	LONG $0x48fd7262; WORD $0xd67c // vpbroadcastq %rsi, %zmm10
+	LONG $0x48ad7162; WORD $0xd1eb // vporq %zmm1, %zmm10, %zmm10
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x48ad5162; WORD $0xd9d4 // vpaddq %zmm9, %zmm10, %zmm11
+	LONG $0x48fdd262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm0, %k1
+	LONG $0x7ef961c4; BYTE $0xdf // vmovq %xmm11, %rdi
+	LONG $0xa97c5162; WORD $0x1c10; BYTE $0xbc // vmovups (%r12,%rdi,4), %ymm11 {%k1} {z}
+	LONG $0x117c41c4; WORD $0xb01c // vmovups %ymm11, (%r8,%rsi,4)
+	LONG $0x08c68348 // addq $0x8, %rsi
+	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	WORD $0xd375 // jne 0xc1b0 <k_pack_cols+0xe00>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	LONG $0xfb65840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
+	LONG $0xfffdbae9; BYTE $0xff // jmp 0xbfaa <k_pack_cols+0xbfa>
+	LONG $0x7ef9e1c4; BYTE $0xc9 // vmovq %xmm1, %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x16f9e3c4; WORD $0x01c8 // vpextrq $0x1, %xmm1, %rax
+	LONG $0x001c8d48 // leaq (%rax,%rax), %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xcb4f0f48 // cmovgq %rbx, %rcx
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x47148d49 // leaq (%r15,%rax,2), %rdx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x00d08349 // adcq $0x0, %r8
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x094c; BYTE $0xc2 // orq %r8, %rdx
+	LONG $0x20eac148 // shrq $0x20, %rdx
+	WORD $0x0774 // je 0xc238 <k_pack_cols+0xe88>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf749; BYTE $0xf0 // divq %r8
+	WORD $0x05eb // jmp 0xc23d <k_pack_cols+0xe8d>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf741; BYTE $0xf0 // divl %r8d
+	LONG $0x38348d4a // leaq (%rax,%r15), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	QUAD $0x0000000485148d4c // leaq 0x4(,%rax,4), %r10
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x094c; BYTE $0xc3 // orq %r8, %rbx
+	LONG $0x20ebc148 // shrq $0x20, %rbx
+	WORD $0x0a74 // je 0xc281 <k_pack_cols+0xed1>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf749; BYTE $0xf0 // divq %r8
+	WORD $0x07eb // jmp 0xc288 <k_pack_cols+0xed8>
+	WORD $0xc889 // movl %ecx, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf741; BYTE $0xf0 // divl %r8d
+	LONG $0xf3af0f49 // imulq %r11, %rsi
+	LONG $0xd5af0f4d // imulq %r13, %r10
+	LONG $0x247c0348; BYTE $0x08 // addq 0x8(%rsp), %rdi
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	QUAD $0x0000000485048d48 // leaq 0x4(,%rax,4), %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0a74 // je 0xc2bc <k_pack_cols+0xf0c>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf749; BYTE $0xf0 // divq %r8
+	WORD $0x07eb // jmp 0xc2c3 <k_pack_cols+0xf13>
+	WORD $0xc889 // movl %ecx, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf741; BYTE $0xf0 // divl %r8d
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x11148d4a // leaq (%rcx,%r10), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0x294c; BYTE $0xe7 // subq %r12, %rdi
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
+	LONG $0x48fdf262; WORD $0xc959 // vpbroadcastq %xmm1, %zmm1
+	LONG $0x11048d4e // leaq (%rcx,%r10), %r8
+	LONG $0xc0c08149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
+	LONG $0x38048d4e // leaq (%rax,%r15), %r8
+	QUAD $0x0000000485048d4e // leaq 0x4(,%r8,4), %r8
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x1254155948fdf262; WORD $0x0000 // vpbroadcastq 0x1254(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
+	QUAD $0x12621d22487df262; WORD $0x0000 // vpmovsxbq 0x1262(%rip), %zmm3 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x12482522487df262; WORD $0x0000 // vpmovsxbq 0x1248(%rip), %zmm4 # 0xd588 <k_pack_cols_64+0xf38>
+	QUAD $0x12662d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1266(%rip), %zmm5 # 0xd5b0 <k_pack_cols_64+0xf60>
+	QUAD $0x123c355948fdf262; WORD $0x0000 // vpbroadcastq 0x123c(%rip), %zmm6 # 0xd590 <k_pack_cols_64+0xf40>
+	QUAD $0x12423d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1242(%rip), %zmm7 # 0xd5a0 <k_pack_cols_64+0xf50>
+	QUAD $0x12300522487d7262; WORD $0x0000 // vpmovsxbq 0x1230(%rip), %zmm8 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x12460d5948fd7262; WORD $0x0000 // vpbroadcastq 0x1246(%rip), %zmm9 # 0xd5b8 <k_pack_cols_64+0xf68>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x1feb // jmp 0xc396 <k_pack_cols+0xfe6>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0x0299840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xe274 // je 0xc380 <k_pack_cols+0xfd0>
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x28608b4d // movq 0x28(%r8), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0xd47e // jle 0xc380 <k_pack_cols+0xfd0>
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	WORD $0x2672 // jb 0xc3d8 <k_pack_cols+0x1028>
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	QUAD $0x00000000bd148d4e // leaq (,%r15,4), %r10
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0x00fa8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r10 # imm = 0x100
+	LONG $0x00b6830f; WORD $0x0000 // jae 0xc48e <k_pack_cols+0x10de>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	WORD $0x2d74 // je 0xc415 <k_pack_cols+0x1065>
+	LONG $0x2e148d4e // leaq (%rsi,%r13), %r10
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0x067d // jge 0xc3fc <k_pack_cols+0x104c>
+	LONG $0x6e7921c4; WORD $0x9114 // vmovd (%rcx,%r10,4), %xmm10
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x93148d4e // leaq (%rbx,%r10,4), %r10
+	LONG $0x7e7901c4; WORD $0xaa14 // vmovd %xmm10, (%r10,%r13,4)
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0xff62840f; WORD $0xffff // je 0xc380 <k_pack_cols+0xfd0>
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	WORD $0xf749; BYTE $0xd8 // negq %r8
+	LONG $0xe0af0f4c // imulq %rax, %r12
+	LONG $0x2464034c; BYTE $0x40 // addq 0x40(%rsp), %r12
+	LONG $0x2b148d4f // leaq (%r11,%r13), %r10
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x2aeb // jmp 0xc460 <k_pack_cols+0x10b0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x7e7901c4; WORD $0xac14 // vmovd %xmm10, (%r12,%r13,4)
+	LONG $0x281c8d4b // leaq (%r8,%r13), %rbx
+	LONG $0x02c38348 // addq $0x2, %rbx
+	LONG $0x02c58349 // addq $0x2, %r13
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xff20840f; WORD $0xffff // je 0xc380 <k_pack_cols+0xfd0>
+	LONG $0xff5a8d49 // leaq -0x1(%r10), %rbx
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	WORD $0x077d // jge 0xc47a <k_pack_cols+0x10ca>
+	LONG $0x6e7921c4; WORD $0x915c; BYTE $0xfc // vmovd -0x4(%rcx,%r10,4), %xmm11
+	LONG $0x7e7901c4; WORD $0xac5c; BYTE $0xfc // vmovd %xmm11, -0x4(%r12,%r13,4)
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0xba7d // jge 0xc440 <k_pack_cols+0x1090>
+	LONG $0x6e7921c4; WORD $0x9114 // vmovd (%rcx,%r10,4), %xmm10
+	WORD $0xb2eb // jmp 0xc440 <k_pack_cols+0x1090>
+	LONG $0x40fc8349 // cmpq $0x40, %r12
+	WORD $0x0873 // jae 0xc49c <k_pack_cols+0x10ec>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000117e9; BYTE $0x00 // jmp 0xc5b3 <k_pack_cols+0x1203>
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	QUAD $0xffffffffffc0b849; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r8 # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x214d; BYTE $0xc5 // andq %r8, %r13
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x48fd5162; WORD $0xd06f // vmovdqa64 %zmm8, %zmm10
+	LONG $0x48fd7162; WORD $0xdc6f // vmovdqa64 %zmm4, %zmm11
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x48ad7162; WORD $0xe0d4 // vpaddq %zmm0, %zmm10, %zmm12
+	LONG $0x48a57162; WORD $0xe8d4 // vpaddq %zmm0, %zmm11, %zmm13
+	LONG $0x48957162; WORD $0xf5d4 // vpaddq %zmm5, %zmm13, %zmm14
+	LONG $0x489d7162; WORD $0xfdd4 // vpaddq %zmm5, %zmm12, %zmm15
+	LONG $0x4895e162; WORD $0xc6d4 // vpaddq %zmm6, %zmm13, %zmm16
+	LONG $0x489de162; WORD $0xced4 // vpaddq %zmm6, %zmm12, %zmm17
+	LONG $0x4895e162; WORD $0xd7d4 // vpaddq %zmm7, %zmm13, %zmm18
+	LONG $0x489de162; WORD $0xdfd4 // vpaddq %zmm7, %zmm12, %zmm19
+	LONG $0x48f5d262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm1, %k0
+	LONG $0x48f5d262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm1, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48f5d262; WORD $0xc737 // vpcmpgtq %zmm15, %zmm1, %k0
+	LONG $0x48f5d262; WORD $0xd637 // vpcmpgtq %zmm14, %zmm1, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48f5b262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm1, %k0
+	LONG $0x48f5b262; WORD $0xd837 // vpcmpgtq %zmm16, %zmm1, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48f5b262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm1, %k0
+	LONG $0x48f5b262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm1, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0x7ef961c4; BYTE $0xe3 // vmovq %xmm12, %rbx
+	LONG $0xc97c5162; WORD $0x2410; BYTE $0x9e // vmovups (%r14,%rbx,4), %zmm12 {%k1} {z}
+	QUAD $0x019e6c10ca7c5162 // vmovups 0x40(%r14,%rbx,4), %zmm13 {%k2} {z}
+	QUAD $0x029e7410cb7c5162 // vmovups 0x80(%r14,%rbx,4), %zmm14 {%k3} {z}
+	QUAD $0x039e7c10cc7c5162 // vmovups 0xc0(%r14,%rbx,4), %zmm15 {%k4} {z}
+	QUAD $0xfd906411487c1162 // vmovups %zmm12, -0xc0(%r8,%r10,4)
+	QUAD $0xfe906c11487c1162 // vmovups %zmm13, -0x80(%r8,%r10,4)
+	QUAD $0xff907411487c1162 // vmovups %zmm14, -0x40(%r8,%r10,4)
+	LONG $0x487c1162; WORD $0x3c11; BYTE $0x90 // vmovups %zmm15, (%r8,%r10,4)
+	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x48ad5162; WORD $0xd1d4 // vpaddq %zmm9, %zmm10, %zmm10
+	LONG $0x48a55162; WORD $0xd9d4 // vpaddq %zmm9, %zmm11, %zmm11
+	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
+	LONG $0xff34850f; WORD $0xffff // jne 0xc4d0 <k_pack_cols+0x1120>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0xfdd7840f; WORD $0xffff // je 0xc380 <k_pack_cols+0xfd0>
+	LONG $0x38c4f641 // testb $0x38, %r12b
+	LONG $0xfe28840f; WORD $0xffff // je 0xc3db <k_pack_cols+0x102b>
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	QUAD $0xffffffffffc0ba49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r10 # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x386a8d4d // leaq 0x38(%r10), %r13
+	WORD $0x214d; BYTE $0xe5 // andq %r12, %r13
+	LONG $0x48fd5262; WORD $0xd07c // vpbroadcastq %r8, %zmm10
+	LONG $0x48ad7162; WORD $0xd3eb // vporq %zmm3, %zmm10, %zmm10
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0x2454034c; BYTE $0x18 // addq 0x18(%rsp), %r10
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48ad7162; WORD $0xd8d4 // vpaddq %zmm0, %zmm10, %zmm11
+	LONG $0x48f5d262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm1, %k1
+	LONG $0x7ef961c4; BYTE $0xdb // vmovq %xmm11, %rbx
+	LONG $0xa97c5162; WORD $0x1c10; BYTE $0x9e // vmovups (%r14,%rbx,4), %ymm11 {%k1} {z}
+	LONG $0x117c01c4; WORD $0x821c // vmovups %ymm11, (%r10,%r8,4)
+	LONG $0x08c08349 // addq $0x8, %r8
+	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
+	WORD $0x394d; BYTE $0xc5 // cmpq %r8, %r13
+	WORD $0xd375 // jne 0xc5f0 <k_pack_cols+0x1240>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0xfd56840f; WORD $0xffff // je 0xc380 <k_pack_cols+0xfd0>
+	LONG $0xfffdace9; BYTE $0xff // jmp 0xc3db <k_pack_cols+0x102b>
+	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// pack_cols_64
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x0dd78e0f; WORD $0x0000 // jle 0xd44a <k_pack_cols_64+0xdfa>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08608b4c // movq 0x8(%rax), %r12
+	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x10788b48 // movq 0x10(%rax), %rdi
+	LONG $0x486ffac5; BYTE $0x18 // vmovdqu 0x18(%rax), %xmm1
+	LONG $0x18688b48 // movq 0x18(%rax), %rbp
+	LONG $0x20588b48 // movq 0x20(%rax), %rbx
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0x02048e0f; WORD $0x0000 // jle 0xc8a1 <k_pack_cols_64+0x251>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x0da4840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28408b48 // movq 0x28(%rax), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0d928e0f; WORD $0x0000 // jle 0xd44a <k_pack_cols_64+0xdfa>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0xcb0c8d49 // leaq (%r11,%rcx,8), %rcx
+	LONG $0xff558d49 // leaq -0x1(%r13), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0xd4148d49 // leaq (%r12,%rdx,8), %rdx
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x0948; BYTE $0xf9 // orq %rdi, %rcx
+	LONG $0x3ce9c148 // shrq $0x3c, %rcx
+	WORD $0xe183; BYTE $0x01 // andl $0x1, %ecx
+	WORD $0x0840; BYTE $0xf1 // orb %sil, %cl
+	QUAD $0xffffffffffe0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rdx # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0xc0bb8d49; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r11), %rdi
+	QUAD $0x00000000c5048d4c // leaq (,%rax,8), %r8
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0e540d5948fdf262; WORD $0x0000 // vpbroadcastq 0xe54(%rip), %zmm1 # 0xd580 <k_pack_cols_64+0xf30>
+	QUAD $0x0e7a155948fdf262; WORD $0x0000 // vpbroadcastq 0xe7a(%rip), %zmm2 # 0xd5b0 <k_pack_cols_64+0xf60>
+	QUAD $0x0e681d5948fdf262; WORD $0x0000 // vpbroadcastq 0xe68(%rip), %zmm3 # 0xd5a8 <k_pack_cols_64+0xf58>
+	QUAD $0x0e4e2522487df262; WORD $0x0000 // vpmovsxbq 0xe4e(%rip), %zmm4 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x0e3c2d5948fdf262; WORD $0x0000 // vpbroadcastq 0xe3c(%rip), %zmm5 # 0xd590 <k_pack_cols_64+0xf40>
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	WORD $0x1beb // jmp 0xc775 <k_pack_cols_64+0x125>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0x0cd5840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x0840; BYTE $0xce // orb %cl, %sil
+	LONG $0x01c6f640 // testb $0x1, %sil
+	WORD $0x0a74 // je 0xc790 <k_pack_cols_64+0x140>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x000096e9; BYTE $0x00 // jmp 0xc823 <k_pack_cols_64+0x1d3>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x48fdf162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm6
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48cdf162; WORD $0xf9d4 // vpaddq %zmm1, %zmm6, %zmm7
+	LONG $0x48cd7162; WORD $0xc2d4 // vpaddq %zmm2, %zmm6, %zmm8
+	LONG $0x48cd7162; WORD $0xcbd4 // vpaddq %zmm3, %zmm6, %zmm9
+	LONG $0x48fdf262; WORD $0xce37 // vpcmpgtq %zmm6, %zmm0, %k1
+	LONG $0x48fdf262; WORD $0xd737 // vpcmpgtq %zmm7, %zmm0, %k2
+	LONG $0x48fdd262; WORD $0xd837 // vpcmpgtq %zmm8, %zmm0, %k3
+	LONG $0x48fdd262; WORD $0xe137 // vpcmpgtq %zmm9, %zmm0, %k4
+	LONG $0xc9fdd162; WORD $0x3c10; BYTE $0xf4 // vmovupd (%r12,%rsi,8), %zmm7 {%k1} {z}
+	QUAD $0x01f44410cafd5162 // vmovupd 0x40(%r12,%rsi,8), %zmm8 {%k2} {z}
+	QUAD $0x02f44c10cbfd5162 // vmovupd 0x80(%r12,%rsi,8), %zmm9 {%k3} {z}
+	QUAD $0x03f45410ccfd5162 // vmovupd 0xc0(%r12,%rsi,8), %zmm10 {%k4} {z}
+	QUAD $0xfdf77c1148fdf162 // vmovupd %zmm7, -0xc0(%rdi,%rsi,8)
+	QUAD $0xfef7441148fd7162 // vmovupd %zmm8, -0x80(%rdi,%rsi,8)
+	QUAD $0xfff74c1148fd7162 // vmovupd %zmm9, -0x40(%rdi,%rsi,8)
+	LONG $0x48fd7162; WORD $0x1411; BYTE $0xf7 // vmovupd %zmm10, (%rdi,%rsi,8)
+	LONG $0x20c68348 // addq $0x20, %rsi
+	LONG $0x48cdf162; WORD $0xf5d4 // vpaddq %zmm5, %zmm6, %zmm6
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x8975 // jne 0xc7a0 <k_pack_cols_64+0x150>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0xff3d840f; WORD $0xffff // je 0xc760 <k_pack_cols_64+0x110>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2274 // je 0xc850 <k_pack_cols_64+0x200>
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	WORD $0x067d // jge 0xc83d <k_pack_cols_64+0x1ed>
+	LONG $0x7e7ac1c4; WORD $0xf434 // vmovq (%r12,%rsi,8), %xmm6
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	LONG $0xdf1c8d49 // leaq (%r15,%rbx,8), %rbx
+	LONG $0x34d6f9c5; BYTE $0xf3 // vmovq %xmm6, (%rbx,%rsi,8)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	WORD $0x2175 // jne 0xc876 <k_pack_cols_64+0x226>
+	LONG $0xffff06e9; BYTE $0xff // jmp 0xc760 <k_pack_cols_64+0x110>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xd679c1c4; WORD $0xf374; BYTE $0x08 // vmovq %xmm6, 0x8(%r11,%rsi,8)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xfeea840f; WORD $0xffff // je 0xc760 <k_pack_cols_64+0x110>
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	WORD $0x067d // jge 0xc889 <k_pack_cols_64+0x239>
+	LONG $0x107bc1c4; WORD $0xf43c // vmovsd (%r12,%rsi,8), %xmm7
+	LONG $0x117bc1c4; WORD $0xf33c // vmovsd %xmm7, (%r11,%rsi,8)
+	LONG $0x014e8d4c // leaq 0x1(%rsi), %r9
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0xc87d // jge 0xc860 <k_pack_cols_64+0x210>
+	LONG $0x7e7ac1c4; WORD $0xf474; BYTE $0x08 // vmovq 0x8(%r12,%rsi,8), %xmm6
+	WORD $0xbfeb // jmp 0xc860 <k_pack_cols_64+0x210>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0xcdaf0f4d // imulq %r13, %r9
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	LONG $0x04388d0f; WORD $0x0000 // jge 0xccf7 <k_pack_cols_64+0x6a7>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x08bc8e0f; WORD $0x0000 // jle 0xd184 <k_pack_cols_64+0xb34>
+	QUAD $0xfffffff8ed0c8d4a // leaq -0x8(,%r13,8), %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0xd148; BYTE $0xe9 // shrq %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x8941; BYTE $0xcf // movl %ecx, %r15d
+	LONG $0x03e78341 // andl $0x3, %r15d
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
+	LONG $0x244c8d49; BYTE $0x30 // leaq 0x30(%r12), %rcx
+	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x30588d4d // leaq 0x30(%r8), %r11
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	QUAD $0x00000000cd348d4e // leaq (,%r9,8), %r14
+	QUAD $0x000000a024bc894c // movq %r15, 0xa0(%rsp)
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0c320d22487df262; WORD $0x0000 // vpmovsxbq 0xc32(%rip), %zmm1 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x0c10155948fdf262; WORD $0x0000 // vpbroadcastq 0xc10(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
+	QUAD $0x0c361d5948fdf262; WORD $0x0000 // vpbroadcastq 0xc36(%rip), %zmm3 # 0xd5b0 <k_pack_cols_64+0xf60>
+	QUAD $0x0c24255948fdf262; WORD $0x0000 // vpbroadcastq 0xc24(%rip), %zmm4 # 0xd5a8 <k_pack_cols_64+0xf58>
+	QUAD $0x0c022d5948fdf262; WORD $0x0000 // vpbroadcastq 0xc02(%rip), %zmm5 # 0xd590 <k_pack_cols_64+0xf40>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x4eeb // jmp 0xc9e0 <k_pack_cols_64+0x390>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x08c18349 // addq $0x8, %r9
+	QUAD $0x000000a824943b48 // cmpq 0xa8(%rsp), %rdx
+	LONG $0x0a6a840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
+	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x35eb // jmp 0xca75 <k_pack_cols_64+0x425>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0xcd6c8d48; BYTE $0x00 // leaq (%rbp,%rcx,8), %rbp
+	LONG $0x2b0c8d4a // leaq (%rbx,%r13), %rcx
+	LONG $0x01728d49 // leaq 0x1(%r10), %rsi
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x1f248d4c // leaq (%rdi,%rbx), %r12
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	LONG $0x00ab8f0f; WORD $0x0000 // jg 0xcb20 <k_pack_cols_64+0x4d0>
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x247c8348; WORD $0x0640 // cmpq $0x6, 0x40(%rsp)
+	WORD $0x0a73 // jae 0xca90 <k_pack_cols_64+0x440>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x52eb // jmp 0xcadc <k_pack_cols_64+0x48c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x7410f8c5; WORD $0xd0c8 // vmovups -0x30(%rax,%rcx,8), %xmm6
+	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xd0 // vmovups %xmm6, -0x30(%r11,%rcx,8)
+	LONG $0x7410f8c5; WORD $0xe0c8 // vmovups -0x20(%rax,%rcx,8), %xmm6
+	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xe0 // vmovups %xmm6, -0x20(%r11,%rcx,8)
+	LONG $0x7410f8c5; WORD $0xf0c8 // vmovups -0x10(%rax,%rcx,8), %xmm6
+	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xf0 // vmovups %xmm6, -0x10(%r11,%rcx,8)
+	LONG $0x346ffac5; BYTE $0xc8 // vmovdqu (%rax,%rcx,8), %xmm6
+	LONG $0x7f7ac1c4; WORD $0xcb34 // vmovdqu %xmm6, (%r11,%rcx,8)
+	LONG $0x08c18348 // addq $0x8, %rcx
+	LONG $0xfcc68348 // addq $-0x4, %rsi
+	WORD $0xc475 // jne 0xcaa0 <k_pack_cols_64+0x450>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0xff55840f; WORD $0xffff // je 0xca40 <k_pack_cols_64+0x3f0>
+	LONG $0xc8348d49 // leaq (%r8,%rcx,8), %rsi
+	LONG $0xc90c8d49 // leaq (%r9,%rcx,8), %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0x2134 // vmovdqu (%rcx,%r12), %xmm6
+	LONG $0x7f7aa1c4; WORD $0x2634 // vmovdqu %xmm6, (%rsi,%r12)
+	LONG $0x10c48349 // addq $0x10, %r12
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xeb75 // jne 0xcb00 <k_pack_cols_64+0x4b0>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0xca40 <k_pack_cols_64+0x3f0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0xfe63840f; WORD $0xffff // je 0xc9a0 <k_pack_cols_64+0x350>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28408b4c // movq 0x28(%rax), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfe518e0f; WORD $0xffff // jle 0xc9a0 <k_pack_cols_64+0x350>
+	LONG $0x20f88349 // cmpq $0x20, %r8
+	WORD $0x2472 // jb 0xcb79 <k_pack_cols_64+0x529>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x54af0f4c; WORD $0x4824 // imulq 0x48(%rsp), %r10
+	LONG $0x2454034c; BYTE $0x70 // addq 0x70(%rsp), %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0x00fa8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r10 # imm = 0x100
+	LONG $0x00b6830f; WORD $0x0000 // jae 0xcc2f <k_pack_cols_64+0x5df>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x3074 // je 0xcbb8 <k_pack_cols_64+0x568>
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	WORD $0x067d // jge 0xcb9c <k_pack_cols_64+0x54c>
+	LONG $0x7e7a81c4; WORD $0xec34 // vmovq (%r12,%r13,8), %xmm6
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0x74af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rsi
+	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	LONG $0x34d6f9c5; BYTE $0xc6 // vmovq %xmm6, (%rsi,%rax,8)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0xfddf840f; WORD $0xffff // je 0xc9a0 <k_pack_cols_64+0x350>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	WORD $0x28eb // jmp 0xcbff <k_pack_cols_64+0x5af>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x34d6f9c5; BYTE $0xf2 // vmovq %xmm6, (%rdx,%rsi,8)
+	LONG $0x31048d48 // leaq (%rcx,%rsi), %rax
+	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xfda1840f; WORD $0xffff // je 0xc9a0 <k_pack_cols_64+0x350>
+	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	WORD $0x077d // jge 0xcc1c <k_pack_cols_64+0x5cc>
+	LONG $0x7e7ac1c4; WORD $0xfc7c; BYTE $0xf8 // vmovq -0x8(%r12,%rdi,8), %xmm7
+	LONG $0x7cd6f9c5; WORD $0xf8f2 // vmovq %xmm7, -0x8(%rdx,%rsi,8)
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	WORD $0xb97d // jge 0xcbe0 <k_pack_cols_64+0x590>
+	LONG $0x7e7ac1c4; WORD $0xfc34 // vmovq (%r12,%rdi,8), %xmm6
+	WORD $0xb1eb // jmp 0xcbe0 <k_pack_cols_64+0x590>
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	QUAD $0xffffffffffe0b948; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rcx # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
+	LONG $0x48fdd262; WORD $0xf57c // vpbroadcastq %r13, %zmm6
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x48c57162; WORD $0xc6d4 // vpaddq %zmm6, %zmm7, %zmm8
+	LONG $0x48bd7162; WORD $0xcad4 // vpaddq %zmm2, %zmm8, %zmm9
+	LONG $0x48bd7162; WORD $0xd3d4 // vpaddq %zmm3, %zmm8, %zmm10
+	LONG $0x48bd7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm8, %zmm11
+	LONG $0x48fdd262; WORD $0xc837 // vpcmpgtq %zmm8, %zmm0, %k1
+	LONG $0x48fdd262; WORD $0xd137 // vpcmpgtq %zmm9, %zmm0, %k2
+	LONG $0x48fdd262; WORD $0xda37 // vpcmpgtq %zmm10, %zmm0, %k3
+	LONG $0x48fdd262; WORD $0xe337 // vpcmpgtq %zmm11, %zmm0, %k4
+	LONG $0x7ef961c4; BYTE $0xc1 // vmovq %xmm8, %rcx
+	LONG $0xc9fd5162; WORD $0x0410; BYTE $0xcc // vmovupd (%r12,%rcx,8), %zmm8 {%k1} {z}
+	QUAD $0x01cc4c10cafd5162 // vmovupd 0x40(%r12,%rcx,8), %zmm9 {%k2} {z}
+	QUAD $0x02cc5410cbfd5162 // vmovupd 0x80(%r12,%rcx,8), %zmm10 {%k3} {z}
+	QUAD $0x03cc5c10ccfd5162 // vmovupd 0xc0(%r12,%rcx,8), %zmm11 {%k4} {z}
+	LONG $0x48fd3162; WORD $0x0411; BYTE $0xc6 // vmovupd %zmm8, (%rsi,%r8,8)
+	QUAD $0x01c64c1148fd3162 // vmovupd %zmm9, 0x40(%rsi,%r8,8)
+	QUAD $0x02c6541148fd3162 // vmovupd %zmm10, 0x80(%rsi,%r8,8)
+	QUAD $0x03c65c1148fd3162 // vmovupd %zmm11, 0xc0(%rsi,%r8,8)
+	LONG $0x20c08349 // addq $0x20, %r8
+	LONG $0x48c5f162; WORD $0xfdd4 // vpaddq %zmm5, %zmm7, %zmm7
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0xff7a850f; WORD $0xffff // jne 0xcc60 <k_pack_cols_64+0x610>
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xfcae840f; WORD $0xffff // je 0xc9a0 <k_pack_cols_64+0x350>
+	LONG $0xfffe84e9; BYTE $0xff // jmp 0xcb7b <k_pack_cols_64+0x52b>
+	QUAD $0xfffffff8ed0c8d4a // leaq -0x8(,%r13,8), %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xf84b8d48 // leaq -0x8(%rbx), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	LONG $0x03e9c148 // shrq $0x3, %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
+	QUAD $0x000000c0248c8d49 // leaq 0xc0(%r12), %rcx
+	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0xc09d8d4d; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r13), %r11
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x07f50d22487df262; WORD $0x0000 // vpmovsxbq 0x7f5(%rip), %zmm1 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x07d3155948fdf262; WORD $0x0000 // vpbroadcastq 0x7d3(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
+	QUAD $0x07f91d5948fdf262; WORD $0x0000 // vpbroadcastq 0x7f9(%rip), %zmm3 # 0xd5b0 <k_pack_cols_64+0xf60>
+	QUAD $0x07e7255948fdf262; WORD $0x0000 // vpbroadcastq 0x7e7(%rip), %zmm4 # 0xd5a8 <k_pack_cols_64+0xf58>
+	QUAD $0x07c52d5948fdf262; WORD $0x0000 // vpbroadcastq 0x7c5(%rip), %zmm5 # 0xd590 <k_pack_cols_64+0xf40>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x41eb // jmp 0xce10 <k_pack_cols_64+0x7c0>
+	BYTE $0x90 // nop
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x08c58348 // addq $0x8, %rbp
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	LONG $0x063a840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
+	LONG $0x246c8948; BYTE $0x78 // movq %rbp, 0x78(%rsp)
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
+	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x9066 // nop
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	QUAD $0x000000a024bc8348; BYTE $0x18 // cmpq $0x18, 0xa0(%rsp)
+	WORD $0x1c73 // jae 0xceb0 <k_pack_cols_64+0x860>
+	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	WORD $0x6f75 // jne 0xcf14 <k_pack_cols_64+0x8c4>
+	LONG $0x0000c7e9; BYTE $0x00 // jmp 0xcf71 <k_pack_cols_64+0x921>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0xfdcc7410487c9162 // vmovups -0xc0(%r12,%r9,8), %zmm6
+	QUAD $0xfdcb7411487c9162 // vmovups %zmm6, -0xc0(%r11,%r9,8)
+	QUAD $0xfecc7410487c9162 // vmovups -0x80(%r12,%r9,8), %zmm6
+	QUAD $0xfecb7411487c9162 // vmovups %zmm6, -0x80(%r11,%r9,8)
+	QUAD $0xffcc7410487c9162 // vmovups -0x40(%r12,%r9,8), %zmm6
+	QUAD $0xffcb7411487c9162 // vmovups %zmm6, -0x40(%r11,%r9,8)
+	LONG $0x48fe9162; WORD $0x346f; BYTE $0xcc // vmovdqu64 (%r12,%r9,8), %zmm6
+	LONG $0x48fe9162; WORD $0x347f; BYTE $0xcb // vmovdqu64 %zmm6, (%r11,%r9,8)
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	WORD $0xb875 // jne 0xcec0 <k_pack_cols_64+0x870>
+	LONG $0x08518d4d // leaq 0x8(%r9), %r10
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	WORD $0x5d74 // je 0xcf71 <k_pack_cols_64+0x921>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0xf82c8d48 // leaq (%rax,%rdi,8), %rbp
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xf7348d4e // leaq (%rdi,%r14,8), %r14
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x48fe9162; WORD $0x346f; BYTE $0xce // vmovdqu64 (%r14,%r9,8), %zmm6
+	QUAD $0x00cd747f48feb162 // vmovdqu64 %zmm6, (%rbp,%r9,8)
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x08c28349 // addq $0x8, %r10
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	WORD $0xe575 // jne 0xcf30 <k_pack_cols_64+0x8e0>
+	LONG $0xf8c28349 // addq $-0x8, %r10
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x1deb // jmp 0xcf71 <k_pack_cols_64+0x921>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0xce34 // vmovdqu (%rsi,%r9,8), %xmm6
+	LONG $0x7f7a81c4; WORD $0xcd74; BYTE $0x00 // vmovdqu %xmm6, (%r13,%r9,8)
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	WORD $0xea7c // jl 0xcf60 <k_pack_cols_64+0x910>
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0xf8048d48 // leaq (%rax,%rdi,8), %rax
+	LONG $0x132c8d48 // leaq (%rbx,%rdx), %rbp
+	LONG $0x01578d4d // leaq 0x1(%r15), %r10
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
+	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x190c8d4c // leaq (%rcx,%rbx), %r9
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
+	LONG $0xfecb8e0f; WORD $0xffff // jle 0xce80 <k_pack_cols_64+0x830>
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbp
+	LONG $0xfdfb840f; WORD $0xffff // je 0xcdd0 <k_pack_cols_64+0x780>
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x28768b48 // movq 0x28(%rsi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfde98e0f; WORD $0xffff // jle 0xcdd0 <k_pack_cols_64+0x780>
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	WORD $0x2772 // jb 0xd014 <k_pack_cols_64+0x9c4>
+	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	QUAD $0x0000b024bcaf0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r15
+	LONG $0x247c034c; BYTE $0x58 // addq 0x58(%rsp), %r15
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0x00ff8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r15 # imm = 0x100
+	LONG $0x00a8830f; WORD $0x0000 // jae 0xd0bc <k_pack_cols_64+0xa6c>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0x01c6f640 // testb $0x1, %sil
+	WORD $0x2874 // je 0xd04c <k_pack_cols_64+0x9fc>
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	WORD $0x067d // jge 0xd036 <k_pack_cols_64+0x9e6>
+	LONG $0x7e7ac1c4; WORD $0xd434 // vmovq (%r12,%rdx,8), %xmm6
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x54af0f48; WORD $0x2824 // imulq 0x28(%rsp), %rdx
+	LONG $0xd0048d48 // leaq (%rax,%rdx,8), %rax
+	LONG $0xd679a1c4; WORD $0xc834 // vmovq %xmm6, (%rax,%r9,8)
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xfd7b840f; WORD $0xffff // je 0xcdd0 <k_pack_cols_64+0x780>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x01518d4d // leaq 0x1(%r9), %r10
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x25eb // jmp 0xd090 <k_pack_cols_64+0xa40>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xd67981c4; WORD $0xd034 // vmovq %xmm6, (%r8,%r10,8)
+	LONG $0x10148d4a // leaq (%rax,%r10), %rdx
+	LONG $0x02c28348 // addq $0x2, %rdx
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x02c18348 // addq $0x2, %rcx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfd40840f; WORD $0xffff // je 0xcdd0 <k_pack_cols_64+0x780>
+	LONG $0xff518d48 // leaq -0x1(%rcx), %rdx
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	WORD $0x077d // jge 0xd0a8 <k_pack_cols_64+0xa58>
+	LONG $0x7e7ac1c4; WORD $0xcc7c; BYTE $0xf8 // vmovq -0x8(%r12,%rcx,8), %xmm7
+	LONG $0xd67981c4; WORD $0xd07c; BYTE $0xf8 // vmovq %xmm7, -0x8(%r8,%r10,8)
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	WORD $0xbc7d // jge 0xd070 <k_pack_cols_64+0xa20>
+	LONG $0x7e7ac1c4; WORD $0xcc34 // vmovq (%r12,%rcx,8), %xmm6
+	WORD $0xb4eb // jmp 0xd070 <k_pack_cols_64+0xa20>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	QUAD $0xffffffffffe0bf48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rdi # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2149; BYTE $0xf9 // andq %rdi, %r9
+	LONG $0x48fdf262; WORD $0xf27c // vpbroadcastq %rdx, %zmm6
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0xd5af0f4c // imulq %rbp, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48c57162; WORD $0xc6d4 // vpaddq %zmm6, %zmm7, %zmm8
+	LONG $0x48bd7162; WORD $0xcad4 // vpaddq %zmm2, %zmm8, %zmm9
+	LONG $0x48bd7162; WORD $0xd3d4 // vpaddq %zmm3, %zmm8, %zmm10
+	LONG $0x48bd7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm8, %zmm11
+	LONG $0x48fdd262; WORD $0xc837 // vpcmpgtq %zmm8, %zmm0, %k1
+	LONG $0x48fdd262; WORD $0xd137 // vpcmpgtq %zmm9, %zmm0, %k2
+	LONG $0x48fdd262; WORD $0xda37 // vpcmpgtq %zmm10, %zmm0, %k3
+	LONG $0x48fdd262; WORD $0xe337 // vpcmpgtq %zmm11, %zmm0, %k4
+	LONG $0x7ef961c4; BYTE $0xc7 // vmovq %xmm8, %rdi
+	LONG $0xc9fd5162; WORD $0x0410; BYTE $0xfc // vmovupd (%r12,%rdi,8), %zmm8 {%k1} {z}
+	QUAD $0x01fc4c10cafd5162 // vmovupd 0x40(%r12,%rdi,8), %zmm9 {%k2} {z}
+	QUAD $0x02fc5410cbfd5162 // vmovupd 0x80(%r12,%rdi,8), %zmm10 {%k3} {z}
+	QUAD $0x03fc5c10ccfd5162 // vmovupd 0xc0(%r12,%rdi,8), %zmm11 {%k4} {z}
+	LONG $0x48fd1162; WORD $0x0411; BYTE $0xda // vmovupd %zmm8, (%r10,%r11,8)
+	QUAD $0x01da4c1148fd1162 // vmovupd %zmm9, 0x40(%r10,%r11,8)
+	QUAD $0x02da541148fd1162 // vmovupd %zmm10, 0x80(%r10,%r11,8)
+	QUAD $0x03da5c1148fd1162 // vmovupd %zmm11, 0xc0(%r10,%r11,8)
+	LONG $0x20c38349 // addq $0x20, %r11
+	LONG $0x48c5f162; WORD $0xfdd4 // vpaddq %zmm5, %zmm7, %zmm7
+	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
+	LONG $0xff7a850f; WORD $0xffff // jne 0xd0f0 <k_pack_cols_64+0xaa0>
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	LONG $0xfc51840f; WORD $0xffff // je 0xcdd0 <k_pack_cols_64+0x780>
+	LONG $0xfffe93e9; BYTE $0xff // jmp 0xd017 <k_pack_cols_64+0x9c7>
+	LONG $0x7ef9e1c4; BYTE $0xc8 // vmovq %xmm1, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x16f9e3c4; WORD $0x01ca // vpextrq $0x1, %xmm1, %rdx
+	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xc64f0f48 // cmovgq %rsi, %rax
+	WORD $0x9c0f; BYTE $0xc1 // setl %cl
+	LONG $0x51148d48 // leaq (%rcx,%rdx,2), %rdx
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x00d68348 // adcq $0x0, %rsi
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x0948; BYTE $0xf2 // orq %rsi, %rdx
+	LONG $0x20eac148 // shrq $0x20, %rdx
+	WORD $0x0774 // je 0xd1c7 <k_pack_cols_64+0xb77>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf748; BYTE $0xf6 // divq %rsi
+	WORD $0x04eb // jmp 0xd1cb <k_pack_cols_64+0xb7b>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xf6f7 // divl %esi
+	LONG $0x08348d48 // leaq (%rax,%rcx), %rsi
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	QUAD $0x00000008f50c8d48 // leaq 0x8(,%rsi,8), %rcx
+	LONG $0x03e6c148 // shlq $0x3, %rsi
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x08148d4b // leaq (%r8,%r9), %rdx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0xf8c18348 // addq $-0x8, %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x48fdf262; WORD $0xc07c // vpbroadcastq %rax, %zmm0
+	LONG $0x48fdf262; WORD $0xc959 // vpbroadcastq %xmm1, %zmm1
+	LONG $0x08348d4b // leaq (%r8,%r9), %rsi
+	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x033e155948fdf262; WORD $0x0000 // vpbroadcastq 0x33e(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
+	QUAD $0x03641d5948fdf262; WORD $0x0000 // vpbroadcastq 0x364(%rip), %zmm3 # 0xd5b0 <k_pack_cols_64+0xf60>
+	QUAD $0x0352255948fdf262; WORD $0x0000 // vpbroadcastq 0x352(%rip), %zmm4 # 0xd5a8 <k_pack_cols_64+0xf58>
+	QUAD $0x03382d22487df262; WORD $0x0000 // vpmovsxbq 0x338(%rip), %zmm5 # 0xd598 <k_pack_cols_64+0xf48>
+	QUAD $0x0326355948fdf262; WORD $0x0000 // vpbroadcastq 0x326(%rip), %zmm6 # 0xd590 <k_pack_cols_64+0xf40>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x18eb // jmp 0xd286 <k_pack_cols_64+0xc36>
+	WORD $0x9066 // nop
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x01c4840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	WORD $0xe274 // je 0xd270 <k_pack_cols_64+0xc20>
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x28768b4c // movq 0x28(%rsi), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xd47e // jle 0xd270 <k_pack_cols_64+0xc20>
+	LONG $0x20fe8349 // cmpq $0x20, %r14
+	WORD $0x2672 // jb 0xd2c8 <k_pack_cols_64+0xc78>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	QUAD $0x00000000dd0c8d4c // leaq (,%rbx,8), %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0x00f98149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r9 # imm = 0x100
+	LONG $0x00b8830f; WORD $0x0000 // jae 0xd380 <k_pack_cols_64+0xd30>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0x2774 // je 0xd2fe <k_pack_cols_64+0xcae>
+	LONG $0x063c8d4c // leaq (%rsi,%rax), %r15
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	WORD $0x067d // jge 0xd2ea <k_pack_cols_64+0xc9a>
+	LONG $0x7e7a81c4; WORD $0xf83c // vmovq (%r8,%r15,8), %xmm7
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0xfbaf0f4c // imulq %rbx, %r15
+	LONG $0xfa3c8d4e // leaq (%rdx,%r15,8), %r15
+	LONG $0xd679c1c4; WORD $0xf73c // vmovq %xmm7, (%r15,%rsi,8)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	LONG $0xff69840f; WORD $0xffff // je 0xd270 <k_pack_cols_64+0xc20>
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	LONG $0xf3af0f4d // imulq %r11, %r14
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	WORD $0x2feb // jmp 0xd350 <k_pack_cols_64+0xd00>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd679c1c4; WORD $0xf63c // vmovq %xmm7, (%r14,%rsi,8)
+	LONG $0x31248d4d // leaq (%r9,%rsi), %r12
+	LONG $0x02c48349 // addq $0x2, %r12
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xff20840f; WORD $0xffff // je 0xd270 <k_pack_cols_64+0xc20>
+	LONG $0xff678d4d // leaq -0x1(%r15), %r12
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x077d // jge 0xd36c <k_pack_cols_64+0xd1c>
+	LONG $0x107b01c4; WORD $0xfc44; BYTE $0xf8 // vmovsd -0x8(%r12,%r15,8), %xmm8
+	LONG $0x117b41c4; WORD $0xf644; BYTE $0xf8 // vmovsd %xmm8, -0x8(%r14,%rsi,8)
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	WORD $0xb87d // jge 0xd330 <k_pack_cols_64+0xce0>
+	LONG $0x7e7a81c4; WORD $0xfc3c // vmovq (%r12,%r15,8), %xmm7
+	WORD $0xb0eb // jmp 0xd330 <k_pack_cols_64+0xce0>
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	QUAD $0xffffffffffe0b949; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r9 # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x214c; BYTE $0xce // andq %r9, %rsi
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	LONG $0x244c034c; BYTE $0x08 // addq 0x8(%rsp), %r9
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x48fdf162; WORD $0xfd6f // vmovdqa64 %zmm5, %zmm7
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48c57162; WORD $0xc0d4 // vpaddq %zmm0, %zmm7, %zmm8
+	LONG $0x48bd7162; WORD $0xcad4 // vpaddq %zmm2, %zmm8, %zmm9
+	LONG $0x48bd7162; WORD $0xd3d4 // vpaddq %zmm3, %zmm8, %zmm10
+	LONG $0x48bd7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm8, %zmm11
+	LONG $0x48f5d262; WORD $0xc837 // vpcmpgtq %zmm8, %zmm1, %k1
+	LONG $0x48f5d262; WORD $0xd137 // vpcmpgtq %zmm9, %zmm1, %k2
+	LONG $0x48f5d262; WORD $0xda37 // vpcmpgtq %zmm10, %zmm1, %k3
+	LONG $0x48f5d262; WORD $0xe337 // vpcmpgtq %zmm11, %zmm1, %k4
+	LONG $0x7ef941c4; BYTE $0xc4 // vmovq %xmm8, %r12
+	QUAD $0x00e54410c9fd3162 // vmovupd (%rbp,%r12,8), %zmm8 {%k1} {z}
+	QUAD $0x01e54c10cafd3162 // vmovupd 0x40(%rbp,%r12,8), %zmm9 {%k2} {z}
+	QUAD $0x02e55410cbfd3162 // vmovupd 0x80(%rbp,%r12,8), %zmm10 {%k3} {z}
+	QUAD $0x03e55c10ccfd3162 // vmovupd 0xc0(%rbp,%r12,8), %zmm11 {%k4} {z}
+	QUAD $0xfdf9441148fd1162 // vmovupd %zmm8, -0xc0(%r9,%r15,8)
+	QUAD $0xfef94c1148fd1162 // vmovupd %zmm9, -0x80(%r9,%r15,8)
+	QUAD $0xfff9541148fd1162 // vmovupd %zmm10, -0x40(%r9,%r15,8)
+	LONG $0x48fd1162; WORD $0x1c11; BYTE $0xf9 // vmovupd %zmm11, (%r9,%r15,8)
+	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0x48c5f162; WORD $0xfed4 // vpaddq %zmm6, %zmm7, %zmm7
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0xff79850f; WORD $0xffff // jne 0xd3b0 <k_pack_cols_64+0xd60>
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xfe2b840f; WORD $0xffff // je 0xd270 <k_pack_cols_64+0xc20>
+	LONG $0xfffe80e9; BYTE $0xff // jmp 0xd2ca <k_pack_cols_64+0xc7a>
+	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3705,21 +11025,139 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	QUAD $0x00000000000000cc; BYTE $0x00 // int3
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0200 // addb %al, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0600 // addb %al, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0700 // addb %al, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0900 // addb %cl, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0a00 // addb %cl, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0b00 // addb %cl, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x0000000d; BYTE $0x00 // orl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0e00 // addb %cl, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000f00; LONG $0x00000000; WORD $0x0000 // addb %cl, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0200 // addb %al, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0400; BYTE $0x00 // addb %al, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0600 // addb %al, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000700; LONG $0x00000000; WORD $0x0000 // addb %al, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0200 // addb %al, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0400; BYTE $0x00 // addb %al, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0600 // addb %al, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0700 // addb %al, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x0a09 // orl %ecx, (%rdx)
+	LONG $0x0e0d0c0b; WORD $0x200f; BYTE $0x00 // orl 0x200f0e(,%rcx), %ecx
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0504 // addb $0x5, %al
+	BYTE $0x06 // <unknown>
+	BYTE $0x07 // <unknown>
+	WORD $0x0030 // xorb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0018 // sbbb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0040; BYTE $0x00 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x00 // <unknown>

@@ -13,2890 +13,9048 @@ TEXT ·gemmNEONAddr(SB), NOSPLIT, $0-8
 TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
-	// dot
-	WORD $0xa940a808 // ldp x8, x10, [x0, #0x8]
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0xf100415f // cmp x10, #0x10
-	WORD $0x540000ea // b.ge 0x28 <k_dot+0x28>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x14000014 // b 0x74 <k_dot+0x74>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x927ce94b // and x11, x10, #0x7ffffffffffffff0
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9100810c // add x12, x8, #0x20
-	WORD $0x9100812d // add x13, x9, #0x20
-	WORD $0x5280020e // mov w14, #0x10 // =16
-	WORD $0xad7f15a4 // ldp q4, q5, [x13, #-0x20]
-	WORD $0x910041ce // add x14, x14, #0x10
-	WORD $0xad7f1d86 // ldp q6, q7, [x12, #-0x20]
-	WORD $0xeb0a01df // cmp x14, x10
-	WORD $0xacc245b0 // ldp q16, q17, [x13], #0x40
-	WORD $0xacc24d92 // ldp q18, q19, [x12], #0x40
-	WORD $0x4e24ccc1 // fmla v1.4s, v6.4s, v4.4s
-	WORD $0x4e25cce3 // fmla v3.4s, v7.4s, v5.4s
-	WORD $0x4e30ce42 // fmla v2.4s, v18.4s, v16.4s
-	WORD $0x4e31ce60 // fmla v0.4s, v19.4s, v17.4s
-	WORD $0x54fffecd // b.le 0x48 <k_dot+0x48>
-	WORD $0xb27e016c // orr x12, x11, #0x4
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x5400006d // b.le 0x88 <k_dot+0x88>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0x1400000c // b 0xb4 <k_dot+0xb4>
-	WORD $0xd37ef56c // lsl x12, x11, #2
-	WORD $0x8b0c012d // add x13, x9, x12
-	WORD $0x8b0c010e // add x14, x8, x12
-	WORD $0x3cc105a4 // ldr q4, [x13], #0x10
-	WORD $0x9100216f // add x15, x11, #0x8
-	WORD $0x3cc105c5 // ldr q5, [x14], #0x10
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0xeb0a01ff // cmp x15, x10
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x4e24cca1 // fmla v1.4s, v5.4s, v4.4s
-	WORD $0x54ffff2d // b.le 0x94 <k_dot+0x94>
-	WORD $0xeb0c014a // subs x10, x10, x12
-	WORD $0x540002ad // b.le 0x10c <k_dot+0x10c>
-	WORD $0x8b0c0929 // add x9, x9, x12, lsl #2
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xbd400124 // ldr s4, [x9]
-	WORD $0x540000eb // b.lt 0xe4 <k_dot+0xe4>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0x0d409144 // ld1 { v4.s }[1], [x10]
-	WORD $0x540000e1 // b.ne 0xf0 <k_dot+0xf0>
-	WORD $0xd37ef589 // lsl x9, x12, #2
-	WORD $0xfc696905 // ldr d5, [x8, x9]
-	WORD $0x1400000a // b 0x108 <k_dot+0x108>
-	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
-	WORD $0xbd400105 // ldr s5, [x8]
-	WORD $0x14000007 // b 0x108 <k_dot+0x108>
-	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
-	WORD $0xfc408505 // ldr d5, [x8], #0x8
-	WORD $0x4d408105 // ld1 { v5.s }[2], [x8]
-	WORD $0x91002128 // add x8, x9, #0x8
-	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
-	WORD $0x4e1c1fe5 // mov v5.s[3], wzr
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
-	WORD $0x4e20d440 // fadd v0.4s, v2.4s, v0.4s
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x4e180401 // dup v1.2d, v0.d[1]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0xbd001800 // str s0, [x0, #0x18]
+	// panel_shape
+	WORD $0x10046808 // adr x8, 0x8d00 <k_pack_cols_64+0x310>
+	WORD $0x3dc00100 // ldr q0, [x8]
+	WORD $0x52800088 // mov w8, #0x4 // =4
+	WORD $0xf9000808 // str x8, [x0, #0x10]
+	WORD $0x3d800000 // str q0, [x0]
 	WORD $0xd65f03c0 // ret
 
-	// gemm_outer
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400500b // b.lt 0xb34 <k_gemm_outer+0xa08>
-	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
+	// mul_panels
+	WORD $0xf940140b // ldr x11, [x0, #0x28]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540223cb // b.lt 0x4498 <k_mul_panels+0x4480>
+	WORD $0xd10383ff // sub sp, sp, #0xe0
+	WORD $0xa941280c // ldp x12, x10, [x0, #0x10]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
-	WORD $0xa90267fa // stp x26, x25, [sp, #0x20]
-	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
-	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
-	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x14000005 // b 0x168 <k_gemm_outer+0x3c>
-	WORD $0x5280010a // mov w10, #0x8 // =8
-	WORD $0x8b0a0129 // add x9, x9, x10
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54004dca // b.ge 0xb1c <k_gemm_outer+0x9f0>
-	WORD $0xcb09010b // sub x11, x8, x9
-	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x540000cb // b.lt 0x188 <k_gemm_outer+0x5c>
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x5400014a // b.ge 0x1a4 <k_gemm_outer+0x78>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x140000a7 // b 0x420 <k_gemm_outer+0x2f4>
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf1000d7f // cmp x11, #0x3
-	WORD $0x54003f8d // b.le 0x980 <k_gemm_outer+0x854>
-	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x5400230a // b.ge 0x5f8 <k_gemm_outer+0x4cc>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400018c // b 0x7d0 <k_gemm_outer+0x6a4>
-	WORD $0xa9413406 // ldp x6, x13, [x0, #0x10]
-	WORD $0xd37ef52b // lsl x11, x9, #2
-	WORD $0xa940300f // ldp x15, x12, [x0]
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xa9421c0e // ldp x14, x7, [x0, #0x20]
-	WORD $0x52800116 // mov w22, #0x8 // =8
-	WORD $0xd37ef5b3 // lsl x19, x13, #2
-	WORD $0x8b0d05a5 // add x5, x13, x13, lsl #1
-	WORD $0xd37be9b4 // lsl x20, x13, #5
-	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
-	WORD $0x8b0b01ef // add x15, x15, x11
-	WORD $0x8b0d0264 // add x4, x19, x13
-	WORD $0xd37df1a1 // lsl x1, x13, #3
-	WORD $0xd37ef4a2 // lsl x2, x5, #2
-	WORD $0xd37ceda3 // lsl x3, x13, #4
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xd37df0a5 // lsl x5, x5, #3
-	WORD $0x8b0b00cb // add x11, x6, x11
-	WORD $0xd37ef4e6 // lsl x6, x7, #2
-	WORD $0xd37ef5c7 // lsl x7, x14, #2
-	WORD $0xcb130293 // sub x19, x20, x19
-	WORD $0x91004174 // add x20, x11, #0x10
-	WORD $0x14000014 // b 0x24c <k_gemm_outer+0x120>
-	WORD $0xad005eb6 // stp q22, q23, [x21]
-	WORD $0xad0056d4 // stp q20, q21, [x22]
-	WORD $0x8b0102b6 // add x22, x21, x1
-	WORD $0xad004ed2 // stp q18, q19, [x22]
-	WORD $0x8b0202b6 // add x22, x21, x2
-	WORD $0xad0046d0 // stp q16, q17, [x22]
-	WORD $0x8b0302b6 // add x22, x21, x3
-	WORD $0x3d8006c7 // str q7, [x22, #0x10]
-	WORD $0x8b0402b6 // add x22, x21, x4
-	WORD $0x3cad7aa6 // str q6, [x21, x13, lsl #4]
-	WORD $0xad0016c4 // stp q4, q5, [x22]
-	WORD $0x8b0502b6 // add x22, x21, x5
-	WORD $0x8b1302b5 // add x21, x21, x19
-	WORD $0xad000ec2 // stp q2, q3, [x22]
-	WORD $0x91002176 // add x22, x11, #0x8
-	WORD $0xad0006a0 // stp q0, q1, [x21]
-	WORD $0xaa0b03f5 // mov x21, x11
-	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x54000ecc // b.gt 0x420 <k_gemm_outer+0x2f4>
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xf9400408 // ldr x8, [x0, #0x8]
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0x6d0533ed // stp d13, d12, [sp, #0x50]
+	WORD $0x6d062beb // stp d11, d10, [sp, #0x60]
+	WORD $0xf90007ec // str x12, [sp, #0x8]
+	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
+	WORD $0x6d0723e9 // stp d9, d8, [sp, #0x70]
+	WORD $0xf90043fd // str x29, [sp, #0x80]
+	WORD $0xa9096ffe // stp x30, x27, [sp, #0x90]
+	WORD $0xa90a67fa // stp x26, x25, [sp, #0xa0]
+	WORD $0xa90b5ff8 // stp x24, x23, [sp, #0xb0]
+	WORD $0xa90c57f6 // stp x22, x21, [sp, #0xc0]
+	WORD $0xa90d4ff4 // stp x20, x19, [sp, #0xd0]
+	WORD $0xa903afec // stp x12, x11, [sp, #0x38]
+	WORD $0x14000009 // b 0x8c <k_mul_panels+0x74>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0xd1002210 // sub x16, x16, #0x8
+	WORD $0x9b117d6b // mul x11, x11, x17
+	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
+	WORD $0xf94023eb // ldr x11, [sp, #0x40]
+	WORD $0xeb0b013f // cmp x9, x11
+	WORD $0x54021f4a // b.ge 0x4470 <k_mul_panels+0x4458>
+	WORD $0xcb090161 // sub x1, x11, x9
+	WORD $0x5280010c // mov w12, #0x8 // =8
+	WORD $0x91000c2b // add x11, x1, #0x3
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x927ef56b // and x11, x11, #0xfffffffffffffffc
+	WORD $0x9a9f156b // csinc x11, x11, xzr, ne
+	WORD $0xf100203f // cmp x1, #0x8
+	WORD $0x9a8cb171 // csel x17, x11, x12, lt
+	WORD $0xf100243f // cmp x1, #0x9
+	WORD $0x5400014b // b.lt 0xd8 <k_mul_panels+0xc0>
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0xd37be96b // lsl x11, x11, #5
+	WORD $0xb100fd6c // adds x12, x11, #0x3f
+	WORD $0x9101f96b // add x11, x11, #0x7e
+	WORD $0x9a8cb16b // csel x11, x11, x12, lt
+	WORD $0x9346fd62 // asr x2, x11, #6
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540000aa // b.ge 0xe4 <k_mul_panels+0xcc>
+	WORD $0x17ffffe6 // b 0x6c <k_mul_panels+0x54>
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54fffc6b // b.lt 0x6c <k_mul_panels+0x54>
+	WORD $0xf9401005 // ldr x5, [x0, #0x20]
+	WORD $0xf9401c16 // ldr x22, [x0, #0x38]
+	WORD $0xd37ef627 // lsl x7, x17, #2
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0xd37cee33 // lsl x19, x17, #4
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0x9b097cab // mul x11, x5, x9
+	WORD $0x91000ece // add x14, x22, #0x3
+	WORD $0xf10002df // cmp x22, #0x0
+	WORD $0x8b0504af // add x15, x5, x5, lsl #1
+	WORD $0x9a96b1ce // csel x14, x14, x22, lt
+	WORD $0xd37ef4b5 // lsl x21, x5, #2
+	WORD $0x9342fdd7 // asr x23, x14, #2
+	WORD $0xd37df0a6 // lsl x6, x5, #3
+	WORD $0xd37ef6d4 // lsl x20, x22, #2
+	WORD $0xd37ef5ee // lsl x14, x15, #2
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xf90047e6 // str x6, [sp, #0x88]
+	WORD $0xd37be8a6 // lsl x6, x5, #5
+	WORD $0x8b0b0999 // add x25, x12, x11, lsl #2
+	WORD $0xd37cecab // lsl x11, x5, #4
+	WORD $0xf90027ee // str x14, [sp, #0x48]
+	WORD $0x8b0502ae // add x14, x21, x5
+	WORD $0xa902aff5 // stp x21, x11, [sp, #0x28]
+	WORD $0xd37ef5cb // lsl x11, x14, #2
+	WORD $0xf90013eb // str x11, [sp, #0x20]
+	WORD $0xd37df1eb // lsl x11, x15, #3
+	WORD $0xf9000feb // str x11, [sp, #0x18]
+	WORD $0xcb1500cb // sub x11, x6, x21
+	WORD $0xf94007f5 // ldr x21, [sp, #0x8]
+	WORD $0xf9000beb // str x11, [sp, #0x10]
+	WORD $0x1400000c // b 0x190 <k_mul_panels+0x178>
+	WORD $0xad001947 // stp q7, q6, [x10]
+	WORD $0xad011145 // stp q5, q4, [x10, #0x20]
+	WORD $0xad020943 // stp q3, q2, [x10, #0x40]
+	WORD $0xad030141 // stp q1, q0, [x10, #0x60]
+	WORD $0x9b0f7e8b // mul x11, x20, x15
+	WORD $0x91003063 // add x3, x3, #0xc
+	WORD $0x8b0402e4 // add x4, x23, x4
+	WORD $0xeb0d007f // cmp x3, x13
+	WORD $0x9b0f2a6a // madd x10, x19, x15, x10
+	WORD $0x8b0b0ab5 // add x21, x21, x11, lsl #2
+	WORD $0x54fff70a // b.ge 0x6c <k_mul_panels+0x54>
+	WORD $0xeb02009f // cmp x4, x2
+	WORD $0x54002c6a // b.ge 0x720 <k_mul_panels+0x708>
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0x5280081b // mov w27, #0x40 // =64
+	WORD $0x9b117d6b // mul x11, x11, x17
+	WORD $0x8b04116c // add x12, x11, x4, lsl #4
+	WORD $0xcb0301be // sub x30, x13, x3
+	WORD $0xf1002fdf // cmp x30, #0xb
+	WORD $0x54002c2c // b.gt 0x734 <k_mul_panels+0x71c>
+	WORD $0xb1000fcb // adds x11, x30, #0x3
+	WORD $0x91001bce // add x14, x30, #0x6
+	WORD $0x9a8bb1cb // csel x11, x14, x11, lt
+	WORD $0x9342fd6f // asr x15, x11, #2
+	WORD $0x8b0701eb // add x11, x15, x7
+	WORD $0x8b0c091a // add x26, x8, x12, lsl #2
+	WORD $0x8b030b3d // add x29, x25, x3, lsl #2
+	WORD $0xf100457f // cmp x11, #0x11
+	WORD $0x54002bcd // b.le 0x74c <k_mul_panels+0x734>
+	WORD $0xf100817f // cmp x11, #0x20
+	WORD $0x54003a6d // b.le 0x928 <k_mul_panels+0x910>
+	WORD $0xf100857f // cmp x11, #0x21
+	WORD $0x540053e0 // b.eq 0xc60 <k_mul_panels+0xc48>
+	WORD $0xf100897f // cmp x11, #0x22
+	WORD $0x54007ae0 // b.eq 0x1148 <k_mul_panels+0x1130>
+	WORD $0xf1008d7f // cmp x11, #0x23
+	WORD $0x54fffc01 // b.ne 0x174 <k_mul_panels+0x15c>
+	WORD $0xf940200e // ldr x14, [x0, #0x40]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54000080 // b.eq 0x210 <k_mul_panels+0x1f8>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540006c1 // b.ne 0x2e4 <k_mul_panels+0x2cc>
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x5400068b // b.lt 0x2e4 <k_mul_panels+0x2cc>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
+	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
+	WORD $0x540005e0 // b.eq 0x2e4 <k_mul_panels+0x2cc>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x54000520 // b.eq 0x2e4 <k_mul_panels+0x2cc>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x54000440 // b.eq 0x2e4 <k_mul_panels+0x2cc>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x54000360 // b.eq 0x2e4 <k_mul_panels+0x2cc>
+	WORD $0xf9401beb // ldr x11, [sp, #0x30]
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x54000280 // b.eq 0x2e4 <k_mul_panels+0x2cc>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x540001a0 // b.eq 0x2e4 <k_mul_panels+0x2cc>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x540000c0 // b.eq 0x2e4 <k_mul_panels+0x2cc>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54000080 // b.eq 0x2f8 <k_mul_panels+0x2e0>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000321 // b.ne 0x358 <k_mul_panels+0x340>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
+	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
+	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
+	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
+	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
+	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
+	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
+	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
+	WORD $0xf9808140 // prfm pldl1keep, [x10, #0x100]
+	WORD $0xf9808940 // prfm pldl1keep, [x10, #0x110]
+	WORD $0xf9809140 // prfm pldl1keep, [x10, #0x120]
+	WORD $0xf9809940 // prfm pldl1keep, [x10, #0x130]
+	WORD $0xf980a140 // prfm pldl1keep, [x10, #0x140]
+	WORD $0xf980a940 // prfm pldl1keep, [x10, #0x150]
+	WORD $0xf980b140 // prfm pldl1keep, [x10, #0x160]
+	WORD $0xf980b940 // prfm pldl1keep, [x10, #0x170]
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0xaa1503ec // mov x12, x21
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0xaa1603eb // mov x11, x22
-	WORD $0x5400066b // b.lt 0x330 <k_gemm_outer+0x204>
-	WORD $0x9b157dd6 // mul x22, x14, x21
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa1403f7 // mov x23, x20
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x540010ab // b.lt 0x5dc <k_mul_panels+0x5c4>
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0xaa1503ec // mov x12, x21
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0xaa0b03e6 // mov x6, x11
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0x3dc00988 // ldr q8, [x12, #0x20]
+	WORD $0xad40258a // ldp q10, q9, [x12]
+	WORD $0xf1001f1f // cmp x24, #0x7
+	WORD $0x4ddfc8cb // ld1r { v11.4s }, [x6], #4
+	WORD $0xbd4000cc // ldr s12, [x6]
+	WORD $0xd1001306 // sub x6, x24, #0x4
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0x4f8c115c // fmla v28.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c113b // fmla v27.4s, v9.4s, v12.s[0]
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0x4f8c111a // fmla v26.4s, v8.4s, v12.s[0]
+	WORD $0x4e2bcd5f // fmla v31.4s, v10.4s, v11.4s
+	WORD $0x4e2bcd3e // fmla v30.4s, v9.4s, v11.4s
+	WORD $0x4e2bcd1d // fmla v29.4s, v8.4s, v11.4s
+	WORD $0x2d412d6c // ldp s12, s11, [x11, #0x8]
+	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1138 // fmla v24.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1117 // fmla v23.4s, v8.4s, v12.s[0]
+	WORD $0x4f8b1156 // fmla v22.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1135 // fmla v21.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1114 // fmla v20.4s, v8.4s, v11.s[0]
+	WORD $0x2d422d6c // ldp s12, s11, [x11, #0x10]
+	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1132 // fmla v18.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1111 // fmla v17.4s, v8.4s, v12.s[0]
+	WORD $0x4f8b1150 // fmla v16.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1127 // fmla v7.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1106 // fmla v6.4s, v8.4s, v11.s[0]
+	WORD $0x2d432d6c // ldp s12, s11, [x11, #0x18]
+	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1124 // fmla v4.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1103 // fmla v3.4s, v8.4s, v12.s[0]
+	WORD $0x4f8b1142 // fmla v2.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1121 // fmla v1.4s, v9.4s, v11.s[0]
+	WORD $0xad41a58a // ldp q10, q9, [x12, #0x30]
+	WORD $0x2d44356c // ldp s12, s13, [x11, #0x20]
+	WORD $0x4f8b1100 // fmla v0.4s, v8.4s, v11.s[0]
+	WORD $0xad42a18b // ldp q11, q8, [x12, #0x50]
+	WORD $0x4f8c115f // fmla v31.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c113e // fmla v30.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c117d // fmla v29.4s, v11.4s, v12.s[0]
+	WORD $0x4f8d115c // fmla v28.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d113b // fmla v27.4s, v9.4s, v13.s[0]
+	WORD $0x4f8d117a // fmla v26.4s, v11.4s, v13.s[0]
+	WORD $0x2d45356c // ldp s12, s13, [x11, #0x28]
+	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1138 // fmla v24.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1177 // fmla v23.4s, v11.4s, v12.s[0]
+	WORD $0x4f8d1156 // fmla v22.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d1135 // fmla v21.4s, v9.4s, v13.s[0]
+	WORD $0x4f8d1174 // fmla v20.4s, v11.4s, v13.s[0]
+	WORD $0x2d46356c // ldp s12, s13, [x11, #0x30]
+	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1132 // fmla v18.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1171 // fmla v17.4s, v11.4s, v12.s[0]
+	WORD $0x4f8d1150 // fmla v16.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d1127 // fmla v7.4s, v9.4s, v13.s[0]
+	WORD $0x4f8d1166 // fmla v6.4s, v11.4s, v13.s[0]
+	WORD $0x2d47356c // ldp s12, s13, [x11, #0x38]
+	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1124 // fmla v4.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1163 // fmla v3.4s, v11.4s, v12.s[0]
+	WORD $0x4f8d1142 // fmla v2.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d1121 // fmla v1.4s, v9.4s, v13.s[0]
+	WORD $0xad43a58a // ldp q10, q9, [x12, #0x70]
+	WORD $0x4f8d1160 // fmla v0.4s, v11.4s, v13.s[0]
+	WORD $0x2d482d6c // ldp s12, s11, [x11, #0x40]
+	WORD $0x4f8c111f // fmla v31.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c115e // fmla v30.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c113d // fmla v29.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b111c // fmla v28.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b115b // fmla v27.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b113a // fmla v26.4s, v9.4s, v11.s[0]
+	WORD $0x2d492d6c // ldp s12, s11, [x11, #0x48]
+	WORD $0x4f8c1119 // fmla v25.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1158 // fmla v24.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1137 // fmla v23.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1116 // fmla v22.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1155 // fmla v21.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1134 // fmla v20.4s, v9.4s, v11.s[0]
+	WORD $0x2d4a2d6c // ldp s12, s11, [x11, #0x50]
+	WORD $0x4f8c1113 // fmla v19.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1152 // fmla v18.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1131 // fmla v17.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1110 // fmla v16.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1147 // fmla v7.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1126 // fmla v6.4s, v9.4s, v11.s[0]
+	WORD $0x2d4b2d6c // ldp s12, s11, [x11, #0x58]
+	WORD $0x4f8c1105 // fmla v5.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1144 // fmla v4.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1123 // fmla v3.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1102 // fmla v2.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1141 // fmla v1.4s, v10.4s, v11.s[0]
+	WORD $0xad44a18a // ldp q10, q8, [x12, #0x90]
+	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
+	WORD $0x2d4c2d6c // ldp s12, s11, [x11, #0x60]
+	WORD $0x3dc02d89 // ldr q9, [x12, #0xb0]
+	WORD $0x9103018c // add x12, x12, #0xc0
+	WORD $0x4f8c115f // fmla v31.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c111e // fmla v30.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c113d // fmla v29.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b115c // fmla v28.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b111b // fmla v27.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b113a // fmla v26.4s, v9.4s, v11.s[0]
+	WORD $0x2d4d2d6c // ldp s12, s11, [x11, #0x68]
+	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1137 // fmla v23.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1156 // fmla v22.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1134 // fmla v20.4s, v9.4s, v11.s[0]
+	WORD $0x2d4e2d6c // ldp s12, s11, [x11, #0x70]
+	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1131 // fmla v17.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1150 // fmla v16.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1126 // fmla v6.4s, v9.4s, v11.s[0]
+	WORD $0x2d4f2d6c // ldp s12, s11, [x11, #0x78]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1123 // fmla v3.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1142 // fmla v2.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
+	WORD $0x54fff008 // b.hi 0x3d8 <k_mul_panels+0x3c0>
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x540004eb // b.lt 0x67c <k_mul_panels+0x664>
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0xad402189 // ldp q9, q8, [x12]
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x4ddfcb0b // ld1r { v11.4s }, [x24], #4
+	WORD $0xbd40030c // ldr s12, [x24]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x9100c18c // add x12, x12, #0x30
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4f8c113c // fmla v28.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c111b // fmla v27.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c115a // fmla v26.4s, v10.4s, v12.s[0]
+	WORD $0x4e2bcd3f // fmla v31.4s, v9.4s, v11.4s
+	WORD $0x4e2bcd1e // fmla v30.4s, v8.4s, v11.4s
+	WORD $0x4e2bcd5d // fmla v29.4s, v10.4s, v11.4s
+	WORD $0x2d412d6c // ldp s12, s11, [x11, #0x8]
+	WORD $0x4f8c1139 // fmla v25.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1157 // fmla v23.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1136 // fmla v22.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1154 // fmla v20.4s, v10.4s, v11.s[0]
+	WORD $0x2d422d6c // ldp s12, s11, [x11, #0x10]
+	WORD $0x4f8c1133 // fmla v19.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1151 // fmla v17.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1130 // fmla v16.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1146 // fmla v6.4s, v10.4s, v11.s[0]
+	WORD $0x2d432d6c // ldp s12, s11, [x11, #0x18]
+	WORD $0x9100816b // add x11, x11, #0x20
+	WORD $0x4f8c1125 // fmla v5.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1143 // fmla v3.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1122 // fmla v2.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1140 // fmla v0.4s, v10.4s, v11.s[0]
+	WORD $0x54fffb88 // b.hi 0x5e8 <k_mul_panels+0x5d0>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54009960 // b.eq 0x19ac <k_mul_panels+0x1994>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540196e1 // b.ne 0x3964 <k_mul_panels+0x394c>
+	WORD $0xad402548 // ldp q8, q9, [x10]
+	WORD $0xad412d4a // ldp q10, q11, [x10, #0x20]
+	WORD $0xad42354c // ldp q12, q13, [x10, #0x40]
+	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
+	WORD $0x4e3ed53e // fadd v30.4s, v9.4s, v30.4s
+	WORD $0x4e3dd55d // fadd v29.4s, v10.4s, v29.4s
+	WORD $0x4e3cd57c // fadd v28.4s, v11.4s, v28.4s
+	WORD $0x4e3bd59b // fadd v27.4s, v12.4s, v27.4s
+	WORD $0x4e3ad5ba // fadd v26.4s, v13.4s, v26.4s
+	WORD $0xad432548 // ldp q8, q9, [x10, #0x60]
+	WORD $0xad442d4a // ldp q10, q11, [x10, #0x80]
+	WORD $0xad45354c // ldp q12, q13, [x10, #0xa0]
+	WORD $0x4e39d519 // fadd v25.4s, v8.4s, v25.4s
+	WORD $0x4e38d538 // fadd v24.4s, v9.4s, v24.4s
+	WORD $0x4e37d557 // fadd v23.4s, v10.4s, v23.4s
+	WORD $0x4e36d576 // fadd v22.4s, v11.4s, v22.4s
+	WORD $0x4e35d595 // fadd v21.4s, v12.4s, v21.4s
+	WORD $0x4e34d5b4 // fadd v20.4s, v13.4s, v20.4s
+	WORD $0xad462548 // ldp q8, q9, [x10, #0xc0]
+	WORD $0xad472d4a // ldp q10, q11, [x10, #0xe0]
+	WORD $0xad48354c // ldp q12, q13, [x10, #0x100]
+	WORD $0x4e33d513 // fadd v19.4s, v8.4s, v19.4s
+	WORD $0x4e32d532 // fadd v18.4s, v9.4s, v18.4s
+	WORD $0x4e31d551 // fadd v17.4s, v10.4s, v17.4s
+	WORD $0x4e30d570 // fadd v16.4s, v11.4s, v16.4s
+	WORD $0x4e27d587 // fadd v7.4s, v12.4s, v7.4s
+	WORD $0x4e26d5a6 // fadd v6.4s, v13.4s, v6.4s
+	WORD $0xad492548 // ldp q8, q9, [x10, #0x120]
+	WORD $0xad4a2d4a // ldp q10, q11, [x10, #0x140]
+	WORD $0xad4b354c // ldp q12, q13, [x10, #0x160]
+	WORD $0x4e25d505 // fadd v5.4s, v8.4s, v5.4s
+	WORD $0x4e24d524 // fadd v4.4s, v9.4s, v4.4s
+	WORD $0x4e23d543 // fadd v3.4s, v10.4s, v3.4s
+	WORD $0x4e22d562 // fadd v2.4s, v11.4s, v2.4s
+	WORD $0x4e21d581 // fadd v1.4s, v12.4s, v1.4s
+	WORD $0x4e20d5a0 // fadd v0.4s, v13.4s, v0.4s
+	WORD $0x14000c92 // b 0x3964 <k_mul_panels+0x394c>
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xcb0301be // sub x30, x13, x3
+	WORD $0xf1002fdf // cmp x30, #0xb
+	WORD $0x54ffd42d // b.le 0x1b4 <k_mul_panels+0x19c>
+	WORD $0x5280006f // mov w15, #0x3 // =3
+	WORD $0x8b0701eb // add x11, x15, x7
+	WORD $0x8b0c091a // add x26, x8, x12, lsl #2
+	WORD $0x8b030b3d // add x29, x25, x3, lsl #2
+	WORD $0xf100457f // cmp x11, #0x11
+	WORD $0x54ffd48c // b.gt 0x1d8 <k_mul_panels+0x1c0>
+	WORD $0xf100197f // cmp x11, #0x6
+	WORD $0x5400016c // b.gt 0x77c <k_mul_panels+0x764>
+	WORD $0xf100157f // cmp x11, #0x5
+	WORD $0x540026c0 // b.eq 0xc30 <k_mul_panels+0xc18>
+	WORD $0xf100197f // cmp x11, #0x6
+	WORD $0x54ffd0a1 // b.ne 0x174 <k_mul_panels+0x15c>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54006e01 // b.ne 0x152c <k_mul_panels+0x1514>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54006e6a // b.ge 0x1540 <k_mul_panels+0x1528>
+	WORD $0x14000376 // b 0x1550 <k_mul_panels+0x1538>
+	WORD $0xf1001d7f // cmp x11, #0x7
+	WORD $0x54002640 // b.eq 0xc48 <k_mul_panels+0xc30>
+	WORD $0xf100457f // cmp x11, #0x11
+	WORD $0x54ffcf61 // b.ne 0x174 <k_mul_panels+0x15c>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000080 // b.eq 0x7a4 <k_mul_panels+0x78c>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54000241 // b.ne 0x7e8 <k_mul_panels+0x7d0>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400020b // b.lt 0x7e8 <k_mul_panels+0x7d0>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0x540001a0 // b.eq 0x7e8 <k_mul_panels+0x7d0>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000120 // b.eq 0x7e8 <k_mul_panels+0x7d0>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000080 // b.eq 0x7e8 <k_mul_panels+0x7d0>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x7fc <k_mul_panels+0x7e4>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x540000a1 // b.ne 0x80c <k_mul_panels+0x7f4>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x8b160996 // add x22, x12, x22, lsl #2
-	WORD $0xad7fe6f8 // ldp q24, q25, [x23, #-0x10]
-	WORD $0x8b0e0ad9 // add x25, x22, x14, lsl #2
-	WORD $0x4ddfcada // ld1r { v26.4s }, [x22], #4
-	WORD $0xf1000718 // subs x24, x24, #0x1
-	WORD $0x4dc7cb3b // ld1r { v27.4s }, [x25], x7
-	WORD $0x8b0602f7 // add x23, x23, x6
-	WORD $0x4e3acf16 // fmla v22.4s, v24.4s, v26.4s
-	WORD $0x4e3acf37 // fmla v23.4s, v25.4s, v26.4s
-	WORD $0x4dc7cb3a // ld1r { v26.4s }, [x25], x7
-	WORD $0x4e3bcf14 // fmla v20.4s, v24.4s, v27.4s
-	WORD $0x4dc7cb3c // ld1r { v28.4s }, [x25], x7
-	WORD $0x4e3bcf35 // fmla v21.4s, v25.4s, v27.4s
-	WORD $0x4dc7cb3b // ld1r { v27.4s }, [x25], x7
-	WORD $0x4e3acf12 // fmla v18.4s, v24.4s, v26.4s
-	WORD $0x4e3acf33 // fmla v19.4s, v25.4s, v26.4s
-	WORD $0x4dc7cb3a // ld1r { v26.4s }, [x25], x7
-	WORD $0x4e3ccf10 // fmla v16.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf31 // fmla v17.4s, v25.4s, v28.4s
-	WORD $0x4dc7cb3c // ld1r { v28.4s }, [x25], x7
-	WORD $0x4e3bcf06 // fmla v6.4s, v24.4s, v27.4s
-	WORD $0x4e3bcf27 // fmla v7.4s, v25.4s, v27.4s
-	WORD $0x4e3acf04 // fmla v4.4s, v24.4s, v26.4s
-	WORD $0x4e3acf25 // fmla v5.4s, v25.4s, v26.4s
-	WORD $0xbd40033a // ldr s26, [x25]
-	WORD $0x4e3ccf02 // fmla v2.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf23 // fmla v3.4s, v25.4s, v28.4s
-	WORD $0x4f9a1300 // fmla v0.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1321 // fmla v1.4s, v25.4s, v26.s[0]
-	WORD $0x54fffc81 // b.ne 0x2a8 <k_gemm_outer+0x17c>
-	WORD $0x9b157db5 // mul x21, x13, x21
-	WORD $0x8b1509f5 // add x21, x15, x21, lsl #2
-	WORD $0x8b0d0ab6 // add x22, x21, x13, lsl #2
-	WORD $0xb5000251 // cbnz x17, 0x370 <k_gemm_outer+0x244>
-	WORD $0x17ffffb5 // b 0x200 <k_gemm_outer+0xd4>
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x540004cb // b.lt 0x8c4 <k_mul_panels+0x8ac>
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0xad4045c4 // ldp q4, q17, [x14]
+	WORD $0x2d401985 // ldp s5, s6, [x12]
+	WORD $0xd10010d8 // sub x24, x6, #0x4
+	WORD $0x2d414187 // ldp s7, s16, [x12, #0x8]
+	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x2d421584 // ldp s4, s5, [x12, #0x10]
+	WORD $0x2d431d86 // ldp s6, s7, [x12, #0x18]
+	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
+	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
+	WORD $0xad4145c4 // ldp q4, q17, [x14, #0x20]
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x2d441985 // ldp s5, s6, [x12, #0x20]
+	WORD $0x2d454187 // ldp s7, s16, [x12, #0x28]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x2d461584 // ldp s4, s5, [x12, #0x30]
+	WORD $0x2d471d86 // ldp s6, s7, [x12, #0x38]
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
+	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
+	WORD $0x54fffbe8 // b.hi 0x83c <k_mul_panels+0x824>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0x540001ab // b.lt 0x8fc <k_mul_panels+0x8e4>
+	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0x2d401985 // ldp s5, s6, [x12]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x2d414187 // ldp s7, s16, [x12, #0x8]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x3cc105c4 // ldr q4, [x14], #0x10
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x54fffec8 // b.hi 0x8d0 <k_mul_panels+0x8b8>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54007b80 // b.eq 0x1870 <k_mul_panels+0x1858>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x5400d321 // b.ne 0x236c <k_mul_panels+0x2354>
+	WORD $0xad401544 // ldp q4, q5, [x10]
+	WORD $0xad411d46 // ldp q6, q7, [x10, #0x20]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
+	WORD $0x4e21d4c1 // fadd v1.4s, v6.4s, v1.4s
+	WORD $0x4e20d4e0 // fadd v0.4s, v7.4s, v0.4s
+	WORD $0x14000692 // b 0x236c <k_mul_panels+0x2354>
+	WORD $0xf100497f // cmp x11, #0x12
+	WORD $0x54002e80 // b.eq 0xefc <k_mul_panels+0xee4>
+	WORD $0xf1004d7f // cmp x11, #0x13
+	WORD $0x54ffc201 // b.ne 0x174 <k_mul_panels+0x15c>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000080 // b.eq 0x950 <k_mul_panels+0x938>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54000341 // b.ne 0x9b4 <k_mul_panels+0x99c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400030b // b.lt 0x9b4 <k_mul_panels+0x99c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
+	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
+	WORD $0x54000260 // b.eq 0x9b4 <k_mul_panels+0x99c>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
+	WORD $0x540001a0 // b.eq 0x9b4 <k_mul_panels+0x99c>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
+	WORD $0x540000c0 // b.eq 0x9b4 <k_mul_panels+0x99c>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x9c8 <k_mul_panels+0x9b0>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x540001a1 // b.ne 0x9f8 <k_mul_panels+0x9e0>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
+	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
+	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
+	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b157db5 // mul x21, x13, x21
-	WORD $0x8b1509f5 // add x21, x15, x21, lsl #2
-	WORD $0x8b0d0ab6 // add x22, x21, x13, lsl #2
-	WORD $0xb4fff4b1 // cbz x17, 0x200 <k_gemm_outer+0xd4>
-	WORD $0xad4066b8 // ldp q24, q25, [x21]
-	WORD $0x4e36d716 // fadd v22.4s, v24.4s, v22.4s
-	WORD $0x4e37d737 // fadd v23.4s, v25.4s, v23.4s
-	WORD $0xad005eb6 // stp q22, q23, [x21]
-	WORD $0xad405ed6 // ldp q22, q23, [x22]
-	WORD $0x4e34d6d4 // fadd v20.4s, v22.4s, v20.4s
-	WORD $0x4e35d6f5 // fadd v21.4s, v23.4s, v21.4s
-	WORD $0xad0056d4 // stp q20, q21, [x22]
-	WORD $0x8b0102b6 // add x22, x21, x1
-	WORD $0xad4056d4 // ldp q20, q21, [x22]
-	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
-	WORD $0x4e33d6b3 // fadd v19.4s, v21.4s, v19.4s
-	WORD $0xad004ed2 // stp q18, q19, [x22]
-	WORD $0x8b0202b6 // add x22, x21, x2
-	WORD $0xad404ed2 // ldp q18, q19, [x22]
-	WORD $0x4e30d650 // fadd v16.4s, v18.4s, v16.4s
-	WORD $0x4e31d671 // fadd v17.4s, v19.4s, v17.4s
-	WORD $0xad0046d0 // stp q16, q17, [x22]
-	WORD $0x8b0302b6 // add x22, x21, x3
-	WORD $0x3dc006d0 // ldr q16, [x22, #0x10]
-	WORD $0x3ce36ab1 // ldr q17, [x21, x3]
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x540009ab // b.lt 0xb6c <k_mul_panels+0xb54>
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
+	WORD $0xad4055d4 // ldp q20, q21, [x14]
+	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0x4ddfcb17 // ld1r { v23.4s }, [x24], #4
+	WORD $0xbd400318 // ldr s24, [x24]
+	WORD $0xd10010d8 // sub x24, x6, #0x4
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
+	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
+	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
+	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
+	WORD $0x2d415d98 // ldp s24, s23, [x12, #0x8]
+	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
+	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
+	WORD $0xad41d5d4 // ldp q20, q21, [x14, #0x30]
+	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
+	WORD $0x2d425998 // ldp s24, s22, [x12, #0x10]
+	WORD $0xad42e5d7 // ldp q23, q25, [x14, #0x50]
+	WORD $0x4f981293 // fmla v19.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812b2 // fmla v18.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812f1 // fmla v17.4s, v23.4s, v24.s[0]
+	WORD $0x4f961290 // fmla v16.4s, v20.4s, v22.s[0]
+	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
+	WORD $0x4f9612e6 // fmla v6.4s, v23.4s, v22.s[0]
+	WORD $0x2d435998 // ldp s24, s22, [x12, #0x18]
+	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812e3 // fmla v3.4s, v23.4s, v24.s[0]
+	WORD $0x4f961282 // fmla v2.4s, v20.4s, v22.s[0]
+	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
+	WORD $0xad43e1d5 // ldp q21, q24, [x14, #0x70]
+	WORD $0x4f9612e0 // fmla v0.4s, v23.4s, v22.s[0]
+	WORD $0x2d445994 // ldp s20, s22, [x12, #0x20]
+	WORD $0x4f941333 // fmla v19.4s, v25.4s, v20.s[0]
+	WORD $0x4f9412b2 // fmla v18.4s, v21.4s, v20.s[0]
+	WORD $0x4f941311 // fmla v17.4s, v24.4s, v20.s[0]
+	WORD $0x4f961330 // fmla v16.4s, v25.4s, v22.s[0]
+	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
+	WORD $0x4f961306 // fmla v6.4s, v24.4s, v22.s[0]
+	WORD $0x2d455994 // ldp s20, s22, [x12, #0x28]
+	WORD $0x4f941325 // fmla v5.4s, v25.4s, v20.s[0]
+	WORD $0x4f9412a4 // fmla v4.4s, v21.4s, v20.s[0]
+	WORD $0x4f941303 // fmla v3.4s, v24.4s, v20.s[0]
+	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
+	WORD $0xad44d5d4 // ldp q20, q21, [x14, #0x90]
+	WORD $0x4f961300 // fmla v0.4s, v24.4s, v22.s[0]
+	WORD $0x2d466197 // ldp s23, s24, [x12, #0x30]
+	WORD $0x4f961322 // fmla v2.4s, v25.4s, v22.s[0]
+	WORD $0x3dc02dd6 // ldr q22, [x14, #0xb0]
+	WORD $0x910301ce // add x14, x14, #0xc0
+	WORD $0x4f971293 // fmla v19.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712b2 // fmla v18.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712d1 // fmla v17.4s, v22.4s, v23.s[0]
+	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
+	WORD $0x2d476197 // ldp s23, s24, [x12, #0x38]
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x4f971285 // fmla v5.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a4 // fmla v4.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712c3 // fmla v3.4s, v22.4s, v23.s[0]
+	WORD $0x4f981282 // fmla v2.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a1 // fmla v1.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c0 // fmla v0.4s, v22.4s, v24.s[0]
+	WORD $0x54fff708 // b.hi 0xa48 <k_mul_panels+0xa30>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0x5400032b // b.lt 0xbd4 <k_mul_panels+0xbbc>
+	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0xad4055d4 // ldp q20, q21, [x14]
+	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
+	WORD $0x4ddfcb17 // ld1r { v23.4s }, [x24], #4
+	WORD $0xbd400318 // ldr s24, [x24]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x9100c1ce // add x14, x14, #0x30
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
+	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
+	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
+	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
+	WORD $0x2d415d98 // ldp s24, s23, [x12, #0x8]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
+	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
+	WORD $0x54fffd48 // b.hi 0xb78 <k_mul_panels+0xb60>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54006720 // b.eq 0x18bc <k_mul_panels+0x18a4>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54010541 // b.ne 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0xad405554 // ldp q20, q21, [x10]
+	WORD $0xad415d56 // ldp q22, q23, [x10, #0x20]
+	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0x4e32d6b2 // fadd v18.4s, v21.4s, v18.4s
+	WORD $0x4e31d6d1 // fadd v17.4s, v22.4s, v17.4s
+	WORD $0x4e30d6f0 // fadd v16.4s, v23.4s, v16.4s
+	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
+	WORD $0x4e26d726 // fadd v6.4s, v25.4s, v6.4s
+	WORD $0xad435554 // ldp q20, q21, [x10, #0x60]
+	WORD $0xad445d56 // ldp q22, q23, [x10, #0x80]
+	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
+	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
+	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
+	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
+	WORD $0x4e22d6e2 // fadd v2.4s, v23.4s, v2.4s
+	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
+	WORD $0x4e20d720 // fadd v0.4s, v25.4s, v0.4s
+	WORD $0x14000817 // b 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54005081 // b.ne 0x1648 <k_mul_panels+0x1630>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540050ea // b.ge 0x165c <k_mul_panels+0x1644>
+	WORD $0x14000289 // b 0x1668 <k_mul_panels+0x1650>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54005641 // b.ne 0x1718 <k_mul_panels+0x1700>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540056aa // b.ge 0x172c <k_mul_panels+0x1714>
+	WORD $0x140002b9 // b 0x1740 <k_mul_panels+0x1728>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000080 // b.eq 0xc78 <k_mul_panels+0xc60>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540004c1 // b.ne 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400048b // b.lt 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0x54000420 // b.eq 0xd0c <k_mul_panels+0xcf4>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x540003a0 // b.eq 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000300 // b.eq 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000260 // b.eq 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xf9401bec // ldr x12, [sp, #0x30]
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x540001c0 // b.eq 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000120 // b.eq 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000080 // b.eq 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0xd20 <k_mul_panels+0xd08>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000121 // b.ne 0xd40 <k_mul_panels+0xd28>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x540007cb // b.lt 0xe68 <k_mul_panels+0xe50>
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0xad4055d0 // ldp q16, q21, [x14]
+	WORD $0x2d404991 // ldp s17, s18, [x12]
+	WORD $0xd10010d8 // sub x24, x6, #0x4
+	WORD $0x2d415193 // ldp s19, s20, [x12, #0x8]
+	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0x2d424991 // ldp s17, s18, [x12, #0x10]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x2d434d91 // ldp s17, s19, [x12, #0x18]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x2d445192 // ldp s18, s20, [x12, #0x20]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
+	WORD $0x2d454590 // ldp s16, s17, [x12, #0x28]
+	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
+	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x2d464990 // ldp s16, s18, [x12, #0x30]
+	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
+	WORD $0x2d474d91 // ldp s17, s19, [x12, #0x38]
+	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
+	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
+	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
+	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
+	WORD $0xad4155d0 // ldp q16, q21, [x14, #0x20]
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x2d484991 // ldp s17, s18, [x12, #0x40]
+	WORD $0x2d495193 // ldp s19, s20, [x12, #0x48]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0x2d4a4991 // ldp s17, s18, [x12, #0x50]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x2d4b4d91 // ldp s17, s19, [x12, #0x58]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x2d4c5192 // ldp s18, s20, [x12, #0x60]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
+	WORD $0x2d4d4590 // ldp s16, s17, [x12, #0x68]
+	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
+	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x2d4e4990 // ldp s16, s18, [x12, #0x70]
+	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
+	WORD $0x2d4f4d91 // ldp s17, s19, [x12, #0x78]
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
+	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
+	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
+	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
+	WORD $0x54fff8e8 // b.hi 0xd80 <k_mul_panels+0xd68>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0x5400026b // b.lt 0xeb8 <k_mul_panels+0xea0>
+	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0x2d404991 // ldp s17, s18, [x12]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x2d415193 // ldp s19, s20, [x12, #0x8]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x2d424991 // ldp s17, s18, [x12, #0x10]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x2d435193 // ldp s19, s20, [x12, #0x18]
+	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0x54fffe08 // b.hi 0xe74 <k_mul_panels+0xe5c>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54005500 // b.eq 0x195c <k_mul_panels+0x1944>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x5400b8a1 // b.ne 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xad404550 // ldp q16, q17, [x10]
+	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
+	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
-	WORD $0x3ca36aa6 // str q6, [x21, x3]
-	WORD $0x3d8006c7 // str q7, [x22, #0x10]
-	WORD $0x8b0402b6 // add x22, x21, x4
-	WORD $0xad401ec6 // ldp q6, q7, [x22]
-	WORD $0x4e24d4c4 // fadd v4.4s, v6.4s, v4.4s
-	WORD $0x4e25d4e5 // fadd v5.4s, v7.4s, v5.4s
-	WORD $0xad0016c4 // stp q4, q5, [x22]
-	WORD $0x8b0502b6 // add x22, x21, x5
-	WORD $0x8b1302b5 // add x21, x21, x19
-	WORD $0xad4016c4 // ldp q4, q5, [x22]
-	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
-	WORD $0x4e23d4a3 // fadd v3.4s, v5.4s, v3.4s
-	WORD $0xad000ec2 // stp q2, q3, [x22]
-	WORD $0xad400ea2 // ldp q2, q3, [x21]
-	WORD $0x4e20d440 // fadd v0.4s, v2.4s, v0.4s
-	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
-	WORD $0x91002176 // add x22, x11, #0x8
-	WORD $0xad0006a0 // stp q0, q1, [x21]
-	WORD $0xaa0b03f5 // mov x21, x11
-	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x54fff18d // b.le 0x24c <k_gemm_outer+0x120>
-	WORD $0xb27f0166 // orr x6, x11, #0x2
-	WORD $0xeb0a00df // cmp x6, x10
-	WORD $0x5400006d // b.le 0x434 <k_gemm_outer+0x308>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0x14000047 // b 0x54c <k_gemm_outer+0x420>
-	WORD $0xd37ef56c // lsl x12, x11, #2
-	WORD $0xa9420c0d // ldp x13, x3, [x0, #0x20]
-	WORD $0xa940940e // ldp x14, x5, [x0, #0x8]
-	WORD $0xd37ef524 // lsl x4, x9, #2
-	WORD $0x9100118c // add x12, x12, #0x4
-	WORD $0xa9440411 // ldp x17, x1, [x0, #0x40]
-	WORD $0x9b0c39af // madd x15, x13, x12, x14
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
-	WORD $0xd37df1a2 // lsl x2, x13, #3
-	WORD $0x8b0400a5 // add x5, x5, x4
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x8b040184 // add x4, x12, x4
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0x14000008 // b 0x48c <k_gemm_outer+0x360>
-	WORD $0xad000cc0 // stp q0, q3, [x6]
-	WORD $0xad000961 // stp q1, q2, [x11]
-	WORD $0x91000986 // add x6, x12, #0x2
-	WORD $0x8b0201ef // add x15, x15, x2
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0xeb0a00df // cmp x6, x10
-	WORD $0x5400062c // b.gt 0x54c <k_gemm_outer+0x420>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xaa0603ec // mov x12, x6
-	WORD $0x5400032b // b.lt 0x4f8 <k_gemm_outer+0x3cc>
-	WORD $0x9b0b7da6 // mul x6, x13, x11
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xaa0503e7 // mov x7, x5
-	WORD $0xaa1103f3 // mov x19, x17
-	WORD $0xaa0f03f4 // mov x20, x15
-	WORD $0x8b0609c6 // add x6, x14, x6, lsl #2
-	WORD $0xad7f94e4 // ldp q4, q5, [x7, #-0x10]
-	WORD $0xf1000673 // subs x19, x19, #0x1
-	WORD $0x4ddfc8c6 // ld1r { v6.4s }, [x6], #4
-	WORD $0x8b0300e7 // add x7, x7, x3
-	WORD $0x4ddfca87 // ld1r { v7.4s }, [x20], #4
-	WORD $0x4e26cc80 // fmla v0.4s, v4.4s, v6.4s
-	WORD $0x4e26cca3 // fmla v3.4s, v5.4s, v6.4s
-	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
-	WORD $0x4e27cca2 // fmla v2.4s, v5.4s, v7.4s
-	WORD $0x54fffee1 // b.ne 0x4bc <k_gemm_outer+0x390>
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0x8b0b0886 // add x6, x4, x11, lsl #2
-	WORD $0x8b1008cb // add x11, x6, x16, lsl #2
-	WORD $0xb5000141 // cbnz x1, 0x518 <k_gemm_outer+0x3ec>
-	WORD $0x17ffffdf // b 0x470 <k_gemm_outer+0x344>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0x8b0b0886 // add x6, x4, x11, lsl #2
-	WORD $0x8b1008cb // add x11, x6, x16, lsl #2
-	WORD $0xb4fffae1 // cbz x1, 0x470 <k_gemm_outer+0x344>
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
-	WORD $0x4e23d4a3 // fadd v3.4s, v5.4s, v3.4s
-	WORD $0xad000cc0 // stp q0, q3, [x6]
-	WORD $0xad400d60 // ldp q0, q3, [x11]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x4e22d461 // fadd v1.4s, v3.4s, v2.4s
-	WORD $0xad000560 // stp q0, q1, [x11]
-	WORD $0x91000986 // add x6, x12, #0x2
-	WORD $0x8b0201ef // add x15, x15, x2
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0xeb0a00df // cmp x6, x10
-	WORD $0x54fffa2d // b.le 0x48c <k_gemm_outer+0x360>
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54ffe04a // b.ge 0x158 <k_gemm_outer+0x2c>
-	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
-	WORD $0xd37ef521 // lsl x1, x9, #2
-	WORD $0xa942400d // ldp x13, x16, [x0, #0x20]
-	WORD $0xa9403802 // ldp x2, x14, [x0]
-	WORD $0x8b0101e3 // add x3, x15, x1
-	WORD $0xd37ef60f // lsl x15, x16, #2
-	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
-	WORD $0x8b010041 // add x1, x2, x1
-	WORD $0x91004062 // add x2, x3, #0x10
-	WORD $0x1400000d // b 0x5ac <k_gemm_outer+0x480>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b0c7d63 // mul x3, x11, x12
-	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb4000091 // cbz x17, 0x59c <k_gemm_outer+0x470>
-	WORD $0xad400c62 // ldp q2, q3, [x3]
-	WORD $0x4e20d440 // fadd v0.4s, v2.4s, v0.4s
-	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0xad000460 // stp q0, q1, [x3]
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54ffdd80 // b.eq 0x158 <k_gemm_outer+0x2c>
+	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
+	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
+	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
+	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
+	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
+	WORD $0x140005b8 // b 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000080 // b.eq 0xf14 <k_mul_panels+0xefc>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540002c1 // b.ne 0xf68 <k_mul_panels+0xf50>
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffe6b // b.lt 0x57c <k_gemm_outer+0x450>
-	WORD $0x9b0c7da3 // mul x3, x13, x12
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0xaa1003e5 // mov x5, x16
-	WORD $0x8b0309c3 // add x3, x14, x3, lsl #2
-	WORD $0xad7f8c82 // ldp q2, q3, [x4, #-0x10]
-	WORD $0xf10004a5 // subs x5, x5, #0x1
-	WORD $0x4ddfc864 // ld1r { v4.4s }, [x3], #4
-	WORD $0x8b0f0084 // add x4, x4, x15
-	WORD $0x4e24cc40 // fmla v0.4s, v2.4s, v4.4s
-	WORD $0x4e24cc61 // fmla v1.4s, v3.4s, v4.4s
-	WORD $0x54ffff41 // b.ne 0x5cc <k_gemm_outer+0x4a0>
-	WORD $0x9b0c7d63 // mul x3, x11, x12
-	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb5fffd11 // cbnz x17, 0x590 <k_gemm_outer+0x464>
-	WORD $0x17ffffea // b 0x59c <k_gemm_outer+0x470>
-	WORD $0xa9413013 // ldp x19, x12, [x0, #0x10]
-	WORD $0xd37ef52b // lsl x11, x9, #2
-	WORD $0xa942180e // ldp x14, x6, [x0, #0x20]
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xa9403401 // ldp x1, x13, [x0]
-	WORD $0x52800116 // mov w22, #0x8 // =8
-	WORD $0xd37ef58f // lsl x15, x12, #2
-	WORD $0x8b0c0585 // add x5, x12, x12, lsl #1
-	WORD $0xd37be994 // lsl x20, x12, #5
-	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
-	WORD $0xd37df182 // lsl x2, x12, #3
-	WORD $0x8b0c01e4 // add x4, x15, x12
-	WORD $0xd37ef4a3 // lsl x3, x5, #2
-	WORD $0xd37df0a5 // lsl x5, x5, #3
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xd37ef4c6 // lsl x6, x6, #2
-	WORD $0xd37ef5c7 // lsl x7, x14, #2
-	WORD $0x8b0b0021 // add x1, x1, x11
-	WORD $0x8b0b0273 // add x19, x19, x11
-	WORD $0xcb0f0294 // sub x20, x20, x15
-	WORD $0x1400000d // b 0x67c <k_gemm_outer+0x550>
-	WORD $0x3d8002a7 // str q7, [x21]
-	WORD $0x3caf6aa6 // str q6, [x21, x15]
-	WORD $0x3ca26aa5 // str q5, [x21, x2]
-	WORD $0x3ca36aa4 // str q4, [x21, x3]
-	WORD $0x3cac7aa3 // str q3, [x21, x12, lsl #4]
-	WORD $0x3ca46aa2 // str q2, [x21, x4]
-	WORD $0x3ca56aa1 // str q1, [x21, x5]
-	WORD $0x91002176 // add x22, x11, #0x8
-	WORD $0x3cb46aa0 // str q0, [x21, x20]
-	WORD $0xaa0b03f5 // mov x21, x11
-	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x54000acc // b.gt 0x7d0 <k_gemm_outer+0x6a4>
+	WORD $0x5400028b // b.lt 0xf68 <k_mul_panels+0xf50>
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xaa1603eb // mov x11, x22
-	WORD $0x5400056b // b.lt 0x730 <k_gemm_outer+0x604>
-	WORD $0x9b157dd6 // mul x22, x14, x21
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
+	WORD $0x54000200 // b.eq 0xf68 <k_mul_panels+0xf50>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0x54000160 // b.eq 0xf68 <k_mul_panels+0xf50>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0x540000a0 // b.eq 0xf68 <k_mul_panels+0xf50>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0xf7c <k_mul_panels+0xf64>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000121 // b.ne 0xf9c <k_mul_panels+0xf84>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1603f8 // mov x24, x22
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa1003f8 // mov x24, x16
+	WORD $0xaa1503ee // mov x14, x21
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x8b1609b6 // add x22, x13, x22, lsl #2
-	WORD $0x8b0e0ad9 // add x25, x22, x14, lsl #2
-	WORD $0x3dc002f0 // ldr q16, [x23]
-	WORD $0xf1000718 // subs x24, x24, #0x1
-	WORD $0xbc4046d1 // ldr s17, [x22], #0x4
-	WORD $0x8b0602f7 // add x23, x23, x6
-	WORD $0x8b07033a // add x26, x25, x7
-	WORD $0xbd400332 // ldr s18, [x25]
-	WORD $0x8b070359 // add x25, x26, x7
-	WORD $0xbd400353 // ldr s19, [x26]
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0xbd400331 // ldr s17, [x25]
-	WORD $0x8b070339 // add x25, x25, x7
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0xbd400332 // ldr s18, [x25]
-	WORD $0x8b070339 // add x25, x25, x7
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x5400074b // b.lt 0x10b4 <k_mul_panels+0x109c>
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0xad4045d0 // ldp q16, q17, [x14]
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0x4ddfcb12 // ld1r { v18.4s }, [x24], #4
+	WORD $0xbd400313 // ldr s19, [x24]
+	WORD $0x2d415594 // ldp s20, s21, [x12, #0x8]
+	WORD $0xd10010d8 // sub x24, x6, #0x4
 	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0xbd400333 // ldr s19, [x25]
-	WORD $0x8b070339 // add x25, x25, x7
-	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xbd400331 // ldr s17, [x25]
-	WORD $0xbc676b34 // ldr s20, [x25, x7]
-	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
-	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
+	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x2d425993 // ldp s19, s22, [x12, #0x10]
+	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
+	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
+	WORD $0x4f951201 // fmla v1.4s, v16.4s, v21.s[0]
+	WORD $0xad4141d2 // ldp q18, q16, [x14, #0x20]
+	WORD $0x4f951220 // fmla v0.4s, v17.4s, v21.s[0]
+	WORD $0x2d435191 // ldp s17, s20, [x12, #0x18]
+	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
+	WORD $0x4f931206 // fmla v6.4s, v16.4s, v19.s[0]
+	WORD $0x4f961245 // fmla v5.4s, v18.4s, v22.s[0]
+	WORD $0x2d445593 // ldp s19, s21, [x12, #0x20]
+	WORD $0x4f911243 // fmla v3.4s, v18.4s, v17.s[0]
+	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
+	WORD $0x4f941241 // fmla v1.4s, v18.4s, v20.s[0]
+	WORD $0xad4249d1 // ldp q17, q18, [x14, #0x40]
+	WORD $0x4f961204 // fmla v4.4s, v16.4s, v22.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fffce1 // b.ne 0x6b8 <k_gemm_outer+0x58c>
-	WORD $0x9b157d95 // mul x21, x12, x21
-	WORD $0x8b150835 // add x21, x1, x21, lsl #2
-	WORD $0xb50001b1 // cbnz x17, 0x75c <k_gemm_outer+0x630>
-	WORD $0x17ffffc8 // b 0x64c <k_gemm_outer+0x520>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x9b157d95 // mul x21, x12, x21
-	WORD $0x8b150835 // add x21, x1, x21, lsl #2
-	WORD $0xb4fff7b1 // cbz x17, 0x64c <k_gemm_outer+0x520>
-	WORD $0x3dc002b0 // ldr q16, [x21]
-	WORD $0xd37ced96 // lsl x22, x12, #4
+	WORD $0x4f931227 // fmla v7.4s, v17.4s, v19.s[0]
+	WORD $0x4f931246 // fmla v6.4s, v18.4s, v19.s[0]
+	WORD $0x2d454d90 // ldp s16, s19, [x12, #0x28]
+	WORD $0x4f951225 // fmla v5.4s, v17.4s, v21.s[0]
+	WORD $0x4f951244 // fmla v4.4s, v18.4s, v21.s[0]
+	WORD $0xad4355d4 // ldp q20, q21, [x14, #0x60]
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x4f901223 // fmla v3.4s, v17.4s, v16.s[0]
+	WORD $0x4f901242 // fmla v2.4s, v18.4s, v16.s[0]
+	WORD $0x4f931221 // fmla v1.4s, v17.4s, v19.s[0]
+	WORD $0x2d464590 // ldp s16, s17, [x12, #0x30]
+	WORD $0x4f931240 // fmla v0.4s, v18.4s, v19.s[0]
+	WORD $0x4f901287 // fmla v7.4s, v20.4s, v16.s[0]
+	WORD $0x4f9012a6 // fmla v6.4s, v21.4s, v16.s[0]
+	WORD $0x4f911285 // fmla v5.4s, v20.4s, v17.s[0]
+	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
+	WORD $0x2d474590 // ldp s16, s17, [x12, #0x38]
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x4f901283 // fmla v3.4s, v20.4s, v16.s[0]
+	WORD $0x4f9012a2 // fmla v2.4s, v21.4s, v16.s[0]
+	WORD $0x4f911281 // fmla v1.4s, v20.4s, v17.s[0]
+	WORD $0x4f9112a0 // fmla v0.4s, v21.4s, v17.s[0]
+	WORD $0x54fff968 // b.hi 0xfdc <k_mul_panels+0xfc4>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0x5400026b // b.lt 0x1104 <k_mul_panels+0x10ec>
+	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0xacc145d0 // ldp q16, q17, [x14], #0x20
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x4ddfcb12 // ld1r { v18.4s }, [x24], #4
+	WORD $0xbd400313 // ldr s19, [x24]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
+	WORD $0x2d414d94 // ldp s20, s19, [x12, #0x8]
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
+	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f931220 // fmla v0.4s, v17.4s, v19.s[0]
+	WORD $0x54fffe08 // b.hi 0x10c0 <k_mul_panels+0x10a8>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540043e0 // b.eq 0x1984 <k_mul_panels+0x196c>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54010461 // b.ne 0x319c <k_mul_panels+0x3184>
+	WORD $0xad404550 // ldp q16, q17, [x10]
+	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
+	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x3d8002a7 // str q7, [x21]
-	WORD $0x3cef6aa7 // ldr q7, [x21, x15]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x3caf6aa6 // str q6, [x21, x15]
-	WORD $0x3ce26aa6 // ldr q6, [x21, x2]
-	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0x3ca26aa5 // str q5, [x21, x2]
-	WORD $0x3ce36aa5 // ldr q5, [x21, x3]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0x3ca36aa4 // str q4, [x21, x3]
-	WORD $0x3cf66aa4 // ldr q4, [x21, x22]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x3cb66aa3 // str q3, [x21, x22]
-	WORD $0x3ce46aa3 // ldr q3, [x21, x4]
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x3ca46aa2 // str q2, [x21, x4]
-	WORD $0x3ce56aa2 // ldr q2, [x21, x5]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3ca56aa1 // str q1, [x21, x5]
-	WORD $0x3cf46aa1 // ldr q1, [x21, x20]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x91002176 // add x22, x11, #0x8
-	WORD $0x3cb46aa0 // str q0, [x21, x20]
-	WORD $0xaa0b03f5 // mov x21, x11
-	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x54fff58d // b.le 0x67c <k_gemm_outer+0x550>
-	WORD $0xb27f0166 // orr x6, x11, #0x2
-	WORD $0xeb0a00df // cmp x6, x10
-	WORD $0x5400006d // b.le 0x7e4 <k_gemm_outer+0x6b8>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0x1400003d // b 0x8d4 <k_gemm_outer+0x7a8>
-	WORD $0xd37ef56c // lsl x12, x11, #2
-	WORD $0xa9420c0d // ldp x13, x3, [x0, #0x20]
-	WORD $0xa9409c0e // ldp x14, x7, [x0, #0x8]
-	WORD $0xd37ef525 // lsl x5, x9, #2
-	WORD $0x9100118c // add x12, x12, #0x4
-	WORD $0xa9440411 // ldp x17, x1, [x0, #0x40]
-	WORD $0x9b0c39af // madd x15, x13, x12, x14
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
-	WORD $0xd37df1a2 // lsl x2, x13, #3
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x8b050184 // add x4, x12, x5
-	WORD $0x8b0500e5 // add x5, x7, x5
-	WORD $0x14000012 // b 0x860 <k_gemm_outer+0x734>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0xd37ef606 // lsl x6, x16, #2
-	WORD $0x8b0b088b // add x11, x4, x11, lsl #2
-	WORD $0xb4000441 // cbz x1, 0x8b8 <k_gemm_outer+0x78c>
-	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3d800161 // str q1, [x11]
-	WORD $0x3ce66961 // ldr q1, [x11, x6]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x3ca66960 // str q0, [x11, x6]
-	WORD $0x91000986 // add x6, x12, #0x2
-	WORD $0x8b0201ef // add x15, x15, x2
-	WORD $0xeb0a00df // cmp x6, x10
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x540003cc // b.gt 0x8d4 <k_gemm_outer+0x7a8>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xaa0603ec // mov x12, x6
-	WORD $0x54fffdab // b.lt 0x81c <k_gemm_outer+0x6f0>
-	WORD $0x9b0b7da6 // mul x6, x13, x11
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xaa0503e7 // mov x7, x5
-	WORD $0xaa1103f3 // mov x19, x17
-	WORD $0xaa0f03f4 // mov x20, x15
-	WORD $0x8b0609c6 // add x6, x14, x6, lsl #2
-	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
-	WORD $0x3dc000e3 // ldr q3, [x7]
-	WORD $0xbc404684 // ldr s4, [x20], #0x4
-	WORD $0xf1000673 // subs x19, x19, #0x1
-	WORD $0x4f821061 // fmla v1.4s, v3.4s, v2.s[0]
-	WORD $0x8b0300e7 // add x7, x7, x3
-	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54ffff21 // b.ne 0x888 <k_gemm_outer+0x75c>
-	WORD $0x9b0b7e0b // mul x11, x16, x11
-	WORD $0xd37ef606 // lsl x6, x16, #2
-	WORD $0x8b0b088b // add x11, x4, x11, lsl #2
-	WORD $0xb5fffc01 // cbnz x1, 0x834 <k_gemm_outer+0x708>
-	WORD $0x3d800161 // str q1, [x11]
-	WORD $0x3ca66960 // str q0, [x11, x6]
-	WORD $0x91000986 // add x6, x12, #0x2
-	WORD $0x8b0201ef // add x15, x15, x2
-	WORD $0xeb0a00df // cmp x6, x10
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x54fffc8d // b.le 0x860 <k_gemm_outer+0x734>
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x540004aa // b.ge 0x96c <k_gemm_outer+0x840>
-	WORD $0xa9423c0b // ldp x11, x15, [x0, #0x20]
-	WORD $0xd37ef522 // lsl x2, x9, #2
-	WORD $0xa9403401 // ldp x1, x13, [x0]
-	WORD $0xa9413803 // ldp x3, x14, [x0, #0x10]
-	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
-	WORD $0xd37ef5ef // lsl x15, x15, #2
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0x8b020062 // add x2, x3, x2
-	WORD $0x1400000b // b 0x928 <k_gemm_outer+0x7fc>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x9b0c7dc3 // mul x3, x14, x12
-	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb4000071 // cbz x17, 0x918 <k_gemm_outer+0x7ec>
-	WORD $0x3dc00061 // ldr q1, [x3]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0x3d800060 // str q0, [x3]
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000240 // b.eq 0x96c <k_gemm_outer+0x840>
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
+	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
+	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
+	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
+	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
+	WORD $0x14000816 // b 0x319c <k_mul_panels+0x3184>
+	WORD $0xf940200e // ldr x14, [x0, #0x40]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54000080 // b.eq 0x1160 <k_mul_panels+0x1148>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540005c1 // b.ne 0x1214 <k_mul_panels+0x11fc>
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffeab // b.lt 0x900 <k_gemm_outer+0x7d4>
-	WORD $0x9b0c7d63 // mul x3, x11, x12
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0xaa1003e5 // mov x5, x16
-	WORD $0x8b0309a3 // add x3, x13, x3, lsl #2
-	WORD $0x3dc00081 // ldr q1, [x4]
-	WORD $0xbc404462 // ldr s2, [x3], #0x4
-	WORD $0xf10004a5 // subs x5, x5, #0x1
-	WORD $0x8b0f0084 // add x4, x4, x15
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x944 <k_gemm_outer+0x818>
-	WORD $0x9b0c7dc3 // mul x3, x14, x12
-	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb5fffd71 // cbnz x17, 0x910 <k_gemm_outer+0x7e4>
-	WORD $0x17ffffec // b 0x918 <k_gemm_outer+0x7ec>
-	WORD $0x5280008a // mov w10, #0x4 // =4
-	WORD $0x8b0a0129 // add x9, x9, x10
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffbf8b // b.lt 0x168 <k_gemm_outer+0x3c>
-	WORD $0x14000068 // b 0xb1c <k_gemm_outer+0x9f0>
-	WORD $0xd37ef52d // lsl x13, x9, #2
-	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xf90007ed // str x13, [sp, #0x8]
-	WORD $0x54000d4a // b.ge 0xb38 <k_gemm_outer+0xa0c>
-	WORD $0xb27f0195 // orr x21, x12, #0x2
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540033cd // b.le 0x1014 <k_gemm_outer+0xee8>
-	WORD $0xf94007f9 // ldr x25, [sp, #0x8]
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000baa // b.ge 0xb1c <k_gemm_outer+0x9f0>
-	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
-	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
-	WORD $0xa942080f // ldp x15, x2, [x0, #0x20]
-	WORD $0xa9400003 // ldp x3, x0, [x0]
-	WORD $0x9e670220 // fmov d0, x17
-	WORD $0x8b1901a1 // add x1, x13, x25
-	WORD $0xd37ef442 // lsl x2, x2, #2
-	WORD $0x8b19006d // add x13, x3, x25
-	WORD $0x91002023 // add x3, x1, #0x8
-	WORD $0x1400000b // b 0x9fc <k_gemm_outer+0x8d0>
-	WORD $0x9e6703e2 // fmov d2, xzr
-	WORD $0x3dc00083 // ldr q3, [x4]
-	WORD $0x4e21d463 // fadd v3.4s, v3.4s, v1.4s
-	WORD $0x6ee28c02 // cmeq v2.2d, v0.2d, v2.2d
-	WORD $0x4e080442 // dup v2.2d, v2.d[0]
-	WORD $0x6ee21c61 // bif v1.16b, v3.16b, v2.16b
-	WORD $0x3d800081 // str q1, [x4]
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000920 // b.eq 0xb1c <k_gemm_outer+0x9f0>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x5400058b // b.lt 0x1214 <k_mul_panels+0x11fc>
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004ab // b.lt 0xa98 <k_gemm_outer+0x96c>
-	WORD $0x9b0c7de4 // mul x4, x15, x12
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x8b040804 // add x4, x0, x4, lsl #2
-	WORD $0x54000141 // b.ne 0xa3c <k_gemm_outer+0x910>
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xbc404483 // ldr s3, [x4], #0x4
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0x8b0200a5 // add x5, x5, x2
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0x54ffff61 // b.ne 0xa20 <k_gemm_outer+0x8f4>
-	WORD $0x14000018 // b 0xa98 <k_gemm_outer+0x96c>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001cd // b.le 0xa78 <k_gemm_outer+0x94c>
-	WORD $0xaa0303e5 // mov x5, x3
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x14000006 // b 0xa64 <k_gemm_outer+0x938>
-	WORD $0xbc404483 // ldr s3, [x4], #0x4
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0x8b0200a5 // add x5, x5, x2
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0x540001c0 // b.eq 0xa98 <k_gemm_outer+0x96c>
-	WORD $0xfc5f80a2 // ldur d2, [x5, #-0x8]
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
+	WORD $0x54000500 // b.eq 0x1214 <k_mul_panels+0x11fc>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x54000460 // b.eq 0x1214 <k_mul_panels+0x11fc>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x540003a0 // b.eq 0x1214 <k_mul_panels+0x11fc>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x540002e0 // b.eq 0x1214 <k_mul_panels+0x11fc>
+	WORD $0xf9401beb // ldr x11, [sp, #0x30]
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x54000220 // b.eq 0x1214 <k_mul_panels+0x11fc>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x54000160 // b.eq 0x1214 <k_mul_panels+0x11fc>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x540000a0 // b.eq 0x1214 <k_mul_panels+0x11fc>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54000080 // b.eq 0x1228 <k_mul_panels+0x1210>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54ffff20 // b.eq 0xa50 <k_gemm_outer+0x924>
-	WORD $0x4d4080a2 // ld1 { v2.s }[2], [x5]
-	WORD $0x17fffff7 // b 0xa50 <k_gemm_outer+0x924>
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0xbd4000a2 // ldr s2, [x5]
-	WORD $0xbc404483 // ldr s3, [x4], #0x4
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0x8b0200a5 // add x5, x5, x2
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0x54ffff61 // b.ne 0xa80 <k_gemm_outer+0x954>
-	WORD $0x9b0c7dc4 // mul x4, x14, x12
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x8b0409a4 // add x4, x13, x4, lsl #2
-	WORD $0x54fff980 // b.eq 0x9d4 <k_gemm_outer+0x8a8>
-	WORD $0xb40001b1 // cbz x17, 0xadc <k_gemm_outer+0x9b0>
-	WORD $0xbd400083 // ldr s3, [x4]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400022d // b.le 0xaf8 <k_gemm_outer+0x9cc>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x91001085 // add x5, x4, #0x4
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
-	WORD $0x0d4090a2 // ld1 { v2.s }[1], [x5]
-	WORD $0x540001a1 // b.ne 0xb00 <k_gemm_outer+0x9d4>
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x0d0090a1 // st1 { v1.s }[1], [x5]
-	WORD $0x1400000f // b 0xb14 <k_gemm_outer+0x9e8>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540001ab // b.lt 0xb14 <k_gemm_outer+0x9e8>
-	WORD $0x54000060 // b.eq 0xaf0 <k_gemm_outer+0x9c4>
-	WORD $0x91002085 // add x5, x4, #0x8
-	WORD $0x4d0080a1 // st1 { v1.s }[2], [x5]
-	WORD $0xfd000081 // str d1, [x4]
-	WORD $0x17ffffbf // b 0x9f0 <k_gemm_outer+0x8c4>
-	WORD $0x1e212861 // fadd s1, s3, s1
-	WORD $0x14000006 // b 0xb14 <k_gemm_outer+0x9e8>
-	WORD $0x91002085 // add x5, x4, #0x8
-	WORD $0x4d4080a2 // ld1 { v2.s }[2], [x5]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x6e012022 // ext v2.16b, v1.16b, v1.16b, #0x4
-	WORD $0xfc004082 // stur d2, [x4, #0x4]
-	WORD $0xbd000081 // str s1, [x4]
-	WORD $0x17ffffb6 // b 0x9f0 <k_gemm_outer+0x8c4>
-	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
-	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
-	WORD $0xa94267fa // ldp x26, x25, [sp, #0x20]
-	WORD $0xa9416ffe // ldp x30, x27, [sp, #0x10]
-	WORD $0xf84607fd // ldr x29, [sp], #0x60
-	WORD $0xd65f03c0 // ret
-	WORD $0xa9413c02 // ldp x2, x15, [x0, #0x10]
-	WORD $0x5280011a // mov w26, #0x8 // =8
-	WORD $0xa9425410 // ldp x16, x21, [x0, #0x20]
-	WORD $0xa9403811 // ldp x17, x14, [x0]
-	WORD $0xd37ef5e1 // lsl x1, x15, #2
-	WORD $0x8b0f05e6 // add x6, x15, x15, lsl #1
-	WORD $0xd37be9f7 // lsl x23, x15, #5
-	WORD $0xa9445013 // ldp x19, x20, [x0, #0x40]
-	WORD $0x8b0d0042 // add x2, x2, x13
-	WORD $0x8b0f0027 // add x7, x1, x15
-	WORD $0xd37df1e3 // lsl x3, x15, #3
-	WORD $0xd37cede4 // lsl x4, x15, #4
-	WORD $0xd37ef4c5 // lsl x5, x6, #2
-	WORD $0xd37df0c6 // lsl x6, x6, #3
-	WORD $0xd37ef4e7 // lsl x7, x7, #2
-	WORD $0xd37ef6b5 // lsl x21, x21, #2
-	WORD $0xd37ef616 // lsl x22, x16, #2
-	WORD $0x8b0d0231 // add x17, x17, x13
-	WORD $0xcb0102f7 // sub x23, x23, x1
-	WORD $0x91001058 // add x24, x2, #0x4
-	WORD $0x1400001d // b 0xbfc <k_gemm_outer+0xad0>
-	WORD $0xb4001294 // cbz x20, 0xddc <k_gemm_outer+0xcb0>
-	WORD $0x3dc00330 // ldr q16, [x25]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x3d800327 // str q7, [x25]
-	WORD $0x3ce16b27 // ldr q7, [x25, x1]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x3ca16b26 // str q6, [x25, x1]
-	WORD $0x3ce36b26 // ldr q6, [x25, x3]
-	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0x3ca36b25 // str q5, [x25, x3]
-	WORD $0x3ce56b25 // ldr q5, [x25, x5]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0x3ca56b24 // str q4, [x25, x5]
-	WORD $0x3ce46b24 // ldr q4, [x25, x4]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x3ca46b23 // str q3, [x25, x4]
-	WORD $0x3ce76b23 // ldr q3, [x25, x7]
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x3ca76b22 // str q2, [x25, x7]
-	WORD $0x3ce66b22 // ldr q2, [x25, x6]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3ca66b21 // str q1, [x25, x6]
-	WORD $0x3cf76b21 // ldr q1, [x25, x23]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x3cb76b20 // str q0, [x25, x23]
-	WORD $0x9100219a // add x26, x12, #0x8
-	WORD $0xeb0a035f // cmp x26, x10
-	WORD $0x54ffecec // b.gt 0x994 <k_gemm_outer+0x868>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100067f // cmp x19, #0x1
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1a03ec // mov x12, x26
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x5400042b // b.lt 0xcac <k_gemm_outer+0xb80>
-	WORD $0x9b197e1a // mul x26, x16, x25
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x8b1a09da // add x26, x14, x26, lsl #2
-	WORD $0x540008a1 // b.ne 0xd4c <k_gemm_outer+0xc20>
-	WORD $0xaa0203fb // mov x27, x2
-	WORD $0xaa1303fd // mov x29, x19
-	WORD $0x8b100b5e // add x30, x26, x16, lsl #2
-	WORD $0x3dc00370 // ldr q16, [x27]
-	WORD $0xf10007bd // subs x29, x29, #0x1
-	WORD $0xbc404751 // ldr s17, [x26], #0x4
-	WORD $0x8b15037b // add x27, x27, x21
-	WORD $0x8b1603cd // add x13, x30, x22
-	WORD $0xbd4003d2 // ldr s18, [x30]
-	WORD $0xbd4001b3 // ldr s19, [x13]
-	WORD $0x8b1601ad // add x13, x13, x22
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0xbd4001b1 // ldr s17, [x13]
-	WORD $0x8b1601ad // add x13, x13, x22
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0xbd4001b2 // ldr s18, [x13]
-	WORD $0x8b1601ad // add x13, x13, x22
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0xbd4001b3 // ldr s19, [x13]
-	WORD $0x8b1601ad // add x13, x13, x22
-	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xbd4001b1 // ldr s17, [x13]
-	WORD $0xbc7669b4 // ldr s20, [x13, x22]
-	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
-	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fffce1 // b.ne 0xc44 <k_gemm_outer+0xb18>
-	WORD $0x9b197ded // mul x13, x15, x25
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x8b0d0a39 // add x25, x17, x13, lsl #2
-	WORD $0x54fff6a0 // b.eq 0xb8c <k_gemm_outer+0xa60>
-	WORD $0xb4000a14 // cbz x20, 0xdfc <k_gemm_outer+0xcd0>
-	WORD $0xbd400331 // ldr s17, [x25]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000b6d // b.le 0xe34 <k_gemm_outer+0xd08>
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x9100132d // add x13, x25, #0x4
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
-	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
-	WORD $0x54000ec1 // b.ne 0xeb8 <k_gemm_outer+0xd8c>
-	WORD $0x0e27d607 // fadd v7.2s, v16.2s, v7.2s
-	WORD $0xfd000327 // str d7, [x25]
-	WORD $0xfc616b27 // ldr d7, [x25, x1]
-	WORD $0x0e26d4e6 // fadd v6.2s, v7.2s, v6.2s
-	WORD $0xfc216b26 // str d6, [x25, x1]
-	WORD $0xfc6f7b26 // ldr d6, [x25, x15, lsl #3]
-	WORD $0x0e25d4c5 // fadd v5.2s, v6.2s, v5.2s
-	WORD $0xfc2f7b25 // str d5, [x25, x15, lsl #3]
-	WORD $0xfc656b25 // ldr d5, [x25, x5]
-	WORD $0x0e24d4a4 // fadd v4.2s, v5.2s, v4.2s
-	WORD $0xfc256b24 // str d4, [x25, x5]
-	WORD $0xfc646b24 // ldr d4, [x25, x4]
-	WORD $0x0e23d483 // fadd v3.2s, v4.2s, v3.2s
-	WORD $0xfc246b23 // str d3, [x25, x4]
-	WORD $0xfc676b23 // ldr d3, [x25, x7]
-	WORD $0x0e22d462 // fadd v2.2s, v3.2s, v2.2s
-	WORD $0xfc276b22 // str d2, [x25, x7]
-	WORD $0xfc666b22 // ldr d2, [x25, x6]
-	WORD $0x0e21d441 // fadd v1.2s, v2.2s, v1.2s
-	WORD $0xfc266b21 // str d1, [x25, x6]
-	WORD $0x8b170339 // add x25, x25, x23
-	WORD $0xfd400321 // ldr d1, [x25]
-	WORD $0x9100132d // add x13, x25, #0x4
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x0d0091a0 // st1 { v0.s }[1], [x13]
-	WORD $0x14000092 // b 0xf90 <k_gemm_outer+0xe64>
-	WORD $0xaa1803fb // mov x27, x24
-	WORD $0xaa1303fd // mov x29, x19
-	WORD $0x1400001a // b 0xdbc <k_gemm_outer+0xc90>
-	WORD $0x8b100b4d // add x13, x26, x16, lsl #2
-	WORD $0xbc404751 // ldr s17, [x26], #0x4
-	WORD $0xf10007bd // subs x29, x29, #0x1
-	WORD $0x8b15037b // add x27, x27, x21
-	WORD $0x8b1601be // add x30, x13, x22
-	WORD $0xbd4001b2 // ldr s18, [x13]
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x8b1603cd // add x13, x30, x22
-	WORD $0xbd4003d3 // ldr s19, [x30]
-	WORD $0xbd4001b1 // ldr s17, [x13]
-	WORD $0x8b1601ad // add x13, x13, x22
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0xbd4001b2 // ldr s18, [x13]
-	WORD $0x8b1601ad // add x13, x13, x22
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0xbd4001b3 // ldr s19, [x13]
-	WORD $0x8b1601ad // add x13, x13, x22
-	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xbd4001b1 // ldr s17, [x13]
-	WORD $0xbc7669b4 // ldr s20, [x13, x22]
-	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
-	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fff7a0 // b.eq 0xcac <k_gemm_outer+0xb80>
-	WORD $0xbc5fc370 // ldur s16, [x27, #-0x4]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54fffcab // b.lt 0xd58 <k_gemm_outer+0xc2c>
-	WORD $0x0d409370 // ld1 { v16.s }[1], [x27]
-	WORD $0x54fffc60 // b.eq 0xd58 <k_gemm_outer+0xc2c>
-	WORD $0x9100136d // add x13, x27, #0x4
-	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
-	WORD $0x17ffffe0 // b 0xd58 <k_gemm_outer+0xc2c>
-	WORD $0x3d800327 // str q7, [x25]
-	WORD $0x3ca16b26 // str q6, [x25, x1]
-	WORD $0x3ca36b25 // str q5, [x25, x3]
-	WORD $0x3ca56b24 // str q4, [x25, x5]
-	WORD $0x3caf7b23 // str q3, [x25, x15, lsl #4]
-	WORD $0x3ca76b22 // str q2, [x25, x7]
-	WORD $0x3ca66b21 // str q1, [x25, x6]
-	WORD $0x17ffff7d // b 0xbec <k_gemm_outer+0xac0>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540004ad // b.le 0xe94 <k_gemm_outer+0xd68>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000c81 // b.ne 0xf98 <k_gemm_outer+0xe6c>
-	WORD $0x8b17033a // add x26, x25, x23
-	WORD $0xfd000327 // str d7, [x25]
-	WORD $0xfc216b26 // str d6, [x25, x1]
-	WORD $0xfc2f7b25 // str d5, [x25, x15, lsl #3]
-	WORD $0xfc256b24 // str d4, [x25, x5]
-	WORD $0xfc246b23 // str d3, [x25, x4]
-	WORD $0xfc276b22 // str d2, [x25, x7]
-	WORD $0xfc266b21 // str d1, [x25, x6]
-	WORD $0xfd000340 // str d0, [x26]
-	WORD $0x17ffff70 // b 0xbf0 <k_gemm_outer+0xac4>
-	WORD $0x1e272a27 // fadd s7, s17, s7
-	WORD $0xbd000327 // str s7, [x25]
-	WORD $0xbc6f7b27 // ldr s7, [x25, x15, lsl #2]
-	WORD $0x1e2628e6 // fadd s6, s7, s6
-	WORD $0xbc2f7b26 // str s6, [x25, x15, lsl #2]
-	WORD $0xbc636b26 // ldr s6, [x25, x3]
-	WORD $0x1e2528c5 // fadd s5, s6, s5
-	WORD $0xbc236b25 // str s5, [x25, x3]
-	WORD $0xbc656b25 // ldr s5, [x25, x5]
-	WORD $0x1e2428a4 // fadd s4, s5, s4
-	WORD $0xbc256b24 // str s4, [x25, x5]
-	WORD $0xbc646b24 // ldr s4, [x25, x4]
-	WORD $0x1e232883 // fadd s3, s4, s3
-	WORD $0xbc246b23 // str s3, [x25, x4]
-	WORD $0xbc676b23 // ldr s3, [x25, x7]
-	WORD $0x1e222862 // fadd s2, s3, s2
-	WORD $0xbc276b22 // str s2, [x25, x7]
-	WORD $0xbc666b22 // ldr s2, [x25, x6]
-	WORD $0x1e212841 // fadd s1, s2, s1
-	WORD $0xbc266b21 // str s1, [x25, x6]
-	WORD $0x8b170339 // add x25, x25, x23
-	WORD $0xbd400321 // ldr s1, [x25]
-	WORD $0x1e202820 // fadd s0, s1, s0
-	WORD $0x14000040 // b 0xf90 <k_gemm_outer+0xe64>
-	WORD $0xbd000327 // str s7, [x25]
-	WORD $0xbc2f7b26 // str s6, [x25, x15, lsl #2]
-	WORD $0xbc236b25 // str s5, [x25, x3]
-	WORD $0xbc256b24 // str s4, [x25, x5]
-	WORD $0xbc246b23 // str s3, [x25, x4]
-	WORD $0xbc276b22 // str s2, [x25, x7]
-	WORD $0xbc266b21 // str s1, [x25, x6]
-	WORD $0xbc376b20 // str s0, [x25, x23]
-	WORD $0x17ffff4f // b 0xbf0 <k_gemm_outer+0xac4>
-	WORD $0x9100232d // add x13, x25, #0x8
-	WORD $0x8b0f0b3a // add x26, x25, x15, lsl #2
-	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x4d0081a7 // st1 { v7.s }[2], [x13]
-	WORD $0x9100234d // add x13, x26, #0x8
-	WORD $0xfd000327 // str d7, [x25]
-	WORD $0xfd400347 // ldr d7, [x26]
-	WORD $0x4d4081a7 // ld1 { v7.s }[2], [x13]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x4d0081a6 // st1 { v6.s }[2], [x13]
-	WORD $0x8b03032d // add x13, x25, x3
-	WORD $0xfd000346 // str d6, [x26]
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x8b05033a // add x26, x25, x5
-	WORD $0xfc6f7b26 // ldr d6, [x25, x15, lsl #3]
-	WORD $0x4d4081a6 // ld1 { v6.s }[2], [x13]
-	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xfc2f7b25 // str d5, [x25, x15, lsl #3]
-	WORD $0x4d0081a5 // st1 { v5.s }[2], [x13]
-	WORD $0x9100234d // add x13, x26, #0x8
-	WORD $0xfd400345 // ldr d5, [x26]
-	WORD $0x4d4081a5 // ld1 { v5.s }[2], [x13]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
-	WORD $0x8b04032d // add x13, x25, x4
-	WORD $0xfd000344 // str d4, [x26]
-	WORD $0x910021ba // add x26, x13, #0x8
-	WORD $0xfd4001a4 // ldr d4, [x13]
-	WORD $0x4d408344 // ld1 { v4.s }[2], [x26]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x4d008343 // st1 { v3.s }[2], [x26]
-	WORD $0x8b07033a // add x26, x25, x7
-	WORD $0xfd0001a3 // str d3, [x13]
-	WORD $0x9100234d // add x13, x26, #0x8
-	WORD $0xfd400343 // ldr d3, [x26]
-	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
-	WORD $0x8b06032d // add x13, x25, x6
-	WORD $0x8b170339 // add x25, x25, x23
-	WORD $0xfd000342 // str d2, [x26]
-	WORD $0x910021ba // add x26, x13, #0x8
-	WORD $0xfd4001a2 // ldr d2, [x13]
-	WORD $0x4d408342 // ld1 { v2.s }[2], [x26]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x4d008341 // st1 { v1.s }[2], [x26]
-	WORD $0xfd0001a1 // str d1, [x13]
-	WORD $0x9100232d // add x13, x25, #0x8
-	WORD $0xfd400321 // ldr d1, [x25]
-	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
-	WORD $0xfc004321 // stur d1, [x25, #0x4]
-	WORD $0xbd000320 // str s0, [x25]
-	WORD $0x17ffff17 // b 0xbf0 <k_gemm_outer+0xac4>
-	WORD $0x9100232d // add x13, x25, #0x8
-	WORD $0x8b0f0b3a // add x26, x25, x15, lsl #2
-	WORD $0xfd000327 // str d7, [x25]
-	WORD $0x4d0081a7 // st1 { v7.s }[2], [x13]
-	WORD $0x8b03032d // add x13, x25, x3
-	WORD $0x8b06033b // add x27, x25, x6
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0xfc008746 // str d6, [x26], #0x8
-	WORD $0x4d008346 // st1 { v6.s }[2], [x26]
-	WORD $0x4d0081a5 // st1 { v5.s }[2], [x13]
-	WORD $0x8b05032d // add x13, x25, x5
-	WORD $0x910021ba // add x26, x13, #0x8
-	WORD $0xfc2f7b25 // str d5, [x25, x15, lsl #3]
-	WORD $0x4d008344 // st1 { v4.s }[2], [x26]
-	WORD $0x8b04033a // add x26, x25, x4
-	WORD $0xfd0001a4 // str d4, [x13]
-	WORD $0x9100234d // add x13, x26, #0x8
-	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
-	WORD $0x8b07032d // add x13, x25, x7
-	WORD $0xfd000343 // str d3, [x26]
-	WORD $0x910021ba // add x26, x13, #0x8
-	WORD $0x4d008342 // st1 { v2.s }[2], [x26]
-	WORD $0x8b17033a // add x26, x25, x23
-	WORD $0xfd0001a2 // str d2, [x13]
-	WORD $0x9100236d // add x13, x27, #0x8
-	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x9100234d // add x13, x26, #0x8
-	WORD $0xfd000361 // str d1, [x27]
-	WORD $0x4d0081a0 // st1 { v0.s }[2], [x13]
-	WORD $0xfd000340 // str d0, [x26]
-	WORD $0x17fffef8 // b 0xbf0 <k_gemm_outer+0xac4>
-	WORD $0xa942140e // ldp x14, x5, [x0, #0x20]
-	WORD $0xd37ef58f // lsl x15, x12, #2
-	WORD $0xf94007f9 // ldr x25, [sp, #0x8]
-	WORD $0xf9400007 // ldr x7, [x0]
-	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
-	WORD $0x910011f0 // add x16, x15, #0x4
-	WORD $0xa940840f // ldp x15, x1, [x0, #0x8]
-	WORD $0x9b0e7d86 // mul x6, x12, x14
-	WORD $0xa9440c02 // ldp x2, x3, [x0, #0x40]
-	WORD $0xd37df1c4 // lsl x4, x14, #3
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0x8b1900e7 // add x7, x7, x25
-	WORD $0x9b103dd0 // madd x16, x14, x16, x15
-	WORD $0x8b190021 // add x1, x1, x25
-	WORD $0x91002033 // add x19, x1, #0x8
-	WORD $0x8b0609e6 // add x6, x15, x6, lsl #2
-	WORD $0x1400000e // b 0x108c <k_gemm_outer+0xf60>
-	WORD $0xb4000983 // cbz x3, 0x1188 <k_gemm_outer+0x105c>
-	WORD $0x3dc00282 // ldr q2, [x20]
-	WORD $0xd37ef62d // lsl x13, x17, #2
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3d800281 // str q1, [x20]
-	WORD $0x3ced6a81 // ldr q1, [x20, x13]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x3cad6a80 // str q0, [x20, x13]
-	WORD $0x91000995 // add x21, x12, #0x2
-	WORD $0x8b040210 // add x16, x16, x4
-	WORD $0x8b0400c6 // add x6, x6, x4
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x54ffc8ec // b.gt 0x9a4 <k_gemm_outer+0x878>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0xaa0c03f4 // mov x20, x12
+	WORD $0x54000221 // b.ne 0x1268 <k_mul_panels+0x1250>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
+	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
+	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
+	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
+	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
+	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
+	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
+	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0xaa1503ec // mov x12, x21
-	WORD $0x540001cb // b.lt 0x10d8 <k_gemm_outer+0xfac>
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000441 // b.ne 0x1130 <k_gemm_outer+0x1004>
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xaa0103f6 // mov x22, x1
-	WORD $0x3dc002c2 // ldr q2, [x22]
-	WORD $0xbc7578c3 // ldr s3, [x6, x21, lsl #2]
-	WORD $0x8b0502d6 // add x22, x22, x5
-	WORD $0xbc757a04 // ldr s4, [x16, x21, lsl #2]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0xeb15005f // cmp x2, x21
-	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54ffff01 // b.ne 0x10b4 <k_gemm_outer+0xf88>
-	WORD $0x9b147e2d // mul x13, x17, x20
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x8b0d08f4 // add x20, x7, x13, lsl #2
-	WORD $0x54fffba0 // b.eq 0x1058 <k_gemm_outer+0xf2c>
-	WORD $0xb4000563 // cbz x3, 0x1194 <k_gemm_outer+0x1068>
-	WORD $0xbd400283 // ldr s3, [x20]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540005cd // b.le 0x11ac <k_gemm_outer+0x1080>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x9100128d // add x13, x20, #0x4
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
-	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54000621 // b.ne 0x11d0 <k_gemm_outer+0x10a4>
-	WORD $0x0e21d441 // fadd v1.2s, v2.2s, v1.2s
-	WORD $0x8b110a95 // add x21, x20, x17, lsl #2
-	WORD $0x910012ad // add x13, x21, #0x4
-	WORD $0xfd000281 // str d1, [x20]
-	WORD $0xfd4002a1 // ldr d1, [x21]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x0d0091a0 // st1 { v0.s }[1], [x13]
-	WORD $0x14000035 // b 0x1200 <k_gemm_outer+0x10d4>
-	WORD $0x9b147dcd // mul x13, x14, x20
-	WORD $0xaa1303f6 // mov x22, x19
-	WORD $0xaa0203f7 // mov x23, x2
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0x8b0d09f5 // add x21, x15, x13, lsl #2
-	WORD $0x14000008 // b 0x1164 <k_gemm_outer+0x1038>
-	WORD $0xbc4046a3 // ldr s3, [x21], #0x4
-	WORD $0xf10006f7 // subs x23, x23, #0x1
-	WORD $0xbc404704 // ldr s4, [x24], #0x4
-	WORD $0x8b0502d6 // add x22, x22, x5
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54fffbc0 // b.eq 0x10d8 <k_gemm_outer+0xfac>
-	WORD $0xbc5f82c2 // ldur s2, [x22, #-0x8]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54fffeeb // b.lt 0x1148 <k_gemm_outer+0x101c>
-	WORD $0xd10012cd // sub x13, x22, #0x4
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54fffe60 // b.eq 0x1148 <k_gemm_outer+0x101c>
-	WORD $0x4d4082c2 // ld1 { v2.s }[2], [x22]
-	WORD $0x17fffff1 // b 0x1148 <k_gemm_outer+0x101c>
-	WORD $0xd37ef62d // lsl x13, x17, #2
-	WORD $0x3d800281 // str q1, [x20]
-	WORD $0x17ffffb9 // b 0x1074 <k_gemm_outer+0xf48>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400016d // b.le 0x11c4 <k_gemm_outer+0x1098>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000341 // b.ne 0x1208 <k_gemm_outer+0x10dc>
-	WORD $0xfd000281 // str d1, [x20]
-	WORD $0x1400001e // b 0x1220 <k_gemm_outer+0x10f4>
-	WORD $0x1e212861 // fadd s1, s3, s1
-	WORD $0x8b110a95 // add x21, x20, x17, lsl #2
-	WORD $0xbd000281 // str s1, [x20]
-	WORD $0xbd4002a1 // ldr s1, [x21]
-	WORD $0x1e202820 // fadd s0, s1, s0
-	WORD $0x14000010 // b 0x1200 <k_gemm_outer+0x10d4>
-	WORD $0xbd000281 // str s1, [x20]
-	WORD $0xbc317a80 // str s0, [x20, x17, lsl #2]
-	WORD $0x17ffffab // b 0x1078 <k_gemm_outer+0xf4c>
-	WORD $0x9100228d // add x13, x20, #0x8
-	WORD $0x8b110a95 // add x21, x20, x17, lsl #2
-	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x910022ad // add x13, x21, #0x8
-	WORD $0xfd000281 // str d1, [x20]
-	WORD $0xfd4002a1 // ldr d1, [x21]
-	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
-	WORD $0xfc0042a1 // stur d1, [x21, #0x4]
-	WORD $0xbd0002a0 // str s0, [x21]
-	WORD $0x17ffff9d // b 0x1078 <k_gemm_outer+0xf4c>
-	WORD $0x8b110a95 // add x21, x20, x17, lsl #2
-	WORD $0x9100228d // add x13, x20, #0x8
-	WORD $0xfd000281 // str d1, [x20]
-	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x910022ad // add x13, x21, #0x8
-	WORD $0x4d0081a0 // st1 { v0.s }[2], [x13]
-	WORD $0xd37ef62d // lsl x13, x17, #2
-	WORD $0xfc2d6a80 // str d0, [x20, x13]
-	WORD $0x17ffff94 // b 0x1078 <k_gemm_outer+0xf4c>
-
-	// gemm_outer_64
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540036cb // b.lt 0x190c <k_gemm_outer_64+0x6e0>
-	WORD $0xf81c0ff9 // str x25, [sp, #-0x40]!
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
-	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
-	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
-	WORD $0x14000005 // b 0x1260 <k_gemm_outer_64+0x34>
-	WORD $0x5280008a // mov w10, #0x4 // =4
-	WORD $0x8b0a0129 // add x9, x9, x10
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5400350a // b.ge 0x18fc <k_gemm_outer_64+0x6d0>
-	WORD $0xcb09010b // sub x11, x8, x9
-	WORD $0xf100117f // cmp x11, #0x4
-	WORD $0x540000cb // b.lt 0x1280 <k_gemm_outer_64+0x54>
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x5400014a // b.ge 0x129c <k_gemm_outer_64+0x70>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x140000ab // b 0x1528 <k_gemm_outer_64+0x2fc>
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54001a8d // b.le 0x15d8 <k_gemm_outer_64+0x3ac>
-	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54001f4a // b.ge 0x1678 <k_gemm_outer_64+0x44c>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000170 // b 0x1858 <k_gemm_outer_64+0x62c>
-	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
-	WORD $0xd37df12b // lsl x11, x9, #3
-	WORD $0xa9403407 // ldp x7, x13, [x0]
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xf9400806 // ldr x6, [x0, #0x10]
-	WORD $0xa944400f // ldp x15, x16, [x0, #0x40]
-	WORD $0x8b0c0584 // add x4, x12, x12, lsl #1
-	WORD $0x8b0c0983 // add x3, x12, x12, lsl #2
-	WORD $0xd37ae585 // lsl x5, x12, #6
-	WORD $0xd37ced91 // lsl x17, x12, #4
-	WORD $0xd37be981 // lsl x1, x12, #5
-	WORD $0x8b0b00d3 // add x19, x6, x11
-	WORD $0xd37df082 // lsl x2, x4, #3
-	WORD $0xd37df063 // lsl x3, x3, #3
-	WORD $0xd37cec84 // lsl x4, x4, #4
-	WORD $0xcb0c0ca5 // sub x5, x5, x12, lsl #3
-	WORD $0xd37df1c6 // lsl x6, x14, #3
-	WORD $0x8b0b00e7 // add x7, x7, x11
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x52800115 // mov w21, #0x8 // =8
-	WORD $0x14000014 // b 0x133c <k_gemm_outer_64+0x110>
-	WORD $0xad005297 // stp q23, q20, [x20]
-	WORD $0xad005ab5 // stp q21, q22, [x21]
-	WORD $0x8b110295 // add x21, x20, x17
-	WORD $0x3d8006b3 // str q19, [x21, #0x10]
-	WORD $0x8b020295 // add x21, x20, x2
-	WORD $0x3cac7a92 // str q18, [x20, x12, lsl #4]
-	WORD $0xad0046b0 // stp q16, q17, [x21]
-	WORD $0x8b010295 // add x21, x20, x1
-	WORD $0xad001ea6 // stp q6, q7, [x21]
-	WORD $0x8b030295 // add x21, x20, x3
-	WORD $0xad0016a4 // stp q4, q5, [x21]
-	WORD $0x8b040295 // add x21, x20, x4
-	WORD $0x8b050294 // add x20, x20, x5
-	WORD $0xad000ea2 // stp q2, q3, [x21]
-	WORD $0x91002175 // add x21, x11, #0x8
-	WORD $0xad000680 // stp q0, q1, [x20]
-	WORD $0xaa0b03f4 // mov x20, x11
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x54000f8c // b.gt 0x1528 <k_gemm_outer_64+0x2fc>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0xaa1503eb // mov x11, x21
-	WORD $0x5400072b // b.lt 0x1428 <k_gemm_outer_64+0x1fc>
-	WORD $0x9b147dd5 // mul x21, x14, x20
-	WORD $0xf9401416 // ldr x22, [x0, #0x28]
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0xd37df2d6 // lsl x22, x22, #3
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa1303f8 // mov x24, x19
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x8b150db5 // add x21, x13, x21, lsl #3
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xad7fe718 // ldp q24, q25, [x24, #-0x10]
-	WORD $0x8b0e0eb9 // add x25, x21, x14, lsl #3
-	WORD $0x4ddfceba // ld1r { v26.2d }, [x21], #8
-	WORD $0xf10006f7 // subs x23, x23, #0x1
-	WORD $0x4dc6cf3b // ld1r { v27.2d }, [x25], x6
-	WORD $0x8b160318 // add x24, x24, x22
-	WORD $0x4e7acf17 // fmla v23.2d, v24.2d, v26.2d
-	WORD $0x4e7acf34 // fmla v20.2d, v25.2d, v26.2d
-	WORD $0x4dc6cf3a // ld1r { v26.2d }, [x25], x6
-	WORD $0x4e7bcf15 // fmla v21.2d, v24.2d, v27.2d
-	WORD $0x4dc6cf3c // ld1r { v28.2d }, [x25], x6
-	WORD $0x4e7bcf36 // fmla v22.2d, v25.2d, v27.2d
-	WORD $0x4dc6cf3b // ld1r { v27.2d }, [x25], x6
-	WORD $0x4e7acf12 // fmla v18.2d, v24.2d, v26.2d
-	WORD $0x4e7acf33 // fmla v19.2d, v25.2d, v26.2d
-	WORD $0x4dc6cf3a // ld1r { v26.2d }, [x25], x6
-	WORD $0x4e7ccf10 // fmla v16.2d, v24.2d, v28.2d
-	WORD $0x4e7ccf31 // fmla v17.2d, v25.2d, v28.2d
-	WORD $0x4dc6cf3c // ld1r { v28.2d }, [x25], x6
-	WORD $0x4e7bcf06 // fmla v6.2d, v24.2d, v27.2d
-	WORD $0x4e7bcf27 // fmla v7.2d, v25.2d, v27.2d
-	WORD $0x4e7acf04 // fmla v4.2d, v24.2d, v26.2d
-	WORD $0x4e7acf25 // fmla v5.2d, v25.2d, v26.2d
-	WORD $0xfd40033a // ldr d26, [x25]
-	WORD $0x4e7ccf02 // fmla v2.2d, v24.2d, v28.2d
-	WORD $0x4e7ccf23 // fmla v3.2d, v25.2d, v28.2d
-	WORD $0x4fda1300 // fmla v0.2d, v24.2d, v26.d[0]
-	WORD $0x4fda1321 // fmla v1.2d, v25.2d, v26.d[0]
-	WORD $0x54fffc81 // b.ne 0x13a0 <k_gemm_outer_64+0x174>
-	WORD $0x9b147d94 // mul x20, x12, x20
-	WORD $0x8b140cf4 // add x20, x7, x20, lsl #3
-	WORD $0x8b0c0e95 // add x21, x20, x12, lsl #3
-	WORD $0xb50002d0 // cbnz x16, 0x1478 <k_gemm_outer_64+0x24c>
-	WORD $0x17ffffb3 // b 0x12f0 <k_gemm_outer_64+0xc4>
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0xaa0803eb // mov x11, x8
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b147d94 // mul x20, x12, x20
-	WORD $0x8b140cf4 // add x20, x7, x20, lsl #3
-	WORD $0x8b0c0e95 // add x21, x20, x12, lsl #3
-	WORD $0xb4fff3f0 // cbz x16, 0x12f0 <k_gemm_outer_64+0xc4>
-	WORD $0xad406698 // ldp q24, q25, [x20]
-	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
-	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
-	WORD $0xad005297 // stp q23, q20, [x20]
-	WORD $0xad405eb4 // ldp q20, q23, [x21]
-	WORD $0x4e75d694 // fadd v20.2d, v20.2d, v21.2d
-	WORD $0x4e76d6f5 // fadd v21.2d, v23.2d, v22.2d
-	WORD $0xad0056b4 // stp q20, q21, [x21]
-	WORD $0x8b110295 // add x21, x20, x17
-	WORD $0x3dc006b4 // ldr q20, [x21, #0x10]
-	WORD $0x3cf16a95 // ldr q21, [x20, x17]
-	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
-	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
-	WORD $0x3cb16a92 // str q18, [x20, x17]
-	WORD $0x3d8006b3 // str q19, [x21, #0x10]
-	WORD $0x8b020295 // add x21, x20, x2
-	WORD $0xad404eb2 // ldp q18, q19, [x21]
-	WORD $0x4e70d650 // fadd v16.2d, v18.2d, v16.2d
-	WORD $0x4e71d671 // fadd v17.2d, v19.2d, v17.2d
-	WORD $0xad0046b0 // stp q16, q17, [x21]
-	WORD $0x8b010295 // add x21, x20, x1
-	WORD $0xad4046b0 // ldp q16, q17, [x21]
-	WORD $0x4e66d606 // fadd v6.2d, v16.2d, v6.2d
-	WORD $0x4e67d627 // fadd v7.2d, v17.2d, v7.2d
-	WORD $0xad001ea6 // stp q6, q7, [x21]
-	WORD $0x8b030295 // add x21, x20, x3
-	WORD $0xad401ea6 // ldp q6, q7, [x21]
-	WORD $0x4e64d4c4 // fadd v4.2d, v6.2d, v4.2d
-	WORD $0x4e65d4e5 // fadd v5.2d, v7.2d, v5.2d
-	WORD $0xad0016a4 // stp q4, q5, [x21]
-	WORD $0x8b040295 // add x21, x20, x4
-	WORD $0x8b050294 // add x20, x20, x5
-	WORD $0xad4016a4 // ldp q4, q5, [x21]
-	WORD $0x4e62d482 // fadd v2.2d, v4.2d, v2.2d
-	WORD $0x4e63d4a3 // fadd v3.2d, v5.2d, v3.2d
-	WORD $0xad000ea2 // stp q2, q3, [x21]
-	WORD $0xad400e82 // ldp q2, q3, [x20]
-	WORD $0x4e60d440 // fadd v0.2d, v2.2d, v0.2d
-	WORD $0x4e61d461 // fadd v1.2d, v3.2d, v1.2d
-	WORD $0x91002175 // add x21, x11, #0x8
-	WORD $0xad000680 // stp q0, q1, [x20]
-	WORD $0xaa0b03f4 // mov x20, x11
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x54fff0cd // b.le 0x133c <k_gemm_outer_64+0x110>
-	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54ffe92a // b.ge 0x1250 <k_gemm_outer_64+0x24>
-	WORD $0xa941300f // ldp x15, x12, [x0, #0x10]
-	WORD $0xd37df131 // lsl x17, x9, #3
-	WORD $0xa9403401 // ldp x1, x13, [x0]
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0x8b1101e2 // add x2, x15, x17
-	WORD $0xa944400f // ldp x15, x16, [x0, #0x40]
-	WORD $0x8b110031 // add x17, x1, x17
-	WORD $0x91004041 // add x1, x2, #0x10
-	WORD $0x1400000d // b 0x1584 <k_gemm_outer_64+0x358>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b0b7d82 // mul x2, x12, x11
-	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
-	WORD $0xb4000090 // cbz x16, 0x1574 <k_gemm_outer_64+0x348>
-	WORD $0xad400c42 // ldp q2, q3, [x2]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x4e60d460 // fadd v0.2d, v3.2d, v0.2d
-	WORD $0x9100056b // add x11, x11, #0x1
-	WORD $0xad000041 // stp q1, q0, [x2]
-	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54ffe680 // b.eq 0x1250 <k_gemm_outer_64+0x24>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffe6b // b.lt 0x1554 <k_gemm_outer_64+0x328>
-	WORD $0x9b0b7dc2 // mul x2, x14, x11
-	WORD $0xf9401403 // ldr x3, [x0, #0x28]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xaa0f03e4 // mov x4, x15
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xd37df063 // lsl x3, x3, #3
-	WORD $0x8b020da2 // add x2, x13, x2, lsl #3
-	WORD $0xad7f8ca2 // ldp q2, q3, [x5, #-0x10]
-	WORD $0xf1000484 // subs x4, x4, #0x1
-	WORD $0x4ddfcc44 // ld1r { v4.2d }, [x2], #8
-	WORD $0x8b0300a5 // add x5, x5, x3
-	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
-	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0x54ffff41 // b.ne 0x15ac <k_gemm_outer_64+0x380>
-	WORD $0x9b0b7d82 // mul x2, x12, x11
-	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
-	WORD $0xb5fffcd0 // cbnz x16, 0x1568 <k_gemm_outer_64+0x33c>
-	WORD $0x17ffffe8 // b 0x1574 <k_gemm_outer_64+0x348>
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x540004ab // b.lt 0x1670 <k_gemm_outer_64+0x444>
-	WORD $0xf940000d // ldr x13, [x0]
-	WORD $0xa9443c0e // ldp x14, x15, [x0, #0x40]
-	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x8b090dad // add x13, x13, x9, lsl #3
-	WORD $0x14000006 // b 0x1610 <k_gemm_outer_64+0x3e4>
-	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0xfc3179a0 // str d0, [x13, x17, lsl #3]
-	WORD $0xeb0a021f // cmp x16, x10
-	WORD $0x54000320 // b.eq 0x1670 <k_gemm_outer_64+0x444>
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x5400022b // b.lt 0x1658 <k_gemm_outer_64+0x42c>
-	WORD $0xa9420c11 // ldp x17, x3, [x0, #0x20]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xa9408801 // ldp x1, x2, [x0, #0x8]
-	WORD $0x9b0b0631 // madd x17, x17, x11, x1
-	WORD $0x8b090c41 // add x1, x2, x9, lsl #3
-	WORD $0xd37df062 // lsl x2, x3, #3
-	WORD $0xaa0e03e3 // mov x3, x14
-	WORD $0xfc408621 // ldr d1, [x17], #0x8
-	WORD $0xfd400022 // ldr d2, [x1]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0x1f420020 // fmadd d0, d1, d2, d0
-	WORD $0x54ffff61 // b.ne 0x1634 <k_gemm_outer_64+0x408>
-	WORD $0x9b107d91 // mul x17, x12, x16
-	WORD $0xb50000af // cbnz x15, 0x1664 <k_gemm_outer_64+0x438>
-	WORD $0x17ffffea // b 0x15fc <k_gemm_outer_64+0x3d0>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x9b107d91 // mul x17, x12, x16
-	WORD $0xb4fffcef // cbz x15, 0x15fc <k_gemm_outer_64+0x3d0>
-	WORD $0xfc7179a1 // ldr d1, [x13, x17, lsl #3]
-	WORD $0x1e612800 // fadd d0, d0, d1
-	WORD $0x17ffffe4 // b 0x15fc <k_gemm_outer_64+0x3d0>
-	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x17fffef8 // b 0x1254 <k_gemm_outer_64+0x28>
-	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
-	WORD $0xd37df12b // lsl x11, x9, #3
-	WORD $0xa9403406 // ldp x6, x13, [x0]
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0xf9400807 // ldr x7, [x0, #0x10]
-	WORD $0xa944400f // ldp x15, x16, [x0, #0x40]
-	WORD $0x8b0c0583 // add x3, x12, x12, lsl #1
-	WORD $0x8b0c0982 // add x2, x12, x12, lsl #2
-	WORD $0xd37ae584 // lsl x4, x12, #6
-	WORD $0xd37be991 // lsl x17, x12, #5
-	WORD $0xd37df1c5 // lsl x5, x14, #3
-	WORD $0x8b0b00c6 // add x6, x6, x11
-	WORD $0xd37df061 // lsl x1, x3, #3
-	WORD $0xd37df042 // lsl x2, x2, #3
-	WORD $0xd37cec63 // lsl x3, x3, #4
-	WORD $0xcb0c0c84 // sub x4, x4, x12, lsl #3
-	WORD $0x8b0b00e7 // add x7, x7, x11
-	WORD $0x52800114 // mov w20, #0x8 // =8
-	WORD $0x1400000d // b 0x16f4 <k_gemm_outer_64+0x4c8>
-	WORD $0x3d800267 // str q7, [x19]
-	WORD $0x3cb46a66 // str q6, [x19, x20]
-	WORD $0x3cac7a65 // str q5, [x19, x12, lsl #4]
-	WORD $0x3ca16a64 // str q4, [x19, x1]
-	WORD $0x3cb16a63 // str q3, [x19, x17]
-	WORD $0x3ca26a62 // str q2, [x19, x2]
-	WORD $0x3ca36a61 // str q1, [x19, x3]
-	WORD $0x91002174 // add x20, x11, #0x8
-	WORD $0x3ca46a60 // str q0, [x19, x4]
-	WORD $0xaa0b03f3 // mov x19, x11
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54000b4c // b.gt 0x1858 <k_gemm_outer_64+0x62c>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0xaa1403eb // mov x11, x20
-	WORD $0x540005cb // b.lt 0x17b4 <k_gemm_outer_64+0x588>
-	WORD $0x9b137dd4 // mul x20, x14, x19
-	WORD $0xf9401415 // ldr x21, [x0, #0x28]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xd37df2b5 // lsl x21, x21, #3
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0f03f6 // mov x22, x15
-	WORD $0xaa0703f7 // mov x23, x7
-	WORD $0x8b140db4 // add x20, x13, x20, lsl #3
-	WORD $0x8b0e0e98 // add x24, x20, x14, lsl #3
-	WORD $0x3dc002f0 // ldr q16, [x23]
-	WORD $0xf10006d6 // subs x22, x22, #0x1
-	WORD $0xfc408691 // ldr d17, [x20], #0x8
-	WORD $0x8b1502f7 // add x23, x23, x21
-	WORD $0x8b050319 // add x25, x24, x5
-	WORD $0xfd400312 // ldr d18, [x24]
-	WORD $0x8b050338 // add x24, x25, x5
-	WORD $0xfd400333 // ldr d19, [x25]
-	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
-	WORD $0xfd400311 // ldr d17, [x24]
-	WORD $0x8b050318 // add x24, x24, x5
-	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
-	WORD $0xfd400312 // ldr d18, [x24]
-	WORD $0x8b050318 // add x24, x24, x5
-	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0xfd400313 // ldr d19, [x24]
-	WORD $0x8b050318 // add x24, x24, x5
-	WORD $0x4fd11204 // fmla v4.2d, v16.2d, v17.d[0]
-	WORD $0xfd400311 // ldr d17, [x24]
-	WORD $0xfc656b14 // ldr d20, [x24, x5]
-	WORD $0x4fd21203 // fmla v3.2d, v16.2d, v18.d[0]
-	WORD $0x4fd31202 // fmla v2.2d, v16.2d, v19.d[0]
-	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
-	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
-	WORD $0x54fffce1 // b.ne 0x1738 <k_gemm_outer_64+0x50c>
-	WORD $0x9b137d93 // mul x19, x12, x19
-	WORD $0xd37df194 // lsl x20, x12, #3
-	WORD $0x8b130cd3 // add x19, x6, x19, lsl #3
-	WORD $0xb50001d0 // cbnz x16, 0x17e4 <k_gemm_outer_64+0x5b8>
-	WORD $0x17ffffc5 // b 0x16c4 <k_gemm_outer_64+0x498>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x9b137d93 // mul x19, x12, x19
-	WORD $0xd37df194 // lsl x20, x12, #3
-	WORD $0x8b130cd3 // add x19, x6, x19, lsl #3
-	WORD $0xb4fff730 // cbz x16, 0x16c4 <k_gemm_outer_64+0x498>
-	WORD $0x3dc00270 // ldr q16, [x19]
-	WORD $0xd37ced95 // lsl x21, x12, #4
-	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x3d800267 // str q7, [x19]
-	WORD $0x3cf46a67 // ldr q7, [x19, x20]
-	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x3cb46a66 // str q6, [x19, x20]
-	WORD $0x3cf56a66 // ldr q6, [x19, x21]
-	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0x3cb56a65 // str q5, [x19, x21]
-	WORD $0x3ce16a65 // ldr q5, [x19, x1]
-	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0x3ca16a64 // str q4, [x19, x1]
-	WORD $0x3cf16a64 // ldr q4, [x19, x17]
-	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0x3cb16a63 // str q3, [x19, x17]
-	WORD $0x3ce26a63 // ldr q3, [x19, x2]
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0x3ca26a62 // str q2, [x19, x2]
-	WORD $0x3ce36a62 // ldr q2, [x19, x3]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3ca36a61 // str q1, [x19, x3]
-	WORD $0x3ce46a61 // ldr q1, [x19, x4]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x91002174 // add x20, x11, #0x8
-	WORD $0x3ca46a60 // str q0, [x19, x4]
-	WORD $0xaa0b03f3 // mov x19, x11
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff50d // b.le 0x16f4 <k_gemm_outer_64+0x4c8>
-	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x540004ca // b.ge 0x18f4 <k_gemm_outer_64+0x6c8>
-	WORD $0xa9403011 // ldp x17, x12, [x0]
-	WORD $0xd37df121 // lsl x1, x9, #3
-	WORD $0xa9413402 // ldp x2, x13, [x0, #0x10]
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xa944400f // ldp x15, x16, [x0, #0x40]
-	WORD $0x8b010231 // add x17, x17, x1
-	WORD $0x8b010041 // add x1, x2, x1
-	WORD $0x1400000b // b 0x18a8 <k_gemm_outer_64+0x67c>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x9b0b7da2 // mul x2, x13, x11
-	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
-	WORD $0xb4000070 // cbz x16, 0x1898 <k_gemm_outer_64+0x66c>
-	WORD $0x3dc00041 // ldr q1, [x2]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x9100056b // add x11, x11, #0x1
-	WORD $0x3d800040 // str q0, [x2]
-	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54000280 // b.eq 0x18f4 <k_gemm_outer_64+0x6c8>
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffeab // b.lt 0x1880 <k_gemm_outer_64+0x654>
-	WORD $0x9b0b7dc2 // mul x2, x14, x11
-	WORD $0xf9401403 // ldr x3, [x0, #0x28]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xaa0f03e4 // mov x4, x15
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xd37df063 // lsl x3, x3, #3
-	WORD $0x8b020d82 // add x2, x12, x2, lsl #3
-	WORD $0x3dc000a1 // ldr q1, [x5]
-	WORD $0xfc408442 // ldr d2, [x2], #0x8
-	WORD $0xf1000484 // subs x4, x4, #0x1
-	WORD $0x8b0300a5 // add x5, x5, x3
-	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
-	WORD $0x54ffff61 // b.ne 0x18cc <k_gemm_outer_64+0x6a0>
-	WORD $0x9b0b7da2 // mul x2, x13, x11
-	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
-	WORD $0xb5fffd30 // cbnz x16, 0x1890 <k_gemm_outer_64+0x664>
-	WORD $0x17ffffea // b 0x1898 <k_gemm_outer_64+0x66c>
-	WORD $0x5280004a // mov w10, #0x2 // =2
-	WORD $0x17fffe57 // b 0x1254 <k_gemm_outer_64+0x28>
-	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
-	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
-	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
-	WORD $0xf84407f9 // ldr x25, [sp], #0x40
-	WORD $0xd65f03c0 // ret
-
-	// gram_tile
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54009e8b // b.lt 0x2ce8 <k_gram_tile+0x13d8>
-	WORD $0xd10603ff // sub sp, sp, #0x180
-	WORD $0xa91467fa // stp x26, x25, [sp, #0x140]
-	WORD $0xf940181a // ldr x26, [x0, #0x30]
-	WORD $0xf90093fd // str x29, [sp, #0x120]
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0xa9136ffe // stp x30, x27, [sp, #0x130]
-	WORD $0xa9155ff8 // stp x24, x23, [sp, #0x150]
-	WORD $0xa91657f6 // stp x22, x21, [sp, #0x160]
-	WORD $0xa9174ff4 // stp x20, x19, [sp, #0x170]
-	WORD $0x54009c6b // b.lt 0x2ccc <k_gram_tile+0x13bc>
-	WORD $0xa940f40a // ldp x10, x29, [x0, #0x8]
-	WORD $0xd37ef758 // lsl x24, x26, #2
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xd1001348 // sub x8, x26, #0x4
-	WORD $0x910443f0 // add x16, sp, #0x110
-	WORD $0xd37df345 // lsl x5, x26, #3
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf90033f8 // str x24, [sp, #0x60]
-	WORD $0xa9012be8 // stp x8, x10, [sp, #0x10]
-	WORD $0xd100430a // sub x10, x24, #0x10
-	WORD $0x91004208 // add x8, x16, #0x10
-	WORD $0xa90fabe8 // stp x8, x10, [sp, #0xf8]
-	WORD $0xf9001bfd // str x29, [sp, #0x30]
-	WORD $0xf90053e5 // str x5, [sp, #0xa0]
-	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x14000005 // b 0x1994 <k_gram_tile+0x84>
-	WORD $0xa9422fe9 // ldp x9, x11, [sp, #0x20]
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x540099ea // b.ge 0x2ccc <k_gram_tile+0x13bc>
-	WORD $0xf100617f // cmp x11, #0x18
-	WORD $0x52800308 // mov w8, #0x18 // =24
-	WORD $0xf90017eb // str x11, [sp, #0x28]
-	WORD $0x9a88316a // csel x10, x11, x8, lo
-	WORD $0xf100657f // cmp x11, #0x19
-	WORD $0xfa493140 // ccmp x10, x9, #0x0, lo
-	WORD $0xb2400148 // orr x8, x10, #0x1
-	WORD $0xb240054d // orr x13, x10, #0x3
-	WORD $0x1a9fa7ec // cset w12, lt
-	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0xd37df141 // lsl x1, x10, #3
-	WORD $0xb9012fec // str w12, [sp, #0x12c]
-	WORD $0xb27f014c // orr x12, x10, #0x2
-	WORD $0xfa492100 // ccmp x8, x9, #0x0, hs
-	WORD $0xa90d23ec // stp x12, x8, [sp, #0xd0]
-	WORD $0x1a9fa7e8 // cset w8, lt
-	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xb9012be8 // str w8, [sp, #0x128]
-	WORD $0xa94123fb // ldp x27, x8, [sp, #0x10]
-	WORD $0xfa492180 // ccmp x12, x9, #0x0, hs
-	WORD $0xb27e014c // orr x12, x10, #0x4
-	WORD $0xf90073ea // str x10, [sp, #0xe0]
-	WORD $0xb2400942 // orr x2, x10, #0x7
-	WORD $0x8b0a0908 // add x8, x8, x10, lsl #2
-	WORD $0xa90c37ec // stp x12, x13, [sp, #0xc0]
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0xaa1f03e7 // mov x7, xzr
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x52800417 // mov w23, #0x20 // =32
-	WORD $0xf9007be8 // str x8, [sp, #0xf0]
-	WORD $0x1a9fa7e8 // cset w8, lt
-	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0xb9010fe8 // str w8, [sp, #0x10c]
-	WORD $0x528000a8 // mov w8, #0x5 // =5
-	WORD $0xfa4921a0 // ccmp x13, x9, #0x0, hs
-	WORD $0xaa080151 // orr x17, x10, x8
-	WORD $0x1a9fa7e8 // cset w8, lt
-	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xb9010be8 // str w8, [sp, #0x108]
-	WORD $0x52800508 // mov w8, #0x28 // =40
-	WORD $0xb27f054d // orr x13, x10, #0x6
-	WORD $0xaa080028 // orr x8, x1, x8
-	WORD $0xfa492180 // ccmp x12, x9, #0x0, hs
-	WORD $0xb27b002a // orr x10, x1, #0x20
-	WORD $0xf9002fe8 // str x8, [sp, #0x58]
-	WORD $0xb27d0428 // orr x8, x1, #0x18
-	WORD $0x1a9fa7ef // cset w15, lt
-	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0xa904abe8 // stp x8, x10, [sp, #0x48]
-	WORD $0xb27c002a // orr x10, x1, #0x10
-	WORD $0xb27d0028 // orr x8, x1, #0x8
-	WORD $0xfa492220 // ccmp x17, x9, #0x0, hs
-	WORD $0xa90b47ed // stp x13, x17, [sp, #0xb0]
-	WORD $0xa903abe8 // stp x8, x10, [sp, #0x38]
-	WORD $0x9100202a // add x10, x1, #0x8
-	WORD $0x1a9fa7e8 // cset w8, lt
-	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0xf90047ea // str x10, [sp, #0x88]
-	WORD $0x9100402a // add x10, x1, #0x10
-	WORD $0xf90043ea // str x10, [sp, #0x80]
-	WORD $0xfa4921a0 // ccmp x13, x9, #0x0, hs
-	WORD $0x9100602a // add x10, x1, #0x18
-	WORD $0xf9003fea // str x10, [sp, #0x78]
-	WORD $0x1a9fa7ea // cset w10, lt
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x9100802b // add x11, x1, #0x20
-	WORD $0xfa492040 // ccmp x2, x9, #0x0, hs
-	WORD $0x9100e029 // add x9, x1, #0x38
-	WORD $0xf9003beb // str x11, [sp, #0x70]
-	WORD $0x9100a02b // add x11, x1, #0x28
-	WORD $0x1a9fa7f5 // cset w21, lt
-	WORD $0xf90037eb // str x11, [sp, #0x68]
-	WORD $0x9100c02b // add x11, x1, #0x30
-	WORD $0xa9092fe9 // stp x9, x11, [sp, #0x90]
-	WORD $0xaa1a03e9 // mov x9, x26
-	WORD $0xf90057e2 // str x2, [sp, #0xa8]
-	WORD $0xf90077e1 // str x1, [sp, #0xe8]
-	WORD $0x1400000f // b 0x1b04 <k_gram_tile+0x1f4>
-	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
-	WORD $0x4e617800 // fcvtl2 v0.2d, v0.4s
-	WORD $0xad410e22 // ldp q2, q3, [x17, #0x20]
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x4e60d460 // fadd v0.2d, v3.2d, v0.2d
-	WORD $0xad010221 // stp q1, q0, [x17, #0x20]
-	WORD $0x91002273 // add x19, x19, #0x8
-	WORD $0xd100237b // sub x27, x27, #0x8
-	WORD $0xd1002129 // sub x9, x9, #0x8
-	WORD $0xeb1a027f // cmp x19, x26
-	WORD $0x910004e7 // add x7, x7, #0x1
-	WORD $0x910102f7 // add x23, x23, #0x40
-	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x54fff42a // b.ge 0x1984 <k_gram_tile+0x74>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x540003cb // b.lt 0x1bc0 <k_gram_tile+0x2b0>
-	WORD $0x8b130bab // add x11, x29, x19, lsl #2
-	WORD $0xf9407bf1 // ldr x17, [sp, #0xf0]
-	WORD $0xaa0e03ec // mov x12, x14
-	WORD $0xacc46578 // ldp q24, q25, [x11], #0x80
-	WORD $0xaa1103ed // mov x13, x17
-	WORD $0xf100058c // subs x12, x12, #0x1
-	WORD $0x4ddfc9ba // ld1r { v26.4s }, [x13], #4
-	WORD $0xbd4001bb // ldr s27, [x13]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x54000c4b // b.lt 0x1440 <k_mul_panels+0x1428>
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0xaa1503ec // mov x12, x21
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0xad406d9a // ldp q26, q27, [x12]
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0x4ddfcb18 // ld1r { v24.4s }, [x24], #4
+	WORD $0xbd400319 // ldr s25, [x24]
+	WORD $0xd10010d8 // sub x24, x6, #0x4
+	WORD $0x4f991355 // fmla v21.4s, v26.4s, v25.s[0]
+	WORD $0x4f991374 // fmla v20.4s, v27.4s, v25.s[0]
+	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x2d41657c // ldp s28, s25, [x11, #0x8]
+	WORD $0x4e38cf57 // fmla v23.4s, v26.4s, v24.4s
+	WORD $0x4e38cf76 // fmla v22.4s, v27.4s, v24.4s
+	WORD $0x4f991351 // fmla v17.4s, v26.4s, v25.s[0]
+	WORD $0x4f991370 // fmla v16.4s, v27.4s, v25.s[0]
+	WORD $0x2d426578 // ldp s24, s25, [x11, #0x10]
+	WORD $0x4f9c1353 // fmla v19.4s, v26.4s, v28.s[0]
+	WORD $0x4f9c1372 // fmla v18.4s, v27.4s, v28.s[0]
+	WORD $0x4f981347 // fmla v7.4s, v26.4s, v24.s[0]
+	WORD $0x4f981366 // fmla v6.4s, v27.4s, v24.s[0]
+	WORD $0x2d437178 // ldp s24, s28, [x11, #0x18]
+	WORD $0x4f991345 // fmla v5.4s, v26.4s, v25.s[0]
+	WORD $0x4f991364 // fmla v4.4s, v27.4s, v25.s[0]
+	WORD $0x4f981343 // fmla v3.4s, v26.4s, v24.s[0]
+	WORD $0x4f981362 // fmla v2.4s, v27.4s, v24.s[0]
+	WORD $0xad416598 // ldp q24, q25, [x12, #0x20]
+	WORD $0x4f9c1341 // fmla v1.4s, v26.4s, v28.s[0]
+	WORD $0x2d44697d // ldp s29, s26, [x11, #0x20]
+	WORD $0x4f9c1360 // fmla v0.4s, v27.4s, v28.s[0]
+	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
+	WORD $0x2d45697b // ldp s27, s26, [x11, #0x28]
+	WORD $0x4f9d1317 // fmla v23.4s, v24.4s, v29.s[0]
+	WORD $0x4f9d1336 // fmla v22.4s, v25.4s, v29.s[0]
+	WORD $0x4f9b1313 // fmla v19.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1332 // fmla v18.4s, v25.4s, v27.s[0]
+	WORD $0x4f9a1311 // fmla v17.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
+	WORD $0x2d46697b // ldp s27, s26, [x11, #0x30]
+	WORD $0x4f9b1307 // fmla v7.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1326 // fmla v6.4s, v25.4s, v27.s[0]
+	WORD $0x2d47717b // ldp s27, s28, [x11, #0x38]
+	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1324 // fmla v4.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1303 // fmla v3.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1322 // fmla v2.4s, v25.4s, v27.s[0]
+	WORD $0xad426d9a // ldp q26, q27, [x12, #0x40]
+	WORD $0x4f9c1301 // fmla v1.4s, v24.4s, v28.s[0]
+	WORD $0x2d48617d // ldp s29, s24, [x11, #0x40]
+	WORD $0x4f9c1320 // fmla v0.4s, v25.4s, v28.s[0]
+	WORD $0x4f981355 // fmla v21.4s, v26.4s, v24.s[0]
+	WORD $0x4f981374 // fmla v20.4s, v27.4s, v24.s[0]
+	WORD $0x2d496179 // ldp s25, s24, [x11, #0x48]
+	WORD $0x4f9d1357 // fmla v23.4s, v26.4s, v29.s[0]
+	WORD $0x4f9d1376 // fmla v22.4s, v27.4s, v29.s[0]
+	WORD $0x4f991353 // fmla v19.4s, v26.4s, v25.s[0]
+	WORD $0x4f991372 // fmla v18.4s, v27.4s, v25.s[0]
+	WORD $0x4f981351 // fmla v17.4s, v26.4s, v24.s[0]
+	WORD $0x4f981370 // fmla v16.4s, v27.4s, v24.s[0]
+	WORD $0x2d4a6179 // ldp s25, s24, [x11, #0x50]
+	WORD $0x4f991347 // fmla v7.4s, v26.4s, v25.s[0]
+	WORD $0x4f991366 // fmla v6.4s, v27.4s, v25.s[0]
+	WORD $0x4f981345 // fmla v5.4s, v26.4s, v24.s[0]
+	WORD $0x4f981364 // fmla v4.4s, v27.4s, v24.s[0]
+	WORD $0x2d4b6179 // ldp s25, s24, [x11, #0x58]
+	WORD $0x4f991343 // fmla v3.4s, v26.4s, v25.s[0]
+	WORD $0x4f991362 // fmla v2.4s, v27.4s, v25.s[0]
+	WORD $0xad437199 // ldp q25, q28, [x12, #0x60]
+	WORD $0x4f981341 // fmla v1.4s, v26.4s, v24.s[0]
+	WORD $0x4f981360 // fmla v0.4s, v27.4s, v24.s[0]
+	WORD $0x2d4c617d // ldp s29, s24, [x11, #0x60]
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x4f981335 // fmla v21.4s, v25.4s, v24.s[0]
+	WORD $0x4f981394 // fmla v20.4s, v28.4s, v24.s[0]
+	WORD $0x2d4d617a // ldp s26, s24, [x11, #0x68]
+	WORD $0x4f9d1337 // fmla v23.4s, v25.4s, v29.s[0]
+	WORD $0x4f9d1396 // fmla v22.4s, v28.4s, v29.s[0]
+	WORD $0x4f9a1333 // fmla v19.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1392 // fmla v18.4s, v28.4s, v26.s[0]
+	WORD $0x4f981331 // fmla v17.4s, v25.4s, v24.s[0]
+	WORD $0x4f981390 // fmla v16.4s, v28.4s, v24.s[0]
+	WORD $0x2d4e617a // ldp s26, s24, [x11, #0x70]
+	WORD $0x4f9a1327 // fmla v7.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1386 // fmla v6.4s, v28.4s, v26.s[0]
+	WORD $0x4f981325 // fmla v5.4s, v25.4s, v24.s[0]
+	WORD $0x4f981384 // fmla v4.4s, v28.4s, v24.s[0]
+	WORD $0x2d4f617a // ldp s26, s24, [x11, #0x78]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1382 // fmla v2.4s, v28.4s, v26.s[0]
+	WORD $0x4f981321 // fmla v1.4s, v25.4s, v24.s[0]
+	WORD $0x4f981380 // fmla v0.4s, v28.4s, v24.s[0]
+	WORD $0x54fff468 // b.hi 0x12c8 <k_mul_panels+0x12b0>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0x540003ab // b.lt 0x14b8 <k_mul_panels+0x14a0>
+	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0xacc16598 // ldp q24, q25, [x12], #0x20
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x4ddfcb1a // ld1r { v26.4s }, [x24], #4
+	WORD $0xbd40031b // ldr s27, [x24]
+	WORD $0xf10004df // cmp x6, #0x1
 	WORD $0x4f9b1315 // fmla v21.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1334 // fmla v20.4s, v25.4s, v27.s[0]
-	WORD $0x2d416e3c // ldp s28, s27, [x17, #0x8]
+	WORD $0x2d416d7c // ldp s28, s27, [x11, #0x8]
 	WORD $0x4e3acf17 // fmla v23.4s, v24.4s, v26.4s
 	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
 	WORD $0x4f9b1311 // fmla v17.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1330 // fmla v16.4s, v25.4s, v27.s[0]
-	WORD $0x2d426e3a // ldp s26, s27, [x17, #0x10]
+	WORD $0x2d426d7a // ldp s26, s27, [x11, #0x10]
 	WORD $0x4f9c1313 // fmla v19.4s, v24.4s, v28.s[0]
 	WORD $0x4f9c1332 // fmla v18.4s, v25.4s, v28.s[0]
 	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
 	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
 	WORD $0x4f9b1305 // fmla v5.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1324 // fmla v4.4s, v25.4s, v27.s[0]
-	WORD $0x2d436e3a // ldp s26, s27, [x17, #0x18]
-	WORD $0x91020231 // add x17, x17, #0x80
+	WORD $0x2d436d7a // ldp s26, s27, [x11, #0x18]
+	WORD $0x9100816b // add x11, x11, #0x20
 	WORD $0x4f9a1303 // fmla v3.4s, v24.4s, v26.s[0]
 	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
 	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
-	WORD $0x54fffce1 // b.ne 0x1b58 <k_gram_tile+0x248>
-	WORD $0xd37be8eb // lsl x11, x7, #5
-	WORD $0xf94083ed // ldr x13, [sp, #0x100]
-	WORD $0x927df37e // and x30, x27, #0xfffffffffffffff8
-	WORD $0x927df136 // and x22, x9, #0xfffffffffffffff8
-	WORD $0xcb0b030c // sub x12, x24, x11
-	WORD $0xcb0b01ab // sub x11, x13, x11
-	WORD $0xb9412fed // ldr w13, [sp, #0x12c]
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x36000a2d // tbz w13, #0x0, 0x1d28 <k_gram_tile+0x418>
-	WORD $0xf9400c02 // ldr x2, [x0, #0x18]
-	WORD $0xf94073ed // ldr x13, [sp, #0xe0]
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x9b0d7c4d // mul x13, x2, x13
-	WORD $0x8b0d0e21 // add x1, x17, x13, lsl #3
-	WORD $0xcb13034d // sub x13, x26, x19
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x8b130c34 // add x20, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x1c28 <k_gram_tile+0x318>
-	WORD $0x0e617af8 // fcvtl v24.2d, v23.2s
-	WORD $0x4e617af7 // fcvtl2 v23.2d, v23.4s
-	WORD $0xad406a99 // ldp q25, q26, [x20]
-	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
-	WORD $0x4e77d757 // fadd v23.2d, v26.2d, v23.2d
-	WORD $0xad005e98 // stp q24, q23, [x20]
-	WORD $0x1400001a // b 0x1c8c <k_gram_tile+0x37c>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400030b // b.lt 0x1c8c <k_gram_tile+0x37c>
-	WORD $0xf1001d3f // cmp x9, #0x7
-	WORD $0x3d8047f7 // str q23, [sp, #0x110]
-	WORD $0x54000129 // b.ls 0x1c5c <k_gram_tile+0x34c>
-	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
-	WORD $0x8b05022d // add x13, x17, x5
-	WORD $0x9b02342d // madd x13, x1, x2, x13
-	WORD $0xeb0d021f // cmp x16, x13
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x54005982 // b.hs 0x2784 <k_gram_tile+0xe74>
-	WORD $0x3600596d // tbz w13, #0x0, 0x2784 <k_gram_tile+0xe74>
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
-	WORD $0x9b0219ad // madd x13, x13, x2, x6
-	WORD $0x8b0d022d // add x13, x17, x13
-	WORD $0xbc637a17 // ldr s23, [x16, x3, lsl #2]
-	WORD $0xfc6379b8 // ldr d24, [x13, x3, lsl #3]
-	WORD $0x1e22c2f7 // fcvt d23, s23
-	WORD $0x1e772b17 // fadd d23, d24, d23
-	WORD $0xfc2379b7 // str d23, [x13, x3, lsl #3]
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffff21 // b.ne 0x1c6c <k_gram_tile+0x35c>
-	WORD $0xb27e026d // orr x13, x19, #0x4
-	WORD $0xcb0d034d // sub x13, x26, x13
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x1cb8 <k_gram_tile+0x3a8>
-	WORD $0x0e617ad7 // fcvtl v23.2d, v22.2s
-	WORD $0x4e617ad6 // fcvtl2 v22.2d, v22.4s
-	WORD $0xad416698 // ldp q24, q25, [x20, #0x20]
-	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
-	WORD $0x4e76d736 // fadd v22.2d, v25.2d, v22.2d
-	WORD $0xad015a97 // stp q23, q22, [x20, #0x20]
-	WORD $0x1400001d // b 0x1d28 <k_gram_tile+0x418>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x1d28 <k_gram_tile+0x418>
-	WORD $0xf100237f // cmp x27, #0x8
-	WORD $0x3d8047f6 // str q22, [sp, #0x110]
-	WORD $0x54000143 // b.lo 0x1cf0 <k_gram_tile+0x3e0>
-	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
-	WORD $0x8b05022d // add x13, x17, x5
-	WORD $0x9b02342d // madd x13, x1, x2, x13
-	WORD $0x91008281 // add x1, x20, #0x20
-	WORD $0xeb0d021f // cmp x16, x13
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54005882 // b.hs 0x27f8 <k_gram_tile+0xee8>
-	WORD $0x3600586d // tbz w13, #0x0, 0x27f8 <k_gram_tile+0xee8>
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
-	WORD $0x9b027dad // mul x13, x13, x2
-	WORD $0x8b030dad // add x13, x13, x3, lsl #3
-	WORD $0x8b0d022d // add x13, x17, x13
-	WORD $0xbc637a16 // ldr s22, [x16, x3, lsl #2]
-	WORD $0xfc7769b7 // ldr d23, [x13, x23]
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x1e22c2d6 // fcvt d22, s22
-	WORD $0x1e762af6 // fadd d22, d23, d22
-	WORD $0xfc3769b6 // str d22, [x13, x23]
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x1d04 <k_gram_tile+0x3f4>
-	WORD $0x52800419 // mov w25, #0x20 // =32
-	WORD $0xd37ae4e2 // lsl x2, x7, #6
-	WORD $0xb9412bed // ldr w13, [sp, #0x128]
-	WORD $0xb37ae4f9 // bfi x25, x7, #6, #58
-	WORD $0x34000acd // cbz w13, 0x1e90 <k_gram_tile+0x580>
-	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
-	WORD $0xf9406fed // ldr x13, [sp, #0xd8]
-	WORD $0xf9400014 // ldr x20, [x0]
-	WORD $0x9b0d7e2d // mul x13, x17, x13
-	WORD $0x8b0d0e81 // add x1, x20, x13, lsl #3
-	WORD $0xcb13034d // sub x13, x26, x19
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x1d7c <k_gram_tile+0x46c>
-	WORD $0x0e617ab6 // fcvtl v22.2d, v21.2s
-	WORD $0x4e617ab5 // fcvtl2 v21.2d, v21.4s
-	WORD $0xad406077 // ldp q23, q24, [x3]
-	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
-	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
-	WORD $0xad005476 // stp q22, q21, [x3]
-	WORD $0x1400001d // b 0x1dec <k_gram_tile+0x4dc>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x1dec <k_gram_tile+0x4dc>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0x3d8047f5 // str q21, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x1dbc <k_gram_tile+0x4ac>
-	WORD $0xf9401fed // ldr x13, [sp, #0x38]
-	WORD $0x8b050281 // add x1, x20, x5
-	WORD $0x8b020284 // add x4, x20, x2
-	WORD $0x9b117dad // mul x13, x13, x17
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0084 // add x4, x4, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54005582 // b.hs 0x2864 <k_gram_tile+0xf54>
-	WORD $0x3600556d // tbz w13, #0x0, 0x2864 <k_gram_tile+0xf54>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xf94047e1 // ldr x1, [sp, #0x88]
-	WORD $0x9b111821 // madd x1, x1, x17, x6
-	WORD $0x8b010281 // add x1, x20, x1
-	WORD $0xbc6d7a15 // ldr s21, [x16, x13, lsl #2]
-	WORD $0xfc6d7836 // ldr d22, [x1, x13, lsl #3]
-	WORD $0x1e22c2b5 // fcvt d21, s21
-	WORD $0x1e752ad5 // fadd d21, d22, d21
-	WORD $0xfc2d7835 // str d21, [x1, x13, lsl #3]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x1dcc <k_gram_tile+0x4bc>
-	WORD $0xb27e026d // orr x13, x19, #0x4
-	WORD $0xcb0d034d // sub x13, x26, x13
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x1e18 <k_gram_tile+0x508>
-	WORD $0x0e617a95 // fcvtl v21.2d, v20.2s
-	WORD $0x4e617a94 // fcvtl2 v20.2d, v20.4s
-	WORD $0xad415c76 // ldp q22, q23, [x3, #0x20]
-	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
-	WORD $0x4e74d6f4 // fadd v20.2d, v23.2d, v20.2d
-	WORD $0xad015075 // stp q21, q20, [x3, #0x20]
-	WORD $0x1400001f // b 0x1e90 <k_gram_tile+0x580>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x1e90 <k_gram_tile+0x580>
-	WORD $0xf100237f // cmp x27, #0x8
-	WORD $0x3d8047f4 // str q20, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x1e58 <k_gram_tile+0x548>
-	WORD $0xf9401fed // ldr x13, [sp, #0x38]
-	WORD $0x8b050281 // add x1, x20, x5
-	WORD $0x8b190283 // add x3, x20, x25
-	WORD $0x9b117dad // mul x13, x13, x17
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0063 // add x3, x3, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54005462 // b.hs 0x28dc <k_gram_tile+0xfcc>
-	WORD $0x3600544d // tbz w13, #0x0, 0x28dc <k_gram_tile+0xfcc>
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xf94047ed // ldr x13, [sp, #0x88]
-	WORD $0x9b117dad // mul x13, x13, x17
-	WORD $0x8b030dad // add x13, x13, x3, lsl #3
-	WORD $0x8b0d028d // add x13, x20, x13
-	WORD $0xbc637a14 // ldr s20, [x16, x3, lsl #2]
-	WORD $0xfc7769b5 // ldr d21, [x13, x23]
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x1e22c294 // fcvt d20, s20
-	WORD $0x1e742ab4 // fadd d20, d21, d20
-	WORD $0xfc3769b4 // str d20, [x13, x23]
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x1e6c <k_gram_tile+0x55c>
-	WORD $0xb9410fed // ldr w13, [sp, #0x10c]
-	WORD $0x34000acd // cbz w13, 0x1fec <k_gram_tile+0x6dc>
-	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
-	WORD $0xf9406bed // ldr x13, [sp, #0xd0]
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x9b0d7e8d // mul x13, x20, x13
-	WORD $0x8b0d0e21 // add x1, x17, x13, lsl #3
-	WORD $0xcb13034d // sub x13, x26, x19
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x1ed8 <k_gram_tile+0x5c8>
-	WORD $0x0e617a74 // fcvtl v20.2d, v19.2s
-	WORD $0x4e617a73 // fcvtl2 v19.2d, v19.4s
-	WORD $0xad405875 // ldp q21, q22, [x3]
-	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
-	WORD $0x4e73d6d3 // fadd v19.2d, v22.2d, v19.2d
-	WORD $0xad004c74 // stp q20, q19, [x3]
-	WORD $0x1400001d // b 0x1f48 <k_gram_tile+0x638>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x1f48 <k_gram_tile+0x638>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0x3d8047f3 // str q19, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x1f18 <k_gram_tile+0x608>
-	WORD $0xf94023ed // ldr x13, [sp, #0x40]
-	WORD $0x8b050221 // add x1, x17, x5
-	WORD $0x8b020224 // add x4, x17, x2
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0084 // add x4, x4, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x540051c2 // b.hs 0x2948 <k_gram_tile+0x1038>
-	WORD $0x360051ad // tbz w13, #0x0, 0x2948 <k_gram_tile+0x1038>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xf94043e1 // ldr x1, [sp, #0x80]
-	WORD $0x9b141821 // madd x1, x1, x20, x6
-	WORD $0x8b010221 // add x1, x17, x1
-	WORD $0xbc6d7a13 // ldr s19, [x16, x13, lsl #2]
-	WORD $0xfc6d7834 // ldr d20, [x1, x13, lsl #3]
-	WORD $0x1e22c273 // fcvt d19, s19
-	WORD $0x1e732a93 // fadd d19, d20, d19
-	WORD $0xfc2d7833 // str d19, [x1, x13, lsl #3]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x1f28 <k_gram_tile+0x618>
-	WORD $0xb27e026d // orr x13, x19, #0x4
-	WORD $0xcb0d034d // sub x13, x26, x13
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x1f74 <k_gram_tile+0x664>
-	WORD $0x0e617a53 // fcvtl v19.2d, v18.2s
-	WORD $0x4e617a52 // fcvtl2 v18.2d, v18.4s
-	WORD $0xad415474 // ldp q20, q21, [x3, #0x20]
-	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
-	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
-	WORD $0xad014873 // stp q19, q18, [x3, #0x20]
-	WORD $0x1400001f // b 0x1fec <k_gram_tile+0x6dc>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x1fec <k_gram_tile+0x6dc>
-	WORD $0xf100237f // cmp x27, #0x8
-	WORD $0x3d8047f2 // str q18, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x1fb4 <k_gram_tile+0x6a4>
-	WORD $0xf94023ed // ldr x13, [sp, #0x40]
-	WORD $0x8b050221 // add x1, x17, x5
-	WORD $0x8b190223 // add x3, x17, x25
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0063 // add x3, x3, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x540050a2 // b.hs 0x29c0 <k_gram_tile+0x10b0>
-	WORD $0x3600508d // tbz w13, #0x0, 0x29c0 <k_gram_tile+0x10b0>
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xf94043ed // ldr x13, [sp, #0x80]
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b030dad // add x13, x13, x3, lsl #3
-	WORD $0x8b0d022d // add x13, x17, x13
-	WORD $0xbc637a12 // ldr s18, [x16, x3, lsl #2]
-	WORD $0xfc7769b3 // ldr d19, [x13, x23]
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x1e22c252 // fcvt d18, s18
-	WORD $0x1e722a72 // fadd d18, d19, d18
-	WORD $0xfc3769b2 // str d18, [x13, x23]
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x1fc8 <k_gram_tile+0x6b8>
-	WORD $0xb9410bed // ldr w13, [sp, #0x108]
-	WORD $0x34000acd // cbz w13, 0x2148 <k_gram_tile+0x838>
-	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
-	WORD $0xf94067ed // ldr x13, [sp, #0xc8]
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x9b0d7e8d // mul x13, x20, x13
-	WORD $0x8b0d0e21 // add x1, x17, x13, lsl #3
-	WORD $0xcb13034d // sub x13, x26, x19
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x2034 <k_gram_tile+0x724>
-	WORD $0x0e617a32 // fcvtl v18.2d, v17.2s
-	WORD $0x4e617a31 // fcvtl2 v17.2d, v17.4s
-	WORD $0xad405073 // ldp q19, q20, [x3]
-	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
-	WORD $0x4e71d691 // fadd v17.2d, v20.2d, v17.2d
-	WORD $0xad004472 // stp q18, q17, [x3]
-	WORD $0x1400001d // b 0x20a4 <k_gram_tile+0x794>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x20a4 <k_gram_tile+0x794>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0x3d8047f1 // str q17, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x2074 <k_gram_tile+0x764>
-	WORD $0xf94027ed // ldr x13, [sp, #0x48]
-	WORD $0x8b050221 // add x1, x17, x5
-	WORD $0x8b020224 // add x4, x17, x2
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0084 // add x4, x4, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004e02 // b.hs 0x2a2c <k_gram_tile+0x111c>
-	WORD $0x36004ded // tbz w13, #0x0, 0x2a2c <k_gram_tile+0x111c>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xf9403fe1 // ldr x1, [sp, #0x78]
-	WORD $0x9b141821 // madd x1, x1, x20, x6
-	WORD $0x8b010221 // add x1, x17, x1
-	WORD $0xbc6d7a11 // ldr s17, [x16, x13, lsl #2]
-	WORD $0xfc6d7832 // ldr d18, [x1, x13, lsl #3]
-	WORD $0x1e22c231 // fcvt d17, s17
-	WORD $0x1e712a51 // fadd d17, d18, d17
-	WORD $0xfc2d7831 // str d17, [x1, x13, lsl #3]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x2084 <k_gram_tile+0x774>
-	WORD $0xb27e026d // orr x13, x19, #0x4
-	WORD $0xcb0d034d // sub x13, x26, x13
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x20d0 <k_gram_tile+0x7c0>
-	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
-	WORD $0x4e617a10 // fcvtl2 v16.2d, v16.4s
-	WORD $0xad414c72 // ldp q18, q19, [x3, #0x20]
-	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
-	WORD $0x4e70d670 // fadd v16.2d, v19.2d, v16.2d
-	WORD $0xad014071 // stp q17, q16, [x3, #0x20]
-	WORD $0x1400001f // b 0x2148 <k_gram_tile+0x838>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x2148 <k_gram_tile+0x838>
-	WORD $0xf100237f // cmp x27, #0x8
-	WORD $0x3d8047f0 // str q16, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x2110 <k_gram_tile+0x800>
-	WORD $0xf94027ed // ldr x13, [sp, #0x48]
-	WORD $0x8b050221 // add x1, x17, x5
-	WORD $0x8b190223 // add x3, x17, x25
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0063 // add x3, x3, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004ce2 // b.hs 0x2aa4 <k_gram_tile+0x1194>
-	WORD $0x36004ccd // tbz w13, #0x0, 0x2aa4 <k_gram_tile+0x1194>
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xf9403fed // ldr x13, [sp, #0x78]
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b030dad // add x13, x13, x3, lsl #3
-	WORD $0x8b0d022d // add x13, x17, x13
-	WORD $0xbc637a10 // ldr s16, [x16, x3, lsl #2]
-	WORD $0xfc7769b1 // ldr d17, [x13, x23]
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x1e22c210 // fcvt d16, s16
-	WORD $0x1e702a30 // fadd d16, d17, d16
-	WORD $0xfc3769b0 // str d16, [x13, x23]
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x2124 <k_gram_tile+0x814>
-	WORD $0x34000acf // cbz w15, 0x22a0 <k_gram_tile+0x990>
-	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
-	WORD $0xf94063ed // ldr x13, [sp, #0xc0]
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x9b0d7e8d // mul x13, x20, x13
-	WORD $0x8b0d0e21 // add x1, x17, x13, lsl #3
-	WORD $0xcb13034d // sub x13, x26, x19
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x218c <k_gram_tile+0x87c>
-	WORD $0x0e6178f0 // fcvtl v16.2d, v7.2s
-	WORD $0x4e6178e7 // fcvtl2 v7.2d, v7.4s
-	WORD $0xad404871 // ldp q17, q18, [x3]
-	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
-	WORD $0x4e67d647 // fadd v7.2d, v18.2d, v7.2d
-	WORD $0xad001c70 // stp q16, q7, [x3]
-	WORD $0x1400001d // b 0x21fc <k_gram_tile+0x8ec>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x21fc <k_gram_tile+0x8ec>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0x3d8047e7 // str q7, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x21cc <k_gram_tile+0x8bc>
-	WORD $0xf9402bed // ldr x13, [sp, #0x50]
-	WORD $0x8b050221 // add x1, x17, x5
-	WORD $0x8b020224 // add x4, x17, x2
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0084 // add x4, x4, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004a62 // b.hs 0x2b10 <k_gram_tile+0x1200>
-	WORD $0x36004a4d // tbz w13, #0x0, 0x2b10 <k_gram_tile+0x1200>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xf9403be1 // ldr x1, [sp, #0x70]
-	WORD $0x9b141821 // madd x1, x1, x20, x6
-	WORD $0x8b010221 // add x1, x17, x1
-	WORD $0xbc6d7a07 // ldr s7, [x16, x13, lsl #2]
-	WORD $0xfc6d7830 // ldr d16, [x1, x13, lsl #3]
-	WORD $0x1e22c0e7 // fcvt d7, s7
-	WORD $0x1e672a07 // fadd d7, d16, d7
-	WORD $0xfc2d7827 // str d7, [x1, x13, lsl #3]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x21dc <k_gram_tile+0x8cc>
-	WORD $0xb27e026d // orr x13, x19, #0x4
-	WORD $0xcb0d034d // sub x13, x26, x13
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x2228 <k_gram_tile+0x918>
-	WORD $0x0e6178c7 // fcvtl v7.2d, v6.2s
-	WORD $0x4e6178c6 // fcvtl2 v6.2d, v6.4s
-	WORD $0xad414470 // ldp q16, q17, [x3, #0x20]
-	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
-	WORD $0xad011867 // stp q7, q6, [x3, #0x20]
-	WORD $0x1400001f // b 0x22a0 <k_gram_tile+0x990>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x22a0 <k_gram_tile+0x990>
-	WORD $0xf100237f // cmp x27, #0x8
-	WORD $0x3d8047e6 // str q6, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x2268 <k_gram_tile+0x958>
-	WORD $0xf9402bed // ldr x13, [sp, #0x50]
-	WORD $0x8b050221 // add x1, x17, x5
-	WORD $0x8b190223 // add x3, x17, x25
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0063 // add x3, x3, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004942 // b.hs 0x2b88 <k_gram_tile+0x1278>
-	WORD $0x3600492d // tbz w13, #0x0, 0x2b88 <k_gram_tile+0x1278>
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xf9403bed // ldr x13, [sp, #0x70]
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b030dad // add x13, x13, x3, lsl #3
-	WORD $0x8b0d022d // add x13, x17, x13
-	WORD $0xbc637a06 // ldr s6, [x16, x3, lsl #2]
-	WORD $0xfc7769a7 // ldr d7, [x13, x23]
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x1e22c0c6 // fcvt d6, s6
-	WORD $0x1e6628e6 // fadd d6, d7, d6
-	WORD $0xfc3769a6 // str d6, [x13, x23]
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x227c <k_gram_tile+0x96c>
-	WORD $0x34000ac8 // cbz w8, 0x23f8 <k_gram_tile+0xae8>
-	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
-	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x9b0d7e8d // mul x13, x20, x13
-	WORD $0x8b0d0e21 // add x1, x17, x13, lsl #3
-	WORD $0xcb13034d // sub x13, x26, x19
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x22e4 <k_gram_tile+0x9d4>
-	WORD $0x0e6178a6 // fcvtl v6.2d, v5.2s
-	WORD $0x4e6178a5 // fcvtl2 v5.2d, v5.4s
-	WORD $0xad404067 // ldp q7, q16, [x3]
-	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
-	WORD $0xad001466 // stp q6, q5, [x3]
-	WORD $0x1400001d // b 0x2354 <k_gram_tile+0xa44>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x2354 <k_gram_tile+0xa44>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0x3d8047e5 // str q5, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x2324 <k_gram_tile+0xa14>
-	WORD $0xf9402fed // ldr x13, [sp, #0x58]
-	WORD $0x8b050221 // add x1, x17, x5
-	WORD $0x8b020222 // add x2, x17, x2
-	WORD $0x9b147dad // mul x13, x13, x20
-	WORD $0x8b0d0021 // add x1, x1, x13
-	WORD $0x8b0d0042 // add x2, x2, x13
-	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x1a9f27ed // cset w13, lo
-	WORD $0xeb0c005f // cmp x2, x12
-	WORD $0x540046c2 // b.hs 0x2bf4 <k_gram_tile+0x12e4>
-	WORD $0x360046ad // tbz w13, #0x0, 0x2bf4 <k_gram_tile+0x12e4>
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xf94037ed // ldr x13, [sp, #0x68]
-	WORD $0x9b1419ad // madd x13, x13, x20, x6
-	WORD $0x8b0d022d // add x13, x17, x13
-	WORD $0xbc6c7a05 // ldr s5, [x16, x12, lsl #2]
-	WORD $0xfc6c79a6 // ldr d6, [x13, x12, lsl #3]
-	WORD $0x1e22c0a5 // fcvt d5, s5
-	WORD $0x1e6528c5 // fadd d5, d6, d5
-	WORD $0xfc2c79a5 // str d5, [x13, x12, lsl #3]
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffff21 // b.ne 0x2334 <k_gram_tile+0xa24>
-	WORD $0xb27e026c // orr x12, x19, #0x4
-	WORD $0xcb0c034c // sub x12, x26, x12
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400010d // b.le 0x2380 <k_gram_tile+0xa70>
-	WORD $0x0e617885 // fcvtl v5.2d, v4.2s
-	WORD $0x4e617884 // fcvtl2 v4.2d, v4.4s
-	WORD $0xad411c66 // ldp q6, q7, [x3, #0x20]
-	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0x4e64d4e4 // fadd v4.2d, v7.2d, v4.2d
-	WORD $0xad011065 // stp q5, q4, [x3, #0x20]
-	WORD $0x1400001f // b 0x23f8 <k_gram_tile+0xae8>
+	WORD $0x54fffcc8 // b.hi 0x144c <k_mul_panels+0x1434>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54002a20 // b.eq 0x1a00 <k_mul_panels+0x19e8>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54015201 // b.ne 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xad406558 // ldp q24, q25, [x10]
+	WORD $0xad416d5a // ldp q26, q27, [x10, #0x20]
+	WORD $0xad44755c // ldp q28, q29, [x10, #0x80]
+	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
+	WORD $0x4e36d736 // fadd v22.4s, v25.4s, v22.4s
+	WORD $0x4e35d755 // fadd v21.4s, v26.4s, v21.4s
+	WORD $0x4e34d774 // fadd v20.4s, v27.4s, v20.4s
+	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
+	WORD $0x4e27d787 // fadd v7.4s, v28.4s, v7.4s
+	WORD $0xad436d5a // ldp q26, q27, [x10, #0x60]
+	WORD $0x4e26d7a6 // fadd v6.4s, v29.4s, v6.4s
+	WORD $0xad47755c // ldp q28, q29, [x10, #0xe0]
+	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
+	WORD $0x4e32d732 // fadd v18.4s, v25.4s, v18.4s
+	WORD $0x4e31d751 // fadd v17.4s, v26.4s, v17.4s
+	WORD $0x4e30d770 // fadd v16.4s, v27.4s, v16.4s
+	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
+	WORD $0x4e21d781 // fadd v1.4s, v28.4s, v1.4s
+	WORD $0xad466d5a // ldp q26, q27, [x10, #0xc0]
+	WORD $0x4e20d7a0 // fadd v0.4s, v29.4s, v0.4s
+	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
+	WORD $0x4e24d724 // fadd v4.4s, v25.4s, v4.4s
+	WORD $0x4e23d743 // fadd v3.4s, v26.4s, v3.4s
+	WORD $0x4e22d762 // fadd v2.4s, v27.4s, v2.4s
+	WORD $0x14000a77 // b 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540003ab // b.lt 0x23f8 <k_gram_tile+0xae8>
-	WORD $0xf100237f // cmp x27, #0x8
-	WORD $0x3d8047e4 // str q4, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x23c0 <k_gram_tile+0xab0>
-	WORD $0xf9402fec // ldr x12, [sp, #0x58]
-	WORD $0x8b05022d // add x13, x17, x5
-	WORD $0x8b190221 // add x1, x17, x25
-	WORD $0x9b147d8c // mul x12, x12, x20
-	WORD $0x8b0c01ad // add x13, x13, x12
-	WORD $0x8b0c0021 // add x1, x1, x12
-	WORD $0xeb0d021f // cmp x16, x13
-	WORD $0x1a9f27ec // cset w12, lo
-	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54004562 // b.hs 0x2c64 <k_gram_tile+0x1354>
-	WORD $0x3600454c // tbz w12, #0x0, 0x2c64 <k_gram_tile+0x1354>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf94037ec // ldr x12, [sp, #0x68]
-	WORD $0x9b147d8c // mul x12, x12, x20
-	WORD $0x8b0b0d8c // add x12, x12, x11, lsl #3
-	WORD $0x8b0c022c // add x12, x17, x12
-	WORD $0xbc6b7a04 // ldr s4, [x16, x11, lsl #2]
-	WORD $0xfc776985 // ldr d5, [x12, x23]
-	WORD $0x9100056b // add x11, x11, #0x1
-	WORD $0xeb0b037f // cmp x27, x11
-	WORD $0x1e22c084 // fcvt d4, s4
-	WORD $0x1e6428a4 // fadd d4, d5, d4
-	WORD $0xfc376984 // str d4, [x12, x23]
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x54ffff01 // b.ne 0x23d4 <k_gram_tile+0xac4>
-	WORD $0x34000eca // cbz w10, 0x25d0 <k_gram_tile+0xcc0>
-	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
-	WORD $0xf9405beb // ldr x11, [sp, #0xb0]
-	WORD $0x9b0b7d8d // mul x13, x12, x11
-	WORD $0xf940000b // ldr x11, [x0]
-	WORD $0x8b0d0d71 // add x17, x11, x13, lsl #3
-	WORD $0xcb13034d // sub x13, x26, x19
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x243c <k_gram_tile+0xb2c>
-	WORD $0x0e617864 // fcvtl v4.2d, v3.2s
-	WORD $0x4e617863 // fcvtl2 v3.2d, v3.4s
-	WORD $0xad401a25 // ldp q5, q6, [x17]
-	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0x4e63d4c3 // fadd v3.2d, v6.2d, v3.2d
-	WORD $0xad000e24 // stp q4, q3, [x17]
-	WORD $0x1400002e // b 0x24f0 <k_gram_tile+0xbe0>
+	WORD $0x540000a1 // b.ne 0x1548 <k_mul_panels+0x1530>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400006b // b.lt 0x1548 <k_mul_panels+0x1530>
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x155c <k_mul_panels+0x1544>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000061 // b.ne 0x1564 <k_mul_panels+0x154c>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x5400038b // b.lt 0x15ec <k_mul_panels+0x15d4>
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0xad400dc2 // ldp q2, q3, [x14]
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0x4ddfcb04 // ld1r { v4.4s }, [x24], #4
+	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
+	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
+	WORD $0xbd400304 // ldr s4, [x24]
+	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
+	WORD $0xd10010d8 // sub x24, x6, #0x4
+	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0xad420dc2 // ldp q2, q3, [x14, #0x40]
+	WORD $0x2d411584 // ldp s4, s5, [x12, #0x8]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0xad430dc2 // ldp q2, q3, [x14, #0x60]
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x4f851041 // fmla v1.4s, v2.4s, v5.s[0]
+	WORD $0x4f851060 // fmla v0.4s, v3.4s, v5.s[0]
+	WORD $0x54fffd28 // b.hi 0x158c <k_mul_panels+0x1574>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0x5400012b // b.lt 0x1614 <k_mul_panels+0x15fc>
+	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0xacc10dc2 // ldp q2, q3, [x14], #0x20
+	WORD $0x4ddfc984 // ld1r { v4.4s }, [x12], #4
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
+	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
+	WORD $0x54ffff48 // b.hi 0x15f8 <k_mul_panels+0x15e0>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54001400 // b.eq 0x1898 <k_mul_panels+0x1880>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000081 // b.ne 0x1630 <k_mul_panels+0x1618>
+	WORD $0xad400d42 // ldp q2, q3, [x10]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54002741 // b.ne 0x1b20 <k_mul_panels+0x1b08>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400262a // b.ge 0x1b04 <k_mul_panels+0x1aec>
+	WORD $0x17fffacc // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54000081 // b.ne 0x1660 <k_mul_panels+0x1648>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400004b // b.lt 0x1660 <k_mul_panels+0x1648>
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x1674 <k_mul_panels+0x165c>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000041 // b.ne 0x1678 <k_mul_panels+0x1660>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x5400028b // b.lt 0x16dc <k_mul_panels+0x16c4>
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0x2d401181 // ldp s1, s4, [x12]
+	WORD $0xad400dc2 // ldp q2, q3, [x14]
+	WORD $0xd10010d8 // sub x24, x6, #0x4
+	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0x2d411181 // ldp s1, s4, [x12, #0x8]
+	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0x54fffe28 // b.hi 0x169c <k_mul_panels+0x1684>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0x5400010b // b.lt 0x1700 <k_mul_panels+0x16e8>
+	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0x3cc105c1 // ldr q1, [x14], #0x10
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0xbc404582 // ldr s2, [x12], #0x4
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54ffff68 // b.hi 0x16e8 <k_mul_panels+0x16d0>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54001060 // b.eq 0x1910 <k_mul_panels+0x18f8>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54002641 // b.ne 0x1bd4 <k_mul_panels+0x1bbc>
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x1400012f // b 0x1bd0 <k_mul_panels+0x1bb8>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540000c1 // b.ne 0x1738 <k_mul_panels+0x1720>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400008b // b.lt 0x1738 <k_mul_panels+0x1720>
+	WORD $0xf98003a0 // prfm pldl1keep, [x29]
+	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
+	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x174c <k_mul_panels+0x1734>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000081 // b.ne 0x1758 <k_mul_panels+0x1740>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x5400046b // b.lt 0x1800 <k_mul_panels+0x17e8>
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0xf9800342 // prfm pldl2keep, [x26]
+	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
+	WORD $0xad4011c3 // ldp q3, q4, [x14]
+	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0x4ddfcb06 // ld1r { v6.4s }, [x24], #4
+	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
+	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
+	WORD $0xbd400303 // ldr s3, [x24]
+	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
+	WORD $0xad4195c4 // ldp q4, q5, [x14, #0x30]
+	WORD $0xd10010d8 // sub x24, x6, #0x4
+	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0xad4291c6 // ldp q6, q4, [x14, #0x50]
+	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
+	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
+	WORD $0x2d411d83 // ldp s3, s7, [x12, #0x8]
+	WORD $0xad4399c5 // ldp q5, q6, [x14, #0x70]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
+	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
+	WORD $0x3dc02dc5 // ldr q5, [x14, #0xb0]
+	WORD $0xad4491c3 // ldp q3, q4, [x14, #0x90]
+	WORD $0x910301ce // add x14, x14, #0xc0
+	WORD $0x4f871062 // fmla v2.4s, v3.4s, v7.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f8710a0 // fmla v0.4s, v5.4s, v7.s[0]
+	WORD $0x54fffc48 // b.hi 0x1784 <k_mul_panels+0x176c>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0x5400018b // b.lt 0x1834 <k_mul_panels+0x181c>
+	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0xad4011c3 // ldp q3, q4, [x14]
+	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
+	WORD $0x4ddfc986 // ld1r { v6.4s }, [x12], #4
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x9100c1ce // add x14, x14, #0x30
+	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
+	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
+	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
+	WORD $0x54fffee8 // b.hi 0x180c <k_mul_panels+0x17f4>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000780 // b.eq 0x1928 <k_mul_panels+0x1910>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x540000c1 // b.ne 0x1858 <k_mul_panels+0x1840>
+	WORD $0xad401143 // ldp q3, q4, [x10]
+	WORD $0x3dc00945 // ldr q5, [x10, #0x20]
+	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54002161 // b.ne 0x1c8c <k_mul_panels+0x1c74>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54001fea // b.ge 0x1c64 <k_mul_panels+0x1c4c>
+	WORD $0x17fffa42 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540057cb // b.lt 0x236c <k_mul_panels+0x2354>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x54000eed // b.le 0x1a58 <k_mul_panels+0x1a40>
+	WORD $0x3dc003a4 // ldr q4, [x29]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x54005700 // b.eq 0x236c <k_mul_panels+0x2354>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0x1400007f // b 0x1a90 <k_mul_panels+0x1a78>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54000c6b // b.lt 0x1a28 <k_mul_panels+0x1a10>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400114d // b.le 0x1acc <k_mul_panels+0x1ab4>
+	WORD $0x3dc003a2 // ldr q2, [x29]
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x540030e9 // b.ls 0x1ecc <k_mul_panels+0x1eb4>
+	WORD $0x3dc007a3 // ldr q3, [x29, #0x10]
+	WORD $0x1400008e // b 0x1af0 <k_mul_panels+0x1ad8>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54009e4b // b.lt 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400144d // b.le 0x1b50 <k_mul_panels+0x1b38>
+	WORD $0x3dc003b4 // ldr q20, [x29]
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0x540030a9 // b.ls 0x1ef0 <k_mul_panels+0x1ed8>
+	WORD $0x3dc007b4 // ldr q20, [x29, #0x10]
+	WORD $0xf1002fdf // cmp x30, #0xb
+	WORD $0xd10023cc // sub x12, x30, #0x8
+	WORD $0x54005dc9 // b.ls 0x24a4 <k_mul_panels+0x248c>
+	WORD $0x3dc00bb5 // ldr q21, [x29, #0x20]
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540014a1 // b.ne 0x1b9c <k_mul_panels+0x1b84>
+	WORD $0x140004df // b 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400092b // b.lt 0x1a38 <k_mul_panels+0x1a20>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x540014ab // b.lt 0x1bb0 <k_mul_panels+0x1b98>
+	WORD $0x3dc003a1 // ldr q1, [x29]
+	WORD $0x140000ab // b 0x1bd0 <k_mul_panels+0x1bb8>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540008eb // b.lt 0x1a48 <k_mul_panels+0x1a30>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400178d // b.le 0x1c24 <k_mul_panels+0x1c0c>
+	WORD $0x3dc003a3 // ldr q3, [x29]
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x54003429 // b.ls 0x1fc8 <k_mul_panels+0x1fb0>
+	WORD $0x3dc007a3 // ldr q3, [x29, #0x10]
+	WORD $0xf1002fdf // cmp x30, #0xb
+	WORD $0x540061c9 // b.ls 0x2588 <k_mul_panels+0x2570>
+	WORD $0x3dc00ba4 // ldr q4, [x29, #0x20]
+	WORD $0x140000be // b 0x1c50 <k_mul_panels+0x1c38>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540063cb // b.lt 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x54001aed // b.le 0x1cc4 <k_mul_panels+0x1cac>
+	WORD $0x3dc003b0 // ldr q16, [x29]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x54006300 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0x140000df // b 0x1cfc <k_mul_panels+0x1ce4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400c0ab // b.lt 0x319c <k_mul_panels+0x3184>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400204d // b.le 0x1d98 <k_mul_panels+0x1d80>
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0x1a9f97ec // cset w12, hi
+	WORD $0x54003269 // b.ls 0x1fec <k_mul_panels+0x1fd4>
+	WORD $0x3dc007b0 // ldr q16, [x29, #0x10]
+	WORD $0x1400019a // b 0x2010 <k_mul_panels+0x1ff8>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400fdab // b.lt 0x3964 <k_mul_panels+0x394c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400212d // b.le 0x1ddc <k_mul_panels+0x1dc4>
+	WORD $0x3dc003a8 // ldr q8, [x29]
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xd10013ce // sub x14, x30, #0x4
+	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
+	WORD $0x54003a69 // b.ls 0x2118 <k_mul_panels+0x2100>
+	WORD $0x3dc007a8 // ldr q8, [x29, #0x10]
+	WORD $0xf1002fdf // cmp x30, #0xb
+	WORD $0xd10023da // sub x26, x30, #0x8
+	WORD $0x54006d09 // b.ls 0x277c <k_mul_panels+0x2764>
+	WORD $0x3dc00ba9 // ldr q9, [x29, #0x20]
+	WORD $0x5280003b // mov w27, #0x1 // =1
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54002181 // b.ne 0x1e28 <k_mul_panels+0x1e10>
+	WORD $0x140007da // b 0x3964 <k_mul_panels+0x394c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5401280b // b.lt 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400218d // b.le 0x1e3c <k_mul_panels+0x1e24>
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xd10013da // sub x26, x30, #0x4
+	WORD $0x1a9f97eb // cset w11, hi
+	WORD $0x54003ea9 // b.ls 0x21f0 <k_mul_panels+0x21d8>
+	WORD $0x3dc007b8 // ldr q24, [x29, #0x10]
+	WORD $0x140001fc // b 0x2214 <k_mul_panels+0x21fc>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff3a20 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x1400003b // b 0x1b20 <k_mul_panels+0x1b08>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff39a0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x1400006d // b 0x1bf8 <k_mul_panels+0x1be0>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff3920 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x1400008e // b 0x1c8c <k_mul_panels+0x1c74>
+	WORD $0xbd4003a4 // ldr s4, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1a78 <k_mul_panels+0x1a60>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1a78 <k_mul_panels+0x1a60>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54004760 // b.eq 0x236c <k_mul_panels+0x2354>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540045ad // b.le 0x2340 <k_mul_panels+0x2328>
+	WORD $0x3dc00164 // ldr q4, [x11]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
+	WORD $0x54004680 // b.eq 0x236c <k_mul_panels+0x2354>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x3dc00164 // ldr q4, [x11]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0x540045c0 // b.eq 0x236c <k_mul_panels+0x2354>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x3dc00164 // ldr q4, [x11]
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0x14000229 // b 0x236c <k_mul_panels+0x2354>
+	WORD $0xbd4003a2 // ldr s2, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1aec <k_mul_panels+0x1ad4>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409162 // ld1 { v2.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1aec <k_mul_panels+0x1ad4>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408162 // ld1 { v2.s }[2], [x11]
+	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000101 // b.ne 0x1b20 <k_mul_panels+0x1b08>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400010d // b.le 0x1b28 <k_mul_panels+0x1b10>
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x3d8003a1 // str q1, [x29]
+	WORD $0x54001b69 // b.ls 0x1e80 <k_mul_panels+0x1e68>
+	WORD $0x3d8007a0 // str q0, [x29, #0x10]
+	WORD $0x17fff996 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xad000141 // stp q1, q0, [x10]
+	WORD $0x17fff994 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0003a1 // str s1, [x29]
+	WORD $0x540000cb // b.lt 0x1b48 <k_mul_panels+0x1b30>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1b48 <k_mul_panels+0x1b30>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
+	WORD $0xbd0013a0 // str s0, [x29, #0x10]
+	WORD $0x17fff98a // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xbd4003b4 // ldr s20, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1b70 <k_mul_panels+0x1b58>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409174 // ld1 { v20.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1b70 <k_mul_panels+0x1b58>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408174 // ld1 { v20.s }[2], [x11]
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0xbd4013b4 // ldr s20, [x29, #0x10]
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0xbd4023b5 // ldr s21, [x29, #0x20]
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x2a1f03e6 // mov w6, wzr
+	WORD $0xd10023cc // sub x12, x30, #0x8
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54008780 // b.eq 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0x8b050bb8 // add x24, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x54001bcd // b.le 0x1f1c <k_mul_panels+0x1f04>
+	WORD $0x3dc00314 // ldr q20, [x24]
+	WORD $0x140000e4 // b 0x1f3c <k_mul_panels+0x1f24>
+	WORD $0xbd4003a1 // ldr s1, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1bd0 <k_mul_panels+0x1bb8>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1bd0 <k_mul_panels+0x1bb8>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540000e1 // b.ne 0x1bf8 <k_mul_panels+0x1be0>
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x54ff2c8d // b.le 0x174 <k_mul_panels+0x15c>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x540000ab // b.lt 0x1c00 <k_mul_panels+0x1be8>
+	WORD $0x3d8003a0 // str q0, [x29]
+	WORD $0x17fff960 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0x3d800140 // str q0, [x10]
+	WORD $0x17fff95e // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1c1c <k_mul_panels+0x1c04>
+	WORD $0x54000060 // b.eq 0x1c14 <k_mul_panels+0x1bfc>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0xbd0003a0 // str s0, [x29]
+	WORD $0x17fff955 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xbd4003a3 // ldr s3, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1c44 <k_mul_panels+0x1c2c>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409163 // ld1 { v3.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1c44 <k_mul_panels+0x1c2c>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408163 // ld1 { v3.s }[2], [x11]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
+	WORD $0xbd4023a4 // ldr s4, [x29, #0x20]
+	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000161 // b.ne 0x1c8c <k_mul_panels+0x1c74>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400018d // b.le 0x1c98 <k_mul_panels+0x1c80>
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x3d8003a2 // str q2, [x29]
+	WORD $0x54001189 // b.ls 0x1ea4 <k_mul_panels+0x1e8c>
+	WORD $0xf1002fdf // cmp x30, #0xb
+	WORD $0x3d8007a1 // str q1, [x29, #0x10]
+	WORD $0x540034e9 // b.ls 0x231c <k_mul_panels+0x2304>
+	WORD $0x3d800ba0 // str q0, [x29, #0x20]
+	WORD $0x17fff93b // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xad000542 // stp q2, q1, [x10]
+	WORD $0x3d800940 // str q0, [x10, #0x20]
+	WORD $0x17fff938 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0003a2 // str s2, [x29]
+	WORD $0x540000cb // b.lt 0x1cb8 <k_mul_panels+0x1ca0>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d009162 // st1 { v2.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1cb8 <k_mul_panels+0x1ca0>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d008162 // st1 { v2.s }[2], [x11]
+	WORD $0xbd0013a1 // str s1, [x29, #0x10]
+	WORD $0xbd0023a0 // str s0, [x29, #0x20]
+	WORD $0x17fff92d // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xbd4003b0 // ldr s16, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1ce4 <k_mul_panels+0x1ccc>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1ce4 <k_mul_panels+0x1ccc>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54004760 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540045ad // b.le 0x25ac <k_mul_panels+0x2594>
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
+	WORD $0x54004680 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0x540045c0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0x54004500 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf9401beb // ldr x11, [sp, #0x30]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
+	WORD $0x54004440 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0x54004380 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x540042c0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
+	WORD $0x14000211 // b 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xbd4003b0 // ldr s16, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1db8 <k_mul_panels+0x1da0>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1db8 <k_mul_panels+0x1da0>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0xbd4013b1 // ldr s17, [x29, #0x10]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0x54009ea0 // b.eq 0x319c <k_mul_panels+0x3184>
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x8b050ba6 // add x6, x29, x5, lsl #2
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0x140000a9 // b 0x207c <k_mul_panels+0x2064>
+	WORD $0xbd4003a8 // ldr s8, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1dfc <k_mul_panels+0x1de4>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409168 // ld1 { v8.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1dfc <k_mul_panels+0x1de4>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
+	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
+	WORD $0xbd4013a8 // ldr s8, [x29, #0x10]
+	WORD $0xd10013ce // sub x14, x30, #0x4
+	WORD $0xbd4023a9 // ldr s9, [x29, #0x20]
+	WORD $0x2a1f03fb // mov w27, wzr
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xd10023da // sub x26, x30, #0x8
+	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400da00 // b.eq 0x3964 <k_mul_panels+0x394c>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540018ad // b.le 0x2144 <k_mul_panels+0x212c>
+	WORD $0x3dc00188 // ldr q8, [x12]
+	WORD $0x140000cb // b 0x2164 <k_mul_panels+0x214c>
+	WORD $0xbd4003b8 // ldr s24, [x29]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1e5c <k_mul_panels+0x1e44>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1e5c <k_mul_panels+0x1e44>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0xbd4013b9 // ldr s25, [x29, #0x10]
+	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4e36d736 // fadd v22.4s, v25.4s, v22.4s
+	WORD $0x540104c0 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b050bae // add x14, x29, x5, lsl #2
+	WORD $0xd10013da // sub x26, x30, #0x4
+	WORD $0x14000101 // b 0x2280 <k_mul_panels+0x2268>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0013a0 // str s0, [x29, #0x10]
+	WORD $0x54ff1763 // b.lo 0x174 <k_mul_panels+0x15c>
+	WORD $0x910053ab // add x11, x29, #0x14
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0x54ff1700 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x910063ab // add x11, x29, #0x18
+	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x17fff8b5 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0013a1 // str s1, [x29, #0x10]
+	WORD $0x540000c3 // b.lo 0x1ec4 <k_mul_panels+0x1eac>
+	WORD $0x910053ab // add x11, x29, #0x14
+	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x1ec4 <k_mul_panels+0x1eac>
+	WORD $0x910063ab // add x11, x29, #0x18
+	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
+	WORD $0xbd0023a0 // str s0, [x29, #0x20]
+	WORD $0x17fff8ab // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x54ffe0e3 // b.lo 0x1af0 <k_mul_panels+0x1ad8>
+	WORD $0x910053ab // add x11, x29, #0x14
+	WORD $0x0d409163 // ld1 { v3.s }[1], [x11]
+	WORD $0x54ffe080 // b.eq 0x1af0 <k_mul_panels+0x1ad8>
+	WORD $0x910063ab // add x11, x29, #0x18
+	WORD $0x4d408163 // ld1 { v3.s }[2], [x11]
+	WORD $0x17ffff01 // b 0x1af0 <k_mul_panels+0x1ad8>
+	WORD $0xbd4013b4 // ldr s20, [x29, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x54ffe423 // b.lo 0x1b7c <k_mul_panels+0x1b64>
+	WORD $0x910053ac // add x12, x29, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d409194 // ld1 { v20.s }[1], [x12]
+	WORD $0x54ffe3a0 // b.eq 0x1b7c <k_mul_panels+0x1b64>
+	WORD $0x910063ab // add x11, x29, #0x18
+	WORD $0x4d408174 // ld1 { v20.s }[2], [x11]
+	WORD $0x5280006b // mov w11, #0x3 // =3
+	WORD $0x17ffff19 // b 0x1b7c <k_mul_panels+0x1b64>
+	WORD $0xbd400314 // ldr s20, [x24]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x1f3c <k_mul_panels+0x1f24>
+	WORD $0x9100131a // add x26, x24, #0x4
+	WORD $0x0d409354 // ld1 { v20.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x1f3c <k_mul_panels+0x1f24>
+	WORD $0x9100231a // add x26, x24, #0x8
+	WORD $0x4d408354 // ld1 { v20.s }[2], [x26]
+	WORD $0x36000066 // tbz w6, #0x0, 0x1f48 <k_mul_panels+0x1f30>
+	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
+	WORD $0x1400000a // b 0x1f6c <k_mul_panels+0x1f54>
+	WORD $0xbd401315 // ldr s21, [x24, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x1f6c <k_mul_panels+0x1f54>
+	WORD $0x9100531a // add x26, x24, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d409355 // ld1 { v21.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x1f6c <k_mul_panels+0x1f54>
+	WORD $0x9100631a // add x26, x24, #0x18
+	WORD $0x4d408355 // ld1 { v21.s }[2], [x26]
+	WORD $0x3600006e // tbz w14, #0x0, 0x1f78 <k_mul_panels+0x1f60>
+	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
+	WORD $0x1400000a // b 0x1f9c <k_mul_panels+0x1f84>
+	WORD $0xbd402316 // ldr s22, [x24, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x1f9c <k_mul_panels+0x1f84>
+	WORD $0x9100931a // add x26, x24, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d409356 // ld1 { v22.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x1f9c <k_mul_panels+0x1f84>
+	WORD $0x9100a318 // add x24, x24, #0x28
+	WORD $0x4d408316 // ld1 { v22.s }[2], [x24]
+	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
+	WORD $0x4e27d6a7 // fadd v7.4s, v21.4s, v7.4s
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x4e26d6c6 // fadd v6.4s, v22.4s, v6.4s
+	WORD $0x540066e0 // b.eq 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0xf94047f8 // ldr x24, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b1803b8 // add x24, x29, x24
+	WORD $0x5400290d // b.le 0x24dc <k_mul_panels+0x24c4>
+	WORD $0x3dc00314 // ldr q20, [x24]
+	WORD $0x1400014e // b 0x24fc <k_mul_panels+0x24e4>
+	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x54ffe3e3 // b.lo 0x1c4c <k_mul_panels+0x1c34>
+	WORD $0x910053ab // add x11, x29, #0x14
+	WORD $0x0d409163 // ld1 { v3.s }[1], [x11]
+	WORD $0x54ffe380 // b.eq 0x1c4c <k_mul_panels+0x1c34>
+	WORD $0x910063ab // add x11, x29, #0x18
+	WORD $0x4d408163 // ld1 { v3.s }[2], [x11]
+	WORD $0x17ffff19 // b 0x1c4c <k_mul_panels+0x1c34>
+	WORD $0xbd4013b0 // ldr s16, [x29, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x2010 <k_mul_panels+0x1ff8>
+	WORD $0x910053ae // add x14, x29, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d4091d0 // ld1 { v16.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2010 <k_mul_panels+0x1ff8>
+	WORD $0x910063ae // add x14, x29, #0x18
+	WORD $0x4d4081d0 // ld1 { v16.s }[2], [x14]
+	WORD $0x3dc003b1 // ldr q17, [x29]
+	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4e27d627 // fadd v7.4s, v17.4s, v7.4s
+	WORD $0x54008be0 // b.eq 0x319c <k_mul_panels+0x3184>
+	WORD $0x8b050ba6 // add x6, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400028d // b.le 0x207c <k_mul_panels+0x2064>
+	WORD $0xaa0603ee // mov x14, x6
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0x54000368 // b.hi 0x20ac <k_mul_panels+0x2094>
+	WORD $0xbd4001d0 // ldr s16, [x14]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x2068 <k_mul_panels+0x2050>
+	WORD $0x910050cc // add x12, x6, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x2068 <k_mul_panels+0x2050>
+	WORD $0x910060cc // add x12, x6, #0x18
+	WORD $0x4d408190 // ld1 { v16.s }[2], [x12]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54008940 // b.eq 0x319c <k_mul_panels+0x3184>
+	WORD $0x14000012 // b 0x20c0 <k_mul_panels+0x20a8>
+	WORD $0xbd4000d0 // ldr s16, [x6]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x209c <k_mul_panels+0x2084>
+	WORD $0x8b050bae // add x14, x29, x5, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x910011c6 // add x6, x14, #0x4
+	WORD $0x0d4090d0 // ld1 { v16.s }[1], [x6]
+	WORD $0x54003e41 // b.ne 0x2860 <k_mul_panels+0x2848>
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0x8b050bae // add x14, x29, x5, lsl #2
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x36003e6c // tbz w12, #0x0, 0x2874 <k_mul_panels+0x285c>
+	WORD $0x3dc001d0 // ldr q16, [x14]
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54008700 // b.eq 0x319c <k_mul_panels+0x3184>
+	WORD $0xf94047ee // ldr x14, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0e03ae // add x14, x29, x14
+	WORD $0x54003e2d // b.le 0x2890 <k_mul_panels+0x2878>
+	WORD $0xaa0e03e6 // mov x6, x14
+	WORD $0x3cc104d0 // ldr q16, [x6], #0x10
+	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
+	WORD $0x37003f0c // tbnz w12, #0x0, 0x28bc <k_mul_panels+0x28a4>
+	WORD $0xbd4000d0 // ldr s16, [x6]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x2104 <k_mul_panels+0x20ec>
+	WORD $0x910051cc // add x12, x14, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x2104 <k_mul_panels+0x20ec>
+	WORD $0x910061cc // add x12, x14, #0x18
+	WORD $0x4d408190 // ld1 { v16.s }[2], [x12]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54003e01 // b.ne 0x28d0 <k_mul_panels+0x28b8>
+	WORD $0x14000422 // b 0x319c <k_mul_panels+0x3184>
+	WORD $0xbd4013a8 // ldr s8, [x29, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x54ffe743 // b.lo 0x1e08 <k_mul_panels+0x1df0>
+	WORD $0x910053ab // add x11, x29, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d409168 // ld1 { v8.s }[1], [x11]
+	WORD $0x54ffe6c0 // b.eq 0x1e08 <k_mul_panels+0x1df0>
+	WORD $0x910063ab // add x11, x29, #0x18
+	WORD $0x5280006e // mov w14, #0x3 // =3
+	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
+	WORD $0x17ffff32 // b 0x1e08 <k_mul_panels+0x1df0>
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2164 <k_mul_panels+0x214c>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x2164 <k_mul_panels+0x214c>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
+	WORD $0x3600006b // tbz w11, #0x0, 0x2170 <k_mul_panels+0x2158>
+	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
+	WORD $0x1400000a // b 0x2194 <k_mul_panels+0x217c>
+	WORD $0xbd401189 // ldr s9, [x12, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x2194 <k_mul_panels+0x217c>
+	WORD $0x91005186 // add x6, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x2194 <k_mul_panels+0x217c>
+	WORD $0x91006186 // add x6, x12, #0x18
+	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
+	WORD $0x3600007b // tbz w27, #0x0, 0x21a0 <k_mul_panels+0x2188>
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x1400000a // b 0x21c4 <k_mul_panels+0x21ac>
+	WORD $0xbd40218a // ldr s10, [x12, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x21c4 <k_mul_panels+0x21ac>
+	WORD $0x91009186 // add x6, x12, #0x24
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x21c4 <k_mul_panels+0x21ac>
+	WORD $0x9100a18c // add x12, x12, #0x28
+	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0x4e3cd51c // fadd v28.4s, v8.4s, v28.4s
+	WORD $0x4e3bd53b // fadd v27.4s, v9.4s, v27.4s
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x4e3ad55a // fadd v26.4s, v10.4s, v26.4s
+	WORD $0x5400bc80 // b.eq 0x3964 <k_mul_panels+0x394c>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x54002e8d // b.le 0x27b4 <k_mul_panels+0x279c>
+	WORD $0x3dc00188 // ldr q8, [x12]
+	WORD $0x1400017a // b 0x27d4 <k_mul_panels+0x27bc>
+	WORD $0xbd4013b8 // ldr s24, [x29, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x2214 <k_mul_panels+0x21fc>
+	WORD $0x910053ac // add x12, x29, #0x14
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409198 // ld1 { v24.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x2214 <k_mul_panels+0x21fc>
+	WORD $0x910063ac // add x12, x29, #0x18
+	WORD $0x4d408198 // ld1 { v24.s }[2], [x12]
+	WORD $0x3dc003b9 // ldr q25, [x29]
+	WORD $0x4e36d716 // fadd v22.4s, v24.4s, v22.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4e37d737 // fadd v23.4s, v25.4s, v23.4s
+	WORD $0x5400e700 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0x8b050bae // add x14, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400028d // b.le 0x2280 <k_mul_panels+0x2268>
+	WORD $0xaa0e03ec // mov x12, x14
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x3cc10598 // ldr q24, [x12], #0x10
+	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
+	WORD $0x54000368 // b.hi 0x22b0 <k_mul_panels+0x2298>
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x226c <k_mul_panels+0x2254>
+	WORD $0x910051cb // add x11, x14, #0x14
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x226c <k_mul_panels+0x2254>
+	WORD $0x910061cb // add x11, x14, #0x18
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400e460 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0x14000012 // b 0x22c4 <k_mul_panels+0x22ac>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x22a0 <k_mul_panels+0x2288>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x9100118e // add x14, x12, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x540033e1 // b.ne 0x2918 <k_mul_panels+0x2900>
+	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x3600340b // tbz w11, #0x0, 0x292c <k_mul_panels+0x2914>
+	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400e220 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x540033cd // b.le 0x2948 <k_mul_panels+0x2930>
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
+	WORD $0x370034ab // tbnz w11, #0x0, 0x2974 <k_mul_panels+0x295c>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x2308 <k_mul_panels+0x22f0>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x2308 <k_mul_panels+0x22f0>
+	WORD $0x9100618b // add x11, x12, #0x18
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540033a1 // b.ne 0x2988 <k_mul_panels+0x2970>
+	WORD $0x140006fb // b 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0023a0 // str s0, [x29, #0x20]
+	WORD $0x54fef283 // b.lo 0x174 <k_mul_panels+0x15c>
+	WORD $0x910093ab // add x11, x29, #0x24
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0x54fef220 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x9100a3ab // add x11, x29, #0x28
+	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x17fff78e // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xbd400164 // ldr s4, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2360 <k_mul_panels+0x2348>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x2360 <k_mul_panels+0x2348>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
+	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54004121 // b.ne 0x2b8c <k_mul_panels+0x2b74>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540002c1 // b.ne 0x23cc <k_mul_panels+0x23b4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54feefcb // b.lt 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540002ad // b.le 0x23d8 <k_mul_panels+0x23c0>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x3d8003a3 // str q3, [x29]
+	WORD $0x54feef20 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x3cab6ba2 // str q2, [x29, x11]
+	WORD $0x54feeea0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x3cab6ba1 // str q1, [x29, x11]
+	WORD $0x54feee20 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x5400060d // b.le 0x2480 <k_mul_panels+0x2468>
+	WORD $0x3d800160 // str q0, [x11]
+	WORD $0x17fff76b // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xad000943 // stp q3, q2, [x10]
+	WORD $0xad010141 // stp q1, q0, [x10, #0x20]
+	WORD $0x17fff768 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400026b // b.lt 0x2428 <k_mul_panels+0x2410>
+	WORD $0x54000060 // b.eq 0x23ec <k_mul_panels+0x23d4>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xfd0003a3 // str d3, [x29]
+	WORD $0x54feec00 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540001cb // b.lt 0x2438 <k_mul_panels+0x2420>
+	WORD $0x54000060 // b.eq 0x2410 <k_mul_panels+0x23f8>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008182 // st1 { v2.s }[2], [x12]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xfd000162 // str d2, [x11]
+	WORD $0x54feeae0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x1400000c // b 0x2454 <k_mul_panels+0x243c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xbd0003a3 // str s3, [x29]
+	WORD $0x54feea20 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xbd000162 // str s2, [x11]
+	WORD $0x54fee9a0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x540000eb // b.lt 0x246c <k_mul_panels+0x2454>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x54000060 // b.eq 0x2464 <k_mul_panels+0x244c>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008181 // st1 { v1.s }[2], [x12]
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d009181 // st1 { v1.s }[1], [x12]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0xbd000161 // str s1, [x11]
+	WORD $0x54fee800 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x249c <k_mul_panels+0x2484>
+	WORD $0x54000060 // b.eq 0x2494 <k_mul_panels+0x247c>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008180 // st1 { v0.s }[2], [x12]
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
+	WORD $0xbd000160 // str s0, [x11]
+	WORD $0x17fff735 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xbd4023b5 // ldr s21, [x29, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000a3 // b.lo 0x24c0 <k_mul_panels+0x24a8>
+	WORD $0x910093ae // add x14, x29, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d4091d5 // ld1 { v21.s }[1], [x14]
+	WORD $0x54008061 // b.ne 0x34c8 <k_mul_panels+0x34b0>
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54ffb641 // b.ne 0x1b9c <k_mul_panels+0x1b84>
+	WORD $0x140001ec // b 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0xbd400314 // ldr s20, [x24]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x24fc <k_mul_panels+0x24e4>
+	WORD $0x9100131a // add x26, x24, #0x4
+	WORD $0x0d409354 // ld1 { v20.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x24fc <k_mul_panels+0x24e4>
+	WORD $0x9100231a // add x26, x24, #0x8
+	WORD $0x4d408354 // ld1 { v20.s }[2], [x26]
+	WORD $0x36000066 // tbz w6, #0x0, 0x2508 <k_mul_panels+0x24f0>
+	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
+	WORD $0x1400000a // b 0x252c <k_mul_panels+0x2514>
+	WORD $0xbd401315 // ldr s21, [x24, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x252c <k_mul_panels+0x2514>
+	WORD $0x9100531a // add x26, x24, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d409355 // ld1 { v21.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x252c <k_mul_panels+0x2514>
+	WORD $0x9100631a // add x26, x24, #0x18
+	WORD $0x4d408355 // ld1 { v21.s }[2], [x26]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2538 <k_mul_panels+0x2520>
+	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
+	WORD $0x1400000a // b 0x255c <k_mul_panels+0x2544>
+	WORD $0xbd402316 // ldr s22, [x24, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x255c <k_mul_panels+0x2544>
+	WORD $0x9100931a // add x26, x24, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d409356 // ld1 { v22.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x255c <k_mul_panels+0x2544>
+	WORD $0x9100a318 // add x24, x24, #0x28
+	WORD $0x4d408316 // ld1 { v22.s }[2], [x24]
+	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
+	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
+	WORD $0x540038e0 // b.eq 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0xf94027f8 // ldr x24, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b1803b8 // add x24, x29, x24
+	WORD $0x5400340d // b.le 0x2bfc <k_mul_panels+0x2be4>
+	WORD $0x3dc00314 // ldr q20, [x24]
+	WORD $0x140001a6 // b 0x2c1c <k_mul_panels+0x2c04>
+	WORD $0xbd4023a4 // ldr s4, [x29, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x54ffb603 // b.lo 0x1c50 <k_mul_panels+0x1c38>
+	WORD $0x910093ab // add x11, x29, #0x24
+	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
+	WORD $0x54ffb5a0 // b.eq 0x1c50 <k_mul_panels+0x1c38>
+	WORD $0x9100a3ab // add x11, x29, #0x28
+	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
+	WORD $0x17fffdaa // b 0x1c50 <k_mul_panels+0x1c38>
+	WORD $0xbd400170 // ldr s16, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x25cc <k_mul_panels+0x25b4>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x25cc <k_mul_panels+0x25b4>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54004cc1 // b.ne 0x2f6c <k_mul_panels+0x2f54>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54fedc21 // b.ne 0x164 <k_mul_panels+0x14c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fedc6b // b.lt 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400048d // b.le 0x2680 <k_mul_panels+0x2668>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x3d8003a7 // str q7, [x29]
+	WORD $0x54fedbc0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x3cab6ba6 // str q6, [x29, x11]
+	WORD $0x54fedb40 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x3cab6ba5 // str q5, [x29, x11]
+	WORD $0x54fedac0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x540007ed // b.le 0x2728 <k_mul_panels+0x2710>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x3d800164 // str q4, [x11]
+	WORD $0x54fed9e0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x3ca57ba3 // str q3, [x29, x5, lsl #4]
+	WORD $0x54fed980 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x3cab6ba2 // str q2, [x29, x11]
+	WORD $0x54fed900 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x540026ed // b.le 0x2b40 <k_mul_panels+0x2b28>
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x3d800161 // str q1, [x11]
+	WORD $0x54fed820 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x3cab6ba0 // str q0, [x29, x11]
+	WORD $0x17fff6be // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400026b // b.lt 0x26d0 <k_mul_panels+0x26b8>
+	WORD $0x54000060 // b.eq 0x2694 <k_mul_panels+0x267c>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d008167 // st1 { v7.s }[2], [x11]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xfd0003a7 // str d7, [x29]
+	WORD $0x54fed6c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540001cb // b.lt 0x26e0 <k_mul_panels+0x26c8>
+	WORD $0x54000060 // b.eq 0x26b8 <k_mul_panels+0x26a0>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008186 // st1 { v6.s }[2], [x12]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xfd000166 // str d6, [x11]
+	WORD $0x54fed5a0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x1400000c // b 0x26fc <k_mul_panels+0x26e4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xbd0003a7 // str s7, [x29]
+	WORD $0x54fed4e0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x8b050bab // add x11, x29, x5, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xbd000166 // str s6, [x11]
+	WORD $0x54fed460 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x540000eb // b.lt 0x2714 <k_mul_panels+0x26fc>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x54000060 // b.eq 0x270c <k_mul_panels+0x26f4>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008185 // st1 { v5.s }[2], [x12]
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d009185 // st1 { v5.s }[1], [x12]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0xbd000165 // str s5, [x11]
+	WORD $0x54fed2c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x54001dcb // b.lt 0x2ae4 <k_mul_panels+0x2acc>
+	WORD $0x54000060 // b.eq 0x273c <k_mul_panels+0x2724>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008184 // st1 { v4.s }[2], [x12]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0xfd000164 // str d4, [x11]
+	WORD $0x54fed180 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9401beb // ldr x11, [sp, #0x30]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54001d2b // b.lt 0x2af8 <k_mul_panels+0x2ae0>
+	WORD $0x54000060 // b.eq 0x2764 <k_mul_panels+0x274c>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008183 // st1 { v3.s }[2], [x12]
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0xfd000163 // str d3, [x11]
+	WORD $0x54fed040 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x140000e7 // b 0x2b14 <k_mul_panels+0x2afc>
+	WORD $0xbd4023a9 // ldr s9, [x29, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000a3 // b.lo 0x2798 <k_mul_panels+0x2780>
+	WORD $0x910093ab // add x11, x29, #0x24
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409169 // ld1 { v9.s }[1], [x11]
+	WORD $0x54006ac1 // b.ne 0x34ec <k_mul_panels+0x34d4>
+	WORD $0x2a1f03fb // mov w27, wzr
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54ffb3e1 // b.ne 0x1e28 <k_mul_panels+0x1e10>
+	WORD $0x1400046d // b 0x3964 <k_mul_panels+0x394c>
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x27d4 <k_mul_panels+0x27bc>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x27d4 <k_mul_panels+0x27bc>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
+	WORD $0x3600006b // tbz w11, #0x0, 0x27e0 <k_mul_panels+0x27c8>
+	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
+	WORD $0x1400000a // b 0x2804 <k_mul_panels+0x27ec>
+	WORD $0xbd401189 // ldr s9, [x12, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x2804 <k_mul_panels+0x27ec>
+	WORD $0x91005186 // add x6, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x2804 <k_mul_panels+0x27ec>
+	WORD $0x91006186 // add x6, x12, #0x18
+	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
+	WORD $0x3600007b // tbz w27, #0x0, 0x2810 <k_mul_panels+0x27f8>
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x1400000a // b 0x2834 <k_mul_panels+0x281c>
+	WORD $0xbd40218a // ldr s10, [x12, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x2834 <k_mul_panels+0x281c>
+	WORD $0x91009186 // add x6, x12, #0x24
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x2834 <k_mul_panels+0x281c>
+	WORD $0x9100a18c // add x12, x12, #0x28
+	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0x4e39d519 // fadd v25.4s, v8.4s, v25.4s
+	WORD $0x4e38d538 // fadd v24.4s, v9.4s, v24.4s
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x4e37d557 // fadd v23.4s, v10.4s, v23.4s
+	WORD $0x54008900 // b.eq 0x3964 <k_mul_panels+0x394c>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x540043cd // b.le 0x30cc <k_mul_panels+0x30b4>
+	WORD $0x3dc00188 // ldr q8, [x12]
+	WORD $0x14000224 // b 0x30ec <k_mul_panels+0x30d4>
+	WORD $0x910021c6 // add x6, x14, #0x8
+	WORD $0x4d4080d0 // ld1 { v16.s }[2], [x6]
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x3707c1ec // tbnz w12, #0x0, 0x20ac <k_mul_panels+0x2094>
+	WORD $0xbd4001d0 // ldr s16, [x14]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0x540048e0 // b.eq 0x319c <k_mul_panels+0x3184>
+	WORD $0xf94047ee // ldr x14, [sp, #0x88]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x8b0e03ae // add x14, x29, x14
+	WORD $0xbd4001d0 // ldr s16, [x14]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x28b0 <k_mul_panels+0x2898>
+	WORD $0x910011c6 // add x6, x14, #0x4
+	WORD $0x0d4090d0 // ld1 { v16.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x28b0 <k_mul_panels+0x2898>
+	WORD $0x910021c6 // add x6, x14, #0x8
+	WORD $0x4d4080d0 // ld1 { v16.s }[2], [x6]
+	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
+	WORD $0x910041c6 // add x6, x14, #0x10
+	WORD $0x3600094c // tbz w12, #0x0, 0x29e0 <k_mul_panels+0x29c8>
+	WORD $0x3dc000d0 // ldr q16, [x6]
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54004680 // b.eq 0x319c <k_mul_panels+0x3184>
+	WORD $0xf94027ee // ldr x14, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0e03ae // add x14, x29, x14
+	WORD $0x5400090d // b.le 0x29fc <k_mul_panels+0x29e4>
+	WORD $0xaa0e03e6 // mov x6, x14
+	WORD $0x3cc104d0 // ldr q16, [x6], #0x10
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x370009ec // tbnz w12, #0x0, 0x2a28 <k_mul_panels+0x2a10>
+	WORD $0xbd4000d0 // ldr s16, [x6]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x54004503 // b.lo 0x3198 <k_mul_panels+0x3180>
+	WORD $0x910051cc // add x12, x14, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54004480 // b.eq 0x3198 <k_mul_panels+0x3180>
+	WORD $0x910061cb // add x11, x14, #0x18
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x14000221 // b 0x3198 <k_mul_panels+0x3180>
+	WORD $0x9100218e // add x14, x12, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x3707cc4b // tbnz w11, #0x0, 0x22b0 <k_mul_panels+0x2298>
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0x5400ae60 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2968 <k_mul_panels+0x2950>
+	WORD $0x9100118e // add x14, x12, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2968 <k_mul_panels+0x2950>
+	WORD $0x9100218e // add x14, x12, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
+	WORD $0x9100418e // add x14, x12, #0x10
+	WORD $0x3600060b // tbz w11, #0x0, 0x2a30 <k_mul_panels+0x2a18>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400ac00 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x540005cd // b.le 0x2a4c <k_mul_panels+0x2a34>
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e31d711 // fadd v17.4s, v24.4s, v17.4s
+	WORD $0x370006ab // tbnz w11, #0x0, 0x2a78 <k_mul_panels+0x2a60>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x29cc <k_mul_panels+0x29b4>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x29cc <k_mul_panels+0x29b4>
+	WORD $0x9100618b // add x11, x12, #0x18
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x540005a1 // b.ne 0x2a8c <k_mul_panels+0x2a74>
+	WORD $0x1400054a // b 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xbd4000d0 // ldr s16, [x6]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0x54003d80 // b.eq 0x319c <k_mul_panels+0x3184>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x8b0b03ae // add x14, x29, x11
+	WORD $0xbd4001d0 // ldr s16, [x14]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2a1c <k_mul_panels+0x2a04>
+	WORD $0x910011cb // add x11, x14, #0x4
+	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x2a1c <k_mul_panels+0x2a04>
+	WORD $0x910021cb // add x11, x14, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x910041c6 // add x6, x14, #0x10
+	WORD $0x36003b8c // tbz w12, #0x0, 0x3194 <k_mul_panels+0x317c>
+	WORD $0x3dc000d0 // ldr q16, [x6]
+	WORD $0x140001db // b 0x3198 <k_mul_panels+0x3180>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
+	WORD $0x5400a640 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2a6c <k_mul_panels+0x2a54>
+	WORD $0x9100118e // add x14, x12, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2a6c <k_mul_panels+0x2a54>
+	WORD $0x9100218e // add x14, x12, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e31d711 // fadd v17.4s, v24.4s, v17.4s
+	WORD $0x9100418e // add x14, x12, #0x10
+	WORD $0x36004d0b // tbz w11, #0x0, 0x3414 <k_mul_panels+0x33fc>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400a3e0 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf9401bec // ldr x12, [sp, #0x30]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x54004ccd // b.le 0x3430 <k_mul_panels+0x3418>
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
+	WORD $0x37004dab // tbnz w11, #0x0, 0x345c <k_mul_panels+0x3444>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x2ad0 <k_mul_panels+0x2ab8>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x2ad0 <k_mul_panels+0x2ab8>
+	WORD $0x9100618b // add x11, x12, #0x18
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x54004ca1 // b.ne 0x3470 <k_mul_panels+0x3458>
+	WORD $0x14000509 // b 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0xbd000164 // str s4, [x11]
+	WORD $0x54feb440 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9401beb // ldr x11, [sp, #0x30]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0xbd000163 // str s3, [x11]
+	WORD $0x54feb3a0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x540000eb // b.lt 0x2b2c <k_mul_panels+0x2b14>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x54000060 // b.eq 0x2b24 <k_mul_panels+0x2b0c>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008182 // st1 { v2.s }[2], [x12]
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d009182 // st1 { v2.s }[1], [x12]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0xbd000162 // str s2, [x11]
+	WORD $0x54feb200 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400640b // b.lt 0x37c4 <k_mul_panels+0x37ac>
+	WORD $0x54000060 // b.eq 0x2b54 <k_mul_panels+0x2b3c>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008181 // st1 { v1.s }[2], [x12]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0xfd000161 // str d1, [x11]
+	WORD $0x54feb0c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ffc98b // b.lt 0x249c <k_mul_panels+0x2484>
+	WORD $0x54000060 // b.eq 0x2b7c <k_mul_panels+0x2b64>
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x4d008180 // st1 { v0.s }[2], [x12]
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
+	WORD $0xbd000160 // str s0, [x11]
+	WORD $0x17fff57b // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ff788c // b.gt 0x1aa8 <k_mul_panels+0x1a90>
+	WORD $0xbd400164 // ldr s4, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2bbc <k_mul_panels+0x2ba4>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x2bbc <k_mul_panels+0x2ba4>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54ffbd40 // b.eq 0x236c <k_mul_panels+0x2354>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ff776c // b.gt 0x1ac0 <k_mul_panels+0x1aa8>
+	WORD $0xbd400164 // ldr s4, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x54ff772b // b.lt 0x1ac4 <k_mul_panels+0x1aac>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
+	WORD $0x54ff76c0 // b.eq 0x1ac4 <k_mul_panels+0x1aac>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
+	WORD $0x17fffbb3 // b 0x1ac4 <k_mul_panels+0x1aac>
+	WORD $0xbd400314 // ldr s20, [x24]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2c1c <k_mul_panels+0x2c04>
+	WORD $0x9100131a // add x26, x24, #0x4
+	WORD $0x0d409354 // ld1 { v20.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x2c1c <k_mul_panels+0x2c04>
+	WORD $0x9100231a // add x26, x24, #0x8
+	WORD $0x4d408354 // ld1 { v20.s }[2], [x26]
+	WORD $0x36000066 // tbz w6, #0x0, 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
+	WORD $0x1400000a // b 0x2c4c <k_mul_panels+0x2c34>
+	WORD $0xbd401315 // ldr s21, [x24, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x2c4c <k_mul_panels+0x2c34>
+	WORD $0x91005306 // add x6, x24, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d4090d5 // ld1 { v21.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x2c4c <k_mul_panels+0x2c34>
+	WORD $0x9100630b // add x11, x24, #0x18
+	WORD $0x4d408175 // ld1 { v21.s }[2], [x11]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2c58 <k_mul_panels+0x2c40>
+	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
+	WORD $0x1400000a // b 0x2c7c <k_mul_panels+0x2c64>
+	WORD $0xbd402316 // ldr s22, [x24, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x2c7c <k_mul_panels+0x2c64>
+	WORD $0x9100930b // add x11, x24, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d409176 // ld1 { v22.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x2c7c <k_mul_panels+0x2c64>
+	WORD $0x9100a30b // add x11, x24, #0x28
+	WORD $0x4d408176 // ld1 { v22.s }[2], [x11]
+	WORD $0x4e22d682 // fadd v2.4s, v20.4s, v2.4s
+	WORD $0x4e21d6a1 // fadd v1.4s, v21.4s, v1.4s
+	WORD $0x4e20d6c0 // fadd v0.4s, v22.4s, v0.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000261 // b.ne 0x2cdc <k_mul_panels+0x2cc4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fea6eb // b.lt 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540002cd // b.le 0x2cf8 <k_mul_panels+0x2ce0>
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0x3d8003b3 // str q19, [x29]
+	WORD $0x540004e9 // b.ls 0x2d4c <k_mul_panels+0x2d34>
+	WORD $0xf1002fdf // cmp x30, #0xb
+	WORD $0xd10023cc // sub x12, x30, #0x8
+	WORD $0x3d8007b2 // str q18, [x29, #0x10]
+	WORD $0x54000ac9 // b.ls 0x2e18 <k_mul_panels+0x2e00>
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0x3d800bb1 // str q17, [x29, #0x20]
+	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fea500 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000018 // b 0x2d38 <k_mul_panels+0x2d20>
+	WORD $0xad004953 // stp q19, q18, [x10]
+	WORD $0xad014151 // stp q17, q16, [x10, #0x20]
+	WORD $0xad021947 // stp q7, q6, [x10, #0x40]
+	WORD $0xad031145 // stp q5, q4, [x10, #0x60]
+	WORD $0xad040943 // stp q3, q2, [x10, #0x80]
+	WORD $0xad050141 // stp q1, q0, [x10, #0xa0]
+	WORD $0x17fff520 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0003b3 // str s19, [x29]
+	WORD $0x540000cb // b.lt 0x2d18 <k_mul_panels+0x2d00>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d009173 // st1 { v19.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x2d18 <k_mul_panels+0x2d00>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d008173 // st1 { v19.s }[2], [x11]
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0xbd0013b2 // str s18, [x29, #0x10]
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x2a1f03e6 // mov w6, wzr
+	WORD $0xd10023cc // sub x12, x30, #0x8
+	WORD $0xbd0023b1 // str s17, [x29, #0x20]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fea200 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x8b050bb8 // add x24, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540001cd // b.le 0x2d78 <k_mul_panels+0x2d60>
+	WORD $0x3d800310 // str q16, [x24]
+	WORD $0x14000014 // b 0x2d98 <k_mul_panels+0x2d80>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0013b2 // str s18, [x29, #0x10]
+	WORD $0x54fffe63 // b.lo 0x2d20 <k_mul_panels+0x2d08>
+	WORD $0x910053ac // add x12, x29, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009192 // st1 { v18.s }[1], [x12]
+	WORD $0x54fffde0 // b.eq 0x2d20 <k_mul_panels+0x2d08>
+	WORD $0x910063ab // add x11, x29, #0x18
+	WORD $0x4d008172 // st1 { v18.s }[2], [x11]
+	WORD $0x5280006b // mov w11, #0x3 // =3
+	WORD $0x17ffffeb // b 0x2d20 <k_mul_panels+0x2d08>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000310 // str s16, [x24]
+	WORD $0x540000cb // b.lt 0x2d98 <k_mul_panels+0x2d80>
+	WORD $0x9100131a // add x26, x24, #0x4
+	WORD $0x0d009350 // st1 { v16.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x2d98 <k_mul_panels+0x2d80>
+	WORD $0x9100231a // add x26, x24, #0x8
+	WORD $0x4d008350 // st1 { v16.s }[2], [x26]
+	WORD $0x36000066 // tbz w6, #0x0, 0x2da4 <k_mul_panels+0x2d8c>
+	WORD $0x3d800707 // str q7, [x24, #0x10]
+	WORD $0x1400000a // b 0x2dc8 <k_mul_panels+0x2db0>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd001307 // str s7, [x24, #0x10]
+	WORD $0x540000eb // b.lt 0x2dc8 <k_mul_panels+0x2db0>
+	WORD $0x9100531a // add x26, x24, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009347 // st1 { v7.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x2dc8 <k_mul_panels+0x2db0>
+	WORD $0x9100631a // add x26, x24, #0x18
+	WORD $0x4d008347 // st1 { v7.s }[2], [x26]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2dd4 <k_mul_panels+0x2dbc>
+	WORD $0x3d800b06 // str q6, [x24, #0x20]
+	WORD $0x1400000a // b 0x2df8 <k_mul_panels+0x2de0>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd002306 // str s6, [x24, #0x20]
+	WORD $0x540000eb // b.lt 0x2df8 <k_mul_panels+0x2de0>
+	WORD $0x9100931a // add x26, x24, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009346 // st1 { v6.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x2df8 <k_mul_panels+0x2de0>
+	WORD $0x9100a318 // add x24, x24, #0x28
+	WORD $0x4d008306 // st1 { v6.s }[2], [x24]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fe9bc0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047f8 // ldr x24, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b1803b8 // add x24, x29, x24
+	WORD $0x540001ed // b.le 0x2e48 <k_mul_panels+0x2e30>
+	WORD $0x3d800305 // str q5, [x24]
+	WORD $0x14000015 // b 0x2e68 <k_mul_panels+0x2e50>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0023b1 // str s17, [x29, #0x20]
+	WORD $0x540000a3 // b.lo 0x2e34 <k_mul_panels+0x2e1c>
+	WORD $0x910093ae // add x14, x29, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d0091d1 // st1 { v17.s }[1], [x14]
+	WORD $0x54001a41 // b.ne 0x3178 <k_mul_panels+0x3160>
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe99a0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffffbd // b 0x2d38 <k_mul_panels+0x2d20>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000305 // str s5, [x24]
+	WORD $0x540000cb // b.lt 0x2e68 <k_mul_panels+0x2e50>
+	WORD $0x9100131a // add x26, x24, #0x4
+	WORD $0x0d009345 // st1 { v5.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x2e68 <k_mul_panels+0x2e50>
+	WORD $0x9100231a // add x26, x24, #0x8
+	WORD $0x4d008345 // st1 { v5.s }[2], [x26]
+	WORD $0x36000066 // tbz w6, #0x0, 0x2e74 <k_mul_panels+0x2e5c>
+	WORD $0x3d800704 // str q4, [x24, #0x10]
+	WORD $0x1400000a // b 0x2e98 <k_mul_panels+0x2e80>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd001304 // str s4, [x24, #0x10]
+	WORD $0x540000eb // b.lt 0x2e98 <k_mul_panels+0x2e80>
+	WORD $0x9100531a // add x26, x24, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009344 // st1 { v4.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x2e98 <k_mul_panels+0x2e80>
+	WORD $0x9100631a // add x26, x24, #0x18
+	WORD $0x4d008344 // st1 { v4.s }[2], [x26]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2ea4 <k_mul_panels+0x2e8c>
+	WORD $0x3d800b03 // str q3, [x24, #0x20]
+	WORD $0x1400000a // b 0x2ec8 <k_mul_panels+0x2eb0>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd002303 // str s3, [x24, #0x20]
+	WORD $0x540000eb // b.lt 0x2ec8 <k_mul_panels+0x2eb0>
+	WORD $0x9100931a // add x26, x24, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009343 // st1 { v3.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x2ec8 <k_mul_panels+0x2eb0>
+	WORD $0x9100a318 // add x24, x24, #0x28
+	WORD $0x4d008303 // st1 { v3.s }[2], [x24]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fe9540 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027f8 // ldr x24, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b1803b8 // add x24, x29, x24
+	WORD $0x5400006d // b.le 0x2ee8 <k_mul_panels+0x2ed0>
+	WORD $0x3d800302 // str q2, [x24]
+	WORD $0x14000009 // b 0x2f08 <k_mul_panels+0x2ef0>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000302 // str s2, [x24]
+	WORD $0x540000cb // b.lt 0x2f08 <k_mul_panels+0x2ef0>
+	WORD $0x9100131a // add x26, x24, #0x4
+	WORD $0x0d009342 // st1 { v2.s }[1], [x26]
+	WORD $0x54000060 // b.eq 0x2f08 <k_mul_panels+0x2ef0>
+	WORD $0x9100231a // add x26, x24, #0x8
+	WORD $0x4d008342 // st1 { v2.s }[2], [x26]
+	WORD $0x36000066 // tbz w6, #0x0, 0x2f14 <k_mul_panels+0x2efc>
+	WORD $0x3d800701 // str q1, [x24, #0x10]
+	WORD $0x1400000a // b 0x2f38 <k_mul_panels+0x2f20>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd001301 // str s1, [x24, #0x10]
+	WORD $0x540000eb // b.lt 0x2f38 <k_mul_panels+0x2f20>
+	WORD $0x91005306 // add x6, x24, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d0090c1 // st1 { v1.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x2f38 <k_mul_panels+0x2f20>
+	WORD $0x9100630b // add x11, x24, #0x18
+	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2f44 <k_mul_panels+0x2f2c>
+	WORD $0x3d800b00 // str q0, [x24, #0x20]
+	WORD $0x17fff48d // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd002300 // str s0, [x24, #0x20]
+	WORD $0x54fe914b // b.lt 0x174 <k_mul_panels+0x15c>
+	WORD $0x9100930b // add x11, x24, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0x54fe90c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x9100a30b // add x11, x24, #0x28
+	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x17fff483 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047eb // ldr x11, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ff6cec // b.gt 0x1d14 <k_mul_panels+0x1cfc>
+	WORD $0xbd400170 // ldr s16, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2f9c <k_mul_panels+0x2f84>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x2f9c <k_mul_panels+0x2f84>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54ffb1a0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ff6bcc // b.gt 0x1d2c <k_mul_panels+0x1d14>
+	WORD $0xbd400170 // ldr s16, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x2fd8 <k_mul_panels+0x2fc0>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x2fd8 <k_mul_panels+0x2fc0>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54ffafc0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf9401beb // ldr x11, [sp, #0x30]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ff6aac // b.gt 0x1d44 <k_mul_panels+0x1d2c>
+	WORD $0xbd400170 // ldr s16, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x3014 <k_mul_panels+0x2ffc>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x3014 <k_mul_panels+0x2ffc>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x54ffade0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ff698c // b.gt 0x1d5c <k_mul_panels+0x1d44>
+	WORD $0xbd400170 // ldr s16, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x3050 <k_mul_panels+0x3038>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x3050 <k_mul_panels+0x3038>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54ffac00 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ff686c // b.gt 0x1d74 <k_mul_panels+0x1d5c>
+	WORD $0xbd400170 // ldr s16, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x308c <k_mul_panels+0x3074>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x308c <k_mul_panels+0x3074>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x54ffaa20 // b.eq 0x25d8 <k_mul_panels+0x25c0>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x54ff674c // b.gt 0x1d8c <k_mul_panels+0x1d74>
+	WORD $0xbd400170 // ldr s16, [x11]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x54ff670b // b.lt 0x1d90 <k_mul_panels+0x1d78>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
+	WORD $0x54ff66a0 // b.eq 0x1d90 <k_mul_panels+0x1d78>
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0x17fffb32 // b 0x1d90 <k_mul_panels+0x1d78>
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x30ec <k_mul_panels+0x30d4>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x30ec <k_mul_panels+0x30d4>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
+	WORD $0x3600006b // tbz w11, #0x0, 0x30f8 <k_mul_panels+0x30e0>
+	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
+	WORD $0x1400000a // b 0x311c <k_mul_panels+0x3104>
+	WORD $0xbd401189 // ldr s9, [x12, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x311c <k_mul_panels+0x3104>
+	WORD $0x91005186 // add x6, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x311c <k_mul_panels+0x3104>
+	WORD $0x91006186 // add x6, x12, #0x18
+	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
+	WORD $0x3600007b // tbz w27, #0x0, 0x3128 <k_mul_panels+0x3110>
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x1400000a // b 0x314c <k_mul_panels+0x3134>
+	WORD $0xbd40218a // ldr s10, [x12, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x314c <k_mul_panels+0x3134>
+	WORD $0x91009186 // add x6, x12, #0x24
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x314c <k_mul_panels+0x3134>
+	WORD $0x9100a18c // add x12, x12, #0x28
+	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0x4e36d516 // fadd v22.4s, v8.4s, v22.4s
+	WORD $0x4e35d535 // fadd v21.4s, v9.4s, v21.4s
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x4e34d554 // fadd v20.4s, v10.4s, v20.4s
+	WORD $0x54004040 // b.eq 0x3964 <k_mul_panels+0x394c>
+	WORD $0xf9401bec // ldr x12, [sp, #0x30]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x54001d2d // b.le 0x3510 <k_mul_panels+0x34f8>
+	WORD $0x3dc00188 // ldr q8, [x12]
+	WORD $0x140000ef // b 0x3530 <k_mul_panels+0x3518>
+	WORD $0x9100a3a6 // add x6, x29, #0x28
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x4d0080d1 // st1 { v17.s }[2], [x6]
+	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe7f40 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17fffeea // b 0x2d38 <k_mul_panels+0x2d20>
+	WORD $0xbd4000d0 // ldr s16, [x6]
+	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54fe7e01 // b.ne 0x164 <k_mul_panels+0x14c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe7e4b // b.lt 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400010d // b.le 0x31d4 <k_mul_panels+0x31bc>
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0x3d8003a7 // str q7, [x29]
+	WORD $0x1a9f97ec // cset w12, hi
+	WORD $0x54000249 // b.ls 0x3210 <k_mul_panels+0x31f8>
+	WORD $0x3d8007a6 // str q6, [x29, #0x10]
+	WORD $0x14000019 // b 0x3234 <k_mul_panels+0x321c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0003a7 // str s7, [x29]
+	WORD $0x540000cb // b.lt 0x31f4 <k_mul_panels+0x31dc>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d009167 // st1 { v7.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x31f4 <k_mul_panels+0x31dc>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d008167 // st1 { v7.s }[2], [x11]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xbd0013a6 // str s6, [x29, #0x10]
+	WORD $0x54fe7bc0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x8b050bae // add x14, x29, x5, lsl #2
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0x14000020 // b 0x328c <k_mul_panels+0x3274>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0013a6 // str s6, [x29, #0x10]
+	WORD $0x540000e3 // b.lo 0x3234 <k_mul_panels+0x321c>
+	WORD $0x910053ae // add x14, x29, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d0091c6 // st1 { v6.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3234 <k_mul_panels+0x321c>
+	WORD $0x910063ae // add x14, x29, #0x18
+	WORD $0x4d0081c6 // st1 { v6.s }[2], [x14]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe79e0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x8b050bae // add x14, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400024d // b.le 0x328c <k_mul_panels+0x3274>
+	WORD $0xaa0e03e6 // mov x6, x14
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x3c8104c5 // str q5, [x6], #0x10
+	WORD $0x54000328 // b.hi 0x32b8 <k_mul_panels+0x32a0>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000c4 // str s4, [x6]
+	WORD $0x54000d23 // b.lo 0x3404 <k_mul_panels+0x33ec>
+	WORD $0x910051cc // add x12, x14, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009184 // st1 { v4.s }[1], [x12]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x54000260 // b.eq 0x32c0 <k_mul_panels+0x32a8>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c4 // st1 { v4.s }[2], [x14]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fe7780 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000010 // b 0x32c8 <k_mul_panels+0x32b0>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0001c5 // str s5, [x14]
+	WORD $0x540000cb // b.lt 0x32ac <k_mul_panels+0x3294>
+	WORD $0x8b050bae // add x14, x29, x5, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x910011c6 // add x6, x14, #0x4
+	WORD $0x0d0090c5 // st1 { v5.s }[1], [x6]
+	WORD $0x54000381 // b.ne 0x3318 <k_mul_panels+0x3300>
+	WORD $0x8b050bae // add x14, x29, x5, lsl #2
+	WORD $0x910041c6 // add x6, x14, #0x10
+	WORD $0x360003ac // tbz w12, #0x0, 0x3328 <k_mul_panels+0x3310>
+	WORD $0x3d8000c4 // str q4, [x6]
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fe7580 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047ee // ldr x14, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0e03ae // add x14, x29, x14
+	WORD $0x5400036d // b.le 0x3340 <k_mul_panels+0x3328>
+	WORD $0xaa0e03e6 // mov x6, x14
+	WORD $0x3c8104c3 // str q3, [x6], #0x10
+	WORD $0x3700044c // tbnz w12, #0x0, 0x3368 <k_mul_panels+0x3350>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000c2 // str s2, [x6]
+	WORD $0x54001683 // b.lo 0x35bc <k_mul_panels+0x35a4>
+	WORD $0x910051cc // add x12, x14, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009182 // st1 { v2.s }[1], [x12]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x54000380 // b.eq 0x3370 <k_mul_panels+0x3358>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fe7320 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000019 // b 0x3378 <k_mul_panels+0x3360>
+	WORD $0x910021c6 // add x6, x14, #0x8
+	WORD $0x4d0080c5 // st1 { v5.s }[2], [x6]
+	WORD $0x910041c6 // add x6, x14, #0x10
+	WORD $0x3707fcac // tbnz w12, #0x0, 0x32b8 <k_mul_panels+0x32a0>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xbd0000c4 // str s4, [x6]
+	WORD $0x54fe7220 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047ee // ldr x14, [sp, #0x88]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x8b0e03ae // add x14, x29, x14
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0001c3 // str s3, [x14]
+	WORD $0x540000cb // b.lt 0x3360 <k_mul_panels+0x3348>
+	WORD $0x910011c6 // add x6, x14, #0x4
+	WORD $0x0d0090c3 // st1 { v3.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x3360 <k_mul_panels+0x3348>
+	WORD $0x910021c6 // add x6, x14, #0x8
+	WORD $0x4d0080c3 // st1 { v3.s }[2], [x6]
+	WORD $0x910041c6 // add x6, x14, #0x10
+	WORD $0x360002cc // tbz w12, #0x0, 0x33bc <k_mul_panels+0x33a4>
+	WORD $0x3d8000c2 // str q2, [x6]
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fe7000 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027ee // ldr x14, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0e03ae // add x14, x29, x14
+	WORD $0x5400028d // b.le 0x33d4 <k_mul_panels+0x33bc>
+	WORD $0xaa0e03e6 // mov x6, x14
+	WORD $0x3c8104c1 // str q1, [x6], #0x10
+	WORD $0x3700036c // tbnz w12, #0x0, 0x33fc <k_mul_panels+0x33e4>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000c0 // str s0, [x6]
+	WORD $0x54fe6ec3 // b.lo 0x174 <k_mul_panels+0x15c>
+	WORD $0x910051cc // add x12, x14, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
+	WORD $0x54fe6e40 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x910061cb // add x11, x14, #0x18
+	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x17fff36f // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0xbd0000c2 // str s2, [x6]
+	WORD $0x54fe6d80 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x8b0b03ae // add x14, x29, x11
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0001c1 // str s1, [x14]
+	WORD $0x540000cb // b.lt 0x33f4 <k_mul_panels+0x33dc>
+	WORD $0x910011cb // add x11, x14, #0x4
+	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x33f4 <k_mul_panels+0x33dc>
+	WORD $0x910021cb // add x11, x14, #0x8
+	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
+	WORD $0x910041c6 // add x6, x14, #0x10
+	WORD $0x3600820c // tbz w12, #0x0, 0x4438 <k_mul_panels+0x4420>
+	WORD $0x3d8000c0 // str q0, [x6]
+	WORD $0x17fff35d // b 0x174 <k_mul_panels+0x15c>
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fe6b40 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffffae // b 0x32c8 <k_mul_panels+0x32b0>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
+	WORD $0x54005720 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf9401bec // ldr x12, [sp, #0x30]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x3450 <k_mul_panels+0x3438>
+	WORD $0x9100118e // add x14, x12, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3450 <k_mul_panels+0x3438>
+	WORD $0x9100218e // add x14, x12, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
+	WORD $0x9100418e // add x14, x12, #0x10
+	WORD $0x36000bab // tbz w11, #0x0, 0x35cc <k_mul_panels+0x35b4>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x540054c0 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x54000b6d // b.le 0x35e8 <k_mul_panels+0x35d0>
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
+	WORD $0x37000c4b // tbnz w11, #0x0, 0x3614 <k_mul_panels+0x35fc>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x34b4 <k_mul_panels+0x349c>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x34b4 <k_mul_panels+0x349c>
+	WORD $0x9100618b // add x11, x12, #0x18
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54000b41 // b.ne 0x3628 <k_mul_panels+0x3610>
+	WORD $0x14000290 // b 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0x9100a3a6 // add x6, x29, #0x28
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x4d4080d5 // ld1 { v21.s }[2], [x6]
+	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54ffbd20 // b.eq 0x2c88 <k_mul_panels+0x2c70>
+	WORD $0x17fff9ad // b 0x1b9c <k_mul_panels+0x1b84>
+	WORD $0x9100a3ab // add x11, x29, #0x28
+	WORD $0x2a1f03fb // mov w27, wzr
+	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540022e0 // b.eq 0x3964 <k_mul_panels+0x394c>
+	WORD $0x17fffa47 // b 0x1e28 <k_mul_panels+0x1e10>
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x3530 <k_mul_panels+0x3518>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x3530 <k_mul_panels+0x3518>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
+	WORD $0x3600006b // tbz w11, #0x0, 0x353c <k_mul_panels+0x3524>
+	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
+	WORD $0x1400000a // b 0x3560 <k_mul_panels+0x3548>
+	WORD $0xbd401189 // ldr s9, [x12, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x3560 <k_mul_panels+0x3548>
+	WORD $0x91005186 // add x6, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x3560 <k_mul_panels+0x3548>
+	WORD $0x91006186 // add x6, x12, #0x18
+	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
+	WORD $0x3600007b // tbz w27, #0x0, 0x356c <k_mul_panels+0x3554>
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x1400000a // b 0x3590 <k_mul_panels+0x3578>
+	WORD $0xbd40218a // ldr s10, [x12, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x3590 <k_mul_panels+0x3578>
+	WORD $0x91009186 // add x6, x12, #0x24
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x3590 <k_mul_panels+0x3578>
+	WORD $0x9100a18c // add x12, x12, #0x28
+	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0x4e33d513 // fadd v19.4s, v8.4s, v19.4s
+	WORD $0x4e32d532 // fadd v18.4s, v9.4s, v18.4s
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x4e31d551 // fadd v17.4s, v10.4s, v17.4s
+	WORD $0x54001e20 // b.eq 0x3964 <k_mul_panels+0x394c>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x5400062d // b.le 0x3674 <k_mul_panels+0x365c>
+	WORD $0x3dc00188 // ldr q8, [x12]
+	WORD $0x14000037 // b 0x3694 <k_mul_panels+0x367c>
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fe5d80 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffff6c // b 0x3378 <k_mul_panels+0x3360>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
+	WORD $0x54004960 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x3608 <k_mul_panels+0x35f0>
+	WORD $0x9100118e // add x14, x12, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3608 <k_mul_panels+0x35f0>
+	WORD $0x9100218e // add x14, x12, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
+	WORD $0x9100418e // add x14, x12, #0x10
+	WORD $0x3600088b // tbz w11, #0x0, 0x3720 <k_mul_panels+0x3708>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54004700 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x5400084d // b.le 0x373c <k_mul_panels+0x3724>
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
+	WORD $0x3700092b // tbnz w11, #0x0, 0x3768 <k_mul_panels+0x3750>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000e3 // b.lo 0x366c <k_mul_panels+0x3654>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x366c <k_mul_panels+0x3654>
+	WORD $0x9100618b // add x11, x12, #0x18
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x14000040 // b 0x3770 <k_mul_panels+0x3758>
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x3694 <k_mul_panels+0x367c>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x3694 <k_mul_panels+0x367c>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
+	WORD $0x3600006b // tbz w11, #0x0, 0x36a0 <k_mul_panels+0x3688>
+	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
+	WORD $0x1400000a // b 0x36c4 <k_mul_panels+0x36ac>
+	WORD $0xbd401189 // ldr s9, [x12, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x36c4 <k_mul_panels+0x36ac>
+	WORD $0x91005186 // add x6, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x36c4 <k_mul_panels+0x36ac>
+	WORD $0x91006186 // add x6, x12, #0x18
+	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
+	WORD $0x3600007b // tbz w27, #0x0, 0x36d0 <k_mul_panels+0x36b8>
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x1400000a // b 0x36f4 <k_mul_panels+0x36dc>
+	WORD $0xbd40218a // ldr s10, [x12, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x36f4 <k_mul_panels+0x36dc>
+	WORD $0x91009186 // add x6, x12, #0x24
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x36f4 <k_mul_panels+0x36dc>
+	WORD $0x9100a18c // add x12, x12, #0x28
+	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0x4e30d510 // fadd v16.4s, v8.4s, v16.4s
+	WORD $0x4e27d527 // fadd v7.4s, v9.4s, v7.4s
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x4e26d546 // fadd v6.4s, v10.4s, v6.4s
+	WORD $0x54001300 // b.eq 0x3964 <k_mul_panels+0x394c>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x5400064d // b.le 0x37dc <k_mul_panels+0x37c4>
+	WORD $0x3dc00188 // ldr q8, [x12]
+	WORD $0x14000038 // b 0x37fc <k_mul_panels+0x37e4>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
+	WORD $0x54003ec0 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x375c <k_mul_panels+0x3744>
+	WORD $0x9100118e // add x14, x12, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x375c <k_mul_panels+0x3744>
+	WORD $0x9100218e // add x14, x12, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
+	WORD $0x9100418e // add x14, x12, #0x10
+	WORD $0x3600092b // tbz w11, #0x0, 0x3888 <k_mul_panels+0x3870>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e22d702 // fadd v2.4s, v24.4s, v2.4s
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x54003c60 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x540008ed // b.le 0x38a4 <k_mul_panels+0x388c>
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
+	WORD $0x370009cb // tbnz w11, #0x0, 0x38d0 <k_mul_panels+0x38b8>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x54003ae3 // b.lo 0x3f00 <k_mul_panels+0x3ee8>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x54003a60 // b.eq 0x3f00 <k_mul_panels+0x3ee8>
+	WORD $0x9100618b // add x11, x12, #0x18
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x140001d0 // b 0x3f00 <k_mul_panels+0x3ee8>
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0xbd000161 // str s1, [x11]
+	WORD $0x54fe4d40 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0x17fffb31 // b 0x249c <k_mul_panels+0x2484>
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x37fc <k_mul_panels+0x37e4>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x37fc <k_mul_panels+0x37e4>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
+	WORD $0x3600006b // tbz w11, #0x0, 0x3808 <k_mul_panels+0x37f0>
+	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
+	WORD $0x1400000a // b 0x382c <k_mul_panels+0x3814>
+	WORD $0xbd401189 // ldr s9, [x12, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x382c <k_mul_panels+0x3814>
+	WORD $0x91005186 // add x6, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x382c <k_mul_panels+0x3814>
+	WORD $0x91006186 // add x6, x12, #0x18
+	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
+	WORD $0x3600007b // tbz w27, #0x0, 0x3838 <k_mul_panels+0x3820>
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x1400000a // b 0x385c <k_mul_panels+0x3844>
+	WORD $0xbd40218a // ldr s10, [x12, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x385c <k_mul_panels+0x3844>
+	WORD $0x91009186 // add x6, x12, #0x24
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x385c <k_mul_panels+0x3844>
+	WORD $0x9100a18c // add x12, x12, #0x28
+	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0x4e25d505 // fadd v5.4s, v8.4s, v5.4s
+	WORD $0x4e24d524 // fadd v4.4s, v9.4s, v4.4s
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x4e23d543 // fadd v3.4s, v10.4s, v3.4s
+	WORD $0x540007c0 // b.eq 0x3964 <k_mul_panels+0x394c>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x540002ed // b.le 0x38d8 <k_mul_panels+0x38c0>
+	WORD $0x3dc00188 // ldr q8, [x12]
+	WORD $0x1400001d // b 0x38f8 <k_mul_panels+0x38e0>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x4e22d702 // fadd v2.4s, v24.4s, v2.4s
+	WORD $0x54003380 // b.eq 0x3f04 <k_mul_panels+0x3eec>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x38c4 <k_mul_panels+0x38ac>
+	WORD $0x9100118e // add x14, x12, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x38c4 <k_mul_panels+0x38ac>
+	WORD $0x9100218e // add x14, x12, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
+	WORD $0x9100418e // add x14, x12, #0x10
+	WORD $0x3600318b // tbz w11, #0x0, 0x3efc <k_mul_panels+0x3ee4>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x1400018b // b 0x3f00 <k_mul_panels+0x3ee8>
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000cb // b.lt 0x38f8 <k_mul_panels+0x38e0>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x38f8 <k_mul_panels+0x38e0>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
+	WORD $0x3600006b // tbz w11, #0x0, 0x3904 <k_mul_panels+0x38ec>
+	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
+	WORD $0x1400000a // b 0x3928 <k_mul_panels+0x3910>
+	WORD $0xbd401189 // ldr s9, [x12, #0x10]
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0x540000eb // b.lt 0x3928 <k_mul_panels+0x3910>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d409169 // ld1 { v9.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x3928 <k_mul_panels+0x3910>
+	WORD $0x9100618b // add x11, x12, #0x18
+	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
+	WORD $0x3600007b // tbz w27, #0x0, 0x3934 <k_mul_panels+0x391c>
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x1400000a // b 0x3958 <k_mul_panels+0x3940>
+	WORD $0xbd40218a // ldr s10, [x12, #0x20]
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0x540000eb // b.lt 0x3958 <k_mul_panels+0x3940>
+	WORD $0x9100918b // add x11, x12, #0x24
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x0d40916a // ld1 { v10.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x3958 <k_mul_panels+0x3940>
+	WORD $0x9100a18b // add x11, x12, #0x28
+	WORD $0x4d40816a // ld1 { v10.s }[2], [x11]
+	WORD $0x4e22d502 // fadd v2.4s, v8.4s, v2.4s
+	WORD $0x4e21d521 // fadd v1.4s, v9.4s, v1.4s
+	WORD $0x4e20d540 // fadd v0.4s, v10.4s, v0.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000261 // b.ne 0x39b8 <k_mul_panels+0x39a0>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe400b // b.lt 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400038d // b.le 0x39ec <k_mul_panels+0x39d4>
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0x3d8003bf // str q31, [x29]
+	WORD $0x540005a9 // b.ls 0x3a40 <k_mul_panels+0x3a28>
+	WORD $0xf1002fdf // cmp x30, #0xb
+	WORD $0xd10023cc // sub x12, x30, #0x8
+	WORD $0x3d8007be // str q30, [x29, #0x10]
+	WORD $0x54000b89 // b.ls 0x3b0c <k_mul_panels+0x3af4>
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0x3d800bbd // str q29, [x29, #0x20]
+	WORD $0x5280003a // mov w26, #0x1 // =1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe3e20 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x1400001e // b 0x3a2c <k_mul_panels+0x3a14>
+	WORD $0xad00795f // stp q31, q30, [x10]
+	WORD $0xad01715d // stp q29, q28, [x10, #0x20]
+	WORD $0xad02695b // stp q27, q26, [x10, #0x40]
+	WORD $0xad036159 // stp q25, q24, [x10, #0x60]
+	WORD $0xad045957 // stp q23, q22, [x10, #0x80]
+	WORD $0xad055155 // stp q21, q20, [x10, #0xa0]
+	WORD $0xad064953 // stp q19, q18, [x10, #0xc0]
+	WORD $0xad074151 // stp q17, q16, [x10, #0xe0]
+	WORD $0xad081947 // stp q7, q6, [x10, #0x100]
+	WORD $0xad091145 // stp q5, q4, [x10, #0x120]
+	WORD $0xad0a0943 // stp q3, q2, [x10, #0x140]
+	WORD $0xad0b0141 // stp q1, q0, [x10, #0x160]
+	WORD $0x17fff1e3 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0003bf // str s31, [x29]
+	WORD $0x540000cb // b.lt 0x3a0c <k_mul_panels+0x39f4>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d00917f // st1 { v31.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x3a0c <k_mul_panels+0x39f4>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d00817f // st1 { v31.s }[2], [x11]
+	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0xbd0013be // str s30, [x29, #0x10]
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x2a1f03fa // mov w26, wzr
+	WORD $0xd10023cc // sub x12, x30, #0x8
+	WORD $0xbd0023bd // str s29, [x29, #0x20]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe3a60 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x8b050ba6 // add x6, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540001cd // b.le 0x3a6c <k_mul_panels+0x3a54>
+	WORD $0x3d8000dc // str q28, [x6]
+	WORD $0x14000014 // b 0x3a8c <k_mul_panels+0x3a74>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0013be // str s30, [x29, #0x10]
+	WORD $0x54fffe63 // b.lo 0x3a14 <k_mul_panels+0x39fc>
+	WORD $0x910053ac // add x12, x29, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d00919e // st1 { v30.s }[1], [x12]
+	WORD $0x54fffde0 // b.eq 0x3a14 <k_mul_panels+0x39fc>
+	WORD $0x910063ab // add x11, x29, #0x18
+	WORD $0x4d00817e // st1 { v30.s }[2], [x11]
+	WORD $0x5280006b // mov w11, #0x3 // =3
+	WORD $0x17ffffeb // b 0x3a14 <k_mul_panels+0x39fc>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0000dc // str s28, [x6]
+	WORD $0x540000cb // b.lt 0x3a8c <k_mul_panels+0x3a74>
+	WORD $0x910010d8 // add x24, x6, #0x4
+	WORD $0x0d00931c // st1 { v28.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3a8c <k_mul_panels+0x3a74>
+	WORD $0x910020d8 // add x24, x6, #0x8
+	WORD $0x4d00831c // st1 { v28.s }[2], [x24]
+	WORD $0x3600007a // tbz w26, #0x0, 0x3a98 <k_mul_panels+0x3a80>
+	WORD $0x3d8004db // str q27, [x6, #0x10]
+	WORD $0x1400000a // b 0x3abc <k_mul_panels+0x3aa4>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0010db // str s27, [x6, #0x10]
+	WORD $0x540000eb // b.lt 0x3abc <k_mul_panels+0x3aa4>
+	WORD $0x910050d8 // add x24, x6, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d00931b // st1 { v27.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3abc <k_mul_panels+0x3aa4>
+	WORD $0x910060d8 // add x24, x6, #0x18
+	WORD $0x4d00831b // st1 { v27.s }[2], [x24]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3ac8 <k_mul_panels+0x3ab0>
+	WORD $0x3d8008da // str q26, [x6, #0x20]
+	WORD $0x1400000a // b 0x3aec <k_mul_panels+0x3ad4>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0020da // str s26, [x6, #0x20]
+	WORD $0x540000eb // b.lt 0x3aec <k_mul_panels+0x3ad4>
+	WORD $0x910090d8 // add x24, x6, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d00931a // st1 { v26.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3aec <k_mul_panels+0x3ad4>
+	WORD $0x9100a0c6 // add x6, x6, #0x28
+	WORD $0x4d0080da // st1 { v26.s }[2], [x6]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fe3420 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047e6 // ldr x6, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0603a6 // add x6, x29, x6
+	WORD $0x540001ed // b.le 0x3b3c <k_mul_panels+0x3b24>
+	WORD $0x3d8000d9 // str q25, [x6]
+	WORD $0x14000015 // b 0x3b5c <k_mul_panels+0x3b44>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0023bd // str s29, [x29, #0x20]
+	WORD $0x540000a3 // b.lo 0x3b28 <k_mul_panels+0x3b10>
+	WORD $0x910093ae // add x14, x29, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d0091dd // st1 { v29.s }[1], [x14]
+	WORD $0x54000ac1 // b.ne 0x3c7c <k_mul_panels+0x3c64>
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x5280003a // mov w26, #0x1 // =1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe3200 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffffbd // b 0x3a2c <k_mul_panels+0x3a14>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0000d9 // str s25, [x6]
+	WORD $0x540000cb // b.lt 0x3b5c <k_mul_panels+0x3b44>
+	WORD $0x910010d8 // add x24, x6, #0x4
+	WORD $0x0d009319 // st1 { v25.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3b5c <k_mul_panels+0x3b44>
+	WORD $0x910020d8 // add x24, x6, #0x8
+	WORD $0x4d008319 // st1 { v25.s }[2], [x24]
+	WORD $0x3600007a // tbz w26, #0x0, 0x3b68 <k_mul_panels+0x3b50>
+	WORD $0x3d8004d8 // str q24, [x6, #0x10]
+	WORD $0x1400000a // b 0x3b8c <k_mul_panels+0x3b74>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0010d8 // str s24, [x6, #0x10]
+	WORD $0x540000eb // b.lt 0x3b8c <k_mul_panels+0x3b74>
+	WORD $0x910050d8 // add x24, x6, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009318 // st1 { v24.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3b8c <k_mul_panels+0x3b74>
+	WORD $0x910060d8 // add x24, x6, #0x18
+	WORD $0x4d008318 // st1 { v24.s }[2], [x24]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3b98 <k_mul_panels+0x3b80>
+	WORD $0x3d8008d7 // str q23, [x6, #0x20]
+	WORD $0x1400000a // b 0x3bbc <k_mul_panels+0x3ba4>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0020d7 // str s23, [x6, #0x20]
+	WORD $0x540000eb // b.lt 0x3bbc <k_mul_panels+0x3ba4>
+	WORD $0x910090d8 // add x24, x6, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009317 // st1 { v23.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3bbc <k_mul_panels+0x3ba4>
+	WORD $0x9100a0c6 // add x6, x6, #0x28
+	WORD $0x4d0080d7 // st1 { v23.s }[2], [x6]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fe2da0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027e6 // ldr x6, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0603a6 // add x6, x29, x6
+	WORD $0x5400006d // b.le 0x3bdc <k_mul_panels+0x3bc4>
+	WORD $0x3d8000d6 // str q22, [x6]
+	WORD $0x14000009 // b 0x3bfc <k_mul_panels+0x3be4>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0000d6 // str s22, [x6]
+	WORD $0x540000cb // b.lt 0x3bfc <k_mul_panels+0x3be4>
+	WORD $0x910010d8 // add x24, x6, #0x4
+	WORD $0x0d009316 // st1 { v22.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3bfc <k_mul_panels+0x3be4>
+	WORD $0x910020d8 // add x24, x6, #0x8
+	WORD $0x4d008316 // st1 { v22.s }[2], [x24]
+	WORD $0x3600007a // tbz w26, #0x0, 0x3c08 <k_mul_panels+0x3bf0>
+	WORD $0x3d8004d5 // str q21, [x6, #0x10]
+	WORD $0x1400000a // b 0x3c2c <k_mul_panels+0x3c14>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0010d5 // str s21, [x6, #0x10]
+	WORD $0x540000eb // b.lt 0x3c2c <k_mul_panels+0x3c14>
+	WORD $0x910050d8 // add x24, x6, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009315 // st1 { v21.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3c2c <k_mul_panels+0x3c14>
+	WORD $0x910060d8 // add x24, x6, #0x18
+	WORD $0x4d008315 // st1 { v21.s }[2], [x24]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3c38 <k_mul_panels+0x3c20>
+	WORD $0x3d8008d4 // str q20, [x6, #0x20]
+	WORD $0x1400000a // b 0x3c5c <k_mul_panels+0x3c44>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0020d4 // str s20, [x6, #0x20]
+	WORD $0x540000eb // b.lt 0x3c5c <k_mul_panels+0x3c44>
+	WORD $0x910090d8 // add x24, x6, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009314 // st1 { v20.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3c5c <k_mul_panels+0x3c44>
+	WORD $0x9100a0c6 // add x6, x6, #0x28
+	WORD $0x4d0080d4 // st1 { v20.s }[2], [x6]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fe28a0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9401be6 // ldr x6, [sp, #0x30]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0603a6 // add x6, x29, x6
+	WORD $0x5400014d // b.le 0x3c98 <k_mul_panels+0x3c80>
+	WORD $0x3d8000d3 // str q19, [x6]
+	WORD $0x14000010 // b 0x3cb8 <k_mul_panels+0x3ca0>
+	WORD $0x9100a3a6 // add x6, x29, #0x28
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x4d0080dd // st1 { v29.s }[2], [x6]
+	WORD $0x5280003a // mov w26, #0x1 // =1
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe2720 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffff66 // b 0x3a2c <k_mul_panels+0x3a14>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0000d3 // str s19, [x6]
+	WORD $0x540000cb // b.lt 0x3cb8 <k_mul_panels+0x3ca0>
+	WORD $0x910010d8 // add x24, x6, #0x4
+	WORD $0x0d009313 // st1 { v19.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3cb8 <k_mul_panels+0x3ca0>
+	WORD $0x910020d8 // add x24, x6, #0x8
+	WORD $0x4d008313 // st1 { v19.s }[2], [x24]
+	WORD $0x3600007a // tbz w26, #0x0, 0x3cc4 <k_mul_panels+0x3cac>
+	WORD $0x3d8004d2 // str q18, [x6, #0x10]
+	WORD $0x1400000a // b 0x3ce8 <k_mul_panels+0x3cd0>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0010d2 // str s18, [x6, #0x10]
+	WORD $0x540000eb // b.lt 0x3ce8 <k_mul_panels+0x3cd0>
+	WORD $0x910050d8 // add x24, x6, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009312 // st1 { v18.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3ce8 <k_mul_panels+0x3cd0>
+	WORD $0x910060d8 // add x24, x6, #0x18
+	WORD $0x4d008312 // st1 { v18.s }[2], [x24]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3cf4 <k_mul_panels+0x3cdc>
+	WORD $0x3d8008d1 // str q17, [x6, #0x20]
+	WORD $0x1400000a // b 0x3d18 <k_mul_panels+0x3d00>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0020d1 // str s17, [x6, #0x20]
+	WORD $0x540000eb // b.lt 0x3d18 <k_mul_panels+0x3d00>
+	WORD $0x910090d8 // add x24, x6, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009311 // st1 { v17.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3d18 <k_mul_panels+0x3d00>
+	WORD $0x9100a0c6 // add x6, x6, #0x28
+	WORD $0x4d0080d1 // st1 { v17.s }[2], [x6]
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x54fe22c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94013e6 // ldr x6, [sp, #0x20]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0603a6 // add x6, x29, x6
+	WORD $0x5400006d // b.le 0x3d38 <k_mul_panels+0x3d20>
+	WORD $0x3d8000d0 // str q16, [x6]
+	WORD $0x14000009 // b 0x3d58 <k_mul_panels+0x3d40>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0000d0 // str s16, [x6]
+	WORD $0x540000cb // b.lt 0x3d58 <k_mul_panels+0x3d40>
+	WORD $0x910010d8 // add x24, x6, #0x4
+	WORD $0x0d009310 // st1 { v16.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3d58 <k_mul_panels+0x3d40>
+	WORD $0x910020d8 // add x24, x6, #0x8
+	WORD $0x4d008310 // st1 { v16.s }[2], [x24]
+	WORD $0x3600007a // tbz w26, #0x0, 0x3d64 <k_mul_panels+0x3d4c>
+	WORD $0x3d8004c7 // str q7, [x6, #0x10]
+	WORD $0x1400000a // b 0x3d88 <k_mul_panels+0x3d70>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0010c7 // str s7, [x6, #0x10]
+	WORD $0x540000eb // b.lt 0x3d88 <k_mul_panels+0x3d70>
+	WORD $0x910050d8 // add x24, x6, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009307 // st1 { v7.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3d88 <k_mul_panels+0x3d70>
+	WORD $0x910060d8 // add x24, x6, #0x18
+	WORD $0x4d008307 // st1 { v7.s }[2], [x24]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3d94 <k_mul_panels+0x3d7c>
+	WORD $0x3d8008c6 // str q6, [x6, #0x20]
+	WORD $0x1400000a // b 0x3db8 <k_mul_panels+0x3da0>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0020c6 // str s6, [x6, #0x20]
+	WORD $0x540000eb // b.lt 0x3db8 <k_mul_panels+0x3da0>
+	WORD $0x910090d8 // add x24, x6, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009306 // st1 { v6.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3db8 <k_mul_panels+0x3da0>
+	WORD $0x9100a0c6 // add x6, x6, #0x28
+	WORD $0x4d0080c6 // st1 { v6.s }[2], [x6]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54fe1dc0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400fe6 // ldr x6, [sp, #0x18]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0603a6 // add x6, x29, x6
+	WORD $0x5400006d // b.le 0x3dd8 <k_mul_panels+0x3dc0>
+	WORD $0x3d8000c5 // str q5, [x6]
+	WORD $0x14000009 // b 0x3df8 <k_mul_panels+0x3de0>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0000c5 // str s5, [x6]
+	WORD $0x540000cb // b.lt 0x3df8 <k_mul_panels+0x3de0>
+	WORD $0x910010d8 // add x24, x6, #0x4
+	WORD $0x0d009305 // st1 { v5.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3df8 <k_mul_panels+0x3de0>
+	WORD $0x910020d8 // add x24, x6, #0x8
+	WORD $0x4d008305 // st1 { v5.s }[2], [x24]
+	WORD $0x3600007a // tbz w26, #0x0, 0x3e04 <k_mul_panels+0x3dec>
+	WORD $0x3d8004c4 // str q4, [x6, #0x10]
+	WORD $0x1400000a // b 0x3e28 <k_mul_panels+0x3e10>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0010c4 // str s4, [x6, #0x10]
+	WORD $0x540000eb // b.lt 0x3e28 <k_mul_panels+0x3e10>
+	WORD $0x910050d8 // add x24, x6, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009304 // st1 { v4.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3e28 <k_mul_panels+0x3e10>
+	WORD $0x910060d8 // add x24, x6, #0x18
+	WORD $0x4d008304 // st1 { v4.s }[2], [x24]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3e34 <k_mul_panels+0x3e1c>
+	WORD $0x3d8008c3 // str q3, [x6, #0x20]
+	WORD $0x1400000a // b 0x3e58 <k_mul_panels+0x3e40>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0020c3 // str s3, [x6, #0x20]
+	WORD $0x540000eb // b.lt 0x3e58 <k_mul_panels+0x3e40>
+	WORD $0x910090d8 // add x24, x6, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009303 // st1 { v3.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3e58 <k_mul_panels+0x3e40>
+	WORD $0x9100a0c6 // add x6, x6, #0x28
+	WORD $0x4d0080c3 // st1 { v3.s }[2], [x6]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x54fe18c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400be6 // ldr x6, [sp, #0x10]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0603a6 // add x6, x29, x6
+	WORD $0x5400006d // b.le 0x3e78 <k_mul_panels+0x3e60>
+	WORD $0x3d8000c2 // str q2, [x6]
+	WORD $0x14000009 // b 0x3e98 <k_mul_panels+0x3e80>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0000c2 // str s2, [x6]
+	WORD $0x540000cb // b.lt 0x3e98 <k_mul_panels+0x3e80>
+	WORD $0x910010d8 // add x24, x6, #0x4
+	WORD $0x0d009302 // st1 { v2.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3e98 <k_mul_panels+0x3e80>
+	WORD $0x910020d8 // add x24, x6, #0x8
+	WORD $0x4d008302 // st1 { v2.s }[2], [x24]
+	WORD $0x3600007a // tbz w26, #0x0, 0x3ea4 <k_mul_panels+0x3e8c>
+	WORD $0x3d8004c1 // str q1, [x6, #0x10]
+	WORD $0x1400000a // b 0x3ec8 <k_mul_panels+0x3eb0>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0010c1 // str s1, [x6, #0x10]
+	WORD $0x540000eb // b.lt 0x3ec8 <k_mul_panels+0x3eb0>
+	WORD $0x910050d8 // add x24, x6, #0x14
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d009301 // st1 { v1.s }[1], [x24]
+	WORD $0x54000060 // b.eq 0x3ec8 <k_mul_panels+0x3eb0>
+	WORD $0x910060cb // add x11, x6, #0x18
+	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3ed4 <k_mul_panels+0x3ebc>
+	WORD $0x3d8008c0 // str q0, [x6, #0x20]
+	WORD $0x17fff0a9 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1002bdf // cmp x30, #0xa
+	WORD $0xbd0020c0 // str s0, [x6, #0x20]
+	WORD $0x54fe14cb // b.lt 0x174 <k_mul_panels+0x15c>
+	WORD $0x910090cb // add x11, x6, #0x24
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0x54fe1440 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x9100a0cb // add x11, x6, #0x28
+	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x17fff09f // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000181 // b.ne 0x3f3c <k_mul_panels+0x3f24>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe130b // b.lt 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400022d // b.le 0x3f60 <k_mul_panels+0x3f48>
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xd10013ce // sub x14, x30, #0x4
+	WORD $0x3d8003b7 // str q23, [x29]
+	WORD $0x1a9f97eb // cset w11, hi
+	WORD $0x54000369 // b.ls 0x3f9c <k_mul_panels+0x3f84>
+	WORD $0x3d8007b6 // str q22, [x29, #0x10]
+	WORD $0x14000022 // b 0x3fc0 <k_mul_panels+0x3fa8>
+	WORD $0xad005957 // stp q23, q22, [x10]
+	WORD $0xad015155 // stp q21, q20, [x10, #0x20]
+	WORD $0xad024953 // stp q19, q18, [x10, #0x40]
+	WORD $0xad034151 // stp q17, q16, [x10, #0x60]
+	WORD $0xad041947 // stp q7, q6, [x10, #0x80]
+	WORD $0xad051145 // stp q5, q4, [x10, #0xa0]
+	WORD $0xad060943 // stp q3, q2, [x10, #0xc0]
+	WORD $0xad070141 // stp q1, q0, [x10, #0xe0]
+	WORD $0x17fff086 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd0003b7 // str s23, [x29]
+	WORD $0x540000cb // b.lt 0x3f80 <k_mul_panels+0x3f68>
+	WORD $0x910013ab // add x11, x29, #0x4
+	WORD $0x0d009177 // st1 { v23.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x3f80 <k_mul_panels+0x3f68>
+	WORD $0x910023ab // add x11, x29, #0x8
+	WORD $0x4d008177 // st1 { v23.s }[2], [x11]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xbd0013b6 // str s22, [x29, #0x10]
+	WORD $0x54fe0f60 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xd10013ce // sub x14, x30, #0x4
+	WORD $0x14000020 // b 0x4018 <k_mul_panels+0x4000>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0013b6 // str s22, [x29, #0x10]
+	WORD $0x540000e3 // b.lo 0x3fc0 <k_mul_panels+0x3fa8>
+	WORD $0x910053ac // add x12, x29, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d009196 // st1 { v22.s }[1], [x12]
+	WORD $0x54000060 // b.eq 0x3fc0 <k_mul_panels+0x3fa8>
+	WORD $0x910063ac // add x12, x29, #0x18
+	WORD $0x4d008196 // st1 { v22.s }[2], [x12]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fe0d80 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400024d // b.le 0x4018 <k_mul_panels+0x4000>
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x3c8104d5 // str q21, [x6], #0x10
+	WORD $0x54000328 // b.hi 0x4044 <k_mul_panels+0x402c>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000d4 // str s20, [x6]
+	WORD $0x54001543 // b.lo 0x4294 <k_mul_panels+0x427c>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d009174 // st1 { v20.s }[1], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x54000260 // b.eq 0x404c <k_mul_panels+0x4034>
+	WORD $0x9100618c // add x12, x12, #0x18
+	WORD $0x4d008194 // st1 { v20.s }[2], [x12]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fe0b20 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000010 // b 0x4054 <k_mul_panels+0x403c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000195 // str s21, [x12]
+	WORD $0x540000cb // b.lt 0x4038 <k_mul_panels+0x4020>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d0090d5 // st1 { v21.s }[1], [x6]
+	WORD $0x54000381 // b.ne 0x40a4 <k_mul_panels+0x408c>
+	WORD $0x8b050bac // add x12, x29, x5, lsl #2
+	WORD $0x91004186 // add x6, x12, #0x10
+	WORD $0x360003ab // tbz w11, #0x0, 0x40b4 <k_mul_panels+0x409c>
+	WORD $0x3d8000d4 // str q20, [x6]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fe0920 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x5400036d // b.le 0x40cc <k_mul_panels+0x40b4>
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0x3c8104d3 // str q19, [x6], #0x10
+	WORD $0x3700044b // tbnz w11, #0x0, 0x40f4 <k_mul_panels+0x40dc>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000d2 // str s18, [x6]
+	WORD $0x54001663 // b.lo 0x4344 <k_mul_panels+0x432c>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d009172 // st1 { v18.s }[1], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x54000380 // b.eq 0x40fc <k_mul_panels+0x40e4>
+	WORD $0x9100618c // add x12, x12, #0x18
+	WORD $0x4d008192 // st1 { v18.s }[2], [x12]
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fe06c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000019 // b 0x4104 <k_mul_panels+0x40ec>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d0080d5 // st1 { v21.s }[2], [x6]
+	WORD $0x91004186 // add x6, x12, #0x10
+	WORD $0x3707fcab // tbnz w11, #0x0, 0x4044 <k_mul_panels+0x402c>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xbd0000d4 // str s20, [x6]
+	WORD $0x54fe05c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94047ec // ldr x12, [sp, #0x88]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000193 // str s19, [x12]
+	WORD $0x540000cb // b.lt 0x40ec <k_mul_panels+0x40d4>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d0090d3 // st1 { v19.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x40ec <k_mul_panels+0x40d4>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d0080d3 // st1 { v19.s }[2], [x6]
+	WORD $0x91004186 // add x6, x12, #0x10
+	WORD $0x3600032b // tbz w11, #0x0, 0x4154 <k_mul_panels+0x413c>
+	WORD $0x3d8000d2 // str q18, [x6]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fe03a0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x540002ed // b.le 0x416c <k_mul_panels+0x4154>
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0x3c8104d1 // str q17, [x6], #0x10
+	WORD $0x370003cb // tbnz w11, #0x0, 0x4194 <k_mul_panels+0x417c>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000d0 // str s16, [x6]
+	WORD $0x54001603 // b.lo 0x43e8 <k_mul_panels+0x43d0>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d009170 // st1 { v16.s }[1], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x54000300 // b.eq 0x419c <k_mul_panels+0x4184>
+	WORD $0x9100618c // add x12, x12, #0x18
+	WORD $0x4d008190 // st1 { v16.s }[2], [x12]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fe0140 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000015 // b 0x41a4 <k_mul_panels+0x418c>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0xbd0000d2 // str s18, [x6]
+	WORD $0x54fe00c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94027ec // ldr x12, [sp, #0x48]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000191 // str s17, [x12]
+	WORD $0x540000cb // b.lt 0x418c <k_mul_panels+0x4174>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d0090d1 // st1 { v17.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x418c <k_mul_panels+0x4174>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d0080d1 // st1 { v17.s }[2], [x6]
+	WORD $0x91004186 // add x6, x12, #0x10
+	WORD $0x3600032b // tbz w11, #0x0, 0x41f4 <k_mul_panels+0x41dc>
+	WORD $0x3d8000d0 // str q16, [x6]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fdfea0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9401bec // ldr x12, [sp, #0x30]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x540002ed // b.le 0x420c <k_mul_panels+0x41f4>
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0x3c8104c7 // str q7, [x6], #0x10
+	WORD $0x370003cb // tbnz w11, #0x0, 0x4234 <k_mul_panels+0x421c>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000c6 // str s6, [x6]
+	WORD $0x540013c3 // b.lo 0x4440 <k_mul_panels+0x4428>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d009166 // st1 { v6.s }[1], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x54000300 // b.eq 0x423c <k_mul_panels+0x4224>
+	WORD $0x9100618c // add x12, x12, #0x18
+	WORD $0x4d008186 // st1 { v6.s }[2], [x12]
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x54fdfc40 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000015 // b 0x4244 <k_mul_panels+0x422c>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0xbd0000d0 // str s16, [x6]
+	WORD $0x54fdfbc0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9401bec // ldr x12, [sp, #0x30]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000187 // str s7, [x12]
+	WORD $0x540000cb // b.lt 0x422c <k_mul_panels+0x4214>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d0090c7 // st1 { v7.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x422c <k_mul_panels+0x4214>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d0080c7 // st1 { v7.s }[2], [x6]
+	WORD $0x91004186 // add x6, x12, #0x10
+	WORD $0x360003ab // tbz w11, #0x0, 0x42a4 <k_mul_panels+0x428c>
+	WORD $0x3d8000c6 // str q6, [x6]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x54fdf9a0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x5400036d // b.le 0x42bc <k_mul_panels+0x42a4>
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0x3c8104c5 // str q5, [x6], #0x10
+	WORD $0x3700044b // tbnz w11, #0x0, 0x42e4 <k_mul_panels+0x42cc>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000c4 // str s4, [x6]
+	WORD $0x54000f43 // b.lo 0x4450 <k_mul_panels+0x4438>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x54000380 // b.eq 0x42ec <k_mul_panels+0x42d4>
+	WORD $0x9100618c // add x12, x12, #0x18
+	WORD $0x4d008184 // st1 { v4.s }[2], [x12]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54fdf740 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000019 // b 0x42f4 <k_mul_panels+0x42dc>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fdf6c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffff6d // b 0x4054 <k_mul_panels+0x403c>
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0xbd0000c6 // str s6, [x6]
+	WORD $0x54fdf640 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000185 // str s5, [x12]
+	WORD $0x540000cb // b.lt 0x42dc <k_mul_panels+0x42c4>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d0090c5 // st1 { v5.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x42dc <k_mul_panels+0x42c4>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d0080c5 // st1 { v5.s }[2], [x6]
+	WORD $0x91004186 // add x6, x12, #0x10
+	WORD $0x360003ab // tbz w11, #0x0, 0x4354 <k_mul_panels+0x433c>
+	WORD $0x3d8000c4 // str q4, [x6]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54fdf420 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x5400036d // b.le 0x436c <k_mul_panels+0x4354>
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0x3c8104c3 // str q3, [x6], #0x10
+	WORD $0x3700044b // tbnz w11, #0x0, 0x4394 <k_mul_panels+0x437c>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000c2 // str s2, [x6]
+	WORD $0x54000a43 // b.lo 0x4460 <k_mul_panels+0x4448>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d009162 // st1 { v2.s }[1], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x54000380 // b.eq 0x439c <k_mul_panels+0x4384>
+	WORD $0x9100618c // add x12, x12, #0x18
+	WORD $0x4d008182 // st1 { v2.s }[2], [x12]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x54fdf1c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x14000019 // b 0x43a4 <k_mul_panels+0x438c>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fdf140 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffff6d // b 0x4104 <k_mul_panels+0x40ec>
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0xbd0000c4 // str s4, [x6]
+	WORD $0x54fdf0c0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000183 // str s3, [x12]
+	WORD $0x540000cb // b.lt 0x438c <k_mul_panels+0x4374>
+	WORD $0x91001186 // add x6, x12, #0x4
+	WORD $0x0d0090c3 // st1 { v3.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x438c <k_mul_panels+0x4374>
+	WORD $0x91002186 // add x6, x12, #0x8
+	WORD $0x4d0080c3 // st1 { v3.s }[2], [x6]
+	WORD $0x91004186 // add x6, x12, #0x10
+	WORD $0x3600034b // tbz w11, #0x0, 0x43f8 <k_mul_panels+0x43e0>
+	WORD $0x3d8000c2 // str q2, [x6]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x54fdeea0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0x5400030d // b.le 0x4410 <k_mul_panels+0x43f8>
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0x3c8104c1 // str q1, [x6], #0x10
+	WORD $0x3707820b // tbnz w11, #0x0, 0x33fc <k_mul_panels+0x33e4>
+	WORD $0xf1001bdf // cmp x30, #0x6
+	WORD $0xbd0000c0 // str s0, [x6]
+	WORD $0x54fded63 // b.lo 0x174 <k_mul_panels+0x15c>
+	WORD $0x9100518b // add x11, x12, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0x54fdece0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x9100618b // add x11, x12, #0x18
+	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x17ffef64 // b 0x174 <k_mul_panels+0x15c>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fdec20 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffff6c // b 0x41a4 <k_mul_panels+0x418c>
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0xbd0000c2 // str s2, [x6]
+	WORD $0x54fdeba0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b0c03ac // add x12, x29, x12
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000181 // str s1, [x12]
+	WORD $0x540000cb // b.lt 0x4430 <k_mul_panels+0x4418>
+	WORD $0x9100118e // add x14, x12, #0x4
+	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x4430 <k_mul_panels+0x4418>
+	WORD $0x9100218e // add x14, x12, #0x8
+	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
+	WORD $0x91004186 // add x6, x12, #0x10
+	WORD $0x37077e4b // tbnz w11, #0x0, 0x33fc <k_mul_panels+0x33e4>
+	WORD $0xbd0000c0 // str s0, [x6]
+	WORD $0x17ffef4e // b 0x174 <k_mul_panels+0x15c>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x54fde960 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffff7e // b 0x4244 <k_mul_panels+0x422c>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54fde8e0 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffffa6 // b 0x42f4 <k_mul_panels+0x42dc>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x54fde860 // b.eq 0x174 <k_mul_panels+0x15c>
+	WORD $0x17ffffce // b 0x43a4 <k_mul_panels+0x438c>
+	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
+	WORD $0xf94043fd // ldr x29, [sp, #0x80]
+	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
+	WORD $0xa94b5ff8 // ldp x24, x23, [sp, #0xb0]
+	WORD $0xa94a67fa // ldp x26, x25, [sp, #0xa0]
+	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
+	WORD $0x6d4723e9 // ldp d9, d8, [sp, #0x70]
+	WORD $0x6d462beb // ldp d11, d10, [sp, #0x60]
+	WORD $0x6d4533ed // ldp d13, d12, [sp, #0x50]
+	WORD $0x910383ff // add sp, sp, #0xe0
+	WORD $0xd65f03c0 // ret
+
+	// mul_panels_64
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540177ab // b.lt 0x7398 <k_mul_panels_64+0x2efc>
+	WORD $0xd10343ff // sub sp, sp, #0xd0
+	WORD $0xa941280b // ldp x11, x10, [x0, #0x10]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
+	WORD $0xf9400417 // ldr x23, [x0, #0x8]
+	WORD $0xaa0803f1 // mov x17, x8
+	WORD $0x6d0433ed // stp d13, d12, [sp, #0x40]
+	WORD $0xf90003eb // str x11, [sp]
+	WORD $0xa9432c0d // ldp x13, x11, [x0, #0x30]
+	WORD $0x6d052beb // stp d11, d10, [sp, #0x50]
+	WORD $0x6d0623e9 // stp d9, d8, [sp, #0x60]
+	WORD $0xf9003bfd // str x29, [sp, #0x70]
+	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
+	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
+	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
+	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
+	WORD $0xa902a3eb // stp x11, x8, [sp, #0x28]
+	WORD $0x14000009 // b 0x4510 <k_mul_panels_64+0x74>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0xd1002231 // sub x17, x17, #0x8
+	WORD $0x9b017d08 // mul x8, x8, x1
+	WORD $0x8b080ef7 // add x23, x23, x8, lsl #3
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x5401732a // b.ge 0x7370 <k_mul_panels_64+0x2ed4>
+	WORD $0xcb090102 // sub x2, x8, x9
+	WORD $0x5280010b // mov w11, #0x8 // =8
+	WORD $0x91000c48 // add x8, x2, #0x3
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x927ef508 // and x8, x8, #0xfffffffffffffffc
+	WORD $0x9a9f1508 // csinc x8, x8, xzr, ne
+	WORD $0xf100205f // cmp x2, #0x8
+	WORD $0x9a8bb101 // csel x1, x8, x11, lt
+	WORD $0xf100245f // cmp x2, #0x9
+	WORD $0x5400018b // b.lt 0x4564 <k_mul_panels_64+0xc8>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0x528007eb // mov w11, #0x3f // =63
+	WORD $0xd37ae50c // lsl x12, x8, #6
+	WORD $0xb37ae50b // bfi x11, x8, #6, #58
+	WORD $0x9101f988 // add x8, x12, #0x7e
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a8bb108 // csel x8, x8, x11, lt
+	WORD $0x9346fd03 // asr x3, x8, #6
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x24f0 <k_gram_tile+0xbe0>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0x3d8047e3 // str q3, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x2458 <k_gram_tile+0xb48>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001c // b 0x24c4 <k_gram_tile+0xbb4>
-	WORD $0xf9404fed // ldr x13, [sp, #0x98]
-	WORD $0xf9407fe3 // ldr x3, [sp, #0xf8]
-	WORD $0xaa1603e2 // mov x2, x22
-	WORD $0x9b0c2da1 // madd x1, x13, x12, x11
-	WORD $0x927df12d // and x13, x9, #0xfffffffffffffff8
-	WORD $0xad7f9063 // ldp q3, q4, [x3, #-0x10]
-	WORD $0x8b060024 // add x4, x1, x6
-	WORD $0xad401c90 // ldp q16, q7, [x4]
-	WORD $0x8b170025 // add x5, x1, x23
-	WORD $0xf1002042 // subs x2, x2, #0x8
-	WORD $0x91008063 // add x3, x3, #0x20
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x4e617865 // fcvtl2 v5.2d, v3.4s
-	WORD $0x0e617863 // fcvtl v3.2d, v3.2s
-	WORD $0x4e617886 // fcvtl2 v6.2d, v4.4s
-	WORD $0x0e617884 // fcvtl v4.2d, v4.2s
-	WORD $0x4e65d4e5 // fadd v5.2d, v7.2d, v5.2d
-	WORD $0xad401cb1 // ldp q17, q7, [x5]
-	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
-	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x4e64d624 // fadd v4.2d, v17.2d, v4.2d
-	WORD $0xad001483 // stp q3, q5, [x4]
-	WORD $0xad0018a4 // stp q4, q6, [x5]
-	WORD $0x54fffdc1 // b.ne 0x246c <k_gram_tile+0xb5c>
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x24f0 <k_gram_tile+0xbe0>
-	WORD $0xf9404fe1 // ldr x1, [sp, #0x98]
-	WORD $0x9b0c1821 // madd x1, x1, x12, x6
-	WORD $0x8b010161 // add x1, x11, x1
-	WORD $0xbc6d7a03 // ldr s3, [x16, x13, lsl #2]
-	WORD $0xfc6d7824 // ldr d4, [x1, x13, lsl #3]
-	WORD $0x1e22c063 // fcvt d3, s3
-	WORD $0x1e632883 // fadd d3, d4, d3
-	WORD $0xfc2d7823 // str d3, [x1, x13, lsl #3]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x24d0 <k_gram_tile+0xbc0>
-	WORD $0xb27e026d // orr x13, x19, #0x4
-	WORD $0xcb0d034d // sub x13, x26, x13
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x251c <k_gram_tile+0xc0c>
-	WORD $0x0e617843 // fcvtl v3.2d, v2.2s
-	WORD $0x4e617842 // fcvtl2 v2.2d, v2.4s
-	WORD $0xad411624 // ldp q4, q5, [x17, #0x20]
+	WORD $0x540000aa // b.ge 0x4570 <k_mul_panels_64+0xd4>
+	WORD $0x17ffffe4 // b 0x44f0 <k_mul_panels_64+0x54>
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54fffc2b // b.lt 0x44f0 <k_mul_panels_64+0x54>
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0xf940000b // ldr x11, [x0]
+	WORD $0xd37ef433 // lsl x19, x1, #2
+	WORD $0xf9401c16 // ldr x22, [x0, #0x38]
+	WORD $0xd37cec34 // lsl x20, x1, #4
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x9b097cc8 // mul x8, x6, x9
+	WORD $0xd37cecce // lsl x14, x6, #4
+	WORD $0xd37be8cf // lsl x15, x6, #5
+	WORD $0xd37ae4d0 // lsl x16, x6, #6
+	WORD $0x91000ecc // add x12, x22, #0x3
+	WORD $0xf10002df // cmp x22, #0x0
+	WORD $0xf9003fee // str x14, [sp, #0x78]
+	WORD $0x8b0604ce // add x14, x6, x6, lsl #1
+	WORD $0x9a96b18c // csel x12, x12, x22, lt
+	WORD $0xf90013ef // str x15, [sp, #0x20]
+	WORD $0x8b0608cf // add x15, x6, x6, lsl #2
+	WORD $0xd37ffad5 // lsl x21, x22, #1
+	WORD $0x9342fd98 // asr x24, x12, #2
+	WORD $0xd37df1cc // lsl x12, x14, #3
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x8b080d7a // add x26, x11, x8, lsl #3
+	WORD $0xd37df1eb // lsl x11, x15, #3
+	WORD $0xd37cedc8 // lsl x8, x14, #4
+	WORD $0xf9001fec // str x12, [sp, #0x38]
+	WORD $0xa9012fe8 // stp x8, x11, [sp, #0x10]
+	WORD $0xcb060e08 // sub x8, x16, x6, lsl #3
+	WORD $0xf90007e8 // str x8, [sp, #0x8]
+	WORD $0xf94003e8 // ldr x8, [sp]
+	WORD $0x1400000c // b 0x4614 <k_mul_panels_64+0x178>
+	WORD $0xad001947 // stp q7, q6, [x10]
+	WORD $0xad011145 // stp q5, q4, [x10, #0x20]
+	WORD $0xad020943 // stp q3, q2, [x10, #0x40]
+	WORD $0xad030141 // stp q1, q0, [x10, #0x60]
+	WORD $0x9b0f7eab // mul x11, x21, x15
+	WORD $0x91001884 // add x4, x4, #0x6
+	WORD $0x8b050305 // add x5, x24, x5
+	WORD $0xeb0d009f // cmp x4, x13
+	WORD $0x9b0f2a8a // madd x10, x20, x15, x10
+	WORD $0x8b0b0d08 // add x8, x8, x11, lsl #3
+	WORD $0x54fff70a // b.ge 0x44f0 <k_mul_panels_64+0x54>
+	WORD $0xeb0300bf // cmp x5, x3
+	WORD $0x54002e2a // b.ge 0x4bdc <k_mul_panels_64+0x740>
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0x5280081d // mov w29, #0x40 // =64
+	WORD $0x9b017d6b // mul x11, x11, x1
+	WORD $0x8b050d6c // add x12, x11, x5, lsl #3
+	WORD $0xcb0401be // sub x30, x13, x4
+	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x54002dec // b.gt 0x4bf0 <k_mul_panels_64+0x754>
+	WORD $0x910007cb // add x11, x30, #0x1
+	WORD $0x8b4bfd6b // add x11, x11, x11, lsr #63
+	WORD $0x9341fd6f // asr x15, x11, #1
+	WORD $0x8b1301eb // add x11, x15, x19
+	WORD $0x8b0c0efb // add x27, x23, x12, lsl #3
+	WORD $0x8b040f50 // add x16, x26, x4, lsl #3
+	WORD $0xf100457f // cmp x11, #0x11
+	WORD $0x54002dad // b.le 0x4c08 <k_mul_panels_64+0x76c>
+	WORD $0xf100817f // cmp x11, #0x20
+	WORD $0x54003c4d // b.le 0x4de4 <k_mul_panels_64+0x948>
+	WORD $0xf100857f // cmp x11, #0x21
+	WORD $0x540056e0 // b.eq 0x5140 <k_mul_panels_64+0xca4>
+	WORD $0xf100897f // cmp x11, #0x22
+	WORD $0x54007e40 // b.eq 0x5634 <k_mul_panels_64+0x1198>
+	WORD $0xf1008d7f // cmp x11, #0x23
+	WORD $0x54fffc21 // b.ne 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf940200e // ldr x14, [x0, #0x40]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54000080 // b.eq 0x4690 <k_mul_panels_64+0x1f4>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540006c1 // b.ne 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400068b // b.lt 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
+	WORD $0x540005e0 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x54000520 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0xf9403feb // ldr x11, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x54000440 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x54000360 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x54000280 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x540001a0 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0x540000c0 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
+	WORD $0xf94007eb // ldr x11, [sp, #0x8]
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54000080 // b.eq 0x4778 <k_mul_panels_64+0x2dc>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000321 // b.ne 0x47d8 <k_mul_panels_64+0x33c>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
+	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
+	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
+	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
+	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
+	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
+	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
+	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
+	WORD $0xf9808140 // prfm pldl1keep, [x10, #0x100]
+	WORD $0xf9808940 // prfm pldl1keep, [x10, #0x110]
+	WORD $0xf9809140 // prfm pldl1keep, [x10, #0x120]
+	WORD $0xf9809940 // prfm pldl1keep, [x10, #0x130]
+	WORD $0xf980a140 // prfm pldl1keep, [x10, #0x140]
+	WORD $0xf980a940 // prfm pldl1keep, [x10, #0x150]
+	WORD $0xf980b140 // prfm pldl1keep, [x10, #0x160]
+	WORD $0xf980b940 // prfm pldl1keep, [x10, #0x170]
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0xaa1703eb // mov x11, x23
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x540010ab // b.lt 0x4a5c <k_mul_panels_64+0x5c0>
+	WORD $0xaa1703eb // mov x11, x23
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xaa0b03e7 // mov x7, x11
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0x3dc00988 // ldr q8, [x12, #0x20]
+	WORD $0xad40258a // ldp q10, q9, [x12]
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x4ddfcceb // ld1r { v11.2d }, [x7], #8
+	WORD $0xfd4000ec // ldr d12, [x7]
+	WORD $0xd1001327 // sub x7, x25, #0x4
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0x4fcc115c // fmla v28.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc113b // fmla v27.2d, v9.2d, v12.d[0]
+	WORD $0xaa0703f9 // mov x25, x7
+	WORD $0x4fcc111a // fmla v26.2d, v8.2d, v12.d[0]
+	WORD $0x4e6bcd5f // fmla v31.2d, v10.2d, v11.2d
+	WORD $0x4e6bcd3e // fmla v30.2d, v9.2d, v11.2d
+	WORD $0x4e6bcd1d // fmla v29.2d, v8.2d, v11.2d
+	WORD $0x6d412d6c // ldp d12, d11, [x11, #0x10]
+	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1138 // fmla v24.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1117 // fmla v23.2d, v8.2d, v12.d[0]
+	WORD $0x4fcb1156 // fmla v22.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1135 // fmla v21.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1114 // fmla v20.2d, v8.2d, v11.d[0]
+	WORD $0x6d422d6c // ldp d12, d11, [x11, #0x20]
+	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1132 // fmla v18.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1111 // fmla v17.2d, v8.2d, v12.d[0]
+	WORD $0x4fcb1150 // fmla v16.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1127 // fmla v7.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1106 // fmla v6.2d, v8.2d, v11.d[0]
+	WORD $0x6d432d6c // ldp d12, d11, [x11, #0x30]
+	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1124 // fmla v4.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1103 // fmla v3.2d, v8.2d, v12.d[0]
+	WORD $0x4fcb1142 // fmla v2.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1121 // fmla v1.2d, v9.2d, v11.d[0]
+	WORD $0xad41a58a // ldp q10, q9, [x12, #0x30]
+	WORD $0x6d44356c // ldp d12, d13, [x11, #0x40]
+	WORD $0x4fcb1100 // fmla v0.2d, v8.2d, v11.d[0]
+	WORD $0xad42a18b // ldp q11, q8, [x12, #0x50]
+	WORD $0x4fcc115f // fmla v31.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc113e // fmla v30.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc117d // fmla v29.2d, v11.2d, v12.d[0]
+	WORD $0x4fcd115c // fmla v28.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd113b // fmla v27.2d, v9.2d, v13.d[0]
+	WORD $0x4fcd117a // fmla v26.2d, v11.2d, v13.d[0]
+	WORD $0x6d45356c // ldp d12, d13, [x11, #0x50]
+	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1138 // fmla v24.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1177 // fmla v23.2d, v11.2d, v12.d[0]
+	WORD $0x4fcd1156 // fmla v22.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd1135 // fmla v21.2d, v9.2d, v13.d[0]
+	WORD $0x4fcd1174 // fmla v20.2d, v11.2d, v13.d[0]
+	WORD $0x6d46356c // ldp d12, d13, [x11, #0x60]
+	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1132 // fmla v18.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1171 // fmla v17.2d, v11.2d, v12.d[0]
+	WORD $0x4fcd1150 // fmla v16.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd1127 // fmla v7.2d, v9.2d, v13.d[0]
+	WORD $0x4fcd1166 // fmla v6.2d, v11.2d, v13.d[0]
+	WORD $0x6d47356c // ldp d12, d13, [x11, #0x70]
+	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1124 // fmla v4.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1163 // fmla v3.2d, v11.2d, v12.d[0]
+	WORD $0x4fcd1142 // fmla v2.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd1121 // fmla v1.2d, v9.2d, v13.d[0]
+	WORD $0xad43a58a // ldp q10, q9, [x12, #0x70]
+	WORD $0x4fcd1160 // fmla v0.2d, v11.2d, v13.d[0]
+	WORD $0x6d482d6c // ldp d12, d11, [x11, #0x80]
+	WORD $0x4fcc111f // fmla v31.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc115e // fmla v30.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc113d // fmla v29.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb111c // fmla v28.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb115b // fmla v27.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb113a // fmla v26.2d, v9.2d, v11.d[0]
+	WORD $0x6d492d6c // ldp d12, d11, [x11, #0x90]
+	WORD $0x4fcc1119 // fmla v25.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1158 // fmla v24.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1137 // fmla v23.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1116 // fmla v22.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1155 // fmla v21.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1134 // fmla v20.2d, v9.2d, v11.d[0]
+	WORD $0x6d4a2d6c // ldp d12, d11, [x11, #0xa0]
+	WORD $0x4fcc1113 // fmla v19.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1152 // fmla v18.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1131 // fmla v17.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1110 // fmla v16.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1147 // fmla v7.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1126 // fmla v6.2d, v9.2d, v11.d[0]
+	WORD $0x6d4b2d6c // ldp d12, d11, [x11, #0xb0]
+	WORD $0x4fcc1105 // fmla v5.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1144 // fmla v4.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1123 // fmla v3.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1102 // fmla v2.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1141 // fmla v1.2d, v10.2d, v11.d[0]
+	WORD $0xad44a18a // ldp q10, q8, [x12, #0x90]
+	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
+	WORD $0x6d4c2d6c // ldp d12, d11, [x11, #0xc0]
+	WORD $0x3dc02d89 // ldr q9, [x12, #0xb0]
+	WORD $0x9103018c // add x12, x12, #0xc0
+	WORD $0x4fcc115f // fmla v31.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc111e // fmla v30.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc113d // fmla v29.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb115c // fmla v28.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb111b // fmla v27.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb113a // fmla v26.2d, v9.2d, v11.d[0]
+	WORD $0x6d4d2d6c // ldp d12, d11, [x11, #0xd0]
+	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1137 // fmla v23.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1156 // fmla v22.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1134 // fmla v20.2d, v9.2d, v11.d[0]
+	WORD $0x6d4e2d6c // ldp d12, d11, [x11, #0xe0]
+	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1131 // fmla v17.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1150 // fmla v16.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1126 // fmla v6.2d, v9.2d, v11.d[0]
+	WORD $0x6d4f2d6c // ldp d12, d11, [x11, #0xf0]
+	WORD $0x9104016b // add x11, x11, #0x100
+	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1123 // fmla v3.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1142 // fmla v2.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
+	WORD $0x54fff008 // b.hi 0x4858 <k_mul_panels_64+0x3bc>
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x540004eb // b.lt 0x4afc <k_mul_panels_64+0x660>
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0xaa0b03f9 // mov x25, x11
+	WORD $0xad402189 // ldp q9, q8, [x12]
+	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
+	WORD $0x4ddfcf2b // ld1r { v11.2d }, [x25], #8
+	WORD $0xfd40032c // ldr d12, [x25]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x9100c18c // add x12, x12, #0x30
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4fcc113c // fmla v28.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc111b // fmla v27.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc115a // fmla v26.2d, v10.2d, v12.d[0]
+	WORD $0x4e6bcd3f // fmla v31.2d, v9.2d, v11.2d
+	WORD $0x4e6bcd1e // fmla v30.2d, v8.2d, v11.2d
+	WORD $0x4e6bcd5d // fmla v29.2d, v10.2d, v11.2d
+	WORD $0x6d412d6c // ldp d12, d11, [x11, #0x10]
+	WORD $0x4fcc1139 // fmla v25.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1157 // fmla v23.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1136 // fmla v22.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1154 // fmla v20.2d, v10.2d, v11.d[0]
+	WORD $0x6d422d6c // ldp d12, d11, [x11, #0x20]
+	WORD $0x4fcc1133 // fmla v19.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1151 // fmla v17.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1130 // fmla v16.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1146 // fmla v6.2d, v10.2d, v11.d[0]
+	WORD $0x6d432d6c // ldp d12, d11, [x11, #0x30]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x4fcc1125 // fmla v5.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1143 // fmla v3.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1122 // fmla v2.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1140 // fmla v0.2d, v10.2d, v11.d[0]
+	WORD $0x54fffb88 // b.hi 0x4a68 <k_mul_panels_64+0x5cc>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400ab60 // b.eq 0x606c <k_mul_panels_64+0x1bd0>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54011a21 // b.ne 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xad402548 // ldp q8, q9, [x10]
+	WORD $0xad412d4a // ldp q10, q11, [x10, #0x20]
+	WORD $0xad42354c // ldp q12, q13, [x10, #0x40]
+	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
+	WORD $0x4e7ed53e // fadd v30.2d, v9.2d, v30.2d
+	WORD $0x4e7dd55d // fadd v29.2d, v10.2d, v29.2d
+	WORD $0x4e7cd57c // fadd v28.2d, v11.2d, v28.2d
+	WORD $0x4e7bd59b // fadd v27.2d, v12.2d, v27.2d
+	WORD $0x4e7ad5ba // fadd v26.2d, v13.2d, v26.2d
+	WORD $0xad432548 // ldp q8, q9, [x10, #0x60]
+	WORD $0xad442d4a // ldp q10, q11, [x10, #0x80]
+	WORD $0xad45354c // ldp q12, q13, [x10, #0xa0]
+	WORD $0x4e79d519 // fadd v25.2d, v8.2d, v25.2d
+	WORD $0x4e78d538 // fadd v24.2d, v9.2d, v24.2d
+	WORD $0x4e77d557 // fadd v23.2d, v10.2d, v23.2d
+	WORD $0x4e76d576 // fadd v22.2d, v11.2d, v22.2d
+	WORD $0x4e75d595 // fadd v21.2d, v12.2d, v21.2d
+	WORD $0x4e74d5b4 // fadd v20.2d, v13.2d, v20.2d
+	WORD $0xad462548 // ldp q8, q9, [x10, #0xc0]
+	WORD $0xad472d4a // ldp q10, q11, [x10, #0xe0]
+	WORD $0xad48354c // ldp q12, q13, [x10, #0x100]
+	WORD $0x4e73d513 // fadd v19.2d, v8.2d, v19.2d
+	WORD $0x4e72d532 // fadd v18.2d, v9.2d, v18.2d
+	WORD $0x4e71d551 // fadd v17.2d, v10.2d, v17.2d
+	WORD $0x4e70d570 // fadd v16.2d, v11.2d, v16.2d
+	WORD $0x4e67d587 // fadd v7.2d, v12.2d, v7.2d
+	WORD $0x4e66d5a6 // fadd v6.2d, v13.2d, v6.2d
+	WORD $0xad492548 // ldp q8, q9, [x10, #0x120]
+	WORD $0xad4a2d4a // ldp q10, q11, [x10, #0x140]
+	WORD $0xad4b354c // ldp q12, q13, [x10, #0x160]
+	WORD $0x4e65d505 // fadd v5.2d, v8.2d, v5.2d
+	WORD $0x4e64d524 // fadd v4.2d, v9.2d, v4.2d
+	WORD $0x4e63d543 // fadd v3.2d, v10.2d, v3.2d
+	WORD $0x4e62d562 // fadd v2.2d, v11.2d, v2.2d
+	WORD $0x4e61d581 // fadd v1.2d, v12.2d, v1.2d
+	WORD $0x4e60d5a0 // fadd v0.2d, v13.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540115a0 // b.eq 0x6e58 <k_mul_panels_64+0x29bc>
+	WORD $0xad00795f // stp q31, q30, [x10]
+	WORD $0xad01715d // stp q29, q28, [x10, #0x20]
+	WORD $0xad02695b // stp q27, q26, [x10, #0x40]
+	WORD $0xad036159 // stp q25, q24, [x10, #0x60]
+	WORD $0xad045957 // stp q23, q22, [x10, #0x80]
+	WORD $0xad055155 // stp q21, q20, [x10, #0xa0]
+	WORD $0xad064953 // stp q19, q18, [x10, #0xc0]
+	WORD $0xad074151 // stp q17, q16, [x10, #0xe0]
+	WORD $0xad081947 // stp q7, q6, [x10, #0x100]
+	WORD $0xad091145 // stp q5, q4, [x10, #0x120]
+	WORD $0xad0a0943 // stp q3, q2, [x10, #0x140]
+	WORD $0xad0b0141 // stp q1, q0, [x10, #0x160]
+	WORD $0x17fffe88 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xcb0401be // sub x30, x13, x4
+	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x54ffd26d // b.le 0x4638 <k_mul_panels_64+0x19c>
+	WORD $0x5280006f // mov w15, #0x3 // =3
+	WORD $0x8b1301eb // add x11, x15, x19
+	WORD $0x8b0c0efb // add x27, x23, x12, lsl #3
+	WORD $0x8b040f50 // add x16, x26, x4, lsl #3
+	WORD $0xf100457f // cmp x11, #0x11
+	WORD $0x54ffd2ac // b.gt 0x4658 <k_mul_panels_64+0x1bc>
+	WORD $0xf100197f // cmp x11, #0x6
+	WORD $0x5400016c // b.gt 0x4c38 <k_mul_panels_64+0x79c>
+	WORD $0xf100157f // cmp x11, #0x5
+	WORD $0x540027e0 // b.eq 0x5110 <k_mul_panels_64+0xc74>
+	WORD $0xf100197f // cmp x11, #0x6
+	WORD $0x54ffcee1 // b.ne 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540070e1 // b.ne 0x5a44 <k_mul_panels_64+0x15a8>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400714a // b.ge 0x5a58 <k_mul_panels_64+0x15bc>
+	WORD $0x1400038d // b 0x5a68 <k_mul_panels_64+0x15cc>
+	WORD $0xf1001d7f // cmp x11, #0x7
+	WORD $0x54002760 // b.eq 0x5128 <k_mul_panels_64+0xc8c>
+	WORD $0xf100457f // cmp x11, #0x11
+	WORD $0x54ffcda1 // b.ne 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000080 // b.eq 0x4c60 <k_mul_panels_64+0x7c4>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54000241 // b.ne 0x4ca4 <k_mul_panels_64+0x808>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400020b // b.lt 0x4ca4 <k_mul_panels_64+0x808>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0x540001a0 // b.eq 0x4ca4 <k_mul_panels_64+0x808>
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000120 // b.eq 0x4ca4 <k_mul_panels_64+0x808>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000080 // b.eq 0x4ca4 <k_mul_panels_64+0x808>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x4cb8 <k_mul_panels_64+0x81c>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x540000a1 // b.ne 0x4cc8 <k_mul_panels_64+0x82c>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0x540004cb // b.lt 0x4d80 <k_mul_panels_64+0x8e4>
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0xad4045c4 // ldp q4, q17, [x14]
+	WORD $0x6d401985 // ldp d5, d6, [x12]
+	WORD $0xd10010f9 // sub x25, x7, #0x4
+	WORD $0x6d414187 // ldp d7, d16, [x12, #0x10]
+	WORD $0xf1001cff // cmp x7, #0x7
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
+	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
+	WORD $0x6d421584 // ldp d4, d5, [x12, #0x20]
+	WORD $0x6d431d86 // ldp d6, d7, [x12, #0x30]
+	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
+	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
+	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
+	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
+	WORD $0xad4145c4 // ldp q4, q17, [x14, #0x20]
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x6d441985 // ldp d5, d6, [x12, #0x40]
+	WORD $0x6d454187 // ldp d7, d16, [x12, #0x50]
+	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
+	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
+	WORD $0x6d461584 // ldp d4, d5, [x12, #0x60]
+	WORD $0x6d471d86 // ldp d6, d7, [x12, #0x70]
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
+	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
+	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
+	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
+	WORD $0x54fffbe8 // b.hi 0x4cf8 <k_mul_panels_64+0x85c>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x540001ab // b.lt 0x4db8 <k_mul_panels_64+0x91c>
+	WORD $0x91000727 // add x7, x25, #0x1
+	WORD $0x6d401985 // ldp d5, d6, [x12]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x6d414187 // ldp d7, d16, [x12, #0x10]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x3cc105c4 // ldr q4, [x14], #0x10
+	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
+	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
+	WORD $0x54fffec8 // b.hi 0x4d8c <k_mul_panels_64+0x8f0>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54007e60 // b.eq 0x5d88 <k_mul_panels_64+0x18ec>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54009fe1 // b.ne 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xad401544 // ldp q4, q5, [x10]
+	WORD $0xad411d46 // ldp q6, q7, [x10, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x4e62d4a2 // fadd v2.2d, v5.2d, v2.2d
-	WORD $0xad010a23 // stp q3, q2, [x17, #0x20]
-	WORD $0x1400002e // b 0x25d0 <k_gram_tile+0xcc0>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x25d0 <k_gram_tile+0xcc0>
-	WORD $0xf100237f // cmp x27, #0x8
-	WORD $0x3d8047e2 // str q2, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x2538 <k_gram_tile+0xc28>
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400001a // b 0x259c <k_gram_tile+0xc8c>
-	WORD $0xf9404fed // ldr x13, [sp, #0x98]
-	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
-	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
-	WORD $0xaa1e03e1 // mov x1, x30
-	WORD $0x9b0c2dad // madd x13, x13, x12, x11
-	WORD $0xad7f8c42 // ldp q2, q3, [x2, #-0x10]
-	WORD $0x8b0601a3 // add x3, x13, x6
-	WORD $0xad411867 // ldp q7, q6, [x3, #0x20]
-	WORD $0xf1002021 // subs x1, x1, #0x8
-	WORD $0x91008042 // add x2, x2, #0x20
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x4e617844 // fcvtl2 v4.2d, v2.4s
-	WORD $0x0e617842 // fcvtl v2.2d, v2.2s
-	WORD $0x4e617865 // fcvtl2 v5.2d, v3.4s
-	WORD $0x0e617863 // fcvtl v3.2d, v3.2s
-	WORD $0x4e64d4c4 // fadd v4.2d, v6.2d, v4.2d
-	WORD $0xad421870 // ldp q16, q6, [x3, #0x40]
-	WORD $0x4e62d4e2 // fadd v2.2d, v7.2d, v2.2d
-	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
-	WORD $0xad011062 // stp q2, q4, [x3, #0x20]
-	WORD $0xad021463 // stp q3, q5, [x3, #0x40]
-	WORD $0x54fffde1 // b.ne 0x254c <k_gram_tile+0xc3c>
-	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x540001c0 // b.eq 0x25d0 <k_gram_tile+0xcc0>
-	WORD $0xf9404fed // ldr x13, [sp, #0x98]
-	WORD $0x9b0c7dac // mul x12, x13, x12
-	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
-	WORD $0x8b0c016b // add x11, x11, x12
-	WORD $0xbc717a02 // ldr s2, [x16, x17, lsl #2]
-	WORD $0xfc776963 // ldr d3, [x11, x23]
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x1e22c042 // fcvt d2, s2
-	WORD $0x1e622862 // fadd d2, d3, d2
-	WORD $0xfc376962 // str d2, [x11, x23]
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x25ac <k_gram_tile+0xc9c>
-	WORD $0x34ffa8b5 // cbz w21, 0x1ae4 <k_gram_tile+0x1d4>
-	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
-	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
-	WORD $0x9b0b7d8d // mul x13, x12, x11
-	WORD $0xf940000b // ldr x11, [x0]
-	WORD $0x8b0d0d71 // add x17, x11, x13, lsl #3
-	WORD $0xcb13034d // sub x13, x26, x19
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x2614 <k_gram_tile+0xd04>
-	WORD $0x0e617822 // fcvtl v2.2d, v1.2s
-	WORD $0x4e617821 // fcvtl2 v1.2d, v1.4s
-	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0x4e61d4c1 // fadd v1.2d, v6.2d, v1.2d
+	WORD $0x4e60d4e0 // fadd v0.2d, v7.2d, v0.2d
+	WORD $0x140004f8 // b 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xf100497f // cmp x11, #0x12
+	WORD $0x54002fa0 // b.eq 0x53dc <k_mul_panels_64+0xf40>
+	WORD $0xf1004d7f // cmp x11, #0x13
+	WORD $0x54ffc041 // b.ne 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000080 // b.eq 0x4e0c <k_mul_panels_64+0x970>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54000341 // b.ne 0x4e70 <k_mul_panels_64+0x9d4>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400030b // b.lt 0x4e70 <k_mul_panels_64+0x9d4>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
+	WORD $0x54000260 // b.eq 0x4e70 <k_mul_panels_64+0x9d4>
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
+	WORD $0x540001a0 // b.eq 0x4e70 <k_mul_panels_64+0x9d4>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
+	WORD $0x540000c0 // b.eq 0x4e70 <k_mul_panels_64+0x9d4>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x4e84 <k_mul_panels_64+0x9e8>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x540001a1 // b.ne 0x4eb4 <k_mul_panels_64+0xa18>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
+	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
+	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
+	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x540009ab // b.lt 0x5028 <k_mul_panels_64+0xb8c>
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
+	WORD $0xad4055d4 // ldp q20, q21, [x14]
+	WORD $0xf1001cff // cmp x7, #0x7
+	WORD $0x4ddfcf37 // ld1r { v23.2d }, [x25], #8
+	WORD $0xfd400338 // ldr d24, [x25]
+	WORD $0xd10010f9 // sub x25, x7, #0x4
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
+	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
+	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
+	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
+	WORD $0x6d415d98 // ldp d24, d23, [x12, #0x10]
+	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
+	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
+	WORD $0xad41d5d4 // ldp q20, q21, [x14, #0x30]
+	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
+	WORD $0x6d425998 // ldp d24, d22, [x12, #0x20]
+	WORD $0xad42e5d7 // ldp q23, q25, [x14, #0x50]
+	WORD $0x4fd81293 // fmla v19.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812b2 // fmla v18.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812f1 // fmla v17.2d, v23.2d, v24.d[0]
+	WORD $0x4fd61290 // fmla v16.2d, v20.2d, v22.d[0]
+	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
+	WORD $0x4fd612e6 // fmla v6.2d, v23.2d, v22.d[0]
+	WORD $0x6d435998 // ldp d24, d22, [x12, #0x30]
+	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812e3 // fmla v3.2d, v23.2d, v24.d[0]
+	WORD $0x4fd61282 // fmla v2.2d, v20.2d, v22.d[0]
+	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
+	WORD $0xad43e1d5 // ldp q21, q24, [x14, #0x70]
+	WORD $0x4fd612e0 // fmla v0.2d, v23.2d, v22.d[0]
+	WORD $0x6d445994 // ldp d20, d22, [x12, #0x40]
+	WORD $0x4fd41333 // fmla v19.2d, v25.2d, v20.d[0]
+	WORD $0x4fd412b2 // fmla v18.2d, v21.2d, v20.d[0]
+	WORD $0x4fd41311 // fmla v17.2d, v24.2d, v20.d[0]
+	WORD $0x4fd61330 // fmla v16.2d, v25.2d, v22.d[0]
+	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
+	WORD $0x4fd61306 // fmla v6.2d, v24.2d, v22.d[0]
+	WORD $0x6d455994 // ldp d20, d22, [x12, #0x50]
+	WORD $0x4fd41325 // fmla v5.2d, v25.2d, v20.d[0]
+	WORD $0x4fd412a4 // fmla v4.2d, v21.2d, v20.d[0]
+	WORD $0x4fd41303 // fmla v3.2d, v24.2d, v20.d[0]
+	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
+	WORD $0xad44d5d4 // ldp q20, q21, [x14, #0x90]
+	WORD $0x4fd61300 // fmla v0.2d, v24.2d, v22.d[0]
+	WORD $0x6d466197 // ldp d23, d24, [x12, #0x60]
+	WORD $0x4fd61322 // fmla v2.2d, v25.2d, v22.d[0]
+	WORD $0x3dc02dd6 // ldr q22, [x14, #0xb0]
+	WORD $0x910301ce // add x14, x14, #0xc0
+	WORD $0x4fd71293 // fmla v19.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712b2 // fmla v18.2d, v21.2d, v23.d[0]
+	WORD $0x4fd712d1 // fmla v17.2d, v22.2d, v23.d[0]
+	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
+	WORD $0x6d476197 // ldp d23, d24, [x12, #0x70]
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x4fd71285 // fmla v5.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a4 // fmla v4.2d, v21.2d, v23.d[0]
+	WORD $0x4fd712c3 // fmla v3.2d, v22.2d, v23.d[0]
+	WORD $0x4fd81282 // fmla v2.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a1 // fmla v1.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c0 // fmla v0.2d, v22.2d, v24.d[0]
+	WORD $0x54fff708 // b.hi 0x4f04 <k_mul_panels_64+0xa68>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400032b // b.lt 0x5090 <k_mul_panels_64+0xbf4>
+	WORD $0x91000727 // add x7, x25, #0x1
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0xad4055d4 // ldp q20, q21, [x14]
+	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
+	WORD $0x4ddfcf37 // ld1r { v23.2d }, [x25], #8
+	WORD $0xfd400338 // ldr d24, [x25]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x9100c1ce // add x14, x14, #0x30
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
+	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
+	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
+	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
+	WORD $0x6d415d98 // ldp d24, d23, [x12, #0x10]
+	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
+	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
+	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
+	WORD $0x54fffd48 // b.hi 0x5034 <k_mul_panels_64+0xb98>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54006d60 // b.eq 0x5e40 <k_mul_panels_64+0x19a4>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x5400c201 // b.ne 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0xad405554 // ldp q20, q21, [x10]
+	WORD $0xad415d56 // ldp q22, q23, [x10, #0x20]
+	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
+	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
+	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
+	WORD $0x4e71d6d1 // fadd v17.2d, v22.2d, v17.2d
+	WORD $0x4e70d6f0 // fadd v16.2d, v23.2d, v16.2d
+	WORD $0x4e67d707 // fadd v7.2d, v24.2d, v7.2d
+	WORD $0x4e66d726 // fadd v6.2d, v25.2d, v6.2d
+	WORD $0xad435554 // ldp q20, q21, [x10, #0x60]
+	WORD $0xad445d56 // ldp q22, q23, [x10, #0x80]
+	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
+	WORD $0x4e65d685 // fadd v5.2d, v20.2d, v5.2d
+	WORD $0x4e64d6a4 // fadd v4.2d, v21.2d, v4.2d
+	WORD $0x4e63d6c3 // fadd v3.2d, v22.2d, v3.2d
+	WORD $0x4e62d6e2 // fadd v2.2d, v23.2d, v2.2d
+	WORD $0x4e61d701 // fadd v1.2d, v24.2d, v1.2d
+	WORD $0x4e60d720 // fadd v0.2d, v25.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400bfc0 // b.eq 0x68e8 <k_mul_panels_64+0x244c>
+	WORD $0xad004953 // stp q19, q18, [x10]
+	WORD $0xad014151 // stp q17, q16, [x10, #0x20]
+	WORD $0xad021947 // stp q7, q6, [x10, #0x40]
+	WORD $0xad031145 // stp q5, q4, [x10, #0x60]
+	WORD $0xad040943 // stp q3, q2, [x10, #0x80]
+	WORD $0xad050141 // stp q1, q0, [x10, #0xa0]
+	WORD $0x17fffd3b // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54005201 // b.ne 0x5b58 <k_mul_panels_64+0x16bc>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400526a // b.ge 0x5b6c <k_mul_panels_64+0x16d0>
+	WORD $0x14000295 // b 0x5b78 <k_mul_panels_64+0x16dc>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54005841 // b.ne 0x5c38 <k_mul_panels_64+0x179c>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x540058aa // b.ge 0x5c4c <k_mul_panels_64+0x17b0>
+	WORD $0x140002c9 // b 0x5c60 <k_mul_panels_64+0x17c4>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000080 // b.eq 0x5158 <k_mul_panels_64+0xcbc>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540004c1 // b.ne 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400048b // b.lt 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0x54000420 // b.eq 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x540003a0 // b.eq 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000300 // b.eq 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000260 // b.eq 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x540001c0 // b.eq 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000120 // b.eq 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0x54000080 // b.eq 0x51ec <k_mul_panels_64+0xd50>
+	WORD $0xf94007ec // ldr x12, [sp, #0x8]
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x5200 <k_mul_panels_64+0xd64>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000121 // b.ne 0x5220 <k_mul_panels_64+0xd84>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0x540007cb // b.lt 0x5348 <k_mul_panels_64+0xeac>
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0xad4055d0 // ldp q16, q21, [x14]
+	WORD $0x6d404991 // ldp d17, d18, [x12]
+	WORD $0xd10010f9 // sub x25, x7, #0x4
+	WORD $0x6d415193 // ldp d19, d20, [x12, #0x10]
+	WORD $0xf1001cff // cmp x7, #0x7
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
+	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
+	WORD $0x6d424991 // ldp d17, d18, [x12, #0x20]
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
+	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
+	WORD $0x6d434d91 // ldp d17, d19, [x12, #0x30]
+	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
+	WORD $0x6d445192 // ldp d18, d20, [x12, #0x40]
+	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
+	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
+	WORD $0x6d454590 // ldp d16, d17, [x12, #0x50]
+	WORD $0x4fd212a7 // fmla v7.2d, v21.2d, v18.d[0]
+	WORD $0x4fd412a6 // fmla v6.2d, v21.2d, v20.d[0]
+	WORD $0x4fd012a5 // fmla v5.2d, v21.2d, v16.d[0]
+	WORD $0x6d464990 // ldp d16, d18, [x12, #0x60]
+	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
+	WORD $0x6d474d91 // ldp d17, d19, [x12, #0x70]
+	WORD $0x4fd012a3 // fmla v3.2d, v21.2d, v16.d[0]
+	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
+	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
+	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
+	WORD $0xad4155d0 // ldp q16, q21, [x14, #0x20]
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x6d484991 // ldp d17, d18, [x12, #0x80]
+	WORD $0x6d495193 // ldp d19, d20, [x12, #0x90]
+	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
+	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
+	WORD $0x6d4a4991 // ldp d17, d18, [x12, #0xa0]
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
+	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
+	WORD $0x6d4b4d91 // ldp d17, d19, [x12, #0xb0]
+	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
+	WORD $0x6d4c5192 // ldp d18, d20, [x12, #0xc0]
+	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
+	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
+	WORD $0x6d4d4590 // ldp d16, d17, [x12, #0xd0]
+	WORD $0x4fd212a7 // fmla v7.2d, v21.2d, v18.d[0]
+	WORD $0x4fd412a6 // fmla v6.2d, v21.2d, v20.d[0]
+	WORD $0x4fd012a5 // fmla v5.2d, v21.2d, v16.d[0]
+	WORD $0x6d4e4990 // ldp d16, d18, [x12, #0xe0]
+	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
+	WORD $0x6d4f4d91 // ldp d17, d19, [x12, #0xf0]
+	WORD $0x9104018c // add x12, x12, #0x100
+	WORD $0x4fd012a3 // fmla v3.2d, v21.2d, v16.d[0]
+	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
+	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
+	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
+	WORD $0x54fff8e8 // b.hi 0x5260 <k_mul_panels_64+0xdc4>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400026b // b.lt 0x5398 <k_mul_panels_64+0xefc>
+	WORD $0x91000727 // add x7, x25, #0x1
+	WORD $0x6d404991 // ldp d17, d18, [x12]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x6d415193 // ldp d19, d20, [x12, #0x10]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
+	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
+	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x6d424991 // ldp d17, d18, [x12, #0x20]
+	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
+	WORD $0x6d435193 // ldp d19, d20, [x12, #0x30]
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
+	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
+	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
+	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
+	WORD $0x54fffe08 // b.hi 0x5354 <k_mul_panels_64+0xeb8>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54005e20 // b.eq 0x5f60 <k_mul_panels_64+0x1ac4>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54008041 // b.ne 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xad404550 // ldp q16, q17, [x10]
+	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
+	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
+	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
+	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
+	WORD $0x4e64d664 // fadd v4.2d, v19.2d, v4.2d
+	WORD $0x4e63d683 // fadd v3.2d, v20.2d, v3.2d
+	WORD $0x4e62d6a2 // fadd v2.2d, v21.2d, v2.2d
+	WORD $0x4e61d601 // fadd v1.2d, v16.2d, v1.2d
+	WORD $0x4e60d620 // fadd v0.2d, v17.2d, v0.2d
+	WORD $0x140003f5 // b 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000080 // b.eq 0x53f4 <k_mul_panels_64+0xf58>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540002c1 // b.ne 0x5448 <k_mul_panels_64+0xfac>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400028b // b.lt 0x5448 <k_mul_panels_64+0xfac>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0x54000200 // b.eq 0x5448 <k_mul_panels_64+0xfac>
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0x54000160 // b.eq 0x5448 <k_mul_panels_64+0xfac>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0x540000a0 // b.eq 0x5448 <k_mul_panels_64+0xfac>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xf9800180 // prfm pldl1keep, [x12]
+	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x545c <k_mul_panels_64+0xfc0>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000121 // b.ne 0x547c <k_mul_panels_64+0xfe0>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0x5400074b // b.lt 0x5594 <k_mul_panels_64+0x10f8>
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0xf1001cff // cmp x7, #0x7
+	WORD $0xad4045d0 // ldp q16, q17, [x14]
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0x4ddfcf32 // ld1r { v18.2d }, [x25], #8
+	WORD $0xfd400333 // ldr d19, [x25]
+	WORD $0x6d415594 // ldp d20, d21, [x12, #0x10]
+	WORD $0xd10010f9 // sub x25, x7, #0x4
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
+	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
+	WORD $0x6d425993 // ldp d19, d22, [x12, #0x20]
+	WORD $0x4fd41203 // fmla v3.2d, v16.2d, v20.d[0]
+	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
+	WORD $0x4fd51201 // fmla v1.2d, v16.2d, v21.d[0]
+	WORD $0xad4141d2 // ldp q18, q16, [x14, #0x20]
+	WORD $0x4fd51220 // fmla v0.2d, v17.2d, v21.d[0]
+	WORD $0x6d435191 // ldp d17, d20, [x12, #0x30]
+	WORD $0x4fd31247 // fmla v7.2d, v18.2d, v19.d[0]
+	WORD $0x4fd31206 // fmla v6.2d, v16.2d, v19.d[0]
+	WORD $0x4fd61245 // fmla v5.2d, v18.2d, v22.d[0]
+	WORD $0x6d445593 // ldp d19, d21, [x12, #0x40]
+	WORD $0x4fd11243 // fmla v3.2d, v18.2d, v17.d[0]
+	WORD $0x4fd11202 // fmla v2.2d, v16.2d, v17.d[0]
+	WORD $0x4fd41241 // fmla v1.2d, v18.2d, v20.d[0]
+	WORD $0xad4249d1 // ldp q17, q18, [x14, #0x40]
+	WORD $0x4fd61204 // fmla v4.2d, v16.2d, v22.d[0]
+	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
+	WORD $0x4fd31227 // fmla v7.2d, v17.2d, v19.d[0]
+	WORD $0x4fd31246 // fmla v6.2d, v18.2d, v19.d[0]
+	WORD $0x6d454d90 // ldp d16, d19, [x12, #0x50]
+	WORD $0x4fd51225 // fmla v5.2d, v17.2d, v21.d[0]
+	WORD $0x4fd51244 // fmla v4.2d, v18.2d, v21.d[0]
+	WORD $0xad4355d4 // ldp q20, q21, [x14, #0x60]
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x4fd01223 // fmla v3.2d, v17.2d, v16.d[0]
+	WORD $0x4fd01242 // fmla v2.2d, v18.2d, v16.d[0]
+	WORD $0x4fd31221 // fmla v1.2d, v17.2d, v19.d[0]
+	WORD $0x6d464590 // ldp d16, d17, [x12, #0x60]
+	WORD $0x4fd31240 // fmla v0.2d, v18.2d, v19.d[0]
+	WORD $0x4fd01287 // fmla v7.2d, v20.2d, v16.d[0]
+	WORD $0x4fd012a6 // fmla v6.2d, v21.2d, v16.d[0]
+	WORD $0x4fd11285 // fmla v5.2d, v20.2d, v17.d[0]
+	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
+	WORD $0x6d474590 // ldp d16, d17, [x12, #0x70]
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x4fd01283 // fmla v3.2d, v20.2d, v16.d[0]
+	WORD $0x4fd012a2 // fmla v2.2d, v21.2d, v16.d[0]
+	WORD $0x4fd11281 // fmla v1.2d, v20.2d, v17.d[0]
+	WORD $0x4fd112a0 // fmla v0.2d, v21.2d, v17.d[0]
+	WORD $0x54fff968 // b.hi 0x54bc <k_mul_panels_64+0x1020>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400026b // b.lt 0x55e4 <k_mul_panels_64+0x1148>
+	WORD $0x91000727 // add x7, x25, #0x1
+	WORD $0xacc145d0 // ldp q16, q17, [x14], #0x20
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4ddfcf32 // ld1r { v18.2d }, [x25], #8
+	WORD $0xfd400333 // ldr d19, [x25]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
+	WORD $0x6d414d94 // ldp d20, d19, [x12, #0x10]
+	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
+	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
+	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x4fd41203 // fmla v3.2d, v16.2d, v20.d[0]
+	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
+	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
+	WORD $0x4fd31220 // fmla v0.2d, v17.2d, v19.d[0]
+	WORD $0x54fffe08 // b.hi 0x55a0 <k_mul_panels_64+0x1104>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540051a0 // b.eq 0x601c <k_mul_panels_64+0x1b80>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54008381 // b.ne 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0xad404550 // ldp q16, q17, [x10]
+	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
+	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
+	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
+	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
+	WORD $0x4e64d664 // fadd v4.2d, v19.2d, v4.2d
+	WORD $0x4e63d683 // fadd v3.2d, v20.2d, v3.2d
+	WORD $0x4e62d6a2 // fadd v2.2d, v21.2d, v2.2d
+	WORD $0x4e61d601 // fadd v1.2d, v16.2d, v1.2d
+	WORD $0x4e60d620 // fadd v0.2d, v17.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff7de1 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
+	WORD $0x1400040f // b 0x666c <k_mul_panels_64+0x21d0>
+	WORD $0xf940200e // ldr x14, [x0, #0x40]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54000080 // b.eq 0x564c <k_mul_panels_64+0x11b0>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540005c1 // b.ne 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400058b // b.lt 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0x54000500 // b.eq 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x54000460 // b.eq 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0xf9403feb // ldr x11, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x540003a0 // b.eq 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x540002e0 // b.eq 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x54000220 // b.eq 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x54000160 // b.eq 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x540000a0 // b.eq 0x5700 <k_mul_panels_64+0x1264>
+	WORD $0xf94007eb // ldr x11, [sp, #0x8]
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x54000080 // b.eq 0x5714 <k_mul_panels_64+0x1278>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000221 // b.ne 0x5754 <k_mul_panels_64+0x12b8>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
+	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
+	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
+	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
+	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
+	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
+	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
+	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
+	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
+	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
+	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0xaa1703eb // mov x11, x23
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x54000c4b // b.lt 0x592c <k_mul_panels_64+0x1490>
+	WORD $0xaa1703eb // mov x11, x23
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0xaa0b03f9 // mov x25, x11
+	WORD $0xf1001cff // cmp x7, #0x7
+	WORD $0xad406d9a // ldp q26, q27, [x12]
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0x4ddfcf38 // ld1r { v24.2d }, [x25], #8
+	WORD $0xfd400339 // ldr d25, [x25]
+	WORD $0xd10010f9 // sub x25, x7, #0x4
+	WORD $0x4fd91355 // fmla v21.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91374 // fmla v20.2d, v27.2d, v25.d[0]
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x6d41657c // ldp d28, d25, [x11, #0x10]
+	WORD $0x4e78cf57 // fmla v23.2d, v26.2d, v24.2d
+	WORD $0x4e78cf76 // fmla v22.2d, v27.2d, v24.2d
+	WORD $0x4fd91351 // fmla v17.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91370 // fmla v16.2d, v27.2d, v25.d[0]
+	WORD $0x6d426578 // ldp d24, d25, [x11, #0x20]
+	WORD $0x4fdc1353 // fmla v19.2d, v26.2d, v28.d[0]
+	WORD $0x4fdc1372 // fmla v18.2d, v27.2d, v28.d[0]
+	WORD $0x4fd81347 // fmla v7.2d, v26.2d, v24.d[0]
+	WORD $0x4fd81366 // fmla v6.2d, v27.2d, v24.d[0]
+	WORD $0x6d437178 // ldp d24, d28, [x11, #0x30]
+	WORD $0x4fd91345 // fmla v5.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91364 // fmla v4.2d, v27.2d, v25.d[0]
+	WORD $0x4fd81343 // fmla v3.2d, v26.2d, v24.d[0]
+	WORD $0x4fd81362 // fmla v2.2d, v27.2d, v24.d[0]
+	WORD $0xad416598 // ldp q24, q25, [x12, #0x20]
+	WORD $0x4fdc1341 // fmla v1.2d, v26.2d, v28.d[0]
+	WORD $0x6d44697d // ldp d29, d26, [x11, #0x40]
+	WORD $0x4fdc1360 // fmla v0.2d, v27.2d, v28.d[0]
+	WORD $0x4fda1315 // fmla v21.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1334 // fmla v20.2d, v25.2d, v26.d[0]
+	WORD $0x6d45697b // ldp d27, d26, [x11, #0x50]
+	WORD $0x4fdd1317 // fmla v23.2d, v24.2d, v29.d[0]
+	WORD $0x4fdd1336 // fmla v22.2d, v25.2d, v29.d[0]
+	WORD $0x4fdb1313 // fmla v19.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1332 // fmla v18.2d, v25.2d, v27.d[0]
+	WORD $0x4fda1311 // fmla v17.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1330 // fmla v16.2d, v25.2d, v26.d[0]
+	WORD $0x6d46697b // ldp d27, d26, [x11, #0x60]
+	WORD $0x4fdb1307 // fmla v7.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1326 // fmla v6.2d, v25.2d, v27.d[0]
+	WORD $0x6d47717b // ldp d27, d28, [x11, #0x70]
+	WORD $0x4fda1305 // fmla v5.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1324 // fmla v4.2d, v25.2d, v26.d[0]
+	WORD $0x4fdb1303 // fmla v3.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1322 // fmla v2.2d, v25.2d, v27.d[0]
+	WORD $0xad426d9a // ldp q26, q27, [x12, #0x40]
+	WORD $0x4fdc1301 // fmla v1.2d, v24.2d, v28.d[0]
+	WORD $0x6d48617d // ldp d29, d24, [x11, #0x80]
+	WORD $0x4fdc1320 // fmla v0.2d, v25.2d, v28.d[0]
+	WORD $0x4fd81355 // fmla v21.2d, v26.2d, v24.d[0]
+	WORD $0x4fd81374 // fmla v20.2d, v27.2d, v24.d[0]
+	WORD $0x6d496179 // ldp d25, d24, [x11, #0x90]
+	WORD $0x4fdd1357 // fmla v23.2d, v26.2d, v29.d[0]
+	WORD $0x4fdd1376 // fmla v22.2d, v27.2d, v29.d[0]
+	WORD $0x4fd91353 // fmla v19.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91372 // fmla v18.2d, v27.2d, v25.d[0]
+	WORD $0x4fd81351 // fmla v17.2d, v26.2d, v24.d[0]
+	WORD $0x4fd81370 // fmla v16.2d, v27.2d, v24.d[0]
+	WORD $0x6d4a6179 // ldp d25, d24, [x11, #0xa0]
+	WORD $0x4fd91347 // fmla v7.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91366 // fmla v6.2d, v27.2d, v25.d[0]
+	WORD $0x4fd81345 // fmla v5.2d, v26.2d, v24.d[0]
+	WORD $0x4fd81364 // fmla v4.2d, v27.2d, v24.d[0]
+	WORD $0x6d4b6179 // ldp d25, d24, [x11, #0xb0]
+	WORD $0x4fd91343 // fmla v3.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91362 // fmla v2.2d, v27.2d, v25.d[0]
+	WORD $0xad437199 // ldp q25, q28, [x12, #0x60]
+	WORD $0x4fd81341 // fmla v1.2d, v26.2d, v24.d[0]
+	WORD $0x4fd81360 // fmla v0.2d, v27.2d, v24.d[0]
+	WORD $0x6d4c617d // ldp d29, d24, [x11, #0xc0]
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x4fd81335 // fmla v21.2d, v25.2d, v24.d[0]
+	WORD $0x4fd81394 // fmla v20.2d, v28.2d, v24.d[0]
+	WORD $0x6d4d617a // ldp d26, d24, [x11, #0xd0]
+	WORD $0x4fdd1337 // fmla v23.2d, v25.2d, v29.d[0]
+	WORD $0x4fdd1396 // fmla v22.2d, v28.2d, v29.d[0]
+	WORD $0x4fda1333 // fmla v19.2d, v25.2d, v26.d[0]
+	WORD $0x4fda1392 // fmla v18.2d, v28.2d, v26.d[0]
+	WORD $0x4fd81331 // fmla v17.2d, v25.2d, v24.d[0]
+	WORD $0x4fd81390 // fmla v16.2d, v28.2d, v24.d[0]
+	WORD $0x6d4e617a // ldp d26, d24, [x11, #0xe0]
+	WORD $0x4fda1327 // fmla v7.2d, v25.2d, v26.d[0]
+	WORD $0x4fda1386 // fmla v6.2d, v28.2d, v26.d[0]
+	WORD $0x4fd81325 // fmla v5.2d, v25.2d, v24.d[0]
+	WORD $0x4fd81384 // fmla v4.2d, v28.2d, v24.d[0]
+	WORD $0x6d4f617a // ldp d26, d24, [x11, #0xf0]
+	WORD $0x9104016b // add x11, x11, #0x100
+	WORD $0x4fda1323 // fmla v3.2d, v25.2d, v26.d[0]
+	WORD $0x4fda1382 // fmla v2.2d, v28.2d, v26.d[0]
+	WORD $0x4fd81321 // fmla v1.2d, v25.2d, v24.d[0]
+	WORD $0x4fd81380 // fmla v0.2d, v28.2d, v24.d[0]
+	WORD $0x54fff468 // b.hi 0x57b4 <k_mul_panels_64+0x1318>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x540003ab // b.lt 0x59a4 <k_mul_panels_64+0x1508>
+	WORD $0x91000727 // add x7, x25, #0x1
+	WORD $0xacc16598 // ldp q24, q25, [x12], #0x20
+	WORD $0xaa0b03f9 // mov x25, x11
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4ddfcf3a // ld1r { v26.2d }, [x25], #8
+	WORD $0xfd40033b // ldr d27, [x25]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4fdb1315 // fmla v21.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1334 // fmla v20.2d, v25.2d, v27.d[0]
+	WORD $0x6d416d7c // ldp d28, d27, [x11, #0x10]
+	WORD $0x4e7acf17 // fmla v23.2d, v24.2d, v26.2d
+	WORD $0x4e7acf36 // fmla v22.2d, v25.2d, v26.2d
+	WORD $0x4fdb1311 // fmla v17.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1330 // fmla v16.2d, v25.2d, v27.d[0]
+	WORD $0x6d426d7a // ldp d26, d27, [x11, #0x20]
+	WORD $0x4fdc1313 // fmla v19.2d, v24.2d, v28.d[0]
+	WORD $0x4fdc1332 // fmla v18.2d, v25.2d, v28.d[0]
+	WORD $0x4fda1307 // fmla v7.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1326 // fmla v6.2d, v25.2d, v26.d[0]
+	WORD $0x4fdb1305 // fmla v5.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1324 // fmla v4.2d, v25.2d, v27.d[0]
+	WORD $0x6d436d7a // ldp d26, d27, [x11, #0x30]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x4fda1303 // fmla v3.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1322 // fmla v2.2d, v25.2d, v26.d[0]
+	WORD $0x4fdb1301 // fmla v1.2d, v24.2d, v27.d[0]
+	WORD $0x4fdb1320 // fmla v0.2d, v25.2d, v27.d[0]
+	WORD $0x54fffcc8 // b.hi 0x5938 <k_mul_panels_64+0x149c>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54003980 // b.eq 0x60d8 <k_mul_panels_64+0x1c3c>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400bc01 // b.ne 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xad406558 // ldp q24, q25, [x10]
+	WORD $0xad416d5a // ldp q26, q27, [x10, #0x20]
+	WORD $0xad44755c // ldp q28, q29, [x10, #0x80]
+	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
+	WORD $0x4e76d736 // fadd v22.2d, v25.2d, v22.2d
+	WORD $0x4e75d755 // fadd v21.2d, v26.2d, v21.2d
+	WORD $0x4e74d774 // fadd v20.2d, v27.2d, v20.2d
+	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
+	WORD $0x4e67d787 // fadd v7.2d, v28.2d, v7.2d
+	WORD $0xad436d5a // ldp q26, q27, [x10, #0x60]
+	WORD $0x4e66d7a6 // fadd v6.2d, v29.2d, v6.2d
+	WORD $0xad47755c // ldp q28, q29, [x10, #0xe0]
+	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
+	WORD $0x4e72d732 // fadd v18.2d, v25.2d, v18.2d
+	WORD $0x4e71d751 // fadd v17.2d, v26.2d, v17.2d
+	WORD $0x4e70d770 // fadd v16.2d, v27.2d, v16.2d
+	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
+	WORD $0x4e61d781 // fadd v1.2d, v28.2d, v1.2d
+	WORD $0xad466d5a // ldp q26, q27, [x10, #0xc0]
+	WORD $0x4e60d7a0 // fadd v0.2d, v29.2d, v0.2d
+	WORD $0x4e65d705 // fadd v5.2d, v24.2d, v5.2d
+	WORD $0x4e64d724 // fadd v4.2d, v25.2d, v4.2d
+	WORD $0x4e63d743 // fadd v3.2d, v26.2d, v3.2d
+	WORD $0x4e62d762 // fadd v2.2d, v27.2d, v2.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400b900 // b.eq 0x713c <k_mul_panels_64+0x2ca0>
+	WORD $0xad005957 // stp q23, q22, [x10]
+	WORD $0xad015155 // stp q21, q20, [x10, #0x20]
+	WORD $0xad024953 // stp q19, q18, [x10, #0x40]
+	WORD $0xad034151 // stp q17, q16, [x10, #0x60]
+	WORD $0xad041947 // stp q7, q6, [x10, #0x80]
+	WORD $0xad051145 // stp q5, q4, [x10, #0xa0]
+	WORD $0xad060943 // stp q3, q2, [x10, #0xc0]
+	WORD $0xad070141 // stp q1, q0, [x10, #0xe0]
+	WORD $0x17fffaee // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540000a1 // b.ne 0x5a60 <k_mul_panels_64+0x15c4>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400006b // b.lt 0x5a60 <k_mul_panels_64+0x15c4>
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x5a74 <k_mul_panels_64+0x15d8>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000061 // b.ne 0x5a7c <k_mul_panels_64+0x15e0>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0x5400038b // b.lt 0x5b04 <k_mul_panels_64+0x1668>
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0xf1001cff // cmp x7, #0x7
+	WORD $0xad400dc2 // ldp q2, q3, [x14]
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0x4ddfcf24 // ld1r { v4.2d }, [x25], #8
+	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
+	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
+	WORD $0xfd400324 // ldr d4, [x25]
+	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
+	WORD $0xd10010f9 // sub x25, x7, #0x4
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0xad420dc2 // ldp q2, q3, [x14, #0x40]
+	WORD $0x6d411584 // ldp d4, d5, [x12, #0x10]
+	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0xad430dc2 // ldp q2, q3, [x14, #0x60]
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x4fc51041 // fmla v1.2d, v2.2d, v5.d[0]
+	WORD $0x4fc51060 // fmla v0.2d, v3.2d, v5.d[0]
+	WORD $0x54fffd28 // b.hi 0x5aa4 <k_mul_panels_64+0x1608>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400012b // b.lt 0x5b2c <k_mul_panels_64+0x1690>
+	WORD $0x91000727 // add x7, x25, #0x1
+	WORD $0xacc10dc2 // ldp q2, q3, [x14], #0x20
+	WORD $0x4ddfcd84 // ld1r { v4.2d }, [x12], #8
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
+	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
+	WORD $0x54ffff48 // b.hi 0x5b10 <k_mul_panels_64+0x1674>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540015c0 // b.eq 0x5de8 <k_mul_panels_64+0x194c>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x540016e1 // b.ne 0x5e14 <k_mul_panels_64+0x1978>
+	WORD $0xad400d42 // ldp q2, q3, [x10]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x4e60d460 // fadd v0.2d, v3.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54001680 // b.eq 0x5e20 <k_mul_panels_64+0x1984>
+	WORD $0x140001cd // b 0x6288 <k_mul_panels_64+0x1dec>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54000081 // b.ne 0x5b70 <k_mul_panels_64+0x16d4>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400004b // b.lt 0x5b70 <k_mul_panels_64+0x16d4>
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x5b84 <k_mul_panels_64+0x16e8>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000041 // b.ne 0x5b88 <k_mul_panels_64+0x16ec>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0x5400028b // b.lt 0x5bec <k_mul_panels_64+0x1750>
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0x6d401181 // ldp d1, d4, [x12]
+	WORD $0xad400dc2 // ldp q2, q3, [x14]
+	WORD $0xd10010f9 // sub x25, x7, #0x4
+	WORD $0xf1001cff // cmp x7, #0x7
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0x6d411181 // ldp d1, d4, [x12, #0x10]
+	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
+	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0x54fffe28 // b.hi 0x5bac <k_mul_panels_64+0x1710>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400010b // b.lt 0x5c10 <k_mul_panels_64+0x1774>
+	WORD $0x91000727 // add x7, x25, #0x1
+	WORD $0x3cc105c1 // ldr q1, [x14], #0x10
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0xfc408582 // ldr d2, [x12], #0x8
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
+	WORD $0x54ffff68 // b.hi 0x5bf8 <k_mul_panels_64+0x175c>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540014c0 // b.eq 0x5eac <k_mul_panels_64+0x1a10>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54001541 // b.ne 0x5ec4 <k_mul_panels_64+0x1a28>
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54001500 // b.eq 0x5ed0 <k_mul_panels_64+0x1a34>
+	WORD $0x140001a9 // b 0x62d8 <k_mul_panels_64+0x1e3c>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540000c1 // b.ne 0x5c58 <k_mul_panels_64+0x17bc>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400008b // b.lt 0x5c58 <k_mul_panels_64+0x17bc>
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000080 // b.eq 0x5c6c <k_mul_panels_64+0x17d0>
+	WORD $0xf940240c // ldr x12, [x0, #0x48]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x54000081 // b.ne 0x5c78 <k_mul_panels_64+0x17dc>
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0x5400046b // b.lt 0x5d20 <k_mul_panels_64+0x1884>
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0xf9800362 // prfm pldl2keep, [x27]
+	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
+	WORD $0xad4011c3 // ldp q3, q4, [x14]
+	WORD $0xf1001cff // cmp x7, #0x7
+	WORD $0x4ddfcf26 // ld1r { v6.2d }, [x25], #8
+	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
+	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
+	WORD $0xfd400323 // ldr d3, [x25]
+	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
+	WORD $0xad4195c4 // ldp q4, q5, [x14, #0x30]
+	WORD $0xd10010f9 // sub x25, x7, #0x4
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
+	WORD $0xad4291c6 // ldp q6, q4, [x14, #0x50]
+	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
+	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
+	WORD $0x6d411d83 // ldp d3, d7, [x12, #0x10]
+	WORD $0xad4399c5 // ldp q5, q6, [x14, #0x70]
+	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
+	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
+	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
+	WORD $0x3dc02dc5 // ldr q5, [x14, #0xb0]
+	WORD $0xad4491c3 // ldp q3, q4, [x14, #0x90]
+	WORD $0x910301ce // add x14, x14, #0xc0
+	WORD $0x4fc71062 // fmla v2.2d, v3.2d, v7.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fc710a0 // fmla v0.2d, v5.2d, v7.d[0]
+	WORD $0x54fffc48 // b.hi 0x5ca4 <k_mul_panels_64+0x1808>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400018b // b.lt 0x5d54 <k_mul_panels_64+0x18b8>
+	WORD $0x91000727 // add x7, x25, #0x1
+	WORD $0xad4011c3 // ldp q3, q4, [x14]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
+	WORD $0x4ddfcd86 // ld1r { v6.2d }, [x12], #8
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x9100c1ce // add x14, x14, #0x30
+	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
+	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
+	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
+	WORD $0x54fffee8 // b.hi 0x5d2c <k_mul_panels_64+0x1890>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000c80 // b.eq 0x5ee8 <k_mul_panels_64+0x1a4c>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000e21 // b.ne 0x5f24 <k_mul_panels_64+0x1a88>
+	WORD $0xad401143 // ldp q3, q4, [x10]
+	WORD $0x3dc00945 // ldr q5, [x10, #0x20]
+	WORD $0x4e60d4a0 // fadd v0.2d, v5.2d, v0.2d
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
-	WORD $0xad000622 // stp q2, q1, [x17]
-	WORD $0x1400002c // b 0x26c0 <k_gram_tile+0xdb0>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400054b // b.lt 0x26c0 <k_gram_tile+0xdb0>
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0x3d8047e1 // str q1, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x2630 <k_gram_tile+0xd20>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001a // b 0x2694 <k_gram_tile+0xd84>
-	WORD $0xf9404bed // ldr x13, [sp, #0x90]
-	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
-	WORD $0x9b0c2da1 // madd x1, x13, x12, x11
-	WORD $0x927df12d // and x13, x9, #0xfffffffffffffff8
-	WORD $0xad7f8841 // ldp q1, q2, [x2, #-0x10]
-	WORD $0x8b060023 // add x3, x1, x6
-	WORD $0xad401466 // ldp q6, q5, [x3]
-	WORD $0x8b170024 // add x4, x1, x23
-	WORD $0xf10022d6 // subs x22, x22, #0x8
-	WORD $0x91008042 // add x2, x2, #0x20
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x4e617823 // fcvtl2 v3.2d, v1.4s
-	WORD $0x0e617821 // fcvtl v1.2d, v1.2s
-	WORD $0x4e617844 // fcvtl2 v4.2d, v2.4s
-	WORD $0x0e617842 // fcvtl v2.2d, v2.2s
-	WORD $0x4e63d4a3 // fadd v3.2d, v5.2d, v3.2d
-	WORD $0xad401487 // ldp q7, q5, [x4]
-	WORD $0x4e61d4c1 // fadd v1.2d, v6.2d, v1.2d
-	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0x4e62d4e2 // fadd v2.2d, v7.2d, v2.2d
-	WORD $0xad000c61 // stp q1, q3, [x3]
-	WORD $0xad001082 // stp q2, q4, [x4]
-	WORD $0x54fffdc1 // b.ne 0x2640 <k_gram_tile+0xd30>
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x26c0 <k_gram_tile+0xdb0>
-	WORD $0xf9404be1 // ldr x1, [sp, #0x90]
-	WORD $0x9b0c1821 // madd x1, x1, x12, x6
-	WORD $0x8b010161 // add x1, x11, x1
-	WORD $0xbc6d7a01 // ldr s1, [x16, x13, lsl #2]
-	WORD $0xfc6d7822 // ldr d2, [x1, x13, lsl #3]
-	WORD $0x1e22c021 // fcvt d1, s1
-	WORD $0x1e612841 // fadd d1, d2, d1
-	WORD $0xfc2d7821 // str d1, [x1, x13, lsl #3]
-	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x26a0 <k_gram_tile+0xd90>
-	WORD $0xb27e026d // orr x13, x19, #0x4
-	WORD $0xcb0d034d // sub x13, x26, x13
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x54ffa00c // b.gt 0x1acc <k_gram_tile+0x1bc>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffa08b // b.lt 0x1ae4 <k_gram_tile+0x1d4>
-	WORD $0xf100237f // cmp x27, #0x8
-	WORD $0x3d8047e0 // str q0, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x26ec <k_gram_tile+0xddc>
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x14000019 // b 0x274c <k_gram_tile+0xe3c>
-	WORD $0xf9404bed // ldr x13, [sp, #0x90]
-	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
-	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
-	WORD $0x9b0c2dad // madd x13, x13, x12, x11
-	WORD $0xad7f8420 // ldp q0, q1, [x1, #-0x10]
-	WORD $0x8b0601a2 // add x2, x13, x6
-	WORD $0xad411045 // ldp q5, q4, [x2, #0x20]
-	WORD $0xf10023de // subs x30, x30, #0x8
-	WORD $0x91008021 // add x1, x1, #0x20
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x4e617802 // fcvtl2 v2.2d, v0.4s
-	WORD $0x0e617800 // fcvtl v0.2d, v0.2s
-	WORD $0x4e617823 // fcvtl2 v3.2d, v1.4s
-	WORD $0x0e617821 // fcvtl v1.2d, v1.2s
-	WORD $0x4e62d482 // fadd v2.2d, v4.2d, v2.2d
-	WORD $0xad421046 // ldp q6, q4, [x2, #0x40]
-	WORD $0x4e60d4a0 // fadd v0.2d, v5.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54000d80 // b.eq 0x5f30 <k_mul_panels_64+0x1a94>
+	WORD $0x14000161 // b 0x6308 <k_mul_panels_64+0x1e6c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540021ab // b.lt 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x54001f4b // b.lt 0x617c <k_mul_panels_64+0x1ce0>
+	WORD $0x3dc00204 // ldr q4, [x16]
+	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0x4e61d4c1 // fadd v1.2d, v6.2d, v1.2d
-	WORD $0xad010840 // stp q0, q2, [x2, #0x20]
-	WORD $0xad020c41 // stp q1, q3, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x26fc <k_gram_tile+0xdec>
-	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x54ff9ce0 // b.eq 0x1ae4 <k_gram_tile+0x1d4>
-	WORD $0xf9404bed // ldr x13, [sp, #0x90]
-	WORD $0x9b0c7dac // mul x12, x13, x12
-	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
-	WORD $0x8b0c016b // add x11, x11, x12
-	WORD $0xbc717a00 // ldr s0, [x16, x17, lsl #2]
-	WORD $0xfc776961 // ldr d1, [x11, x23]
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x1e22c000 // fcvt d0, s0
-	WORD $0x1e602820 // fadd d0, d1, d0
-	WORD $0xfc376960 // str d0, [x11, x23]
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x275c <k_gram_tile+0xe4c>
-	WORD $0x17fffcd9 // b 0x1ae4 <k_gram_tile+0x1d4>
-	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
-	WORD $0x8b060224 // add x4, x17, x6
-	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
-	WORD $0x927df123 // and x3, x9, #0xfffffffffffffff8
-	WORD $0x9b027da1 // mul x1, x13, x2
-	WORD $0x8b17022d // add x13, x17, x23
-	WORD $0x8b0101ad // add x13, x13, x1
-	WORD $0x8b010081 // add x1, x4, x1
-	WORD $0xaa1603e4 // mov x4, x22
-	WORD $0xad7fe317 // ldp q23, q24, [x24, #-0x10]
-	WORD $0xf1002084 // subs x4, x4, #0x8
-	WORD $0xad406c3c // ldp q28, q27, [x1]
-	WORD $0x91008318 // add x24, x24, #0x20
-	WORD $0x4e617af9 // fcvtl2 v25.2d, v23.4s
-	WORD $0x0e617af7 // fcvtl v23.2d, v23.2s
-	WORD $0x4e617b1a // fcvtl2 v26.2d, v24.4s
-	WORD $0x0e617b18 // fcvtl v24.2d, v24.2s
-	WORD $0x4e79d779 // fadd v25.2d, v27.2d, v25.2d
-	WORD $0xad406dbd // ldp q29, q27, [x13]
-	WORD $0x4e77d797 // fadd v23.2d, v28.2d, v23.2d
-	WORD $0x4e7ad77a // fadd v26.2d, v27.2d, v26.2d
-	WORD $0x4e78d7b8 // fadd v24.2d, v29.2d, v24.2d
-	WORD $0xac826437 // stp q23, q25, [x1], #0x40
-	WORD $0xac8269b8 // stp q24, q26, [x13], #0x40
-	WORD $0x54fffe21 // b.ne 0x27a8 <k_gram_tile+0xe98>
-	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
-	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffa381 // b.ne 0x1c60 <k_gram_tile+0x350>
-	WORD $0x17fffd26 // b 0x1c8c <k_gram_tile+0x37c>
-	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
-	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
-	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
-	WORD $0xaa1e03e1 // mov x1, x30
-	WORD $0x9b0245ad // madd x13, x13, x2, x17
-	WORD $0xad7fdc96 // ldp q22, q23, [x4, #-0x10]
-	WORD $0x8b0601a5 // add x5, x13, x6
-	WORD $0xad4168bb // ldp q27, q26, [x5, #0x20]
-	WORD $0xf1002021 // subs x1, x1, #0x8
-	WORD $0x91008084 // add x4, x4, #0x20
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x4e617ad8 // fcvtl2 v24.2d, v22.4s
-	WORD $0x0e617ad6 // fcvtl v22.2d, v22.2s
-	WORD $0x4e617af9 // fcvtl2 v25.2d, v23.4s
-	WORD $0x0e617af7 // fcvtl v23.2d, v23.2s
-	WORD $0x4e78d758 // fadd v24.2d, v26.2d, v24.2d
-	WORD $0xad4268bc // ldp q28, q26, [x5, #0x40]
-	WORD $0x4e76d776 // fadd v22.2d, v27.2d, v22.2d
-	WORD $0x4e79d759 // fadd v25.2d, v26.2d, v25.2d
-	WORD $0x4e77d797 // fadd v23.2d, v28.2d, v23.2d
-	WORD $0xad0160b6 // stp q22, q24, [x5, #0x20]
-	WORD $0xad0264b7 // stp q23, q25, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x280c <k_gram_tile+0xefc>
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffa660 // b.eq 0x1d28 <k_gram_tile+0x418>
-	WORD $0x17fffd25 // b 0x1cf4 <k_gram_tile+0x3e4>
-	WORD $0xf94047ed // ldr x13, [sp, #0x88]
-	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
-	WORD $0xaa1603e4 // mov x4, x22
-	WORD $0x9b1151a1 // madd x1, x13, x17, x20
-	WORD $0x927df12d // and x13, x9, #0xfffffffffffffff8
-	WORD $0xad7fdb15 // ldp q21, q22, [x24, #-0x10]
-	WORD $0x8b06003d // add x29, x1, x6
-	WORD $0xad4067ba // ldp q26, q25, [x29]
-	WORD $0x8b170025 // add x5, x1, x23
-	WORD $0xf1002084 // subs x4, x4, #0x8
-	WORD $0x91008318 // add x24, x24, #0x20
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x4e617ab7 // fcvtl2 v23.2d, v21.4s
-	WORD $0x0e617ab5 // fcvtl v21.2d, v21.2s
-	WORD $0x4e617ad8 // fcvtl2 v24.2d, v22.4s
-	WORD $0x0e617ad6 // fcvtl v22.2d, v22.2s
-	WORD $0x4e77d737 // fadd v23.2d, v25.2d, v23.2d
-	WORD $0xad4064bb // ldp q27, q25, [x5]
-	WORD $0x4e75d755 // fadd v21.2d, v26.2d, v21.2d
-	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
-	WORD $0x4e76d776 // fadd v22.2d, v27.2d, v22.2d
-	WORD $0xad005fb5 // stp q21, q23, [x29]
-	WORD $0xad0060b6 // stp q22, q24, [x5]
-	WORD $0x54fffdc1 // b.ne 0x2878 <k_gram_tile+0xf68>
-	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
-	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffa8c0 // b.eq 0x1dec <k_gram_tile+0x4dc>
-	WORD $0x17fffd3a // b 0x1dc0 <k_gram_tile+0x4b0>
-	WORD $0xf94047ed // ldr x13, [sp, #0x88]
-	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
-	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
-	WORD $0xaa1e03e1 // mov x1, x30
-	WORD $0x9b1151ad // madd x13, x13, x17, x20
-	WORD $0xad7fd494 // ldp q20, q21, [x4, #-0x10]
-	WORD $0x8b0601a5 // add x5, x13, x6
-	WORD $0xad4160b9 // ldp q25, q24, [x5, #0x20]
-	WORD $0xf1002021 // subs x1, x1, #0x8
-	WORD $0x91008084 // add x4, x4, #0x20
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x4e617a96 // fcvtl2 v22.2d, v20.4s
-	WORD $0x0e617a94 // fcvtl v20.2d, v20.2s
-	WORD $0x4e617ab7 // fcvtl2 v23.2d, v21.4s
-	WORD $0x0e617ab5 // fcvtl v21.2d, v21.2s
-	WORD $0x4e76d716 // fadd v22.2d, v24.2d, v22.2d
-	WORD $0xad4260ba // ldp q26, q24, [x5, #0x40]
-	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
-	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
-	WORD $0x4e75d755 // fadd v21.2d, v26.2d, v21.2d
-	WORD $0xad0158b4 // stp q20, q22, [x5, #0x20]
-	WORD $0xad025cb5 // stp q21, q23, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x28f0 <k_gram_tile+0xfe0>
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffaa80 // b.eq 0x1e90 <k_gram_tile+0x580>
-	WORD $0x17fffd46 // b 0x1e5c <k_gram_tile+0x54c>
-	WORD $0xf94043ed // ldr x13, [sp, #0x80]
-	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
-	WORD $0xaa1603e4 // mov x4, x22
-	WORD $0x9b1445a1 // madd x1, x13, x20, x17
-	WORD $0x927df12d // and x13, x9, #0xfffffffffffffff8
-	WORD $0xad7fd313 // ldp q19, q20, [x24, #-0x10]
-	WORD $0x8b060025 // add x5, x1, x6
-	WORD $0xad405cb8 // ldp q24, q23, [x5]
-	WORD $0x8b17003d // add x29, x1, x23
-	WORD $0xf1002084 // subs x4, x4, #0x8
-	WORD $0x91008318 // add x24, x24, #0x20
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x4e617a75 // fcvtl2 v21.2d, v19.4s
-	WORD $0x0e617a73 // fcvtl v19.2d, v19.2s
-	WORD $0x4e617a96 // fcvtl2 v22.2d, v20.4s
-	WORD $0x0e617a94 // fcvtl v20.2d, v20.2s
-	WORD $0x4e75d6f5 // fadd v21.2d, v23.2d, v21.2d
-	WORD $0xad405fb9 // ldp q25, q23, [x29]
-	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
-	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
-	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
-	WORD $0xad0054b3 // stp q19, q21, [x5]
-	WORD $0xad005bb4 // stp q20, q22, [x29]
-	WORD $0x54fffdc1 // b.ne 0x295c <k_gram_tile+0x104c>
-	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
-	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffac80 // b.eq 0x1f48 <k_gram_tile+0x638>
-	WORD $0x17fffd58 // b 0x1f1c <k_gram_tile+0x60c>
-	WORD $0xf94043ed // ldr x13, [sp, #0x80]
-	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
-	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
-	WORD $0xaa1e03e1 // mov x1, x30
-	WORD $0x9b1445ad // madd x13, x13, x20, x17
-	WORD $0xad7fcc92 // ldp q18, q19, [x4, #-0x10]
-	WORD $0x8b0601a5 // add x5, x13, x6
-	WORD $0xad4158b7 // ldp q23, q22, [x5, #0x20]
-	WORD $0xf1002021 // subs x1, x1, #0x8
-	WORD $0x91008084 // add x4, x4, #0x20
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x4e617a54 // fcvtl2 v20.2d, v18.4s
-	WORD $0x0e617a52 // fcvtl v18.2d, v18.2s
-	WORD $0x4e617a75 // fcvtl2 v21.2d, v19.4s
-	WORD $0x0e617a73 // fcvtl v19.2d, v19.2s
-	WORD $0x4e74d6d4 // fadd v20.2d, v22.2d, v20.2d
-	WORD $0xad4258b8 // ldp q24, q22, [x5, #0x40]
-	WORD $0x4e72d6f2 // fadd v18.2d, v23.2d, v18.2d
-	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
-	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
-	WORD $0xad0150b2 // stp q18, q20, [x5, #0x20]
-	WORD $0xad0254b3 // stp q19, q21, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x29d4 <k_gram_tile+0x10c4>
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffae40 // b.eq 0x1fec <k_gram_tile+0x6dc>
-	WORD $0x17fffd64 // b 0x1fb8 <k_gram_tile+0x6a8>
-	WORD $0xf9403fed // ldr x13, [sp, #0x78]
-	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
-	WORD $0xaa1603e4 // mov x4, x22
-	WORD $0x9b1445a1 // madd x1, x13, x20, x17
-	WORD $0x927df12d // and x13, x9, #0xfffffffffffffff8
-	WORD $0xad7fcb11 // ldp q17, q18, [x24, #-0x10]
-	WORD $0x8b060025 // add x5, x1, x6
-	WORD $0xad4054b6 // ldp q22, q21, [x5]
-	WORD $0x8b17003d // add x29, x1, x23
-	WORD $0xf1002084 // subs x4, x4, #0x8
-	WORD $0x91008318 // add x24, x24, #0x20
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x4e617a33 // fcvtl2 v19.2d, v17.4s
-	WORD $0x0e617a31 // fcvtl v17.2d, v17.2s
-	WORD $0x4e617a54 // fcvtl2 v20.2d, v18.4s
-	WORD $0x0e617a52 // fcvtl v18.2d, v18.2s
-	WORD $0x4e73d6b3 // fadd v19.2d, v21.2d, v19.2d
-	WORD $0xad4057b7 // ldp q23, q21, [x29]
-	WORD $0x4e71d6d1 // fadd v17.2d, v22.2d, v17.2d
-	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
-	WORD $0x4e72d6f2 // fadd v18.2d, v23.2d, v18.2d
-	WORD $0xad004cb1 // stp q17, q19, [x5]
-	WORD $0xad0053b2 // stp q18, q20, [x29]
-	WORD $0x54fffdc1 // b.ne 0x2a40 <k_gram_tile+0x1130>
-	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
-	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb040 // b.eq 0x20a4 <k_gram_tile+0x794>
-	WORD $0x17fffd76 // b 0x2078 <k_gram_tile+0x768>
-	WORD $0xf9403fed // ldr x13, [sp, #0x78]
-	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
-	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
-	WORD $0xaa1e03e1 // mov x1, x30
-	WORD $0x9b1445ad // madd x13, x13, x20, x17
-	WORD $0xad7fc490 // ldp q16, q17, [x4, #-0x10]
-	WORD $0x8b0601a5 // add x5, x13, x6
-	WORD $0xad4150b5 // ldp q21, q20, [x5, #0x20]
-	WORD $0xf1002021 // subs x1, x1, #0x8
-	WORD $0x91008084 // add x4, x4, #0x20
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x4e617a12 // fcvtl2 v18.2d, v16.4s
-	WORD $0x0e617a10 // fcvtl v16.2d, v16.2s
-	WORD $0x4e617a33 // fcvtl2 v19.2d, v17.4s
-	WORD $0x0e617a31 // fcvtl v17.2d, v17.2s
-	WORD $0x4e72d692 // fadd v18.2d, v20.2d, v18.2d
-	WORD $0xad4250b6 // ldp q22, q20, [x5, #0x40]
-	WORD $0x4e70d6b0 // fadd v16.2d, v21.2d, v16.2d
+	WORD $0x540020e0 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xd37df0cb // lsl x11, x6, #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x3ceb6a04 // ldr q4, [x16, x11]
+	WORD $0x4e62d482 // fadd v2.2d, v4.2d, v2.2d
+	WORD $0x54002040 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0x3ce67a04 // ldr q4, [x16, x6, lsl #4]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
+	WORD $0x54001fc0 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0x54001f0d // b.le 0x61b8 <k_mul_panels_64+0x1d1c>
+	WORD $0x3dc00164 // ldr q4, [x11]
+	WORD $0x4e60d480 // fadd v0.2d, v4.2d, v0.2d
+	WORD $0x140000f7 // b 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54001b0b // b.lt 0x614c <k_mul_panels_64+0x1cb0>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x5400236d // b.le 0x6260 <k_mul_panels_64+0x1dc4>
+	WORD $0xaa1003eb // mov x11, x16
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x3cc10562 // ldr q2, [x11], #0x10
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x54002369 // b.ls 0x6274 <k_mul_panels_64+0x1dd8>
+	WORD $0x3dc00162 // ldr q2, [x11]
+	WORD $0x4e60d440 // fadd v0.2d, v2.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54002361 // b.ne 0x6288 <k_mul_panels_64+0x1dec>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54ff3eab // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x540017ed // b.le 0x6128 <k_mul_panels_64+0x1c8c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x3c810601 // str q1, [x16], #0x10
+	WORD $0x540017c9 // b.ls 0x6130 <k_mul_panels_64+0x1c94>
+	WORD $0x14000029 // b 0x5ee0 <k_mul_panels_64+0x1a44>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540054cb // b.lt 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400222b // b.lt 0x6290 <k_mul_panels_64+0x1df4>
+	WORD $0x3dc00214 // ldr q20, [x16]
+	WORD $0xf10013df // cmp x30, #0x4
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
-	WORD $0x4e71d6d1 // fadd v17.2d, v22.2d, v17.2d
-	WORD $0xad0148b0 // stp q16, q18, [x5, #0x20]
-	WORD $0xad024cb1 // stp q17, q19, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x2ab8 <k_gram_tile+0x11a8>
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb200 // b.eq 0x2148 <k_gram_tile+0x838>
-	WORD $0x17fffd82 // b 0x2114 <k_gram_tile+0x804>
-	WORD $0xf9403bed // ldr x13, [sp, #0x70]
-	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
-	WORD $0xaa1603e4 // mov x4, x22
-	WORD $0x9b1445a1 // madd x1, x13, x20, x17
-	WORD $0x927df12d // and x13, x9, #0xfffffffffffffff8
-	WORD $0xad7fc307 // ldp q7, q16, [x24, #-0x10]
-	WORD $0x8b060025 // add x5, x1, x6
-	WORD $0xad404cb4 // ldp q20, q19, [x5]
-	WORD $0x8b17003d // add x29, x1, x23
-	WORD $0xf1002084 // subs x4, x4, #0x8
-	WORD $0x91008318 // add x24, x24, #0x20
-	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x4e6178f1 // fcvtl2 v17.2d, v7.4s
-	WORD $0x0e6178e7 // fcvtl v7.2d, v7.2s
-	WORD $0x4e617a12 // fcvtl2 v18.2d, v16.4s
-	WORD $0x0e617a10 // fcvtl v16.2d, v16.2s
-	WORD $0x4e71d671 // fadd v17.2d, v19.2d, v17.2d
-	WORD $0xad404fb5 // ldp q21, q19, [x29]
-	WORD $0x4e67d687 // fadd v7.2d, v20.2d, v7.2d
-	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
-	WORD $0x4e70d6b0 // fadd v16.2d, v21.2d, v16.2d
-	WORD $0xad0044a7 // stp q7, q17, [x5]
-	WORD $0xad004bb0 // stp q16, q18, [x29]
-	WORD $0x54fffdc1 // b.ne 0x2b24 <k_gram_tile+0x1214>
-	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
-	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
-	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb3e0 // b.eq 0x21fc <k_gram_tile+0x8ec>
-	WORD $0x17fffd93 // b 0x21d0 <k_gram_tile+0x8c0>
-	WORD $0xf9403bed // ldr x13, [sp, #0x70]
-	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
-	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
-	WORD $0xaa1e03e1 // mov x1, x30
-	WORD $0x9b1445ad // madd x13, x13, x20, x17
-	WORD $0xad7f9c86 // ldp q6, q7, [x4, #-0x10]
-	WORD $0x8b0601a5 // add x5, x13, x6
-	WORD $0xad4148b3 // ldp q19, q18, [x5, #0x20]
-	WORD $0xf1002021 // subs x1, x1, #0x8
-	WORD $0x91008084 // add x4, x4, #0x20
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x4e6178d0 // fcvtl2 v16.2d, v6.4s
-	WORD $0x0e6178c6 // fcvtl v6.2d, v6.2s
-	WORD $0x4e6178f1 // fcvtl2 v17.2d, v7.4s
-	WORD $0x0e6178e7 // fcvtl v7.2d, v7.2s
-	WORD $0x4e70d650 // fadd v16.2d, v18.2d, v16.2d
-	WORD $0xad4248b4 // ldp q20, q18, [x5, #0x40]
-	WORD $0x4e66d666 // fadd v6.2d, v19.2d, v6.2d
-	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
-	WORD $0x4e67d687 // fadd v7.2d, v20.2d, v7.2d
-	WORD $0xad0140a6 // stp q6, q16, [x5, #0x20]
-	WORD $0xad0244a7 // stp q7, q17, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x2b9c <k_gram_tile+0x128c>
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb5a0 // b.eq 0x22a0 <k_gram_tile+0x990>
-	WORD $0x17fffd9f // b 0x226c <k_gram_tile+0x95c>
-	WORD $0xf94037ec // ldr x12, [sp, #0x68]
-	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
-	WORD $0xaa1603e1 // mov x1, x22
-	WORD $0x9b14458d // madd x13, x12, x20, x17
-	WORD $0x927df12c // and x12, x9, #0xfffffffffffffff8
-	WORD $0xad7f9845 // ldp q5, q6, [x2, #-0x10]
-	WORD $0x8b0601a4 // add x4, x13, x6
-	WORD $0xad404492 // ldp q18, q17, [x4]
-	WORD $0x8b1701a5 // add x5, x13, x23
-	WORD $0xf1002021 // subs x1, x1, #0x8
-	WORD $0x91008042 // add x2, x2, #0x20
-	WORD $0x910101ad // add x13, x13, #0x40
-	WORD $0x4e6178a7 // fcvtl2 v7.2d, v5.4s
-	WORD $0x0e6178a5 // fcvtl v5.2d, v5.2s
-	WORD $0x4e6178d0 // fcvtl2 v16.2d, v6.4s
-	WORD $0x0e6178c6 // fcvtl v6.2d, v6.2s
-	WORD $0x4e67d627 // fadd v7.2d, v17.2d, v7.2d
-	WORD $0xad4044b3 // ldp q19, q17, [x5]
-	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
-	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
-	WORD $0x4e66d666 // fadd v6.2d, v19.2d, v6.2d
-	WORD $0xad001c85 // stp q5, q7, [x4]
-	WORD $0xad0040a6 // stp q6, q16, [x5]
-	WORD $0x54fffdc1 // b.ne 0x2c08 <k_gram_tile+0x12f8>
-	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffb7c0 // b.eq 0x2354 <k_gram_tile+0xa44>
-	WORD $0x17fffdb2 // b 0x2328 <k_gram_tile+0xa18>
-	WORD $0xf94037eb // ldr x11, [sp, #0x68]
-	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
-	WORD $0xaa1e03ed // mov x13, x30
-	WORD $0x9b14456c // madd x12, x11, x20, x17
-	WORD $0x927df36b // and x11, x27, #0xfffffffffffffff8
-	WORD $0xad7f9424 // ldp q4, q5, [x1, #-0x10]
-	WORD $0x8b060182 // add x2, x12, x6
-	WORD $0xad414051 // ldp q17, q16, [x2, #0x20]
-	WORD $0xf10021ad // subs x13, x13, #0x8
-	WORD $0x91008021 // add x1, x1, #0x20
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x4e617886 // fcvtl2 v6.2d, v4.4s
-	WORD $0x0e617884 // fcvtl v4.2d, v4.2s
-	WORD $0x4e6178a7 // fcvtl2 v7.2d, v5.4s
-	WORD $0x0e6178a5 // fcvtl v5.2d, v5.2s
-	WORD $0x4e66d606 // fadd v6.2d, v16.2d, v6.2d
-	WORD $0xad424052 // ldp q18, q16, [x2, #0x40]
-	WORD $0x4e64d624 // fadd v4.2d, v17.2d, v4.2d
+	WORD $0x54003903 // b.lo 0x657c <k_mul_panels_64+0x20e0>
+	WORD $0x3dc00614 // ldr q20, [x16, #0x10]
+	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x4e72d692 // fadd v18.2d, v20.2d, v18.2d
+	WORD $0x54004ec9 // b.ls 0x6844 <k_mul_panels_64+0x23a8>
+	WORD $0x3dc00a14 // ldr q20, [x16, #0x20]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e71d691 // fadd v17.2d, v20.2d, v17.2d
+	WORD $0x54005300 // b.eq 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0xad405574 // ldp q20, q21, [x11]
+	WORD $0x3dc00976 // ldr q22, [x11, #0x20]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e66d6c6 // fadd v6.2d, v22.2d, v6.2d
+	WORD $0x4e70d690 // fadd v16.2d, v20.2d, v16.2d
+	WORD $0x4e67d6a7 // fadd v7.2d, v21.2d, v7.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54003901 // b.ne 0x65c4 <k_mul_panels_64+0x2128>
+	WORD $0x1400028d // b 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400156b // b.lt 0x615c <k_mul_panels_64+0x1cc0>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400206b // b.lt 0x62c4 <k_mul_panels_64+0x1e28>
+	WORD $0x3dc00201 // ldr q1, [x16]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54002061 // b.ne 0x62d8 <k_mul_panels_64+0x1e3c>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54ff392b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540012ab // b.lt 0x6130 <k_mul_panels_64+0x1c94>
+	WORD $0x3d800200 // str q0, [x16]
+	WORD $0x17fff9c5 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x5400140b // b.lt 0x616c <k_mul_panels_64+0x1cd0>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x54001f6d // b.le 0x62e0 <k_mul_panels_64+0x1e44>
+	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0x54001f29 // b.ls 0x62e8 <k_mul_panels_64+0x1e4c>
+	WORD $0x3dc00603 // ldr q3, [x16, #0x10]
+	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x9100820b // add x11, x16, #0x20
+	WORD $0x4e61d461 // fadd v1.2d, v3.2d, v1.2d
+	WORD $0x54001ee9 // b.ls 0x62f4 <k_mul_panels_64+0x1e58>
+	WORD $0x3dc00163 // ldr q3, [x11]
+	WORD $0x4e60d460 // fadd v0.2d, v3.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54001ee1 // b.ne 0x6308 <k_mul_panels_64+0x1e6c>
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x54ff362b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x54000fed // b.le 0x6138 <k_mul_panels_64+0x1c9c>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x3d800202 // str q2, [x16]
+	WORD $0x54000fa9 // b.ls 0x613c <k_mul_panels_64+0x1ca0>
+	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x9100820b // add x11, x16, #0x20
+	WORD $0x3d800601 // str q1, [x16, #0x10]
+	WORD $0x540015e8 // b.hi 0x6214 <k_mul_panels_64+0x1d78>
+	WORD $0x140000bf // b 0x6258 <k_mul_panels_64+0x1dbc>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400224b // b.lt 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x54001d4b // b.lt 0x6314 <k_mul_panels_64+0x1e78>
+	WORD $0x3dc00210 // ldr q16, [x16]
+	WORD $0xf100063f // cmp x17, #0x1
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
-	WORD $0xad011844 // stp q4, q6, [x2, #0x20]
-	WORD $0xad021c45 // stp q5, q7, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x2c78 <k_gram_tile+0x1368>
-	WORD $0xeb0b037f // cmp x27, x11
-	WORD $0x54ffb9a0 // b.eq 0x23f8 <k_gram_tile+0xae8>
-	WORD $0x17fffdbf // b 0x23c4 <k_gram_tile+0xab4>
-	WORD $0xa9574ff4 // ldp x20, x19, [sp, #0x170]
-	WORD $0xf94093fd // ldr x29, [sp, #0x120]
-	WORD $0xa95657f6 // ldp x22, x21, [sp, #0x160]
-	WORD $0xa9555ff8 // ldp x24, x23, [sp, #0x150]
-	WORD $0xa95467fa // ldp x26, x25, [sp, #0x140]
-	WORD $0xa9536ffe // ldp x30, x27, [sp, #0x130]
-	WORD $0x910603ff // add sp, sp, #0x180
+	WORD $0x54002180 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xd37df0cb // lsl x11, x6, #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x4e66d606 // fadd v6.2d, v16.2d, v6.2d
+	WORD $0x540020e0 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0x3ce67a10 // ldr q16, [x16, x6, lsl #4]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
+	WORD $0x54002060 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0x54001d0b // b.lt 0x6350 <k_mul_panels_64+0x1eb4>
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x4e64d604 // fadd v4.2d, v16.2d, v4.2d
+	WORD $0x54001f60 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
+	WORD $0x54001ec0 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x4e62d602 // fadd v2.2d, v16.2d, v2.2d
+	WORD $0x54001e20 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0x54001ccb // b.lt 0x6390 <k_mul_panels_64+0x1ef4>
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x4e61d601 // fadd v1.2d, v16.2d, v1.2d
+	WORD $0x54001d20 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf94007eb // ldr x11, [sp, #0x8]
+	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x4e60d600 // fadd v0.2d, v16.2d, v0.2d
+	WORD $0x140000e5 // b 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x5400320b // b.lt 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400254b // b.lt 0x64d0 <k_mul_panels_64+0x2034>
+	WORD $0x3dc00210 // ldr q16, [x16]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0x54002e49 // b.ls 0x6600 <k_mul_panels_64+0x2164>
+	WORD $0x3dc00610 // ldr q16, [x16, #0x10]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e66d606 // fadd v6.2d, v16.2d, v6.2d
+	WORD $0x540030c0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xad404570 // ldp q16, q17, [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
+	WORD $0x4e64d624 // fadd v4.2d, v17.2d, v4.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54002e81 // b.ne 0x6634 <k_mul_panels_64+0x2198>
+	WORD $0x1400017e // b 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54006eeb // b.lt 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540024ab // b.lt 0x650c <k_mul_panels_64+0x2070>
+	WORD $0x3dc00208 // ldr q8, [x16]
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
+	WORD $0x54003503 // b.lo 0x6728 <k_mul_panels_64+0x228c>
+	WORD $0x3dc00608 // ldr q8, [x16, #0x10]
+	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x4e7ed51e // fadd v30.2d, v8.2d, v30.2d
+	WORD $0x54005049 // b.ls 0x6aa0 <k_mul_panels_64+0x2604>
+	WORD $0x3dc00a08 // ldr q8, [x16, #0x20]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e7dd51d // fadd v29.2d, v8.2d, v29.2d
+	WORD $0x54006d20 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0xad402568 // ldp q8, q9, [x11]
+	WORD $0x3dc0096a // ldr q10, [x11, #0x20]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e7ad55a // fadd v26.2d, v10.2d, v26.2d
+	WORD $0x4e7cd51c // fadd v28.2d, v8.2d, v28.2d
+	WORD $0x4e7bd53b // fadd v27.2d, v9.2d, v27.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54003501 // b.ne 0x6770 <k_mul_panels_64+0x22d4>
+	WORD $0x1400035e // b 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x540082ab // b.lt 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540022eb // b.lt 0x6540 <k_mul_panels_64+0x20a4>
+	WORD $0x3dc00218 // ldr q24, [x16]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
+	WORD $0x540035c9 // b.ls 0x67ac <k_mul_panels_64+0x2310>
+	WORD $0x3dc00618 // ldr q24, [x16, #0x10]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e76d716 // fadd v22.2d, v24.2d, v22.2d
+	WORD $0x54008160 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xad406578 // ldp q24, q25, [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
+	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54003601 // b.ne 0x67e0 <k_mul_panels_64+0x2344>
+	WORD $0x14000403 // b 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0x5280020b // mov w11, #0x10 // =16
+	WORD $0x0d8b8601 // st1 { v1.d }[0], [x16], x11
+	WORD $0xfd000200 // str d0, [x16]
+	WORD $0x17fff931 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd000202 // str d2, [x16]
+	WORD $0x9100820b // add x11, x16, #0x20
+	WORD $0xfd000a01 // str d1, [x16, #0x10]
+	WORD $0xfd000160 // str d0, [x11]
+	WORD $0x17fff92c // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff2520 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x1400004c // b 0x6288 <k_mul_panels_64+0x1dec>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff24a0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x1400005c // b 0x62d8 <k_mul_panels_64+0x1e3c>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff2420 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000064 // b 0x6308 <k_mul_panels_64+0x1e6c>
+	WORD $0xfd400204 // ldr d4, [x16]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e64d463 // fadd v3.2d, v3.2d, v4.2d
+	WORD $0x540001c0 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xfc667a04 // ldr d4, [x16, x6, lsl #3]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x4e64d442 // fadd v2.2d, v2.2d, v4.2d
+	WORD $0x54000140 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xf9403feb // ldr x11, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0xfc6b6a04 // ldr d4, [x16, x11]
+	WORD $0x4e64d421 // fadd v1.2d, v1.2d, v4.2d
+	WORD $0x540000a0 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xfd400164 // ldr d4, [x11]
+	WORD $0x4e64d400 // fadd v0.2d, v0.2d, v4.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540002a1 // b.ne 0x621c <k_mul_panels_64+0x1d80>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54ff214b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400028b // b.lt 0x6228 <k_mul_panels_64+0x1d8c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x3d800203 // str q3, [x16]
+	WORD $0x54ff20a0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xd37df0cb // lsl x11, x6, #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x3cab6a02 // str q2, [x16, x11]
+	WORD $0x54ff2020 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x3ca67a01 // str q1, [x16, x6, lsl #4]
+	WORD $0x54ff1fc0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0x5400024d // b.le 0x6258 <k_mul_panels_64+0x1dbc>
+	WORD $0x3d800160 // str q0, [x11]
+	WORD $0x17fff8f8 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xad000943 // stp q3, q2, [x10]
+	WORD $0xad010141 // stp q1, q0, [x10, #0x20]
+	WORD $0x17fff8f5 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000203 // str d3, [x16]
+	WORD $0x54ff1e40 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xfc267a02 // str d2, [x16, x6, lsl #3]
+	WORD $0x54ff1de0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9403feb // ldr x11, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0xfc2b6a01 // str d1, [x16, x11]
+	WORD $0x54ff1d60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xfd000160 // str d0, [x11]
+	WORD $0x17fff8e7 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa1003eb // mov x11, x16
+	WORD $0xfc410563 // ldr d3, [x11], #0x10
+	WORD $0x6e080462 // mov v2.d[0], v3.d[0]
+	WORD $0x4e62d421 // fadd v1.2d, v1.2d, v2.2d
+	WORD $0xfd400162 // ldr d2, [x11]
+	WORD $0x4e62d400 // fadd v0.2d, v0.2d, v2.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ffdce0 // b.eq 0x5e20 <k_mul_panels_64+0x1984>
+	WORD $0xad000141 // stp q1, q0, [x10]
+	WORD $0x17fff8db // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd400214 // ldr d20, [x16]
+	WORD $0xfd400a15 // ldr d21, [x16, #0x10]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd401216 // ldr d22, [x16, #0x20]
+	WORD $0x4e74d673 // fadd v19.2d, v19.2d, v20.2d
+	WORD $0x4e75d652 // fadd v18.2d, v18.2d, v21.2d
+	WORD $0x4e76d631 // fadd v17.2d, v17.2d, v22.2d
+	WORD $0x54003180 // b.eq 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xfd400174 // ldr d20, [x11]
+	WORD $0xfd400975 // ldr d21, [x11, #0x10]
+	WORD $0x4e74d610 // fadd v16.2d, v16.2d, v20.2d
+	WORD $0x140000b9 // b 0x65a4 <k_mul_panels_64+0x2108>
+	WORD $0xfd400201 // ldr d1, [x16]
+	WORD $0x4e61d400 // fadd v0.2d, v0.2d, v1.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ffdfe0 // b.eq 0x5ed0 <k_mul_panels_64+0x1a34>
+	WORD $0x3d800140 // str q0, [x10]
+	WORD $0x17fff8c7 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd400203 // ldr d3, [x16]
+	WORD $0x4e63d442 // fadd v2.2d, v2.2d, v3.2d
+	WORD $0xfd400a03 // ldr d3, [x16, #0x10]
+	WORD $0x9100820b // add x11, x16, #0x20
+	WORD $0x4e63d421 // fadd v1.2d, v1.2d, v3.2d
+	WORD $0xfd400163 // ldr d3, [x11]
+	WORD $0x4e63d400 // fadd v0.2d, v0.2d, v3.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ffe160 // b.eq 0x5f30 <k_mul_panels_64+0x1a94>
+	WORD $0xad000542 // stp q2, q1, [x10]
+	WORD $0x3d800940 // str q0, [x10, #0x20]
+	WORD $0x17fff8ba // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd400210 // ldr d16, [x16]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e70d4e7 // fadd v7.2d, v7.2d, v16.2d
+	WORD $0x54000460 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xfc667a10 // ldr d16, [x16, x6, lsl #3]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x4e70d4c6 // fadd v6.2d, v6.2d, v16.2d
+	WORD $0x540003e0 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf9403feb // ldr x11, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0xfc6b6a10 // ldr d16, [x16, x11]
+	WORD $0x4e70d4a5 // fadd v5.2d, v5.2d, v16.2d
+	WORD $0x54000340 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xfd400170 // ldr d16, [x11]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x4e70d484 // fadd v4.2d, v4.2d, v16.2d
+	WORD $0x54000280 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0xfc6b6a10 // ldr d16, [x16, x11]
+	WORD $0x4e70d463 // fadd v3.2d, v3.2d, v16.2d
+	WORD $0x540001e0 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0xfc6b6a10 // ldr d16, [x16, x11]
+	WORD $0x4e70d442 // fadd v2.2d, v2.2d, v16.2d
+	WORD $0x54000140 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xfd400170 // ldr d16, [x11]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x4e70d421 // fadd v1.2d, v1.2d, v16.2d
+	WORD $0x54000080 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
+	WORD $0xf94007eb // ldr x11, [sp, #0x8]
+	WORD $0xfc6b6a10 // ldr d16, [x16, x11]
+	WORD $0x4e70d400 // fadd v0.2d, v0.2d, v16.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff11a1 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54ff11eb // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400048b // b.lt 0x6454 <k_mul_panels_64+0x1fb8>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x3d800207 // str q7, [x16]
+	WORD $0x54ff1140 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xd37df0cb // lsl x11, x6, #3
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x3cab6a06 // str q6, [x16, x11]
+	WORD $0x54ff10c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x3ca67a05 // str q5, [x16, x6, lsl #4]
+	WORD $0x54ff1060 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0x5400044b // b.lt 0x6484 <k_mul_panels_64+0x1fe8>
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x3d800164 // str q4, [x11]
+	WORD $0x54ff0f80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x3cab6a03 // str q3, [x16, x11]
+	WORD $0x54ff0f00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x3cab6a02 // str q2, [x16, x11]
+	WORD $0x54ff0e80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0x5400040b // b.lt 0x64b8 <k_mul_panels_64+0x201c>
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x3d800161 // str q1, [x11]
+	WORD $0x54ff0da0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf94007eb // ldr x11, [sp, #0x8]
+	WORD $0x3cab6a00 // str q0, [x16, x11]
+	WORD $0x17fff86a // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000207 // str d7, [x16]
+	WORD $0x54ff0ce0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xfc267a06 // str d6, [x16, x6, lsl #3]
+	WORD $0x54ff0c80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9403feb // ldr x11, [sp, #0x78]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0xfc2b6a05 // str d5, [x16, x11]
+	WORD $0x54ff0c00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0xfd000164 // str d4, [x11]
+	WORD $0x54ff0b60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0xfc2b6a03 // str d3, [x16, x11]
+	WORD $0x54ff0ae0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0xfc2b6a02 // str d2, [x16, x11]
+	WORD $0x54ff0a60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0b020b // add x11, x16, x11
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0xfd000161 // str d1, [x11]
+	WORD $0x54ff09c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf94007eb // ldr x11, [sp, #0x8]
+	WORD $0xfc2b6a00 // str d0, [x16, x11]
+	WORD $0x17fff84b // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd400210 // ldr d16, [x16]
+	WORD $0xfd400a11 // ldr d17, [x16, #0x10]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e70d4e7 // fadd v7.2d, v7.2d, v16.2d
+	WORD $0x4e71d4c6 // fadd v6.2d, v6.2d, v17.2d
+	WORD $0x54000be0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0xfc667a10 // ldr d16, [x16, x6, lsl #3]
+	WORD $0x4e70d4a5 // fadd v5.2d, v5.2d, v16.2d
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xfd400970 // ldr d16, [x11, #0x10]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e70d484 // fadd v4.2d, v4.2d, v16.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54000ae0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0x1400004b // b 0x6634 <k_mul_panels_64+0x2198>
+	WORD $0xfd400208 // ldr d8, [x16]
+	WORD $0xfd400a09 // ldr d9, [x16, #0x10]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd40120a // ldr d10, [x16, #0x20]
+	WORD $0x4e68d7ff // fadd v31.2d, v31.2d, v8.2d
+	WORD $0x4e69d7de // fadd v30.2d, v30.2d, v9.2d
+	WORD $0x4e6ad7bd // fadd v29.2d, v29.2d, v10.2d
+	WORD $0x54004920 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xfd400168 // ldr d8, [x11]
+	WORD $0xfd400969 // ldr d9, [x11, #0x10]
+	WORD $0x4e68d79c // fadd v28.2d, v28.2d, v8.2d
+	WORD $0x14000085 // b 0x6750 <k_mul_panels_64+0x22b4>
+	WORD $0xfd400218 // ldr d24, [x16]
+	WORD $0xfd400a19 // ldr d25, [x16, #0x10]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e78d6f7 // fadd v23.2d, v23.2d, v24.2d
+	WORD $0x4e79d6d6 // fadd v22.2d, v22.2d, v25.2d
+	WORD $0x54005ee0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xfc667a18 // ldr d24, [x16, x6, lsl #3]
+	WORD $0x4e78d6b5 // fadd v21.2d, v21.2d, v24.2d
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xfd400978 // ldr d24, [x11, #0x10]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e78d694 // fadd v20.2d, v20.2d, v24.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54005de0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0x1400009a // b 0x67e0 <k_mul_panels_64+0x2344>
+	WORD $0xfd400a14 // ldr d20, [x16, #0x10]
+	WORD $0xfd401215 // ldr d21, [x16, #0x20]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e74d652 // fadd v18.2d, v18.2d, v20.2d
+	WORD $0x4e75d631 // fadd v17.2d, v17.2d, v21.2d
+	WORD $0x54001a60 // b.eq 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0x3dc00174 // ldr q20, [x11]
+	WORD $0xfd400975 // ldr d21, [x11, #0x10]
+	WORD $0x4e70d690 // fadd v16.2d, v20.2d, v16.2d
+	WORD $0x4e75d4e7 // fadd v7.2d, v7.2d, v21.2d
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0xfd401194 // ldr d20, [x12, #0x20]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x4e74d4c6 // fadd v6.2d, v6.2d, v20.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x540018e0 // b.eq 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x540015ad // b.le 0x6884 <k_mul_panels_64+0x23e8>
+	WORD $0x3dc001d4 // ldr q20, [x14]
+	WORD $0x4e65d685 // fadd v5.2d, v20.2d, v5.2d
+	WORD $0x370015ab // tbnz w11, #0x0, 0x6890 <k_mul_panels_64+0x23f4>
+	WORD $0xfd4009d4 // ldr d20, [x14, #0x10]
+	WORD $0x4e74d484 // fadd v4.2d, v4.2d, v20.2d
+	WORD $0x370015ac // tbnz w12, #0x0, 0x689c <k_mul_panels_64+0x2400>
+	WORD $0xfd4011d4 // ldr d20, [x14, #0x20]
+	WORD $0x4e74d463 // fadd v3.2d, v3.2d, v20.2d
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x540015a1 // b.ne 0x68ac <k_mul_panels_64+0x2410>
+	WORD $0x140000b8 // b 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0xfd400a10 // ldr d16, [x16, #0x10]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e70d4c6 // fadd v6.2d, v6.2d, v16.2d
+	WORD $0x540002a0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0xd37df0cb // lsl x11, x6, #3
+	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xfd400970 // ldr d16, [x11, #0x10]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e70d484 // fadd v4.2d, v4.2d, v16.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54000180 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x5400208d // b.le 0x6a50 <k_mul_panels_64+0x25b4>
+	WORD $0x3dc00190 // ldr q16, [x12]
+	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
+	WORD $0x3700208b // tbnz w11, #0x0, 0x6a5c <k_mul_panels_64+0x25c0>
+	WORD $0xfd400990 // ldr d16, [x12, #0x10]
+	WORD $0x4e70d442 // fadd v2.2d, v2.2d, v16.2d
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54002081 // b.ne 0x6a6c <k_mul_panels_64+0x25d0>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54fefc01 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54fefc4b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540001ab // b.lt 0x66ac <k_mul_panels_64+0x2210>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x3d800207 // str q7, [x16]
+	WORD $0x540002a9 // b.ls 0x66d8 <k_mul_panels_64+0x223c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x3d800606 // str q6, [x16, #0x10]
+	WORD $0x54fefb40 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xad001165 // stp q5, q4, [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fefaa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000016 // b 0x6700 <k_mul_panels_64+0x2264>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000207 // str d7, [x16]
+	WORD $0xfd000a06 // str d6, [x16, #0x10]
+	WORD $0x54fefa00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfc267a05 // str d5, [x16, x6, lsl #3]
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd000984 // str d4, [x12, #0x10]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fef940 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x1400000b // b 0x6700 <k_mul_panels_64+0x2264>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000a06 // str d6, [x16, #0x10]
+	WORD $0x54fef8c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xd37df0cb // lsl x11, x6, #3
+	WORD $0x3cab6a05 // str q5, [x16, x11]
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd000984 // str d4, [x12, #0x10]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fef7e0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x5400082d // b.le 0x6810 <k_mul_panels_64+0x2374>
+	WORD $0x3d800183 // str q3, [x12]
+	WORD $0x3700082b // tbnz w11, #0x0, 0x6818 <k_mul_panels_64+0x237c>
+	WORD $0xfd000982 // str d2, [x12, #0x10]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54fef6c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000040 // b 0x6824 <k_mul_panels_64+0x2388>
+	WORD $0xfd400a08 // ldr d8, [x16, #0x10]
+	WORD $0xfd401209 // ldr d9, [x16, #0x20]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e68d7de // fadd v30.2d, v30.2d, v8.2d
+	WORD $0x4e69d7bd // fadd v29.2d, v29.2d, v9.2d
+	WORD $0x54003880 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0x3dc00168 // ldr q8, [x11]
+	WORD $0xfd400969 // ldr d9, [x11, #0x10]
+	WORD $0x4e7cd51c // fadd v28.2d, v8.2d, v28.2d
+	WORD $0x4e69d77b // fadd v27.2d, v27.2d, v9.2d
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0xfd401188 // ldr d8, [x12, #0x20]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x4e68d75a // fadd v26.2d, v26.2d, v8.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54003700 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x54001b2d // b.le 0x6ae0 <k_mul_panels_64+0x2644>
+	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0x4e79d519 // fadd v25.2d, v8.2d, v25.2d
+	WORD $0x37001b2b // tbnz w11, #0x0, 0x6aec <k_mul_panels_64+0x2650>
+	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x4e68d718 // fadd v24.2d, v24.2d, v8.2d
+	WORD $0x37001b2c // tbnz w12, #0x0, 0x6af8 <k_mul_panels_64+0x265c>
+	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x4e68d6f7 // fadd v23.2d, v23.2d, v8.2d
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54001b21 // b.ne 0x6b08 <k_mul_panels_64+0x266c>
+	WORD $0x140001a9 // b 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xfd400a18 // ldr d24, [x16, #0x10]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e78d6d6 // fadd v22.2d, v22.2d, v24.2d
+	WORD $0x54004bc0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xd37df0cb // lsl x11, x6, #3
+	WORD $0x3ceb6a18 // ldr q24, [x16, x11]
+	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xfd400978 // ldr d24, [x11, #0x10]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x4e78d694 // fadd v20.2d, v20.2d, v24.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54004aa0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x54001acd // b.le 0x6b44 <k_mul_panels_64+0x26a8>
+	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
+	WORD $0x37001acb // tbnz w11, #0x0, 0x6b50 <k_mul_panels_64+0x26b4>
+	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x4e78d652 // fadd v18.2d, v18.2d, v24.2d
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54001ac1 // b.ne 0x6b60 <k_mul_panels_64+0x26c4>
+	WORD $0x14000249 // b 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xfd000183 // str d3, [x12]
+	WORD $0x3607f82b // tbz w11, #0x0, 0x6718 <k_mul_panels_64+0x227c>
+	WORD $0x3d800582 // str q2, [x12, #0x10]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54feeec0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x540056ed // b.le 0x730c <k_mul_panels_64+0x2e70>
+	WORD $0x3d800181 // str q1, [x12]
+	WORD $0x360056eb // tbz w11, #0x0, 0x7314 <k_mul_panels_64+0x2e78>
+	WORD $0x3d800580 // str q0, [x12, #0x10]
+	WORD $0x17fff76e // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd401214 // ldr d20, [x16, #0x20]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e74d631 // fadd v17.2d, v17.2d, v20.2d
+	WORD $0x54000460 // b.eq 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xad405574 // ldp q20, q21, [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e70d690 // fadd v16.2d, v20.2d, v16.2d
+	WORD $0x4e67d6a7 // fadd v7.2d, v21.2d, v7.2d
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0xfd401194 // ldr d20, [x12, #0x20]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x4e74d4c6 // fadd v6.2d, v6.2d, v20.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54000300 // b.eq 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0x17ffff51 // b 0x65c4 <k_mul_panels_64+0x2128>
+	WORD $0xfd4001d4 // ldr d20, [x14]
+	WORD $0x4e74d4a5 // fadd v5.2d, v5.2d, v20.2d
+	WORD $0x3607eaab // tbz w11, #0x0, 0x65e0 <k_mul_panels_64+0x2144>
+	WORD $0x3dc005d4 // ldr q20, [x14, #0x10]
+	WORD $0x4e64d684 // fadd v4.2d, v20.2d, v4.2d
+	WORD $0x3607eaac // tbz w12, #0x0, 0x65ec <k_mul_panels_64+0x2150>
+	WORD $0x3dc009d4 // ldr q20, [x14, #0x20]
+	WORD $0x4e63d683 // fadd v3.2d, v20.2d, v3.2d
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x540001a0 // b.eq 0x68dc <k_mul_panels_64+0x2440>
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x540016cd // b.le 0x6b90 <k_mul_panels_64+0x26f4>
+	WORD $0x3dc001d4 // ldr q20, [x14]
+	WORD $0x4e62d682 // fadd v2.2d, v20.2d, v2.2d
+	WORD $0x370016cb // tbnz w11, #0x0, 0x6b9c <k_mul_panels_64+0x2700>
+	WORD $0xfd4009d4 // ldr d20, [x14, #0x10]
+	WORD $0x4e74d421 // fadd v1.2d, v1.2d, v20.2d
+	WORD $0x370016cc // tbnz w12, #0x0, 0x6ba8 <k_mul_panels_64+0x270c>
+	WORD $0xfd4011d4 // ldr d20, [x14, #0x20]
+	WORD $0x4e74d400 // fadd v0.2d, v0.2d, v20.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff4081 // b.ne 0x50f4 <k_mul_panels_64+0xc58>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54fee86b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400024b // b.lt 0x693c <k_mul_panels_64+0x24a0>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x3d800213 // str q19, [x16]
+	WORD $0x540003c3 // b.lo 0x6978 <k_mul_panels_64+0x24dc>
+	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x3d800612 // str q18, [x16, #0x10]
+	WORD $0x54000529 // b.ls 0x69b0 <k_mul_panels_64+0x2514>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x3d800a11 // str q17, [x16, #0x20]
+	WORD $0x54fee700 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0xad001d70 // stp q16, q7, [x11]
+	WORD $0x3d800966 // str q6, [x11, #0x20]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fee620 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000029 // b 0x69dc <k_mul_panels_64+0x2540>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000213 // str d19, [x16]
+	WORD $0xfd000a12 // str d18, [x16, #0x10]
+	WORD $0xfd001211 // str d17, [x16, #0x20]
+	WORD $0x54fee560 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd000190 // str d16, [x12]
+	WORD $0xfd000987 // str d7, [x12, #0x10]
+	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xfd0011c6 // str d6, [x14, #0x20]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fee440 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x1400001a // b 0x69dc <k_mul_panels_64+0x2540>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000a12 // str d18, [x16, #0x10]
+	WORD $0xfd001211 // str d17, [x16, #0x20]
+	WORD $0x54fee3a0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x3d800190 // str q16, [x12]
+	WORD $0xfd000987 // str d7, [x12, #0x10]
+	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xfd0011c6 // str d6, [x14, #0x20]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fee280 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x1400000c // b 0x69dc <k_mul_panels_64+0x2540>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd001211 // str d17, [x16, #0x20]
+	WORD $0x54fee200 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xad001d70 // stp q16, q7, [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xfd0011c6 // str d6, [x14, #0x20]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fee100 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x5400012d // b.le 0x6a0c <k_mul_panels_64+0x2570>
+	WORD $0x3d8001c5 // str q5, [x14]
+	WORD $0x3700012b // tbnz w11, #0x0, 0x6a14 <k_mul_panels_64+0x2578>
+	WORD $0xfd0009c4 // str d4, [x14, #0x10]
+	WORD $0x3700012c // tbnz w12, #0x0, 0x6a1c <k_mul_panels_64+0x2580>
+	WORD $0xfd0011c3 // str d3, [x14, #0x20]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54fedfa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000008 // b 0x6a28 <k_mul_panels_64+0x258c>
+	WORD $0xfd0001c5 // str d5, [x14]
+	WORD $0x3607ff2b // tbz w11, #0x0, 0x69f4 <k_mul_panels_64+0x2558>
+	WORD $0x3d8005c4 // str q4, [x14, #0x10]
+	WORD $0x3607ff2c // tbz w12, #0x0, 0x69fc <k_mul_panels_64+0x2560>
+	WORD $0x3d8009c3 // str q3, [x14, #0x20]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54fedea0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x5400352d // b.le 0x70d8 <k_mul_panels_64+0x2c3c>
+	WORD $0x3d8001c2 // str q2, [x14]
+	WORD $0x3700352b // tbnz w11, #0x0, 0x70e0 <k_mul_panels_64+0x2c44>
+	WORD $0xfd0009c1 // str d1, [x14, #0x10]
+	WORD $0x3600352c // tbz w12, #0x0, 0x70e8 <k_mul_panels_64+0x2c4c>
+	WORD $0x3d8009c0 // str q0, [x14, #0x20]
+	WORD $0x17fff6eb // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd400190 // ldr d16, [x12]
+	WORD $0x4e70d463 // fadd v3.2d, v3.2d, v16.2d
+	WORD $0x3607dfcb // tbz w11, #0x0, 0x6650 <k_mul_panels_64+0x21b4>
+	WORD $0x3dc00590 // ldr q16, [x12, #0x10]
+	WORD $0x4e62d602 // fadd v2.2d, v16.2d, v2.2d
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54ffdfc0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x54000a4d // b.le 0x6bc0 <k_mul_panels_64+0x2724>
+	WORD $0x3dc00190 // ldr q16, [x12]
+	WORD $0x4e61d601 // fadd v1.2d, v16.2d, v1.2d
+	WORD $0x37000a4b // tbnz w11, #0x0, 0x6bcc <k_mul_panels_64+0x2730>
+	WORD $0xfd400990 // ldr d16, [x12, #0x10]
+	WORD $0x4e70d400 // fadd v0.2d, v0.2d, v16.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54feda81 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
+	WORD $0x17fffef4 // b 0x666c <k_mul_panels_64+0x21d0>
+	WORD $0xfd401208 // ldr d8, [x16, #0x20]
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x4e68d7bd // fadd v29.2d, v29.2d, v8.2d
+	WORD $0x54001d00 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xad402568 // ldp q8, q9, [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x4e7cd51c // fadd v28.2d, v8.2d, v28.2d
+	WORD $0x4e7bd53b // fadd v27.2d, v9.2d, v27.2d
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0xfd401188 // ldr d8, [x12, #0x20]
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x4e68d75a // fadd v26.2d, v26.2d, v8.2d
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54001ba0 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0x17ffff25 // b 0x6770 <k_mul_panels_64+0x22d4>
+	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0x4e68d739 // fadd v25.2d, v25.2d, v8.2d
+	WORD $0x3607e52b // tbz w11, #0x0, 0x678c <k_mul_panels_64+0x22f0>
+	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x4e78d518 // fadd v24.2d, v8.2d, v24.2d
+	WORD $0x3607e52c // tbz w12, #0x0, 0x6798 <k_mul_panels_64+0x22fc>
+	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x4e77d517 // fadd v23.2d, v8.2d, v23.2d
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54001a40 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x5400068d // b.le 0x6be4 <k_mul_panels_64+0x2748>
+	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0x4e76d516 // fadd v22.2d, v8.2d, v22.2d
+	WORD $0x3700068b // tbnz w11, #0x0, 0x6bf0 <k_mul_panels_64+0x2754>
+	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x4e68d6b5 // fadd v21.2d, v21.2d, v8.2d
+	WORD $0x3700068c // tbnz w12, #0x0, 0x6bfc <k_mul_panels_64+0x2760>
+	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x4e68d694 // fadd v20.2d, v20.2d, v8.2d
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54000681 // b.ne 0x6c0c <k_mul_panels_64+0x2770>
+	WORD $0x140000c3 // b 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0x4e78d673 // fadd v19.2d, v19.2d, v24.2d
+	WORD $0x3607e58b // tbz w11, #0x0, 0x67fc <k_mul_panels_64+0x2360>
+	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x4e72d712 // fadd v18.2d, v24.2d, v18.2d
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54002ea0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x540006ed // b.le 0x6c48 <k_mul_panels_64+0x27ac>
+	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0x4e71d711 // fadd v17.2d, v24.2d, v17.2d
+	WORD $0x370006eb // tbnz w11, #0x0, 0x6c54 <k_mul_panels_64+0x27b8>
+	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x4e78d610 // fadd v16.2d, v16.2d, v24.2d
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x540006e1 // b.ne 0x6c64 <k_mul_panels_64+0x27c8>
+	WORD $0x14000169 // b 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xfd4001d4 // ldr d20, [x14]
+	WORD $0x4e74d442 // fadd v2.2d, v2.2d, v20.2d
+	WORD $0x3607e98b // tbz w11, #0x0, 0x68c8 <k_mul_panels_64+0x242c>
+	WORD $0x3dc005d4 // ldr q20, [x14, #0x10]
+	WORD $0x4e61d681 // fadd v1.2d, v20.2d, v1.2d
+	WORD $0x3607e98c // tbz w12, #0x0, 0x68d4 <k_mul_panels_64+0x2438>
+	WORD $0x3dc009d4 // ldr q20, [x14, #0x20]
+	WORD $0x4e60d680 // fadd v0.2d, v20.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ffe980 // b.eq 0x68e8 <k_mul_panels_64+0x244c>
+	WORD $0x17fff94e // b 0x50f4 <k_mul_panels_64+0xc58>
+	WORD $0xfd400190 // ldr d16, [x12]
+	WORD $0x4e70d421 // fadd v1.2d, v1.2d, v16.2d
+	WORD $0x3607f60b // tbz w11, #0x0, 0x6a88 <k_mul_panels_64+0x25ec>
+	WORD $0x3dc00590 // ldr q16, [x12, #0x10]
+	WORD $0x4e60d600 // fadd v0.2d, v16.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54fed061 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
+	WORD $0x17fffea3 // b 0x666c <k_mul_panels_64+0x21d0>
+	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0x4e68d6d6 // fadd v22.2d, v22.2d, v8.2d
+	WORD $0x3607f9cb // tbz w11, #0x0, 0x6b24 <k_mul_panels_64+0x2688>
+	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x4e75d515 // fadd v21.2d, v8.2d, v21.2d
+	WORD $0x3607f9cc // tbz w12, #0x0, 0x6b30 <k_mul_panels_64+0x2694>
+	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x4e74d514 // fadd v20.2d, v8.2d, v20.2d
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54001220 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xf94013ee // ldr x14, [sp, #0x20]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x540003ed // b.le 0x6c94 <k_mul_panels_64+0x27f8>
+	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0x4e73d513 // fadd v19.2d, v8.2d, v19.2d
+	WORD $0x370003eb // tbnz w11, #0x0, 0x6ca0 <k_mul_panels_64+0x2804>
+	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x4e68d652 // fadd v18.2d, v18.2d, v8.2d
+	WORD $0x370003ec // tbnz w12, #0x0, 0x6cac <k_mul_panels_64+0x2810>
+	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x4e68d631 // fadd v17.2d, v17.2d, v8.2d
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x540003e1 // b.ne 0x6cbc <k_mul_panels_64+0x2820>
+	WORD $0x14000082 // b 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0x4e78d631 // fadd v17.2d, v17.2d, v24.2d
+	WORD $0x3607f96b // tbz w11, #0x0, 0x6b7c <k_mul_panels_64+0x26e0>
+	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x4e70d710 // fadd v16.2d, v24.2d, v16.2d
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54002680 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x5400044d // b.le 0x6cf8 <k_mul_panels_64+0x285c>
+	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0x4e67d707 // fadd v7.2d, v24.2d, v7.2d
+	WORD $0x3700044b // tbnz w11, #0x0, 0x6d04 <k_mul_panels_64+0x2868>
+	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x4e78d4c6 // fadd v6.2d, v6.2d, v24.2d
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x54000441 // b.ne 0x6d14 <k_mul_panels_64+0x2878>
+	WORD $0x14000128 // b 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0x4e68d673 // fadd v19.2d, v19.2d, v8.2d
+	WORD $0x3607fc6b // tbz w11, #0x0, 0x6c28 <k_mul_panels_64+0x278c>
+	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x4e72d512 // fadd v18.2d, v8.2d, v18.2d
+	WORD $0x3607fc6c // tbz w12, #0x0, 0x6c34 <k_mul_panels_64+0x2798>
+	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x4e71d511 // fadd v17.2d, v8.2d, v17.2d
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x54000ca0 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xf9400fee // ldr x14, [sp, #0x18]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x540003ed // b.le 0x6d44 <k_mul_panels_64+0x28a8>
+	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0x4e70d510 // fadd v16.2d, v8.2d, v16.2d
+	WORD $0x370003eb // tbnz w11, #0x0, 0x6d50 <k_mul_panels_64+0x28b4>
+	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x4e68d4e7 // fadd v7.2d, v7.2d, v8.2d
+	WORD $0x370003ec // tbnz w12, #0x0, 0x6d5c <k_mul_panels_64+0x28c0>
+	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x4e68d4c6 // fadd v6.2d, v6.2d, v8.2d
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x540003e1 // b.ne 0x6d6c <k_mul_panels_64+0x28d0>
+	WORD $0x14000056 // b 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0x4e78d4e7 // fadd v7.2d, v7.2d, v24.2d
+	WORD $0x3607fc0b // tbz w11, #0x0, 0x6c80 <k_mul_panels_64+0x27e4>
+	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x4e66d706 // fadd v6.2d, v24.2d, v6.2d
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x54002100 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x5400044d // b.le 0x6da8 <k_mul_panels_64+0x290c>
+	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0x4e65d705 // fadd v5.2d, v24.2d, v5.2d
+	WORD $0x3700044b // tbnz w11, #0x0, 0x6db4 <k_mul_panels_64+0x2918>
+	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x4e78d484 // fadd v4.2d, v4.2d, v24.2d
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x54000441 // b.ne 0x6dc4 <k_mul_panels_64+0x2928>
+	WORD $0x140000fc // b 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0x4e68d610 // fadd v16.2d, v16.2d, v8.2d
+	WORD $0x3607fc6b // tbz w11, #0x0, 0x6cd8 <k_mul_panels_64+0x283c>
+	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x4e67d507 // fadd v7.2d, v8.2d, v7.2d
+	WORD $0x3607fc6c // tbz w12, #0x0, 0x6ce4 <k_mul_panels_64+0x2848>
+	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x4e66d506 // fadd v6.2d, v8.2d, v6.2d
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x54000720 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xf9400bee // ldr x14, [sp, #0x10]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x540003ed // b.le 0x6df4 <k_mul_panels_64+0x2958>
+	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0x4e65d505 // fadd v5.2d, v8.2d, v5.2d
+	WORD $0x370003eb // tbnz w11, #0x0, 0x6e00 <k_mul_panels_64+0x2964>
+	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x4e68d484 // fadd v4.2d, v4.2d, v8.2d
+	WORD $0x370003ec // tbnz w12, #0x0, 0x6e0c <k_mul_panels_64+0x2970>
+	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x4e68d463 // fadd v3.2d, v3.2d, v8.2d
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x540003e1 // b.ne 0x6e1c <k_mul_panels_64+0x2980>
+	WORD $0x1400002a // b 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0x4e78d4a5 // fadd v5.2d, v5.2d, v24.2d
+	WORD $0x3607fc0b // tbz w11, #0x0, 0x6d30 <k_mul_panels_64+0x2894>
+	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x4e64d704 // fadd v4.2d, v24.2d, v4.2d
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x54001b80 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x5400190d // b.le 0x70f0 <k_mul_panels_64+0x2c54>
+	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0x4e63d703 // fadd v3.2d, v24.2d, v3.2d
+	WORD $0x3700190b // tbnz w11, #0x0, 0x70fc <k_mul_panels_64+0x2c60>
+	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x4e78d442 // fadd v2.2d, v2.2d, v24.2d
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x54001901 // b.ne 0x710c <k_mul_panels_64+0x2c70>
+	WORD $0x140000d0 // b 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0x4e68d4a5 // fadd v5.2d, v5.2d, v8.2d
+	WORD $0x3607fc6b // tbz w11, #0x0, 0x6d88 <k_mul_panels_64+0x28ec>
+	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x4e64d504 // fadd v4.2d, v8.2d, v4.2d
+	WORD $0x3607fc6c // tbz w12, #0x0, 0x6d94 <k_mul_panels_64+0x28f8>
+	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x4e63d503 // fadd v3.2d, v8.2d, v3.2d
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x540001a0 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
+	WORD $0xf94007ee // ldr x14, [sp, #0x8]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x540027ad // b.le 0x731c <k_mul_panels_64+0x2e80>
+	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0x4e62d502 // fadd v2.2d, v8.2d, v2.2d
+	WORD $0x370027ab // tbnz w11, #0x0, 0x7328 <k_mul_panels_64+0x2e8c>
+	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x4e68d421 // fadd v1.2d, v1.2d, v8.2d
+	WORD $0x370027ac // tbnz w12, #0x0, 0x7334 <k_mul_panels_64+0x2e98>
+	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x4e68d400 // fadd v0.2d, v0.2d, v8.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54feeaa1 // b.ne 0x4ba8 <k_mul_panels_64+0x70c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54febceb // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400024b // b.lt 0x6eac <k_mul_panels_64+0x2a10>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x3d80021f // str q31, [x16]
+	WORD $0x540003c3 // b.lo 0x6ee8 <k_mul_panels_64+0x2a4c>
+	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x3d80061e // str q30, [x16, #0x10]
+	WORD $0x54000529 // b.ls 0x6f20 <k_mul_panels_64+0x2a84>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x3d800a1d // str q29, [x16, #0x20]
+	WORD $0x54febb80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0xad006d7c // stp q28, q27, [x11]
+	WORD $0x3d80097a // str q26, [x11, #0x20]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54febaa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000029 // b 0x6f4c <k_mul_panels_64+0x2ab0>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd00021f // str d31, [x16]
+	WORD $0xfd000a1e // str d30, [x16, #0x10]
+	WORD $0xfd00121d // str d29, [x16, #0x20]
+	WORD $0x54feb9e0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd00019c // str d28, [x12]
+	WORD $0xfd00099b // str d27, [x12, #0x10]
+	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xfd0011da // str d26, [x14, #0x20]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54feb8c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x1400001a // b 0x6f4c <k_mul_panels_64+0x2ab0>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000a1e // str d30, [x16, #0x10]
+	WORD $0xfd00121d // str d29, [x16, #0x20]
+	WORD $0x54feb820 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x3d80019c // str q28, [x12]
+	WORD $0xfd00099b // str d27, [x12, #0x10]
+	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xfd0011da // str d26, [x14, #0x20]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54feb700 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x1400000c // b 0x6f4c <k_mul_panels_64+0x2ab0>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd00121d // str d29, [x16, #0x20]
+	WORD $0x54feb680 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xad006d7c // stp q28, q27, [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xfd0011da // str d26, [x14, #0x20]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54feb580 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x5400012d // b.le 0x6f7c <k_mul_panels_64+0x2ae0>
+	WORD $0x3d8001d9 // str q25, [x14]
+	WORD $0x3700012b // tbnz w11, #0x0, 0x6f84 <k_mul_panels_64+0x2ae8>
+	WORD $0xfd0009d8 // str d24, [x14, #0x10]
+	WORD $0x3700012c // tbnz w12, #0x0, 0x6f8c <k_mul_panels_64+0x2af0>
+	WORD $0xfd0011d7 // str d23, [x14, #0x20]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54feb420 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000008 // b 0x6f98 <k_mul_panels_64+0x2afc>
+	WORD $0xfd0001d9 // str d25, [x14]
+	WORD $0x3607ff2b // tbz w11, #0x0, 0x6f64 <k_mul_panels_64+0x2ac8>
+	WORD $0x3d8005d8 // str q24, [x14, #0x10]
+	WORD $0x3607ff2c // tbz w12, #0x0, 0x6f6c <k_mul_panels_64+0x2ad0>
+	WORD $0x3d8009d7 // str q23, [x14, #0x20]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54feb320 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x5400012d // b.le 0x6fc8 <k_mul_panels_64+0x2b2c>
+	WORD $0x3d8001d6 // str q22, [x14]
+	WORD $0x3700012b // tbnz w11, #0x0, 0x6fd0 <k_mul_panels_64+0x2b34>
+	WORD $0xfd0009d5 // str d21, [x14, #0x10]
+	WORD $0x3700012c // tbnz w12, #0x0, 0x6fd8 <k_mul_panels_64+0x2b3c>
+	WORD $0xfd0011d4 // str d20, [x14, #0x20]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54feb1c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000008 // b 0x6fe4 <k_mul_panels_64+0x2b48>
+	WORD $0xfd0001d6 // str d22, [x14]
+	WORD $0x3607ff2b // tbz w11, #0x0, 0x6fb0 <k_mul_panels_64+0x2b14>
+	WORD $0x3d8005d5 // str q21, [x14, #0x10]
+	WORD $0x3607ff2c // tbz w12, #0x0, 0x6fb8 <k_mul_panels_64+0x2b1c>
+	WORD $0x3d8009d4 // str q20, [x14, #0x20]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54feb0c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf94013ee // ldr x14, [sp, #0x20]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x5400012d // b.le 0x7014 <k_mul_panels_64+0x2b78>
+	WORD $0x3d8001d3 // str q19, [x14]
+	WORD $0x3700012b // tbnz w11, #0x0, 0x701c <k_mul_panels_64+0x2b80>
+	WORD $0xfd0009d2 // str d18, [x14, #0x10]
+	WORD $0x3700012c // tbnz w12, #0x0, 0x7024 <k_mul_panels_64+0x2b88>
+	WORD $0xfd0011d1 // str d17, [x14, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x54feaf60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000008 // b 0x7030 <k_mul_panels_64+0x2b94>
+	WORD $0xfd0001d3 // str d19, [x14]
+	WORD $0x3607ff2b // tbz w11, #0x0, 0x6ffc <k_mul_panels_64+0x2b60>
+	WORD $0x3d8005d2 // str q18, [x14, #0x10]
+	WORD $0x3607ff2c // tbz w12, #0x0, 0x7004 <k_mul_panels_64+0x2b68>
+	WORD $0x3d8009d1 // str q17, [x14, #0x20]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x54feae60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9400fee // ldr x14, [sp, #0x18]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x5400012d // b.le 0x7060 <k_mul_panels_64+0x2bc4>
+	WORD $0x3d8001d0 // str q16, [x14]
+	WORD $0x3700012b // tbnz w11, #0x0, 0x7068 <k_mul_panels_64+0x2bcc>
+	WORD $0xfd0009c7 // str d7, [x14, #0x10]
+	WORD $0x3700012c // tbnz w12, #0x0, 0x7070 <k_mul_panels_64+0x2bd4>
+	WORD $0xfd0011c6 // str d6, [x14, #0x20]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x54fead00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000008 // b 0x707c <k_mul_panels_64+0x2be0>
+	WORD $0xfd0001d0 // str d16, [x14]
+	WORD $0x3607ff2b // tbz w11, #0x0, 0x7048 <k_mul_panels_64+0x2bac>
+	WORD $0x3d8005c7 // str q7, [x14, #0x10]
+	WORD $0x3607ff2c // tbz w12, #0x0, 0x7050 <k_mul_panels_64+0x2bb4>
+	WORD $0x3d8009c6 // str q6, [x14, #0x20]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x54feac00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9400bee // ldr x14, [sp, #0x10]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x5400012d // b.le 0x70ac <k_mul_panels_64+0x2c10>
+	WORD $0x3d8001c5 // str q5, [x14]
+	WORD $0x3700012b // tbnz w11, #0x0, 0x70b4 <k_mul_panels_64+0x2c18>
+	WORD $0xfd0009c4 // str d4, [x14, #0x10]
+	WORD $0x3700012c // tbnz w12, #0x0, 0x70bc <k_mul_panels_64+0x2c20>
+	WORD $0xfd0011c3 // str d3, [x14, #0x20]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x54feaaa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000008 // b 0x70c8 <k_mul_panels_64+0x2c2c>
+	WORD $0xfd0001c5 // str d5, [x14]
+	WORD $0x3607ff2b // tbz w11, #0x0, 0x7094 <k_mul_panels_64+0x2bf8>
+	WORD $0x3d8005c4 // str q4, [x14, #0x10]
+	WORD $0x3607ff2c // tbz w12, #0x0, 0x709c <k_mul_panels_64+0x2c00>
+	WORD $0x3d8009c3 // str q3, [x14, #0x20]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x54fea9a0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf94007ee // ldr x14, [sp, #0x8]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0e020e // add x14, x16, x14
+	WORD $0x54ffcb2c // b.gt 0x6a38 <k_mul_panels_64+0x259c>
+	WORD $0xfd0001c2 // str d2, [x14]
+	WORD $0x3607cb2b // tbz w11, #0x0, 0x6a40 <k_mul_panels_64+0x25a4>
+	WORD $0x3d8005c1 // str q1, [x14, #0x10]
+	WORD $0x3707cb2c // tbnz w12, #0x0, 0x6a48 <k_mul_panels_64+0x25ac>
+	WORD $0xfd0011c0 // str d0, [x14, #0x20]
+	WORD $0x17fff543 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0x4e78d463 // fadd v3.2d, v3.2d, v24.2d
+	WORD $0x3607e74b // tbz w11, #0x0, 0x6de0 <k_mul_panels_64+0x2944>
+	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x4e62d702 // fadd v2.2d, v24.2d, v2.2d
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x54000140 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
+	WORD $0xf94007ec // ldr x12, [sp, #0x8]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x540011ad // b.le 0x734c <k_mul_panels_64+0x2eb0>
+	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0x4e61d701 // fadd v1.2d, v24.2d, v1.2d
+	WORD $0x370011ab // tbnz w11, #0x0, 0x7358 <k_mul_panels_64+0x2ebc>
+	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x4e78d400 // fadd v0.2d, v0.2d, v24.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ff4741 // b.ne 0x5a20 <k_mul_panels_64+0x1584>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54fea5cb // b.lt 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540001ab // b.lt 0x717c <k_mul_panels_64+0x2ce0>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x3d800217 // str q23, [x16]
+	WORD $0x540002a9 // b.ls 0x71a8 <k_mul_panels_64+0x2d0c>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x3d800616 // str q22, [x16, #0x10]
+	WORD $0x54fea4c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
+	WORD $0xad005175 // stp q21, q20, [x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fea420 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000016 // b 0x71d0 <k_mul_panels_64+0x2d34>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000217 // str d23, [x16]
+	WORD $0xfd000a16 // str d22, [x16, #0x10]
+	WORD $0x54fea380 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfc267a15 // str d21, [x16, x6, lsl #3]
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd000994 // str d20, [x12, #0x10]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fea2c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x1400000b // b 0x71d0 <k_mul_panels_64+0x2d34>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xfd000a16 // str d22, [x16, #0x10]
+	WORD $0x54fea240 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xd37df0cb // lsl x11, x6, #3
+	WORD $0x3cab6a15 // str q21, [x16, x11]
+	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xfd000994 // str d20, [x12, #0x10]
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54fea160 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x540000ed // b.le 0x71f8 <k_mul_panels_64+0x2d5c>
+	WORD $0x3d800193 // str q19, [x12]
+	WORD $0x370000eb // tbnz w11, #0x0, 0x7200 <k_mul_panels_64+0x2d64>
+	WORD $0xfd000992 // str d18, [x12, #0x10]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54fea040 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000006 // b 0x720c <k_mul_panels_64+0x2d70>
+	WORD $0xfd000193 // str d19, [x12]
+	WORD $0x3607ff6b // tbz w11, #0x0, 0x71e8 <k_mul_panels_64+0x2d4c>
+	WORD $0x3d800592 // str q18, [x12, #0x10]
+	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x54fe9f80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x540000ed // b.le 0x7234 <k_mul_panels_64+0x2d98>
+	WORD $0x3d800191 // str q17, [x12]
+	WORD $0x370000eb // tbnz w11, #0x0, 0x723c <k_mul_panels_64+0x2da0>
+	WORD $0xfd000990 // str d16, [x12, #0x10]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54fe9e60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000006 // b 0x7248 <k_mul_panels_64+0x2dac>
+	WORD $0xfd000191 // str d17, [x12]
+	WORD $0x3607ff6b // tbz w11, #0x0, 0x7224 <k_mul_panels_64+0x2d88>
+	WORD $0x3d800590 // str q16, [x12, #0x10]
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54fe9da0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf94013ec // ldr x12, [sp, #0x20]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x540000ed // b.le 0x7270 <k_mul_panels_64+0x2dd4>
+	WORD $0x3d800187 // str q7, [x12]
+	WORD $0x370000eb // tbnz w11, #0x0, 0x7278 <k_mul_panels_64+0x2ddc>
+	WORD $0xfd000986 // str d6, [x12, #0x10]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x54fe9c80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000006 // b 0x7284 <k_mul_panels_64+0x2de8>
+	WORD $0xfd000187 // str d7, [x12]
+	WORD $0x3607ff6b // tbz w11, #0x0, 0x7260 <k_mul_panels_64+0x2dc4>
+	WORD $0x3d800586 // str q6, [x12, #0x10]
+	WORD $0xf100163f // cmp x17, #0x5
+	WORD $0x54fe9bc0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x540000ed // b.le 0x72ac <k_mul_panels_64+0x2e10>
+	WORD $0x3d800185 // str q5, [x12]
+	WORD $0x370000eb // tbnz w11, #0x0, 0x72b4 <k_mul_panels_64+0x2e18>
+	WORD $0xfd000984 // str d4, [x12, #0x10]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x54fe9aa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000006 // b 0x72c0 <k_mul_panels_64+0x2e24>
+	WORD $0xfd000185 // str d5, [x12]
+	WORD $0x3607ff6b // tbz w11, #0x0, 0x729c <k_mul_panels_64+0x2e00>
+	WORD $0x3d800584 // str q4, [x12, #0x10]
+	WORD $0xf1001a3f // cmp x17, #0x6
+	WORD $0x54fe99e0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x540000ed // b.le 0x72e8 <k_mul_panels_64+0x2e4c>
+	WORD $0x3d800183 // str q3, [x12]
+	WORD $0x370000eb // tbnz w11, #0x0, 0x72f0 <k_mul_panels_64+0x2e54>
+	WORD $0xfd000982 // str d2, [x12, #0x10]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x54fe98c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0x14000006 // b 0x72fc <k_mul_panels_64+0x2e60>
+	WORD $0xfd000183 // str d3, [x12]
+	WORD $0x3607ff6b // tbz w11, #0x0, 0x72d8 <k_mul_panels_64+0x2e3c>
+	WORD $0x3d800582 // str q2, [x12, #0x10]
+	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x54fe9800 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf94007ec // ldr x12, [sp, #0x8]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0x54ffa96c // b.gt 0x6834 <k_mul_panels_64+0x2398>
+	WORD $0xfd000181 // str d1, [x12]
+	WORD $0x3707a96b // tbnz w11, #0x0, 0x683c <k_mul_panels_64+0x23a0>
+	WORD $0xfd000980 // str d0, [x12, #0x10]
+	WORD $0x17fff4b8 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0x4e68d442 // fadd v2.2d, v2.2d, v8.2d
+	WORD $0x3607d8ab // tbz w11, #0x0, 0x6e38 <k_mul_panels_64+0x299c>
+	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x4e61d501 // fadd v1.2d, v8.2d, v1.2d
+	WORD $0x3607d8ac // tbz w12, #0x0, 0x6e44 <k_mul_panels_64+0x29a8>
+	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x4e60d500 // fadd v0.2d, v8.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ffd8a0 // b.eq 0x6e58 <k_mul_panels_64+0x29bc>
+	WORD $0x17fff618 // b 0x4ba8 <k_mul_panels_64+0x70c>
+	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0x4e78d421 // fadd v1.2d, v1.2d, v24.2d
+	WORD $0x3607eeab // tbz w11, #0x0, 0x7128 <k_mul_panels_64+0x2c8c>
+	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x4e60d700 // fadd v0.2d, v24.2d, v0.2d
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54ffeea0 // b.eq 0x713c <k_mul_panels_64+0x2ca0>
+	WORD $0x17fff9ad // b 0x5a20 <k_mul_panels_64+0x1584>
+	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
+	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
+	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
+	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
+	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
+	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
+	WORD $0x6d4623e9 // ldp d9, d8, [sp, #0x60]
+	WORD $0x6d452beb // ldp d11, d10, [sp, #0x50]
+	WORD $0x6d4433ed // ldp d13, d12, [sp, #0x40]
+	WORD $0x910343ff // add sp, sp, #0xd0
+	WORD $0xd65f03c0 // ret
+
+	// pack_rows
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400246b // b.lt 0x7830 <k_pack_rows+0x494>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400240b // b.lt 0x7830 <k_pack_rows+0x494>
+	WORD $0xd10283ff // sub sp, sp, #0xa0
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37ef5d1 // lsl x17, x14, #2
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0xd378ddc0 // lsl x0, x14, #8
+	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
+	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
+	WORD $0xd37df1d0 // lsl x16, x14, #3
+	WORD $0xd37df183 // lsl x3, x12, #3
+	WORD $0xa90003ea // stp x10, x0, [sp]
+	WORD $0xd37ef580 // lsl x0, x12, #2
+	WORD $0xd37cedcd // lsl x13, x14, #4
+	WORD $0xd37ef505 // lsl x5, x8, #2
+	WORD $0xd37ced86 // lsl x6, x12, #4
+	WORD $0x91003148 // add x8, x10, #0xc
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0x8b100147 // add x7, x10, x16
+	WORD $0x8b110157 // add x23, x10, x17
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0x8b0501f6 // add x22, x15, x5
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x8b0301f4 // add x20, x15, x3
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x910011e8 // add x8, x15, #0x4
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
+	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
+	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
+	WORD $0x1400000e // b 0x7470 <k_pack_rows+0xd4>
+	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xf9401fea // ldr x10, [sp, #0x38]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0x8b08014a // add x10, x10, x8
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x910403bd // add x29, x29, #0x100
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x91040108 // add x8, x8, #0x100
+	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
+	WORD $0x54001d4a // b.ge 0x7814 <k_pack_rows+0x478>
+	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf90013fd // str x29, [sp, #0x20]
+	WORD $0xf101035f // cmp x26, #0x40
+	WORD $0x9a88b349 // csel x9, x26, x8, lt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x5400010a // b.ge 0x74a8 <k_pack_rows+0x10c>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffd6b // b.lt 0x743c <k_pack_rows+0xa0>
+	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0e03e9 // mov x9, x14
+	WORD $0x14000070 // b 0x7664 <k_pack_rows+0x2c8>
+	WORD $0x9b0e7d68 // mul x8, x11, x14
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0x8b0b09fb // add x27, x15, x11, lsl #2
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x8b08095a // add x26, x10, x8, lsl #2
+	WORD $0x14000006 // b 0x74d8 <k_pack_rows+0x13c>
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0xeb0e021f // cmp x16, x14
+	WORD $0x54fffb4a // b.ge 0x743c <k_pack_rows+0xa0>
+	WORD $0xcb100321 // sub x1, x25, x16
+	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400058b // b.lt 0x7594 <k_pack_rows+0x1f8>
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa1d03e8 // mov x8, x29
+	WORD $0x8b0801e2 // add x2, x15, x8
+	WORD $0x8b0802aa // add x10, x21, x8
+	WORD $0x8b080293 // add x19, x20, x8
+	WORD $0x8b0802d8 // add x24, x22, x8
+	WORD $0xf9820040 // prfm pldl1keep, [x2, #0x400]
+	WORD $0xf9820140 // prfm pldl1keep, [x10, #0x400]
+	WORD $0xf9820260 // prfm pldl1keep, [x19, #0x400]
+	WORD $0xf9820300 // prfm pldl1keep, [x24, #0x400]
+	WORD $0x3dc00040 // ldr q0, [x2]
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x3dc00262 // ldr q2, [x19]
+	WORD $0x3dc00303 // ldr q3, [x24]
+	WORD $0x8b11000a // add x10, x0, x17
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
+	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
+	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
+	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
+	WORD $0x3d800002 // str q2, [x0]
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d800143 // str q3, [x10]
+	WORD $0x9100208a // add x10, x4, #0x8
+	WORD $0x8b110013 // add x19, x0, x17
+	WORD $0x3d800004 // str q4, [x0]
+	WORD $0xeb09015f // cmp x10, x9
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0x8b110260 // add x0, x19, x17
+	WORD $0x3d800260 // str q0, [x19]
+	WORD $0x54fffbad // b.le 0x74f0 <k_pack_rows+0x154>
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b0801e8 // add x8, x15, x8
+	WORD $0xeb040124 // subs x4, x9, x4
+	WORD $0x540000cc // b.gt 0x75a4 <k_pack_rows+0x208>
+	WORD $0x17ffffcd // b 0x74c4 <k_pack_rows+0x128>
+	WORD $0x9b0c7e08 // mul x8, x16, x12
+	WORD $0x8b080b68 // add x8, x27, x8, lsl #2
+	WORD $0xeb1f0124 // subs x4, x9, xzr
+	WORD $0x54fff92d // b.le 0x74c4 <k_pack_rows+0x128>
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x54fff8ed // b.le 0x74c4 <k_pack_rows+0x128>
+	WORD $0x91002002 // add x2, x0, #0x8
+	WORD $0x14000006 // b 0x75c8 <k_pack_rows+0x22c>
+	WORD $0xbd000440 // str s0, [x2, #0x4]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x91001108 // add x8, x8, #0x4
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x54fff800 // b.eq 0x74c4 <k_pack_rows+0x128>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000cb // b.lt 0x75e4 <k_pack_rows+0x248>
+	WORD $0xbd400100 // ldr s0, [x8]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
+	WORD $0x54fffeed // b.le 0x75b8 <k_pack_rows+0x21c>
+	WORD $0x14000005 // b 0x75f4 <k_pack_rows+0x258>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
+	WORD $0x54fffe4d // b.le 0x75b8 <k_pack_rows+0x21c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400004b // b.lt 0x7604 <k_pack_rows+0x268>
+	WORD $0xbc6c7900 // ldr s0, [x8, x12, lsl #2]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbc1fc040 // stur s0, [x2, #-0x4]
+	WORD $0x54fffd60 // b.eq 0x75b8 <k_pack_rows+0x21c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400004b // b.lt 0x7620 <k_pack_rows+0x284>
+	WORD $0xbc636900 // ldr s0, [x8, x3]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xbd000040 // str s0, [x2]
+	WORD $0x54fffc80 // b.eq 0x75b8 <k_pack_rows+0x21c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fffc0b // b.lt 0x75b4 <k_pack_rows+0x218>
+	WORD $0xbc656900 // ldr s0, [x8, x5]
+	WORD $0x17ffffde // b 0x75b4 <k_pack_rows+0x218>
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xbc286bc0 // str s0, [x30, x8]
+	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xd1001129 // sub x9, x9, #0x4
+	WORD $0xd1001210 // sub x16, x16, #0x4
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0x54ffeeea // b.ge 0x743c <k_pack_rows+0xa0>
+	WORD $0xeb1b01df // cmp x14, x27
+	WORD $0x54ffff0d // b.le 0x7648 <k_pack_rows+0x2ac>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400006d // b.le 0x767c <k_pack_rows+0x2e0>
+	WORD $0xbc5fc3a0 // ldur s0, [x29, #-0x4]
+	WORD $0x14000002 // b 0x7680 <k_pack_rows+0x2e4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xbc1f43c0 // stur s0, [x30, #-0xc]
+	WORD $0x8b1b0108 // add x8, x8, x27
+	WORD $0x91000d01 // add x1, x8, #0x3
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x540002cb // b.lt 0x76f0 <k_pack_rows+0x354>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x76b4 <k_pack_rows+0x318>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
+	WORD $0xbc1f83c0 // stur s0, [x30, #-0x8]
+	WORD $0xb40001c8 // cbz x8, 0x76f0 <k_pack_rows+0x354>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x76d0 <k_pack_rows+0x334>
+	WORD $0x8b0303aa // add x10, x29, x3
+	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
+	WORD $0xbc1fc3c0 // stur s0, [x30, #-0x4]
+	WORD $0xb40000e1 // cbz x1, 0x76f0 <k_pack_rows+0x354>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400006b // b.lt 0x76ec <k_pack_rows+0x350>
+	WORD $0x8b0503aa // add x10, x29, x5
+	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
+	WORD $0xbd0003c0 // str s0, [x30]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffaa0 // b.eq 0x7648 <k_pack_rows+0x2ac>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000eb // b.lt 0x7718 <k_pack_rows+0x37c>
+	WORD $0xbd4003a0 // ldr s0, [x29]
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x540000ec // b.gt 0x772c <k_pack_rows+0x390>
+	WORD $0x14000019 // b 0x7778 <k_pack_rows+0x3dc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x5400028d // b.le 0x7778 <k_pack_rows+0x3dc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400006b // b.lt 0x7740 <k_pack_rows+0x3a4>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0xbc6a6ba0 // ldr s0, [x29, x10]
+	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
+	WORD $0xbd000400 // str s0, [x0, #0x4]
+	WORD $0xb4000188 // cbz x8, 0x7778 <k_pack_rows+0x3dc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400004b // b.lt 0x775c <k_pack_rows+0x3c0>
+	WORD $0xbc636ba0 // ldr s0, [x29, x3]
+	WORD $0xbd000800 // str s0, [x0, #0x8]
+	WORD $0xb40000c1 // cbz x1, 0x7778 <k_pack_rows+0x3dc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400004b // b.lt 0x7774 <k_pack_rows+0x3d8>
+	WORD $0xbc656ba0 // ldr s0, [x29, x5]
+	WORD $0xbc316bc0 // str s0, [x30, x17]
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54fff660 // b.eq 0x7648 <k_pack_rows+0x2ac>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400010b // b.lt 0x77a4 <k_pack_rows+0x408>
+	WORD $0xbd4007a0 // ldr s0, [x29, #0x4]
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff56d // b.le 0x7648 <k_pack_rows+0x2ac>
+	WORD $0x14000007 // b 0x77bc <k_pack_rows+0x420>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff48d // b.le 0x7648 <k_pack_rows+0x2ac>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x77d4 <k_pack_rows+0x438>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xbd400540 // ldr s0, [x10, #0x4]
+	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
+	WORD $0xbd000400 // str s0, [x0, #0x4]
+	WORD $0xb4fff368 // cbz x8, 0x7648 <k_pack_rows+0x2ac>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x77f4 <k_pack_rows+0x458>
+	WORD $0x8b0303a8 // add x8, x29, x3
+	WORD $0xbd400500 // ldr s0, [x8, #0x4]
+	WORD $0xbd000800 // str s0, [x0, #0x8]
+	WORD $0xb4fff281 // cbz x1, 0x7648 <k_pack_rows+0x2ac>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fff1eb // b.lt 0x7640 <k_pack_rows+0x2a4>
+	WORD $0x8b0503a8 // add x8, x29, x5
+	WORD $0xbd400500 // ldr s0, [x8, #0x4]
+	WORD $0x17ffff8c // b 0x7640 <k_pack_rows+0x2a4>
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x910283ff // add sp, sp, #0xa0
+	WORD $0xd65f03c0 // ret
+
+	// pack_rows_f16
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540026eb // b.lt 0x7d18 <k_pack_rows_f16+0x4e4>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400268b // b.lt 0x7d18 <k_pack_rows_f16+0x4e4>
+	WORD $0xd10283ff // sub sp, sp, #0xa0
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37ef5d1 // lsl x17, x14, #2
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0xd378ddc0 // lsl x0, x14, #8
+	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
+	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
+	WORD $0xd37df1d0 // lsl x16, x14, #3
+	WORD $0xd37ef583 // lsl x3, x12, #2
+	WORD $0xa90003ea // stp x10, x0, [sp]
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0xd37cedcd // lsl x13, x14, #4
+	WORD $0xd37ff905 // lsl x5, x8, #1
+	WORD $0xd37df186 // lsl x6, x12, #3
+	WORD $0x91003148 // add x8, x10, #0xc
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0x8b100147 // add x7, x10, x16
+	WORD $0x8b110157 // add x23, x10, x17
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0x8b0501f6 // add x22, x15, x5
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x8b0301f4 // add x20, x15, x3
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x910009e8 // add x8, x15, #0x2
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
+	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
+	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
+	WORD $0x1400000e // b 0x7908 <k_pack_rows_f16+0xd4>
+	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xf9401fea // ldr x10, [sp, #0x38]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0x8b08014a // add x10, x10, x8
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x910203bd // add x29, x29, #0x80
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x91020108 // add x8, x8, #0x80
+	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
+	WORD $0x54001fca // b.ge 0x7cfc <k_pack_rows_f16+0x4c8>
+	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf90013fd // str x29, [sp, #0x20]
+	WORD $0xf101035f // cmp x26, #0x40
+	WORD $0x9a88b349 // csel x9, x26, x8, lt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x5400010a // b.ge 0x7940 <k_pack_rows_f16+0x10c>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffd6b // b.lt 0x78d4 <k_pack_rows_f16+0xa0>
+	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0e03e9 // mov x9, x14
+	WORD $0x14000078 // b 0x7b1c <k_pack_rows_f16+0x2e8>
+	WORD $0x9b0e7d68 // mul x8, x11, x14
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0x8b0b05fb // add x27, x15, x11, lsl #1
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x8b08095a // add x26, x10, x8, lsl #2
+	WORD $0x14000006 // b 0x7970 <k_pack_rows_f16+0x13c>
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0xeb0e021f // cmp x16, x14
+	WORD $0x54fffb4a // b.ge 0x78d4 <k_pack_rows_f16+0xa0>
+	WORD $0xcb100321 // sub x1, x25, x16
+	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400060b // b.lt 0x7a3c <k_pack_rows_f16+0x208>
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa1d03e8 // mov x8, x29
+	WORD $0x8b0801e2 // add x2, x15, x8
+	WORD $0x8b0802aa // add x10, x21, x8
+	WORD $0x8b080293 // add x19, x20, x8
+	WORD $0x8b0802d8 // add x24, x22, x8
+	WORD $0xf9820040 // prfm pldl1keep, [x2, #0x400]
+	WORD $0xf9820140 // prfm pldl1keep, [x10, #0x400]
+	WORD $0xf9820260 // prfm pldl1keep, [x19, #0x400]
+	WORD $0xf9820300 // prfm pldl1keep, [x24, #0x400]
+	WORD $0xfd400040 // ldr d0, [x2]
+	WORD $0xfd400141 // ldr d1, [x10]
+	WORD $0xfd400262 // ldr d2, [x19]
+	WORD $0xfd400303 // ldr d3, [x24]
+	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
+	WORD $0x8b11000a // add x10, x0, x17
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
+	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
+	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
+	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
+	WORD $0x3d800002 // str q2, [x0]
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d800143 // str q3, [x10]
+	WORD $0x9100208a // add x10, x4, #0x8
+	WORD $0x8b110013 // add x19, x0, x17
+	WORD $0x3d800004 // str q4, [x0]
+	WORD $0xeb09015f // cmp x10, x9
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0x8b110260 // add x0, x19, x17
+	WORD $0x3d800260 // str q0, [x19]
+	WORD $0x54fffb2d // b.le 0x7988 <k_pack_rows_f16+0x154>
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b0801e8 // add x8, x15, x8
+	WORD $0xeb040124 // subs x4, x9, x4
+	WORD $0x540000cc // b.gt 0x7a4c <k_pack_rows_f16+0x218>
+	WORD $0x17ffffc9 // b 0x795c <k_pack_rows_f16+0x128>
+	WORD $0x9b0c7e08 // mul x8, x16, x12
+	WORD $0x8b080768 // add x8, x27, x8, lsl #1
+	WORD $0xeb1f0124 // subs x4, x9, xzr
+	WORD $0x54fff8ad // b.le 0x795c <k_pack_rows_f16+0x128>
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x54fff86d // b.le 0x795c <k_pack_rows_f16+0x128>
+	WORD $0x91002002 // add x2, x0, #0x8
+	WORD $0x14000006 // b 0x7a70 <k_pack_rows_f16+0x23c>
+	WORD $0xbd000440 // str s0, [x2, #0x4]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x54fff780 // b.eq 0x795c <k_pack_rows_f16+0x128>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000eb // b.lt 0x7a90 <k_pack_rows_f16+0x25c>
+	WORD $0x7d400100 // ldr h0, [x8]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
+	WORD $0x54fffecd // b.le 0x7a60 <k_pack_rows_f16+0x22c>
+	WORD $0x14000005 // b 0x7aa0 <k_pack_rows_f16+0x26c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
+	WORD $0x54fffe2d // b.le 0x7a60 <k_pack_rows_f16+0x22c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400006b // b.lt 0x7ab4 <k_pack_rows_f16+0x280>
+	WORD $0x7c6c7900 // ldr h0, [x8, x12, lsl #1]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbc1fc040 // stur s0, [x2, #-0x4]
+	WORD $0x54fffd20 // b.eq 0x7a60 <k_pack_rows_f16+0x22c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400006b // b.lt 0x7ad4 <k_pack_rows_f16+0x2a0>
+	WORD $0x7c636900 // ldr h0, [x8, x3]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xbd000040 // str s0, [x2]
+	WORD $0x54fffc20 // b.eq 0x7a60 <k_pack_rows_f16+0x22c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fffbab // b.lt 0x7a5c <k_pack_rows_f16+0x228>
+	WORD $0x7c656900 // ldr h0, [x8, x5]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x17ffffda // b 0x7a5c <k_pack_rows_f16+0x228>
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xbc286bc0 // str s0, [x30, x8]
+	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xd1001129 // sub x9, x9, #0x4
+	WORD $0xd1001210 // sub x16, x16, #0x4
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0x54ffedea // b.ge 0x78d4 <k_pack_rows_f16+0xa0>
+	WORD $0xeb1b01df // cmp x14, x27
+	WORD $0x54ffff0d // b.le 0x7b00 <k_pack_rows_f16+0x2cc>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400008d // b.le 0x7b38 <k_pack_rows_f16+0x304>
+	WORD $0x7c5fe3a0 // ldur h0, [x29, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x14000002 // b 0x7b3c <k_pack_rows_f16+0x308>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xbc1f43c0 // stur s0, [x30, #-0xc]
+	WORD $0x8b1b0108 // add x8, x8, x27
+	WORD $0x91000d01 // add x1, x8, #0x3
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x5400032b // b.lt 0x7bb8 <k_pack_rows_f16+0x384>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x540000ab // b.lt 0x7b74 <k_pack_rows_f16+0x340>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc1f83c0 // stur s0, [x30, #-0x8]
+	WORD $0xb4000208 // cbz x8, 0x7bb8 <k_pack_rows_f16+0x384>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400008b // b.lt 0x7b94 <k_pack_rows_f16+0x360>
+	WORD $0x8b0303aa // add x10, x29, x3
+	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc1fc3c0 // stur s0, [x30, #-0x4]
+	WORD $0xb4000101 // cbz x1, 0x7bb8 <k_pack_rows_f16+0x384>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400008b // b.lt 0x7bb4 <k_pack_rows_f16+0x380>
+	WORD $0x8b0503aa // add x10, x29, x5
+	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbd0003c0 // str s0, [x30]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffa20 // b.eq 0x7b00 <k_pack_rows_f16+0x2cc>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400010b // b.lt 0x7be4 <k_pack_rows_f16+0x3b0>
+	WORD $0x7d4003a0 // ldr h0, [x29]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x540000ec // b.gt 0x7bf8 <k_pack_rows_f16+0x3c4>
+	WORD $0x1400001c // b 0x7c50 <k_pack_rows_f16+0x41c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x540002ed // b.le 0x7c50 <k_pack_rows_f16+0x41c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x7c10 <k_pack_rows_f16+0x3dc>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x7c6a6ba0 // ldr h0, [x29, x10]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
+	WORD $0xbd000400 // str s0, [x0, #0x4]
+	WORD $0xb40001c8 // cbz x8, 0x7c50 <k_pack_rows_f16+0x41c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x7c30 <k_pack_rows_f16+0x3fc>
+	WORD $0x7c636ba0 // ldr h0, [x29, x3]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbd000800 // str s0, [x0, #0x8]
+	WORD $0xb40000e1 // cbz x1, 0x7c50 <k_pack_rows_f16+0x41c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400006b // b.lt 0x7c4c <k_pack_rows_f16+0x418>
+	WORD $0x7c656ba0 // ldr h0, [x29, x5]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc316bc0 // str s0, [x30, x17]
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54fff560 // b.eq 0x7b00 <k_pack_rows_f16+0x2cc>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400012b // b.lt 0x7c80 <k_pack_rows_f16+0x44c>
+	WORD $0x7d4007a0 // ldr h0, [x29, #0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff44d // b.le 0x7b00 <k_pack_rows_f16+0x2cc>
+	WORD $0x14000007 // b 0x7c98 <k_pack_rows_f16+0x464>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff36d // b.le 0x7b00 <k_pack_rows_f16+0x2cc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x540000ab // b.lt 0x7cb4 <k_pack_rows_f16+0x480>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0x7d400540 // ldr h0, [x10, #0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
+	WORD $0xbd000400 // str s0, [x0, #0x4]
+	WORD $0xb4fff228 // cbz x8, 0x7b00 <k_pack_rows_f16+0x2cc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400008b // b.lt 0x7cd8 <k_pack_rows_f16+0x4a4>
+	WORD $0x8b0303a8 // add x8, x29, x3
+	WORD $0x7d400500 // ldr h0, [x8, #0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbd000800 // str s0, [x0, #0x8]
+	WORD $0xb4fff121 // cbz x1, 0x7b00 <k_pack_rows_f16+0x2cc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fff08b // b.lt 0x7af8 <k_pack_rows_f16+0x2c4>
+	WORD $0x8b0503a8 // add x8, x29, x5
+	WORD $0x7d400500 // ldr h0, [x8, #0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x17ffff80 // b 0x7af8 <k_pack_rows_f16+0x2c4>
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x910283ff // add sp, sp, #0xa0
+	WORD $0xd65f03c0 // ret
+
+	// pack_rows_bf16
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540029eb // b.lt 0x8260 <k_pack_rows_bf16+0x544>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400298b // b.lt 0x8260 <k_pack_rows_bf16+0x544>
+	WORD $0xd10283ff // sub sp, sp, #0xa0
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37ef5d1 // lsl x17, x14, #2
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0xd378ddc0 // lsl x0, x14, #8
+	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
+	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
+	WORD $0xd37df1d0 // lsl x16, x14, #3
+	WORD $0xd37ef583 // lsl x3, x12, #2
+	WORD $0xa90003ea // stp x10, x0, [sp]
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0xd37cedcd // lsl x13, x14, #4
+	WORD $0xd37ff905 // lsl x5, x8, #1
+	WORD $0xd37df186 // lsl x6, x12, #3
+	WORD $0x91003148 // add x8, x10, #0xc
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0x8b100147 // add x7, x10, x16
+	WORD $0x8b110157 // add x23, x10, x17
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0x8b0501f6 // add x22, x15, x5
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x8b0301f4 // add x20, x15, x3
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x910009e8 // add x8, x15, #0x2
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
+	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
+	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
+	WORD $0x1400000e // b 0x7df0 <k_pack_rows_bf16+0xd4>
+	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xf9401fea // ldr x10, [sp, #0x38]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0x8b08014a // add x10, x10, x8
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x910203bd // add x29, x29, #0x80
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x91020108 // add x8, x8, #0x80
+	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
+	WORD $0x540022ca // b.ge 0x8244 <k_pack_rows_bf16+0x528>
+	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf90013fd // str x29, [sp, #0x20]
+	WORD $0xf101035f // cmp x26, #0x40
+	WORD $0x9a88b349 // csel x9, x26, x8, lt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x5400010a // b.ge 0x7e28 <k_pack_rows_bf16+0x10c>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffd6b // b.lt 0x7dbc <k_pack_rows_bf16+0xa0>
+	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0e03e9 // mov x9, x14
+	WORD $0x14000083 // b 0x8030 <k_pack_rows_bf16+0x314>
+	WORD $0x9b0e7d68 // mul x8, x11, x14
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0x8b0b05fb // add x27, x15, x11, lsl #1
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x8b08095a // add x26, x10, x8, lsl #2
+	WORD $0x14000006 // b 0x7e58 <k_pack_rows_bf16+0x13c>
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0xeb0e021f // cmp x16, x14
+	WORD $0x54fffb4a // b.ge 0x7dbc <k_pack_rows_bf16+0xa0>
+	WORD $0xcb100321 // sub x1, x25, x16
+	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400060b // b.lt 0x7f24 <k_pack_rows_bf16+0x208>
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa1d03e8 // mov x8, x29
+	WORD $0x8b0801e2 // add x2, x15, x8
+	WORD $0x8b0802aa // add x10, x21, x8
+	WORD $0x8b080293 // add x19, x20, x8
+	WORD $0x8b0802d8 // add x24, x22, x8
+	WORD $0xf9820040 // prfm pldl1keep, [x2, #0x400]
+	WORD $0xf9820140 // prfm pldl1keep, [x10, #0x400]
+	WORD $0xf9820260 // prfm pldl1keep, [x19, #0x400]
+	WORD $0xf9820300 // prfm pldl1keep, [x24, #0x400]
+	WORD $0xfd400040 // ldr d0, [x2]
+	WORD $0xfd400141 // ldr d1, [x10]
+	WORD $0xfd400262 // ldr d2, [x19]
+	WORD $0xfd400303 // ldr d3, [x24]
+	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
+	WORD $0x8b11000a // add x10, x0, x17
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
+	WORD $0x2e613842 // shll v2.4s, v2.4h, #16
+	WORD $0x2e613863 // shll v3.4s, v3.4h, #16
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
+	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
+	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
+	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
+	WORD $0x3d800002 // str q2, [x0]
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d800143 // str q3, [x10]
+	WORD $0x9100208a // add x10, x4, #0x8
+	WORD $0x8b110013 // add x19, x0, x17
+	WORD $0x3d800004 // str q4, [x0]
+	WORD $0xeb09015f // cmp x10, x9
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0x8b110260 // add x0, x19, x17
+	WORD $0x3d800260 // str q0, [x19]
+	WORD $0x54fffb2d // b.le 0x7e70 <k_pack_rows_bf16+0x154>
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b0801e8 // add x8, x15, x8
+	WORD $0xeb040124 // subs x4, x9, x4
+	WORD $0x540000cc // b.gt 0x7f34 <k_pack_rows_bf16+0x218>
+	WORD $0x17ffffc9 // b 0x7e44 <k_pack_rows_bf16+0x128>
+	WORD $0x9b0c7e08 // mul x8, x16, x12
+	WORD $0x8b080768 // add x8, x27, x8, lsl #1
+	WORD $0xeb1f0124 // subs x4, x9, xzr
+	WORD $0x54fff8ad // b.le 0x7e44 <k_pack_rows_bf16+0x128>
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x54fff86d // b.le 0x7e44 <k_pack_rows_bf16+0x128>
+	WORD $0x91002002 // add x2, x0, #0x8
+	WORD $0x14000008 // b 0x7f60 <k_pack_rows_bf16+0x244>
+	WORD $0x7865690a // ldrh w10, [x8, x5]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xb9000440 // str w0, [x2, #0x4]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x54fff740 // b.eq 0x7e44 <k_pack_rows_bf16+0x128>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000eb // b.lt 0x7f80 <k_pack_rows_bf16+0x264>
+	WORD $0x7940010a // ldrh w10, [x8]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xb81f8040 // stur w0, [x2, #-0x8]
+	WORD $0x54fffecd // b.le 0x7f50 <k_pack_rows_bf16+0x234>
+	WORD $0x14000005 // b 0x7f90 <k_pack_rows_bf16+0x274>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xb81f8040 // stur w0, [x2, #-0x8]
+	WORD $0x54fffe2d // b.le 0x7f50 <k_pack_rows_bf16+0x234>
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x540000eb // b.lt 0x7fb0 <k_pack_rows_bf16+0x294>
+	WORD $0x786c790a // ldrh w10, [x8, x12, lsl #1]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xb81fc040 // stur w0, [x2, #-0x4]
+	WORD $0x54fffd40 // b.eq 0x7f50 <k_pack_rows_bf16+0x234>
+	WORD $0x14000005 // b 0x7fc0 <k_pack_rows_bf16+0x2a4>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xb81fc040 // stur w0, [x2, #-0x4]
+	WORD $0x54fffca0 // b.eq 0x7f50 <k_pack_rows_bf16+0x234>
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x540000eb // b.lt 0x7fe0 <k_pack_rows_bf16+0x2c4>
+	WORD $0x7863690a // ldrh w10, [x8, x3]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xb9000040 // str w0, [x2]
+	WORD $0x54fffbc0 // b.eq 0x7f50 <k_pack_rows_bf16+0x234>
+	WORD $0x14000005 // b 0x7ff0 <k_pack_rows_bf16+0x2d4>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xb9000040 // str w0, [x2]
+	WORD $0x54fffb20 // b.eq 0x7f50 <k_pack_rows_bf16+0x234>
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fffa8a // b.ge 0x7f44 <k_pack_rows_bf16+0x228>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0x17ffffd4 // b 0x7f4c <k_pack_rows_bf16+0x230>
+	WORD $0x8b0503a8 // add x8, x29, x5
+	WORD $0x79400508 // ldrh w8, [x8, #0x2]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xb82a6bc8 // str w8, [x30, x10]
+	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xd1001129 // sub x9, x9, #0x4
+	WORD $0xd1001210 // sub x16, x16, #0x4
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0x54ffec8a // b.ge 0x7dbc <k_pack_rows_bf16+0xa0>
+	WORD $0xeb1b01df // cmp x14, x27
+	WORD $0x54ffff0d // b.le 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400008d // b.le 0x804c <k_pack_rows_bf16+0x330>
+	WORD $0x785fe3a8 // ldurh w8, [x29, #-0x2]
+	WORD $0x53103d00 // lsl w0, w8, #16
+	WORD $0x14000002 // b 0x8050 <k_pack_rows_bf16+0x334>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xb81f43c0 // stur w0, [x30, #-0xc]
+	WORD $0x8b1b0108 // add x8, x8, x27
+	WORD $0x91000d01 // add x1, x8, #0x3
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x540003cb // b.lt 0x80e0 <k_pack_rows_bf16+0x3c4>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400010b // b.lt 0x8090 <k_pack_rows_bf16+0x374>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xb81f83c0 // stur w0, [x30, #-0x8]
+	WORD $0xb5000088 // cbnz x8, 0x8098 <k_pack_rows_bf16+0x37c>
+	WORD $0x14000015 // b 0x80e0 <k_pack_rows_bf16+0x3c4>
+	WORD $0xb81f83df // stur wzr, [x30, #-0x8]
+	WORD $0xb4000268 // cbz x8, 0x80e0 <k_pack_rows_bf16+0x3c4>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540000eb // b.lt 0x80b8 <k_pack_rows_bf16+0x39c>
+	WORD $0x8b0303aa // add x10, x29, x3
+	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xb81fc3c0 // stur w0, [x30, #-0x4]
+	WORD $0xb5000081 // cbnz x1, 0x80c0 <k_pack_rows_bf16+0x3a4>
+	WORD $0x1400000b // b 0x80e0 <k_pack_rows_bf16+0x3c4>
+	WORD $0xb81fc3df // stur wzr, [x30, #-0x4]
+	WORD $0xb4000121 // cbz x1, 0x80e0 <k_pack_rows_bf16+0x3c4>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x540000ab // b.lt 0x80d8 <k_pack_rows_bf16+0x3bc>
+	WORD $0x8b0503aa // add x10, x29, x5
+	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0x14000002 // b 0x80dc <k_pack_rows_bf16+0x3c0>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xb90003c0 // str w0, [x30]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fff980 // b.eq 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400010b // b.lt 0x810c <k_pack_rows_bf16+0x3f0>
+	WORD $0x794003aa // ldrh w10, [x29]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
+	WORD $0x540000ec // b.gt 0x8120 <k_pack_rows_bf16+0x404>
+	WORD $0x14000022 // b 0x8190 <k_pack_rows_bf16+0x474>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
+	WORD $0x540003ad // b.le 0x8190 <k_pack_rows_bf16+0x474>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400010b // b.lt 0x8144 <k_pack_rows_bf16+0x428>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x786a6baa // ldrh w10, [x29, x10]
+	WORD $0x53103d42 // lsl w2, w10, #16
+	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
+	WORD $0xb9000402 // str w2, [x0, #0x4]
+	WORD $0xb50000a8 // cbnz x8, 0x8150 <k_pack_rows_bf16+0x434>
+	WORD $0x14000014 // b 0x8190 <k_pack_rows_bf16+0x474>
+	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
+	WORD $0xb900041f // str wzr, [x0, #0x4]
+	WORD $0xb4000228 // cbz x8, 0x8190 <k_pack_rows_bf16+0x474>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540000cb // b.lt 0x816c <k_pack_rows_bf16+0x450>
+	WORD $0x78636baa // ldrh w10, [x29, x3]
+	WORD $0x53103d42 // lsl w2, w10, #16
+	WORD $0xb9000802 // str w2, [x0, #0x8]
+	WORD $0xb5000081 // cbnz x1, 0x8174 <k_pack_rows_bf16+0x458>
+	WORD $0x1400000a // b 0x8190 <k_pack_rows_bf16+0x474>
+	WORD $0xb900081f // str wzr, [x0, #0x8]
+	WORD $0xb4000101 // cbz x1, 0x8190 <k_pack_rows_bf16+0x474>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400008b // b.lt 0x8188 <k_pack_rows_bf16+0x46c>
+	WORD $0x78656baa // ldrh w10, [x29, x5]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0x14000002 // b 0x818c <k_pack_rows_bf16+0x470>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xb8316bc0 // str w0, [x30, x17]
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54fff400 // b.eq 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400012b // b.lt 0x81c0 <k_pack_rows_bf16+0x4a4>
+	WORD $0x794007aa // ldrh w10, [x29, #0x2]
+	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
+	WORD $0x54fff2ed // b.le 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0x14000007 // b 0x81d8 <k_pack_rows_bf16+0x4bc>
+	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
+	WORD $0x54fff20d // b.le 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400012b // b.lt 0x8200 <k_pack_rows_bf16+0x4e4>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0x7940054a // ldrh w10, [x10, #0x2]
+	WORD $0x53103d42 // lsl w2, w10, #16
+	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
+	WORD $0xb9000402 // str w2, [x0, #0x4]
+	WORD $0xb50000a8 // cbnz x8, 0x820c <k_pack_rows_bf16+0x4f0>
+	WORD $0x17ffff86 // b 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
+	WORD $0xb900041f // str wzr, [x0, #0x4]
+	WORD $0xb4fff068 // cbz x8, 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540000eb // b.lt 0x822c <k_pack_rows_bf16+0x510>
+	WORD $0x8b0303a8 // add x8, x29, x3
+	WORD $0x79400508 // ldrh w8, [x8, #0x2]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0xb9000808 // str w8, [x0, #0x8]
+	WORD $0xb5000081 // cbnz x1, 0x8234 <k_pack_rows_bf16+0x518>
+	WORD $0x17ffff7b // b 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0xb900081f // str wzr, [x0, #0x8]
+	WORD $0xb4ffef21 // cbz x1, 0x8014 <k_pack_rows_bf16+0x2f8>
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54ffee4a // b.ge 0x8000 <k_pack_rows_bf16+0x2e4>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x17ffff73 // b 0x800c <k_pack_rows_bf16+0x2f0>
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x910283ff // add sp, sp, #0xa0
+	WORD $0xd65f03c0 // ret
+
+	// pack_rows_64
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400242b // b.lt 0x86f0 <k_pack_rows_64+0x48c>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540023cb // b.lt 0x86f0 <k_pack_rows_64+0x48c>
+	WORD $0xd10283ff // sub sp, sp, #0xa0
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37df1d1 // lsl x17, x14, #3
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0xd377d9c0 // lsl x0, x14, #9
+	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
+	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
+	WORD $0xd37cedd0 // lsl x16, x14, #4
+	WORD $0xd37ced83 // lsl x3, x12, #4
+	WORD $0xa90003ea // stp x10, x0, [sp]
+	WORD $0xd37df180 // lsl x0, x12, #3
+	WORD $0xd37be9cd // lsl x13, x14, #5
+	WORD $0xd37df105 // lsl x5, x8, #3
+	WORD $0xd37be986 // lsl x6, x12, #5
+	WORD $0x91006148 // add x8, x10, #0x18
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0x8b100147 // add x7, x10, x16
+	WORD $0x8b110157 // add x23, x10, x17
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0x8b0501f6 // add x22, x15, x5
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x8b0301f4 // add x20, x15, x3
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x910021e8 // add x8, x15, #0x8
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
+	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
+	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
+	WORD $0x1400000e // b 0x8338 <k_pack_rows_64+0xd4>
+	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0xf9401fea // ldr x10, [sp, #0x38]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0x8b08014a // add x10, x10, x8
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x910803bd // add x29, x29, #0x200
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x91080108 // add x8, x8, #0x200
+	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
+	WORD $0x54001d0a // b.ge 0x86d4 <k_pack_rows_64+0x470>
+	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf90013fd // str x29, [sp, #0x20]
+	WORD $0xf101035f // cmp x26, #0x40
+	WORD $0x9a88b35b // csel x27, x26, x8, lt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x5400010a // b.ge 0x8370 <k_pack_rows_64+0x10c>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffd6b // b.lt 0x8304 <k_pack_rows_64+0xa0>
+	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xaa1903f0 // mov x16, x25
+	WORD $0xaa0e03e9 // mov x9, x14
+	WORD $0x1400006e // b 0x8524 <k_pack_rows_64+0x2c0>
+	WORD $0x9b0e7d68 // mul x8, x11, x14
+	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0x8b0b0dfa // add x26, x15, x11, lsl #3
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x8b080d50 // add x16, x10, x8, lsl #3
+	WORD $0x14000006 // b 0x83a0 <k_pack_rows_64+0x13c>
+	WORD $0x91001129 // add x9, x9, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0xeb0e013f // cmp x9, x14
+	WORD $0x54fffb4a // b.ge 0x8304 <k_pack_rows_64+0xa0>
+	WORD $0xcb090321 // sub x1, x25, x9
+	WORD $0x8b090e00 // add x0, x16, x9, lsl #3
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400054b // b.lt 0x8454 <k_pack_rows_64+0x1f0>
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa1d03e8 // mov x8, x29
+	WORD $0x8b0801e2 // add x2, x15, x8
+	WORD $0x8b0802aa // add x10, x21, x8
+	WORD $0x8b080293 // add x19, x20, x8
+	WORD $0x8b0802d8 // add x24, x22, x8
+	WORD $0xf9820040 // prfm pldl1keep, [x2, #0x400]
+	WORD $0xf9820140 // prfm pldl1keep, [x10, #0x400]
+	WORD $0xf9820260 // prfm pldl1keep, [x19, #0x400]
+	WORD $0xf9820300 // prfm pldl1keep, [x24, #0x400]
+	WORD $0xad401e60 // ldp q0, q7, [x19]
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0xad404301 // ldp q1, q16, [x24]
+	WORD $0xad401442 // ldp q2, q5, [x2]
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x4ec13804 // zip1 v4.2d, v0.2d, v1.2d
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0xad400543 // ldp q3, q1, [x10]
+	WORD $0x4ec33846 // zip1 v6.2d, v2.2d, v3.2d
+	WORD $0x4ec37842 // zip2 v2.2d, v2.2d, v3.2d
+	WORD $0x4ed038e3 // zip1 v3.2d, v7.2d, v16.2d
+	WORD $0x8b11000a // add x10, x0, x17
+	WORD $0xad001006 // stp q6, q4, [x0]
+	WORD $0x4ec138a4 // zip1 v4.2d, v5.2d, v1.2d
+	WORD $0x4ed078e6 // zip2 v6.2d, v7.2d, v16.2d
+	WORD $0xad000142 // stp q2, q0, [x10]
+	WORD $0x4ec178a0 // zip2 v0.2d, v5.2d, v1.2d
+	WORD $0x8b11014a // add x10, x10, x17
+	WORD $0x91002080 // add x0, x4, #0x8
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0xeb1b001f // cmp x0, x27
+	WORD $0xad000d44 // stp q4, q3, [x10]
+	WORD $0x8b11014a // add x10, x10, x17
+	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0xad001940 // stp q0, q6, [x10]
+	WORD $0x54fffbed // b.le 0x83b8 <k_pack_rows_64+0x154>
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b0801e8 // add x8, x15, x8
+	WORD $0xeb040364 // subs x4, x27, x4
+	WORD $0x540000cc // b.gt 0x8464 <k_pack_rows_64+0x200>
+	WORD $0x17ffffcf // b 0x838c <k_pack_rows_64+0x128>
+	WORD $0x9b0c7d28 // mul x8, x9, x12
+	WORD $0x8b080f48 // add x8, x26, x8, lsl #3
+	WORD $0xeb1f0364 // subs x4, x27, xzr
+	WORD $0x54fff96d // b.le 0x838c <k_pack_rows_64+0x128>
+	WORD $0xeb0901df // cmp x14, x9
+	WORD $0x54fff92d // b.le 0x838c <k_pack_rows_64+0x128>
+	WORD $0x91004002 // add x2, x0, #0x10
+	WORD $0x14000006 // b 0x8488 <k_pack_rows_64+0x224>
+	WORD $0xfd000440 // str d0, [x2, #0x8]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x54fff840 // b.eq 0x838c <k_pack_rows_64+0x128>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000cb // b.lt 0x84a4 <k_pack_rows_64+0x240>
+	WORD $0xfd400100 // ldr d0, [x8]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xfc1f0040 // stur d0, [x2, #-0x10]
+	WORD $0x54fffeed // b.le 0x8478 <k_pack_rows_64+0x214>
+	WORD $0x14000005 // b 0x84b4 <k_pack_rows_64+0x250>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xfc1f0040 // stur d0, [x2, #-0x10]
+	WORD $0x54fffe4d // b.le 0x8478 <k_pack_rows_64+0x214>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400004b // b.lt 0x84c4 <k_pack_rows_64+0x260>
+	WORD $0xfc6c7900 // ldr d0, [x8, x12, lsl #3]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xfc1f8040 // stur d0, [x2, #-0x8]
+	WORD $0x54fffd60 // b.eq 0x8478 <k_pack_rows_64+0x214>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400004b // b.lt 0x84e0 <k_pack_rows_64+0x27c>
+	WORD $0xfc636900 // ldr d0, [x8, x3]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xfd000040 // str d0, [x2]
+	WORD $0x54fffc80 // b.eq 0x8478 <k_pack_rows_64+0x214>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fffc0b // b.lt 0x8474 <k_pack_rows_64+0x210>
+	WORD $0xfc656900 // ldr d0, [x8, x5]
+	WORD $0x17ffffde // b 0x8474 <k_pack_rows_64+0x210>
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xfc286bc0 // str d0, [x30, x8]
+	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xd1001129 // sub x9, x9, #0x4
+	WORD $0xd1001210 // sub x16, x16, #0x4
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x910083de // add x30, x30, #0x20
+	WORD $0x8b0603bd // add x29, x29, x6
+	WORD $0x54ffef2a // b.ge 0x8304 <k_pack_rows_64+0xa0>
+	WORD $0xeb1b01df // cmp x14, x27
+	WORD $0x54ffff0d // b.le 0x8508 <k_pack_rows_64+0x2a4>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400006d // b.le 0x853c <k_pack_rows_64+0x2d8>
+	WORD $0xfc5f83a0 // ldur d0, [x29, #-0x8]
+	WORD $0x14000002 // b 0x8540 <k_pack_rows_64+0x2dc>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xfc1e83c0 // stur d0, [x30, #-0x18]
+	WORD $0x8b1b0108 // add x8, x8, x27
+	WORD $0x91000d01 // add x1, x8, #0x3
+	WORD $0x91000908 // add x8, x8, #0x2
+	WORD $0x540002cb // b.lt 0x85b0 <k_pack_rows_64+0x34c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x8574 <k_pack_rows_64+0x310>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
+	WORD $0xfc1f03c0 // stur d0, [x30, #-0x10]
+	WORD $0xb40001c8 // cbz x8, 0x85b0 <k_pack_rows_64+0x34c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x8590 <k_pack_rows_64+0x32c>
+	WORD $0x8b0303aa // add x10, x29, x3
+	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
+	WORD $0xfc1f83c0 // stur d0, [x30, #-0x8]
+	WORD $0xb40000e1 // cbz x1, 0x85b0 <k_pack_rows_64+0x34c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400006b // b.lt 0x85ac <k_pack_rows_64+0x348>
+	WORD $0x8b0503aa // add x10, x29, x5
+	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
+	WORD $0xfd0003c0 // str d0, [x30]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54fffaa0 // b.eq 0x8508 <k_pack_rows_64+0x2a4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000eb // b.lt 0x85d8 <k_pack_rows_64+0x374>
+	WORD $0xfd4003a0 // ldr d0, [x29]
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
+	WORD $0x540000ec // b.gt 0x85ec <k_pack_rows_64+0x388>
+	WORD $0x14000019 // b 0x8638 <k_pack_rows_64+0x3d4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
+	WORD $0x5400028d // b.le 0x8638 <k_pack_rows_64+0x3d4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400006b // b.lt 0x8600 <k_pack_rows_64+0x39c>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0xfc6a6ba0 // ldr d0, [x29, x10]
+	WORD $0x8b1b0ee0 // add x0, x23, x27, lsl #3
+	WORD $0xfd000400 // str d0, [x0, #0x8]
+	WORD $0xb4000188 // cbz x8, 0x8638 <k_pack_rows_64+0x3d4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400004b // b.lt 0x861c <k_pack_rows_64+0x3b8>
+	WORD $0xfc636ba0 // ldr d0, [x29, x3]
+	WORD $0xfd000800 // str d0, [x0, #0x10]
+	WORD $0xb40000c1 // cbz x1, 0x8638 <k_pack_rows_64+0x3d4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400004b // b.lt 0x8634 <k_pack_rows_64+0x3d0>
+	WORD $0xfc656ba0 // ldr d0, [x29, x5]
+	WORD $0xfc316bc0 // str d0, [x30, x17]
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54fff660 // b.eq 0x8508 <k_pack_rows_64+0x2a4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400010b // b.lt 0x8664 <k_pack_rows_64+0x400>
+	WORD $0xfd4007a0 // ldr d0, [x29, #0x8]
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
+	WORD $0x54fff56d // b.le 0x8508 <k_pack_rows_64+0x2a4>
+	WORD $0x14000007 // b 0x867c <k_pack_rows_64+0x418>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03ca // add x10, x30, x10
+	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
+	WORD $0x54fff48d // b.le 0x8508 <k_pack_rows_64+0x2a4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400008b // b.lt 0x8694 <k_pack_rows_64+0x430>
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xfd400540 // ldr d0, [x10, #0x8]
+	WORD $0x8b1b0ce0 // add x0, x7, x27, lsl #3
+	WORD $0xfd000400 // str d0, [x0, #0x8]
+	WORD $0xb4fff368 // cbz x8, 0x8508 <k_pack_rows_64+0x2a4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x5400006b // b.lt 0x86b4 <k_pack_rows_64+0x450>
+	WORD $0x8b0303a8 // add x8, x29, x3
+	WORD $0xfd400500 // ldr d0, [x8, #0x8]
+	WORD $0xfd000800 // str d0, [x0, #0x10]
+	WORD $0xb4fff281 // cbz x1, 0x8508 <k_pack_rows_64+0x2a4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54fff1eb // b.lt 0x8500 <k_pack_rows_64+0x29c>
+	WORD $0x8b0503a8 // add x8, x29, x5
+	WORD $0xfd400500 // ldr d0, [x8, #0x8]
+	WORD $0x17ffff8c // b 0x8500 <k_pack_rows_64+0x29c>
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x910283ff // add sp, sp, #0xa0
+	WORD $0xd65f03c0 // ret
+
+	// pack_cols
+	WORD $0xf81e0ff5 // str x21, [sp, #-0x20]!
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xa9014ff4 // stp x20, x19, [sp, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400170b // b.lt 0x89e4 <k_pack_cols+0x2f0>
+	WORD $0xa941b009 // ldp x9, x12, [x0, #0x18]
+	WORD $0xf940080f // ldr x15, [x0, #0x10]
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0xeb09019f // cmp x12, x9
+	WORD $0x5400032d // b.le 0x877c <k_pack_cols+0x88>
+	WORD $0xb4001649 // cbz x9, 0x89e4 <k_pack_cols+0x2f0>
+	WORD $0xf940140c // ldr x12, [x0, #0x28]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540015eb // b.lt 0x89e4 <k_pack_cols+0x2f0>
+	WORD $0xd37ef58d // lsl x13, x12, #2
+	WORD $0xd37ef5ee // lsl x14, x15, #2
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x14000006 // b 0x8750 <k_pack_cols+0x5c>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b0d016b // add x11, x11, x13
+	WORD $0x8b0e014a // add x10, x10, x14
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x540014c0 // b.eq 0x89e4 <k_pack_cols+0x2f0>
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x14000005 // b 0x8768 <k_pack_cols+0x74>
+	WORD $0xbc307960 // str s0, [x11, x16, lsl #2]
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0xeb10019f // cmp x12, x16
+	WORD $0x54fffec0 // b.eq 0x873c <k_pack_cols+0x48>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb09021f // cmp x16, x9
+	WORD $0x54ffff4a // b.ge 0x8758 <k_pack_cols+0x64>
+	WORD $0xbc707940 // ldr s0, [x10, x16, lsl #2]
+	WORD $0x17fffff8 // b 0x8758 <k_pack_cols+0x64>
+	WORD $0x9b087d91 // mul x17, x12, x8
+	WORD $0xf100119f // cmp x12, #0x4
+	WORD $0x540005aa // b.ge 0x8838 <k_pack_cols+0x144>
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x54000d8b // b.lt 0x893c <k_pack_cols+0x248>
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0xd37ef590 // lsl x16, x12, #2
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x14000007 // b 0x87c4 <k_pack_cols+0xd0>
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0x910011ce // add x14, x14, #0x4
+	WORD $0xeb08003f // cmp x1, x8
+	WORD $0x8b1001ad // add x13, x13, x16
+	WORD $0x54001120 // b.eq 0x89e4 <k_pack_cols+0x2f0>
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0b03e4 // mov x4, x11
+	WORD $0xaa0a03e3 // mov x3, x10
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0x3dc00060 // ldr q0, [x3]
+	WORD $0x8b100063 // add x3, x3, x16
+	WORD $0x8b020185 // add x5, x12, x2
+	WORD $0x3cad6880 // str q0, [x4, x13]
+	WORD $0x8b110084 // add x4, x4, x17
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x54ffff2d // b.le 0x87d0 <k_pack_cols+0xdc>
+	WORD $0xeb02013f // cmp x9, x2
+	WORD $0x54fffdc0 // b.eq 0x87ac <k_pack_cols+0xb8>
+	WORD $0xf9401405 // ldr x5, [x0, #0x28]
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x54fffd6b // b.lt 0x87ac <k_pack_cols+0xb8>
+	WORD $0x9b0e10a4 // madd x4, x5, x14, x4
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x14000005 // b 0x8820 <k_pack_cols+0x12c>
+	WORD $0xbc267880 // str s0, [x4, x6, lsl #2]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0xeb0600bf // cmp x5, x6
+	WORD $0x54fffc80 // b.eq 0x87ac <k_pack_cols+0xb8>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b060047 // add x7, x2, x6
+	WORD $0xeb0900ff // cmp x7, x9
+	WORD $0x54ffff2a // b.ge 0x8810 <k_pack_cols+0x11c>
+	WORD $0xbc667860 // ldr s0, [x3, x6, lsl #2]
+	WORD $0x17fffff7 // b 0x8810 <k_pack_cols+0x11c>
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0xd37ef590 // lsl x16, x12, #2
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xaa0b03e1 // mov x1, x11
+	WORD $0x14000007 // b 0x886c <k_pack_cols+0x178>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0x8b100021 // add x1, x1, x16
+	WORD $0xeb0801df // cmp x14, x8
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0x54000be0 // b.eq 0x89e4 <k_pack_cols+0x2f0>
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0xaa0b03e4 // mov x4, x11
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0x14000008 // b 0x88a0 <k_pack_cols+0x1ac>
+	WORD $0x8b060187 // add x7, x12, x6
+	WORD $0x8b100042 // add x2, x2, x16
+	WORD $0x8b1100a5 // add x5, x5, x17
+	WORD $0xeb0900ff // cmp x7, x9
+	WORD $0x8b110084 // add x4, x4, x17
+	WORD $0x8b0c0073 // add x19, x3, x12
+	WORD $0x540002cc // b.gt 0x88f4 <k_pack_cols+0x200>
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xaa0703e6 // mov x6, x7
+	WORD $0xaa1303e3 // mov x3, x19
+	WORD $0xaa0503e7 // mov x7, x5
+	WORD $0xaa0203f3 // mov x19, x2
+	WORD $0x3cc10660 // ldr q0, [x19], #0x10
+	WORD $0x91002295 // add x21, x20, #0x8
+	WORD $0xeb0c02bf // cmp x21, x12
+	WORD $0x91001294 // add x20, x20, #0x4
+	WORD $0x3c8104e0 // str q0, [x7], #0x10
+	WORD $0x54ffff6d // b.le 0x88b4 <k_pack_cols+0x1c0>
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0x54fffdaa // b.ge 0x8884 <k_pack_cols+0x190>
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x91001294 // add x20, x20, #0x4
+	WORD $0x3cf56a60 // ldr q0, [x19, x21]
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0x3cb568e0 // str q0, [x7, x21]
+	WORD $0x910042b5 // add x21, x21, #0x10
+	WORD $0x54ffff6b // b.lt 0x88d8 <k_pack_cols+0x1e4>
+	WORD $0x17ffffe5 // b 0x8884 <k_pack_cols+0x190>
+	WORD $0xeb0900df // cmp x6, x9
+	WORD $0x54fffae0 // b.eq 0x8854 <k_pack_cols+0x160>
+	WORD $0xf9401405 // ldr x5, [x0, #0x28]
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x54fffa8b // b.lt 0x8854 <k_pack_cols+0x160>
+	WORD $0x9b0d10a4 // madd x4, x5, x13, x4
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x14000006 // b 0x8928 <k_pack_cols+0x234>
+	WORD $0xbc267880 // str s0, [x4, x6, lsl #2]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0xeb0600bf // cmp x5, x6
+	WORD $0x54fff980 // b.eq 0x8854 <k_pack_cols+0x160>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x54ffff2a // b.ge 0x8914 <k_pack_cols+0x220>
+	WORD $0xbc667840 // ldr s0, [x2, x6, lsl #2]
+	WORD $0x17fffff7 // b 0x8914 <k_pack_cols+0x220>
+	WORD $0xd37ff98e // lsl x14, x12, #1
+	WORD $0x91000530 // add x16, x9, #0x1
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x1a9fa7e1 // cset w1, lt
+	WORD $0x9a89c5c2 // csinc x2, x14, x9, gt
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0xb37ff981 // bfi x1, x12, #1, #63
+	WORD $0xcb010041 // sub x1, x2, x1
+	WORD $0x9a9f8582 // csinc x2, x12, xzr, hi
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x9ac20821 // udiv x1, x1, x2
+	WORD $0x9a81a42e // cinc x14, x1, lt
+	WORD $0xd37ef5d0 // lsl x16, x14, #2
+	WORD $0x9b0e318c // madd x12, x12, x14, x12
+	WORD $0x9100120e // add x14, x16, #0x4
+	WORD $0x9b0e2e2b // madd x11, x17, x14, x11
+	WORD $0xd37ef5ee // lsl x14, x15, #2
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x14000006 // b 0x89a0 <k_pack_cols+0x2ac>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0x8b0e014a // add x10, x10, x14
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54000240 // b.eq 0x89e4 <k_pack_cols+0x2f0>
+	WORD $0xeb09019f // cmp x12, x9
+	WORD $0x54ffff40 // b.eq 0x898c <k_pack_cols+0x298>
+	WORD $0xf9401410 // ldr x16, [x0, #0x28]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fffeeb // b.lt 0x898c <k_pack_cols+0x298>
+	WORD $0x9b0d2e11 // madd x17, x16, x13, x11
+	WORD $0xaa0c03e1 // mov x1, x12
+	WORD $0x14000005 // b 0x89d0 <k_pack_cols+0x2dc>
+	WORD $0xf1000610 // subs x16, x16, #0x1
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0xbc004620 // str s0, [x17], #0x4
+	WORD $0x54fffe00 // b.eq 0x898c <k_pack_cols+0x298>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb09003f // cmp x1, x9
+	WORD $0x54ffff4a // b.ge 0x89c0 <k_pack_cols+0x2cc>
+	WORD $0xbc617940 // ldr s0, [x10, x1, lsl #2]
+	WORD $0x17fffff8 // b 0x89c0 <k_pack_cols+0x2cc>
+	WORD $0xa9414ff4 // ldp x20, x19, [sp, #0x10]
+	WORD $0xf84207f5 // ldr x21, [sp], #0x20
+	WORD $0xd65f03c0 // ret
+
+	// pack_cols_64
+	WORD $0xf81e0ff5 // str x21, [sp, #-0x20]!
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xa9014ff4 // stp x20, x19, [sp, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540016cb // b.lt 0x8cd8 <k_pack_cols_64+0x2e8>
+	WORD $0xa941b009 // ldp x9, x12, [x0, #0x18]
+	WORD $0xf940080f // ldr x15, [x0, #0x10]
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0xeb09019f // cmp x12, x9
+	WORD $0x5400032d // b.le 0x8a78 <k_pack_cols_64+0x88>
+	WORD $0xb4001609 // cbz x9, 0x8cd8 <k_pack_cols_64+0x2e8>
+	WORD $0xf940140c // ldr x12, [x0, #0x28]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540015ab // b.lt 0x8cd8 <k_pack_cols_64+0x2e8>
+	WORD $0xd37df18d // lsl x13, x12, #3
+	WORD $0xd37df1ee // lsl x14, x15, #3
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x14000006 // b 0x8a4c <k_pack_cols_64+0x5c>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b0d016b // add x11, x11, x13
+	WORD $0x8b0e014a // add x10, x10, x14
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54001480 // b.eq 0x8cd8 <k_pack_cols_64+0x2e8>
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x14000005 // b 0x8a64 <k_pack_cols_64+0x74>
+	WORD $0xfc307960 // str d0, [x11, x16, lsl #3]
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0xeb10019f // cmp x12, x16
+	WORD $0x54fffec0 // b.eq 0x8a38 <k_pack_cols_64+0x48>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb09021f // cmp x16, x9
+	WORD $0x54ffff4a // b.ge 0x8a54 <k_pack_cols_64+0x64>
+	WORD $0xfc707940 // ldr d0, [x10, x16, lsl #3]
+	WORD $0x17fffff8 // b 0x8a54 <k_pack_cols_64+0x64>
+	WORD $0x9b087d91 // mul x17, x12, x8
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x5400058c // b.gt 0x8b30 <k_pack_cols_64+0x140>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x54000d6b // b.lt 0x8c34 <k_pack_cols_64+0x244>
+	WORD $0xd37df1ef // lsl x15, x15, #3
+	WORD $0xd37df190 // lsl x16, x12, #3
+	WORD $0xd37df231 // lsl x17, x17, #3
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x14000007 // b 0x8abc <k_pack_cols_64+0xcc>
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0x910021ce // add x14, x14, #0x8
+	WORD $0xeb08003f // cmp x1, x8
+	WORD $0x8b1001ad // add x13, x13, x16
+	WORD $0x54001100 // b.eq 0x8cd8 <k_pack_cols_64+0x2e8>
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0b03e4 // mov x4, x11
+	WORD $0xaa0a03e3 // mov x3, x10
+	WORD $0x8b0c0042 // add x2, x2, x12
+	WORD $0x3dc00060 // ldr q0, [x3]
+	WORD $0x8b100063 // add x3, x3, x16
+	WORD $0x8b020185 // add x5, x12, x2
+	WORD $0x3cad6880 // str q0, [x4, x13]
+	WORD $0x8b110084 // add x4, x4, x17
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x54ffff2d // b.le 0x8ac8 <k_pack_cols_64+0xd8>
+	WORD $0xeb02013f // cmp x9, x2
+	WORD $0x54fffdc0 // b.eq 0x8aa4 <k_pack_cols_64+0xb4>
+	WORD $0xf9401405 // ldr x5, [x0, #0x28]
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x54fffd6b // b.lt 0x8aa4 <k_pack_cols_64+0xb4>
+	WORD $0x9b0e10a4 // madd x4, x5, x14, x4
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x14000005 // b 0x8b18 <k_pack_cols_64+0x128>
+	WORD $0xfc267880 // str d0, [x4, x6, lsl #3]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0xeb0600bf // cmp x5, x6
+	WORD $0x54fffc80 // b.eq 0x8aa4 <k_pack_cols_64+0xb4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b060047 // add x7, x2, x6
+	WORD $0xeb0900ff // cmp x7, x9
+	WORD $0x54ffff2a // b.ge 0x8b08 <k_pack_cols_64+0x118>
+	WORD $0xfc667860 // ldr d0, [x3, x6, lsl #3]
+	WORD $0x17fffff7 // b 0x8b08 <k_pack_cols_64+0x118>
+	WORD $0xd37df1ef // lsl x15, x15, #3
+	WORD $0xd37df190 // lsl x16, x12, #3
+	WORD $0xd37df231 // lsl x17, x17, #3
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xaa0b03e1 // mov x1, x11
+	WORD $0x14000007 // b 0x8b64 <k_pack_cols_64+0x174>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0x8b100021 // add x1, x1, x16
+	WORD $0xeb0801df // cmp x14, x8
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0x54000bc0 // b.eq 0x8cd8 <k_pack_cols_64+0x2e8>
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0xaa0b03e4 // mov x4, x11
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0x14000008 // b 0x8b98 <k_pack_cols_64+0x1a8>
+	WORD $0x8b060187 // add x7, x12, x6
+	WORD $0x8b100042 // add x2, x2, x16
+	WORD $0x8b1100a5 // add x5, x5, x17
+	WORD $0xeb0900ff // cmp x7, x9
+	WORD $0x8b110084 // add x4, x4, x17
+	WORD $0x8b0c0073 // add x19, x3, x12
+	WORD $0x540002cc // b.gt 0x8bec <k_pack_cols_64+0x1fc>
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xaa0703e6 // mov x6, x7
+	WORD $0xaa1303e3 // mov x3, x19
+	WORD $0xaa0503e7 // mov x7, x5
+	WORD $0xaa0203f3 // mov x19, x2
+	WORD $0x3cc10660 // ldr q0, [x19], #0x10
+	WORD $0x91001295 // add x21, x20, #0x4
+	WORD $0xeb0c02bf // cmp x21, x12
+	WORD $0x91000a94 // add x20, x20, #0x2
+	WORD $0x3c8104e0 // str q0, [x7], #0x10
+	WORD $0x54ffff6d // b.le 0x8bac <k_pack_cols_64+0x1bc>
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0x54fffdaa // b.ge 0x8b7c <k_pack_cols_64+0x18c>
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x91000a94 // add x20, x20, #0x2
+	WORD $0x3cf56a60 // ldr q0, [x19, x21]
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0x3cb568e0 // str q0, [x7, x21]
+	WORD $0x910042b5 // add x21, x21, #0x10
+	WORD $0x54ffff6b // b.lt 0x8bd0 <k_pack_cols_64+0x1e0>
+	WORD $0x17ffffe5 // b 0x8b7c <k_pack_cols_64+0x18c>
+	WORD $0xeb0900df // cmp x6, x9
+	WORD $0x54fffae0 // b.eq 0x8b4c <k_pack_cols_64+0x15c>
+	WORD $0xf9401405 // ldr x5, [x0, #0x28]
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x54fffa8b // b.lt 0x8b4c <k_pack_cols_64+0x15c>
+	WORD $0x9b0d10a4 // madd x4, x5, x13, x4
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x14000006 // b 0x8c20 <k_pack_cols_64+0x230>
+	WORD $0xfc267880 // str d0, [x4, x6, lsl #3]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0xeb0600bf // cmp x5, x6
+	WORD $0x54fff980 // b.eq 0x8b4c <k_pack_cols_64+0x15c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x54ffff2a // b.ge 0x8c0c <k_pack_cols_64+0x21c>
+	WORD $0xfc667840 // ldr d0, [x2, x6, lsl #3]
+	WORD $0x17fffff7 // b 0x8c0c <k_pack_cols_64+0x21c>
+	WORD $0xd37ff98e // lsl x14, x12, #1
+	WORD $0x91000530 // add x16, x9, #0x1
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x1a9fa7e1 // cset w1, lt
+	WORD $0x9a89c5c2 // csinc x2, x14, x9, gt
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0xb37ff981 // bfi x1, x12, #1, #63
+	WORD $0xcb010041 // sub x1, x2, x1
+	WORD $0x9a9f8582 // csinc x2, x12, xzr, hi
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x9ac20821 // udiv x1, x1, x2
+	WORD $0x9a81a42e // cinc x14, x1, lt
+	WORD $0xd37df1d0 // lsl x16, x14, #3
+	WORD $0x9b0e318c // madd x12, x12, x14, x12
+	WORD $0x9100220e // add x14, x16, #0x8
+	WORD $0x9b0e2e2b // madd x11, x17, x14, x11
+	WORD $0xd37df1ee // lsl x14, x15, #3
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x14000006 // b 0x8c94 <k_pack_cols_64+0x2a4>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0x8b0e014a // add x10, x10, x14
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54000240 // b.eq 0x8cd8 <k_pack_cols_64+0x2e8>
+	WORD $0xeb09019f // cmp x12, x9
+	WORD $0x54ffff40 // b.eq 0x8c80 <k_pack_cols_64+0x290>
+	WORD $0xf9401410 // ldr x16, [x0, #0x28]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fffeeb // b.lt 0x8c80 <k_pack_cols_64+0x290>
+	WORD $0x9b0d2e11 // madd x17, x16, x13, x11
+	WORD $0xaa0c03e1 // mov x1, x12
+	WORD $0x14000005 // b 0x8cc4 <k_pack_cols_64+0x2d4>
+	WORD $0xf1000610 // subs x16, x16, #0x1
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0xfc008620 // str d0, [x17], #0x8
+	WORD $0x54fffe00 // b.eq 0x8c80 <k_pack_cols_64+0x290>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb09003f // cmp x1, x9
+	WORD $0x54ffff4a // b.ge 0x8cb4 <k_pack_cols_64+0x2c4>
+	WORD $0xfc617940 // ldr d0, [x10, x1, lsl #3]
+	WORD $0x17fffff8 // b 0x8cb4 <k_pack_cols_64+0x2c4>
+	WORD $0xa9414ff4 // ldp x20, x19, [sp, #0x10]
+	WORD $0xf84207f5 // ldr x21, [sp], #0x20
 	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000008 // 08 00 00 00 .word 0x00000008
+	WORD $0x00000000 // 00 00 00 00 .word 0x00000000
+	WORD $0x00000003 // 03 00 00 00 .word 0x00000003
+	WORD $0x00000000 // 00 00 00 00 .word 0x00000000

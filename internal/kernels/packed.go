@@ -203,7 +203,7 @@ func (s *Set) PackStored(name string) func(buf []float32, rows []byte, n, k int)
 			decode(r.data, rows)
 			return r
 		}
-		r.fill(s.code, fn, at(rows), k, 2*k, 2, 0, n)
+		r.fill(s.code, fn, at(rows), k, 2, 0, n)
 		return r
 	}
 }
@@ -236,6 +236,11 @@ type packArgs struct {
 	ld, n, width, k int
 }
 
+type packColsArgs struct {
+	dst, src              unsafe.Pointer
+	ld, n, width, last, k int
+}
+
 // packRows packs rows [lo,hi) of x.
 func packRows(s *Set, fn int, p *packed[float32], x Matrix, lo, hi int) {
 	if s.code == nil {
@@ -250,20 +255,27 @@ func packRows(s *Set, fn int, p *packed[float32], x Matrix, lo, hi int) {
 // pack packs rows [lo,hi) of an operand by the kernel for rows or that for columns.
 func (p *packed[T]) pack(c *code, rows, cols int, x operand[T], lo, hi int) {
 	size := int(unsafe.Sizeof(T(0)))
-	if x.columns {
-		p.fill(c, cols, at(x.Data), x.Stride, size, size*x.Stride, lo, hi)
-	} else {
-		p.fill(c, rows, at(x.Data), x.Stride, size*x.Stride, size, lo, hi)
+	if !x.columns {
+		p.fill(c, rows, at(x.Data), x.Stride, size, lo, hi)
+		return
+	}
+	if lo >= hi {
+		return
+	}
+	args := packColsArgs{ld: x.Stride, n: hi - lo, width: p.group, last: p.width((hi - 1) / p.group * p.group)}
+	for k := 0; k < p.k; k += pieceK {
+		args.k, args.dst, args.src = min(pieceK, p.k-k), p.at(lo, k), unsafe.Pointer(&x.Data[k*x.Stride+lo])
+		c.call(cols, unsafe.Pointer(&args))
 	}
 }
 
-// fill packs rows [lo,hi) from src, where rows and the numbers of a row lie so many bytes apart.
-func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, stride, byRow, byK, lo, hi int) {
+// fill packs rows [lo,hi) from src, whose numbers of so many bytes lie in rows with a stride.
+func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, stride, size, lo, hi int) {
 	args := packArgs{ld: stride}
 	for row := lo; row < hi; row += p.group {
 		args.n, args.width = min(p.group, hi-row), p.width(row)
 		for k := 0; k < p.k; k += pieceK { // rows are read to their ends, which is how memory likes it
-			args.k, args.dst, args.src = min(pieceK, p.k-k), p.at(row, k), unsafe.Add(src, row*byRow+k*byK)
+			args.k, args.dst, args.src = min(pieceK, p.k-k), p.at(row, k), unsafe.Add(src, (row*stride+k)*size)
 			c.call(fn, unsafe.Pointer(&args))
 		}
 	}
@@ -288,32 +300,56 @@ func (s *Set) MulPacked(dst Matrix, x Left, w Right, add bool) {
 		clearProduct(dst, add)
 		return
 	}
-	mulPacked(s.code, fnMulPanels, s.shape.lanes, dst, &x.packed, &w.packed, add)
+	mulPacked(s.code, fnMulPanels, s.shape.lanes, dst, &x.packed, &w.packed, nil, add)
 }
 
 type mulPanelsArgs struct {
-	dst, left, right  unsafe.Pointer
-	ldd, m, n, k, add int
+	dst, left, right, sums unsafe.Pointer
+	ldd, m, n, k, from, to int
 }
+
+// Where the sums of a product are before and after a piece of k.
+const (
+	nowhere = iota
+	inDst
+	inSums
+)
 
 const (
 	mulWork = 1 << 21 // most multiplications of vectors in one call of a kernel, well below a millisecond
 	mulDst  = 1 << 17 // numbers of dst that stay in the second-level cache while k passes
 )
 
-func mulPacked[T float32 | float64](c *code, fn, lanes int, dst Dense[T], x, w *packed[T], add bool) {
-	args := mulPanelsArgs{ldd: dst.Stride, n: dst.Cols}
-	rows := max(1, min(mulDst, lanes*(mulWork/pieceK))/(dst.Cols*x.group)) * x.group
+// mulSums is how many sums a call of a kernel makes, more only for the narrowest tile.
+func mulSums(lanes int) int { return min(mulDst, lanes*(mulWork/pieceK)) }
+
+// mulPacked multiplies. Sums wait between the pieces of k in sums, or where that is empty in dst.
+func mulPacked[T float32 | float64](c *code, fn, lanes int, dst Dense[T], x, w *packed[T], sums []T, add bool) {
+	args := mulPanelsArgs{ldd: dst.Stride, n: dst.Cols, sums: at(sums)}
+	cols := roundTo(lanes)(dst.Cols)
+	rows := max(1, mulSums(lanes)/(cols*x.group)) * x.group
+	between := inDst
+	if len(sums) > 0 {
+		between = inSums
+		if need := min(rows, share(dst.Rows, 1, x.group)) * cols; len(sums) < need {
+			panic(fmt.Sprintf("kernels: %d sums in %d numbers", need, len(sums)))
+		}
+	}
 	for i := 0; i < dst.Rows; i += rows {
 		args.m = min(rows, dst.Rows-i)
 		args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride])
+		args.from = nowhere
+		if add {
+			args.from = inDst
+		}
 		for k := 0; k < x.k; k += pieceK {
 			args.left, args.right, args.k = x.at(x.lo+i, k), w.at(w.lo, k), min(pieceK, x.k-k)
-			args.add = 0
-			if add || k > 0 {
-				args.add = 1
+			args.to = between
+			if k+args.k == x.k {
+				args.to = inDst
 			}
 			c.call(fn, unsafe.Pointer(&args))
+			args.from = between
 		}
 	}
 }

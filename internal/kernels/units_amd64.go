@@ -36,8 +36,8 @@ func gemmAVX2Addr() uintptr
 func gemmAVX512Addr() uintptr
 func layoutAVX2Addr() uintptr
 func layoutAVX512Addr() uintptr
-func panelAVX2Addr() uintptr
-func panelAVX512Addr() uintptr
+func outerAVX2Addr() uintptr
+func outerAVX512Addr() uintptr
 func planesAVX2Addr() uintptr
 func planesAVX512Addr() uintptr
 func rowsAVX2Addr() uintptr
@@ -249,16 +249,26 @@ var units = []unit{
 		{fnMulBf16, 0x3530},
 	}},
 	{cpu.AVX2, gemmAVX2Addr(), []entry{
-		{fnDot, 0x0},
-		{fnGemmOuter, 0x1d0},
-		{fnGemmOuter64, 0x1630},
-		{fnGramTile, 0x2040},
+		{fnPanelShape, 0x0},
+		{fnMulPanels, 0x20},
+		{fnMulPanels64, 0x22e0},
+		{fnPackRows, 0x45a0},
+		{fnPackRowsF16, 0x5040},
+		{fnPackRowsBf16, 0x5c40},
+		{fnPackRows64, 0x6680},
+		{fnPackCols, 0x6d00},
+		{fnPackCols64, 0x7bf0},
 	}},
 	{cpu.AVX512, gemmAVX512Addr(), []entry{
-		{fnDot, 0x0},
-		{fnGemmOuter, 0x200},
-		{fnGemmOuter64, 0x1890},
-		{fnGramTile, 0x24a0},
+		{fnPanelShape, 0x0},
+		{fnMulPanels, 0x20},
+		{fnMulPanels64, 0x46b0},
+		{fnPackRows, 0x8e50},
+		{fnPackRowsF16, 0x98a0},
+		{fnPackRowsBf16, 0xa2e0},
+		{fnPackRows64, 0xad50},
+		{fnPackCols, 0xb3b0},
+		{fnPackCols64, 0xc650},
 	}},
 	{cpu.AVX2, layoutAVX2Addr(), []entry{
 		{fnTranspose4, 0x0},
@@ -266,27 +276,17 @@ var units = []unit{
 	{cpu.AVX512, layoutAVX512Addr(), []entry{
 		{fnTranspose4, 0x0},
 	}},
-	{cpu.AVX2, panelAVX2Addr(), []entry{
-		{fnPanelShape, 0x0},
-		{fnMulPanels, 0x20},
-		{fnMulPanels64, 0x19b0},
-		{fnPackRows, 0x3360},
-		{fnPackRowsF16, 0x3de0},
-		{fnPackRowsBf16, 0x4930},
-		{fnPackRows64, 0x5380},
-		{fnPackCols, 0x59d0},
-		{fnPackCols64, 0x5e40},
+	{cpu.AVX2, outerAVX2Addr(), []entry{
+		{fnDot, 0x0},
+		{fnGemmOuter, 0x1d0},
+		{fnGemmOuter64, 0x1630},
+		{fnGramTile, 0x2040},
 	}},
-	{cpu.AVX512, panelAVX512Addr(), []entry{
-		{fnPanelShape, 0x0},
-		{fnMulPanels, 0x20},
-		{fnMulPanels64, 0x35c0},
-		{fnPackRows, 0x6b10},
-		{fnPackRowsF16, 0x7420},
-		{fnPackRowsBf16, 0x7d90},
-		{fnPackRows64, 0x8720},
-		{fnPackCols, 0x8d50},
-		{fnPackCols64, 0x9350},
+	{cpu.AVX512, outerAVX512Addr(), []entry{
+		{fnDot, 0x0},
+		{fnGemmOuter, 0x200},
+		{fnGemmOuter64, 0x1890},
+		{fnGramTile, 0x24a0},
 	}},
 	{cpu.AVX2, planesAVX2Addr(), []entry{
 		{fnPlanesRow4, 0x0},

@@ -21,7 +21,7 @@ func encode_sixesNEONAddr() uintptr
 func fewNEONAddr() uintptr
 func gemmNEONAddr() uintptr
 func layoutNEONAddr() uintptr
-func panelNEONAddr() uintptr
+func outerNEONAddr() uintptr
 func planesNEONAddr() uintptr
 func rowsNEONAddr() uintptr
 func tileNEONAddr() uintptr
@@ -132,24 +132,24 @@ var units = []unit{
 		{fnMulBf16, 0x1b44},
 	}},
 	{cpu.NEON, gemmNEONAddr(), []entry{
-		{fnDot, 0x0},
-		{fnGemmOuter, 0x12c},
-		{fnGemmOuter64, 0x122c},
-		{fnGramTile, 0x1910},
+		{fnPanelShape, 0x0},
+		{fnMulPanels, 0x18},
+		{fnMulPanels64, 0x449c},
+		{fnPackRows, 0x739c},
+		{fnPackRowsF16, 0x7834},
+		{fnPackRowsBf16, 0x7d1c},
+		{fnPackRows64, 0x8264},
+		{fnPackCols, 0x86f4},
+		{fnPackCols64, 0x89f0},
 	}},
 	{cpu.NEON, layoutNEONAddr(), []entry{
 		{fnTranspose4, 0x0},
 	}},
-	{cpu.NEON, panelNEONAddr(), []entry{
-		{fnPanelShape, 0x0},
-		{fnMulPanels, 0x18},
-		{fnMulPanels64, 0x4038},
-		{fnPackRows, 0x6578},
-		{fnPackRowsF16, 0x69e4},
-		{fnPackRowsBf16, 0x6ea0},
-		{fnPackRows64, 0x73bc},
-		{fnPackCols, 0x783c},
-		{fnPackCols64, 0x7aa8},
+	{cpu.NEON, outerNEONAddr(), []entry{
+		{fnDot, 0x0},
+		{fnGemmOuter, 0x12c},
+		{fnGemmOuter64, 0x122c},
+		{fnGramTile, 0x1910},
 	}},
 	{cpu.NEON, planesNEONAddr(), []entry{
 		{fnPlanesRow4, 0x0},
