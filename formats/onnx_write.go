@@ -135,8 +135,21 @@ func (w *onnxWriter) attachFrom(f *onnx.File, t *onnx.TensorProto) {
 		return
 	}
 	if !f.Inline(t) || len(d.Bytes) > onnx.ExternalMin {
-		w.builder.Attach(t, w.tensorPayload(graphTensor(d)))
+		w.builder.Attach(t, w.filePayload(d))
 	}
+}
+
+// filePayload copies data as it lies in its file, or in memory.
+func (w *onnxWriter) filePayload(d *onnx.Data) onnx.Payload {
+	t := graphTensor(d)
+	if d.File != nil { // read into a buffer, which is faster than to touch the pages of a mapping once
+		t.Drop = nil
+		t.Fill = func(_ context.Context, dst []byte, off int64) error {
+			_, err := d.File.ReadAt(dst, d.Offset+off)
+			return err
+		}
+	}
+	return w.tensorPayload(t)
 }
 
 // pieceBytes is what is written at a time.
