@@ -116,7 +116,7 @@ func TestRoundTrip(t *testing.T) {
 // come back.
 func TestRealFiles(t *testing.T) {
 	files, err := filepath.Glob("../../testdata/architectures/*/model-*.gguf")
-	if err != nil || len(files) != 4 {
+	if err != nil || len(files) != 5 {
 		t.Fatal(files, err)
 	}
 	for _, path := range append(files, "../../testdata/books-llama/imatrix.gguf") {
