@@ -8,7 +8,7 @@ import (
 
 func init() {
 	register(Op{Name: "QuantizeLinear", Inputs: 2, Plan: planQuantize})
-	register(Op{Name: "DequantizeLinear", Plan: planDequantize})
+	register(Op{Name: "DequantizeLinear", Inputs: 2, Plan: planDequantize})
 }
 
 // parameters are scales and zero points laid over a tensor: one for all, one per index of an axis, or one

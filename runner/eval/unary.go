@@ -187,7 +187,7 @@ func init() {
 		"Reciprocal": func(x float64) float64 { return 1 / x },
 		"Sigmoid":    sigmoid,
 		"Softplus":   softplus,
-		"Softsign":   func(x float64) float64 { return x / (1 + math.Abs(x)) },
+		"Softsign":   softsign,
 		"HardSwish":  func(x float64) float64 { return x * min(max(x/6+0.5, 0), 1) },
 		"Mish":       func(x float64) float64 { return x * math.Tanh(softplus(x)) },
 	} {
@@ -214,6 +214,8 @@ func init() {
 }
 
 func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+
+func softsign(x float64) float64 { return x / (1 + math.Abs(x)) }
 
 func softplus(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
 
@@ -245,8 +247,10 @@ func leaky(alpha float64) func(float64) float64 {
 	}
 }
 
-func thresholded(n *graph.Node) func(float64) float64 {
-	alpha := float64(n.Float("alpha", 1))
+func thresholded(n *graph.Node) func(float64) float64 { return above(float64(n.Float("alpha", 1))) }
+
+// above passes what is larger than a bound.
+func above(alpha float64) func(float64) float64 {
 	return func(x float64) float64 {
 		if x > alpha {
 			return x
