@@ -99,6 +99,10 @@ func joinArithmetic(f *fast, i int, s *step) (*step, int) {
 	return again(s, func(w *Worker, in, out []*graph.Tensor) error {
 		p, q, dst := elems[float32](in[x]), elems[float32](in[y]), elems[float32](out[0])
 		if row == 1 || row == n {
+			if w.Alone(n, 2) {
+				op(dst, p, q)
+				return nil
+			}
 			w.Range(n, 2, func(lo, hi int) {
 				part := q
 				if row != 1 {

@@ -43,14 +43,20 @@ func (w *Worker) Do(n int, fn func(worker, item int)) {
 // some microseconds.
 const piece = 1 << 15
 
+// Alone reports whether Range would call its function once. Who asks first need not make the function, which
+// would be allocated.
+func (w *Worker) Alone(n, cost int) bool {
+	return w.Threads <= 1 || n < 2*max(1, piece/max(cost, 1))
+}
+
 // Range cuts [0,n) into pieces, each of which costs at least what a barrier is worth, and calls fn for them
 // on the program's threads; cost is the operations of one index.
 func (w *Worker) Range(n, cost int, fn func(lo, hi int)) {
-	grain := max(1, piece/max(cost, 1))
-	if w.Threads <= 1 || n < 2*grain {
+	if w.Alone(n, cost) {
 		fn(0, n)
 		return
 	}
+	grain := max(1, piece/max(cost, 1))
 	pieces := min(4*w.Threads, n/grain)
 	w.Do(pieces, func(_, i int) { fn(n*i/pieces, n*(i+1)/pieces) })
 }
