@@ -204,8 +204,13 @@ func (p *placement) useless() {
 	made := map[*graph.Value]bool{}
 	for _, n := range p.g.Nodes {
 		switch p.form[n] {
-		case formPoint, formPass, formClamp:
-			if !slices.ContainsFunc(n.In, func(v *graph.Value) bool { return v != nil && made[v] }) {
+		case formPoint:
+			if !p.gains(n) || slices.ContainsFunc(n.In, func(v *graph.Value) bool { return real(v) && !made[v] }) {
+				p.form[n] = formFloat
+				continue
+			}
+		case formPass, formClamp:
+			if !made[n.In[0]] {
 				p.form[n] = formFloat
 				continue
 			}
@@ -216,6 +221,24 @@ func (p *placement) useless() {
 			made[v] = true
 		}
 	}
+}
+
+// gainOps are worth codes between layers: they keep the range of what they read, or nearly so.
+var gainOps = []string{
+	"Add", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "PRelu", "Relu", "Clip", "Resize", "Max", "Min", "HardSwish",
+}
+
+// gains reports whether a pointwise node is worth codes. Arithmetic is not: in the parts that a normalization
+// or GELU was taken to, powers and reciprocals span ranges that 8 bits cannot. A gate is, sigmoid(x) * y.
+func (p *placement) gains(n *graph.Node) bool {
+	gate := func(n *graph.Node) bool { return isOp(n, "Sigmoid", "HardSigmoid") }
+	switch {
+	case slices.Contains(gainOps, n.Op):
+		return true
+	case gate(n):
+		return isOp(p.x.Only(n.Out[0]), "Mul")
+	}
+	return n.Op == "Mul" && slices.ContainsFunc(n.In, func(v *graph.Value) bool { return gate(p.x.Producer[v]) })
 }
 
 func (p *placement) code(v *graph.Value) { p.is[v] = true }

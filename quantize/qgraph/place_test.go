@@ -131,6 +131,12 @@ func TestPlace(t *testing.T) {
 		"an MLP hands floats to its activation": {Config{}, map[string][]int{"x": {2, 3, 8}}, "z", []string{
 			"y = MatMul x W[8,8]", "g = Erf y", "z = MatMul g W[8,8]",
 		}, "x g"},
+		"a gate, but no other arithmetic": {Config{}, image, "z", []string{
+			"y = Conv x W[4,4,1,1]", "g = Sigmoid y", "s = Mul y g", "c = Conv s W[4,4,1,1]", "m = Mul c c", "z = Conv m W[4,4,1,1]",
+		}, "x y g s c m"},
+		"no codes for a sum with what is float": {Config{}, image, "z", []string{
+			"y = Conv x W[4,4,1,1]", "e = Exp x", "s = Add y e", "t = Conv s W[4,4,1,1]", "z = Relu t",
+		}, "x y s"},
 		"both operands of a product": {Config{}, map[string][]int{"x": {2, 3, 8}, "k": {2, 8, 3}}, "z", []string{
 			"z = MatMul x k",
 		}, "k x"},

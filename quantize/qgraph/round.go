@@ -21,8 +21,13 @@ type moments struct {
 	qq     []float64
 }
 
-func newMoments(cols int) *moments {
-	return &moments{mf: make([]float64, cols), mq: make([]float64, cols), ff: make([]float64, cols*cols), fq: make([]float64, cols*cols), qq: make([]float64, cols*cols)}
+// newMoments sums nothing yet; without products it is for biases alone.
+func newMoments(cols int, products bool) *moments {
+	m := &moments{mf: make([]float64, cols), mq: make([]float64, cols)}
+	if products {
+		m.ff, m.fq, m.qq = make([]float64, cols*cols), make([]float64, cols*cols), make([]float64, cols*cols)
+	}
+	return m
 }
 
 func (m *moments) add(f, q []float32) {
@@ -32,6 +37,9 @@ func (m *moments) add(f, q []float32) {
 		a, b := float64(f[i]), float64(q[i])
 		m.mf[i] += a
 		m.mq[i] += b
+		if m.ff == nil {
+			continue
+		}
 		ff, fq, qq := m.ff[i*k:(i+1)*k], m.fq[i*k:(i+1)*k], m.qq[i*k:(i+1)*k]
 		for j := range k {
 			c, d := float64(f[j]), float64(q[j])
@@ -55,7 +63,7 @@ func (m *moments) centre() {
 }
 
 const (
-	roundCols    = 2304    // wider layers are rounded to nearest: the products of their inputs would take minutes
+	roundCols    = 768     // wider layers are rounded to nearest: the products of their inputs would take minutes
 	roundMemory  = 1 << 29 // bytes of moments at once
 	roundKept    = 1 << 28 // bytes of values kept between layers, which bounds the samples
 	roundSamples = 64
@@ -71,12 +79,10 @@ func (p *placement) stages() [][]*layer {
 			d = max(d, depth[v])
 		}
 		if l := p.layers[n]; p.form[n] == formLinear {
-			if l.cols <= roundCols {
-				for len(out) <= d {
-					out = append(out, nil)
-				}
-				out[d] = append(out[d], l)
+			for len(out) <= d {
+				out = append(out, nil)
 			}
+			out[d] = append(out[d], l)
 			d++
 		}
 		for _, v := range n.Out {
@@ -100,8 +106,8 @@ func (s *Static) round(ctx context.Context, p *placement, scales map[*graph.Valu
 	for _, stage := range p.stages() {
 		for len(stage) > 0 {
 			n, size := 0, 0
-			for n < len(stage) && (n == 0 || size+stage[n].momentBytes() <= roundMemory) {
-				size += stage[n].momentBytes()
+			for n < len(stage) && (n == 0 || size+s.momentBytes(stage[n]) <= roundMemory) {
+				size += s.momentBytes(stage[n])
 				n++
 			}
 			all, err := s.measure(ctx, b, float, integer, stage[:n])
@@ -154,7 +160,15 @@ func shapeOf(v *graph.Value) ([]int, bool) {
 	return v.Shape.Known()
 }
 
-func (l *layer) momentBytes() int { return l.groups * l.cols * l.cols * 3 * 8 }
+// products reports whether the codes of a layer are chosen by what it reads.
+func (s *Static) products(l *layer) bool { return !s.cfg.NoRounding && l.cols <= roundCols }
+
+func (s *Static) momentBytes(l *layer) int {
+	if !s.products(l) {
+		return l.groups * l.cols * 2 * 8
+	}
+	return l.groups * l.cols * l.cols * 3 * 8
+}
 
 // measure gathers the moments of some layers from both networks, sample by sample.
 func (s *Static) measure(ctx context.Context, b *builder, float, integer *walker, list []*layer) ([][]*moments, error) {
@@ -164,7 +178,7 @@ func (s *Static) measure(ctx context.Context, b *builder, float, integer *walker
 		wantF[i], wantQ[i] = l.n.In[0], b.nodes[l.n].In[0]
 		out[i] = make([]*moments, l.groups)
 		for g := range out[i] {
-			out[i][g] = newMoments(l.cols)
+			out[i][g] = newMoments(l.cols, s.products(l))
 		}
 	}
 	if err := errors.Join(float.to(ctx, wantF), integer.to(ctx, wantQ)); err != nil {
@@ -226,13 +240,24 @@ func (s *Static) solve(ctx context.Context, l *layer, q *weights, all []*moments
 		if m.n == 0 {
 			continue
 		}
+		if m.ff == nil {
+			if !l.hasBias() || s.cfg.NoBias {
+				continue
+			}
+			w := make([]float32, l.cols)
+			for o := g * per; o < (g+1)*per; o++ {
+				l.row(w, o)
+				out.bias[o] = float32(float64(l.bias[o]) + m.drift(w, out.codes[o*l.cols:(o+1)*l.cols], q.scale(o)))
+			}
+			continue
+		}
 		free := l.hasBias() && !s.cfg.NoBias // the means are the bias's business
 		raw := append([]float64(nil), m.ff...)
 		if free {
 			m.centre()
 		}
 		var fit *fitter
-		if !s.cfg.NoRounding {
+		if s.products(l) {
 			var err error
 			if fit, err = newFitter(ctx, m); err != nil {
 				return nil, LayerReport{}, err
@@ -266,6 +291,9 @@ func (s *Static) solve(ctx context.Context, l *layer, q *weights, all []*moments
 		for _, e := range errs {
 			signal, before, after = signal+e[0], before+e[1], after+e[2]
 		}
+	}
+	if signal == 0 {
+		return out, LayerReport{}, nil
 	}
 	return out, LayerReport{Nearest: ratio(signal, max(before, 0)), Chosen: ratio(signal, max(after, 0))}, nil
 }

@@ -18,7 +18,7 @@ func TestFit(t *testing.T) {
 	const k, n = 6, 200
 	var nearest, chosen, least float64
 	for range 40 {
-		m := newMoments(k)
+		m := newMoments(k, true)
 		var f, q [n][k]float32
 		for i := range n {
 			common := rng.NormFloat64()

@@ -47,7 +47,8 @@ type Range struct {
 }
 
 // LayerReport is the error of a layer's output, on what it really reads: signal to noise ratios in dB, with
-// codes rounded to nearest and as they were chosen.
+// codes rounded to nearest and as they were chosen; zeros where it was not measured, as for layers too wide
+// to choose codes for.
 type LayerReport struct {
 	Node            string
 	Nearest, Chosen float64
