@@ -161,7 +161,7 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
 	WORD $0x3774 // je 0x2b3 <k_mul_few+0x2b3>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x78358d48; WORD $0x002e; BYTE $0x00 // leaq 0x2e78(%rip), %rsi # 0x3100 <lanes>
+	LONG $0x78358d48; WORD $0x0032; BYTE $0x00 // leaq 0x3278(%rip), %rsi # 0x3500 <lanes>
 	LONG $0x4410fcc5; WORD $0x2086 // vmovups 0x20(%rsi,%rax,4), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm0, %ymm2
 	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
@@ -322,7 +322,7 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
 	WORD $0x5374 // je 0x5af <k_mul_few+0x5af>
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x980d8d48; WORD $0x002b; BYTE $0x00 // leaq 0x2b98(%rip), %rcx # 0x3100 <lanes>
+	LONG $0x980d8d48; WORD $0x002f; BYTE $0x00 // leaq 0x2f98(%rip), %rcx # 0x3500 <lanes>
 	LONG $0x4410fcc5; WORD $0x2081 // vmovups 0x20(%rcx,%rax,4), %ymm0
 	LONG $0x2c7dc2c4; BYTE $0x08 // vmaskmovps (%r8), %ymm0, %ymm1
 	LONG $0xe158bcc5 // vaddps %ymm1, %ymm8, %ymm4
@@ -395,7 +395,7 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
 	WORD $0x2074 // je 0x6bc <k_mul_few+0x6bc>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x583d8d48; WORD $0x002a; BYTE $0x00 // leaq 0x2a58(%rip), %rdi # 0x3100 <lanes>
+	LONG $0x583d8d48; WORD $0x002e; BYTE $0x00 // leaq 0x2e58(%rip), %rdi # 0x3500 <lanes>
 	LONG $0x4c10fcc5; WORD $0x2087 // vmovups 0x20(%rdi,%rax,4), %ymm1
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x2c75e2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm1, %ymm1
@@ -625,7 +625,7 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487a8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdx)
 	WORD $0x4574 // je 0xae1 <k_mul_few+0xae1>
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x58358d48; WORD $0x0026; BYTE $0x00 // leaq 0x2658(%rip), %rsi # 0x3100 <lanes>
+	LONG $0x58358d48; WORD $0x002a; BYTE $0x00 // leaq 0x2a58(%rip), %rsi # 0x3500 <lanes>
 	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm0, %ymm2
 	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
@@ -1364,7 +1364,7 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf749; BYTE $0xdf // negq %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x49058d48; WORD $0x0018; BYTE $0x00 // leaq 0x1849(%rip), %rax # 0x3100 <lanes>
+	LONG $0x49058d48; WORD $0x001c; BYTE $0x00 // leaq 0x1c49(%rip), %rax # 0x3500 <lanes>
 	LONG $0x107ca1c4; WORD $0xb84c; BYTE $0x20 // vmovups 0x20(%rax,%r15,4), %ymm1
 	LONG $0x2e75e2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%rcx)
 	LONG $0x18428b48 // movq 0x18(%rdx), %rax
@@ -1375,7 +1375,7 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x14058d48; WORD $0x0018; BYTE $0x00 // leaq 0x1814(%rip), %rax # 0x3100 <lanes>
+	LONG $0x14058d48; WORD $0x001c; BYTE $0x00 // leaq 0x1c14(%rip), %rax # 0x3500 <lanes>
 	LONG $0x107ca1c4; WORD $0xa05c; BYTE $0x20 // vmovups 0x20(%rax,%r12,4), %ymm3
 	LONG $0x2e65c2c4; BYTE $0x20 // vmaskmovps %ymm4, %ymm3, (%r8)
 	LONG $0x18428b48 // movq 0x18(%rdx), %rax
@@ -1388,7 +1388,7 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xd40d8d48; WORD $0x0017; BYTE $0x00 // leaq 0x17d4(%rip), %rcx # 0x3100 <lanes>
+	LONG $0xd40d8d48; WORD $0x001b; BYTE $0x00 // leaq 0x1bd4(%rip), %rcx # 0x3500 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
@@ -1398,7 +1398,7 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xaa058d48; WORD $0x0017; BYTE $0x00 // leaq 0x17aa(%rip), %rax # 0x3100 <lanes>
+	LONG $0xaa058d48; WORD $0x001b; BYTE $0x00 // leaq 0x1baa(%rip), %rax # 0x3500 <lanes>
 	LONG $0x107ca1c4; WORD $0xb84c; BYTE $0x20 // vmovups 0x20(%rax,%r15,4), %ymm1
 	LONG $0x2e75e2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm1, (%rcx)
 	LONG $0x18428b48 // movq 0x18(%rdx), %rax
@@ -1425,216 +1425,111 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
-	WORD $0x077d // jge 0x19c3 <k_mul_f16+0x33>
+	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x20fb8348 // cmpq $0x20, %rbx
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
+	WORD $0x077d // jge 0x19c2 <k_mul_f16+0x32>
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x0006a6e9; BYTE $0x00 // jmp 0x2069 <k_mul_f16+0x6d9>
+	LONG $0x0007d7e9; BYTE $0x00 // jmp 0x2199 <k_mul_f16+0x809>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0ad58e0f; WORD $0x0000 // jle 0x24ad <k_mul_f16+0xb1d>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x0ccb8e0f; WORD $0x0000 // jle 0x26a2 <k_mul_f16+0xd12>
+	LONG $0x08578b4c // movq 0x8(%rdi), %r10
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	WORD $0xff31 // xorl %edi, %edi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x000016dc0d6ffdc5 // vmovdqa 0x16dc(%rip), %ymm1 # 0x30e0 <k_mul_bf16+0xb30>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	WORD $0x2949; BYTE $0xff // subq %rdi, %r15
+	QUAD $0x00001ae50d6ffdc5 // vmovdqa 0x1ae5(%rip), %ymm1 # 0x34e0 <k_mul_bf16+0xd30>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
+	WORD $0x1ceb // jmp 0x1a20 <k_mul_f16+0x90>
+	LONG $0x6911fcc5; BYTE $0x60 // vmovups %ymm5, 0x60(%rcx)
+	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0x07838f0f; WORD $0x0000 // jg 0x2199 <k_mul_f16+0x809>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	WORD $0x2949; BYTE $0xfc // subq %rdi, %r12
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
 	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
 	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
 	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x000018b8; BYTE $0x00 // movl $0x18, %eax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
 	WORD $0x0148; BYTE $0xff // addq %rdi, %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x30eb // jmp 0x1aaa <k_mul_f16+0x11a>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x5458ecc5; WORD $0x6024 // vaddps 0x60(%rsp), %ymm2, %ymm2
-	QUAD $0x000080249c58e4c5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm3, %ymm3
-	QUAD $0x0000a024a458dcc5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm4, %ymm4
-	QUAD $0x0000c024ac58d4c5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm5, %ymm5
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0x05068d0f; WORD $0x0000 // jge 0x1fb0 <k_mul_f16+0x620>
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x00a08d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rax), %r12
-	LONG $0x00f98148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rcx # imm = 0x100
-	LONG $0xe64c0f4c // cmovlq %rsi, %r12
-	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x31eb // jmp 0x1abd <k_mul_f16+0x12d>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000080249458ecc5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm2, %ymm2
+	QUAD $0x0000a0249c58e4c5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm3, %ymm3
+	QUAD $0x0000c024a458dcc5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm4, %ymm4
+	QUAD $0x0000e024ac58d4c5; BYTE $0x00 // vaddps 0xe0(%rsp), %ymm5, %ymm5
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0x06338d0f; WORD $0x0000 // jge 0x20f0 <k_mul_f16+0x760>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x009b8d49; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r11), %rbx
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xde4c0f48 // cmovlq %rsi, %rbx
 	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
 	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
 	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x20508d4c // leaq 0x20(%rax), %r10
-	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	LONG $0x025c8f0f; WORD $0x0000 // jg 0x1d51 <k_mul_f16+0x3c1>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x10708b4c // movq 0x10(%rax), %r14
-	LONG $0x2474034c; BYTE $0x40 // addq 0x40(%rsp), %r14
-	LONG $0x18508b48 // movq 0x18(%rax), %rdx
-	LONG $0xc0ba8d48; WORD $0x0001; BYTE $0x00 // leaq 0x1c0(%rdx), %rdi
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x4e148d4d // leaq (%r14,%rcx,2), %r10
-	LONG $0x00998d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rcx), %r11
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	LONG $0x0100b941; WORD $0x0000 // movl $0x100, %r9d # imm = 0x100
-	LONG $0xd94c0f4d // cmovlq %r9, %r11
-	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x107cc1c4; BYTE $0x32 // vmovups (%r10), %ymm6
-	LONG $0x107cc1c4; WORD $0x207a // vmovups 0x20(%r10), %ymm7
-	LONG $0x117cc1c4; WORD $0x207d // vmovups %ymm7, 0x20(%r13)
-	LONG $0x117cc1c4; WORD $0x0075 // vmovups %ymm6, (%r13)
-	LONG $0x0c180f43; BYTE $0x5a // prefetcht0 (%r10,%r11,2)
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xce4c0f4c // cmovlq %rsi, %r9
-	LONG $0x4a148d4f // leaq (%r10,%r9,2), %r10
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x21fb8348 // cmpq $0x21, %rbx
-	WORD $0xc675 // jne 0x1b50 <k_mul_f16+0x1c0>
-	LONG $0x881c8d49 // leaq (%r8,%rcx,4), %rbx
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xfffe40b26f7ac1c4; BYTE $0xff // vmovdqu -0x1c0(%r10), %xmm6
-	QUAD $0xfffe80ba6f7ac1c4; BYTE $0xff // vmovdqu -0x180(%r10), %xmm7
-	QUAD $0xfffec0826f7a41c4; BYTE $0xff // vmovdqu -0x140(%r10), %xmm8
-	QUAD $0xffff008a6f7a41c4; BYTE $0xff // vmovdqu -0x100(%r10), %xmm9
-	QUAD $0xffff40b2384dc3c4; WORD $0x01ff // vinserti128 $0x1, -0xc0(%r10), %ymm6, %ymm6
-	LONG $0x3845c3c4; WORD $0x807a; BYTE $0x01 // vinserti128 $0x1, -0x80(%r10), %ymm7, %ymm7
-	LONG $0x383d43c4; WORD $0xc042; BYTE $0x01 // vinserti128 $0x1, -0x40(%r10), %ymm8, %ymm8
-	LONG $0x383543c4; WORD $0x010a // vinserti128 $0x1, (%r10), %ymm9, %ymm9
-	LONG $0xd7624dc5 // vpunpckldq %ymm7, %ymm6, %ymm10 # ymm10 = ymm6[0],ymm7[0],ymm6[1],ymm7[1],ymm6[4],ymm7[4],ymm6[5],ymm7[5]
-	LONG $0xf76acdc5 // vpunpckhdq %ymm7, %ymm6, %ymm6 # ymm6 = ymm6[2],ymm7[2],ymm6[3],ymm7[3],ymm6[6],ymm7[6],ymm6[7],ymm7[7]
-	LONG $0x623dc1c4; BYTE $0xf9 // vpunpckldq %ymm9, %ymm8, %ymm7 # ymm7 = ymm8[0],ymm9[0],ymm8[1],ymm9[1],ymm8[4],ymm9[4],ymm8[5],ymm9[5]
-	LONG $0x6a3d41c4; BYTE $0xc1 // vpunpckhdq %ymm9, %ymm8, %ymm8 # ymm8 = ymm8[2],ymm9[2],ymm8[3],ymm9[3],ymm8[6],ymm9[6],ymm8[7],ymm9[7]
-	LONG $0xcf6c2dc5 // vpunpcklqdq %ymm7, %ymm10, %ymm9 # ymm9 = ymm10[0],ymm7[0],ymm10[2],ymm7[2]
-	LONG $0xd76d2dc5 // vpunpckhqdq %ymm7, %ymm10, %ymm10 # ymm10 = ymm10[1],ymm7[1],ymm10[3],ymm7[3]
-	LONG $0x6c4dc1c4; BYTE $0xf8 // vpunpcklqdq %ymm8, %ymm6, %ymm7 # ymm7 = ymm6[0],ymm8[0],ymm6[2],ymm8[2]
-	LONG $0x187d22c4; WORD $0xdb1c // vbroadcastss (%rbx,%r11,8), %ymm11
-	LONG $0x003562c4; BYTE $0xe1 // vpshufb %ymm1, %ymm9, %ymm12
-	LONG $0x00fd43c4; WORD $0xe8e4 // vpermq $0xe8, %ymm12, %ymm12 # ymm12 = ymm12[0,2,2,3]
-	LONG $0x137d42c4; BYTE $0xe4 // vcvtph2ps %xmm12, %ymm12
-	LONG $0xa82522c4; WORD $0x2c64; BYTE $0x60 // vfmadd213ps 0x60(%rsp,%r13), %ymm11, %ymm12 # ymm12 = (ymm11 * ymm12) + mem
-	LONG $0x6d4dc1c4; BYTE $0xf0 // vpunpckhqdq %ymm8, %ymm6, %ymm6 # ymm6 = ymm6[1],ymm8[1],ymm6[3],ymm8[3]
-	LONG $0x187d22c4; WORD $0xdb44; BYTE $0x04 // vbroadcastss 0x4(%rbx,%r11,8), %ymm8
-	LONG $0x7235c1c4; WORD $0x10d1 // vpsrld $0x10, %ymm9, %ymm9
-	LONG $0x397d43c4; WORD $0x01cb // vextracti128 $0x1, %ymm9, %xmm11
-	LONG $0x2b3142c4; BYTE $0xcb // vpackusdw %xmm11, %xmm9, %xmm9
-	LONG $0x137d42c4; BYTE $0xc9 // vcvtph2ps %xmm9, %ymm9
-	LONG $0xa83d42c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm12
-	LONG $0x187d22c4; WORD $0xdb44; BYTE $0x08 // vbroadcastss 0x8(%rbx,%r11,8), %ymm8
-	LONG $0x002d62c4; BYTE $0xd9 // vpshufb %ymm1, %ymm10, %ymm11
-	LONG $0x00fd43c4; WORD $0xe8db // vpermq $0xe8, %ymm11, %ymm11 # ymm11 = ymm11[0,2,2,3]
-	LONG $0x137d42c4; BYTE $0xdb // vcvtph2ps %xmm11, %ymm11
-	LONG $0xa83d42c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm8, %ymm11 # ymm11 = (ymm8 * ymm11) + ymm9
-	LONG $0x187d22c4; WORD $0xdb44; BYTE $0x0c // vbroadcastss 0xc(%rbx,%r11,8), %ymm8
-	LONG $0x7235c1c4; WORD $0x10d2 // vpsrld $0x10, %ymm10, %ymm9
-	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
-	LONG $0x2b3142c4; BYTE $0xca // vpackusdw %xmm10, %xmm9, %xmm9
-	LONG $0x137d42c4; BYTE $0xc9 // vcvtph2ps %xmm9, %ymm9
-	LONG $0xa83d42c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm11
-	LONG $0x187d22c4; WORD $0xdb44; BYTE $0x10 // vbroadcastss 0x10(%rbx,%r11,8), %ymm8
-	LONG $0x004562c4; BYTE $0xd1 // vpshufb %ymm1, %ymm7, %ymm10
-	LONG $0x00fd43c4; WORD $0xe8d2 // vpermq $0xe8, %ymm10, %ymm10 # ymm10 = ymm10[0,2,2,3]
-	LONG $0x137d42c4; BYTE $0xd2 // vcvtph2ps %xmm10, %ymm10
-	LONG $0x187d22c4; WORD $0xdb5c; BYTE $0x14 // vbroadcastss 0x14(%rbx,%r11,8), %ymm11
-	LONG $0xa83d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm9
-	LONG $0xd772c5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm7
-	LONG $0x397dc3c4; WORD $0x01f8 // vextracti128 $0x1, %ymm7, %xmm8
-	LONG $0x2b41c2c4; BYTE $0xf8 // vpackusdw %xmm8, %xmm7, %xmm7
-	LONG $0x137de2c4; BYTE $0xff // vcvtph2ps %xmm7, %ymm7
-	LONG $0xa825c2c4; BYTE $0xfa // vfmadd213ps %ymm10, %ymm11, %ymm7 # ymm7 = (ymm11 * ymm7) + ymm10
-	LONG $0x187d22c4; WORD $0xdb44; BYTE $0x18 // vbroadcastss 0x18(%rbx,%r11,8), %ymm8
-	LONG $0x004d62c4; BYTE $0xc9 // vpshufb %ymm1, %ymm6, %ymm9
-	LONG $0x00fd43c4; WORD $0xe8c9 // vpermq $0xe8, %ymm9, %ymm9 # ymm9 = ymm9[0,2,2,3]
-	LONG $0x137d42c4; BYTE $0xc9 // vcvtph2ps %xmm9, %ymm9
-	LONG $0xa83d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm7
-	LONG $0x187da2c4; WORD $0xdb7c; BYTE $0x1c // vbroadcastss 0x1c(%rbx,%r11,8), %ymm7
-	LONG $0xd672cdc5; BYTE $0x10 // vpsrld $0x10, %ymm6, %ymm6
-	LONG $0x397dc3c4; WORD $0x01f0 // vextracti128 $0x1, %ymm6, %xmm8
-	LONG $0x2b49c2c4; BYTE $0xf0 // vpackusdw %xmm8, %xmm6, %xmm6
-	LONG $0x137de2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %ymm6
-	LONG $0xa845c2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm9
-	LONG $0x297ca1c4; WORD $0x2c74; BYTE $0x60 // vmovaps %ymm6, 0x60(%rsp,%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	LONG $0x00c28149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r10 # imm = 0x200
-	LONG $0x80fd8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r13
-	LONG $0xfe84850f; WORD $0xffff // jne 0x1bb0 <k_mul_f16+0x220>
-	LONG $0x04538d4d // leaq 0x4(%r11), %r10
-	LONG $0x10c18348 // addq $0x10, %rcx
-	LONG $0x0cfb8349 // cmpq $0xc, %r11
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xfe5f820f; WORD $0xffff // jb 0x1ba0 <k_mul_f16+0x210>
-	LONG $0x20508d4c // leaq 0x20(%rax), %r10
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	LONG $0xfdcf8e0f; WORD $0xffff // jle 0x1b20 <k_mul_f16+0x190>
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0x01038d0f; WORD $0x0000 // jge 0x1e5d <k_mul_f16+0x4cd>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x104a8b48 // movq 0x10(%rdx), %rcx
-	LONG $0x244c0348; BYTE $0x40 // addq 0x40(%rsp), %rcx
-	LONG $0x18528b48 // movq 0x18(%rdx), %rdx
-	LONG $0x4c287cc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm9
-	QUAD $0x0000802484287cc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm8
-	QUAD $0x0000a024bc28fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm7
-	QUAD $0x0000c024b428fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm6
+	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	LONG $0x20438d49 // leaq 0x20(%r11), %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0x01a68e0f; WORD $0x0000 // jle 0x1cb0 <k_mul_f16+0x320>
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x010c8d0f; WORD $0x0000 // jge 0x1c1f <k_mul_f16+0x28f>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x10418b48 // movq 0x10(%rcx), %rax
+	LONG $0x24440348; BYTE $0x68 // addq 0x68(%rsp), %rax
+	LONG $0x18498b48 // movq 0x18(%rcx), %rcx
+	QUAD $0x000080248c287cc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm9
+	QUAD $0x0000a02484287cc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm8
+	QUAD $0x0000c024bc28fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm7
+	QUAD $0x0000e024b428fcc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm6
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x413c8d48 // leaq (%rcx,%rax,2), %rdi
-	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
+	LONG $0x58048d4e // leaq (%rax,%r11,2), %r8
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x0fb70f44 // movzwl (%rdi), %r9d
-	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
-	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xde4c0f4c // cmovlq %rsi, %r11
-	LONG $0x924c8946; BYTE $0xfc // movl %r9d, -0x4(%rdx,%r10,4)
-	LONG $0x5f3c8d4a // leaq (%rdi,%r11,2), %rdi
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x21fa8349 // cmpq $0x21, %r10
-	WORD $0xdd75 // jne 0x1da0 <k_mul_f16+0x410>
-	LONG $0x187d42c4; WORD $0x8014 // vbroadcastss (%r8,%rax,4), %ymm10
-	LONG $0x1a6f7ec5 // vmovdqu (%rdx), %ymm11
-	LONG $0x626f7ec5; BYTE $0x20 // vmovdqu 0x20(%rdx), %ymm12
-	LONG $0x6a6f7ec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm13
-	LONG $0x726f7ec5; BYTE $0x60 // vmovdqu 0x60(%rdx), %ymm14
+	LONG $0x10b70f41 // movzwl (%r8), %edx
+	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe4c0f48 // cmovlq %rsi, %rdi
+	LONG $0x89548942; BYTE $0xfc // movl %edx, -0x4(%rcx,%r9,4)
+	LONG $0x78048d4d // leaq (%r8,%rdi,2), %r8
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x21f98349 // cmpq $0x21, %r9
+	WORD $0xde75 // jne 0x1b60 <k_mul_f16+0x1d0>
+	LONG $0x187d02c4; WORD $0x9a14 // vbroadcastss (%r10,%r11,4), %ymm10
+	LONG $0x196f7ec5 // vmovdqu (%rcx), %ymm11
+	LONG $0x616f7ec5; BYTE $0x20 // vmovdqu 0x20(%rcx), %ymm12
+	LONG $0x696f7ec5; BYTE $0x40 // vmovdqu 0x40(%rcx), %ymm13
+	LONG $0x716f7ec5; BYTE $0x60 // vmovdqu 0x60(%rcx), %ymm14
 	LONG $0x002562c4; BYTE $0xd9 // vpshufb %ymm1, %ymm11, %ymm11
 	LONG $0x00fd43c4; WORD $0xe8db // vpermq $0xe8, %ymm11, %ymm11 # ymm11 = ymm11[0,2,2,3]
 	LONG $0x137d42c4; BYTE $0xdb // vcvtph2ps %xmm11, %ymm11
@@ -1651,330 +1546,544 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00fd43c4; WORD $0xe8db // vpermq $0xe8, %ymm11, %ymm11 # ymm11 = ymm11[0,2,2,3]
 	LONG $0x137d42c4; BYTE $0xdb // vcvtph2ps %xmm11, %ymm11
 	LONG $0xb82dc2c4; BYTE $0xf3 // vfmadd231ps %ymm11, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm11) + ymm6
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0xff548c0f; WORD $0xffff // jl 0x1d90 <k_mul_f16+0x400>
-	LONG $0x4c297cc5; WORD $0x6024 // vmovaps %ymm9, 0x60(%rsp)
-	QUAD $0x0000802484297cc5; BYTE $0x00 // vmovaps %ymm8, 0x80(%rsp)
-	QUAD $0x0000a024bc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0xa0(%rsp)
-	QUAD $0x0000c024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xc0(%rsp)
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xfc17850f; WORD $0xffff // jne 0x1a80 <k_mul_f16+0xf0>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30798348; BYTE $0x00 // cmpq $0x0, 0x30(%rcx)
-	WORD $0x6e74 // je 0x1ee3 <k_mul_f16+0x553>
-	LONG $0x07ff8349 // cmpq $0x7, %r15
-	LONG $0x00938e0f; WORD $0x0000 // jle 0x1f12 <k_mul_f16+0x582>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
-	LONG $0x5458ecc5; WORD $0x6024 // vaddps 0x60(%rsp), %ymm2, %ymm2
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x009e860f; WORD $0x0000 // jbe 0x1f35 <k_mul_f16+0x5a5>
-	LONG $0x5a10fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm3
-	QUAD $0x000080249c58e4c5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm3, %ymm3
-	LONG $0x17ff8349 // cmpq $0x17, %r15
-	LONG $0x00e6860f; WORD $0x0000 // jbe 0x1f95 <k_mul_f16+0x605>
-	LONG $0x6210fcc5; BYTE $0x40 // vmovups 0x40(%rdx), %ymm4
-	QUAD $0x0000a024a458dcc5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm4, %ymm4
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x00d7860f; WORD $0x0000 // jbe 0x1f9e <k_mul_f16+0x60e>
-	LONG $0x6a10fcc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm5
-	QUAD $0x0000c024ac58d4c5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm5, %ymm5
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0xff558c0f; WORD $0xffff // jl 0x1b50 <k_mul_f16+0x1c0>
+	QUAD $0x000080248c297cc5; BYTE $0x00 // vmovaps %ymm9, 0x80(%rsp)
+	QUAD $0x0000a02484297cc5; BYTE $0x00 // vmovaps %ymm8, 0xa0(%rsp)
+	QUAD $0x0000c024bc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0xc0(%rsp)
+	QUAD $0x0000e024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xe0(%rsp)
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	LONG $0xfe60850f; WORD $0xffff // jne 0x1a90 <k_mul_f16+0x100>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x30788348; BYTE $0x00 // cmpq $0x0, 0x30(%rax)
+	LONG $0x03dd840f; WORD $0x0000 // je 0x201c <k_mul_f16+0x68c>
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x04058e0f; WORD $0x0000 // jle 0x204e <k_mul_f16+0x6be>
+	LONG $0x1110fcc5 // vmovups (%rcx), %ymm2
+	QUAD $0x000080249458ecc5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm2, %ymm2
+	LONG $0x0ffc8349 // cmpq $0xf, %r12
+	LONG $0x0410860f; WORD $0x0000 // jbe 0x2070 <k_mul_f16+0x6e0>
+	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
+	QUAD $0x0000a0249c58e4c5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm3, %ymm3
+	LONG $0x17fc8349 // cmpq $0x17, %r12
+	LONG $0x0458860f; WORD $0x0000 // jbe 0x20d0 <k_mul_f16+0x740>
+	LONG $0x6110fcc5; BYTE $0x40 // vmovups 0x40(%rcx), %ymm4
+	QUAD $0x0000c024a458dcc5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm4, %ymm4
+	LONG $0x1ffc8349 // cmpq $0x1f, %r12
+	LONG $0x0449860f; WORD $0x0000 // jbe 0x20d9 <k_mul_f16+0x749>
+	LONG $0x6910fcc5; BYTE $0x60 // vmovups 0x60(%rcx), %ymm5
+	QUAD $0x0000e024ac58d4c5; BYTE $0x00 // vaddps 0xe0(%rsp), %ymm5, %ymm5
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfe168c0f; WORD $0xffff // jl 0x1abd <k_mul_f16+0x12d>
+	LONG $0x000444e9; BYTE $0x00 // jmp 0x20f0 <k_mul_f16+0x760>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	LONG $0x24440348; BYTE $0x68 // addq 0x68(%rsp), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x245c8948; BYTE $0x48 // movq %rbx, 0x48(%rsp)
+	WORD $0x1ceb // jmp 0x1cea <k_mul_f16+0x35a>
+	WORD $0x9066 // nop
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x20438d49 // leaq 0x20(%r11), %rax
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0xfe208f0f; WORD $0xffff // jg 0x1b0a <k_mul_f16+0x17a>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x2949; BYTE $0xc9 // subq %rcx, %r9
+	LONG $0x80f98149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r9
+	WORD $0x477d // jge 0x1d40 <k_mul_f16+0x3b0>
+	LONG $0x1f598d4d // leaq 0x1f(%r9), %r11
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd9490f4d // cmovnsq %r9, %r11
+	LONG $0xe0e38349 // andq $-0x20, %r11
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x48048d4c // leaq (%rax,%rcx,2), %r8
+	LONG $0x58148d4f // leaq (%r8,%r11,2), %r10
+	LONG $0x0b048d49 // leaq (%r11,%rcx), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xfbcc8c0f; WORD $0xffff // jl 0x1aaa <k_mul_f16+0x11a>
-	LONG $0x0000cde9; BYTE $0x00 // jmp 0x1fb0 <k_mul_f16+0x620>
-	LONG $0x5428fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm2
-	QUAD $0x000080249c28fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm3
-	QUAD $0x0000a024a428fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm4
-	QUAD $0x0000c024ac28fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm5
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xd84c0f48 // cmovlq %rax, %rbx
+	LONG $0x5a348d4d // leaq (%r10,%rbx,2), %r14
+	LONG $0x1ff98349 // cmpq $0x1f, %r9
+	WORD $0x3e7f // jg 0x1d77 <k_mul_f16+0x3e7>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x1de3 <k_mul_f16+0x453>
+	WORD $0x9066 // nop
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x48048d4c // leaq (%rax,%rcx,2), %r8
+	LONG $0x80818d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rcx), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xfb9d8c0f; WORD $0xffff // jl 0x1aaa <k_mul_f16+0x11a>
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x1fb0 <k_mul_f16+0x620>
-	LONG $0xe70d8d48; WORD $0x0011; BYTE $0x00 // leaq 0x11e7(%rip), %rcx # 0x3100 <lanes>
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x5410fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm2
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x2c6de2c4; BYTE $0x12 // vmaskmovps (%rdx), %ymm2, %ymm2
-	LONG $0x5458ecc5; WORD $0x6024 // vaddps 0x60(%rsp), %ymm2, %ymm2
-	WORD $0x07eb // jmp 0x1f3c <k_mul_f16+0x5ac>
-	LONG $0xc40d8d48; WORD $0x0011; BYTE $0x00 // leaq 0x11c4(%rip), %rcx # 0x3100 <lanes>
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	LONG $0x5c10fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm3
-	LONG $0x2c65e2c4; WORD $0x205a // vmaskmovps 0x20(%rdx), %ymm3, %ymm3
-	QUAD $0x000080249c58e4c5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm3, %ymm3
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0x6410fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm4
-	LONG $0x2c5de2c4; WORD $0x4062 // vmaskmovps 0x40(%rdx), %ymm4, %ymm4
-	QUAD $0x0000a024a458dcc5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm4, %ymm4
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x6c10fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm5
-	LONG $0x2c55e2c4; WORD $0x606a // vmaskmovps 0x60(%rdx), %ymm5, %ymm5
-	QUAD $0x0000c024ac58d4c5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm5, %ymm5
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xfb178c0f; WORD $0xffff // jl 0x1aaa <k_mul_f16+0x11a>
-	WORD $0x1beb // jmp 0x1fb0 <k_mul_f16+0x620>
-	LONG $0x640d8d48; WORD $0x0011; BYTE $0x00 // leaq 0x1164(%rip), %rcx # 0x3100 <lanes>
-	WORD $0xb8eb // jmp 0x1f56 <k_mul_f16+0x5c6>
-	LONG $0x5b0d8d48; WORD $0x0011; BYTE $0x00 // leaq 0x115b(%rip), %rcx # 0x3100 <lanes>
-	WORD $0xc9eb // jmp 0x1f70 <k_mul_f16+0x5e0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x07ff8349 // cmpq $0x7, %r15
-	WORD $0x4a7e // jle 0x2000 <k_mul_f16+0x670>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xc84c0f4c // cmovlq %rax, %r9
+	LONG $0x48348d4f // leaq (%r8,%r9,2), %r14
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x1011fcc5 // vmovups %ymm2, (%rax)
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x320d8d48; WORD $0x0011; BYTE $0x00 // leaq 0x1132(%rip), %rcx # 0x3100 <lanes>
-	WORD $0x5476 // jbe 0x2024 <k_mul_f16+0x694>
-	LONG $0x5811fcc5; BYTE $0x20 // vmovups %ymm3, 0x20(%rax)
-	LONG $0x17ff8349 // cmpq $0x17, %r15
-	WORD $0x5a76 // jbe 0x2035 <k_mul_f16+0x6a5>
-	LONG $0x6011fcc5; BYTE $0x40 // vmovups %ymm4, 0x40(%rax)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	WORD $0x6076 // jbe 0x2046 <k_mul_f16+0x6b6>
-	LONG $0x6811fcc5; BYTE $0x60 // vmovups %ymm5, 0x60(%rax)
-	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
-	LONG $0xfa138e0f; WORD $0xffff // jle 0x1a10 <k_mul_f16+0x80>
-	WORD $0x6aeb // jmp 0x2069 <k_mul_f16+0x6d9>
-	BYTE $0x90 // nop
-	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0xf50d8d48; WORD $0x0010; BYTE $0x00 // leaq 0x10f5(%rip), %rcx # 0x3100 <lanes>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x7010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm6
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x2e4de2c4; BYTE $0x10 // vmaskmovps %ymm2, %ymm6, (%rax)
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x5410fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm2
-	LONG $0x2e6de2c4; WORD $0x2058 // vmaskmovps %ymm3, %ymm2, 0x20(%rax)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x5410fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm2
-	LONG $0x2e6de2c4; WORD $0x4060 // vmaskmovps %ymm4, %ymm2, 0x40(%rax)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x5410fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm2
-	LONG $0x2e6de2c4; WORD $0x6068 // vmaskmovps %ymm5, %ymm2, 0x60(%rax)
-	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
-	LONG $0xf9a78e0f; WORD $0xffff // jle 0x1a10 <k_mul_f16+0x80>
-	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0x04298d0f; WORD $0x0000 // jge 0x249b <k_mul_f16+0xb0b>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x08488b48 // movq 0x8(%rax), %rcx
-	LONG $0x28708b48 // movq 0x28(%rax), %rsi
-	QUAD $0x00000000f5048d4c // leaq (,%rsi,8), %r8
-	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
-	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
-	LONG $0x1c418d48 // leaq 0x1c(%rcx), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	QUAD $0x00001016056ffdc5 // vmovdqa 0x1016(%rip), %ymm0 # 0x30c0 <k_mul_bf16+0xb10>
-	QUAD $0x0000102e0d6ffdc5 // vmovdqa 0x102e(%rip), %ymm1 # 0x30e0 <k_mul_bf16+0xb30>
-	WORD $0x3feb // jmp 0x20f3 <k_mul_f16+0x763>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x02e6c149 // shlq $0x2, %r14
-	LONG $0x35058d48; WORD $0x0010; BYTE $0x00 // leaq 0x1035(%rip), %rax # 0x3100 <lanes>
-	WORD $0x294c; BYTE $0xf0 // subq %r14, %rax
-	LONG $0x5010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm2
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x2e6de2c4; BYTE $0x20 // vmaskmovps %ymm4, %ymm2, (%rax)
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x08c78348 // addq $0x8, %rdi
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0x03a88d0f; WORD $0x0000 // jge 0x249b <k_mul_f16+0xb0b>
-	WORD $0x2949; BYTE $0xfe // subq %rdi, %r14
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	LONG $0x036f8e0f; WORD $0x0000 // jle 0x2480 <k_mul_f16+0xaf0>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x2deb // jmp 0x2161 <k_mul_f16+0x7d1>
-	LONG $0xc5058d48; WORD $0x000f; BYTE $0x00 // leaq 0xfc5(%rip), %rax # 0x3100 <lanes>
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x5410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm2
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x2c6de2c4; BYTE $0x10 // vmaskmovps (%rax), %ymm2, %ymm2
-	BYTE $0x90 // nop
-	LONG $0xe458ecc5 // vaddps %ymm4, %ymm2, %ymm4
-	LONG $0xd428fcc5 // vmovaps %ymm4, %ymm2
-	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	LONG $0x03238d0f; WORD $0x0000 // jge 0x2484 <k_mul_f16+0xaf4>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
-	LONG $0x00958d4d; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r13), %r10
-	LONG $0x00fa8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdx # imm = 0x100
-	LONG $0xd64c0f4c // cmovlq %rsi, %r10
-	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
-	LONG $0x207d8d49 // leaq 0x20(%r13), %rdi
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0x02238f0f; WORD $0x0000 // jg 0x23b2 <k_mul_f16+0xa22>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x10508b48 // movq 0x10(%rax), %rdx
-	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
-	LONG $0x18588b4c // movq 0x18(%rax), %r11
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
-	LONG $0xa81c8d4a // leaq (%rax,%r13,4), %rbx
-	BYTE $0x90 // nop
-	LONG $0x6a0c8d4e // leaq (%rdx,%r13,2), %r9
-	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
-	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x000100b8; BYTE $0x00 // movl $0x100, %eax # imm = 0x100
-	LONG $0xf84c0f48 // cmovlq %rax, %rdi
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107cc1c4; BYTE $0x21 // vmovups (%r9), %ymm4
-	LONG $0x107cc1c4; WORD $0x2069 // vmovups 0x20(%r9), %ymm5
-	LONG $0x117cc1c4; WORD $0x246c; BYTE $0x20 // vmovups %ymm5, 0x20(%r12)
-	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
-	LONG $0x0c180f41; BYTE $0x79 // prefetcht0 (%r9,%rdi,2)
-	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
+	LONG $0x18488b4c // movq 0x18(%rax), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0x5834 // vmovups (%r8,%rbx,2), %ymm6
+	LONG $0x6f7ec1c4; WORD $0x587c; BYTE $0x20 // vmovdqu 0x20(%r8,%rbx,2), %ymm7
+	LONG $0x7f7ec1c4; WORD $0x597c; BYTE $0x20 // vmovdqu %ymm7, 0x20(%r9,%rbx,2)
+	LONG $0x117cc1c4; WORD $0x5934 // vmovups %ymm6, (%r9,%rbx,2)
+	LONG $0x20c38348 // addq $0x20, %rbx
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	WORD $0xdd7c // jl 0x1da0 <k_mul_f16+0x410>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
 	LONG $0xc64c0f48 // cmovlq %rsi, %rax
-	LONG $0x410c8d4d // leaq (%r9,%rax,2), %r9
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x09ff8349 // cmpq $0x9, %r15
-	WORD $0xc675 // jne 0x21e0 <k_mul_f16+0x850>
-	LONG $0xfcc7c748; WORD $0xffff; BYTE $0xff // movq $-0x4, %rdi
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7ac1c4; WORD $0xbb64; BYTE $0x10 // vmovdqu 0x10(%r11,%rdi,4), %xmm4
-	LONG $0x6f7ac1c4; WORD $0xbb6c; BYTE $0x50 // vmovdqu 0x50(%r11,%rdi,4), %xmm5
-	QUAD $0x0090bbb46f7ac1c4; WORD $0x0000 // vmovdqu 0x90(%r11,%rdi,4), %xmm6
-	QUAD $0x00d0bbbc6f7ac1c4; WORD $0x0000 // vmovdqu 0xd0(%r11,%rdi,4), %xmm7
-	QUAD $0x0110bba4385dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x110(%r11,%rdi,4), %ymm4, %ymm4
-	QUAD $0x0150bbac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x150(%r11,%rdi,4), %ymm5, %ymm5
-	QUAD $0x0190bbb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x190(%r11,%rdi,4), %ymm6, %ymm6
-	QUAD $0x01d0bbbc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1d0(%r11,%rdi,4), %ymm7, %ymm7
-	LONG $0xc5625dc5 // vpunpckldq %ymm5, %ymm4, %ymm8 # ymm8 = ymm4[0],ymm5[0],ymm4[1],ymm5[1],ymm4[4],ymm5[4],ymm4[5],ymm5[5]
-	LONG $0xed6addc5 // vpunpckhdq %ymm5, %ymm4, %ymm5 # ymm5 = ymm4[2],ymm5[2],ymm4[3],ymm5[3],ymm4[6],ymm5[6],ymm4[7],ymm5[7]
-	LONG $0xe762cdc5 // vpunpckldq %ymm7, %ymm6, %ymm4 # ymm4 = ymm6[0],ymm7[0],ymm6[1],ymm7[1],ymm6[4],ymm7[4],ymm6[5],ymm7[5]
+	LONG $0x40048d4d // leaq (%r8,%rax,2), %r8
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x20fa8349 // cmpq $0x20, %r10
+	WORD $0xad75 // jne 0x1d90 <k_mul_f16+0x400>
+	WORD $0xd149; BYTE $0xfb // sarq %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfee18e0f; WORD $0xffff // jle 0x1cd0 <k_mul_f16+0x340>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x18488b4c // movq 0x18(%rax), %r9
+	LONG $0x000700b8; BYTE $0x00 // movl $0x700, %eax # imm = 0x700
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x9066 // nop
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x03478d49 // leaq 0x3(%r15), %rax
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xc7490f49 // cmovnsq %r15, %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0xfce08348 // andq $-0x4, %rax
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	WORD $0x2949; BYTE $0xc2 // subq %rax, %r10
+	LONG $0x01478d49 // leaq 0x1(%r15), %rax
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd0490f48 // cmovnsq %rax, %rdx
+	LONG $0x7e048d49 // leaq (%r14,%rdi,2), %rax
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0x0c180f41; BYTE $0x02 // prefetcht0 (%r10,%rax)
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0x7e048d49 // leaq (%r14,%rdi,2), %rax
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x020c180f // prefetcht0 (%rdx,%rax)
+	QUAD $0xfffff900b36ffac5 // vmovdqu -0x700(%rbx), %xmm6
+	QUAD $0xfffffa00bb6ffac5 // vmovdqu -0x600(%rbx), %xmm7
+	QUAD $0xfffffb00936f7ac5 // vmovdqu -0x500(%rbx), %xmm10
+	QUAD $0xfffd0083384d63c4; WORD $0x01ff // vinserti128 $0x1, -0x300(%rbx), %ymm6, %ymm8
+	QUAD $0xfffe008b384563c4; WORD $0x01ff // vinserti128 $0x1, -0x200(%rbx), %ymm7, %ymm9
+	QUAD $0xffff00b3382de3c4; WORD $0x01ff // vinserti128 $0x1, -0x100(%rbx), %ymm10, %ymm6
+	QUAD $0xfffffc00bb6ffac5 // vmovdqu -0x400(%rbx), %xmm7
+	LONG $0x3845e3c4; WORD $0x013b // vinserti128 $0x1, (%rbx), %ymm7, %ymm7
+	LONG $0x623d41c4; BYTE $0xd1 // vpunpckldq %ymm9, %ymm8, %ymm10 # ymm10 = ymm8[0],ymm9[0],ymm8[1],ymm9[1],ymm8[4],ymm9[4],ymm8[5],ymm9[5]
+	LONG $0xdf624dc5 // vpunpckldq %ymm7, %ymm6, %ymm11 # ymm11 = ymm6[0],ymm7[0],ymm6[1],ymm7[1],ymm6[4],ymm7[4],ymm6[5],ymm7[5]
+	LONG $0x187d22c4; WORD $0xe924 // vbroadcastss (%rcx,%r13,8), %ymm12
+	LONG $0x6c2d41c4; BYTE $0xeb // vpunpcklqdq %ymm11, %ymm10, %ymm13 # ymm13 = ymm10[0],ymm11[0],ymm10[2],ymm11[2]
+	LONG $0x001562c4; BYTE $0xf1 // vpshufb %ymm1, %ymm13, %ymm14
+	LONG $0x00fd43c4; WORD $0xe8f6 // vpermq $0xe8, %ymm14, %ymm14 # ymm14 = ymm14[0,2,2,3]
+	LONG $0x137d42c4; BYTE $0xf6 // vcvtph2ps %xmm14, %ymm14
+	QUAD $0x008044b4a81d22c4; WORD $0x0000 // vfmadd213ps 0x80(%rsp,%r8,2), %ymm12, %ymm14 # ymm14 = (ymm12 * ymm14) + mem
+	LONG $0x187d22c4; WORD $0xe964; BYTE $0x04 // vbroadcastss 0x4(%rcx,%r13,8), %ymm12
+	LONG $0x7215c1c4; WORD $0x10d5 // vpsrld $0x10, %ymm13, %ymm13
+	LONG $0x397d43c4; WORD $0x01ef // vextracti128 $0x1, %ymm13, %xmm15
+	LONG $0x2b1142c4; BYTE $0xef // vpackusdw %xmm15, %xmm13, %xmm13
+	LONG $0x137d42c4; BYTE $0xed // vcvtph2ps %xmm13, %ymm13
+	LONG $0x187d22c4; WORD $0xe97c; BYTE $0x08 // vbroadcastss 0x8(%rcx,%r13,8), %ymm15
+	LONG $0xa81d42c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm12, %ymm13 # ymm13 = (ymm12 * ymm13) + ymm14
+	LONG $0x6d2d41c4; BYTE $0xd3 // vpunpckhqdq %ymm11, %ymm10, %ymm10 # ymm10 = ymm10[1],ymm11[1],ymm10[3],ymm11[3]
+	LONG $0x002d62c4; BYTE $0xd9 // vpshufb %ymm1, %ymm10, %ymm11
+	LONG $0x00fd43c4; WORD $0xe8db // vpermq $0xe8, %ymm11, %ymm11 # ymm11 = ymm11[0,2,2,3]
+	LONG $0x6a3d41c4; BYTE $0xc1 // vpunpckhdq %ymm9, %ymm8, %ymm8 # ymm8 = ymm8[2],ymm9[2],ymm8[3],ymm9[3],ymm8[6],ymm9[6],ymm8[7],ymm9[7]
+	LONG $0x137d42c4; BYTE $0xcb // vcvtph2ps %xmm11, %ymm9
+	LONG $0x187d22c4; WORD $0xe95c; BYTE $0x0c // vbroadcastss 0xc(%rcx,%r13,8), %ymm11
+	LONG $0xa80542c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm9) + ymm13
+	LONG $0x722dc1c4; WORD $0x10d2 // vpsrld $0x10, %ymm10, %ymm10
+	LONG $0x397d43c4; WORD $0x01d4 // vextracti128 $0x1, %ymm10, %xmm12
+	LONG $0x2b2942c4; BYTE $0xd4 // vpackusdw %xmm12, %xmm10, %xmm10
 	LONG $0xf76acdc5 // vpunpckhdq %ymm7, %ymm6, %ymm6 # ymm6 = ymm6[2],ymm7[2],ymm6[3],ymm7[3],ymm6[6],ymm7[6],ymm6[7],ymm7[7]
-	LONG $0xfc6cbdc5 // vpunpcklqdq %ymm4, %ymm8, %ymm7 # ymm7 = ymm8[0],ymm4[0],ymm8[2],ymm4[2]
-	LONG $0x187d62c4; WORD $0xfb4c; BYTE $0x04 // vbroadcastss 0x4(%rbx,%rdi,8), %ymm9
-	LONG $0xc46d3dc5 // vpunpckhqdq %ymm4, %ymm8, %ymm8 # ymm8 = ymm8[1],ymm4[1],ymm8[3],ymm4[3]
-	LONG $0x0045e2c4; BYTE $0xe1 // vpshufb %ymm1, %ymm7, %ymm4
-	LONG $0x00fde3c4; WORD $0xe8e4 // vpermq $0xe8, %ymm4, %ymm4 # ymm4 = ymm4[0,2,2,3]
-	LONG $0x137d62c4; BYTE $0xd4 // vcvtph2ps %xmm4, %ymm10
-	LONG $0xa83562c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm9, %ymm10 # ymm10 = (ymm9 * ymm10) + ymm3
-	LONG $0xe66cd5c5 // vpunpcklqdq %ymm6, %ymm5, %ymm4 # ymm4 = ymm5[0],ymm6[0],ymm5[2],ymm6[2]
-	LONG $0x187d62c4; WORD $0xfb4c; BYTE $0x08 // vbroadcastss 0x8(%rbx,%rdi,8), %ymm9
-	LONG $0xde6dd5c5 // vpunpckhqdq %ymm6, %ymm5, %ymm3 # ymm3 = ymm5[1],ymm6[1],ymm5[3],ymm6[3]
-	LONG $0xd772d5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm5
-	LONG $0x397de3c4; WORD $0x01ee // vextracti128 $0x1, %ymm5, %xmm6
-	LONG $0x2b51e2c4; BYTE $0xee // vpackusdw %xmm6, %xmm5, %xmm5
-	LONG $0x137de2c4; BYTE $0xed // vcvtph2ps %xmm5, %ymm5
-	LONG $0xa835c2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm5) + ymm10
-	LONG $0x187de2c4; WORD $0xfb74; BYTE $0x0c // vbroadcastss 0xc(%rbx,%rdi,8), %ymm6
-	LONG $0x003de2c4; BYTE $0xf9 // vpshufb %ymm1, %ymm8, %ymm7
-	LONG $0x00fde3c4; WORD $0xe8ff // vpermq $0xe8, %ymm7, %ymm7 # ymm7 = ymm7[0,2,2,3]
+	LONG $0x137dc2c4; BYTE $0xfa // vcvtph2ps %xmm10, %ymm7
+	LONG $0x187d22c4; WORD $0xe954; BYTE $0x10 // vbroadcastss 0x10(%rcx,%r13,8), %ymm10
+	LONG $0xe66c3dc5 // vpunpcklqdq %ymm6, %ymm8, %ymm12 # ymm12 = ymm8[0],ymm6[0],ymm8[2],ymm6[2]
+	LONG $0xa825c2c4; BYTE $0xf9 // vfmadd213ps %ymm9, %ymm11, %ymm7 # ymm7 = (ymm11 * ymm7) + ymm9
+	LONG $0x001d62c4; BYTE $0xc9 // vpshufb %ymm1, %ymm12, %ymm9
+	LONG $0x00fd43c4; WORD $0xe8c9 // vpermq $0xe8, %ymm9, %ymm9 # ymm9 = ymm9[0,2,2,3]
+	LONG $0x137d42c4; BYTE $0xc9 // vcvtph2ps %xmm9, %ymm9
+	LONG $0x187d22c4; WORD $0xe95c; BYTE $0x14 // vbroadcastss 0x14(%rcx,%r13,8), %ymm11
+	LONG $0x721dc1c4; WORD $0x10d4 // vpsrld $0x10, %ymm12, %ymm12
+	LONG $0xa82d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm9) + ymm7
+	LONG $0x397d63c4; WORD $0x01e7 // vextracti128 $0x1, %ymm12, %xmm7
+	LONG $0x2b19e2c4; BYTE $0xff // vpackusdw %xmm7, %xmm12, %xmm7
 	LONG $0x137de2c4; BYTE $0xff // vcvtph2ps %xmm7, %ymm7
-	LONG $0xa84de2c4; BYTE $0xfd // vfmadd213ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm5
-	LONG $0x187de2c4; WORD $0xfb6c; BYTE $0x10 // vbroadcastss 0x10(%rbx,%rdi,8), %ymm5
-	LONG $0x724dc1c4; WORD $0x10d0 // vpsrld $0x10, %ymm8, %ymm6
-	LONG $0x397dc3c4; WORD $0x01f0 // vextracti128 $0x1, %ymm6, %xmm8
-	LONG $0x2b49c2c4; BYTE $0xf0 // vpackusdw %xmm8, %xmm6, %xmm6
+	LONG $0xf66dbdc5 // vpunpckhqdq %ymm6, %ymm8, %ymm6 # ymm6 = ymm8[1],ymm6[1],ymm8[3],ymm6[3]
+	LONG $0x187d22c4; WORD $0xe944; BYTE $0x18 // vbroadcastss 0x18(%rcx,%r13,8), %ymm8
+	LONG $0x004d62c4; BYTE $0xd1 // vpshufb %ymm1, %ymm6, %ymm10
+	LONG $0xa825c2c4; BYTE $0xf9 // vfmadd213ps %ymm9, %ymm11, %ymm7 # ymm7 = (ymm11 * ymm7) + ymm9
+	LONG $0x00fd43c4; WORD $0xe8ca // vpermq $0xe8, %ymm10, %ymm9 # ymm9 = ymm10[0,2,2,3]
+	LONG $0x137d42c4; BYTE $0xc9 // vcvtph2ps %xmm9, %ymm9
+	LONG $0x187d22c4; WORD $0xe954; BYTE $0x1c // vbroadcastss 0x1c(%rcx,%r13,8), %ymm10
+	LONG $0xa83d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm7
+	LONG $0xd672cdc5; BYTE $0x10 // vpsrld $0x10, %ymm6, %ymm6
+	LONG $0x397de3c4; WORD $0x01f7 // vextracti128 $0x1, %ymm6, %xmm7
+	LONG $0x2b49e2c4; BYTE $0xf7 // vpackusdw %xmm7, %xmm6, %xmm6
 	LONG $0x137de2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %ymm6
-	LONG $0x187d62c4; WORD $0xfb44; BYTE $0x14 // vbroadcastss 0x14(%rbx,%rdi,8), %ymm8
-	LONG $0xa855e2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm7
-	LONG $0x005de2c4; BYTE $0xe9 // vpshufb %ymm1, %ymm4, %ymm5
-	LONG $0x00fde3c4; WORD $0xe8ed // vpermq $0xe8, %ymm5, %ymm5 # ymm5 = ymm5[0,2,2,3]
-	LONG $0x137de2c4; BYTE $0xed // vcvtph2ps %xmm5, %ymm5
-	LONG $0xa83de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm6
-	LONG $0x187de2c4; WORD $0xfb74; BYTE $0x18 // vbroadcastss 0x18(%rbx,%rdi,8), %ymm6
-	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
-	LONG $0x397de3c4; WORD $0x01e7 // vextracti128 $0x1, %ymm4, %xmm7
-	LONG $0x2b59e2c4; BYTE $0xe7 // vpackusdw %xmm7, %xmm4, %xmm4
-	LONG $0x137de2c4; BYTE $0xe4 // vcvtph2ps %xmm4, %ymm4
-	LONG $0xa84de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm5
-	LONG $0x187de2c4; WORD $0xfb6c; BYTE $0x1c // vbroadcastss 0x1c(%rbx,%rdi,8), %ymm5
-	LONG $0x0065e2c4; BYTE $0xf1 // vpshufb %ymm1, %ymm3, %ymm6
-	LONG $0x00fde3c4; WORD $0xe8f6 // vpermq $0xe8, %ymm6, %ymm6 # ymm6 = ymm6[0,2,2,3]
-	LONG $0x137de2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %ymm6
-	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	LONG $0x187de2c4; WORD $0xfb64; BYTE $0x20 // vbroadcastss 0x20(%rbx,%rdi,8), %ymm4
-	LONG $0xd372e5c5; BYTE $0x10 // vpsrld $0x10, %ymm3, %ymm3
-	LONG $0x397de3c4; WORD $0x01dd // vextracti128 $0x1, %ymm3, %xmm5
-	LONG $0x2b61e2c4; BYTE $0xdd // vpackusdw %xmm5, %xmm3, %xmm3
-	LONG $0x137de2c4; BYTE $0xdb // vcvtph2ps %xmm3, %ymm3
-	LONG $0xa85de2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm6
-	LONG $0x04c78348 // addq $0x4, %rdi
-	LONG $0x0cff8348 // cmpq $0xc, %rdi
-	LONG $0xfe8f820f; WORD $0xffff // jb 0x2230 <k_mul_f16+0x8a0>
-	LONG $0x207d8d49 // leaq 0x20(%r13), %rdi
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x21b0 <k_mul_f16+0x820>
-	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
-	LONG $0x00858d0f; WORD $0x0000 // jge 0x2440 <k_mul_f16+0xab0>
+	LONG $0xa82dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm6) + ymm9
+	QUAD $0x008044b4297ca1c4; WORD $0x0000 // vmovaps %ymm6, 0x80(%rsp,%r8,2)
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x10c08349 // addq $0x10, %r8
+	LONG $0x00c38148; WORD $0x0008; BYTE $0x00 // addq $0x800, %rbx # imm = 0x800
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	LONG $0xfe1a850f; WORD $0xffff // jne 0x1e20 <k_mul_f16+0x490>
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x10c18349 // addq $0x10, %r9
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0xfdf98c0f; WORD $0xffff // jl 0x1e10 <k_mul_f16+0x480>
+	LONG $0xfffcb4e9; BYTE $0xff // jmp 0x1cd0 <k_mul_f16+0x340>
+	QUAD $0x000080249428fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm2
+	QUAD $0x0000a0249c28fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm3
+	QUAD $0x0000c024a428fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm4
+	QUAD $0x0000e024ac28fcc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm5
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfa748c0f; WORD $0xffff // jl 0x1abd <k_mul_f16+0x12d>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x20f0 <k_mul_f16+0x760>
+	LONG $0xab058d48; WORD $0x0014; BYTE $0x00 // leaq 0x14ab(%rip), %rax # 0x3500 <lanes>
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x5410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm2
+	LONG $0x2c6de2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm2, %ymm2
+	QUAD $0x000080249458ecc5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm2, %ymm2
+	WORD $0x07eb // jmp 0x2077 <k_mul_f16+0x6e7>
+	LONG $0x89058d48; WORD $0x0014; BYTE $0x00 // leaq 0x1489(%rip), %rax # 0x3500 <lanes>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x5c10fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm3
+	LONG $0x2c65e2c4; WORD $0x2059 // vmaskmovps 0x20(%rcx), %ymm3, %ymm3
+	QUAD $0x0000a0249c58e4c5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm3, %ymm3
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x6410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm4
+	LONG $0x2c5de2c4; WORD $0x4061 // vmaskmovps 0x40(%rcx), %ymm4, %ymm4
+	QUAD $0x0000c024a458dcc5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm4, %ymm4
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x6c10fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm5
+	LONG $0x2c55e2c4; WORD $0x6069 // vmaskmovps 0x60(%rcx), %ymm5, %ymm5
+	QUAD $0x0000e024ac58d4c5; BYTE $0x00 // vaddps 0xe0(%rsp), %ymm5, %ymm5
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xf9ef8c0f; WORD $0xffff // jl 0x1abd <k_mul_f16+0x12d>
+	WORD $0x20eb // jmp 0x20f0 <k_mul_f16+0x760>
+	LONG $0x29058d48; WORD $0x0014; BYTE $0x00 // leaq 0x1429(%rip), %rax # 0x3500 <lanes>
+	WORD $0xb8eb // jmp 0x2091 <k_mul_f16+0x701>
+	LONG $0x20058d48; WORD $0x0014; BYTE $0x00 // leaq 0x1420(%rip), %rax # 0x3500 <lanes>
+	WORD $0xc9eb // jmp 0x20ab <k_mul_f16+0x71b>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x3a7e // jle 0x2130 <k_mul_f16+0x7a0>
+	LONG $0x1111fcc5 // vmovups %ymm2, (%rcx)
+	LONG $0x0ffc8349 // cmpq $0xf, %r12
+	WORD $0x4876 // jbe 0x2148 <k_mul_f16+0x7b8>
+	LONG $0x5911fcc5; BYTE $0x20 // vmovups %ymm3, 0x20(%rcx)
+	LONG $0x17fc8349 // cmpq $0x17, %r12
+	LONG $0xf0058d48; WORD $0x0013; BYTE $0x00 // leaq 0x13f0(%rip), %rax # 0x3500 <lanes>
+	WORD $0x4e76 // jbe 0x2160 <k_mul_f16+0x7d0>
+	LONG $0x6111fcc5; BYTE $0x40 // vmovups %ymm4, 0x40(%rcx)
+	LONG $0x1ffc8349 // cmpq $0x1f, %r12
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x5476 // jbe 0x217b <k_mul_f16+0x7eb>
+	LONG $0xfff8d8e9; BYTE $0xff // jmp 0x1a04 <k_mul_f16+0x74>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0xc5058d48; WORD $0x0013; BYTE $0x00 // leaq 0x13c5(%rip), %rax # 0x3500 <lanes>
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x7010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm6
+	LONG $0x2e4de2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm6, (%rcx)
+	LONG $0xb1058d48; WORD $0x0013; BYTE $0x00 // leaq 0x13b1(%rip), %rax # 0x3500 <lanes>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x5410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm2
+	LONG $0x2e6de2c4; WORD $0x2059 // vmaskmovps %ymm3, %ymm2, 0x20(%rcx)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x5410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm2
+	LONG $0x2e6de2c4; WORD $0x4061 // vmaskmovps %ymm4, %ymm2, 0x40(%rcx)
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x5410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm2
+	LONG $0x2e6de2c4; WORD $0x6069 // vmaskmovps %ymm5, %ymm2, 0x60(%rcx)
+	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0xf8878e0f; WORD $0xffff // jle 0x1a20 <k_mul_f16+0x90>
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0x04ee8d0f; WORD $0x0000 // jge 0x2690 <k_mul_f16+0xd00>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x08508b48 // movq 0x8(%rax), %rdx
+	LONG $0x28708b48 // movq 0x28(%rax), %rsi
+	QUAD $0x00000000f5048d48 // leaq (,%rsi,8), %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x000012f2056ffdc5 // vmovdqa 0x12f2(%rip), %ymm0 # 0x34c0 <k_mul_bf16+0xd10>
+	QUAD $0x0000130a0d6ffdc5 // vmovdqa 0x130a(%rip), %ymm1 # 0x34e0 <k_mul_bf16+0xd30>
+	WORD $0x28eb // jmp 0x2200 <k_mul_f16+0x870>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x10508b48 // movq 0x10(%rax), %rdx
-	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
-	LONG $0x18788b48 // movq 0x18(%rax), %rdi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x6a0c8d4e // leaq (%rdx,%r13,2), %r9
+	LONG $0x2011fcc5 // vmovups %ymm4, (%rax)
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x08c78348 // addq $0x8, %rdi
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0x04908d0f; WORD $0x0000 // jge 0x2690 <k_mul_f16+0xd00>
+	WORD $0x2948; BYTE $0xfb // subq %rdi, %rbx
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x04418e0f; WORD $0x0000 // jle 0x2660 <k_mul_f16+0xcd0>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x2feb // jmp 0x2271 <k_mul_f16+0x8e1>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xe328fcc5 // vmovaps %ymm3, %ymm4
+	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
+	LONG $0x00cb840f; WORD $0x0000 // je 0x232b <k_mul_f16+0x99b>
+	LONG $0xe458ecc5 // vaddps %ymm4, %ymm2, %ymm4
+	LONG $0xd428fcc5 // vmovaps %ymm4, %ymm2
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x03f38d0f; WORD $0x0000 // jge 0x2664 <k_mul_f16+0xcd4>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	QUAD $0x00000100248c8d49 // leaq 0x100(%r12), %rcx
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xce4c0f48 // cmovlq %rsi, %rcx
+	LONG $0x2464894c; BYTE $0x48 // movq %r12, 0x48(%rsp)
+	LONG $0x24448d49; BYTE $0x20 // leaq 0x20(%r12), %rax
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0x00c08e0f; WORD $0x0000 // jle 0x2360 <k_mul_f16+0x9d0>
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0xab7d // jge 0x2250 <k_mul_f16+0x8c0>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x60148d4e // leaq (%rax,%r12,2), %r10
 	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x01b70f41 // movzwl (%r9), %eax
-	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xde4c0f48 // cmovlq %rsi, %rbx
-	LONG $0x9f448942; BYTE $0xfc // movl %eax, -0x4(%rdi,%r11,4)
-	LONG $0x590c8d4d // leaq (%r9,%rbx,2), %r9
+	LONG $0x3ab70f41 // movzwl (%r10), %edi
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xc64c0f4c // cmovlq %rsi, %r8
+	LONG $0x997c8943; BYTE $0xfc // movl %edi, -0x4(%r9,%r11,4)
+	LONG $0x42148d4f // leaq (%r10,%r8,2), %r10
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x09fb8349 // cmpq $0x9, %r11
-	WORD $0xde75 // jne 0x23e0 <k_mul_f16+0xa50>
-	LONG $0x187da2c4; WORD $0xa92c // vbroadcastss (%rcx,%r13,4), %ymm5
-	LONG $0x276ffec5 // vmovdqu (%rdi), %ymm4
+	WORD $0xdd75 // jne 0x22d0 <k_mul_f16+0x940>
+	LONG $0x187da2c4; WORD $0xa22c // vbroadcastss (%rdx,%r12,4), %ymm5
+	LONG $0x6f7ec1c4; BYTE $0x21 // vmovdqu (%r9), %ymm4
 	LONG $0x005de2c4; BYTE $0xe0 // vpshufb %ymm0, %ymm4, %ymm4
 	LONG $0x00fde3c4; WORD $0xe8e4 // vpermq $0xe8, %ymm4, %ymm4 # ymm4 = ymm4[0,2,2,3]
 	LONG $0x137de2c4; BYTE $0xe4 // vcvtph2ps %xmm4, %ymm4
 	LONG $0xa855e2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm3
-	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0xff49; BYTE $0xc4 // incq %r12
 	LONG $0xdc28fcc5 // vmovaps %ymm4, %ymm3
-	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
-	WORD $0xa37c // jl 0x23d0 <k_mul_f16+0xa40>
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0xa17c // jl 0x22c0 <k_mul_f16+0x930>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0xfd17850f; WORD $0xffff // jne 0x2150 <k_mul_f16+0x7c0>
-	WORD $0x15eb // jmp 0x2450 <k_mul_f16+0xac0>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xe328fcc5 // vmovaps %ymm3, %ymm4
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0xfd00850f; WORD $0xffff // jne 0x2150 <k_mul_f16+0x7c0>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0xff35850f; WORD $0xffff // jne 0x2260 <k_mul_f16+0x8d0>
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x30788348; BYTE $0x00 // cmpq $0x0, 0x30(%rax)
-	LONG $0xfcf4840f; WORD $0xffff // je 0x2154 <k_mul_f16+0x7c4>
-	LONG $0x07fe8349 // cmpq $0x7, %r14
-	LONG $0xfcca8e0f; WORD $0xffff // jle 0x2134 <k_mul_f16+0x7a4>
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xff2a840f; WORD $0xffff // je 0x2264 <k_mul_f16+0x8d4>
+	LONG $0x07fb8348 // cmpq $0x7, %rbx
+	LONG $0x02fb8e0f; WORD $0x0000 // jle 0x263f <k_mul_f16+0xcaf>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x2058dcc5 // vaddps (%rax), %ymm4, %ymm4
-	LONG $0xfffcdde9; BYTE $0xff // jmp 0x2154 <k_mul_f16+0x7c4>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x08fe8349 // cmpq $0x8, %r14
-	LONG $0xfc328c0f; WORD $0xffff // jl 0x20c0 <k_mul_f16+0x730>
+	LONG $0xffff12e9; BYTE $0xff // jmp 0x2264 <k_mul_f16+0x8d4>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x2011fcc5 // vmovups %ymm4, (%rax)
-	LONG $0xfffc41e9; BYTE $0xff // jmp 0x20dc <k_mul_f16+0x74c>
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x1aeb // jmp 0x238e <k_mul_f16+0x9fe>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8d49; BYTE $0x20 // leaq 0x20(%r12), %rdi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0xff128f0f; WORD $0xffff // jg 0x22a0 <k_mul_f16+0x910>
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x294d; BYTE $0xe6 // subq %r12, %r14
+	LONG $0x80fe8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r14
+	WORD $0x407d // jge 0x23e0 <k_mul_f16+0xa50>
+	LONG $0x1f568d4d // leaq 0x1f(%r14), %r10
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xd6490f4d // cmovnsq %r14, %r10
+	LONG $0xe0e28349 // andq $-0x20, %r10
+	LONG $0x481c8d4e // leaq (%rax,%r9,2), %r11
+	LONG $0x533c8d4b // leaq (%r11,%r10,2), %rdi
+	LONG $0x0a248d4f // leaq (%r10,%r9), %r12
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
+	LONG $0xc74c0f4d // cmovlq %r15, %r8
+	LONG $0x473c8d4e // leaq (%rdi,%r8,2), %r15
+	LONG $0x20fe8349 // cmpq $0x20, %r14
+	WORD $0x377d // jge 0x240e <k_mul_f16+0xa7e>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x2473 <k_mul_f16+0xae3>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x481c8d4e // leaq (%rax,%r9,2), %r11
+	LONG $0x80a18d4d; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r9), %r12
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xf84c0f49 // cmovlq %r8, %rdi
+	LONG $0x7b3c8d4d // leaq (%r11,%rdi,2), %r15
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x18778b4c // movq 0x18(%rdi), %r14
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107c81c4; WORD $0x4324 // vmovups (%r11,%r8,2), %ymm4
+	LONG $0x107c81c4; WORD $0x436c; BYTE $0x20 // vmovups 0x20(%r11,%r8,2), %ymm5
+	LONG $0x117c81c4; WORD $0x466c; BYTE $0x20 // vmovups %ymm5, 0x20(%r14,%r8,2)
+	LONG $0x117c81c4; WORD $0x4624 // vmovups %ymm4, (%r14,%r8,2)
+	LONG $0x20c08349 // addq $0x20, %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0xdd7c // jl 0x2430 <k_mul_f16+0xaa0>
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe4c0f48 // cmovlq %rsi, %rdi
+	LONG $0x7b1c8d4d // leaq (%r11,%rdi,2), %r11
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x08fd8349 // cmpq $0x8, %r13
+	WORD $0xad75 // jne 0x2420 <k_mul_f16+0xa90>
+	WORD $0xd149; BYTE $0xfa // sarq %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff018e0f; WORD $0xffff // jle 0x2380 <k_mul_f16+0x9f0>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
+	LONG $0x8a348d4e // leaq (%rdx,%r9,4), %r14
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x02efc148 // shrq $0x2, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x7f3c8d49 // leaq (%r15,%rdi,2), %rdi
+	WORD $0x8945; BYTE $0xe8 // movl %r13d, %r8d
+	LONG $0x02e08341 // andl $0x2, %r8d
+	LONG $0x06e0c141 // shll $0x6, %r8d
+	LONG $0x0c180f41; BYTE $0x38 // prefetcht0 (%r8,%rdi)
+	LONG $0x4c180f41; WORD $0x4038 // prefetcht0 0x40(%r8,%rdi)
+	LONG $0x6f7a81c4; WORD $0x8b24 // vmovdqu (%r11,%r9,4), %xmm4
+	QUAD $0x01008bac6f7a81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r9,4), %xmm5
+	QUAD $0x02008bb46f7a81c4; WORD $0x0000 // vmovdqu 0x200(%r11,%r9,4), %xmm6
+	QUAD $0x04008ba4385d83c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x400(%r11,%r9,4), %ymm4, %ymm4
+	QUAD $0x05008bac385583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x500(%r11,%r9,4), %ymm5, %ymm5
+	QUAD $0x06008bb4384d83c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x600(%r11,%r9,4), %ymm6, %ymm6
+	QUAD $0x03008bbc6f7a81c4; WORD $0x0000 // vmovdqu 0x300(%r11,%r9,4), %xmm7
+	QUAD $0x07008bbc384583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x700(%r11,%r9,4), %ymm7, %ymm7
+	LONG $0xc5625dc5 // vpunpckldq %ymm5, %ymm4, %ymm8 # ymm8 = ymm4[0],ymm5[0],ymm4[1],ymm5[1],ymm4[4],ymm5[4],ymm4[5],ymm5[5]
+	LONG $0xe56addc5 // vpunpckhdq %ymm5, %ymm4, %ymm4 # ymm4 = ymm4[2],ymm5[2],ymm4[3],ymm5[3],ymm4[6],ymm5[6],ymm4[7],ymm5[7]
+	LONG $0xef62cdc5 // vpunpckldq %ymm7, %ymm6, %ymm5 # ymm5 = ymm6[0],ymm7[0],ymm6[1],ymm7[1],ymm6[4],ymm7[4],ymm6[5],ymm7[5]
+	LONG $0xf76acdc5 // vpunpckhdq %ymm7, %ymm6, %ymm6 # ymm6 = ymm6[2],ymm7[2],ymm6[3],ymm7[3],ymm6[6],ymm7[6],ymm6[7],ymm7[7]
+	LONG $0xfd6cbdc5 // vpunpcklqdq %ymm5, %ymm8, %ymm7 # ymm7 = ymm8[0],ymm5[0],ymm8[2],ymm5[2]
+	LONG $0xc56d3dc5 // vpunpckhqdq %ymm5, %ymm8, %ymm8 # ymm8 = ymm8[1],ymm5[1],ymm8[3],ymm5[3]
+	LONG $0xee6cddc5 // vpunpcklqdq %ymm6, %ymm4, %ymm5 # ymm5 = ymm4[0],ymm6[0],ymm4[2],ymm6[2]
+	LONG $0xe66dddc5 // vpunpckhqdq %ymm6, %ymm4, %ymm4 # ymm4 = ymm4[1],ymm6[1],ymm4[3],ymm6[3]
+	LONG $0x187d82c4; WORD $0xce34 // vbroadcastss (%r14,%r9,8), %ymm6
+	LONG $0x004562c4; BYTE $0xc9 // vpshufb %ymm1, %ymm7, %ymm9
+	LONG $0x00fd43c4; WORD $0xe8c9 // vpermq $0xe8, %ymm9, %ymm9 # ymm9 = ymm9[0,2,2,3]
+	LONG $0x137d42c4; BYTE $0xc9 // vcvtph2ps %xmm9, %ymm9
+	LONG $0xa84d62c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm3
+	LONG $0x187d82c4; WORD $0xce5c; BYTE $0x04 // vbroadcastss 0x4(%r14,%r9,8), %ymm3
+	LONG $0xd772cdc5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm6
+	LONG $0x397de3c4; WORD $0x01f7 // vextracti128 $0x1, %ymm6, %xmm7
+	LONG $0x2b49e2c4; BYTE $0xf7 // vpackusdw %xmm7, %xmm6, %xmm6
+	LONG $0x137de2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %ymm6
+	LONG $0xa865c2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) + ymm9
+	LONG $0x187d82c4; WORD $0xce5c; BYTE $0x08 // vbroadcastss 0x8(%r14,%r9,8), %ymm3
+	LONG $0x003de2c4; BYTE $0xf9 // vpshufb %ymm1, %ymm8, %ymm7
+	LONG $0x00fde3c4; WORD $0xe8ff // vpermq $0xe8, %ymm7, %ymm7 # ymm7 = ymm7[0,2,2,3]
+	LONG $0x137de2c4; BYTE $0xff // vcvtph2ps %xmm7, %ymm7
+	LONG $0x187d02c4; WORD $0xce4c; BYTE $0x0c // vbroadcastss 0xc(%r14,%r9,8), %ymm9
+	LONG $0xa865e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm7) + ymm6
+	LONG $0x7265c1c4; WORD $0x10d0 // vpsrld $0x10, %ymm8, %ymm3
+	LONG $0x397de3c4; WORD $0x01de // vextracti128 $0x1, %ymm3, %xmm6
+	LONG $0x2b61e2c4; BYTE $0xde // vpackusdw %xmm6, %xmm3, %xmm3
+	LONG $0x137de2c4; BYTE $0xdb // vcvtph2ps %xmm3, %ymm3
+	LONG $0xa835e2c4; BYTE $0xdf // vfmadd213ps %ymm7, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm3) + ymm7
+	LONG $0x187d82c4; WORD $0xce74; BYTE $0x10 // vbroadcastss 0x10(%r14,%r9,8), %ymm6
+	LONG $0x0055e2c4; BYTE $0xf9 // vpshufb %ymm1, %ymm5, %ymm7
+	LONG $0x00fde3c4; WORD $0xe8ff // vpermq $0xe8, %ymm7, %ymm7 # ymm7 = ymm7[0,2,2,3]
+	LONG $0x137de2c4; BYTE $0xff // vcvtph2ps %xmm7, %ymm7
+	LONG $0xa84de2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
+	LONG $0x187d82c4; WORD $0xce5c; BYTE $0x14 // vbroadcastss 0x14(%r14,%r9,8), %ymm3
+	LONG $0xd572d5c5; BYTE $0x10 // vpsrld $0x10, %ymm5, %ymm5
+	LONG $0x397de3c4; WORD $0x01ee // vextracti128 $0x1, %ymm5, %xmm6
+	LONG $0x2b51e2c4; BYTE $0xee // vpackusdw %xmm6, %xmm5, %xmm5
+	LONG $0x137de2c4; BYTE $0xed // vcvtph2ps %xmm5, %ymm5
+	LONG $0x187d82c4; WORD $0xce74; BYTE $0x18 // vbroadcastss 0x18(%r14,%r9,8), %ymm6
+	LONG $0xa865e2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm7
+	LONG $0x005de2c4; BYTE $0xd9 // vpshufb %ymm1, %ymm4, %ymm3
+	LONG $0x00fde3c4; WORD $0xe8db // vpermq $0xe8, %ymm3, %ymm3 # ymm3 = ymm3[0,2,2,3]
+	LONG $0x137de2c4; BYTE $0xfb // vcvtph2ps %xmm3, %ymm7
+	LONG $0xa84de2c4; BYTE $0xfd // vfmadd213ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm5
+	LONG $0x187d82c4; WORD $0xce6c; BYTE $0x1c // vbroadcastss 0x1c(%r14,%r9,8), %ymm5
+	LONG $0xd472e5c5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm3
+	LONG $0x397de3c4; WORD $0x01dc // vextracti128 $0x1, %ymm3, %xmm4
+	LONG $0x2b61e2c4; BYTE $0xdc // vpackusdw %xmm4, %xmm3, %xmm3
+	LONG $0x137de2c4; BYTE $0xdb // vcvtph2ps %xmm3, %ymm3
+	LONG $0xa855e2c4; BYTE $0xdf // vfmadd213ps %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
+	LONG $0x02c58349 // addq $0x2, %r13
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xfe668c0f; WORD $0xffff // jl 0x24a0 <k_mul_f16+0xb10>
+	LONG $0xfffd41e9; BYTE $0xff // jmp 0x2380 <k_mul_f16+0x9f0>
+	LONG $0xba058d48; WORD $0x000e; BYTE $0x00 // leaq 0xeba(%rip), %rax # 0x3500 <lanes>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x5410fcc5; WORD $0x2088 // vmovups 0x20(%rax,%rcx,4), %ymm2
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x2c6de2c4; BYTE $0x10 // vmaskmovps (%rax), %ymm2, %ymm2
+	LONG $0xfffc00e9; BYTE $0xff // jmp 0x2260 <k_mul_f16+0x8d0>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0xfb728d0f; WORD $0xffff // jge 0x21e0 <k_mul_f16+0x850>
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x87058d48; WORD $0x000e; BYTE $0x00 // leaq 0xe87(%rip), %rax # 0x3500 <lanes>
+	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
+	LONG $0x5010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm2
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x2e6de2c4; BYTE $0x20 // vmaskmovps %ymm4, %ymm2, (%rax)
+	LONG $0xfffb59e9; BYTE $0xff // jmp 0x21e9 <k_mul_f16+0x859>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1984,64 +2093,64 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
-	LONG $0x44058d48; WORD $0x000c; BYTE $0x00 // leaq 0xc44(%rip), %rax # 0x3100 <lanes>
+	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
+	LONG $0x4f058d48; WORD $0x000e; BYTE $0x00 // leaq 0xe4f(%rip), %rax # 0x3500 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x80e88348 // subq $-0x80, %rax
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x25eb // jmp 0x24f5 <k_mul_f16+0xb65>
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	WORD $0x2ceb // jmp 0x26f1 <k_mul_f16+0xd61>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
 	LONG $0x207e8d48 // leaq 0x20(%rsi), %rdi
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	LONG $0xe0c28348 // addq $-0x20, %rdx
 	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0xfb748f0f; WORD $0xffff // jg 0x2069 <k_mul_f16+0x6d9>
+	LONG $0xfaa88f0f; WORD $0xffff // jg 0x2199 <k_mul_f16+0x809>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x0f048d4c // leaq (%rdi,%rcx), %r8
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0x0d7c // jl 0x2510 <k_mul_f16+0xb80>
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	WORD $0x12eb // jmp 0x251b <k_mul_f16+0xb8b>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x107c // jl 0x2710 <k_mul_f16+0xd80>
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
+	WORD $0x14eb // jmp 0x271b <k_mul_f16+0xd8b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x4c10fcc5; WORD $0xa008 // vmovups -0x60(%rax,%rcx), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm1, (%rdi)
-	LONG $0xf8428d4c // leaq -0x8(%rdx), %r8
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x20c78348 // addq $0x20, %rdi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x0f7e // jle 0x2540 <k_mul_f16+0xbb0>
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	WORD $0x14eb // jmp 0x254b <k_mul_f16+0xbbb>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0xf87a8d48 // leaq -0x8(%rdx), %rdi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x20c08349 // addq $0x20, %r8
+	LONG $0x07ff8348 // cmpq $0x7, %rdi
+	WORD $0x0f7e // jle 0x2740 <k_mul_f16+0xdb0>
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
+	WORD $0x13eb // jmp 0x274b <k_mul_f16+0xdbb>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x4c10fcc5; WORD $0xc008 // vmovups -0x40(%rax,%rcx), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm1, (%rdi)
-	LONG $0xf0428d4c // leaq -0x10(%rdx), %r8
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x40c78348 // addq $0x40, %rdi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x0f7e // jle 0x2570 <k_mul_f16+0xbe0>
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	WORD $0x14eb // jmp 0x257b <k_mul_f16+0xbeb>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0xf07a8d48 // leaq -0x10(%rdx), %rdi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x07ff8348 // cmpq $0x7, %rdi
+	WORD $0x0f7e // jle 0x2770 <k_mul_f16+0xde0>
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
+	WORD $0x13eb // jmp 0x277b <k_mul_f16+0xdeb>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x4c10fcc5; WORD $0xe008 // vmovups -0x20(%rax,%rcx), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm1, (%rdi)
-	LONG $0xe8428d4c // leaq -0x18(%rdx), %r8
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x60c78348 // addq $0x60, %rdi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0xff3b8f0f; WORD $0xffff // jg 0x24d0 <k_mul_f16+0xb40>
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0xe87a8d48 // leaq -0x18(%rdx), %rdi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x60c08349 // addq $0x60, %r8
+	LONG $0x07ff8348 // cmpq $0x7, %rdi
+	LONG $0xff3b8f0f; WORD $0xffff // jg 0x26d0 <k_mul_f16+0xd40>
 	LONG $0x0c10fcc5; BYTE $0x08 // vmovups (%rax,%rcx), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm1, (%rdi)
-	LONG $0xffff30e9; BYTE $0xff // jmp 0x24d4 <k_mul_f16+0xb44>
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0xffff31e9; BYTE $0xff // jmp 0x26d5 <k_mul_f16+0xd45>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// mul_bf16
@@ -2053,195 +2162,110 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x20fe8349 // cmpq $0x20, %r14
+	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x20fb8348 // cmpq $0x20, %rbx
 	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
-	WORD $0x077d // jge 0x25e3 <k_mul_bf16+0x33>
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	WORD $0x077d // jge 0x27e3 <k_mul_bf16+0x33>
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000606e9; BYTE $0x00 // jmp 0x2be9 <k_mul_bf16+0x639>
+	LONG $0x000737e9; BYTE $0x00 // jmp 0x2f1a <k_mul_bf16+0x76a>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x09b18e0f; WORD $0x0000 // jle 0x2fa9 <k_mul_bf16+0x9f9>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x0ba68e0f; WORD $0x0000 // jle 0x339e <k_mul_bf16+0xbee>
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	WORD $0xff31 // xorl %edi, %edi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
+	WORD $0x13eb // jmp 0x2830 <k_mul_bf16+0x80>
+	LONG $0x6011fcc5; BYTE $0x60 // vmovups %ymm4, 0x60(%rax)
+	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0x06eb8f0f; WORD $0x0000 // jg 0x2f1a <k_mul_bf16+0x76a>
+	BYTE $0x90 // nop
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	WORD $0x2949; BYTE $0xff // subq %rdi, %r15
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	WORD $0x2949; BYTE $0xfc // subq %rdi, %r12
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
 	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	LONG $0x000018b8; BYTE $0x00 // movl $0x18, %eax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	WORD $0x0148; BYTE $0xff // addq %rdi, %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x30eb // jmp 0x26ba <k_mul_bf16+0x10a>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x4c58f4c5; WORD $0x6024 // vaddps 0x60(%rsp), %ymm1, %ymm1
-	QUAD $0x000080249458ecc5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm2, %ymm2
-	QUAD $0x0000a0249c58e4c5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm3, %ymm3
-	QUAD $0x0000c024a458dcc5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm4, %ymm4
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0x04768d0f; WORD $0x0000 // jge 0x2b30 <k_mul_bf16+0x580>
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x00a08d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rax), %r12
-	LONG $0x00f98148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rcx # imm = 0x100
-	LONG $0xe64c0f4c // cmovlq %rsi, %r12
-	LONG $0x447ffdc5; WORD $0x6024 // vmovdqa %ymm0, 0x60(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x32eb // jmp 0x28cd <k_mul_bf16+0x11d>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x000080248c58f4c5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm1, %ymm1
+	QUAD $0x0000a0249458ecc5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm2, %ymm2
+	QUAD $0x0000c0249c58e4c5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm3, %ymm3
+	QUAD $0x0000e024a458dcc5; BYTE $0x00 // vaddps 0xe0(%rsp), %ymm4, %ymm4
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x05938d0f; WORD $0x0000 // jge 0x2e60 <k_mul_bf16+0x6b0>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x009a8d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rdx), %rbx
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xde4c0f48 // cmovlq %rsi, %rbx
 	QUAD $0x00008024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0x80(%rsp)
 	QUAD $0x0000a024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0xa0(%rsp)
 	QUAD $0x0000c024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0xc0(%rsp)
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x20508d4c // leaq 0x20(%rax), %r10
-	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	LONG $0x01f28f0f; WORD $0x0000 // jg 0x28f7 <k_mul_bf16+0x347>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x10708b4c // movq 0x10(%rax), %r14
-	LONG $0x2474034c; BYTE $0x40 // addq 0x40(%rsp), %r14
-	LONG $0x18508b48 // movq 0x18(%rax), %rdx
-	LONG $0xc0ba8d48; WORD $0x0001; BYTE $0x00 // leaq 0x1c0(%rdx), %rdi
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x4e148d4d // leaq (%r14,%rcx,2), %r10
-	LONG $0x00998d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rcx), %r11
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	LONG $0x0100b941; WORD $0x0000 // movl $0x100, %r9d # imm = 0x100
-	LONG $0xd94c0f4d // cmovlq %r9, %r11
-	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x107cc1c4; BYTE $0x2a // vmovups (%r10), %ymm5
-	LONG $0x107cc1c4; WORD $0x2072 // vmovups 0x20(%r10), %ymm6
-	LONG $0x117cc1c4; WORD $0x2075 // vmovups %ymm6, 0x20(%r13)
-	LONG $0x117cc1c4; WORD $0x006d // vmovups %ymm5, (%r13)
-	LONG $0x0c180f43; BYTE $0x5a // prefetcht0 (%r10,%r11,2)
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xce4c0f4c // cmovlq %rsi, %r9
-	LONG $0x4a148d4f // leaq (%r10,%r9,2), %r10
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x21fb8348 // cmpq $0x21, %rbx
-	WORD $0xc675 // jne 0x2760 <k_mul_bf16+0x1b0>
-	LONG $0x881c8d49 // leaq (%r8,%rcx,4), %rbx
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xfffe40aa6f7ac1c4; BYTE $0xff // vmovdqu -0x1c0(%r10), %xmm5
-	QUAD $0xfffe80b26f7ac1c4; BYTE $0xff // vmovdqu -0x180(%r10), %xmm6
-	QUAD $0xfffec0ba6f7ac1c4; BYTE $0xff // vmovdqu -0x140(%r10), %xmm7
-	QUAD $0xffff00826f7a41c4; BYTE $0xff // vmovdqu -0x100(%r10), %xmm8
-	QUAD $0xffff40aa3855c3c4; WORD $0x01ff // vinserti128 $0x1, -0xc0(%r10), %ymm5, %ymm5
-	LONG $0x384dc3c4; WORD $0x8072; BYTE $0x01 // vinserti128 $0x1, -0x80(%r10), %ymm6, %ymm6
-	LONG $0x3845c3c4; WORD $0xc07a; BYTE $0x01 // vinserti128 $0x1, -0x40(%r10), %ymm7, %ymm7
-	LONG $0x383d43c4; WORD $0x0102 // vinserti128 $0x1, (%r10), %ymm8, %ymm8
-	LONG $0xce6255c5 // vpunpckldq %ymm6, %ymm5, %ymm9 # ymm9 = ymm5[0],ymm6[0],ymm5[1],ymm6[1],ymm5[4],ymm6[4],ymm5[5],ymm6[5]
-	LONG $0xee6ad5c5 // vpunpckhdq %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[2],ymm6[2],ymm5[3],ymm6[3],ymm5[6],ymm6[6],ymm5[7],ymm6[7]
-	LONG $0x6245c1c4; BYTE $0xf0 // vpunpckldq %ymm8, %ymm7, %ymm6 # ymm6 = ymm7[0],ymm8[0],ymm7[1],ymm8[1],ymm7[4],ymm8[4],ymm7[5],ymm8[5]
-	LONG $0x6a45c1c4; BYTE $0xf8 // vpunpckhdq %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2],ymm8[2],ymm7[3],ymm8[3],ymm7[6],ymm8[6],ymm7[7],ymm8[7]
-	LONG $0x187d22c4; WORD $0xdb04 // vbroadcastss (%rbx,%r11,8), %ymm8
-	LONG $0xd66c35c5 // vpunpcklqdq %ymm6, %ymm9, %ymm10 # ymm10 = ymm9[0],ymm6[0],ymm9[2],ymm6[2]
-	LONG $0x7225c1c4; WORD $0x10f2 // vpslld $0x10, %ymm10, %ymm11
-	LONG $0xa83d22c4; WORD $0x2c5c; BYTE $0x60 // vfmadd213ps 0x60(%rsp,%r13), %ymm8, %ymm11 # ymm11 = (ymm8 * ymm11) + mem
-	LONG $0xf66db5c5 // vpunpckhqdq %ymm6, %ymm9, %ymm6 # ymm6 = ymm9[1],ymm6[1],ymm9[3],ymm6[3]
-	LONG $0x187d22c4; WORD $0xdb44; BYTE $0x04 // vbroadcastss 0x4(%rbx,%r11,8), %ymm8
-	LONG $0x0e7d43c4; WORD $0xaaca // vpblendw $0xaa, %ymm10, %ymm0, %ymm9 # ymm9 = ymm0[0],ymm10[1],ymm0[2],ymm10[3],ymm0[4],ymm10[5],ymm0[6],ymm10[7],ymm0[8],ymm10[9],ymm0[10],ymm10[11],ymm0[12],ymm10[13],ymm0[14],ymm10[15]
-	LONG $0xa83d42c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm11
-	LONG $0x187d22c4; WORD $0xdb44; BYTE $0x08 // vbroadcastss 0x8(%rbx,%r11,8), %ymm8
-	LONG $0xf672adc5; BYTE $0x10 // vpslld $0x10, %ymm6, %ymm10
-	LONG $0xa83d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm9
-	LONG $0xc76c55c5 // vpunpcklqdq %ymm7, %ymm5, %ymm8 # ymm8 = ymm5[0],ymm7[0],ymm5[2],ymm7[2]
-	LONG $0x187d22c4; WORD $0xdb4c; BYTE $0x0c // vbroadcastss 0xc(%rbx,%r11,8), %ymm9
-	LONG $0xef6dd5c5 // vpunpckhqdq %ymm7, %ymm5, %ymm5 # ymm5 = ymm5[1],ymm7[1],ymm5[3],ymm7[3]
-	LONG $0x0e7de3c4; WORD $0xaaf6 // vpblendw $0xaa, %ymm6, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm6[1],ymm0[2],ymm6[3],ymm0[4],ymm6[5],ymm0[6],ymm6[7],ymm0[8],ymm6[9],ymm0[10],ymm6[11],ymm0[12],ymm6[13],ymm0[14],ymm6[15]
-	LONG $0x187da2c4; WORD $0xdb7c; BYTE $0x10 // vbroadcastss 0x10(%rbx,%r11,8), %ymm7
-	LONG $0xa835c2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm6) + ymm10
-	LONG $0x7235c1c4; WORD $0x10f0 // vpslld $0x10, %ymm8, %ymm9
-	LONG $0x187d22c4; WORD $0xdb54; BYTE $0x14 // vbroadcastss 0x14(%rbx,%r11,8), %ymm10
-	LONG $0xa84562c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm6
-	LONG $0x0e7dc3c4; WORD $0xaaf0 // vpblendw $0xaa, %ymm8, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm8[1],ymm0[2],ymm8[3],ymm0[4],ymm8[5],ymm0[6],ymm8[7],ymm0[8],ymm8[9],ymm0[10],ymm8[11],ymm0[12],ymm8[13],ymm0[14],ymm8[15]
-	LONG $0x187da2c4; WORD $0xdb7c; BYTE $0x18 // vbroadcastss 0x18(%rbx,%r11,8), %ymm7
-	LONG $0xa82dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm6) + ymm9
-	LONG $0xf572bdc5; BYTE $0x10 // vpslld $0x10, %ymm5, %ymm8
-	LONG $0x187d22c4; WORD $0xdb4c; BYTE $0x1c // vbroadcastss 0x1c(%rbx,%r11,8), %ymm9
-	LONG $0xa84562c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm6
-	LONG $0x0e7de3c4; WORD $0xaaed // vpblendw $0xaa, %ymm5, %ymm0, %ymm5 # ymm5 = ymm0[0],ymm5[1],ymm0[2],ymm5[3],ymm0[4],ymm5[5],ymm0[6],ymm5[7],ymm0[8],ymm5[9],ymm0[10],ymm5[11],ymm0[12],ymm5[13],ymm0[14],ymm5[15]
-	LONG $0xa835c2c4; BYTE $0xe8 // vfmadd213ps %ymm8, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm5) + ymm8
-	LONG $0x297ca1c4; WORD $0x2c6c; BYTE $0x60 // vmovaps %ymm5, 0x60(%rsp,%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	LONG $0x00c28149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r10 # imm = 0x200
-	LONG $0x80fd8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r13
-	LONG $0xfeee850f; WORD $0xffff // jne 0x27c0 <k_mul_bf16+0x210>
-	LONG $0x04538d4d // leaq 0x4(%r11), %r10
-	LONG $0x10c18348 // addq $0x10, %rcx
-	LONG $0x0cfb8349 // cmpq $0xc, %r11
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xfec9820f; WORD $0xffff // jb 0x27b0 <k_mul_bf16+0x200>
-	LONG $0x20508d4c // leaq 0x20(%rax), %r10
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	LONG $0xfe398e0f; WORD $0xffff // jle 0x2730 <k_mul_bf16+0x180>
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0x00e18d0f; WORD $0x0000 // jge 0x29e1 <k_mul_bf16+0x431>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x104a8b48 // movq 0x10(%rdx), %rcx
-	LONG $0x244c0348; BYTE $0x40 // addq 0x40(%rsp), %rcx
-	LONG $0x18528b48 // movq 0x18(%rdx), %rdx
-	LONG $0x44287cc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm8
-	QUAD $0x00008024bc28fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm7
-	QUAD $0x0000a024b428fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm6
-	QUAD $0x0000c024ac28fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm5
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x413c8d48 // leaq (%rcx,%rax,2), %rdi
-	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
+	QUAD $0x0000e024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0xe0(%rsp)
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0x01868e0f; WORD $0x0000 // jle 0x2aa0 <k_mul_bf16+0x2f0>
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0x00e18d0f; WORD $0x0000 // jge 0x2a04 <k_mul_bf16+0x254>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10418b48 // movq 0x10(%rcx), %rax
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x18498b48 // movq 0x18(%rcx), %rcx
+	QUAD $0x0000802484287cc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm8
+	QUAD $0x0000a024bc28fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm7
+	QUAD $0x0000c024b428fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm6
+	QUAD $0x0000e024ac28fcc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm5
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	WORD $0x9066 // nop
+	LONG $0x50048d4c // leaq (%rax,%rdx,2), %r8
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x0fb70f44 // movzwl (%rdi), %r9d
-	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
-	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xde4c0f4c // cmovlq %rsi, %r11
-	LONG $0x924c8946; BYTE $0xfc // movl %r9d, -0x4(%rdx,%r10,4)
-	LONG $0x5f3c8d4a // leaq (%rdi,%r11,2), %rdi
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x21fa8349 // cmpq $0x21, %r10
-	WORD $0xdd75 // jne 0x2950 <k_mul_bf16+0x3a0>
-	LONG $0x187d42c4; WORD $0x800c // vbroadcastss (%r8,%rax,4), %ymm9
-	LONG $0x126f7ec5 // vmovdqu (%rdx), %ymm10
-	LONG $0x5a6f7ec5; BYTE $0x20 // vmovdqu 0x20(%rdx), %ymm11
-	LONG $0x626f7ec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm12
-	LONG $0x6a6f7ec5; BYTE $0x60 // vmovdqu 0x60(%rdx), %ymm13
+	LONG $0x38b70f41 // movzwl (%r8), %edi
+	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xd64c0f4c // cmovlq %rsi, %r10
+	LONG $0x897c8942; BYTE $0xfc // movl %edi, -0x4(%rcx,%r9,4)
+	LONG $0x50048d4f // leaq (%r8,%r10,2), %r8
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x21f98349 // cmpq $0x21, %r9
+	WORD $0xdd75 // jne 0x2970 <k_mul_bf16+0x1c0>
+	LONG $0x187d42c4; WORD $0x930c // vbroadcastss (%r11,%rdx,4), %ymm9
+	LONG $0x116f7ec5 // vmovdqu (%rcx), %ymm10
+	LONG $0x596f7ec5; BYTE $0x20 // vmovdqu 0x20(%rcx), %ymm11
+	LONG $0x616f7ec5; BYTE $0x40 // vmovdqu 0x40(%rcx), %ymm12
+	LONG $0x696f7ec5; BYTE $0x60 // vmovdqu 0x60(%rcx), %ymm13
 	LONG $0x722dc1c4; WORD $0x10f2 // vpslld $0x10, %ymm10, %ymm10
 	LONG $0xb83542c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm10) + ymm8
 	LONG $0x722dc1c4; WORD $0x10f3 // vpslld $0x10, %ymm11, %ymm10
@@ -2250,220 +2274,449 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
 	LONG $0x722dc1c4; WORD $0x10f5 // vpslld $0x10, %ymm13, %ymm10
 	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	WORD $0x807c // jl 0x2940 <k_mul_bf16+0x390>
-	LONG $0x44297cc5; WORD $0x6024 // vmovaps %ymm8, 0x60(%rsp)
-	QUAD $0x00008024bc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0x80(%rsp)
-	QUAD $0x0000a024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xa0(%rsp)
-	QUAD $0x0000c024ac29fcc5; BYTE $0x00 // vmovaps %ymm5, 0xc0(%rsp)
-	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xfca3850f; WORD $0xffff // jne 0x2690 <k_mul_bf16+0xe0>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30798348; BYTE $0x00 // cmpq $0x0, 0x30(%rcx)
-	WORD $0x6e74 // je 0x2a67 <k_mul_bf16+0x4b7>
-	LONG $0x07ff8349 // cmpq $0x7, %r15
-	LONG $0x00938e0f; WORD $0x0000 // jle 0x2a96 <k_mul_bf16+0x4e6>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x0a10fcc5 // vmovups (%rdx), %ymm1
-	LONG $0x4c58f4c5; WORD $0x6024 // vaddps 0x60(%rsp), %ymm1, %ymm1
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x009e860f; WORD $0x0000 // jbe 0x2ab9 <k_mul_bf16+0x509>
-	LONG $0x5210fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm2
-	QUAD $0x000080249458ecc5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm2, %ymm2
-	LONG $0x17ff8349 // cmpq $0x17, %r15
-	LONG $0x00e6860f; WORD $0x0000 // jbe 0x2b19 <k_mul_bf16+0x569>
-	LONG $0x5a10fcc5; BYTE $0x40 // vmovups 0x40(%rdx), %ymm3
-	QUAD $0x0000a0249c58e4c5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm3, %ymm3
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x00d7860f; WORD $0x0000 // jbe 0x2b22 <k_mul_bf16+0x572>
-	LONG $0x6210fcc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm4
-	QUAD $0x0000c024a458dcc5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm4, %ymm4
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xfc588c0f; WORD $0xffff // jl 0x26ba <k_mul_bf16+0x10a>
-	LONG $0x0000c9e9; BYTE $0x00 // jmp 0x2b30 <k_mul_bf16+0x580>
-	LONG $0x4c28fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm1
-	QUAD $0x000080249428fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm2
-	QUAD $0x0000a0249c28fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm3
-	QUAD $0x0000c024a428fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm4
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xfc298c0f; WORD $0xffff // jl 0x26ba <k_mul_bf16+0x10a>
-	LONG $0x00009ae9; BYTE $0x00 // jmp 0x2b30 <k_mul_bf16+0x580>
-	LONG $0x630d8d48; WORD $0x0006; BYTE $0x00 // leaq 0x663(%rip), %rcx # 0x3100 <lanes>
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x4c10fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm1
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x2c75e2c4; BYTE $0x0a // vmaskmovps (%rdx), %ymm1, %ymm1
-	LONG $0x4c58f4c5; WORD $0x6024 // vaddps 0x60(%rsp), %ymm1, %ymm1
-	WORD $0x07eb // jmp 0x2ac0 <k_mul_bf16+0x510>
-	LONG $0x400d8d48; WORD $0x0006; BYTE $0x00 // leaq 0x640(%rip), %rcx # 0x3100 <lanes>
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	LONG $0x5410fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm2
-	LONG $0x2c6de2c4; WORD $0x2052 // vmaskmovps 0x20(%rdx), %ymm2, %ymm2
-	QUAD $0x000080249458ecc5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm2, %ymm2
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0x5c10fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm3
-	LONG $0x2c65e2c4; WORD $0x405a // vmaskmovps 0x40(%rdx), %ymm3, %ymm3
-	QUAD $0x0000a0249c58e4c5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm3, %ymm3
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x6410fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm4
-	LONG $0x2c5de2c4; WORD $0x6062 // vmaskmovps 0x60(%rdx), %ymm4, %ymm4
-	QUAD $0x0000c024a458dcc5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm4, %ymm4
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xfba38c0f; WORD $0xffff // jl 0x26ba <k_mul_bf16+0x10a>
-	WORD $0x17eb // jmp 0x2b30 <k_mul_bf16+0x580>
-	LONG $0xe00d8d48; WORD $0x0005; BYTE $0x00 // leaq 0x5e0(%rip), %rcx # 0x3100 <lanes>
-	WORD $0xb8eb // jmp 0x2ada <k_mul_bf16+0x52a>
-	LONG $0xd70d8d48; WORD $0x0005; BYTE $0x00 // leaq 0x5d7(%rip), %rcx # 0x3100 <lanes>
-	WORD $0xc9eb // jmp 0x2af4 <k_mul_bf16+0x544>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x07ff8349 // cmpq $0x7, %r15
-	WORD $0x4a7e // jle 0x2b80 <k_mul_bf16+0x5d0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xb20d8d48; WORD $0x0005; BYTE $0x00 // leaq 0x5b2(%rip), %rcx # 0x3100 <lanes>
-	WORD $0x5476 // jbe 0x2ba4 <k_mul_bf16+0x5f4>
-	LONG $0x5011fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rax)
-	LONG $0x17ff8349 // cmpq $0x17, %r15
-	WORD $0x5a76 // jbe 0x2bb5 <k_mul_bf16+0x605>
-	LONG $0x5811fcc5; BYTE $0x40 // vmovups %ymm3, 0x40(%rax)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	WORD $0x6076 // jbe 0x2bc6 <k_mul_bf16+0x616>
-	LONG $0x6011fcc5; BYTE $0x60 // vmovups %ymm4, 0x60(%rax)
-	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
-	LONG $0xfaa38e0f; WORD $0xffff // jle 0x2620 <k_mul_bf16+0x70>
-	WORD $0x6aeb // jmp 0x2be9 <k_mul_bf16+0x639>
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	WORD $0x807c // jl 0x2960 <k_mul_bf16+0x1b0>
+	QUAD $0x0000802484297cc5; BYTE $0x00 // vmovaps %ymm8, 0x80(%rsp)
+	QUAD $0x0000a024bc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0xa0(%rsp)
+	QUAD $0x0000c024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xc0(%rsp)
+	QUAD $0x0000e024ac29fcc5; BYTE $0x00 // vmovaps %ymm5, 0xe0(%rsp)
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	LONG $0xfe90850f; WORD $0xffff // jne 0x28a0 <k_mul_bf16+0xf0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x30788348; BYTE $0x00 // cmpq $0x0, 0x30(%rax)
+	LONG $0x0371840f; WORD $0x0000 // je 0x2d91 <k_mul_bf16+0x5e1>
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x03998e0f; WORD $0x0000 // jle 0x2dc3 <k_mul_bf16+0x613>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0910fcc5 // vmovups (%rcx), %ymm1
+	QUAD $0x000080248c58f4c5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm1, %ymm1
+	LONG $0x0ffc8349 // cmpq $0xf, %r12
+	LONG $0x03a4860f; WORD $0x0000 // jbe 0x2dea <k_mul_bf16+0x63a>
+	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
+	QUAD $0x0000a0249458ecc5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm2, %ymm2
+	LONG $0x17fc8349 // cmpq $0x17, %r12
+	LONG $0x03ec860f; WORD $0x0000 // jbe 0x2e4a <k_mul_bf16+0x69a>
+	LONG $0x5910fcc5; BYTE $0x40 // vmovups 0x40(%rcx), %ymm3
+	QUAD $0x0000c0249c58e4c5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm3, %ymm3
+	LONG $0x1ffc8349 // cmpq $0x1f, %r12
+	LONG $0x03dd860f; WORD $0x0000 // jbe 0x2e53 <k_mul_bf16+0x6a3>
+	LONG $0x6110fcc5; BYTE $0x60 // vmovups 0x60(%rcx), %ymm4
+	QUAD $0x0000e024a458dcc5; BYTE $0x00 // vaddps 0xe0(%rsp), %ymm4, %ymm4
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xfe408c0f; WORD $0xffff // jl 0x28cd <k_mul_bf16+0x11d>
+	LONG $0x0003cee9; BYTE $0x00 // jmp 0x2e60 <k_mul_bf16+0x6b0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
+	WORD $0x16eb // jmp 0x2ad5 <k_mul_bf16+0x325>
 	BYTE $0x90 // nop
-	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x750d8d48; WORD $0x0005; BYTE $0x00 // leaq 0x575(%rip), %rcx # 0x3100 <lanes>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x6810fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm5
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x2e55e2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm5, (%rax)
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0xfe458f0f; WORD $0xffff // jg 0x291a <k_mul_bf16+0x16a>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x2949; BYTE $0xc9 // subq %rcx, %r9
+	LONG $0x80f98149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r9
+	WORD $0x4c7d // jge 0x2b30 <k_mul_bf16+0x380>
+	LONG $0x1f598d4d // leaq 0x1f(%r9), %r11
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd9490f4d // cmovnsq %r9, %r11
+	LONG $0xe0e38349 // andq $-0x20, %r11
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x48048d4c // leaq (%rax,%rcx,2), %r8
+	LONG $0x58148d4f // leaq (%r8,%r11,2), %r10
+	LONG $0x0b148d49 // leaq (%r11,%rcx), %rdx
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xd84c0f48 // cmovlq %rax, %rbx
+	LONG $0x5a348d4d // leaq (%r10,%rbx,2), %r14
+	LONG $0x1ff98349 // cmpq $0x1f, %r9
+	WORD $0x437f // jg 0x2b62 <k_mul_bf16+0x3b2>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x2bc3 <k_mul_bf16+0x413>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x48048d4c // leaq (%rax,%rcx,2), %r8
+	LONG $0x80918d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rcx), %rdx
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xc84c0f4c // cmovlq %rax, %r9
+	LONG $0x48348d4f // leaq (%r8,%r9,2), %r14
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x18488b4c // movq 0x18(%rax), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x9066 // nop
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0x582c // vmovups (%r8,%rbx,2), %ymm5
+	LONG $0x107cc1c4; WORD $0x5874; BYTE $0x20 // vmovups 0x20(%r8,%rbx,2), %ymm6
+	LONG $0x117cc1c4; WORD $0x5974; BYTE $0x20 // vmovups %ymm6, 0x20(%r9,%rbx,2)
+	LONG $0x117cc1c4; WORD $0x592c // vmovups %ymm5, (%r9,%rbx,2)
+	LONG $0x20c38348 // addq $0x20, %rbx
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	WORD $0xdd7c // jl 0x2b80 <k_mul_bf16+0x3d0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xc64c0f48 // cmovlq %rsi, %rax
+	LONG $0x40048d4d // leaq (%r8,%rax,2), %r8
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x20fa8349 // cmpq $0x20, %r10
+	WORD $0xad75 // jne 0x2b70 <k_mul_bf16+0x3c0>
+	WORD $0xd149; BYTE $0xfb // sarq %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfef18e0f; WORD $0xffff // jle 0x2ac0 <k_mul_bf16+0x310>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x18488b4c // movq 0x18(%rax), %r9
+	LONG $0x000700b8; BYTE $0x00 // movl $0x700, %eax # imm = 0x700
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	BYTE $0x90 // nop
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x037f8d49 // leaq 0x3(%r15), %rdi
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xff490f49 // cmovnsq %r15, %rdi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x46048d49 // leaq (%r14,%rax,2), %rax
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	WORD $0x2949; BYTE $0xfa // subq %rdi, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x0c180f41; BYTE $0x02 // prefetcht0 (%r10,%rax)
+	LONG $0x01478d49 // leaq 0x1(%r15), %rax
+	LONG $0x047f8d49 // leaq 0x4(%r15), %rdi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf8490f48 // cmovnsq %rax, %rdi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x46048d49 // leaq (%r14,%rax,2), %rax
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x070c180f // prefetcht0 (%rdi,%rax)
+	QUAD $0xfffff900ab6ffac5 // vmovdqu -0x700(%rbx), %xmm5
+	QUAD $0xfffffa00b36ffac5 // vmovdqu -0x600(%rbx), %xmm6
+	QUAD $0xfffffb00bb6ffac5 // vmovdqu -0x500(%rbx), %xmm7
+	QUAD $0xfffd00ab3855e3c4; WORD $0x01ff // vinserti128 $0x1, -0x300(%rbx), %ymm5, %ymm5
+	QUAD $0xfffe00b3384de3c4; WORD $0x01ff // vinserti128 $0x1, -0x200(%rbx), %ymm6, %ymm6
+	QUAD $0xffff00bb3845e3c4; WORD $0x01ff // vinserti128 $0x1, -0x100(%rbx), %ymm7, %ymm7
+	QUAD $0xfffffc00836f7ac5 // vmovdqu -0x400(%rbx), %xmm8
+	LONG $0x383d63c4; WORD $0x0103 // vinserti128 $0x1, (%rbx), %ymm8, %ymm8
+	LONG $0xce6255c5 // vpunpckldq %ymm6, %ymm5, %ymm9 # ymm9 = ymm5[0],ymm6[0],ymm5[1],ymm6[1],ymm5[4],ymm6[4],ymm5[5],ymm6[5]
+	LONG $0xee6ad5c5 // vpunpckhdq %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[2],ymm6[2],ymm5[3],ymm6[3],ymm5[6],ymm6[6],ymm5[7],ymm6[7]
+	LONG $0x6245c1c4; BYTE $0xf0 // vpunpckldq %ymm8, %ymm7, %ymm6 # ymm6 = ymm7[0],ymm8[0],ymm7[1],ymm8[1],ymm7[4],ymm8[4],ymm7[5],ymm8[5]
+	LONG $0x6a45c1c4; BYTE $0xf8 // vpunpckhdq %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2],ymm8[2],ymm7[3],ymm8[3],ymm7[6],ymm8[6],ymm7[7],ymm8[7]
+	LONG $0xc66c35c5 // vpunpcklqdq %ymm6, %ymm9, %ymm8 # ymm8 = ymm9[0],ymm6[0],ymm9[2],ymm6[2]
+	LONG $0xf66db5c5 // vpunpckhqdq %ymm6, %ymm9, %ymm6 # ymm6 = ymm9[1],ymm6[1],ymm9[3],ymm6[3]
+	LONG $0xcf6c55c5 // vpunpcklqdq %ymm7, %ymm5, %ymm9 # ymm9 = ymm5[0],ymm7[0],ymm5[2],ymm7[2]
+	LONG $0xef6dd5c5 // vpunpckhqdq %ymm7, %ymm5, %ymm5 # ymm5 = ymm5[1],ymm7[1],ymm5[3],ymm7[3]
+	LONG $0x187da2c4; WORD $0xe93c // vbroadcastss (%rcx,%r13,8), %ymm7
+	LONG $0x722dc1c4; WORD $0x10f0 // vpslld $0x10, %ymm8, %ymm10
+	QUAD $0x00804494a84522c4; WORD $0x0000 // vfmadd213ps 0x80(%rsp,%r8,2), %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + mem
+	LONG $0x187da2c4; WORD $0xe97c; BYTE $0x04 // vbroadcastss 0x4(%rcx,%r13,8), %ymm7
+	LONG $0x0e7d43c4; WORD $0xaac0 // vpblendw $0xaa, %ymm8, %ymm0, %ymm8 # ymm8 = ymm0[0],ymm8[1],ymm0[2],ymm8[3],ymm0[4],ymm8[5],ymm0[6],ymm8[7],ymm0[8],ymm8[9],ymm0[10],ymm8[11],ymm0[12],ymm8[13],ymm0[14],ymm8[15]
+	LONG $0xa84542c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm10
+	LONG $0x187da2c4; WORD $0xe97c; BYTE $0x08 // vbroadcastss 0x8(%rcx,%r13,8), %ymm7
+	LONG $0xf672adc5; BYTE $0x10 // vpslld $0x10, %ymm6, %ymm10
+	LONG $0xa84542c4; BYTE $0xd0 // vfmadd213ps %ymm8, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm8
+	LONG $0x187da2c4; WORD $0xe97c; BYTE $0x0c // vbroadcastss 0xc(%rcx,%r13,8), %ymm7
+	LONG $0x0e7de3c4; WORD $0xaaf6 // vpblendw $0xaa, %ymm6, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm6[1],ymm0[2],ymm6[3],ymm0[4],ymm6[5],ymm0[6],ymm6[7],ymm0[8],ymm6[9],ymm0[10],ymm6[11],ymm0[12],ymm6[13],ymm0[14],ymm6[15]
+	LONG $0xa845c2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm10
+	LONG $0x187da2c4; WORD $0xe97c; BYTE $0x10 // vbroadcastss 0x10(%rcx,%r13,8), %ymm7
+	LONG $0x723dc1c4; WORD $0x10f1 // vpslld $0x10, %ymm9, %ymm8
+	LONG $0xa84562c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm6
+	LONG $0x187da2c4; WORD $0xe974; BYTE $0x14 // vbroadcastss 0x14(%rcx,%r13,8), %ymm6
+	LONG $0x0e7dc3c4; WORD $0xaaf9 // vpblendw $0xaa, %ymm9, %ymm0, %ymm7 # ymm7 = ymm0[0],ymm9[1],ymm0[2],ymm9[3],ymm0[4],ymm9[5],ymm0[6],ymm9[7],ymm0[8],ymm9[9],ymm0[10],ymm9[11],ymm0[12],ymm9[13],ymm0[14],ymm9[15]
+	LONG $0xa84dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm8
+	LONG $0x187da2c4; WORD $0xe974; BYTE $0x18 // vbroadcastss 0x18(%rcx,%r13,8), %ymm6
+	LONG $0xf572bdc5; BYTE $0x10 // vpslld $0x10, %ymm5, %ymm8
+	LONG $0xa84d62c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm7
+	LONG $0x187da2c4; WORD $0xe974; BYTE $0x1c // vbroadcastss 0x1c(%rcx,%r13,8), %ymm6
+	LONG $0x0e7de3c4; WORD $0xaaed // vpblendw $0xaa, %ymm5, %ymm0, %ymm5 # ymm5 = ymm0[0],ymm5[1],ymm0[2],ymm5[3],ymm0[4],ymm5[5],ymm0[6],ymm5[7],ymm0[8],ymm5[9],ymm0[10],ymm5[11],ymm0[12],ymm5[13],ymm0[14],ymm5[15]
+	LONG $0xa84dc2c4; BYTE $0xe8 // vfmadd213ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm8
+	LONG $0x02c78349 // addq $0x2, %r15
+	QUAD $0x008044ac297ca1c4; WORD $0x0000 // vmovaps %ymm5, 0x80(%rsp,%r8,2)
+	LONG $0x10c08349 // addq $0x10, %r8
+	LONG $0x00c38148; WORD $0x0008; BYTE $0x00 // addq $0x800, %rbx # imm = 0x800
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	LONG $0xfe85850f; WORD $0xffff // jne 0x2c00 <k_mul_bf16+0x450>
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x10c18349 // addq $0x10, %r9
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0xfe648c0f; WORD $0xffff // jl 0x2bf0 <k_mul_bf16+0x440>
+	LONG $0xfffd2fe9; BYTE $0xff // jmp 0x2ac0 <k_mul_bf16+0x310>
+	QUAD $0x000080248c28fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm1
+	QUAD $0x0000a0249428fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm2
+	QUAD $0x0000c0249c28fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm3
+	QUAD $0x0000e024a428fcc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm4
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xfb0f8c0f; WORD $0xffff // jl 0x28cd <k_mul_bf16+0x11d>
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x2e60 <k_mul_bf16+0x6b0>
+	LONG $0x36058d48; WORD $0x0007; BYTE $0x00 // leaq 0x736(%rip), %rax # 0x3500 <lanes>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x4c10fcc5; WORD $0x2088 // vmovups 0x20(%rax,%rcx,4), %ymm1
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x2c75e2c4; BYTE $0x09 // vmaskmovps (%rcx), %ymm1, %ymm1
+	QUAD $0x000080248c58f4c5; BYTE $0x00 // vaddps 0x80(%rsp), %ymm1, %ymm1
+	WORD $0x07eb // jmp 0x2df1 <k_mul_bf16+0x641>
+	LONG $0x0f058d48; WORD $0x0007; BYTE $0x00 // leaq 0x70f(%rip), %rax # 0x3500 <lanes>
+	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
+	LONG $0x5410fcc5; WORD $0x20b8 // vmovups 0x20(%rax,%rdi,4), %ymm2
+	LONG $0x2c6de2c4; WORD $0x2051 // vmaskmovps 0x20(%rcx), %ymm2, %ymm2
+	QUAD $0x0000a0249458ecc5; BYTE $0x00 // vaddps 0xa0(%rsp), %ymm2, %ymm2
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	LONG $0x5c10fcc5; WORD $0x20b8 // vmovups 0x20(%rax,%rdi,4), %ymm3
+	LONG $0x2c65e2c4; WORD $0x4059 // vmaskmovps 0x40(%rcx), %ymm3, %ymm3
+	QUAD $0x0000c0249c58e4c5; BYTE $0x00 // vaddps 0xc0(%rsp), %ymm3, %ymm3
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x6410fcc5; WORD $0x20b8 // vmovups 0x20(%rax,%rdi,4), %ymm4
+	LONG $0x2c5de2c4; WORD $0x6061 // vmaskmovps 0x60(%rcx), %ymm4, %ymm4
+	QUAD $0x0000e024a458dcc5; BYTE $0x00 // vaddps 0xe0(%rsp), %ymm4, %ymm4
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xfa858c0f; WORD $0xffff // jl 0x28cd <k_mul_bf16+0x11d>
+	WORD $0x16eb // jmp 0x2e60 <k_mul_bf16+0x6b0>
+	LONG $0xaf058d48; WORD $0x0006; BYTE $0x00 // leaq 0x6af(%rip), %rax # 0x3500 <lanes>
+	WORD $0xb8eb // jmp 0x2e0b <k_mul_bf16+0x65b>
+	LONG $0xa6058d48; WORD $0x0006; BYTE $0x00 // leaq 0x6a6(%rip), %rax # 0x3500 <lanes>
+	WORD $0xc9eb // jmp 0x2e25 <k_mul_bf16+0x675>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x4a7e // jle 0x2eb0 <k_mul_bf16+0x700>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	LONG $0x0ffc8349 // cmpq $0xf, %r12
+	LONG $0x860d8d48; WORD $0x0006; BYTE $0x00 // leaq 0x686(%rip), %rcx # 0x3500 <lanes>
+	WORD $0x5476 // jbe 0x2ed0 <k_mul_bf16+0x720>
+	LONG $0x5011fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rax)
+	LONG $0x17fc8349 // cmpq $0x17, %r12
+	WORD $0x5a76 // jbe 0x2ee1 <k_mul_bf16+0x731>
+	LONG $0x5811fcc5; BYTE $0x40 // vmovups %ymm3, 0x40(%rax)
+	LONG $0x1ffc8349 // cmpq $0x1f, %r12
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0x6076 // jbe 0x2efc <k_mul_bf16+0x74c>
+	LONG $0xfff97ce9; BYTE $0xff // jmp 0x281d <k_mul_bf16+0x6d>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0x450d8d48; WORD $0x0006; BYTE $0x00 // leaq 0x645(%rip), %rcx # 0x3500 <lanes>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x6810fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm5
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x2e55e2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm5, (%rax)
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	LONG $0x4c10fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm1
 	LONG $0x2e75e2c4; WORD $0x2050 // vmaskmovps %ymm2, %ymm1, 0x20(%rax)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
 	LONG $0x4c10fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm1
 	LONG $0x2e75e2c4; WORD $0x4058 // vmaskmovps %ymm3, %ymm1, 0x40(%rax)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
 	LONG $0x4c10fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm1
 	LONG $0x2e75e2c4; WORD $0x6060 // vmaskmovps %ymm4, %ymm1, 0x60(%rax)
 	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
-	LONG $0xfa378e0f; WORD $0xffff // jle 0x2620 <k_mul_bf16+0x70>
-	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0x03a58d0f; WORD $0x0000 // jge 0x2f97 <k_mul_bf16+0x9e7>
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0xf9168e0f; WORD $0xffff // jle 0x2830 <k_mul_bf16+0x80>
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0x04698d0f; WORD $0x0000 // jge 0x338c <k_mul_bf16+0xbdc>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x08488b48 // movq 0x8(%rax), %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x08508b48 // movq 0x8(%rax), %rdx
 	LONG $0x28708b48 // movq 0x28(%rax), %rsi
-	QUAD $0x00000000f5048d4c // leaq (,%rsi,8), %r8
-	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
-	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
-	LONG $0x1c418d48 // leaq 0x1c(%rcx), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	QUAD $0x00000000f5048d48 // leaq (,%rsi,8), %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3beb // jmp 0x2c63 <k_mul_bf16+0x6b3>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x02e6c149 // shlq $0x2, %r14
-	LONG $0xc5058d48; WORD $0x0004; BYTE $0x00 // leaq 0x4c5(%rip), %rax # 0x3100 <lanes>
-	WORD $0x294c; BYTE $0xf0 // subq %r14, %rax
-	LONG $0x4810fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm1
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x2e75e2c4; BYTE $0x18 // vmaskmovps %ymm3, %ymm1, (%rax)
+	WORD $0x22eb // jmp 0x2f70 <k_mul_bf16+0x7c0>
+	WORD $0x9066 // nop
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x1811fcc5 // vmovups %ymm3, (%rax)
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x08c78348 // addq $0x8, %rdi
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0x03348d0f; WORD $0x0000 // jge 0x2f97 <k_mul_bf16+0x9e7>
-	WORD $0x2949; BYTE $0xfe // subq %rdi, %r14
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0x041c8d0f; WORD $0x0000 // jge 0x338c <k_mul_bf16+0xbdc>
+	WORD $0x2948; BYTE $0xfb // subq %rdi, %rbx
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02fb8e0f; WORD $0x0000 // jle 0x2f80 <k_mul_bf16+0x9d0>
+	LONG $0x03cd8e0f; WORD $0x0000 // jle 0x3360 <k_mul_bf16+0xbb0>
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0x44af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rax
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x37eb // jmp 0x2ce1 <k_mul_bf16+0x731>
-	LONG $0x4f058d48; WORD $0x0004; BYTE $0x00 // leaq 0x44f(%rip), %rax # 0x3100 <lanes>
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x4c10fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm1
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x2c75e2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm1, %ymm1
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x29eb // jmp 0x2fe1 <k_mul_bf16+0x831>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0x00c0840f; WORD $0x0000 // je 0x3090 <k_mul_bf16+0x8e0>
 	LONG $0xdb58f4c5 // vaddps %ymm3, %ymm1, %ymm3
 	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
-	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	LONG $0x029f8d0f; WORD $0x0000 // jge 0x2f80 <k_mul_bf16+0x9d0>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
-	LONG $0x00958d4d; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r13), %r10
-	LONG $0x00fa8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdx # imm = 0x100
-	LONG $0xd64c0f4c // cmovlq %rsi, %r10
-	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
-	LONG $0x207d8d49 // leaq 0x20(%r13), %rdi
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x037f8d0f; WORD $0x0000 // jge 0x3360 <k_mul_bf16+0xbb0>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	QUAD $0x00000100248c8d49 // leaq 0x100(%r12), %rcx
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xce4c0f48 // cmovlq %rsi, %rcx
+	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
+	LONG $0x24448d49; BYTE $0x20 // leaq 0x20(%r12), %rax
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0x01ba8f0f; WORD $0x0000 // jg 0x2ec9 <k_mul_bf16+0x919>
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0x00b08e0f; WORD $0x0000 // jle 0x30c0 <k_mul_bf16+0x910>
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0xab7d // jge 0x2fc0 <k_mul_bf16+0x810>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x60148d4e // leaq (%rax,%r12,2), %r10
+	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x3ab70f41 // movzwl (%r10), %edi
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xc64c0f4c // cmovlq %rsi, %r8
+	LONG $0x997c8943; BYTE $0xfc // movl %edi, -0x4(%r9,%r11,4)
+	LONG $0x42148d4f // leaq (%r10,%r8,2), %r10
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x09fb8349 // cmpq $0x9, %r11
+	WORD $0xdd75 // jne 0x3040 <k_mul_bf16+0x890>
+	LONG $0x187da2c4; WORD $0xa224 // vbroadcastss (%rdx,%r12,4), %ymm4
+	LONG $0x6f7ec1c4; BYTE $0x19 // vmovdqu (%r9), %ymm3
+	LONG $0xf372e5c5; BYTE $0x10 // vpslld $0x10, %ymm3, %ymm3
+	LONG $0xa85de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm2
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0xac7c // jl 0x3030 <k_mul_bf16+0x880>
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0xff40850f; WORD $0xffff // jne 0x2fd0 <k_mul_bf16+0x820>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x10508b48 // movq 0x10(%rax), %rdx
-	LONG $0x24540348; BYTE $0x20 // addq 0x20(%rsp), %rdx
-	LONG $0x18588b4c // movq 0x18(%rax), %r11
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
-	LONG $0xa81c8d4a // leaq (%rax,%r13,4), %rbx
-	BYTE $0x90 // nop
-	LONG $0x6a0c8d4e // leaq (%rdx,%r13,2), %r9
-	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
-	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x000100b8; BYTE $0x00 // movl $0x100, %eax # imm = 0x100
-	LONG $0xf84c0f48 // cmovlq %rax, %rdi
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107cc1c4; BYTE $0x19 // vmovups (%r9), %ymm3
-	LONG $0x107cc1c4; WORD $0x2061 // vmovups 0x20(%r9), %ymm4
-	LONG $0x117cc1c4; WORD $0x2464; BYTE $0x20 // vmovups %ymm4, 0x20(%r12)
-	LONG $0x117cc1c4; WORD $0x241c // vmovups %ymm3, (%r12)
-	LONG $0x0c180f41; BYTE $0x79 // prefetcht0 (%r9,%rdi,2)
-	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xc64c0f48 // cmovlq %rsi, %rax
-	LONG $0x410c8d4d // leaq (%r9,%rax,2), %r9
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x09ff8349 // cmpq $0x9, %r15
-	WORD $0xc675 // jne 0x2d60 <k_mul_bf16+0x7b0>
-	LONG $0xfcc7c748; WORD $0xffff; BYTE $0xff // movq $-0x4, %rdi
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7ac1c4; WORD $0xbb5c; BYTE $0x10 // vmovdqu 0x10(%r11,%rdi,4), %xmm3
-	LONG $0x6f7ac1c4; WORD $0xbb64; BYTE $0x50 // vmovdqu 0x50(%r11,%rdi,4), %xmm4
-	QUAD $0x0090bbac6f7ac1c4; WORD $0x0000 // vmovdqu 0x90(%r11,%rdi,4), %xmm5
-	QUAD $0x00d0bbb46f7ac1c4; WORD $0x0000 // vmovdqu 0xd0(%r11,%rdi,4), %xmm6
-	QUAD $0x0110bb9c3865c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x110(%r11,%rdi,4), %ymm3, %ymm3
-	QUAD $0x0150bba4385dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x150(%r11,%rdi,4), %ymm4, %ymm4
-	QUAD $0x0190bbac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x190(%r11,%rdi,4), %ymm5, %ymm5
-	QUAD $0x01d0bbb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1d0(%r11,%rdi,4), %ymm6, %ymm6
+	LONG $0x30788348; BYTE $0x00 // cmpq $0x0, 0x30(%rax)
+	LONG $0xff34840f; WORD $0xffff // je 0x2fd4 <k_mul_bf16+0x824>
+	LONG $0x07fb8348 // cmpq $0x7, %rbx
+	LONG $0x028c8e0f; WORD $0x0000 // jle 0x3336 <k_mul_bf16+0xb86>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x1858e4c5 // vaddps (%rax), %ymm3, %ymm3
+	LONG $0xffff1ce9; BYTE $0xff // jmp 0x2fd4 <k_mul_bf16+0x824>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x19eb // jmp 0x30ee <k_mul_bf16+0x93e>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8d49; BYTE $0x20 // leaq 0x20(%r12), %rdi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0xff228f0f; WORD $0xffff // jg 0x3010 <k_mul_bf16+0x860>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x294d; BYTE $0xe6 // subq %r12, %r14
+	LONG $0x80fe8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r14
+	WORD $0x407d // jge 0x3140 <k_mul_bf16+0x990>
+	LONG $0x1f568d4d // leaq 0x1f(%r14), %r10
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xd6490f4d // cmovnsq %r14, %r10
+	LONG $0xe0e28349 // andq $-0x20, %r10
+	LONG $0x580c8d4e // leaq (%rax,%r11,2), %r9
+	LONG $0x513c8d4b // leaq (%r9,%r10,2), %rdi
+	LONG $0x1a248d4f // leaq (%r10,%r11), %r12
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
+	LONG $0xc74c0f4d // cmovlq %r15, %r8
+	LONG $0x473c8d4e // leaq (%rdi,%r8,2), %r15
+	LONG $0x20fe8349 // cmpq $0x20, %r14
+	WORD $0x377d // jge 0x316e <k_mul_bf16+0x9be>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x31d3 <k_mul_bf16+0xa23>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x580c8d4e // leaq (%rax,%r11,2), %r9
+	LONG $0x80a38d4d; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r11), %r12
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xf84c0f49 // cmovlq %r8, %rdi
+	LONG $0x793c8d4d // leaq (%r9,%rdi,2), %r15
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x18778b4c // movq 0x18(%rdi), %r14
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107c81c4; WORD $0x411c // vmovups (%r9,%r8,2), %ymm3
+	LONG $0x107c81c4; WORD $0x4164; BYTE $0x20 // vmovups 0x20(%r9,%r8,2), %ymm4
+	LONG $0x117c81c4; WORD $0x4664; BYTE $0x20 // vmovups %ymm4, 0x20(%r14,%r8,2)
+	LONG $0x117c81c4; WORD $0x461c // vmovups %ymm3, (%r14,%r8,2)
+	LONG $0x20c08349 // addq $0x20, %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0xdd7c // jl 0x3190 <k_mul_bf16+0x9e0>
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe4c0f48 // cmovlq %rsi, %rdi
+	LONG $0x790c8d4d // leaq (%r9,%rdi,2), %r9
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x08fd8349 // cmpq $0x8, %r13
+	WORD $0xad75 // jne 0x3180 <k_mul_bf16+0x9d0>
+	WORD $0xd149; BYTE $0xfa // sarq %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff018e0f; WORD $0xffff // jle 0x30e0 <k_mul_bf16+0x930>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x18778b4c // movq 0x18(%rdi), %r14
+	LONG $0x9a1c8d4e // leaq (%rdx,%r11,4), %r11
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x02efc148 // shrq $0x2, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x7f3c8d49 // leaq (%r15,%rdi,2), %rdi
+	WORD $0x8945; BYTE $0xe8 // movl %r13d, %r8d
+	LONG $0x02e08341 // andl $0x2, %r8d
+	LONG $0x06e0c141 // shll $0x6, %r8d
+	LONG $0x0c180f41; BYTE $0x38 // prefetcht0 (%r8,%rdi)
+	LONG $0x4c180f41; WORD $0x4038 // prefetcht0 0x40(%r8,%rdi)
+	LONG $0x6f7a81c4; WORD $0x8e1c // vmovdqu (%r14,%r9,4), %xmm3
+	QUAD $0x01008ea46f7a81c4; WORD $0x0000 // vmovdqu 0x100(%r14,%r9,4), %xmm4
+	QUAD $0x02008eac6f7a81c4; WORD $0x0000 // vmovdqu 0x200(%r14,%r9,4), %xmm5
+	QUAD $0x04008e9c386583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x400(%r14,%r9,4), %ymm3, %ymm3
+	QUAD $0x05008ea4385d83c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x500(%r14,%r9,4), %ymm4, %ymm4
+	QUAD $0x06008eac385583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x600(%r14,%r9,4), %ymm5, %ymm5
+	QUAD $0x03008eb46f7a81c4; WORD $0x0000 // vmovdqu 0x300(%r14,%r9,4), %xmm6
+	QUAD $0x07008eb4384d83c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x700(%r14,%r9,4), %ymm6, %ymm6
 	LONG $0xfc62e5c5 // vpunpckldq %ymm4, %ymm3, %ymm7 # ymm7 = ymm3[0],ymm4[0],ymm3[1],ymm4[1],ymm3[4],ymm4[4],ymm3[5],ymm4[5]
 	LONG $0xdc6ae5c5 // vpunpckhdq %ymm4, %ymm3, %ymm3 # ymm3 = ymm3[2],ymm4[2],ymm3[3],ymm4[3],ymm3[6],ymm4[6],ymm3[7],ymm4[7]
 	LONG $0xe662d5c5 // vpunpckldq %ymm6, %ymm5, %ymm4 # ymm4 = ymm5[0],ymm6[0],ymm5[1],ymm6[1],ymm5[4],ymm6[4],ymm5[5],ymm6[5]
@@ -2472,83 +2725,51 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe46dc5c5 // vpunpckhqdq %ymm4, %ymm7, %ymm4 # ymm4 = ymm7[1],ymm4[1],ymm7[3],ymm4[3]
 	LONG $0xfd6ce5c5 // vpunpcklqdq %ymm5, %ymm3, %ymm7 # ymm7 = ymm3[0],ymm5[0],ymm3[2],ymm5[2]
 	LONG $0xdd6de5c5 // vpunpckhqdq %ymm5, %ymm3, %ymm3 # ymm3 = ymm3[1],ymm5[1],ymm3[3],ymm5[3]
-	LONG $0x187de2c4; WORD $0xfb6c; BYTE $0x04 // vbroadcastss 0x4(%rbx,%rdi,8), %ymm5
+	LONG $0x187d82c4; WORD $0xcb2c // vbroadcastss (%r11,%r9,8), %ymm5
 	LONG $0xf672bdc5; BYTE $0x10 // vpslld $0x10, %ymm6, %ymm8
 	LONG $0xa85562c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm2
-	LONG $0x187de2c4; WORD $0xfb54; BYTE $0x08 // vbroadcastss 0x8(%rbx,%rdi,8), %ymm2
+	LONG $0x187d82c4; WORD $0xcb54; BYTE $0x04 // vbroadcastss 0x4(%r11,%r9,8), %ymm2
 	LONG $0x0e7de3c4; WORD $0xaaee // vpblendw $0xaa, %ymm6, %ymm0, %ymm5 # ymm5 = ymm0[0],ymm6[1],ymm0[2],ymm6[3],ymm0[4],ymm6[5],ymm0[6],ymm6[7],ymm0[8],ymm6[9],ymm0[10],ymm6[11],ymm0[12],ymm6[13],ymm0[14],ymm6[15]
 	LONG $0xa86dc2c4; BYTE $0xe8 // vfmadd213ps %ymm8, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm8
-	LONG $0x187de2c4; WORD $0xfb54; BYTE $0x0c // vbroadcastss 0xc(%rbx,%rdi,8), %ymm2
+	LONG $0x187d82c4; WORD $0xcb54; BYTE $0x08 // vbroadcastss 0x8(%r11,%r9,8), %ymm2
 	LONG $0xf472cdc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm6
 	LONG $0xa86de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm5
-	LONG $0x187de2c4; WORD $0xfb54; BYTE $0x10 // vbroadcastss 0x10(%rbx,%rdi,8), %ymm2
+	LONG $0x187d82c4; WORD $0xcb54; BYTE $0x0c // vbroadcastss 0xc(%r11,%r9,8), %ymm2
 	LONG $0x0e7de3c4; WORD $0xaae4 // vpblendw $0xaa, %ymm4, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm4[1],ymm0[2],ymm4[3],ymm0[4],ymm4[5],ymm0[6],ymm4[7],ymm0[8],ymm4[9],ymm0[10],ymm4[11],ymm0[12],ymm4[13],ymm0[14],ymm4[15]
 	LONG $0xa86de2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm6
-	LONG $0x187de2c4; WORD $0xfb54; BYTE $0x14 // vbroadcastss 0x14(%rbx,%rdi,8), %ymm2
+	LONG $0x187d82c4; WORD $0xcb54; BYTE $0x10 // vbroadcastss 0x10(%r11,%r9,8), %ymm2
 	LONG $0xf772d5c5; BYTE $0x10 // vpslld $0x10, %ymm7, %ymm5
 	LONG $0xa86de2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm4
-	LONG $0x187de2c4; WORD $0xfb54; BYTE $0x18 // vbroadcastss 0x18(%rbx,%rdi,8), %ymm2
+	LONG $0x187d82c4; WORD $0xcb54; BYTE $0x14 // vbroadcastss 0x14(%r11,%r9,8), %ymm2
 	LONG $0x0e7de3c4; WORD $0xaae7 // vpblendw $0xaa, %ymm7, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm7[1],ymm0[2],ymm7[3],ymm0[4],ymm7[5],ymm0[6],ymm7[7],ymm0[8],ymm7[9],ymm0[10],ymm7[11],ymm0[12],ymm7[13],ymm0[14],ymm7[15]
 	LONG $0xa86de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm5
-	LONG $0x187de2c4; WORD $0xfb54; BYTE $0x1c // vbroadcastss 0x1c(%rbx,%rdi,8), %ymm2
+	LONG $0x187d82c4; WORD $0xcb54; BYTE $0x18 // vbroadcastss 0x18(%r11,%r9,8), %ymm2
 	LONG $0xf372d5c5; BYTE $0x10 // vpslld $0x10, %ymm3, %ymm5
 	LONG $0xa86de2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm4
-	LONG $0x187de2c4; WORD $0xfb64; BYTE $0x20 // vbroadcastss 0x20(%rbx,%rdi,8), %ymm4
+	LONG $0x187d82c4; WORD $0xcb64; BYTE $0x1c // vbroadcastss 0x1c(%r11,%r9,8), %ymm4
 	LONG $0x0e7de3c4; WORD $0xaad3 // vpblendw $0xaa, %ymm3, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm3[1],ymm0[2],ymm3[3],ymm0[4],ymm3[5],ymm0[6],ymm3[7],ymm0[8],ymm3[9],ymm0[10],ymm3[11],ymm0[12],ymm3[13],ymm0[14],ymm3[15]
 	LONG $0xa85de2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm5
-	LONG $0x04c78348 // addq $0x4, %rdi
-	LONG $0x0cff8348 // cmpq $0xc, %rdi
-	LONG $0xfef8820f; WORD $0xffff // jb 0x2db0 <k_mul_bf16+0x800>
-	LONG $0x207d8d49 // leaq 0x20(%r13), %rdi
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0xfe678e0f; WORD $0xffff // jle 0x2d30 <k_mul_bf16+0x780>
-	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
-	WORD $0x727d // jge 0x2f40 <k_mul_bf16+0x990>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x10508b48 // movq 0x10(%rax), %rdx
-	LONG $0x24540348; BYTE $0x20 // addq 0x20(%rsp), %rdx
-	LONG $0x18788b48 // movq 0x18(%rax), %rdi
-	LONG $0x6a0c8d4e // leaq (%rdx,%r13,2), %r9
-	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x01b70f41 // movzwl (%r9), %eax
-	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xde4c0f48 // cmovlq %rsi, %rbx
-	LONG $0x9f448942; BYTE $0xfc // movl %eax, -0x4(%rdi,%r11,4)
-	LONG $0x590c8d4d // leaq (%r9,%rbx,2), %r9
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x09fb8349 // cmpq $0x9, %r11
-	WORD $0xde75 // jne 0x2ef0 <k_mul_bf16+0x940>
-	LONG $0x187da2c4; WORD $0xa924 // vbroadcastss (%rcx,%r13,4), %ymm4
-	LONG $0x1f6ffec5 // vmovdqu (%rdi), %ymm3
-	LONG $0xf372e5c5; BYTE $0x10 // vpslld $0x10, %ymm3, %ymm3
-	LONG $0xa85de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm2
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
-	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
-	WORD $0xae7c // jl 0x2ee0 <k_mul_bf16+0x930>
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0xfd92850f; WORD $0xffff // jne 0x2cd0 <k_mul_bf16+0x720>
-	WORD $0x10eb // jmp 0x2f50 <k_mul_bf16+0x9a0>
-	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0xfd80850f; WORD $0xffff // jne 0x2cd0 <k_mul_bf16+0x720>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x30788348; BYTE $0x00 // cmpq $0x0, 0x30(%rax)
-	LONG $0xfd74840f; WORD $0xffff // je 0x2cd4 <k_mul_bf16+0x724>
-	LONG $0x07fe8349 // cmpq $0x7, %r14
-	LONG $0xfd408e0f; WORD $0xffff // jle 0x2caa <k_mul_bf16+0x6fa>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x1858e4c5 // vaddps (%rax), %ymm3, %ymm3
-	LONG $0xfffd5de9; BYTE $0xff // jmp 0x2cd4 <k_mul_bf16+0x724>
+	LONG $0x02c58349 // addq $0x2, %r13
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xfecf8c0f; WORD $0xffff // jl 0x3200 <k_mul_bf16+0xa50>
+	LONG $0xfffdaae9; BYTE $0xff // jmp 0x30e0 <k_mul_bf16+0x930>
+	LONG $0xc3058d48; WORD $0x0001; BYTE $0x00 // leaq 0x1c3(%rip), %rax # 0x3500 <lanes>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x4c10fcc5; WORD $0x2088 // vmovups 0x20(%rax,%rcx,4), %ymm1
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x2c75e2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm1, %ymm1
+	LONG $0xfffc79e9; BYTE $0xff // jmp 0x2fd0 <k_mul_bf16+0x820>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x08fe8349 // cmpq $0x8, %r14
-	LONG $0xfca68c0f; WORD $0xffff // jl 0x2c30 <k_mul_bf16+0x680>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x1811fcc5 // vmovups %ymm3, (%rax)
-	LONG $0xfffcb5e9; BYTE $0xff // jmp 0x2c4c <k_mul_bf16+0x69c>
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0xfbe68d0f; WORD $0xffff // jge 0x2f50 <k_mul_bf16+0x7a0>
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x8b058d48; WORD $0x0001; BYTE $0x00 // leaq 0x18b(%rip), %rax # 0x3500 <lanes>
+	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
+	LONG $0x4810fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm1
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x2e75e2c4; BYTE $0x18 // vmaskmovps %ymm3, %ymm1, (%rax)
+	LONG $0xfffbcde9; BYTE $0xff // jmp 0x2f59 <k_mul_bf16+0x7a9>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2558,65 +2779,64 @@ TEXT ·fewAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
-	LONG $0x48058d48; WORD $0x0001; BYTE $0x00 // leaq 0x148(%rip), %rax # 0x3100 <lanes>
+	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
+	LONG $0x53058d48; WORD $0x0001; BYTE $0x00 // leaq 0x153(%rip), %rax # 0x3500 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x80e88348 // subq $-0x80, %rax
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x29eb // jmp 0x2ff5 <k_mul_bf16+0xa45>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	WORD $0x30eb // jmp 0x33f1 <k_mul_bf16+0xc41>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
 	LONG $0x207e8d48 // leaq 0x20(%rsi), %rdi
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	LONG $0xe0c28348 // addq $-0x20, %rdx
 	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0xfbf48f0f; WORD $0xffff // jg 0x2be9 <k_mul_bf16+0x639>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0xfb298f0f; WORD $0xffff // jg 0x2f1a <k_mul_bf16+0x76a>
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x0f048d4c // leaq (%rdi,%rcx), %r8
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0x0d7c // jl 0x3010 <k_mul_bf16+0xa60>
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	WORD $0x12eb // jmp 0x301b <k_mul_bf16+0xa6b>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x107c // jl 0x3410 <k_mul_bf16+0xc60>
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
+	WORD $0x14eb // jmp 0x341b <k_mul_bf16+0xc6b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x4c10fcc5; WORD $0xa008 // vmovups -0x60(%rax,%rcx), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm1, (%rdi)
-	LONG $0xf8428d4c // leaq -0x8(%rdx), %r8
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x20c78348 // addq $0x20, %rdi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x0f7e // jle 0x3040 <k_mul_bf16+0xa90>
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	WORD $0x14eb // jmp 0x304b <k_mul_bf16+0xa9b>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0xf87a8d48 // leaq -0x8(%rdx), %rdi
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x20c08349 // addq $0x20, %r8
+	LONG $0x07ff8348 // cmpq $0x7, %rdi
+	WORD $0x0f7e // jle 0x3440 <k_mul_bf16+0xc90>
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
+	WORD $0x13eb // jmp 0x344b <k_mul_bf16+0xc9b>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x4c10fcc5; WORD $0xc008 // vmovups -0x40(%rax,%rcx), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm1, (%rdi)
-	LONG $0xf0428d4c // leaq -0x10(%rdx), %r8
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x40c78348 // addq $0x40, %rdi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x0f7e // jle 0x3070 <k_mul_bf16+0xac0>
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	WORD $0x14eb // jmp 0x307b <k_mul_bf16+0xacb>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0xf07a8d48 // leaq -0x10(%rdx), %rdi
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x07ff8348 // cmpq $0x7, %rdi
+	WORD $0x0f7e // jle 0x3470 <k_mul_bf16+0xcc0>
+	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
+	WORD $0x13eb // jmp 0x347b <k_mul_bf16+0xccb>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x4c10fcc5; WORD $0xe008 // vmovups -0x20(%rax,%rcx), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm1, (%rdi)
-	LONG $0xe8428d4c // leaq -0x18(%rdx), %r8
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x60c78348 // addq $0x60, %rdi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0xff3b8f0f; WORD $0xffff // jg 0x2fd0 <k_mul_bf16+0xa20>
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0xe87a8d48 // leaq -0x18(%rdx), %rdi
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x60c08349 // addq $0x60, %r8
+	LONG $0x07ff8348 // cmpq $0x7, %rdi
+	LONG $0xff3b8f0f; WORD $0xffff // jg 0x33d0 <k_mul_bf16+0xc20>
 	LONG $0x0c10fcc5; BYTE $0x08 // vmovups (%rax,%rcx), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm1, (%rdi)
-	LONG $0xffff30e9; BYTE $0xff // jmp 0x2fd4 <k_mul_bf16+0xa24>
+	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
+	LONG $0xffff31e9; BYTE $0xff // jmp 0x33d5 <k_mul_bf16+0xc25>
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

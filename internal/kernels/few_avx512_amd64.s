@@ -910,7 +910,7 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000d024b48948 // movq %rsi, 0xd0(%rsp)
 	WORD $0xf748; BYTE $0xde // negq %rsi
 	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
-	QUAD $0x2ed1054048fdf262; WORD $0x0000 // vpmullq 0x2ed1(%rip), %zmm0, %zmm0 # 0x3fc0 <k_mul_bf16+0xa90>
+	QUAD $0x3391054048fdf262; WORD $0x0000 // vpmullq 0x3391(%rip), %zmm0, %zmm0 # 0x4480 <k_mul_bf16+0xc00>
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
 	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
@@ -933,7 +933,7 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20438b48 // movq 0x20(%rbx), %rax
 	LONG $0x873c8d4c // leaq (%rdi,%rax,4), %r15
 	LONG $0x0cc78349 // addq $0xc, %r15
-	QUAD $0x2ea10d2848fdf162; WORD $0x0000 // vmovapd 0x2ea1(%rip), %zmm1 # 0x4000 <k_mul_bf16+0xad0>
+	QUAD $0x33610d2848fdf162; WORD $0x0000 // vmovapd 0x3361(%rip), %zmm1 # 0x44c0 <k_mul_bf16+0xc40>
 	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
 	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
 	LONG $0x40438b48 // movq 0x40(%rbx), %rax
@@ -1166,7 +1166,7 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
 	LONG $0x04e2c148 // shlq $0x4, %rdx
-	QUAD $0x2956054048fdf262; WORD $0x0000 // vpmullq 0x2956(%rip), %zmm0, %zmm0 # 0x3fc0 <k_mul_bf16+0xa90>
+	QUAD $0x2e16054048fdf262; WORD $0x0000 // vpmullq 0x2e16(%rip), %zmm0, %zmm0 # 0x4480 <k_mul_bf16+0xc00>
 	LONG $0x06e4c149 // shlq $0x6, %r12
 	QUAD $0x0000017024a4894c // movq %r12, 0x170(%rsp)
 	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
@@ -1193,7 +1193,7 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc2448d48; BYTE $0x0c // leaq 0xc(%rdx,%rax,8), %rax
 	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
 	LONG $0x8a6c8d4c; BYTE $0x0c // leaq 0xc(%rdx,%rcx,4), %r13
-	QUAD $0x29150d2848fdf162; WORD $0x0000 // vmovapd 0x2915(%rip), %zmm1 # 0x4000 <k_mul_bf16+0xad0>
+	QUAD $0x2dd50d2848fdf162; WORD $0x0000 // vmovapd 0x2dd5(%rip), %zmm1 # 0x44c0 <k_mul_bf16+0xc40>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	QUAD $0x00000168248c8948 // movq %rcx, 0x168(%rsp)
 	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
@@ -1490,7 +1490,7 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x81348d48 // leaq (%rcx,%rax,4), %rsi
 	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	QUAD $0x221d054048fdf262; WORD $0x0000 // vpmullq 0x221d(%rip), %zmm0, %zmm0 # 0x3fc0 <k_mul_bf16+0xa90>
+	QUAD $0x26dd054048fdf262; WORD $0x0000 // vpmullq 0x26dd(%rip), %zmm0, %zmm0 # 0x4480 <k_mul_bf16+0xc00>
 	LONG $0x04e6c148 // shlq $0x4, %rsi
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	QUAD $0x000000e824b4894c // movq %r14, 0xe8(%rsp)
@@ -1511,7 +1511,7 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
 	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
 	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
-	QUAD $0x21f90d2848fdf162; WORD $0x0000 // vmovapd 0x21f9(%rip), %zmm1 # 0x4000 <k_mul_bf16+0xad0>
+	QUAD $0x26b90d2848fdf162; WORD $0x0000 // vmovapd 0x26b9(%rip), %zmm1 # 0x44c0 <k_mul_bf16+0xc40>
 	WORD $0x8b49; BYTE $0x17 // movq (%r15), %rdx
 	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
 	LONG $0x087f8b49 // movq 0x8(%r15), %rdi
@@ -1734,7 +1734,7 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	QUAD $0x1cea054048fdf262; WORD $0x0000 // vpmullq 0x1cea(%rip), %zmm0, %zmm0 # 0x3fc0 <k_mul_bf16+0xa90>
+	QUAD $0x21aa054048fdf262; WORD $0x0000 // vpmullq 0x21aa(%rip), %zmm0, %zmm0 # 0x4480 <k_mul_bf16+0xc00>
 	LONG $0x04e7c148 // shlq $0x4, %rdi
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	QUAD $0x000000f824bc894c // movq %r15, 0xf8(%rsp)
@@ -1760,7 +1760,7 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x803c8d4d // leaq (%r8,%rax,4), %r15
 	LONG $0x0cc78349 // addq $0xc, %r15
 	LONG $0xc06c8d4d; BYTE $0x0c // leaq 0xc(%r8,%rax,8), %r13
-	QUAD $0x1cab0d2848fdf162; WORD $0x0000 // vmovapd 0x1cab(%rip), %zmm1 # 0x4000 <k_mul_bf16+0xad0>
+	QUAD $0x216b0d2848fdf162; WORD $0x0000 // vmovapd 0x216b(%rip), %zmm1 # 0x44c0 <k_mul_bf16+0xc40>
 	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
 	QUAD $0x0000015024848948 // movq %rax, 0x150(%rsp)
 	LONG $0x40438b48 // movq 0x40(%rbx), %rax
@@ -2080,124 +2080,203 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x38ec8348 // subq $0x38, %rsp
+	LONG $0x78ec8348 // subq $0x78, %rsp
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x243c8948 // movq %rdi, (%rsp)
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0x04498d0f; WORD $0x0000 // jge 0x2e1f <k_mul_f16+0x46f>
+	LONG $0x04eb8d0f; WORD $0x0000 // jge 0x2ec0 <k_mul_f16+0x510>
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x042c8d0f; WORD $0x0000 // jge 0x2e0d <k_mul_f16+0x45d>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x04ce8d0f; WORD $0x0000 // jge 0x2eae <k_mul_f16+0x4fe>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x08508b48 // movq 0x8(%rax), %rdx
+	LONG $0x28708b48 // movq 0x28(%rax), %rsi
+	LONG $0xb6048d48 // leaq (%rsi,%rsi,4), %rax
+	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
+	LONG $0x360c8d4c // leaq (%rsi,%rsi), %r9
+	LONG $0x1c428d48 // leaq 0x1c(%rdx), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x31eb // jmp 0x2a3f <k_mul_f16+0x8f>
+	WORD $0x9066 // nop
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0x08408b4c // movq 0x8(%rax), %r8
-	LONG $0x28488b4c // movq 0x28(%rax), %r9
-	LONG $0x89048d4b // leaq (%r9,%r9,4), %rax
-	QUAD $0x0000010040948d4c // leaq 0x100(%rax,%rax,2), %r10
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x1c508d49 // leaq 0x1c(%r8), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	WORD $0x3beb // jmp 0x2a4e <k_mul_f16+0x9e>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xc892fbc5 // kmovd %eax, %k1
-	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x10c08348 // addq $0x10, %rax
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x10c78348 // addq $0x10, %rdi
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x03bf8d0f; WORD $0x0000 // jge 0x2e0d <k_mul_f16+0x45d>
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x03848e0f; WORD $0x0000 // jle 0x2df0 <k_mul_f16+0x440>
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0x046f8d0f; WORD $0x0000 // jge 0x2eae <k_mul_f16+0x4fe>
+	WORD $0x2948; BYTE $0xf9 // subq %rdi, %rcx
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x04328e0f; WORD $0x0000 // jle 0x2e90 <k_mul_f16+0x4e0>
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0xd7af0f4c // imulq %rdi, %r10
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xc892fbc5 // kmovd %eax, %k1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x24eb // jmp 0x2ab5 <k_mul_f16+0x105>
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x014d; BYTE $0xd2 // addq %r10, %r10
+	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x22eb // jmp 0x2aa5 <k_mul_f16+0xf5>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0xc128 // vmovaps %zmm1, %zmm0
-	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
-	LONG $0x033f8d0f; WORD $0x0000 // jge 0x2df4 <k_mul_f16+0x444>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	QUAD $0x0000010024b48d49 // leaq 0x100(%r12), %rsi
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0x03ef8d0f; WORD $0x0000 // jge 0x2e94 <k_mul_f16+0x4e4>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	LONG $0x00af8d4d; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r15), %r13
 	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
-	LONG $0xf14c0f49 // cmovlq %r9, %rsi
-	LONG $0x24748d4d; BYTE $0x20 // leaq 0x20(%r12), %r14
+	LONG $0xee4c0f4c // cmovlq %rsi, %r13
+	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
+	LONG $0x20478d49 // leaq 0x20(%r15), %rax
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0x02588f0f; WORD $0x0000 // jg 0x2d3a <k_mul_f16+0x38a>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x10688b4c // movq 0x10(%rax), %r13
-	LONG $0x246c034c; BYTE $0x10 // addq 0x10(%rsp), %r13
-	LONG $0x18688b48 // movq 0x18(%rax), %rbp
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	QUAD $0x00000000651c8d4e // leaq (,%r12,2), %r11
-	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
-	LONG $0x000100bf; BYTE $0x00 // movl $0x100, %edi # imm = 0x100
-	LONG $0xf74c0f4c // cmovlq %rdi, %r14
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cd162; WORD $0x1310 // vmovups (%r11), %zmm2
-	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
-	LONG $0x0c180f43; BYTE $0x73 // prefetcht0 (%r11,%r14,2)
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xd94c0f49 // cmovlq %r9, %rbx
-	LONG $0x5b1c8d4d // leaq (%r11,%rbx,2), %r11
-	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0x00ae8e0f; WORD $0x0000 // jle 0x2b80 <k_mul_f16+0x1d0>
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	WORD $0x6d7d // jge 0x2b44 <k_mul_f16+0x194>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24440348; BYTE $0x10 // addq 0x10(%rsp), %rax
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x781c8d4e // leaq (%rax,%r15,2), %r11
+	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x13b70f45 // movzwl (%r11), %r10d
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf64c0f4c // cmovlq %rsi, %r14
+	LONG $0x9f548944; BYTE $0xfc // movl %r10d, -0x4(%rdi,%rbx,4)
+	LONG $0x731c8d4f // leaq (%r11,%r14,2), %r11
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x11fb8348 // cmpq $0x11, %rbx
+	WORD $0xdd75 // jne 0x2b00 <k_mul_f16+0x150>
+	LONG $0x48fef162; WORD $0x176f // vmovdqu64 (%rdi), %zmm2
+	LONG $0x487ef262; WORD $0xd233 // vpmovdw %zmm2, %ymm2
+	LONG $0x487df262; WORD $0xd213 // vcvtph2ps %ymm2, %zmm2
+	LONG $0x586db262; WORD $0x0cb8; BYTE $0xba // vfmadd231ps (%rdx,%r15,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x11ff8349 // cmpq $0x11, %r15
-	WORD $0xd275 // jne 0x2b30 <k_mul_f16+0x180>
-	LONG $0xfcc6c749; WORD $0xffff; BYTE $0xff // movq $-0x4, %r14
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0210b5946f7aa1c4; WORD $0x0000 // vmovdqu 0x210(%rbp,%r14,4), %xmm2
-	QUAD $0x0310b594386da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x310(%rbp,%r14,4), %ymm2, %ymm2
-	LONG $0x6f7aa1c4; WORD $0xb55c; BYTE $0x10 // vmovdqu 0x10(%rbp,%r14,4), %xmm3
-	LONG $0x6f7aa1c4; WORD $0xb564; BYTE $0x50 // vmovdqu 0x50(%rbp,%r14,4), %xmm4
-	QUAD $0x0090b5ac6f7aa1c4; WORD $0x0000 // vmovdqu 0x90(%rbp,%r14,4), %xmm5
-	QUAD $0x0110b59c3865a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x110(%rbp,%r14,4), %ymm3, %ymm3
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	WORD $0xac7c // jl 0x2af0 <k_mul_f16+0x140>
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0xff40850f; WORD $0xffff // jne 0x2a90 <k_mul_f16+0xe0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x30788348; BYTE $0x00 // cmpq $0x0, 0x30(%rax)
+	LONG $0xff37840f; WORD $0xffff // je 0x2a96 <k_mul_f16+0xe6>
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0xff1a8e0f; WORD $0xffff // jle 0x2a83 <k_mul_f16+0xd3>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0xffff1de9; BYTE $0xff // jmp 0x2a96 <k_mul_f16+0xe6>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10688b48 // movq 0x10(%rax), %rbp
+	LONG $0x246c0348; BYTE $0x10 // addq 0x10(%rsp), %rbp
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	WORD $0x19eb // jmp 0x2bad <k_mul_f16+0x1fd>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x20478d49 // leaq 0x20(%r15), %rax
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0xff258f0f; WORD $0xffff // jg 0x2ad2 <k_mul_f16+0x122>
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	WORD $0x294d; BYTE $0xfb // subq %r15, %r11
+	LONG $0x80fb8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r11
+	WORD $0x417d // jge 0x2c00 <k_mul_f16+0x250>
+	LONG $0x1f438d49 // leaq 0x1f(%r11), %rax
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xc3490f49 // cmovnsq %r11, %rax
+	LONG $0xe0e08348 // andq $-0x20, %rax
+	QUAD $0x00000000753c8d4a // leaq (,%r14,2), %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x47148d4c // leaq (%rdi,%rax,2), %r10
+	LONG $0x303c8d4e // leaq (%rax,%r14), %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xdc4c0f49 // cmovlq %r12, %rbx
+	LONG $0x5a1c8d49 // leaq (%r10,%rbx,2), %rbx
+	LONG $0x20fb8349 // cmpq $0x20, %r11
+	WORD $0x377d // jge 0x2c32 <k_mul_f16+0x282>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x2c88 <k_mul_f16+0x2d8>
+	QUAD $0x00000000753c8d4a // leaq (,%r14,2), %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x80be8d4d; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r14), %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xc24c0f49 // cmovlq %r10, %rax
+	LONG $0x471c8d48 // leaq (%rdi,%rax,2), %rbx
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x18628b4d // movq 0x18(%r10), %r12
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cb162; WORD $0x1410; BYTE $0x57 // vmovups (%rdi,%r10,2), %zmm2
+	LONG $0x487c9162; WORD $0x1411; BYTE $0x54 // vmovups %zmm2, (%r12,%r10,2)
+	LONG $0x20c28349 // addq $0x20, %r10
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	WORD $0xe97c // jl 0x2c50 <k_mul_f16+0x2a0>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xd64c0f4c // cmovlq %rsi, %r10
+	LONG $0x573c8d4a // leaq (%rdi,%r10,2), %rdi
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x10fb8349 // cmpq $0x10, %r11
+	WORD $0xb875 // jne 0x2c40 <k_mul_f16+0x290>
+	WORD $0xd148; BYTE $0xf8 // sarq %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xff0c8e0f; WORD $0xffff // jle 0x2ba0 <k_mul_f16+0x1f0>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	LONG $0xc0c38148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbx
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0xb2348d4f // leaq (%r10,%r14,4), %r14
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	BYTE $0x90 // nop
+	LONG $0x408b180f; WORD $0xffff; BYTE $0xff // prefetcht0 -0xc0(%rbx)
+	LONG $0x804b180f // prefetcht0 -0x80(%rbx)
+	LONG $0xc04b180f // prefetcht0 -0x40(%rbx)
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	QUAD $0x0800a7946f7aa1c4; WORD $0x0000 // vmovdqu 0x800(%rdi,%r12,4), %xmm2
+	QUAD $0x0c00a794386da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xc00(%rdi,%r12,4), %ymm2, %ymm2
+	LONG $0x6f7aa1c4; WORD $0xa71c // vmovdqu (%rdi,%r12,4), %xmm3
+	QUAD $0x0100a7a46f7aa1c4; WORD $0x0000 // vmovdqu 0x100(%rdi,%r12,4), %xmm4
+	QUAD $0x0200a7ac6f7aa1c4; WORD $0x0000 // vmovdqu 0x200(%rdi,%r12,4), %xmm5
+	QUAD $0x0400a79c3865a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x400(%rdi,%r12,4), %ymm3, %ymm3
 	LONG $0x48e5f362; WORD $0xd23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm2, %zmm3, %zmm2
-	QUAD $0x0250b59c6f7aa1c4; WORD $0x0000 // vmovdqu 0x250(%rbp,%r14,4), %xmm3
-	QUAD $0x0350b59c3865a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x350(%rbp,%r14,4), %ymm3, %ymm3
-	QUAD $0x0150b5a4385da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x150(%rbp,%r14,4), %ymm4, %ymm4
+	QUAD $0x0900a79c6f7aa1c4; WORD $0x0000 // vmovdqu 0x900(%rdi,%r12,4), %xmm3
+	QUAD $0x0d00a79c3865a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xd00(%rdi,%r12,4), %ymm3, %ymm3
+	QUAD $0x0500a7a4385da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x500(%rdi,%r12,4), %ymm4, %ymm4
 	LONG $0x48ddf362; WORD $0xdb3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm3, %zmm4, %zmm3
-	QUAD $0x0290b5a46f7aa1c4; WORD $0x0000 // vmovdqu 0x290(%rbp,%r14,4), %xmm4
-	QUAD $0x0390b5a4385da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x390(%rbp,%r14,4), %ymm4, %ymm4
-	QUAD $0x0190b5ac3855a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x190(%rbp,%r14,4), %ymm5, %ymm5
+	QUAD $0x0a00a7a46f7aa1c4; WORD $0x0000 // vmovdqu 0xa00(%rdi,%r12,4), %xmm4
+	QUAD $0x0e00a7a4385da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xe00(%rdi,%r12,4), %ymm4, %ymm4
+	QUAD $0x0600a7ac3855a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x600(%rdi,%r12,4), %ymm5, %ymm5
 	LONG $0x48d5f362; WORD $0xe43a; BYTE $0x01 // vinserti64x4 $0x1, %ymm4, %zmm5, %zmm4
-	QUAD $0x02d0b5ac6f7aa1c4; WORD $0x0000 // vmovdqu 0x2d0(%rbp,%r14,4), %xmm5
-	QUAD $0x03d0b5ac3855a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x3d0(%rbp,%r14,4), %ymm5, %ymm5
-	QUAD $0x00d0b5b46f7aa1c4; WORD $0x0000 // vmovdqu 0xd0(%rbp,%r14,4), %xmm6
-	QUAD $0x01d0b5b4384da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1d0(%rbp,%r14,4), %ymm6, %ymm6
+	QUAD $0x0b00a7ac6f7aa1c4; WORD $0x0000 // vmovdqu 0xb00(%rdi,%r12,4), %xmm5
+	QUAD $0x0f00a7ac3855a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xf00(%rdi,%r12,4), %ymm5, %ymm5
+	QUAD $0x0300a7b46f7aa1c4; WORD $0x0000 // vmovdqu 0x300(%rdi,%r12,4), %xmm6
+	QUAD $0x0700a7b4384da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x700(%rdi,%r12,4), %ymm6, %ymm6
 	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
 	LONG $0x486df162; WORD $0xf362 // vpunpckldq %zmm3, %zmm2, %zmm6 # zmm6 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
 	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
@@ -2207,85 +2286,47 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48cdf162; WORD $0xdb6d // vpunpckhqdq %zmm3, %zmm6, %zmm3 # zmm3 = zmm6[1],zmm3[1],zmm6[3],zmm3[3],zmm6[5],zmm3[5],zmm6[7],zmm3[7]
 	LONG $0x487ef262; WORD $0xee33 // vpmovdw %zmm5, %ymm6
 	LONG $0x487df262; WORD $0xf613 // vcvtph2ps %ymm6, %zmm6
-	QUAD $0x01f074985875b262 // vfmadd132ps 0x4(%rax,%r14,8){1to16}, %zmm1, %zmm6 # zmm6 = (zmm6 * mem) + zmm1
+	QUAD $0xf9e6749858759262 // vfmadd132ps -0x1c(%r14,%r12,8){1to16}, %zmm1, %zmm6 # zmm6 = (zmm6 * mem) + zmm1
 	LONG $0x48edf162; WORD $0xcc6c // vpunpcklqdq %zmm4, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm4[0],zmm2[2],zmm4[2],zmm2[4],zmm4[4],zmm2[6],zmm4[6]
 	LONG $0x4855f162; WORD $0xd572; BYTE $0x10 // vpsrld $0x10, %zmm5, %zmm5
 	LONG $0x487ef262; WORD $0xed33 // vpmovdw %zmm5, %ymm5
 	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
-	QUAD $0x02f06c98584db262 // vfmadd132ps 0x8(%rax,%r14,8){1to16}, %zmm6, %zmm5 # zmm5 = (zmm5 * mem) + zmm6
+	QUAD $0xfae66c98584d9262 // vfmadd132ps -0x18(%r14,%r12,8){1to16}, %zmm6, %zmm5 # zmm5 = (zmm5 * mem) + zmm6
 	LONG $0x487ef262; WORD $0xde33 // vpmovdw %zmm3, %ymm6
 	LONG $0x487df262; WORD $0xf613 // vcvtph2ps %ymm6, %zmm6
-	QUAD $0x03f074985855b262 // vfmadd132ps 0xc(%rax,%r14,8){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
+	QUAD $0xfbe6749858559262 // vfmadd132ps -0x14(%r14,%r12,8){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
 	LONG $0x48edf162; WORD $0xd46d // vpunpckhqdq %zmm4, %zmm2, %zmm2 # zmm2 = zmm2[1],zmm4[1],zmm2[3],zmm4[3],zmm2[5],zmm4[5],zmm2[7],zmm4[7]
 	LONG $0x4865f162; WORD $0xd372; BYTE $0x10 // vpsrld $0x10, %zmm3, %zmm3
 	LONG $0x487ef262; WORD $0xdb33 // vpmovdw %zmm3, %ymm3
 	LONG $0x487df262; WORD $0xdb13 // vcvtph2ps %ymm3, %zmm3
-	QUAD $0x04f05c98584db262 // vfmadd132ps 0x10(%rax,%r14,8){1to16}, %zmm6, %zmm3 # zmm3 = (zmm3 * mem) + zmm6
+	QUAD $0xfce65c98584d9262 // vfmadd132ps -0x10(%r14,%r12,8){1to16}, %zmm6, %zmm3 # zmm3 = (zmm3 * mem) + zmm6
 	LONG $0x487ef262; WORD $0xcc33 // vpmovdw %zmm1, %ymm4
 	LONG $0x487df262; WORD $0xe413 // vcvtph2ps %ymm4, %zmm4
-	QUAD $0x05f064985865b262 // vfmadd132ps 0x14(%rax,%r14,8){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	QUAD $0xfde6649858659262 // vfmadd132ps -0xc(%r14,%r12,8){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
 	LONG $0x4875f162; WORD $0xd172; BYTE $0x10 // vpsrld $0x10, %zmm1, %zmm1
 	LONG $0x487ef262; WORD $0xc933 // vpmovdw %zmm1, %ymm1
 	LONG $0x487df262; WORD $0xc913 // vcvtph2ps %ymm1, %zmm1
-	QUAD $0x06f04c98585db262 // vfmadd132ps 0x18(%rax,%r14,8){1to16}, %zmm4, %zmm1 # zmm1 = (zmm1 * mem) + zmm4
+	QUAD $0xfee64c98585d9262 // vfmadd132ps -0x8(%r14,%r12,8){1to16}, %zmm4, %zmm1 # zmm1 = (zmm1 * mem) + zmm4
 	LONG $0x487ef262; WORD $0xd333 // vpmovdw %zmm2, %ymm3
 	LONG $0x487df262; WORD $0xdb13 // vcvtph2ps %ymm3, %zmm3
-	QUAD $0x07f05c985875b262 // vfmadd132ps 0x1c(%rax,%r14,8){1to16}, %zmm1, %zmm3 # zmm3 = (zmm3 * mem) + zmm1
+	QUAD $0xffe65c9858759262 // vfmadd132ps -0x4(%r14,%r12,8){1to16}, %zmm1, %zmm3 # zmm3 = (zmm3 * mem) + zmm1
 	LONG $0x4875f162; WORD $0xd272; BYTE $0x10 // vpsrld $0x10, %zmm2, %zmm1
 	LONG $0x487ef262; WORD $0xc933 // vpmovdw %zmm1, %ymm1
 	LONG $0x487df262; WORD $0xc913 // vcvtph2ps %ymm1, %zmm1
-	QUAD $0x08f04c985865b262 // vfmadd132ps 0x20(%rax,%r14,8){1to16}, %zmm3, %zmm1 # zmm1 = (zmm1 * mem) + zmm3
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x0cfe8349 // cmpq $0xc, %r14
-	LONG $0xfe48820f; WORD $0xffff // jb 0x2b70 <k_mul_f16+0x1c0>
-	LONG $0x24748d4d; BYTE $0x20 // leaq 0x20(%r12), %r14
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0xfdc68e0f; WORD $0xffff // jle 0x2b00 <k_mul_f16+0x150>
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0x747d // jge 0x2db3 <k_mul_f16+0x403>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x24440348; BYTE $0x10 // addq 0x10(%rsp), %rax
-	LONG $0x18778b4c // movq 0x18(%rdi), %r14
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x603c8d4a // leaq (%rax,%r12,2), %rdi
-	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xb70f; BYTE $0x1f // movzwl (%rdi), %ebx
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	LONG $0xf94c0f4d // cmovlq %r9, %r15
-	LONG $0x9e5c8943; BYTE $0xfc // movl %ebx, -0x4(%r14,%r11,4)
-	LONG $0x7f3c8d4a // leaq (%rdi,%r15,2), %rdi
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x11fb8349 // cmpq $0x11, %r11
-	WORD $0xde75 // jne 0x2d70 <k_mul_f16+0x3c0>
-	LONG $0x48fed162; WORD $0x166f // vmovdqu64 (%r14), %zmm2
-	LONG $0x487ef262; WORD $0xd233 // vpmovdw %zmm2, %ymm2
-	LONG $0x487df262; WORD $0xd213 // vcvtph2ps %ymm2, %zmm2
-	LONG $0x586d9262; WORD $0x0cb8; BYTE $0xa0 // vfmadd231ps (%r8,%r12,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0xad7c // jl 0x2d60 <k_mul_f16+0x3b0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xfce4850f; WORD $0xffff // jne 0x2aa0 <k_mul_f16+0xf0>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x30788348; BYTE $0x00 // cmpq $0x0, 0x30(%rax)
-	LONG $0xfcda840f; WORD $0xffff // je 0x2aa6 <k_mul_f16+0xf6>
-	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0xfcbb8e0f; WORD $0xffff // jle 0x2a91 <k_mul_f16+0xe1>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
-	LONG $0xfffcc1e9; BYTE $0xff // jmp 0x2aa6 <k_mul_f16+0xf6>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x58659262; WORD $0x0c98; BYTE $0xe6 // vfmadd132ps (%r14,%r12,8){1to16}, %zmm3, %zmm1 # zmm1 = (zmm1 * mem) + zmm3
+	LONG $0x04c48349 // addq $0x4, %r12
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0xfe338c0f; WORD $0xffff // jl 0x2cb0 <k_mul_f16+0x300>
+	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x2ba0 <k_mul_f16+0x1f0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	LONG $0xfc228c0f; WORD $0xffff // jl 0x2a20 <k_mul_f16+0x70>
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xfb728c0f; WORD $0xffff // jl 0x2a10 <k_mul_f16+0x60>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	LONG $0xfffc2ae9; BYTE $0xff // jmp 0x2a37 <k_mul_f16+0x87>
-	LONG $0x38c48348 // addq $0x38, %rsp
+	LONG $0xfffb7ae9; BYTE $0xff // jmp 0x2a28 <k_mul_f16+0x78>
+	LONG $0x78c48348 // addq $0x78, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2297,297 +2338,444 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x065a8e0f; WORD $0x0000 // jle 0x3489 <k_mul_f16+0xad9>
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	LONG $0x08578b4c // movq 0x8(%rdi), %r10
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	WORD $0x294d; BYTE $0xcb // subq %r9, %r11
-	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
-	LONG $0x1c428d49 // leaq 0x1c(%r10), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x090b8e0f; WORD $0x0000 // jle 0x37db <k_mul_f16+0xe2b>
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x28fdd262; WORD $0xc17c // vpbroadcastq %r9, %ymm0
+	LONG $0x1c438d48 // leaq 0x1c(%rbx), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	QUAD $0xfffffffffffcbf49; WORD $0x03ff // movabsq $0x3fffffffffffffc, %r15 # imm = 0x3FFFFFFFFFFFFFC
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x23eb // jmp 0x2e7e <k_mul_f16+0x4ce>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487cf162; WORD $0x4111; BYTE $0x01 // vmovups %zmm0, 0x40(%rcx)
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
+	WORD $0x59eb // jmp 0x2f6d <k_mul_f16+0x5bd>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0xf0c68041 // addb $-0x10, %r14b
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x497cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax) {%k1}
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x20468d48 // leaq 0x20(%rsi), %rax
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0xfb5a8f0f; WORD $0xffff // jg 0x29d8 <k_mul_f16+0x28>
+	LONG $0xfa6a8f0f; WORD $0xffff // jg 0x29d7 <k_mul_f16+0x27>
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x2949; BYTE $0xf6 // subq %rsi, %r14
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
-	WORD $0x488d; BYTE $0xf0 // leal -0x10(%rax), %ecx
+	LONG $0xf04e8d41 // leal -0x10(%r14), %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	WORD $0xd2f7 // notl %edx
 	LONG $0xd292fbc5 // kmovd %edx, %k2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x0148; BYTE $0xf6 // addq %rsi, %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x18eb // jmp 0x2ee5 <k_mul_f16+0x535>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
+	WORD $0x21eb // jmp 0x2fe5 <k_mul_f16+0x635>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x486cf162; WORD $0xd458 // vaddps %zmm4, %zmm2, %zmm2
 	LONG $0x4874f162; WORD $0xcb58 // vaddps %zmm3, %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc258 // vaddps %zmm2, %zmm0, %zmm0
 	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	LONG $0x054b8d0f; WORD $0x0000 // jge 0x3430 <k_mul_f16+0xa80>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0x07cb8d0f; WORD $0x0000 // jge 0x37b0 <k_mul_f16+0xe00>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
-	LONG $0x00a98d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rcx), %rbp
+	LONG $0x00a18d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rcx), %r12
 	LONG $0x00fa8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdx # imm = 0x100
-	LONG $0xe94c0f49 // cmovlq %r9, %rbp
-	LONG $0x20598d48 // leaq 0x20(%rcx), %rbx
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xe14c0f4d // cmovlq %r9, %r12
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x20518d48 // leaq 0x20(%rcx), %rdx
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0x04148f0f; WORD $0x0000 // jg 0x3329 <k_mul_f16+0x979>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x10418b4c // movq 0x10(%rcx), %r8
-	LONG $0x2444034c; BYTE $0x10 // addq 0x10(%rsp), %r8
-	LONG $0x18718b4c // movq 0x18(%rcx), %r14
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xa9348d4a // leaq (%rcx,%r13,4), %rsi
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x483c8d4d // leaq (%r8,%rcx,2), %r15
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0x000100ba; BYTE $0x00 // movl $0x100, %edx # imm = 0x100
-	LONG $0xda4c0f48 // cmovlq %rdx, %rbx
-	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x2710 // vmovups (%r15), %zmm4
-	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
-	LONG $0x0c180f41; BYTE $0x5f // prefetcht0 (%r15,%rbx,2)
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf94c0f49 // cmovlq %r9, %rdi
-	LONG $0x7f3c8d4d // leaq (%r15,%rdi,2), %r15
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0x21fc8349 // cmpq $0x21, %r12
-	WORD $0xd275 // jne 0x2f70 <k_mul_f16+0x5c0>
-	LONG $0xfcc3c748; WORD $0xffff; BYTE $0xff // movq $-0x4, %rbx
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0x3100 <k_mul_f16+0x750>
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	LONG $0x00938d0f; WORD $0x0000 // jge 0x30b3 <k_mul_f16+0x703>
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x24540348; BYTE $0x48 // addq 0x48(%rsp), %rdx
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x4a048d48 // leaq (%rdx,%rcx,2), %rax
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x10b70f44 // movzwl (%rax), %r10d
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xd94c0f4d // cmovlq %r9, %r11
+	LONG $0x86548946; BYTE $0xfc // movl %r10d, -0x4(%rsi,%r8,4)
+	LONG $0x58048d4a // leaq (%rax,%r11,2), %rax
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x21f88349 // cmpq $0x21, %r8
+	WORD $0xdd75 // jne 0x3050 <k_mul_f16+0x6a0>
+	LONG $0x487df262; WORD $0x2c18; BYTE $0x8b // vbroadcastss (%rbx,%rcx,4), %zmm5
+	LONG $0x48fef162; WORD $0x366f // vmovdqu64 (%rsi), %zmm6
+	LONG $0x48fef162; WORD $0x7e6f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm7
+	LONG $0x487ef262; WORD $0xf633 // vpmovdw %zmm6, %ymm6
+	LONG $0x487df262; WORD $0xf613 // vcvtph2ps %ymm6, %zmm6
+	LONG $0x4855f262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm6) + zmm4
+	LONG $0x487ef262; WORD $0xfe33 // vpmovdw %zmm7, %ymm6
+	LONG $0x487df262; WORD $0xf613 // vcvtph2ps %ymm6, %zmm6
+	LONG $0x4855f262; WORD $0xdeb8 // vfmadd231ps %zmm6, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm6) + zmm3
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	WORD $0x8d7c // jl 0x3040 <k_mul_f16+0x690>
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	LONG $0xff11850f; WORD $0xffff // jne 0x2fd0 <k_mul_f16+0x620>
+	LONG $0x307f8348; BYTE $0x00 // cmpq $0x0, 0x30(%rdi)
+	LONG $0x06ab840f; WORD $0x0000 // je 0x3775 <k_mul_f16+0xdc5>
+	LONG $0x0ffe8349 // cmpq $0xf, %r14
+	LONG $0x06b28e0f; WORD $0x0000 // jle 0x3786 <k_mul_f16+0xdd6>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x485cf162; WORD $0x1058 // vaddps (%rax), %zmm4, %zmm2
+	LONG $0x1ffe8349 // cmpq $0x1f, %r14
+	LONG $0x06ae860f; WORD $0x0000 // jbe 0x3797 <k_mul_f16+0xde7>
+	LONG $0x4864f162; WORD $0x4858; BYTE $0x01 // vaddps 0x40(%rax), %zmm3, %zmm1
+	LONG $0xfffee7e9; BYTE $0xff // jmp 0x2fdc <k_mul_f16+0x62c>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x02109ea46f7ac1c4; WORD $0x0000 // vmovdqu 0x210(%r14,%rbx,4), %xmm4
-	QUAD $0x03109ea4385dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x310(%r14,%rbx,4), %ymm4, %ymm4
-	LONG $0x6f7ac1c4; WORD $0x9e6c; BYTE $0x10 // vmovdqu 0x10(%r14,%rbx,4), %xmm5
-	LONG $0x6f7ac1c4; WORD $0x9e74; BYTE $0x50 // vmovdqu 0x50(%r14,%rbx,4), %xmm6
-	QUAD $0x00909ebc6f7ac1c4; WORD $0x0000 // vmovdqu 0x90(%r14,%rbx,4), %xmm7
-	QUAD $0x00d09e846f7a41c4; WORD $0x0000 // vmovdqu 0xd0(%r14,%rbx,4), %xmm8
-	QUAD $0x01109eac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x110(%r14,%rbx,4), %ymm5, %ymm5
-	LONG $0x48d5f362; WORD $0xe43a; BYTE $0x01 // vinserti64x4 $0x1, %ymm4, %zmm5, %zmm4
-	QUAD $0x02509eac6f7ac1c4; WORD $0x0000 // vmovdqu 0x250(%r14,%rbx,4), %xmm5
-	QUAD $0x03509eac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x350(%r14,%rbx,4), %ymm5, %ymm5
-	QUAD $0x01509eb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x150(%r14,%rbx,4), %ymm6, %ymm6
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
+	WORD $0x2eeb // jmp 0x3148 <k_mul_f16+0x798>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x20418d48 // leaq 0x20(%rcx), %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0xfecf8f0f; WORD $0xffff // jg 0x3017 <k_mul_f16+0x667>
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x00803d48; WORD $0x0000 // cmpq $0x80, %rax
+	WORD $0x4a7d // jge 0x31a0 <k_mul_f16+0x7f0>
+	LONG $0x1f708d48 // leaq 0x1f(%rax), %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf0490f48 // cmovnsq %rax, %rsi
+	LONG $0xe0e68348 // andq $-0x20, %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x51048d4c // leaq (%rcx,%rdx,2), %r8
+	LONG $0x70148d4d // leaq (%r8,%rsi,2), %r10
+	LONG $0x160c8d48 // leaq (%rsi,%rdx), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xd94c0f4c // cmovlq %rcx, %r11
+	LONG $0x5a248d4f // leaq (%r10,%r11,2), %r12
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	WORD $0x407f // jg 0x31d6 <k_mul_f16+0x826>
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x3227 <k_mul_f16+0x877>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x50048d4c // leaq (%rax,%rdx,2), %r8
+	LONG $0x80828d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf04c0f48 // cmovlq %rax, %rsi
+	LONG $0x70248d4d // leaq (%r8,%rsi,2), %r12
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c9162; WORD $0x2c10; BYTE $0x58 // vmovups (%r8,%r11,2), %zmm5
+	LONG $0x487c9162; WORD $0x2c11; BYTE $0x5a // vmovups %zmm5, (%r10,%r11,2)
+	LONG $0x20c38349 // addq $0x20, %r11
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0xe97c // jl 0x31f0 <k_mul_f16+0x840>
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xc14c0f49 // cmovlq %r9, %rax
+	LONG $0x40048d4d // leaq (%r8,%rax,2), %r8
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x20f98348 // cmpq $0x20, %rcx
+	WORD $0xb975 // jne 0x31e0 <k_mul_f16+0x830>
+	WORD $0xd148; BYTE $0xfe // sarq %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfeed8e0f; WORD $0xffff // jle 0x3120 <k_mul_f16+0x770>
+	LONG $0x186f8b4c // movq 0x18(%rdi), %r13
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x902c8d48 // leaq (%rax,%rdx,4), %rbp
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
+	LONG $0x04538d4c // leaq 0x4(%rbx), %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfa480f49 // cmovsq %r10, %rdi
+	LONG $0x6ef9e1c4; BYTE $0xea // vmovq %rdx, %xmm5
+	WORD $0x214c; BYTE $0xff // andq %r15, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x3b048d4c // leaq (%rbx,%rdi), %r8
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x027b8d48 // leaq 0x2(%rbx), %rdi
+	LONG $0x05538d48 // leaq 0x5(%rbx), %rdx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x6ef9e1c4; BYTE $0xf7 // vmovq %rdi, %xmm6
+	LONG $0xfa480f48 // cmovsq %rdx, %rdi
+	WORD $0x214c; BYTE $0xff // andq %r15, %rdi
+	LONG $0x035b8d4c // leaq 0x3(%rbx), %r11
+	LONG $0x6ef9c1c4; BYTE $0xfb // vmovq %r11, %xmm7
+	LONG $0xf76cc9c5 // vpunpcklqdq %xmm7, %xmm6, %xmm6 # xmm6 = xmm6[0],xmm7[0]
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x6ef9e1c4; BYTE $0xfb // vmovq %rbx, %xmm7
+	LONG $0xed6cc1c5 // vpunpcklqdq %xmm5, %xmm7, %xmm5 # xmm5 = xmm7[0],xmm5[0]
+	LONG $0x3855e3c4; WORD $0x01ee // vinserti128 $0x1, %xmm6, %ymm5, %ymm5
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x28cdf162; WORD $0xe572; BYTE $0x3f // vpsraq $0x3f, %ymm5, %ymm6
+	LONG $0xd673cdc5; BYTE $0x3e // vpsrlq $0x3e, %ymm6, %ymm6
+	LONG $0xeed4d5c5 // vpaddq %ymm6, %ymm5, %ymm5
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x28d5f162; WORD $0xe572; BYTE $0x02 // vpsraq $0x2, %ymm5, %ymm5
+	LONG $0x28d5f262; WORD $0xe840 // vpmullq %ymm0, %ymm5, %ymm5
+	LONG $0x7ef9e1c4; BYTE $0xe9 // vmovq %xmm5, %rcx
+	LONG $0x0c180f41; BYTE $0x4c // prefetcht0 (%r12,%rcx,2)
+	LONG $0x16f9e3c4; WORD $0x01e9 // vpextrq $0x1, %xmm5, %rcx
+	LONG $0x397de3c4; WORD $0x01ed // vextracti128 $0x1, %ymm5, %xmm5
+	LONG $0x4c0c8d49 // leaq (%r12,%rcx,2), %rcx
+	LONG $0x7ef9c1c4; BYTE $0xe9 // vmovq %xmm5, %r9
+	LONG $0x16f9e3c4; WORD $0x01e8 // vpextrq $0x1, %xmm5, %rax
+	LONG $0x0c180f41; BYTE $0x08 // prefetcht0 (%r8,%rcx)
+	LONG $0x4c0c8d4b // leaq (%r12,%r9,2), %rcx
+	LONG $0x06438d4c // leaq 0x6(%rbx), %r8
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x0f0c180f // prefetcht0 (%rdi,%rcx)
+	LONG $0xd8480f4d // cmovsq %r8, %r11
+	WORD $0x214d; BYTE $0xfb // andq %r15, %r11
+	LONG $0x44048d49 // leaq (%r12,%rax,2), %rax
+	WORD $0xf749; BYTE $0xdb // negq %r11
+	LONG $0x1b0c8d4a // leaq (%rbx,%r11), %rcx
+	LONG $0x03c18348 // addq $0x3, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x010c180f // prefetcht0 (%rcx,%rax)
+	QUAD $0x08005dac6f7ac1c4; WORD $0x0000 // vmovdqu 0x800(%r13,%rbx,2), %xmm5
+	QUAD $0x0c005dac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xc00(%r13,%rbx,2), %ymm5, %ymm5
+	LONG $0x6f7ac1c4; WORD $0x5d74; BYTE $0x00 // vmovdqu (%r13,%rbx,2), %xmm6
+	QUAD $0x01005dbc6f7ac1c4; WORD $0x0000 // vmovdqu 0x100(%r13,%rbx,2), %xmm7
+	QUAD $0x04005db4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x400(%r13,%rbx,2), %ymm6, %ymm6
+	QUAD $0x09005d846f7a41c4; WORD $0x0000 // vmovdqu 0x900(%r13,%rbx,2), %xmm8
+	QUAD $0x0d005d84383d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xd00(%r13,%rbx,2), %ymm8, %ymm8
+	QUAD $0x05005dbc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x500(%r13,%rbx,2), %ymm7, %ymm7
+	QUAD $0x0a005d8c6f7a41c4; WORD $0x0000 // vmovdqu 0xa00(%r13,%rbx,2), %xmm9
+	QUAD $0x0e005d8c383543c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xe00(%r13,%rbx,2), %ymm9, %ymm9
+	QUAD $0x02005d946f7a41c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rbx,2), %xmm10
+	QUAD $0x06005d94382d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x600(%r13,%rbx,2), %ymm10, %ymm10
 	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
-	QUAD $0x02909eb46f7ac1c4; WORD $0x0000 // vmovdqu 0x290(%r14,%rbx,4), %xmm6
-	QUAD $0x03909eb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x390(%r14,%rbx,4), %ymm6, %ymm6
-	QUAD $0x01909ebc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x190(%r14,%rbx,4), %ymm7, %ymm7
-	LONG $0x48c5f362; WORD $0xf63a; BYTE $0x01 // vinserti64x4 $0x1, %ymm6, %zmm7, %zmm6
-	QUAD $0x02d09ebc6f7ac1c4; WORD $0x0000 // vmovdqu 0x2d0(%r14,%rbx,4), %xmm7
-	QUAD $0x03d09ebc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x3d0(%r14,%rbx,4), %ymm7, %ymm7
-	QUAD $0x01d09e84383d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1d0(%r14,%rbx,4), %ymm8, %ymm8
-	LONG $0x48bdf362; WORD $0xff3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm7, %zmm8, %zmm7
-	LONG $0x485d7162; WORD $0xc562 // vpunpckldq %zmm5, %zmm4, %zmm8 # zmm8 = zmm4[0],zmm5[0],zmm4[1],zmm5[1],zmm4[4],zmm5[4],zmm4[5],zmm5[5],zmm4[8],zmm5[8],zmm4[9],zmm5[9],zmm4[12],zmm5[12],zmm4[13],zmm5[13]
-	LONG $0x485df162; WORD $0xe56a // vpunpckhdq %zmm5, %zmm4, %zmm4 # zmm4 = zmm4[2],zmm5[2],zmm4[3],zmm5[3],zmm4[6],zmm5[6],zmm4[7],zmm5[7],zmm4[10],zmm5[10],zmm4[11],zmm5[11],zmm4[14],zmm5[14],zmm4[15],zmm5[15]
-	LONG $0x484df162; WORD $0xef62 // vpunpckldq %zmm7, %zmm6, %zmm5 # zmm5 = zmm6[0],zmm7[0],zmm6[1],zmm7[1],zmm6[4],zmm7[4],zmm6[5],zmm7[5],zmm6[8],zmm7[8],zmm6[9],zmm7[9],zmm6[12],zmm7[12],zmm6[13],zmm7[13]
-	LONG $0x484df162; WORD $0xf76a // vpunpckhdq %zmm7, %zmm6, %zmm6 # zmm6 = zmm6[2],zmm7[2],zmm6[3],zmm7[3],zmm6[6],zmm7[6],zmm6[7],zmm7[7],zmm6[10],zmm7[10],zmm6[11],zmm7[11],zmm6[14],zmm7[14],zmm6[15],zmm7[15]
-	LONG $0x48bdf162; WORD $0xfd6c // vpunpcklqdq %zmm5, %zmm8, %zmm7 # zmm7 = zmm8[0],zmm5[0],zmm8[2],zmm5[2],zmm8[4],zmm5[4],zmm8[6],zmm5[6]
-	LONG $0x487ed262; WORD $0xf933 // vpmovdw %zmm7, %ymm9
-	LONG $0x487d5262; WORD $0xc913 // vcvtph2ps %ymm9, %zmm9
-	QUAD $0x01de4c9858657262 // vfmadd132ps 0x4(%rsi,%rbx,8){1to16}, %zmm3, %zmm9 # zmm9 = (zmm9 * mem) + zmm3
-	LONG $0x48bdf162; WORD $0xdd6d // vpunpckhqdq %zmm5, %zmm8, %zmm3 # zmm3 = zmm8[1],zmm5[1],zmm8[3],zmm5[3],zmm8[5],zmm5[5],zmm8[7],zmm5[7]
-	LONG $0x48ddf162; WORD $0xee6c // vpunpcklqdq %zmm6, %zmm4, %zmm5 # zmm5 = zmm4[0],zmm6[0],zmm4[2],zmm6[2],zmm4[4],zmm6[4],zmm4[6],zmm6[6]
-	LONG $0x4845f162; WORD $0xd772; BYTE $0x10 // vpsrld $0x10, %zmm7, %zmm7
-	LONG $0x487ef262; WORD $0xff33 // vpmovdw %zmm7, %ymm7
-	LONG $0x487df262; WORD $0xff13 // vcvtph2ps %ymm7, %zmm7
-	QUAD $0x02de7c985835f262 // vfmadd132ps 0x8(%rsi,%rbx,8){1to16}, %zmm9, %zmm7 # zmm7 = (zmm7 * mem) + zmm9
-	LONG $0x487ed262; WORD $0xd833 // vpmovdw %zmm3, %ymm8
+	QUAD $0x0b005db46f7ac1c4; WORD $0x0000 // vmovdqu 0xb00(%r13,%rbx,2), %xmm6
+	QUAD $0x0f005db4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xf00(%r13,%rbx,2), %ymm6, %ymm6
+	LONG $0x48c5d362; WORD $0xf83a; BYTE $0x01 // vinserti64x4 $0x1, %ymm8, %zmm7, %zmm7
+	QUAD $0x03005d846f7a41c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rbx,2), %xmm8
+	QUAD $0x07005d84383d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x700(%r13,%rbx,2), %ymm8, %ymm8
+	LONG $0x48ad5362; WORD $0xc93a; BYTE $0x01 // vinserti64x4 $0x1, %ymm9, %zmm10, %zmm9
+	LONG $0x48bdf362; WORD $0xf63a; BYTE $0x01 // vinserti64x4 $0x1, %ymm6, %zmm8, %zmm6
+	LONG $0x48557162; WORD $0xc762 // vpunpckldq %zmm7, %zmm5, %zmm8 # zmm8 = zmm5[0],zmm7[0],zmm5[1],zmm7[1],zmm5[4],zmm7[4],zmm5[5],zmm7[5],zmm5[8],zmm7[8],zmm5[9],zmm7[9],zmm5[12],zmm7[12],zmm5[13],zmm7[13]
+	LONG $0x48357162; WORD $0xd662 // vpunpckldq %zmm6, %zmm9, %zmm10 # zmm10 = zmm9[0],zmm6[0],zmm9[1],zmm6[1],zmm9[4],zmm6[4],zmm9[5],zmm6[5],zmm9[8],zmm6[8],zmm9[9],zmm6[9],zmm9[12],zmm6[12],zmm9[13],zmm6[13]
+	LONG $0x48bd5162; WORD $0xda6c // vpunpcklqdq %zmm10, %zmm8, %zmm11 # zmm11 = zmm8[0],zmm10[0],zmm8[2],zmm10[2],zmm8[4],zmm10[4],zmm8[6],zmm10[6]
+	LONG $0x487e5262; WORD $0xdc33 // vpmovdw %zmm11, %ymm12
+	LONG $0x487d5262; WORD $0xe413 // vcvtph2ps %ymm12, %zmm12
+	QUAD $0xf99d6498585d7262 // vfmadd132ps -0x1c(%rbp,%rbx,4){1to16}, %zmm4, %zmm12 # zmm12 = (zmm12 * mem) + zmm4
+	LONG $0x48bdd162; WORD $0xe26d // vpunpckhqdq %zmm10, %zmm8, %zmm4 # zmm4 = zmm8[1],zmm10[1],zmm8[3],zmm10[3],zmm8[5],zmm10[5],zmm8[7],zmm10[7]
+	LONG $0x483dd162; WORD $0xd372; BYTE $0x10 // vpsrld $0x10, %zmm11, %zmm8
+	LONG $0x487e5262; WORD $0xc033 // vpmovdw %zmm8, %ymm8
 	LONG $0x487d5262; WORD $0xc013 // vcvtph2ps %ymm8, %zmm8
-	QUAD $0x03de449858457262 // vfmadd132ps 0xc(%rsi,%rbx,8){1to16}, %zmm7, %zmm8 # zmm8 = (zmm8 * mem) + zmm7
-	LONG $0x4865f162; WORD $0xd372; BYTE $0x10 // vpsrld $0x10, %zmm3, %zmm3
-	LONG $0x487ef262; WORD $0xdb33 // vpmovdw %zmm3, %ymm3
-	LONG $0x487df262; WORD $0xdb13 // vcvtph2ps %ymm3, %zmm3
-	QUAD $0x04de5c98583df262 // vfmadd132ps 0x10(%rsi,%rbx,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm3 * mem) + zmm8
-	LONG $0x487ef262; WORD $0xef33 // vpmovdw %zmm5, %ymm7
+	QUAD $0xfa9d4498581d7262 // vfmadd132ps -0x18(%rbp,%rbx,4){1to16}, %zmm12, %zmm8 # zmm8 = (zmm8 * mem) + zmm12
+	LONG $0x487ed262; WORD $0xe233 // vpmovdw %zmm4, %ymm10
+	LONG $0x4855f162; WORD $0xef6a // vpunpckhdq %zmm7, %zmm5, %zmm5 # zmm5 = zmm5[2],zmm7[2],zmm5[3],zmm7[3],zmm5[6],zmm7[6],zmm5[7],zmm7[7],zmm5[10],zmm7[10],zmm5[11],zmm7[11],zmm5[14],zmm7[14],zmm5[15],zmm7[15]
+	LONG $0x487dd262; WORD $0xfa13 // vcvtph2ps %ymm10, %zmm7
+	QUAD $0xfb9d7c98583df262 // vfmadd132ps -0x14(%rbp,%rbx,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm7 * mem) + zmm8
+	LONG $0x4835f162; WORD $0xf66a // vpunpckhdq %zmm6, %zmm9, %zmm6 # zmm6 = zmm9[2],zmm6[2],zmm9[3],zmm6[3],zmm9[6],zmm6[6],zmm9[7],zmm6[7],zmm9[10],zmm6[10],zmm9[11],zmm6[11],zmm9[14],zmm6[14],zmm9[15],zmm6[15]
+	LONG $0x48d57162; WORD $0xc66c // vpunpcklqdq %zmm6, %zmm5, %zmm8 # zmm8 = zmm5[0],zmm6[0],zmm5[2],zmm6[2],zmm5[4],zmm6[4],zmm5[6],zmm6[6]
+	LONG $0x485df162; WORD $0xd472; BYTE $0x10 // vpsrld $0x10, %zmm4, %zmm4
+	LONG $0x487ef262; WORD $0xe433 // vpmovdw %zmm4, %ymm4
+	LONG $0x487df262; WORD $0xe413 // vcvtph2ps %ymm4, %zmm4
+	QUAD $0xfc9d64985845f262 // vfmadd132ps -0x10(%rbp,%rbx,4){1to16}, %zmm7, %zmm4 # zmm4 = (zmm4 * mem) + zmm7
+	LONG $0x487e7262; WORD $0xc733 // vpmovdw %zmm8, %ymm7
 	LONG $0x487df262; WORD $0xff13 // vcvtph2ps %ymm7, %zmm7
-	QUAD $0x05de7c985865f262 // vfmadd132ps 0x14(%rsi,%rbx,8){1to16}, %zmm3, %zmm7 # zmm7 = (zmm7 * mem) + zmm3
-	LONG $0x48ddf162; WORD $0xde6d // vpunpckhqdq %zmm6, %zmm4, %zmm3 # zmm3 = zmm4[1],zmm6[1],zmm4[3],zmm6[3],zmm4[5],zmm6[5],zmm4[7],zmm6[7]
+	QUAD $0xfd9d7c98585df262 // vfmadd132ps -0xc(%rbp,%rbx,4){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	LONG $0x485dd162; WORD $0xd072; BYTE $0x10 // vpsrld $0x10, %zmm8, %zmm4
+	LONG $0x487ef262; WORD $0xe433 // vpmovdw %zmm4, %ymm4
+	LONG $0x487df262; WORD $0xe413 // vcvtph2ps %ymm4, %zmm4
+	QUAD $0xfe9d64985845f262 // vfmadd132ps -0x8(%rbp,%rbx,4){1to16}, %zmm7, %zmm4 # zmm4 = (zmm4 * mem) + zmm7
+	LONG $0x48d5f162; WORD $0xee6d // vpunpckhqdq %zmm6, %zmm5, %zmm5 # zmm5 = zmm5[1],zmm6[1],zmm5[3],zmm6[3],zmm5[5],zmm6[5],zmm5[7],zmm6[7]
+	LONG $0x487ef262; WORD $0xee33 // vpmovdw %zmm5, %ymm6
+	LONG $0x487df262; WORD $0xf613 // vcvtph2ps %ymm6, %zmm6
+	QUAD $0xff9d7498585df262 // vfmadd132ps -0x4(%rbp,%rbx,4){1to16}, %zmm4, %zmm6 # zmm6 = (zmm6 * mem) + zmm4
 	LONG $0x485df162; WORD $0xd572; BYTE $0x10 // vpsrld $0x10, %zmm5, %zmm4
 	LONG $0x487ef262; WORD $0xe433 // vpmovdw %zmm4, %ymm4
 	LONG $0x487df262; WORD $0xe413 // vcvtph2ps %ymm4, %zmm4
-	QUAD $0x06de64985845f262 // vfmadd132ps 0x18(%rsi,%rbx,8){1to16}, %zmm7, %zmm4 # zmm4 = (zmm4 * mem) + zmm7
-	LONG $0x487ef262; WORD $0xdd33 // vpmovdw %zmm3, %ymm5
+	QUAD $0x009d6498584df262 // vfmadd132ps (%rbp,%rbx,4){1to16}, %zmm6, %zmm4 # zmm4 = (zmm4 * mem) + zmm6
+	LONG $0x085b8d4c // leaq 0x8(%rbx), %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xc3480f49 // cmovsq %r11, %rax
+	LONG $0x6ef9e1c4; BYTE $0xea // vmovq %rdx, %xmm5
+	WORD $0x214c; BYTE $0xf8 // andq %r15, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x03148d48 // leaq (%rbx,%rax), %rdx
+	LONG $0x05c28348 // addq $0x5, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x09438d48 // leaq 0x9(%rbx), %rax
+	LONG $0x077b8d48 // leaq 0x7(%rbx), %rdi
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x6ef9e1c4; BYTE $0xf7 // vmovq %rdi, %xmm6
+	LONG $0x6ef9c1c4; BYTE $0xf8 // vmovq %r8, %xmm7
+	LONG $0xc0490f49 // cmovnsq %r8, %rax
+	LONG $0xf66cc1c5 // vpunpcklqdq %xmm6, %xmm7, %xmm6 # xmm6 = xmm7[0],xmm6[0]
+	LONG $0x6ef9c1c4; BYTE $0xfa // vmovq %r10, %xmm7
+	LONG $0xed6cc1c5 // vpunpcklqdq %xmm5, %xmm7, %xmm5 # xmm5 = xmm7[0],xmm5[0]
+	WORD $0x214c; BYTE $0xf8 // andq %r15, %rax
+	LONG $0x3855e3c4; WORD $0x01ee // vinserti128 $0x1, %xmm6, %ymm5, %ymm5
+	LONG $0x28cdf162; WORD $0xe572; BYTE $0x3f // vpsraq $0x3f, %ymm5, %ymm6
+	LONG $0xd673cdc5; BYTE $0x3e // vpsrlq $0x3e, %ymm6, %ymm6
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0xeed4d5c5 // vpaddq %ymm6, %ymm5, %ymm5
+	LONG $0x28d5f162; WORD $0xe572; BYTE $0x02 // vpsraq $0x2, %ymm5, %ymm5
+	LONG $0x28d5f262; WORD $0xe840 // vpmullq %ymm0, %ymm5, %ymm5
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	LONG $0x06c08348 // addq $0x6, %rax
+	LONG $0x7ef9e1c4; BYTE $0xe9 // vmovq %xmm5, %rcx
+	LONG $0x16f9c3c4; WORD $0x01e8 // vpextrq $0x1, %xmm5, %r8
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x397de3c4; WORD $0x01ed // vextracti128 $0x1, %ymm5, %xmm5
+	LONG $0x0a4b8d4c // leaq 0xa(%rbx), %r9
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x44048d4f // leaq (%r12,%r8,2), %r8
+	LONG $0xcf490f4c // cmovnsq %rdi, %r9
+	LONG $0x7ef9e1c4; BYTE $0xef // vmovq %xmm5, %rdi
+	LONG $0x0c180f41; BYTE $0x4c // prefetcht0 (%r12,%rcx,2)
+	LONG $0x7c0c8d49 // leaq (%r12,%rdi,2), %rcx
+	LONG $0x16f9e3c4; WORD $0x01ef // vpextrq $0x1, %xmm5, %rdi
+	LONG $0x0c180f42; BYTE $0x02 // prefetcht0 (%rdx,%r8)
+	LONG $0x7c148d49 // leaq (%r12,%rdi,2), %rdx
+	WORD $0x214d; BYTE $0xf9 // andq %r15, %r9
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	LONG $0x080c180f // prefetcht0 (%rax,%rcx)
+	LONG $0x0b048d4a // leaq (%rbx,%r9), %rax
+	LONG $0x07c08348 // addq $0x7, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x100c180f // prefetcht0 (%rax,%rdx)
+	QUAD $0x18005dac6f7ac1c4; WORD $0x0000 // vmovdqu 0x1800(%r13,%rbx,2), %xmm5
+	QUAD $0x1c005dac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1c00(%r13,%rbx,2), %ymm5, %ymm5
+	QUAD $0x10005db46f7ac1c4; WORD $0x0000 // vmovdqu 0x1000(%r13,%rbx,2), %xmm6
+	QUAD $0x11005dbc6f7ac1c4; WORD $0x0000 // vmovdqu 0x1100(%r13,%rbx,2), %xmm7
+	QUAD $0x12005d846f7a41c4; WORD $0x0000 // vmovdqu 0x1200(%r13,%rbx,2), %xmm8
+	QUAD $0x14005db4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1400(%r13,%rbx,2), %ymm6, %ymm6
+	QUAD $0x19005d8c6f7a41c4; WORD $0x0000 // vmovdqu 0x1900(%r13,%rbx,2), %xmm9
+	QUAD $0x1d005d8c383543c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1d00(%r13,%rbx,2), %ymm9, %ymm9
+	QUAD $0x15005dbc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1500(%r13,%rbx,2), %ymm7, %ymm7
+	QUAD $0x1a005d946f7a41c4; WORD $0x0000 // vmovdqu 0x1a00(%r13,%rbx,2), %xmm10
+	QUAD $0x1e005d94382d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1e00(%r13,%rbx,2), %ymm10, %ymm10
+	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
+	QUAD $0x16005db4383dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1600(%r13,%rbx,2), %ymm8, %ymm6
+	QUAD $0x13005d846f7a41c4; WORD $0x0000 // vmovdqu 0x1300(%r13,%rbx,2), %xmm8
+	LONG $0x48c5d362; WORD $0xf93a; BYTE $0x01 // vinserti64x4 $0x1, %ymm9, %zmm7, %zmm7
+	QUAD $0x1b005d8c6f7a41c4; WORD $0x0000 // vmovdqu 0x1b00(%r13,%rbx,2), %xmm9
+	QUAD $0x1f005d8c383543c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1f00(%r13,%rbx,2), %ymm9, %ymm9
+	LONG $0x48cdd362; WORD $0xf23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm10, %zmm6, %zmm6
+	QUAD $0x17005d84383d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1700(%r13,%rbx,2), %ymm8, %ymm8
+	LONG $0x48bd5362; WORD $0xc13a; BYTE $0x01 // vinserti64x4 $0x1, %ymm9, %zmm8, %zmm8
+	LONG $0x48557162; WORD $0xcf62 // vpunpckldq %zmm7, %zmm5, %zmm9 # zmm9 = zmm5[0],zmm7[0],zmm5[1],zmm7[1],zmm5[4],zmm7[4],zmm5[5],zmm7[5],zmm5[8],zmm7[8],zmm5[9],zmm7[9],zmm5[12],zmm7[12],zmm5[13],zmm7[13]
+	LONG $0x484d5162; WORD $0xd062 // vpunpckldq %zmm8, %zmm6, %zmm10 # zmm10 = zmm6[0],zmm8[0],zmm6[1],zmm8[1],zmm6[4],zmm8[4],zmm6[5],zmm8[5],zmm6[8],zmm8[8],zmm6[9],zmm8[9],zmm6[12],zmm8[12],zmm6[13],zmm8[13]
+	LONG $0x48b55162; WORD $0xda6c // vpunpcklqdq %zmm10, %zmm9, %zmm11 # zmm11 = zmm9[0],zmm10[0],zmm9[2],zmm10[2],zmm9[4],zmm10[4],zmm9[6],zmm10[6]
+	LONG $0x487e5262; WORD $0xdc33 // vpmovdw %zmm11, %ymm12
+	LONG $0x487d5262; WORD $0xe413 // vcvtph2ps %ymm12, %zmm12
+	QUAD $0xf99d649858657262 // vfmadd132ps -0x1c(%rbp,%rbx,4){1to16}, %zmm3, %zmm12 # zmm12 = (zmm12 * mem) + zmm3
+	LONG $0x4865d162; WORD $0xd372; BYTE $0x10 // vpsrld $0x10, %zmm11, %zmm3
+	LONG $0x487ef262; WORD $0xdb33 // vpmovdw %zmm3, %ymm3
+	LONG $0x487df262; WORD $0xdb13 // vcvtph2ps %ymm3, %zmm3
+	QUAD $0xfa9d5c98581df262 // vfmadd132ps -0x18(%rbp,%rbx,4){1to16}, %zmm12, %zmm3 # zmm3 = (zmm3 * mem) + zmm12
+	LONG $0x48b55162; WORD $0xca6d // vpunpckhqdq %zmm10, %zmm9, %zmm9 # zmm9 = zmm9[1],zmm10[1],zmm9[3],zmm10[3],zmm9[5],zmm10[5],zmm9[7],zmm10[7]
+	LONG $0x487e5262; WORD $0xca33 // vpmovdw %zmm9, %ymm10
+	LONG $0x487d5262; WORD $0xd213 // vcvtph2ps %ymm10, %zmm10
+	QUAD $0xfb9d549858657262 // vfmadd132ps -0x14(%rbp,%rbx,4){1to16}, %zmm3, %zmm10 # zmm10 = (zmm10 * mem) + zmm3
+	LONG $0x4855f162; WORD $0xdf6a // vpunpckhdq %zmm7, %zmm5, %zmm3 # zmm3 = zmm5[2],zmm7[2],zmm5[3],zmm7[3],zmm5[6],zmm7[6],zmm5[7],zmm7[7],zmm5[10],zmm7[10],zmm5[11],zmm7[11],zmm5[14],zmm7[14],zmm5[15],zmm7[15]
+	LONG $0x4855d162; WORD $0xd172; BYTE $0x10 // vpsrld $0x10, %zmm9, %zmm5
+	LONG $0x487ef262; WORD $0xed33 // vpmovdw %zmm5, %ymm5
+	LONG $0x484dd162; WORD $0xf06a // vpunpckhdq %zmm8, %zmm6, %zmm6 # zmm6 = zmm6[2],zmm8[2],zmm6[3],zmm8[3],zmm6[6],zmm8[6],zmm6[7],zmm8[7],zmm6[10],zmm8[10],zmm6[11],zmm8[11],zmm6[14],zmm8[14],zmm6[15],zmm8[15]
 	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
-	QUAD $0x07de6c98585df262 // vfmadd132ps 0x1c(%rsi,%rbx,8){1to16}, %zmm4, %zmm5 # zmm5 = (zmm5 * mem) + zmm4
+	QUAD $0xfc9d6c98582df262 // vfmadd132ps -0x10(%rbp,%rbx,4){1to16}, %zmm10, %zmm5 # zmm5 = (zmm5 * mem) + zmm10
+	LONG $0x48e5f162; WORD $0xfe6c // vpunpcklqdq %zmm6, %zmm3, %zmm7 # zmm7 = zmm3[0],zmm6[0],zmm3[2],zmm6[2],zmm3[4],zmm6[4],zmm3[6],zmm6[6]
+	LONG $0x487ed262; WORD $0xf833 // vpmovdw %zmm7, %ymm8
+	LONG $0x487d5262; WORD $0xc013 // vcvtph2ps %ymm8, %zmm8
+	QUAD $0xfd9d449858557262 // vfmadd132ps -0xc(%rbp,%rbx,4){1to16}, %zmm5, %zmm8 # zmm8 = (zmm8 * mem) + zmm5
+	LONG $0x4855f162; WORD $0xd772; BYTE $0x10 // vpsrld $0x10, %zmm7, %zmm5
+	LONG $0x487ef262; WORD $0xed33 // vpmovdw %zmm5, %ymm5
+	LONG $0x48e5f162; WORD $0xde6d // vpunpckhqdq %zmm6, %zmm3, %zmm3 # zmm3 = zmm3[1],zmm6[1],zmm3[3],zmm6[3],zmm3[5],zmm6[5],zmm3[7],zmm6[7]
+	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
+	QUAD $0xfe9d6c98583df262 // vfmadd132ps -0x8(%rbp,%rbx,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm5 * mem) + zmm8
+	LONG $0x487ef262; WORD $0xde33 // vpmovdw %zmm3, %ymm6
+	LONG $0x487df262; WORD $0xf613 // vcvtph2ps %ymm6, %zmm6
+	QUAD $0xff9d74985855f262 // vfmadd132ps -0x4(%rbp,%rbx,4){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
 	LONG $0x4865f162; WORD $0xd372; BYTE $0x10 // vpsrld $0x10, %zmm3, %zmm3
 	LONG $0x487ef262; WORD $0xdb33 // vpmovdw %zmm3, %ymm3
 	LONG $0x487df262; WORD $0xdb13 // vcvtph2ps %ymm3, %zmm3
-	QUAD $0x08de5c985855f262 // vfmadd132ps 0x20(%rsi,%rbx,8){1to16}, %zmm5, %zmm3 # zmm3 = (zmm3 * mem) + zmm5
-	QUAD $0x06109ea46f7ac1c4; WORD $0x0000 // vmovdqu 0x610(%r14,%rbx,4), %xmm4
-	QUAD $0x07109ea4385dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x710(%r14,%rbx,4), %ymm4, %ymm4
-	QUAD $0x04109eac6f7ac1c4; WORD $0x0000 // vmovdqu 0x410(%r14,%rbx,4), %xmm5
-	QUAD $0x04509eb46f7ac1c4; WORD $0x0000 // vmovdqu 0x450(%r14,%rbx,4), %xmm6
-	QUAD $0x04909ebc6f7ac1c4; WORD $0x0000 // vmovdqu 0x490(%r14,%rbx,4), %xmm7
-	QUAD $0x05109eac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x510(%r14,%rbx,4), %ymm5, %ymm5
-	LONG $0x48d5f362; WORD $0xe43a; BYTE $0x01 // vinserti64x4 $0x1, %ymm4, %zmm5, %zmm4
-	QUAD $0x06509eac6f7ac1c4; WORD $0x0000 // vmovdqu 0x650(%r14,%rbx,4), %xmm5
-	QUAD $0x07509eac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x750(%r14,%rbx,4), %ymm5, %ymm5
-	QUAD $0x05509eb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x550(%r14,%rbx,4), %ymm6, %ymm6
-	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
-	QUAD $0x06909eb46f7ac1c4; WORD $0x0000 // vmovdqu 0x690(%r14,%rbx,4), %xmm6
-	QUAD $0x07909eb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x790(%r14,%rbx,4), %ymm6, %ymm6
-	QUAD $0x05909ebc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x590(%r14,%rbx,4), %ymm7, %ymm7
-	LONG $0x48c5f362; WORD $0xf63a; BYTE $0x01 // vinserti64x4 $0x1, %ymm6, %zmm7, %zmm6
-	QUAD $0x06d09ebc6f7ac1c4; WORD $0x0000 // vmovdqu 0x6d0(%r14,%rbx,4), %xmm7
-	QUAD $0x07d09ebc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x7d0(%r14,%rbx,4), %ymm7, %ymm7
-	QUAD $0x04d09e846f7a41c4; WORD $0x0000 // vmovdqu 0x4d0(%r14,%rbx,4), %xmm8
-	QUAD $0x05d09e84383d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x5d0(%r14,%rbx,4), %ymm8, %ymm8
-	LONG $0x48bdf362; WORD $0xff3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm7, %zmm8, %zmm7
-	LONG $0x485d7162; WORD $0xc562 // vpunpckldq %zmm5, %zmm4, %zmm8 # zmm8 = zmm4[0],zmm5[0],zmm4[1],zmm5[1],zmm4[4],zmm5[4],zmm4[5],zmm5[5],zmm4[8],zmm5[8],zmm4[9],zmm5[9],zmm4[12],zmm5[12],zmm4[13],zmm5[13]
-	LONG $0x485df162; WORD $0xe56a // vpunpckhdq %zmm5, %zmm4, %zmm4 # zmm4 = zmm4[2],zmm5[2],zmm4[3],zmm5[3],zmm4[6],zmm5[6],zmm4[7],zmm5[7],zmm4[10],zmm5[10],zmm4[11],zmm5[11],zmm4[14],zmm5[14],zmm4[15],zmm5[15]
-	LONG $0x484df162; WORD $0xef62 // vpunpckldq %zmm7, %zmm6, %zmm5 # zmm5 = zmm6[0],zmm7[0],zmm6[1],zmm7[1],zmm6[4],zmm7[4],zmm6[5],zmm7[5],zmm6[8],zmm7[8],zmm6[9],zmm7[9],zmm6[12],zmm7[12],zmm6[13],zmm7[13]
-	LONG $0x484df162; WORD $0xf76a // vpunpckhdq %zmm7, %zmm6, %zmm6 # zmm6 = zmm6[2],zmm7[2],zmm6[3],zmm7[3],zmm6[6],zmm7[6],zmm6[7],zmm7[7],zmm6[10],zmm7[10],zmm6[11],zmm7[11],zmm6[14],zmm7[14],zmm6[15],zmm7[15]
-	LONG $0x48bdf162; WORD $0xfd6c // vpunpcklqdq %zmm5, %zmm8, %zmm7 # zmm7 = zmm8[0],zmm5[0],zmm8[2],zmm5[2],zmm8[4],zmm5[4],zmm8[6],zmm5[6]
-	LONG $0x48bdf162; WORD $0xed6d // vpunpckhqdq %zmm5, %zmm8, %zmm5 # zmm5 = zmm8[1],zmm5[1],zmm8[3],zmm5[3],zmm8[5],zmm5[5],zmm8[7],zmm5[7]
-	LONG $0x487ed262; WORD $0xf833 // vpmovdw %zmm7, %ymm8
-	LONG $0x487d5262; WORD $0xc013 // vcvtph2ps %ymm8, %zmm8
-	QUAD $0x01de4498586d7262 // vfmadd132ps 0x4(%rsi,%rbx,8){1to16}, %zmm2, %zmm8 # zmm8 = (zmm8 * mem) + zmm2
-	LONG $0x48ddf162; WORD $0xd66c // vpunpcklqdq %zmm6, %zmm4, %zmm2 # zmm2 = zmm4[0],zmm6[0],zmm4[2],zmm6[2],zmm4[4],zmm6[4],zmm4[6],zmm6[6]
-	LONG $0x4845f162; WORD $0xd772; BYTE $0x10 // vpsrld $0x10, %zmm7, %zmm7
-	LONG $0x487ef262; WORD $0xff33 // vpmovdw %zmm7, %ymm7
-	LONG $0x487df262; WORD $0xff13 // vcvtph2ps %ymm7, %zmm7
-	QUAD $0x02de7c98583df262 // vfmadd132ps 0x8(%rsi,%rbx,8){1to16}, %zmm8, %zmm7 # zmm7 = (zmm7 * mem) + zmm8
-	LONG $0x487ed262; WORD $0xe833 // vpmovdw %zmm5, %ymm8
-	LONG $0x487d5262; WORD $0xc013 // vcvtph2ps %ymm8, %zmm8
-	QUAD $0x03de449858457262 // vfmadd132ps 0xc(%rsi,%rbx,8){1to16}, %zmm7, %zmm8 # zmm8 = (zmm8 * mem) + zmm7
-	LONG $0x48ddf162; WORD $0xe66d // vpunpckhqdq %zmm6, %zmm4, %zmm4 # zmm4 = zmm4[1],zmm6[1],zmm4[3],zmm6[3],zmm4[5],zmm6[5],zmm4[7],zmm6[7]
-	LONG $0x4855f162; WORD $0xd572; BYTE $0x10 // vpsrld $0x10, %zmm5, %zmm5
-	LONG $0x487ef262; WORD $0xed33 // vpmovdw %zmm5, %ymm5
-	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
-	QUAD $0x04de6c98583df262 // vfmadd132ps 0x10(%rsi,%rbx,8){1to16}, %zmm8, %zmm5 # zmm5 = (zmm5 * mem) + zmm8
-	LONG $0x487ef262; WORD $0xd633 // vpmovdw %zmm2, %ymm6
-	LONG $0x487df262; WORD $0xf613 // vcvtph2ps %ymm6, %zmm6
-	QUAD $0x05de74985855f262 // vfmadd132ps 0x14(%rsi,%rbx,8){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
-	LONG $0x486df162; WORD $0xd272; BYTE $0x10 // vpsrld $0x10, %zmm2, %zmm2
-	LONG $0x487ef262; WORD $0xd233 // vpmovdw %zmm2, %ymm2
-	LONG $0x487df262; WORD $0xd213 // vcvtph2ps %ymm2, %zmm2
-	QUAD $0x06de5498584df262 // vfmadd132ps 0x18(%rsi,%rbx,8){1to16}, %zmm6, %zmm2 # zmm2 = (zmm2 * mem) + zmm6
-	LONG $0x487ef262; WORD $0xe533 // vpmovdw %zmm4, %ymm5
-	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
-	QUAD $0x07de6c98586df262 // vfmadd132ps 0x1c(%rsi,%rbx,8){1to16}, %zmm2, %zmm5 # zmm5 = (zmm5 * mem) + zmm2
-	LONG $0x486df162; WORD $0xd472; BYTE $0x10 // vpsrld $0x10, %zmm4, %zmm2
-	LONG $0x487ef262; WORD $0xd233 // vpmovdw %zmm2, %ymm2
-	LONG $0x487df262; WORD $0xd213 // vcvtph2ps %ymm2, %zmm2
-	QUAD $0x08de54985855f262 // vfmadd132ps 0x20(%rsi,%rbx,8){1to16}, %zmm5, %zmm2 # zmm2 = (zmm2 * mem) + zmm5
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x0cfb8348 // cmpq $0xc, %rbx
-	LONG $0xfc98820f; WORD $0xffff // jb 0x2fb0 <k_mul_f16+0x600>
-	LONG $0x20598d48 // leaq 0x20(%rcx), %rbx
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0xfc178e0f; WORD $0xffff // jle 0x2f40 <k_mul_f16+0x590>
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	LONG $0x00908d0f; WORD $0x0000 // jge 0x33c2 <k_mul_f16+0xa12>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x10568b48 // movq 0x10(%rsi), %rdx
-	LONG $0x24540348; BYTE $0x10 // addq 0x10(%rsp), %rdx
-	LONG $0x18768b48 // movq 0x18(%rsi), %rsi
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x4a048d4c // leaq (%rdx,%rcx,2), %r8
-	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x38b70f41 // movzwl (%r8), %edi
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
-	LONG $0xf14c0f4d // cmovlq %r9, %r14
-	LONG $0xfc9e7c89 // movl %edi, -0x4(%rsi,%rbx,4)
-	LONG $0x70048d4f // leaq (%r8,%r14,2), %r8
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x21fb8348 // cmpq $0x21, %rbx
-	WORD $0xde75 // jne 0x3360 <k_mul_f16+0x9b0>
-	LONG $0x487dd262; WORD $0x2418; BYTE $0x8a // vbroadcastss (%r10,%rcx,4), %zmm4
-	LONG $0x48fef162; WORD $0x2e6f // vmovdqu64 (%rsi), %zmm5
-	LONG $0x48fef162; WORD $0x766f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm6
-	LONG $0x487ef262; WORD $0xed33 // vpmovdw %zmm5, %ymm5
-	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
-	LONG $0x485df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm4, %zmm3 # zmm3 = (zmm4 * zmm5) + zmm3
-	LONG $0x487ef262; WORD $0xf533 // vpmovdw %zmm6, %ymm5
-	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
-	LONG $0x485df262; WORD $0xd5b8 // vfmadd231ps %zmm5, %zmm4, %zmm2 # zmm2 = (zmm4 * zmm5) + zmm2
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	WORD $0x8e7c // jl 0x3350 <k_mul_f16+0x9a0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xfb05850f; WORD $0xffff // jne 0x2ed0 <k_mul_f16+0x520>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x307a8348; BYTE $0x00 // cmpq $0x0, 0x30(%rdx)
-	WORD $0x2274 // je 0x33f9 <k_mul_f16+0xa49>
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x2d7e // jle 0x340a <k_mul_f16+0xa5a>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x4864f162; WORD $0x0a58 // vaddps (%rdx), %zmm3, %zmm1
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x2d76 // jbe 0x341a <k_mul_f16+0xa6a>
-	LONG $0x486cf162; WORD $0x4258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm2, %zmm0
-	LONG $0xfffae3e9; BYTE $0xff // jmp 0x2edc <k_mul_f16+0x52c>
+	QUAD $0x009d5c98584df262 // vfmadd132ps (%rbp,%rbx,4){1to16}, %zmm6, %zmm3 # zmm3 = (zmm3 * mem) + zmm6
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	LONG $0xfae08c0f; WORD $0xffff // jl 0x3250 <k_mul_f16+0x8a0>
+	LONG $0xfff9abe9; BYTE $0xff // jmp 0x3120 <k_mul_f16+0x770>
+	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
 	LONG $0x487cf162; WORD $0xcb28 // vmovaps %zmm3, %zmm1
-	LONG $0x487cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0
-	LONG $0xfffad2e9; BYTE $0xff // jmp 0x2edc <k_mul_f16+0x52c>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xc97cf162; WORD $0x0210 // vmovups (%rdx), %zmm0 {%k1} {z}
-	LONG $0x487cf162; WORD $0xcb58 // vaddps %zmm3, %zmm0, %zmm1
-	LONG $0xca7cf162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm0 {%k2} {z}
-	LONG $0xfffab0e9; BYTE $0xff // jmp 0x2ed6 <k_mul_f16+0x526>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x1a7e // jle 0x3450 <k_mul_f16+0xaa0>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0xfa16870f; WORD $0xffff // ja 0x2e60 <k_mul_f16+0x4b0>
-	WORD $0x1deb // jmp 0x3469 <k_mul_f16+0xab9>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
-	WORD $0xf004 // addb $-0x10, %al
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x497cf162; WORD $0x4611; BYTE $0x01 // vmovups %zmm0, 0x40(%rsi) {%k1}
-	LONG $0xfff9dee9; BYTE $0xff // jmp 0x2e67 <k_mul_f16+0x4b7>
+	LONG $0xfff856e9; BYTE $0xff // jmp 0x2fdc <k_mul_f16+0x62c>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xd458 // vaddps %zmm4, %zmm1, %zmm2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1 {%k2} {z}
+	LONG $0xfff833e9; BYTE $0xff // jmp 0x2fd6 <k_mul_f16+0x626>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x0ffe8349 // cmpq $0xf, %r14
+	LONG $0xf7668e0f; WORD $0xffff // jle 0x2f20 <k_mul_f16+0x570>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	LONG $0x1ffe8349 // cmpq $0x1f, %r14
+	LONG $0xf76c860f; WORD $0xffff // jbe 0x2f3b <k_mul_f16+0x58b>
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
+	LONG $0xfff77be9; BYTE $0xff // jmp 0x2f56 <k_mul_f16+0x5a6>
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x2beb // jmp 0x34c3 <k_mul_f16+0xb13>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x29eb // jmp 0x3813 <k_mul_f16+0xe63>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x20728d48 // leaq 0x20(%rdx), %rsi
@@ -2595,18 +2783,18 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0xf5158f0f; WORD $0xffff // jg 0x29d8 <k_mul_f16+0x28>
+	LONG $0xf1c48f0f; WORD $0xffff // jg 0x29d7 <k_mul_f16+0x27>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0x90348d49 // leaq (%r8,%rdx,4), %rsi
 	LONG $0xc0c68348 // addq $-0x40, %rsi
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x1c7c // jl 0x34f0 <k_mul_f16+0xb40>
+	WORD $0x1c7c // jl 0x3840 <k_mul_f16+0xe90>
 	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
 	LONG $0xf0488d48 // leaq -0x10(%rax), %rcx
 	LONG $0x91348d49 // leaq (%r9,%rdx,4), %rsi
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	WORD $0xb87f // jg 0x34a0 <k_mul_f16+0xaf0>
-	WORD $0x29eb // jmp 0x3513 <k_mul_f16+0xb63>
+	WORD $0xb87f // jg 0x37f0 <k_mul_f16+0xe40>
+	WORD $0x29eb // jmp 0x3863 <k_mul_f16+0xeb3>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
@@ -2617,14 +2805,14 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf0488d48 // leaq -0x10(%rax), %rcx
 	LONG $0x91348d49 // leaq (%r9,%rdx,4), %rsi
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	WORD $0x8d7f // jg 0x34a0 <k_mul_f16+0xaf0>
+	WORD $0x8d7f // jg 0x37f0 <k_mul_f16+0xe40>
 	WORD $0x488d; BYTE $0xf0 // leal -0x10(%rax), %ecx
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xcf92fbc5 // kmovd %edi, %k1
 	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
-	LONG $0xffff78e9; BYTE $0xff // jmp 0x34a6 <k_mul_f16+0xaf6>
+	LONG $0xffff78e9; BYTE $0xff // jmp 0x37f6 <k_mul_f16+0xe46>
 	WORD $0x9066 // nop
 
 	// mul_bf16
@@ -2634,47 +2822,46 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x38ec8348 // subq $0x38, %rsp
+	LONG $0x48ec8348 // subq $0x48, %rsp
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0x03e98d0f; WORD $0x0000 // jge 0x393f <k_mul_bf16+0x40f>
+	LONG $0x049f8d0f; WORD $0x0000 // jge 0x3d40 <k_mul_bf16+0x4c0>
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x03cc8d0f; WORD $0x0000 // jge 0x392d <k_mul_bf16+0x3fd>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0x08408b4c // movq 0x8(%rax), %r8
-	LONG $0x28488b4c // movq 0x28(%rax), %r9
+	LONG $0x04828d0f; WORD $0x0000 // jge 0x3d2e <k_mul_bf16+0x4ae>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
+	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
 	LONG $0x89048d4b // leaq (%r9,%r9,4), %rax
-	QUAD $0x0000010040948d4c // leaq 0x100(%rax,%rax,2), %r10
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x1c508d49 // leaq 0x1c(%r8), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	QUAD $0x0aa50558487df262; WORD $0x0000 // vpbroadcastd 0xaa5(%rip), %zmm0 # 0x4040 <k_mul_bf16+0xb10>
-	WORD $0x31eb // jmp 0x35ce <k_mul_bf16+0x9e>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x091c8d4f // leaq (%r9,%r9), %r11
+	LONG $0x1c578d49 // leaq 0x1c(%r15), %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	QUAD $0x0c230558487df262; WORD $0x0000 // vpbroadcastd 0xc23(%rip), %zmm0 # 0x4500 <k_mul_bf16+0xc80>
+	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
+	WORD $0x3beb // jmp 0x391f <k_mul_bf16+0x9f>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xc892fbc5 // kmovd %eax, %k1
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x10c08348 // addq $0x10, %rax
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x035f8d0f; WORD $0x0000 // jge 0x392d <k_mul_bf16+0x3fd>
+	LONG $0x040f8d0f; WORD $0x0000 // jge 0x3d2e <k_mul_bf16+0x4ae>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x03248e0f; WORD $0x0000 // jle 0x3910 <k_mul_bf16+0x3e0>
+	LONG $0x03d38e0f; WORD $0x0000 // jle 0x3d10 <k_mul_bf16+0x490>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0xd0af0f48 // imulq %rax, %rdx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
@@ -2685,148 +2872,185 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x24eb // jmp 0x3635 <k_mul_bf16+0x105>
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x23eb // jmp 0x3985 <k_mul_bf16+0x105>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x4874f162; WORD $0xd258 // vaddps %zmm2, %zmm1, %zmm2
 	LONG $0x487cf162; WORD $0xca28 // vmovaps %zmm2, %zmm1
 	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
-	LONG $0x02df8d0f; WORD $0x0000 // jge 0x3914 <k_mul_bf16+0x3e4>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x038f8d0f; WORD $0x0000 // jge 0x3d14 <k_mul_bf16+0x494>
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	QUAD $0x0000010024b48d49 // leaq 0x100(%r12), %rsi
+	QUAD $0x0000010024ac8d4d // leaq 0x100(%r12), %r13
 	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
-	LONG $0xf14c0f49 // cmovlq %r9, %rsi
-	LONG $0x24748d4d; BYTE $0x20 // leaq 0x20(%r12), %r14
+	LONG $0xe94c0f4d // cmovlq %r9, %r13
+	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
+	LONG $0x24448d49; BYTE $0x20 // leaq 0x20(%r12), %rax
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0x02108f0f; WORD $0x0000 // jg 0x3872 <k_mul_bf16+0x342>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x10688b4c // movq 0x10(%rax), %r13
-	LONG $0x246c034c; BYTE $0x10 // addq 0x10(%rsp), %r13
-	LONG $0x18688b48 // movq 0x18(%rax), %rbp
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	QUAD $0x00000000651c8d4e // leaq (,%r12,2), %r11
-	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
-	LONG $0x000100bf; BYTE $0x00 // movl $0x100, %edi # imm = 0x100
-	LONG $0xf74c0f4c // cmovlq %rdi, %r14
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cd162; WORD $0x1b10 // vmovups (%r11), %zmm3
-	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
-	LONG $0x0c180f43; BYTE $0x73 // prefetcht0 (%r11,%r14,2)
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xd94c0f49 // cmovlq %r9, %rbx
-	LONG $0x5b1c8d4d // leaq (%r11,%rbx,2), %r11
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x11ff8349 // cmpq $0x11, %r15
-	WORD $0xd275 // jne 0x36b0 <k_mul_bf16+0x180>
-	LONG $0xfcc6c749; WORD $0xffff; BYTE $0xff // movq $-0x4, %r14
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0210b59c6f7aa1c4; WORD $0x0000 // vmovdqu 0x210(%rbp,%r14,4), %xmm3
-	QUAD $0x0310b59c3865a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x310(%rbp,%r14,4), %ymm3, %ymm3
-	LONG $0x6f7aa1c4; WORD $0xb564; BYTE $0x10 // vmovdqu 0x10(%rbp,%r14,4), %xmm4
-	LONG $0x6f7aa1c4; WORD $0xb56c; BYTE $0x50 // vmovdqu 0x50(%rbp,%r14,4), %xmm5
-	QUAD $0x0090b5b46f7aa1c4; WORD $0x0000 // vmovdqu 0x90(%rbp,%r14,4), %xmm6
-	QUAD $0x00d0b5bc6f7aa1c4; WORD $0x0000 // vmovdqu 0xd0(%rbp,%r14,4), %xmm7
-	QUAD $0x0110b5a4385da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x110(%rbp,%r14,4), %ymm4, %ymm4
-	QUAD $0x0250b5846f7a21c4; WORD $0x0000 // vmovdqu 0x250(%rbp,%r14,4), %xmm8
-	QUAD $0x0350b584383d23c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x350(%rbp,%r14,4), %ymm8, %ymm8
-	QUAD $0x0150b5ac3855a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x150(%rbp,%r14,4), %ymm5, %ymm5
-	LONG $0x48ddf362; WORD $0xdb3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm3, %zmm4, %zmm3
-	QUAD $0x0290b5a46f7aa1c4; WORD $0x0000 // vmovdqu 0x290(%rbp,%r14,4), %xmm4
-	QUAD $0x0390b5a4385da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x390(%rbp,%r14,4), %ymm4, %ymm4
-	LONG $0x48d5d362; WORD $0xe83a; BYTE $0x01 // vinserti64x4 $0x1, %ymm8, %zmm5, %zmm5
-	QUAD $0x0190b5b4384da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x190(%rbp,%r14,4), %ymm6, %ymm6
-	QUAD $0x02d0b5846f7a21c4; WORD $0x0000 // vmovdqu 0x2d0(%rbp,%r14,4), %xmm8
-	QUAD $0x03d0b584383d23c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x3d0(%rbp,%r14,4), %ymm8, %ymm8
-	QUAD $0x01d0b5bc3845a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1d0(%rbp,%r14,4), %ymm7, %ymm7
-	LONG $0x48cdf362; WORD $0xe43a; BYTE $0x01 // vinserti64x4 $0x1, %ymm4, %zmm6, %zmm4
-	LONG $0x48c5d362; WORD $0xf03a; BYTE $0x01 // vinserti64x4 $0x1, %ymm8, %zmm7, %zmm6
-	LONG $0x4865f162; WORD $0xfd62 // vpunpckldq %zmm5, %zmm3, %zmm7 # zmm7 = zmm3[0],zmm5[0],zmm3[1],zmm5[1],zmm3[4],zmm5[4],zmm3[5],zmm5[5],zmm3[8],zmm5[8],zmm3[9],zmm5[9],zmm3[12],zmm5[12],zmm3[13],zmm5[13]
-	LONG $0x485d7162; WORD $0xc662 // vpunpckldq %zmm6, %zmm4, %zmm8 # zmm8 = zmm4[0],zmm6[0],zmm4[1],zmm6[1],zmm4[4],zmm6[4],zmm4[5],zmm6[5],zmm4[8],zmm6[8],zmm4[9],zmm6[9],zmm4[12],zmm6[12],zmm4[13],zmm6[13]
-	LONG $0x48c55162; WORD $0xc86c // vpunpcklqdq %zmm8, %zmm7, %zmm9 # zmm9 = zmm7[0],zmm8[0],zmm7[2],zmm8[2],zmm7[4],zmm8[4],zmm7[6],zmm8[6]
-	LONG $0x482dd162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm9, %zmm10
-	QUAD $0x01f05498586d3262 // vfmadd132ps 0x4(%rax,%r14,8){1to16}, %zmm2, %zmm10 # zmm10 = (zmm10 * mem) + zmm2
-	LONG $0x4865f162; WORD $0xd56a // vpunpckhdq %zmm5, %zmm3, %zmm2 # zmm2 = zmm3[2],zmm5[2],zmm3[3],zmm5[3],zmm3[6],zmm5[6],zmm3[7],zmm5[7],zmm3[10],zmm5[10],zmm3[11],zmm5[11],zmm3[14],zmm5[14],zmm3[15],zmm5[15]
-	LONG $0x48b5f162; WORD $0xd8db // vpandq %zmm0, %zmm9, %zmm3
-	QUAD $0x02f05c98582db262 // vfmadd132ps 0x8(%rax,%r14,8){1to16}, %zmm10, %zmm3 # zmm3 = (zmm3 * mem) + zmm10
-	LONG $0x48c5d162; WORD $0xe86d // vpunpckhqdq %zmm8, %zmm7, %zmm5 # zmm5 = zmm7[1],zmm8[1],zmm7[3],zmm8[3],zmm7[5],zmm8[5],zmm7[7],zmm8[7]
-	LONG $0x4845f162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm7
-	QUAD $0x03f07c985865b262 // vfmadd132ps 0xc(%rax,%r14,8){1to16}, %zmm3, %zmm7 # zmm7 = (zmm7 * mem) + zmm3
-	LONG $0x485df162; WORD $0xde6a // vpunpckhdq %zmm6, %zmm4, %zmm3 # zmm3 = zmm4[2],zmm6[2],zmm4[3],zmm6[3],zmm4[6],zmm6[6],zmm4[7],zmm6[7],zmm4[10],zmm6[10],zmm4[11],zmm6[11],zmm4[14],zmm6[14],zmm4[15],zmm6[15]
-	LONG $0x48d5f162; WORD $0xe0db // vpandq %zmm0, %zmm5, %zmm4
-	QUAD $0x04f064985845b262 // vfmadd132ps 0x10(%rax,%r14,8){1to16}, %zmm7, %zmm4 # zmm4 = (zmm4 * mem) + zmm7
-	LONG $0x48edf162; WORD $0xeb6c // vpunpcklqdq %zmm3, %zmm2, %zmm5 # zmm5 = zmm2[0],zmm3[0],zmm2[2],zmm3[2],zmm2[4],zmm3[4],zmm2[6],zmm3[6]
-	LONG $0x484df162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm6
-	QUAD $0x05f07498585db262 // vfmadd132ps 0x14(%rax,%r14,8){1to16}, %zmm4, %zmm6 # zmm6 = (zmm6 * mem) + zmm4
-	LONG $0x48d5f162; WORD $0xe0db // vpandq %zmm0, %zmm5, %zmm4
-	QUAD $0x06f06498584db262 // vfmadd132ps 0x18(%rax,%r14,8){1to16}, %zmm6, %zmm4 # zmm4 = (zmm4 * mem) + zmm6
-	LONG $0x48edf162; WORD $0xd36d // vpunpckhqdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[1],zmm3[1],zmm2[3],zmm3[3],zmm2[5],zmm3[5],zmm2[7],zmm3[7]
-	LONG $0x4865f162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm3
-	QUAD $0x07f05c98585db262 // vfmadd132ps 0x1c(%rax,%r14,8){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	LONG $0x48edf162; WORD $0xd0db // vpandq %zmm0, %zmm2, %zmm2
-	QUAD $0x08f054985865b262 // vfmadd132ps 0x20(%rax,%r14,8){1to16}, %zmm3, %zmm2 # zmm2 = (zmm2 * mem) + zmm3
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x0cfe8349 // cmpq $0xc, %r14
-	LONG $0xfe90820f; WORD $0xffff // jb 0x36f0 <k_mul_bf16+0x1c0>
-	LONG $0x24748d4d; BYTE $0x20 // leaq 0x20(%r12), %r14
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0xfe0e8e0f; WORD $0xffff // jle 0x3680 <k_mul_bf16+0x150>
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0x617d // jge 0x38d8 <k_mul_bf16+0x3a8>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0x009c8e0f; WORD $0x0000 // jle 0x3a50 <k_mul_bf16+0x1d0>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x607d // jge 0x3a19 <k_mul_bf16+0x199>
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x24440348; BYTE $0x10 // addq 0x10(%rsp), %rax
-	LONG $0x18778b4c // movq 0x18(%rdi), %r14
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x60348d4a // leaq (%rax,%r12,2), %rsi
+	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x603c8d4a // leaq (%rax,%r12,2), %rdi
-	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xb70f; BYTE $0x1f // movzwl (%rdi), %ebx
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	LONG $0xf94c0f4d // cmovlq %r9, %r15
-	LONG $0x9e5c8943; BYTE $0xfc // movl %ebx, -0x4(%r14,%r11,4)
-	LONG $0x7f3c8d4a // leaq (%rdi,%r15,2), %rdi
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x11fb8349 // cmpq $0x11, %r11
-	WORD $0xde75 // jne 0x38a0 <k_mul_bf16+0x370>
-	LONG $0x4865d162; WORD $0x3672; BYTE $0x10 // vpslld $0x10, (%r14), %zmm3
-	LONG $0x58659262; WORD $0x14b8; BYTE $0xa0 // vfmadd231ps (%r8,%r12,4){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
+	LONG $0x06b70f44 // movzwl (%rsi), %r8d
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf14c0f4d // cmovlq %r9, %r14
+	LONG $0x9a448944; BYTE $0xfc // movl %r8d, -0x4(%rdx,%rbx,4)
+	LONG $0x76348d4a // leaq (%rsi,%r14,2), %rsi
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x11fb8348 // cmpq $0x11, %rbx
+	WORD $0xdd75 // jne 0x39e0 <k_mul_bf16+0x160>
+	LONG $0x4865f162; WORD $0x3272; BYTE $0x10 // vpslld $0x10, (%rdx), %zmm3
+	LONG $0x58659262; WORD $0x14b8; BYTE $0xa7 // vfmadd231ps (%r15,%r12,4){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
 	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0xb87c // jl 0x3890 <k_mul_bf16+0x360>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xfd3f850f; WORD $0xffff // jne 0x3620 <k_mul_bf16+0xf0>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x30788348; BYTE $0x00 // cmpq $0x0, 0x30(%rax)
-	LONG $0xfd35840f; WORD $0xffff // je 0x3626 <k_mul_bf16+0xf6>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0xb77c // jl 0x39d0 <k_mul_bf16+0x150>
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0xff4b850f; WORD $0xffff // jne 0x3970 <k_mul_bf16+0xf0>
+	LONG $0x307f8348; BYTE $0x00 // cmpq $0x0, 0x30(%rdi)
+	LONG $0xff46840f; WORD $0xffff // je 0x3976 <k_mul_bf16+0xf6>
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0xfd168e0f; WORD $0xffff // jle 0x3611 <k_mul_bf16+0xe1>
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xff288e0f; WORD $0xffff // jle 0x3962 <k_mul_bf16+0xe2>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x486cf162; WORD $0x1058 // vaddps (%rax), %zmm2, %zmm2
-	LONG $0xfffd1ce9; BYTE $0xff // jmp 0x3626 <k_mul_bf16+0xf6>
+	LONG $0xffff2ce9; BYTE $0xff // jmp 0x3976 <k_mul_bf16+0xf6>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
+	LONG $0x246c0348; BYTE $0x10 // addq 0x10(%rsp), %rbp
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x0eeb // jmp 0x3a6e <k_mul_bf16+0x1ee>
+	LONG $0x24448d49; BYTE $0x20 // leaq 0x20(%r12), %rax
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0xff468f0f; WORD $0xffff // jg 0x39b4 <k_mul_bf16+0x134>
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	WORD $0x294c; BYTE $0xe3 // subq %r12, %rbx
+	LONG $0x80fb8148; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %rbx
+	WORD $0x507d // jge 0x3ad0 <k_mul_bf16+0x250>
+	LONG $0x1f438d48 // leaq 0x1f(%rbx), %rax
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xc3490f48 // cmovnsq %rbx, %rax
+	LONG $0xe0e08348 // andq $-0x20, %rax
+	QUAD $0x000000007d348d4a // leaq (,%r15,2), %rsi
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	LONG $0x46148d48 // leaq (%rsi,%rax,2), %rdx
+	LONG $0x38248d4e // leaq (%rax,%r15), %r12
+	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xc64c0f4d // cmovlq %r14, %r8
+	LONG $0x42148d4a // leaq (%rdx,%r8,2), %rdx
+	LONG $0x20fb8348 // cmpq $0x20, %rbx
+	WORD $0x457d // jge 0x3b01 <k_mul_bf16+0x281>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x3b58 <k_mul_bf16+0x2d8>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000007d348d4a // leaq (,%r15,2), %rsi
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	LONG $0x80a78d4d; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r15), %r12
+	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xc24c0f48 // cmovlq %rdx, %rax
+	LONG $0x46148d48 // leaq (%rsi,%rax,2), %rdx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	LONG $0x18778b4c // movq 0x18(%rdi), %r14
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0x46 // vmovups (%rsi,%r8,2), %zmm3
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x46 // vmovups %zmm3, (%r14,%r8,2)
+	LONG $0x20c08349 // addq $0x20, %r8
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	WORD $0xe97c // jl 0x3b20 <k_mul_bf16+0x2a0>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xc14c0f4d // cmovlq %r9, %r8
+	LONG $0x46348d4a // leaq (%rsi,%r8,2), %rsi
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	WORD $0xb875 // jne 0x3b10 <k_mul_bf16+0x290>
+	WORD $0xd148; BYTE $0xf8 // sarq %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfefc8e0f; WORD $0xffff // jle 0x3a60 <k_mul_bf16+0x1e0>
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0xc0c28148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdx
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0xb83c8d4f // leaq (%r8,%r15,4), %r15
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x408a180f; WORD $0xffff; BYTE $0xff // prefetcht0 -0xc0(%rdx)
+	LONG $0x804a180f // prefetcht0 -0x80(%rdx)
+	LONG $0xc04a180f // prefetcht0 -0x40(%rdx)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	QUAD $0x0800b69c6f7aa1c4; WORD $0x0000 // vmovdqu 0x800(%rsi,%r14,4), %xmm3
+	QUAD $0x0c00b69c3865a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xc00(%rsi,%r14,4), %ymm3, %ymm3
+	LONG $0x6f7aa1c4; WORD $0xb624 // vmovdqu (%rsi,%r14,4), %xmm4
+	QUAD $0x0100b6ac6f7aa1c4; WORD $0x0000 // vmovdqu 0x100(%rsi,%r14,4), %xmm5
+	QUAD $0x0200b6b46f7aa1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r14,4), %xmm6
+	QUAD $0x0400b6a4385da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x400(%rsi,%r14,4), %ymm4, %ymm4
+	LONG $0x48ddf362; WORD $0xdb3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm3, %zmm4, %zmm3
+	QUAD $0x0900b6a46f7aa1c4; WORD $0x0000 // vmovdqu 0x900(%rsi,%r14,4), %xmm4
+	QUAD $0x0d00b6a4385da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xd00(%rsi,%r14,4), %ymm4, %ymm4
+	QUAD $0x0500b6ac3855a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x500(%rsi,%r14,4), %ymm5, %ymm5
+	LONG $0x48d5f362; WORD $0xe43a; BYTE $0x01 // vinserti64x4 $0x1, %ymm4, %zmm5, %zmm4
+	QUAD $0x0a00b6ac6f7aa1c4; WORD $0x0000 // vmovdqu 0xa00(%rsi,%r14,4), %xmm5
+	QUAD $0x0e00b6ac3855a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xe00(%rsi,%r14,4), %ymm5, %ymm5
+	QUAD $0x0600b6b4384da3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x600(%rsi,%r14,4), %ymm6, %ymm6
+	QUAD $0x0300b6bc6f7aa1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r14,4), %xmm7
+	QUAD $0x0b00b6846f7a21c4; WORD $0x0000 // vmovdqu 0xb00(%rsi,%r14,4), %xmm8
+	QUAD $0x0f00b684383d23c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xf00(%rsi,%r14,4), %ymm8, %ymm8
+	QUAD $0x0700b6bc3845a3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x700(%rsi,%r14,4), %ymm7, %ymm7
+	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
+	LONG $0x48c5d362; WORD $0xf03a; BYTE $0x01 // vinserti64x4 $0x1, %ymm8, %zmm7, %zmm6
+	LONG $0x4865f162; WORD $0xfc62 // vpunpckldq %zmm4, %zmm3, %zmm7 # zmm7 = zmm3[0],zmm4[0],zmm3[1],zmm4[1],zmm3[4],zmm4[4],zmm3[5],zmm4[5],zmm3[8],zmm4[8],zmm3[9],zmm4[9],zmm3[12],zmm4[12],zmm3[13],zmm4[13]
+	LONG $0x48557162; WORD $0xc662 // vpunpckldq %zmm6, %zmm5, %zmm8 # zmm8 = zmm5[0],zmm6[0],zmm5[1],zmm6[1],zmm5[4],zmm6[4],zmm5[5],zmm6[5],zmm5[8],zmm6[8],zmm5[9],zmm6[9],zmm5[12],zmm6[12],zmm5[13],zmm6[13]
+	LONG $0x48c55162; WORD $0xc86c // vpunpcklqdq %zmm8, %zmm7, %zmm9 # zmm9 = zmm7[0],zmm8[0],zmm7[2],zmm8[2],zmm7[4],zmm8[4],zmm7[6],zmm8[6]
+	LONG $0x482dd162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm9, %zmm10
+	QUAD $0xf9f75498586d1262 // vfmadd132ps -0x1c(%r15,%r14,8){1to16}, %zmm2, %zmm10 # zmm10 = (zmm10 * mem) + zmm2
+	LONG $0x4865f162; WORD $0xd46a // vpunpckhdq %zmm4, %zmm3, %zmm2 # zmm2 = zmm3[2],zmm4[2],zmm3[3],zmm4[3],zmm3[6],zmm4[6],zmm3[7],zmm4[7],zmm3[10],zmm4[10],zmm3[11],zmm4[11],zmm3[14],zmm4[14],zmm3[15],zmm4[15]
+	LONG $0x48b5f162; WORD $0xd8db // vpandq %zmm0, %zmm9, %zmm3
+	QUAD $0xfaf75c98582d9262 // vfmadd132ps -0x18(%r15,%r14,8){1to16}, %zmm10, %zmm3 # zmm3 = (zmm3 * mem) + zmm10
+	LONG $0x48c5d162; WORD $0xe06d // vpunpckhqdq %zmm8, %zmm7, %zmm4 # zmm4 = zmm7[1],zmm8[1],zmm7[3],zmm8[3],zmm7[5],zmm8[5],zmm7[7],zmm8[7]
+	LONG $0x4845f162; WORD $0xf472; BYTE $0x10 // vpslld $0x10, %zmm4, %zmm7
+	QUAD $0xfbf77c9858659262 // vfmadd132ps -0x14(%r15,%r14,8){1to16}, %zmm3, %zmm7 # zmm7 = (zmm7 * mem) + zmm3
+	LONG $0x4855f162; WORD $0xde6a // vpunpckhdq %zmm6, %zmm5, %zmm3 # zmm3 = zmm5[2],zmm6[2],zmm5[3],zmm6[3],zmm5[6],zmm6[6],zmm5[7],zmm6[7],zmm5[10],zmm6[10],zmm5[11],zmm6[11],zmm5[14],zmm6[14],zmm5[15],zmm6[15]
+	LONG $0x48ddf162; WORD $0xe0db // vpandq %zmm0, %zmm4, %zmm4
+	QUAD $0xfcf7649858459262 // vfmadd132ps -0x10(%r15,%r14,8){1to16}, %zmm7, %zmm4 # zmm4 = (zmm4 * mem) + zmm7
+	LONG $0x48edf162; WORD $0xeb6c // vpunpcklqdq %zmm3, %zmm2, %zmm5 # zmm5 = zmm2[0],zmm3[0],zmm2[2],zmm3[2],zmm2[4],zmm3[4],zmm2[6],zmm3[6]
+	LONG $0x484df162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm6
+	QUAD $0xfdf77498585d9262 // vfmadd132ps -0xc(%r15,%r14,8){1to16}, %zmm4, %zmm6 # zmm6 = (zmm6 * mem) + zmm4
+	LONG $0x48d5f162; WORD $0xe0db // vpandq %zmm0, %zmm5, %zmm4
+	QUAD $0xfef76498584d9262 // vfmadd132ps -0x8(%r15,%r14,8){1to16}, %zmm6, %zmm4 # zmm4 = (zmm4 * mem) + zmm6
+	LONG $0x48edf162; WORD $0xd36d // vpunpckhqdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[1],zmm3[1],zmm2[3],zmm3[3],zmm2[5],zmm3[5],zmm2[7],zmm3[7]
+	LONG $0x4865f162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm3
+	QUAD $0xfff75c98585d9262 // vfmadd132ps -0x4(%r15,%r14,8){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	LONG $0x48edf162; WORD $0xd0db // vpandq %zmm0, %zmm2, %zmm2
+	LONG $0x58659262; WORD $0x1498; BYTE $0xf7 // vfmadd132ps (%r15,%r14,8){1to16}, %zmm3, %zmm2 # zmm2 = (zmm2 * mem) + zmm3
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
+	LONG $0xfe7b8c0f; WORD $0xffff // jl 0x3b80 <k_mul_bf16+0x300>
+	LONG $0xfffd56e9; BYTE $0xff // jmp 0x3a60 <k_mul_bf16+0x1e0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	LONG $0xfc828c0f; WORD $0xffff // jl 0x35a0 <k_mul_bf16+0x70>
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xfbd28c0f; WORD $0xffff // jl 0x38f0 <k_mul_bf16+0x70>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
-	LONG $0xfffc8ae9; BYTE $0xff // jmp 0x35b7 <k_mul_bf16+0x87>
-	LONG $0x38c48348 // addq $0x38, %rsp
+	LONG $0xfffbdae9; BYTE $0xff // jmp 0x3908 <k_mul_bf16+0x88>
+	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2835,249 +3059,26 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x05aa8e0f; WORD $0x0000 // jle 0x3ef9 <k_mul_bf16+0x9c9>
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	LONG $0x08578b4c // movq 0x8(%rdi), %r10
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	WORD $0x294d; BYTE $0xcb // subq %r9, %r11
-	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
-	LONG $0x1c428d49 // leaq 0x1c(%r10), %rax
+	LONG $0x067a8e0f; WORD $0x0000 // jle 0x43ca <k_mul_bf16+0xb4a>
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x086f8b4c // movq 0x8(%rdi), %r13
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x091c8d4b // leaq (%r9,%r9), %rbx
+	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
+	LONG $0x1c458d49 // leaq 0x1c(%r13), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	QUAD $0x07740558487df262; WORD $0x0000 // vpbroadcastd 0x774(%rip), %zmm0 # 0x4500 <k_mul_bf16+0xc80>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x06bd0558487df262; WORD $0x0000 // vpbroadcastd 0x6bd(%rip), %zmm0 # 0x4040 <k_mul_bf16+0xb10>
-	WORD $0x29eb // jmp 0x39ae <k_mul_bf16+0x47e>
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	WORD $0x56eb // jmp 0x3deb <k_mul_bf16+0x56b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%rcx)
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x20468d48 // leaq 0x20(%rsi), %rax
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0xfbaa8f0f; WORD $0xffff // jg 0x3558 <k_mul_bf16+0x28>
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	WORD $0x488d; BYTE $0xf0 // leal -0x10(%rax), %ecx
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	WORD $0xd2f7 // notl %edx
-	LONG $0xd292fbc5 // kmovd %edx, %k2
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x0148; BYTE $0xf6 // addq %rsi, %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x18eb // jmp 0x3a15 <k_mul_bf16+0x4e5>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x486cf162; WORD $0xd458 // vaddps %zmm4, %zmm2, %zmm2
-	LONG $0x4874f162; WORD $0xcb58 // vaddps %zmm3, %zmm1, %zmm1
-	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	LONG $0x048b8d0f; WORD $0x0000 // jge 0x3ea0 <k_mul_bf16+0x970>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
-	LONG $0x00a98d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rcx), %rbp
-	LONG $0x00fa8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdx # imm = 0x100
-	LONG $0xe94c0f49 // cmovlq %r9, %rbp
-	LONG $0x20598d48 // leaq 0x20(%rcx), %rbx
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0x03848f0f; WORD $0x0000 // jg 0x3dc9 <k_mul_bf16+0x899>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x10418b4c // movq 0x10(%rcx), %r8
-	LONG $0x2444034c; BYTE $0x10 // addq 0x10(%rsp), %r8
-	LONG $0x18718b4c // movq 0x18(%rcx), %r14
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xa9348d4a // leaq (%rcx,%r13,4), %rsi
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x483c8d4d // leaq (%r8,%rcx,2), %r15
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0x000100ba; BYTE $0x00 // movl $0x100, %edx # imm = 0x100
-	LONG $0xda4c0f48 // cmovlq %rdx, %rbx
-	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x2f10 // vmovups (%r15), %zmm5
-	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
-	LONG $0x0c180f41; BYTE $0x5f // prefetcht0 (%r15,%rbx,2)
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf94c0f49 // cmovlq %r9, %rdi
-	LONG $0x7f3c8d4d // leaq (%r15,%rdi,2), %r15
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0x21fc8349 // cmpq $0x21, %r12
-	WORD $0xd275 // jne 0x3aa0 <k_mul_bf16+0x570>
-	LONG $0xfcc3c748; WORD $0xffff; BYTE $0xff // movq $-0x4, %rbx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x02109eac6f7ac1c4; WORD $0x0000 // vmovdqu 0x210(%r14,%rbx,4), %xmm5
-	QUAD $0x03109eac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x310(%r14,%rbx,4), %ymm5, %ymm5
-	LONG $0x6f7ac1c4; WORD $0x9e74; BYTE $0x10 // vmovdqu 0x10(%r14,%rbx,4), %xmm6
-	LONG $0x6f7ac1c4; WORD $0x9e7c; BYTE $0x50 // vmovdqu 0x50(%r14,%rbx,4), %xmm7
-	QUAD $0x00909e846f7a41c4; WORD $0x0000 // vmovdqu 0x90(%r14,%rbx,4), %xmm8
-	QUAD $0x00d09e8c6f7a41c4; WORD $0x0000 // vmovdqu 0xd0(%r14,%rbx,4), %xmm9
-	QUAD $0x01109eb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x110(%r14,%rbx,4), %ymm6, %ymm6
-	QUAD $0x02509e946f7a41c4; WORD $0x0000 // vmovdqu 0x250(%r14,%rbx,4), %xmm10
-	QUAD $0x03509e94382d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x350(%r14,%rbx,4), %ymm10, %ymm10
-	QUAD $0x01509ebc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x150(%r14,%rbx,4), %ymm7, %ymm7
-	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
-	QUAD $0x02909eb46f7ac1c4; WORD $0x0000 // vmovdqu 0x290(%r14,%rbx,4), %xmm6
-	QUAD $0x03909eb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x390(%r14,%rbx,4), %ymm6, %ymm6
-	LONG $0x48c5d362; WORD $0xfa3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm10, %zmm7, %zmm7
-	QUAD $0x01909e84383d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x190(%r14,%rbx,4), %ymm8, %ymm8
-	QUAD $0x02d09e946f7a41c4; WORD $0x0000 // vmovdqu 0x2d0(%r14,%rbx,4), %xmm10
-	QUAD $0x03d09e94382d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x3d0(%r14,%rbx,4), %ymm10, %ymm10
-	QUAD $0x01d09e8c383543c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1d0(%r14,%rbx,4), %ymm9, %ymm9
-	LONG $0x48bdf362; WORD $0xf63a; BYTE $0x01 // vinserti64x4 $0x1, %ymm6, %zmm8, %zmm6
-	LONG $0x48b55362; WORD $0xc23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm10, %zmm9, %zmm8
-	LONG $0x48557162; WORD $0xcf62 // vpunpckldq %zmm7, %zmm5, %zmm9 # zmm9 = zmm5[0],zmm7[0],zmm5[1],zmm7[1],zmm5[4],zmm7[4],zmm5[5],zmm7[5],zmm5[8],zmm7[8],zmm5[9],zmm7[9],zmm5[12],zmm7[12],zmm5[13],zmm7[13]
-	LONG $0x484d5162; WORD $0xd062 // vpunpckldq %zmm8, %zmm6, %zmm10 # zmm10 = zmm6[0],zmm8[0],zmm6[1],zmm8[1],zmm6[4],zmm8[4],zmm6[5],zmm8[5],zmm6[8],zmm8[8],zmm6[9],zmm8[9],zmm6[12],zmm8[12],zmm6[13],zmm8[13]
-	LONG $0x48b55162; WORD $0xda6c // vpunpcklqdq %zmm10, %zmm9, %zmm11 # zmm11 = zmm9[0],zmm10[0],zmm9[2],zmm10[2],zmm9[4],zmm10[4],zmm9[6],zmm10[6]
-	LONG $0x481dd162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm11, %zmm12
-	QUAD $0x01de6498585d7262 // vfmadd132ps 0x4(%rsi,%rbx,8){1to16}, %zmm4, %zmm12 # zmm12 = (zmm12 * mem) + zmm4
-	LONG $0x4855f162; WORD $0xe76a // vpunpckhdq %zmm7, %zmm5, %zmm4 # zmm4 = zmm5[2],zmm7[2],zmm5[3],zmm7[3],zmm5[6],zmm7[6],zmm5[7],zmm7[7],zmm5[10],zmm7[10],zmm5[11],zmm7[11],zmm5[14],zmm7[14],zmm5[15],zmm7[15]
-	LONG $0x48a5f162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm5
-	QUAD $0x02de6c98581df262 // vfmadd132ps 0x8(%rsi,%rbx,8){1to16}, %zmm12, %zmm5 # zmm5 = (zmm5 * mem) + zmm12
-	LONG $0x48b5d162; WORD $0xfa6d // vpunpckhqdq %zmm10, %zmm9, %zmm7 # zmm7 = zmm9[1],zmm10[1],zmm9[3],zmm10[3],zmm9[5],zmm10[5],zmm9[7],zmm10[7]
-	LONG $0x4835f162; WORD $0xf772; BYTE $0x10 // vpslld $0x10, %zmm7, %zmm9
-	QUAD $0x03de4c9858557262 // vfmadd132ps 0xc(%rsi,%rbx,8){1to16}, %zmm5, %zmm9 # zmm9 = (zmm9 * mem) + zmm5
-	LONG $0x484dd162; WORD $0xe86a // vpunpckhdq %zmm8, %zmm6, %zmm5 # zmm5 = zmm6[2],zmm8[2],zmm6[3],zmm8[3],zmm6[6],zmm8[6],zmm6[7],zmm8[7],zmm6[10],zmm8[10],zmm6[11],zmm8[11],zmm6[14],zmm8[14],zmm6[15],zmm8[15]
-	LONG $0x48c5f162; WORD $0xf0db // vpandq %zmm0, %zmm7, %zmm6
-	QUAD $0x04de74985835f262 // vfmadd132ps 0x10(%rsi,%rbx,8){1to16}, %zmm9, %zmm6 # zmm6 = (zmm6 * mem) + zmm9
-	LONG $0x48ddf162; WORD $0xfd6c // vpunpcklqdq %zmm5, %zmm4, %zmm7 # zmm7 = zmm4[0],zmm5[0],zmm4[2],zmm5[2],zmm4[4],zmm5[4],zmm4[6],zmm5[6]
-	LONG $0x483df162; WORD $0xf772; BYTE $0x10 // vpslld $0x10, %zmm7, %zmm8
-	QUAD $0x05de4498584d7262 // vfmadd132ps 0x14(%rsi,%rbx,8){1to16}, %zmm6, %zmm8 # zmm8 = (zmm8 * mem) + zmm6
-	LONG $0x48c5f162; WORD $0xf0db // vpandq %zmm0, %zmm7, %zmm6
-	QUAD $0x06de7498583df262 // vfmadd132ps 0x18(%rsi,%rbx,8){1to16}, %zmm8, %zmm6 # zmm6 = (zmm6 * mem) + zmm8
-	LONG $0x48ddf162; WORD $0xe56d // vpunpckhqdq %zmm5, %zmm4, %zmm4 # zmm4 = zmm4[1],zmm5[1],zmm4[3],zmm5[3],zmm4[5],zmm5[5],zmm4[7],zmm5[7]
-	LONG $0x4855f162; WORD $0xf472; BYTE $0x10 // vpslld $0x10, %zmm4, %zmm5
-	QUAD $0x07de6c98584df262 // vfmadd132ps 0x1c(%rsi,%rbx,8){1to16}, %zmm6, %zmm5 # zmm5 = (zmm5 * mem) + zmm6
-	LONG $0x48ddf162; WORD $0xe0db // vpandq %zmm0, %zmm4, %zmm4
-	QUAD $0x08de64985855f262 // vfmadd132ps 0x20(%rsi,%rbx,8){1to16}, %zmm5, %zmm4 # zmm4 = (zmm4 * mem) + zmm5
-	QUAD $0x06109eac6f7ac1c4; WORD $0x0000 // vmovdqu 0x610(%r14,%rbx,4), %xmm5
-	QUAD $0x07109eac3855c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x710(%r14,%rbx,4), %ymm5, %ymm5
-	QUAD $0x04109eb46f7ac1c4; WORD $0x0000 // vmovdqu 0x410(%r14,%rbx,4), %xmm6
-	QUAD $0x04509ebc6f7ac1c4; WORD $0x0000 // vmovdqu 0x450(%r14,%rbx,4), %xmm7
-	QUAD $0x04909e846f7a41c4; WORD $0x0000 // vmovdqu 0x490(%r14,%rbx,4), %xmm8
-	QUAD $0x04d09e8c6f7a41c4; WORD $0x0000 // vmovdqu 0x4d0(%r14,%rbx,4), %xmm9
-	QUAD $0x05109eb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x510(%r14,%rbx,4), %ymm6, %ymm6
-	QUAD $0x06509e946f7a41c4; WORD $0x0000 // vmovdqu 0x650(%r14,%rbx,4), %xmm10
-	QUAD $0x07509e94382d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x750(%r14,%rbx,4), %ymm10, %ymm10
-	QUAD $0x05509ebc3845c3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x550(%r14,%rbx,4), %ymm7, %ymm7
-	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
-	QUAD $0x06909eb46f7ac1c4; WORD $0x0000 // vmovdqu 0x690(%r14,%rbx,4), %xmm6
-	QUAD $0x07909eb4384dc3c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x790(%r14,%rbx,4), %ymm6, %ymm6
-	LONG $0x48c5d362; WORD $0xfa3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm10, %zmm7, %zmm7
-	QUAD $0x05909e84383d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x590(%r14,%rbx,4), %ymm8, %ymm8
-	QUAD $0x06d09e946f7a41c4; WORD $0x0000 // vmovdqu 0x6d0(%r14,%rbx,4), %xmm10
-	QUAD $0x07d09e94382d43c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x7d0(%r14,%rbx,4), %ymm10, %ymm10
-	QUAD $0x05d09e8c383543c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x5d0(%r14,%rbx,4), %ymm9, %ymm9
-	LONG $0x48bdf362; WORD $0xf63a; BYTE $0x01 // vinserti64x4 $0x1, %ymm6, %zmm8, %zmm6
-	LONG $0x48b55362; WORD $0xc23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm10, %zmm9, %zmm8
-	LONG $0x48557162; WORD $0xcf62 // vpunpckldq %zmm7, %zmm5, %zmm9 # zmm9 = zmm5[0],zmm7[0],zmm5[1],zmm7[1],zmm5[4],zmm7[4],zmm5[5],zmm7[5],zmm5[8],zmm7[8],zmm5[9],zmm7[9],zmm5[12],zmm7[12],zmm5[13],zmm7[13]
-	LONG $0x484d5162; WORD $0xd062 // vpunpckldq %zmm8, %zmm6, %zmm10 # zmm10 = zmm6[0],zmm8[0],zmm6[1],zmm8[1],zmm6[4],zmm8[4],zmm6[5],zmm8[5],zmm6[8],zmm8[8],zmm6[9],zmm8[9],zmm6[12],zmm8[12],zmm6[13],zmm8[13]
-	LONG $0x48b55162; WORD $0xda6c // vpunpcklqdq %zmm10, %zmm9, %zmm11 # zmm11 = zmm9[0],zmm10[0],zmm9[2],zmm10[2],zmm9[4],zmm10[4],zmm9[6],zmm10[6]
-	LONG $0x481dd162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm11, %zmm12
-	QUAD $0x01de649858657262 // vfmadd132ps 0x4(%rsi,%rbx,8){1to16}, %zmm3, %zmm12 # zmm12 = (zmm12 * mem) + zmm3
-	LONG $0x4855f162; WORD $0xdf6a // vpunpckhdq %zmm7, %zmm5, %zmm3 # zmm3 = zmm5[2],zmm7[2],zmm5[3],zmm7[3],zmm5[6],zmm7[6],zmm5[7],zmm7[7],zmm5[10],zmm7[10],zmm5[11],zmm7[11],zmm5[14],zmm7[14],zmm5[15],zmm7[15]
-	LONG $0x48a5f162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm5
-	QUAD $0x02de6c98581df262 // vfmadd132ps 0x8(%rsi,%rbx,8){1to16}, %zmm12, %zmm5 # zmm5 = (zmm5 * mem) + zmm12
-	LONG $0x48b5d162; WORD $0xfa6d // vpunpckhqdq %zmm10, %zmm9, %zmm7 # zmm7 = zmm9[1],zmm10[1],zmm9[3],zmm10[3],zmm9[5],zmm10[5],zmm9[7],zmm10[7]
-	LONG $0x4835f162; WORD $0xf772; BYTE $0x10 // vpslld $0x10, %zmm7, %zmm9
-	QUAD $0x03de4c9858557262 // vfmadd132ps 0xc(%rsi,%rbx,8){1to16}, %zmm5, %zmm9 # zmm9 = (zmm9 * mem) + zmm5
-	LONG $0x484dd162; WORD $0xe86a // vpunpckhdq %zmm8, %zmm6, %zmm5 # zmm5 = zmm6[2],zmm8[2],zmm6[3],zmm8[3],zmm6[6],zmm8[6],zmm6[7],zmm8[7],zmm6[10],zmm8[10],zmm6[11],zmm8[11],zmm6[14],zmm8[14],zmm6[15],zmm8[15]
-	LONG $0x48c5f162; WORD $0xf0db // vpandq %zmm0, %zmm7, %zmm6
-	QUAD $0x04de74985835f262 // vfmadd132ps 0x10(%rsi,%rbx,8){1to16}, %zmm9, %zmm6 # zmm6 = (zmm6 * mem) + zmm9
-	LONG $0x48e5f162; WORD $0xfd6c // vpunpcklqdq %zmm5, %zmm3, %zmm7 # zmm7 = zmm3[0],zmm5[0],zmm3[2],zmm5[2],zmm3[4],zmm5[4],zmm3[6],zmm5[6]
-	LONG $0x483df162; WORD $0xf772; BYTE $0x10 // vpslld $0x10, %zmm7, %zmm8
-	QUAD $0x05de4498584d7262 // vfmadd132ps 0x14(%rsi,%rbx,8){1to16}, %zmm6, %zmm8 # zmm8 = (zmm8 * mem) + zmm6
-	LONG $0x48c5f162; WORD $0xf0db // vpandq %zmm0, %zmm7, %zmm6
-	QUAD $0x06de7498583df262 // vfmadd132ps 0x18(%rsi,%rbx,8){1to16}, %zmm8, %zmm6 # zmm6 = (zmm6 * mem) + zmm8
-	LONG $0x48e5f162; WORD $0xdd6d // vpunpckhqdq %zmm5, %zmm3, %zmm3 # zmm3 = zmm3[1],zmm5[1],zmm3[3],zmm5[3],zmm3[5],zmm5[5],zmm3[7],zmm5[7]
-	LONG $0x4855f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm5
-	QUAD $0x07de6c98584df262 // vfmadd132ps 0x1c(%rsi,%rbx,8){1to16}, %zmm6, %zmm5 # zmm5 = (zmm5 * mem) + zmm6
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	QUAD $0x08de5c985855f262 // vfmadd132ps 0x20(%rsi,%rbx,8){1to16}, %zmm5, %zmm3 # zmm3 = (zmm3 * mem) + zmm5
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x0cfb8348 // cmpq $0xc, %rbx
-	LONG $0xfd28820f; WORD $0xffff // jb 0x3ae0 <k_mul_bf16+0x5b0>
-	LONG $0x20598d48 // leaq 0x20(%rcx), %rbx
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0xfca78e0f; WORD $0xffff // jle 0x3a70 <k_mul_bf16+0x540>
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	WORD $0x6e7d // jge 0x3e3c <k_mul_bf16+0x90c>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x10568b48 // movq 0x10(%rsi), %rdx
-	LONG $0x24540348; BYTE $0x10 // addq 0x10(%rsp), %rdx
-	LONG $0x18768b48 // movq 0x18(%rsi), %rsi
-	LONG $0x4a048d4c // leaq (%rdx,%rcx,2), %r8
-	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x38b70f41 // movzwl (%r8), %edi
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
-	LONG $0xf14c0f4d // cmovlq %r9, %r14
-	LONG $0xfc9e7c89 // movl %edi, -0x4(%rsi,%rbx,4)
-	LONG $0x70048d4f // leaq (%r8,%r14,2), %r8
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x21fb8348 // cmpq $0x21, %rbx
-	WORD $0xde75 // jne 0x3df0 <k_mul_bf16+0x8c0>
-	LONG $0x487dd262; WORD $0x2c18; BYTE $0x8a // vbroadcastss (%r10,%rcx,4), %zmm5
-	LONG $0x484df162; WORD $0x3672; BYTE $0x10 // vpslld $0x10, (%rsi), %zmm6
-	QUAD $0x100176724845f162 // vpslld $0x10, 0x40(%rsi), %zmm7
-	LONG $0x4855f262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm6) + zmm4
-	LONG $0x4855f262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm7) + zmm3
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	WORD $0xa47c // jl 0x3de0 <k_mul_bf16+0x8b0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xfbbb850f; WORD $0xffff // jne 0x3a00 <k_mul_bf16+0x4d0>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x307a8348; BYTE $0x00 // cmpq $0x0, 0x30(%rdx)
-	WORD $0x2274 // je 0x3e73 <k_mul_bf16+0x943>
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x2d7e // jle 0x3e84 <k_mul_bf16+0x954>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x485cf162; WORD $0x1258 // vaddps (%rdx), %zmm4, %zmm2
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x2d76 // jbe 0x3e94 <k_mul_bf16+0x964>
-	LONG $0x4864f162; WORD $0x4a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm3, %zmm1
-	LONG $0xfffb99e9; BYTE $0xff // jmp 0x3a0c <k_mul_bf16+0x4dc>
-	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
-	LONG $0x487cf162; WORD $0xcb28 // vmovaps %zmm3, %zmm1
-	LONG $0xfffb88e9; BYTE $0xff // jmp 0x3a0c <k_mul_bf16+0x4dc>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xc97cf162; WORD $0x0a10 // vmovups (%rdx), %zmm1 {%k1} {z}
-	LONG $0x4874f162; WORD $0xd458 // vaddps %zmm4, %zmm1, %zmm2
-	LONG $0xca7cf162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm1 {%k2} {z}
-	LONG $0xfffb66e9; BYTE $0xff // jmp 0x3a06 <k_mul_bf16+0x4d6>
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x1a7e // jle 0x3ec0 <k_mul_bf16+0x990>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1111 // vmovups %zmm2, (%rcx)
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0xfad6870f; WORD $0xffff // ja 0x3990 <k_mul_bf16+0x460>
-	WORD $0x1deb // jmp 0x3ed9 <k_mul_bf16+0x9a9>
-	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xe2d3 // shll %cl, %edx
@@ -3093,13 +3094,279 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0x497cf162; WORD $0x4e11; BYTE $0x01 // vmovups %zmm1, 0x40(%rsi) {%k1}
-	LONG $0xfffa9ee9; BYTE $0xff // jmp 0x3997 <k_mul_bf16+0x467>
-	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x20468d48 // leaq 0x20(%rsi), %rax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0xfab88f0f; WORD $0xffff // jg 0x38a3 <k_mul_bf16+0x23>
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	WORD $0x488d; BYTE $0xf0 // leal -0x10(%rax), %ecx
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x0148; BYTE $0xf6 // addq %rsi, %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x1beb // jmp 0x3e55 <k_mul_bf16+0x5d5>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x486cf162; WORD $0xd458 // vaddps %zmm4, %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0xcb58 // vaddps %zmm3, %zmm1, %zmm1
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	LONG $0x054b8d0f; WORD $0x0000 // jge 0x43a0 <k_mul_bf16+0xb20>
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
+	LONG $0x00918d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rcx), %rdx
+	LONG $0x00fe8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rsi # imm = 0x100
+	LONG $0xd14c0f49 // cmovlq %r9, %rdx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0x00b98e0f; WORD $0x0000 // jle 0x3f40 <k_mul_bf16+0x6c0>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x727d // jge 0x3efe <k_mul_bf16+0x67e>
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x9066 // nop
+	LONG $0x4e148d4c // leaq (%rsi,%rcx,2), %r10
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x1ab70f45 // movzwl (%r10), %r11d
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xe14c0f4d // cmovlq %r9, %r12
+	LONG $0xb85c8947; BYTE $0xfc // movl %r11d, -0x4(%r8,%r15,4)
+	LONG $0x62148d4f // leaq (%r10,%r12,2), %r10
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x21ff8349 // cmpq $0x21, %r15
+	WORD $0xdd75 // jne 0x3eb0 <k_mul_bf16+0x630>
+	QUAD $0x008d6c18487dd262 // vbroadcastss (%r13,%rcx,4), %zmm5
+	LONG $0x484dd162; WORD $0x3072; BYTE $0x10 // vpslld $0x10, (%r8), %zmm6
+	QUAD $0x100170724845d162 // vpslld $0x10, 0x40(%r8), %zmm7
+	LONG $0x4855f262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm6) + zmm4
+	LONG $0x4855f262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm7) + zmm3
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xa27c // jl 0x3ea0 <k_mul_bf16+0x620>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xff36850f; WORD $0xffff // jne 0x3e40 <k_mul_bf16+0x5c0>
+	LONG $0x307f8348; BYTE $0x00 // cmpq $0x0, 0x30(%rdi)
+	LONG $0x0454840f; WORD $0x0000 // je 0x4369 <k_mul_bf16+0xae9>
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x045b8e0f; WORD $0x0000 // jle 0x437a <k_mul_bf16+0xafa>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x485cf162; WORD $0x1258 // vaddps (%rdx), %zmm4, %zmm2
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x0457860f; WORD $0x0000 // jbe 0x438a <k_mul_bf16+0xb0a>
+	LONG $0x4864f162; WORD $0x4a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm3, %zmm1
+	LONG $0xffff0de9; BYTE $0xff // jmp 0x3e4c <k_mul_bf16+0x5cc>
+	BYTE $0x90 // nop
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	WORD $0x10eb // jmp 0x3f60 <k_mul_bf16+0x6e0>
+	LONG $0x20418d4c // leaq 0x20(%rcx), %r8
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	LONG $0xff278f0f; WORD $0xffff // jg 0x3e87 <k_mul_bf16+0x607>
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x294d; BYTE $0xfa // subq %r15, %r10
+	LONG $0x80fa8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r10
+	WORD $0x417d // jge 0x3fb0 <k_mul_bf16+0x730>
+	LONG $0x1f6a8d4d // leaq 0x1f(%r10), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xea490f4d // cmovnsq %r10, %r13
+	LONG $0xe0e58349 // andq $-0x20, %r13
+	LONG $0x7e048d4e // leaq (%rsi,%r15,2), %r8
+	LONG $0x681c8d4f // leaq (%r8,%r13,2), %r11
+	LONG $0x2f0c8d4b // leaq (%r15,%r13), %rcx
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xe54c0f4c // cmovlq %rbp, %r12
+	LONG $0x632c8d4b // leaq (%r11,%r12,2), %rbp
+	LONG $0x1ffa8349 // cmpq $0x1f, %r10
+	WORD $0x397f // jg 0x3fde <k_mul_bf16+0x75e>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x4038 <k_mul_bf16+0x7b8>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x7e048d4e // leaq (%rsi,%r15,2), %r8
+	LONG $0x808f8d49; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r15), %rcx
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xd34c0f4d // cmovlq %r11, %r10
+	LONG $0x502c8d4b // leaq (%r8,%r10,2), %rbp
+	LONG $0x00c58148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbp # imm = 0x100
+	LONG $0x0080bd41; WORD $0x0000 // movl $0x80, %r13d
+	LONG $0x18678b4c // movq 0x18(%rdi), %r12
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c9162; WORD $0x2c10; BYTE $0x58 // vmovups (%r8,%r11,2), %zmm5
+	LONG $0x487c9162; WORD $0x2c11; BYTE $0x5c // vmovups %zmm5, (%r12,%r11,2)
+	LONG $0x20c38349 // addq $0x20, %r11
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	WORD $0xe97c // jl 0x4000 <k_mul_bf16+0x780>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xd94c0f4d // cmovlq %r9, %r11
+	LONG $0x58048d4f // leaq (%r8,%r11,2), %r8
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x20fa8349 // cmpq $0x20, %r10
+	WORD $0xb875 // jne 0x3ff0 <k_mul_bf16+0x770>
+	WORD $0xd149; BYTE $0xfd // sarq %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xff0c8e0f; WORD $0xffff // jle 0x3f50 <k_mul_bf16+0x6d0>
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0xc0c58148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbp
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0xba248d4f // leaq (%r10,%r15,4), %r12
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x408d180f; WORD $0xffff; BYTE $0xff // prefetcht0 -0xc0(%rbp)
+	LONG $0x804d180f // prefetcht0 -0x80(%rbp)
+	LONG $0xc04d180f // prefetcht0 -0x40(%rbp)
+	LONG $0x004d180f // prefetcht0 (%rbp)
+	QUAD $0x0800b8ac6f7a81c4; WORD $0x0000 // vmovdqu 0x800(%r8,%r15,4), %xmm5
+	QUAD $0x0c00b8ac385583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xc00(%r8,%r15,4), %ymm5, %ymm5
+	LONG $0x6f7a81c4; WORD $0xb834 // vmovdqu (%r8,%r15,4), %xmm6
+	QUAD $0x0100b8bc6f7a81c4; WORD $0x0000 // vmovdqu 0x100(%r8,%r15,4), %xmm7
+	QUAD $0x0200b8846f7a01c4; WORD $0x0000 // vmovdqu 0x200(%r8,%r15,4), %xmm8
+	QUAD $0x0400b8b4384d83c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x400(%r8,%r15,4), %ymm6, %ymm6
+	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
+	QUAD $0x0900b8b46f7a81c4; WORD $0x0000 // vmovdqu 0x900(%r8,%r15,4), %xmm6
+	QUAD $0x0d00b8b4384d83c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xd00(%r8,%r15,4), %ymm6, %ymm6
+	QUAD $0x0500b8bc384583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x500(%r8,%r15,4), %ymm7, %ymm7
+	LONG $0x48c5f362; WORD $0xf63a; BYTE $0x01 // vinserti64x4 $0x1, %ymm6, %zmm7, %zmm6
+	QUAD $0x0a00b8bc6f7a81c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%r15,4), %xmm7
+	QUAD $0x0e00b8bc384583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xe00(%r8,%r15,4), %ymm7, %ymm7
+	QUAD $0x0600b884383d03c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x600(%r8,%r15,4), %ymm8, %ymm8
+	QUAD $0x0300b88c6f7a01c4; WORD $0x0000 // vmovdqu 0x300(%r8,%r15,4), %xmm9
+	QUAD $0x0b00b8946f7a01c4; WORD $0x0000 // vmovdqu 0xb00(%r8,%r15,4), %xmm10
+	QUAD $0x0f00b894382d03c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0xf00(%r8,%r15,4), %ymm10, %ymm10
+	QUAD $0x0700b88c383503c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x700(%r8,%r15,4), %ymm9, %ymm9
+	LONG $0x48bdf362; WORD $0xff3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm7, %zmm8, %zmm7
+	LONG $0x48b55362; WORD $0xc23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm10, %zmm9, %zmm8
+	LONG $0x48557162; WORD $0xce62 // vpunpckldq %zmm6, %zmm5, %zmm9 # zmm9 = zmm5[0],zmm6[0],zmm5[1],zmm6[1],zmm5[4],zmm6[4],zmm5[5],zmm6[5],zmm5[8],zmm6[8],zmm5[9],zmm6[9],zmm5[12],zmm6[12],zmm5[13],zmm6[13]
+	LONG $0x48455162; WORD $0xd062 // vpunpckldq %zmm8, %zmm7, %zmm10 # zmm10 = zmm7[0],zmm8[0],zmm7[1],zmm8[1],zmm7[4],zmm8[4],zmm7[5],zmm8[5],zmm7[8],zmm8[8],zmm7[9],zmm8[9],zmm7[12],zmm8[12],zmm7[13],zmm8[13]
+	LONG $0x48b55162; WORD $0xda6c // vpunpcklqdq %zmm10, %zmm9, %zmm11 # zmm11 = zmm9[0],zmm10[0],zmm9[2],zmm10[2],zmm9[4],zmm10[4],zmm9[6],zmm10[6]
+	LONG $0x481dd162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm11, %zmm12
+	QUAD $0xf9fc6498585d1262 // vfmadd132ps -0x1c(%r12,%r15,8){1to16}, %zmm4, %zmm12 # zmm12 = (zmm12 * mem) + zmm4
+	LONG $0x4855f162; WORD $0xe66a // vpunpckhdq %zmm6, %zmm5, %zmm4 # zmm4 = zmm5[2],zmm6[2],zmm5[3],zmm6[3],zmm5[6],zmm6[6],zmm5[7],zmm6[7],zmm5[10],zmm6[10],zmm5[11],zmm6[11],zmm5[14],zmm6[14],zmm5[15],zmm6[15]
+	LONG $0x48a5f162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm5
+	QUAD $0xfafc6c98581d9262 // vfmadd132ps -0x18(%r12,%r15,8){1to16}, %zmm12, %zmm5 # zmm5 = (zmm5 * mem) + zmm12
+	LONG $0x48b5d162; WORD $0xf26d // vpunpckhqdq %zmm10, %zmm9, %zmm6 # zmm6 = zmm9[1],zmm10[1],zmm9[3],zmm10[3],zmm9[5],zmm10[5],zmm9[7],zmm10[7]
+	LONG $0x4835f162; WORD $0xf672; BYTE $0x10 // vpslld $0x10, %zmm6, %zmm9
+	QUAD $0xfbfc4c9858551262 // vfmadd132ps -0x14(%r12,%r15,8){1to16}, %zmm5, %zmm9 # zmm9 = (zmm9 * mem) + zmm5
+	LONG $0x4845d162; WORD $0xe86a // vpunpckhdq %zmm8, %zmm7, %zmm5 # zmm5 = zmm7[2],zmm8[2],zmm7[3],zmm8[3],zmm7[6],zmm8[6],zmm7[7],zmm8[7],zmm7[10],zmm8[10],zmm7[11],zmm8[11],zmm7[14],zmm8[14],zmm7[15],zmm8[15]
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	QUAD $0xfcfc749858359262 // vfmadd132ps -0x10(%r12,%r15,8){1to16}, %zmm9, %zmm6 # zmm6 = (zmm6 * mem) + zmm9
+	LONG $0x48ddf162; WORD $0xfd6c // vpunpcklqdq %zmm5, %zmm4, %zmm7 # zmm7 = zmm4[0],zmm5[0],zmm4[2],zmm5[2],zmm4[4],zmm5[4],zmm4[6],zmm5[6]
+	LONG $0x483df162; WORD $0xf772; BYTE $0x10 // vpslld $0x10, %zmm7, %zmm8
+	QUAD $0xfdfc4498584d1262 // vfmadd132ps -0xc(%r12,%r15,8){1to16}, %zmm6, %zmm8 # zmm8 = (zmm8 * mem) + zmm6
+	LONG $0x48c5f162; WORD $0xf0db // vpandq %zmm0, %zmm7, %zmm6
+	QUAD $0xfefc7498583d9262 // vfmadd132ps -0x8(%r12,%r15,8){1to16}, %zmm8, %zmm6 # zmm6 = (zmm6 * mem) + zmm8
+	LONG $0x48ddf162; WORD $0xe56d // vpunpckhqdq %zmm5, %zmm4, %zmm4 # zmm4 = zmm4[1],zmm5[1],zmm4[3],zmm5[3],zmm4[5],zmm5[5],zmm4[7],zmm5[7]
+	LONG $0x4855f162; WORD $0xf472; BYTE $0x10 // vpslld $0x10, %zmm4, %zmm5
+	QUAD $0xfffc6c98584d9262 // vfmadd132ps -0x4(%r12,%r15,8){1to16}, %zmm6, %zmm5 # zmm5 = (zmm5 * mem) + zmm6
+	LONG $0x48ddf162; WORD $0xe0db // vpandq %zmm0, %zmm4, %zmm4
+	LONG $0x58559262; WORD $0x2498; BYTE $0xfc // vfmadd132ps (%r12,%r15,8){1to16}, %zmm5, %zmm4 # zmm4 = (zmm4 * mem) + zmm5
+	QUAD $0xffffff401d8c180f // prefetcht0 -0xc0(%rbp,%rbx)
+	LONG $0x1d4c180f; BYTE $0x80 // prefetcht0 -0x80(%rbp,%rbx)
+	LONG $0x1d4c180f; BYTE $0xc0 // prefetcht0 -0x40(%rbp,%rbx)
+	LONG $0x1d4c180f; BYTE $0x00 // prefetcht0 (%rbp,%rbx)
+	QUAD $0x1800b8ac6f7a81c4; WORD $0x0000 // vmovdqu 0x1800(%r8,%r15,4), %xmm5
+	QUAD $0x1c00b8ac385583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1c00(%r8,%r15,4), %ymm5, %ymm5
+	QUAD $0x1000b8b46f7a81c4; WORD $0x0000 // vmovdqu 0x1000(%r8,%r15,4), %xmm6
+	QUAD $0x1100b8bc6f7a81c4; WORD $0x0000 // vmovdqu 0x1100(%r8,%r15,4), %xmm7
+	QUAD $0x1200b8846f7a01c4; WORD $0x0000 // vmovdqu 0x1200(%r8,%r15,4), %xmm8
+	QUAD $0x1400b8b4384d83c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1400(%r8,%r15,4), %ymm6, %ymm6
+	LONG $0x48cdf362; WORD $0xed3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm5, %zmm6, %zmm5
+	QUAD $0x1900b8b46f7a81c4; WORD $0x0000 // vmovdqu 0x1900(%r8,%r15,4), %xmm6
+	QUAD $0x1d00b8b4384d83c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1d00(%r8,%r15,4), %ymm6, %ymm6
+	QUAD $0x1500b8bc384583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1500(%r8,%r15,4), %ymm7, %ymm7
+	LONG $0x48c5f362; WORD $0xf63a; BYTE $0x01 // vinserti64x4 $0x1, %ymm6, %zmm7, %zmm6
+	QUAD $0x1a00b8bc6f7a81c4; WORD $0x0000 // vmovdqu 0x1a00(%r8,%r15,4), %xmm7
+	QUAD $0x1e00b8bc384583c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1e00(%r8,%r15,4), %ymm7, %ymm7
+	QUAD $0x1600b884383d03c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1600(%r8,%r15,4), %ymm8, %ymm8
+	QUAD $0x1300b88c6f7a01c4; WORD $0x0000 // vmovdqu 0x1300(%r8,%r15,4), %xmm9
+	QUAD $0x1b00b8946f7a01c4; WORD $0x0000 // vmovdqu 0x1b00(%r8,%r15,4), %xmm10
+	QUAD $0x1f00b894382d03c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1f00(%r8,%r15,4), %ymm10, %ymm10
+	QUAD $0x1700b88c383503c4; WORD $0x0000; BYTE $0x01 // vinserti128 $0x1, 0x1700(%r8,%r15,4), %ymm9, %ymm9
+	LONG $0x48bdf362; WORD $0xff3a; BYTE $0x01 // vinserti64x4 $0x1, %ymm7, %zmm8, %zmm7
+	LONG $0x48b55362; WORD $0xc23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm10, %zmm9, %zmm8
+	LONG $0x48557162; WORD $0xce62 // vpunpckldq %zmm6, %zmm5, %zmm9 # zmm9 = zmm5[0],zmm6[0],zmm5[1],zmm6[1],zmm5[4],zmm6[4],zmm5[5],zmm6[5],zmm5[8],zmm6[8],zmm5[9],zmm6[9],zmm5[12],zmm6[12],zmm5[13],zmm6[13]
+	LONG $0x48455162; WORD $0xd062 // vpunpckldq %zmm8, %zmm7, %zmm10 # zmm10 = zmm7[0],zmm8[0],zmm7[1],zmm8[1],zmm7[4],zmm8[4],zmm7[5],zmm8[5],zmm7[8],zmm8[8],zmm7[9],zmm8[9],zmm7[12],zmm8[12],zmm7[13],zmm8[13]
+	LONG $0x48b55162; WORD $0xda6c // vpunpcklqdq %zmm10, %zmm9, %zmm11 # zmm11 = zmm9[0],zmm10[0],zmm9[2],zmm10[2],zmm9[4],zmm10[4],zmm9[6],zmm10[6]
+	LONG $0x481dd162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm11, %zmm12
+	QUAD $0xf9fc649858651262 // vfmadd132ps -0x1c(%r12,%r15,8){1to16}, %zmm3, %zmm12 # zmm12 = (zmm12 * mem) + zmm3
+	LONG $0x4855f162; WORD $0xde6a // vpunpckhdq %zmm6, %zmm5, %zmm3 # zmm3 = zmm5[2],zmm6[2],zmm5[3],zmm6[3],zmm5[6],zmm6[6],zmm5[7],zmm6[7],zmm5[10],zmm6[10],zmm5[11],zmm6[11],zmm5[14],zmm6[14],zmm5[15],zmm6[15]
+	LONG $0x48a5f162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm5
+	QUAD $0xfafc6c98581d9262 // vfmadd132ps -0x18(%r12,%r15,8){1to16}, %zmm12, %zmm5 # zmm5 = (zmm5 * mem) + zmm12
+	LONG $0x48b5d162; WORD $0xf26d // vpunpckhqdq %zmm10, %zmm9, %zmm6 # zmm6 = zmm9[1],zmm10[1],zmm9[3],zmm10[3],zmm9[5],zmm10[5],zmm9[7],zmm10[7]
+	LONG $0x4835f162; WORD $0xf672; BYTE $0x10 // vpslld $0x10, %zmm6, %zmm9
+	QUAD $0xfbfc4c9858551262 // vfmadd132ps -0x14(%r12,%r15,8){1to16}, %zmm5, %zmm9 # zmm9 = (zmm9 * mem) + zmm5
+	LONG $0x4845d162; WORD $0xe86a // vpunpckhdq %zmm8, %zmm7, %zmm5 # zmm5 = zmm7[2],zmm8[2],zmm7[3],zmm8[3],zmm7[6],zmm8[6],zmm7[7],zmm8[7],zmm7[10],zmm8[10],zmm7[11],zmm8[11],zmm7[14],zmm8[14],zmm7[15],zmm8[15]
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	QUAD $0xfcfc749858359262 // vfmadd132ps -0x10(%r12,%r15,8){1to16}, %zmm9, %zmm6 # zmm6 = (zmm6 * mem) + zmm9
+	LONG $0x48e5f162; WORD $0xfd6c // vpunpcklqdq %zmm5, %zmm3, %zmm7 # zmm7 = zmm3[0],zmm5[0],zmm3[2],zmm5[2],zmm3[4],zmm5[4],zmm3[6],zmm5[6]
+	LONG $0x483df162; WORD $0xf772; BYTE $0x10 // vpslld $0x10, %zmm7, %zmm8
+	QUAD $0xfdfc4498584d1262 // vfmadd132ps -0xc(%r12,%r15,8){1to16}, %zmm6, %zmm8 # zmm8 = (zmm8 * mem) + zmm6
+	LONG $0x48c5f162; WORD $0xf0db // vpandq %zmm0, %zmm7, %zmm6
+	QUAD $0xfefc7498583d9262 // vfmadd132ps -0x8(%r12,%r15,8){1to16}, %zmm8, %zmm6 # zmm6 = (zmm6 * mem) + zmm8
+	LONG $0x48e5f162; WORD $0xdd6d // vpunpckhqdq %zmm5, %zmm3, %zmm3 # zmm3 = zmm3[1],zmm5[1],zmm3[3],zmm5[3],zmm3[5],zmm5[5],zmm3[7],zmm5[7]
+	LONG $0x4855f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm5
+	QUAD $0xfffc6c98584d9262 // vfmadd132ps -0x4(%r12,%r15,8){1to16}, %zmm6, %zmm5 # zmm5 = (zmm5 * mem) + zmm6
+	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
+	LONG $0x58559262; WORD $0x1c98; BYTE $0xfc // vfmadd132ps (%r12,%r15,8){1to16}, %zmm5, %zmm3 # zmm3 = (zmm3 * mem) + zmm5
+	LONG $0x04c78349 // addq $0x4, %r15
+	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	LONG $0xfcfc8c0f; WORD $0xffff // jl 0x4060 <k_mul_bf16+0x7e0>
+	LONG $0xfffbe7e9; BYTE $0xff // jmp 0x3f50 <k_mul_bf16+0x6d0>
+	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
+	LONG $0x487cf162; WORD $0xcb28 // vmovaps %zmm3, %zmm1
+	LONG $0xfffad2e9; BYTE $0xff // jmp 0x3e4c <k_mul_bf16+0x5cc>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xc97cf162; WORD $0x0a10 // vmovups (%rdx), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xd458 // vaddps %zmm4, %zmm1, %zmm2
+	LONG $0xca7cf162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm1 {%k2} {z}
+	LONG $0xfffab0e9; BYTE $0xff // jmp 0x3e46 <k_mul_bf16+0x5c6>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0xf9f68e0f; WORD $0xffff // jle 0x3da0 <k_mul_bf16+0x520>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1111 // vmovups %zmm2, (%rcx)
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0xf9fb860f; WORD $0xffff // jbe 0x3db9 <k_mul_bf16+0x539>
+	LONG $0x487cf162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%rcx)
+	LONG $0xfffa0ae9; BYTE $0xff // jmp 0x3dd4 <k_mul_bf16+0x554>
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x2beb // jmp 0x3f33 <k_mul_bf16+0xa03>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x27eb // jmp 0x4403 <k_mul_bf16+0xb83>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x20728d48 // leaq 0x20(%rdx), %rsi
@@ -3107,60 +3374,36 @@ TEXT ·fewAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0xf6258f0f; WORD $0xffff // jg 0x3558 <k_mul_bf16+0x28>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x90348d49 // leaq (%r8,%rdx,4), %rsi
+	LONG $0xf4a08f0f; WORD $0xffff // jg 0x38a3 <k_mul_bf16+0x23>
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x91348d49 // leaq (%r9,%rdx,4), %rsi
 	LONG $0xc0c68348 // addq $-0x40, %rsi
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x1c7c // jl 0x3f60 <k_mul_bf16+0xa30>
+	WORD $0x1c7c // jl 0x4430 <k_mul_bf16+0xbb0>
 	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
 	LONG $0xf0488d48 // leaq -0x10(%rax), %rcx
-	LONG $0x91348d49 // leaq (%r9,%rdx,4), %rsi
+	LONG $0x92348d49 // leaq (%r10,%rdx,4), %rsi
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	WORD $0xb87f // jg 0x3f10 <k_mul_bf16+0x9e0>
-	WORD $0x29eb // jmp 0x3f83 <k_mul_bf16+0xa53>
+	WORD $0xb87f // jg 0x43e0 <k_mul_bf16+0xb60>
+	WORD $0x2deb // jmp 0x4457 <k_mul_bf16+0xbd7>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
 	LONG $0xf0488d48 // leaq -0x10(%rax), %rcx
-	LONG $0x91348d49 // leaq (%r9,%rdx,4), %rsi
+	LONG $0x92348d49 // leaq (%r10,%rdx,4), %rsi
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	WORD $0x8d7f // jg 0x3f10 <k_mul_bf16+0x9e0>
+	WORD $0x897f // jg 0x43e0 <k_mul_bf16+0xb60>
 	WORD $0x488d; BYTE $0xf0 // leal -0x10(%rax), %ecx
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
-	LONG $0xffff78e9; BYTE $0xff // jmp 0x3f16 <k_mul_bf16+0x9e6>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	LONG $0xffff70e9; BYTE $0xff // jmp 0x43e6 <k_mul_bf16+0xb66>
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -1298,370 +1298,477 @@ TEXT ·fewNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// mul_f16
-	WORD $0x6dba2beb // stp d11, d10, [sp, #-0x60]!
+	WORD $0x6dbb2beb // stp d11, d10, [sp, #-0x50]!
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
-	WORD $0xf90013f9 // str x25, [sp, #0x20]
+	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
 	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
-	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
-	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x5400006a // b.ge 0x1434 <k_mul_f16+0x2c>
+	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
+	WORD $0x5400006a // b.ge 0x1430 <k_mul_f16+0x28>
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x14000118 // b 0x1890 <k_mul_f16+0x488>
+	WORD $0x1400013b // b 0x1918 <k_mul_f16+0x510>
 	WORD $0xf940140b // ldr x11, [x0, #0x28]
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0x54001e2d // b.le 0x1804 <k_mul_f16+0x3fc>
-	WORD $0xd37df16d // lsl x13, x11, #3
+	WORD $0x5400228d // b.le 0x188c <k_mul_f16+0x484>
 	WORD $0xf940040c // ldr x12, [x0, #0x8]
+	WORD $0xd37df16d // lsl x13, x11, #3
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x52800103 // mov w3, #0x8 // =8
-	WORD $0x5280200f // mov w15, #0x100 // =256
+	WORD $0x52800102 // mov w2, #0x8 // =8
 	WORD $0xcb0b01ad // sub x13, x13, x11
 	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x910401ad // add x13, x13, #0x100
-	WORD $0x14000005 // b 0x1478 <k_mul_f16+0x70>
-	WORD $0xbd001200 // str s0, [x16, #0x10]
-	WORD $0x91002123 // add x3, x9, #0x8
-	WORD $0xeb08007f // cmp x3, x8
-	WORD $0x540020ec // b.gt 0x1890 <k_mul_f16+0x488>
-	WORD $0x9b097d61 // mul x1, x11, x9
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x8b090950 // add x16, x10, x9, lsl #2
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xcb090111 // sub x17, x8, x9
-	WORD $0xaa0303e9 // mov x9, x3
-	WORD $0x14000005 // b 0x14a8 <k_mul_f16+0xa0>
-	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x540017ea // b.ge 0x17a0 <k_mul_f16+0x398>
-	WORD $0xcb020164 // sub x4, x11, x2
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x14000005 // b 0x146c <k_mul_f16+0x64>
+	WORD $0xbd0011e0 // str s0, [x15, #0x10]
+	WORD $0x91002122 // add x2, x9, #0x8
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x5400258c // b.gt 0x1918 <k_mul_f16+0x510>
+	WORD $0x9b097d71 // mul x17, x11, x9
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x91040045 // add x5, x2, #0x100
-	WORD $0xf104009f // cmp x4, #0x100
-	WORD $0x91008054 // add x20, x2, #0x20
-	WORD $0x9a85b164 // csel x4, x11, x5, lt
-	WORD $0xaa0203e3 // mov x3, x2
-	WORD $0xeb04029f // cmp x20, x4
-	WORD $0x54000f4c // b.gt 0x16b4 <k_mul_f16+0x2ac>
-	WORD $0xa9411402 // ldp x2, x5, [x0, #0x10]
-	WORD $0x8b0309c7 // add x7, x14, x3, lsl #2
-	WORD $0x8b010446 // add x6, x2, x1, lsl #1
-	WORD $0x910400b3 // add x19, x5, #0x100
-	WORD $0xaa0303e2 // mov x2, x3
-	WORD $0xaa0203f5 // mov x21, x2
-	WORD $0xaa1403e2 // mov x2, x20
-	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x910402b6 // add x22, x21, #0x100
-	WORD $0x8b1504d4 // add x20, x6, x21, lsl #1
-	WORD $0xeb0b02df // cmp x22, x11
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x9a8db1f5 // csel x21, x15, x13, lt
-	WORD $0xeb1102ff // cmp x23, x17
-	WORD $0xad411684 // ldp q4, q5, [x20, #0x20]
-	WORD $0xad401a87 // ldp q7, q6, [x20]
-	WORD $0x9a9fb179 // csel x25, x11, xzr, lt
-	WORD $0x8b150698 // add x24, x20, x21, lsl #1
-	WORD $0x910006f7 // add x23, x23, #0x1
-	WORD $0x8b190694 // add x20, x20, x25, lsl #1
-	WORD $0xf10026ff // cmp x23, #0x9
-	WORD $0xad0116c4 // stp q4, q5, [x22, #0x20]
-	WORD $0xac821ac7 // stp q7, q6, [x22], #0x40
-	WORD $0xf9800300 // prfm pldl1keep, [x24]
-	WORD $0x54fffea1 // b.ne 0x1504 <k_mul_f16+0xfc>
-	WORD $0x92800074 // mov x20, #-0x4 // =-4
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0x3cd002b2 // ldur q18, [x21, #-0x100]
-	WORD $0x3cd402b3 // ldur q19, [x21, #-0xc0]
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3cd802b4 // ldur q20, [x21, #-0x80]
-	WORD $0x3cdc02b5 // ldur q21, [x21, #-0x40]
-	WORD $0xf100329f // cmp x20, #0xc
-	WORD $0x2d7e5ad7 // ldp s23, s22, [x22, #-0x10]
-	WORD $0x4e933a58 // zip1 v24.4s, v18.4s, v19.4s
-	WORD $0x2d7f42d1 // ldp s17, s16, [x22, #-0x8]
-	WORD $0x4e953a99 // zip1 v25.4s, v20.4s, v21.4s
-	WORD $0x2d401ac7 // ldp s7, s6, [x22]
-	WORD $0x4e937a52 // zip2 v18.4s, v18.4s, v19.4s
-	WORD $0x2d4116c4 // ldp s4, s5, [x22, #0x8]
-	WORD $0x3dc002ba // ldr q26, [x21]
-	WORD $0x3dc012bb // ldr q27, [x21, #0x40]
-	WORD $0x4eb81f1f // mov v31.16b, v24.16b
-	WORD $0x3dc022bc // ldr q28, [x21, #0x80]
-	WORD $0x3dc032bd // ldr q29, [x21, #0xc0]
-	WORD $0x4ed97b18 // zip2 v24.2d, v24.2d, v25.2d
-	WORD $0x4e9b3b5e // zip1 v30.4s, v26.4s, v27.4s
-	WORD $0x4e957a93 // zip2 v19.4s, v20.4s, v21.4s
-	WORD $0x910042b5 // add x21, x21, #0x10
-	WORD $0x4e9d3b88 // zip1 v8.4s, v28.4s, v29.4s
-	WORD $0x6e18073f // mov v31.d[1], v25.d[0]
-	WORD $0x4ebe1fc9 // mov v9.16b, v30.16b
-	WORD $0x0e612bea // xtn v10.4h, v31.4s
-	WORD $0x0f1087f9 // shrn v25.4h, v31.4s, #0x10
-	WORD $0x4ec87bde // zip2 v30.2d, v30.2d, v8.2d
-	WORD $0x6e180509 // mov v9.d[1], v8.d[0]
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	WORD $0x0e21794a // fcvtl v10.4s, v10.4h
-	WORD $0x0e61292b // xtn v11.4h, v9.4s
-	WORD $0x0f108534 // shrn v20.4h, v9.4s, #0x10
-	WORD $0x4f971143 // fmla v3.4s, v10.4s, v23.s[0]
-	WORD $0x4e9b7b57 // zip2 v23.4s, v26.4s, v27.4s
-	WORD $0x0e612b1a // xtn v26.4h, v24.4s
-	WORD $0x4e9d7b9b // zip2 v27.4s, v28.4s, v29.4s
-	WORD $0x2d7e72d5 // ldp s21, s28, [x22, #-0x10]
-	WORD $0x0e21797f // fcvtl v31.4s, v11.4h
-	WORD $0x0e612bdd // xtn v29.4h, v30.4s
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x0f108718 // shrn v24.4h, v24.4s, #0x10
-	WORD $0x4f961323 // fmla v3.4s, v25.4s, v22.s[0]
-	WORD $0x0e217b56 // fcvtl v22.4s, v26.4h
-	WORD $0x4eb71ef9 // mov v25.16b, v23.16b
-	WORD $0x4f9513e1 // fmla v1.4s, v31.4s, v21.s[0]
-	WORD $0x4eb21e55 // mov v21.16b, v18.16b
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x6e180779 // mov v25.d[1], v27.d[0]
-	WORD $0x4ed37a52 // zip2 v18.2d, v18.2d, v19.2d
-	WORD $0x4f9112c3 // fmla v3.4s, v22.4s, v17.s[0]
-	WORD $0x2d7f5ad1 // ldp s17, s22, [x22, #-0x8]
-	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
-	WORD $0x4edb7af3 // zip2 v19.2d, v23.2d, v27.2d
-	WORD $0x4f9c1281 // fmla v1.4s, v20.4s, v28.s[0]
-	WORD $0x0e217bb4 // fcvtl v20.4s, v29.4h
-	WORD $0x0f1087dc // shrn v28.4h, v30.4s, #0x10
-	WORD $0x4f901303 // fmla v3.4s, v24.4s, v16.s[0]
-	WORD $0x0e612aba // xtn v26.4h, v21.4s
-	WORD $0x4f911281 // fmla v1.4s, v20.4s, v17.s[0]
-	WORD $0x0e217b94 // fcvtl v20.4s, v28.4h
-	WORD $0x0e612b31 // xtn v17.4h, v25.4s
-	WORD $0x0e217b50 // fcvtl v16.4s, v26.4h
-	WORD $0x4f961281 // fmla v1.4s, v20.4s, v22.s[0]
-	WORD $0x0f1086b4 // shrn v20.4h, v21.4s, #0x10
-	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
-	WORD $0x0f108735 // shrn v21.4h, v25.4s, #0x10
-	WORD $0x4f871203 // fmla v3.4s, v16.4s, v7.s[0]
-	WORD $0x2d405ac7 // ldp s7, s22, [x22]
-	WORD $0x0e217a90 // fcvtl v16.4s, v20.4h
-	WORD $0x0e612a54 // xtn v20.4h, v18.4s
-	WORD $0x4f871221 // fmla v1.4s, v17.4s, v7.s[0]
-	WORD $0x0e217aa7 // fcvtl v7.4s, v21.4h
-	WORD $0x0e612a71 // xtn v17.4h, v19.4s
-	WORD $0x4f861203 // fmla v3.4s, v16.4s, v6.s[0]
-	WORD $0x0e217a86 // fcvtl v6.4s, v20.4h
-	WORD $0x4f9610e1 // fmla v1.4s, v7.4s, v22.s[0]
-	WORD $0x0e217a30 // fcvtl v16.4s, v17.4h
-	WORD $0x0f108647 // shrn v7.4h, v18.4s, #0x10
-	WORD $0x0f108671 // shrn v17.4h, v19.4s, #0x10
-	WORD $0x4f8410c3 // fmla v3.4s, v6.4s, v4.s[0]
-	WORD $0x2d411ad2 // ldp s18, s6, [x22, #0x8]
-	WORD $0x0e2178e4 // fcvtl v4.4s, v7.4h
-	WORD $0x910082d6 // add x22, x22, #0x20
-	WORD $0x0e217a27 // fcvtl v7.4s, v17.4h
-	WORD $0x4f921201 // fmla v1.4s, v16.4s, v18.s[0]
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f8610e1 // fmla v1.4s, v7.4s, v6.s[0]
-	WORD $0x54fff503 // b.lo 0x1540 <k_mul_f16+0x138>
-	WORD $0x91008054 // add x20, x2, #0x20
-	WORD $0x910200e7 // add x7, x7, #0x80
-	WORD $0xeb04029f // cmp x20, x4
-	WORD $0x54fff1ad // b.le 0x14e4 <k_mul_f16+0xdc>
-	WORD $0xeb04005f // cmp x2, x4
-	WORD $0x5400030a // b.ge 0x1718 <k_mul_f16+0x310>
-	WORD $0xa9411406 // ldp x6, x5, [x0, #0x10]
-	WORD $0x8b0104c6 // add x6, x6, x1, lsl #1
-	WORD $0x8b0204c7 // add x7, x6, x2, lsl #1
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x794000f4 // ldrh w20, [x7]
-	WORD $0xb83378b4 // str w20, [x5, x19, lsl #2]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xeb11027f // cmp x19, x17
-	WORD $0x9a9fb174 // csel x20, x11, xzr, lt
-	WORD $0xf100227f // cmp x19, #0x8
-	WORD $0x8b1404e7 // add x7, x7, x20, lsl #1
-	WORD $0x54ffff21 // b.ne 0x16cc <k_mul_f16+0x2c4>
-	WORD $0xad4014a4 // ldp q4, q5, [x5]
-	WORD $0xbc627986 // ldr s6, [x12, x2, lsl #2]
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0xeb04005f // cmp x2, x4
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b09094f // add x15, x10, x9, lsl #2
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xcb090110 // sub x16, x8, x9
+	WORD $0xaa0203e9 // mov x9, x2
+	WORD $0x14000005 // b 0x149c <k_mul_f16+0x94>
+	WORD $0x4e22d463 // fadd v3.4s, v3.4s, v2.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x54001c8a // b.ge 0x1828 <k_mul_f16+0x420>
+	WORD $0xcb010163 // sub x3, x11, x1
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x91040024 // add x4, x1, #0x100
+	WORD $0xf104007f // cmp x3, #0x100
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0x9a84b163 // csel x3, x11, x4, lt
+	WORD $0x91008024 // add x4, x1, #0x20
+	WORD $0xeb03009f // cmp x4, x3
+	WORD $0x5400048d // b.le 0x1550 <k_mul_f16+0x148>
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x5400030a // b.ge 0x1528 <k_mul_f16+0x120>
+	WORD $0xa9411005 // ldp x5, x4, [x0, #0x10]
+	WORD $0x8b1104a5 // add x5, x5, x17, lsl #1
+	WORD $0x8b0104a6 // add x6, x5, x1, lsl #1
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x794000d3 // ldrh w19, [x6]
+	WORD $0xb8277893 // str w19, [x4, x7, lsl #2]
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0xeb1000ff // cmp x7, x16
+	WORD $0x9a9fb173 // csel x19, x11, xzr, lt
+	WORD $0xf10020ff // cmp x7, #0x8
+	WORD $0x8b1304c6 // add x6, x6, x19, lsl #1
+	WORD $0x54ffff21 // b.ne 0x14dc <k_mul_f16+0xd4>
+	WORD $0xad401484 // ldp q4, q5, [x4]
+	WORD $0xbc617986 // ldr s6, [x12, x1, lsl #2]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0xeb03003f // cmp x1, x3
 	WORD $0x0e612884 // xtn v4.4h, v4.4s
 	WORD $0x0e6128a5 // xtn v5.4h, v5.4s
 	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x4f861083 // fmla v3.4s, v4.4s, v6.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
 	WORD $0x4f8610a1 // fmla v1.4s, v5.4s, v6.s[0]
-	WORD $0x54fffd8b // b.lt 0x16c4 <k_mul_f16+0x2bc>
-	WORD $0xb5ffec03 // cbnz x3, 0x1498 <k_mul_f16+0x90>
-	WORD $0xf9401803 // ldr x3, [x0, #0x30]
-	WORD $0xb4000103 // cbz x3, 0x1740 <k_mul_f16+0x338>
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x5400012d // b.le 0x174c <k_mul_f16+0x344>
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x54000249 // b.ls 0x177c <k_mul_f16+0x374>
-	WORD $0x3dc00604 // ldr q4, [x16, #0x10]
-	WORD $0x1400000d // b 0x1770 <k_mul_f16+0x368>
-	WORD $0x4ea31c62 // mov v2.16b, v3.16b
+	WORD $0x54fffd8b // b.lt 0x14d4 <k_mul_f16+0xcc>
+	WORD $0xb5fffb22 // cbnz x2, 0x148c <k_mul_f16+0x84>
+	WORD $0xf9401802 // ldr x2, [x0, #0x30]
+	WORD $0xb40014c2 // cbz x2, 0x17c8 <k_mul_f16+0x3c0>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540014ed // b.le 0x17d4 <k_mul_f16+0x3cc>
+	WORD $0x3dc001e0 // ldr q0, [x15]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x54001609 // b.ls 0x1804 <k_mul_f16+0x3fc>
+	WORD $0x3dc005e4 // ldr q4, [x15, #0x10]
+	WORD $0x140000ab // b 0x17f8 <k_mul_f16+0x3f0>
+	WORD $0xf9400801 // ldr x1, [x0, #0x10]
+	WORD $0xaa0203f5 // mov x21, x2
+	WORD $0x8b110424 // add x4, x1, x17, lsl #1
+	WORD $0x14000005 // b 0x1570 <k_mul_f16+0x168>
+	WORD $0x91008025 // add x5, x1, #0x20
+	WORD $0xaa0103f5 // mov x21, x1
+	WORD $0xeb0300bf // cmp x5, x3
+	WORD $0x54fffacc // b.gt 0x14c4 <k_mul_f16+0xbc>
+	WORD $0xcb150073 // sub x19, x3, x21
+	WORD $0xf102027f // cmp x19, #0x80
+	WORD $0x540001ea // b.ge 0x15b4 <k_mul_f16+0x1ac>
+	WORD $0x91007e61 // add x1, x19, #0x1f
+	WORD $0xf100027f // cmp x19, #0x0
+	WORD $0x8b150486 // add x6, x4, x21, lsl #1
+	WORD $0x9a93b021 // csel x1, x1, x19, lt
+	WORD $0x927be827 // and x7, x1, #0xffffffffffffffe0
+	WORD $0xd345fc25 // lsr x5, x1, #5
+	WORD $0x8b1500e1 // add x1, x7, x21
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x9a8db3f4 // csel x20, xzr, x13, lt
+	WORD $0xf1007e7f // cmp x19, #0x1f
+	WORD $0x8b1404a5 // add x5, x5, x20, lsl #1
+	WORD $0x5400012c // b.gt 0x15d0 <k_mul_f16+0x1c8>
+	WORD $0x1400001b // b 0x161c <k_mul_f16+0x214>
+	WORD $0x910202a1 // add x1, x21, #0x80
+	WORD $0x8b150486 // add x6, x4, x21, lsl #1
+	WORD $0x52801007 // mov w7, #0x80 // =128
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x9a8db3e5 // csel x5, xzr, x13, lt
+	WORD $0x8b0504c5 // add x5, x6, x5, lsl #1
+	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0xf9400c13 // ldr x19, [x0, #0x18]
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xaa0603f7 // mov x23, x6
+	WORD $0xaa1303f8 // mov x24, x19
+	WORD $0xad4116e4 // ldp q4, q5, [x23, #0x20]
+	WORD $0x910082d6 // add x22, x22, #0x20
+	WORD $0xacc21ae7 // ldp q7, q6, [x23], #0x40
+	WORD $0xeb0702df // cmp x22, x7
+	WORD $0xad011704 // stp q4, q5, [x24, #0x20]
+	WORD $0xac821b07 // stp q7, q6, [x24], #0x40
+	WORD $0x54ffff4b // b.lt 0x15e4 <k_mul_f16+0x1dc>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x91040273 // add x19, x19, #0x100
+	WORD $0xeb10029f // cmp x20, x16
+	WORD $0x9a9fb176 // csel x22, x11, xzr, lt
+	WORD $0xf100229f // cmp x20, #0x8
+	WORD $0x8b1604c6 // add x6, x6, x22, lsl #1
+	WORD $0x54fffe01 // b.ne 0x15d8 <k_mul_f16+0x1d0>
+	WORD $0x9341fce6 // asr x6, x7, #1
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x54fff9ed // b.le 0x1560 <k_mul_f16+0x158>
+	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
+	WORD $0x8b1509d5 // add x21, x14, x21, lsl #2
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xd342fe77 // lsr x23, x19, #2
+	WORD $0x927900f8 // and x24, x7, #0x80
+	WORD $0x910012d6 // add x22, x22, #0x4
+	WORD $0x91000a73 // add x19, x19, #0x2
+	WORD $0xeb0602df // cmp x22, x6
+	WORD $0x910200e7 // add x7, x7, #0x80
+	WORD $0x9b0b7ef7 // mul x23, x23, x11
+	WORD $0x8b1704b7 // add x23, x5, x23, lsl #1
+	WORD $0x8b1802f7 // add x23, x23, x24
+	WORD $0xf98002e0 // prfm pldl1keep, [x23]
+	WORD $0x3dc00292 // ldr q18, [x20]
+	WORD $0x3dc04293 // ldr q19, [x20, #0x100]
+	WORD $0x3dc08294 // ldr q20, [x20, #0x200]
+	WORD $0x3dc0c295 // ldr q21, [x20, #0x300]
+	WORD $0x4e933a58 // zip1 v24.4s, v18.4s, v19.4s
+	WORD $0x2d7e5ab7 // ldp s23, s22, [x21, #-0x10]
+	WORD $0x2d7f42b1 // ldp s17, s16, [x21, #-0x8]
+	WORD $0x4e953a9b // zip1 v27.4s, v20.4s, v21.4s
+	WORD $0x2d401aa7 // ldp s7, s6, [x21]
+	WORD $0x4e937a52 // zip2 v18.4s, v18.4s, v19.4s
+	WORD $0x2d4116a4 // ldp s4, s5, [x21, #0x8]
+	WORD $0xf98022e0 // prfm pldl1keep, [x23, #0x40]
+	WORD $0x3dc10299 // ldr q25, [x20, #0x400]
+	WORD $0x3dc1429a // ldr q26, [x20, #0x500]
+	WORD $0x3dc1829c // ldr q28, [x20, #0x600]
+	WORD $0x3dc1c29d // ldr q29, [x20, #0x700]
+	WORD $0x4eb81f08 // mov v8.16b, v24.16b
+	WORD $0x4e9a3b3e // zip1 v30.4s, v25.4s, v26.4s
+	WORD $0x4edb7b18 // zip2 v24.2d, v24.2d, v27.2d
+	WORD $0x4e957a93 // zip2 v19.4s, v20.4s, v21.4s
+	WORD $0x4e9d3b9f // zip1 v31.4s, v28.4s, v29.4s
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0x6e180768 // mov v8.d[1], v27.d[0]
+	WORD $0x4ebe1fc9 // mov v9.16b, v30.16b
+	WORD $0x4edf7bde // zip2 v30.2d, v30.2d, v31.2d
+	WORD $0x0e61290a // xtn v10.4h, v8.4s
+	WORD $0x0f10851b // shrn v27.4h, v8.4s, #0x10
+	WORD $0x6e1807e9 // mov v9.d[1], v31.d[0]
+	WORD $0x0e21794a // fcvtl v10.4s, v10.4h
+	WORD $0x0e61292b // xtn v11.4h, v9.4s
+	WORD $0x0f108534 // shrn v20.4h, v9.4s, #0x10
+	WORD $0x4f971142 // fmla v2.4s, v10.4s, v23.s[0]
+	WORD $0x4e9a7b37 // zip2 v23.4s, v25.4s, v26.4s
+	WORD $0x0e612b19 // xtn v25.4h, v24.4s
+	WORD $0x0e217968 // fcvtl v8.4s, v11.4h
+	WORD $0x0e217b7a // fcvtl v26.4s, v27.4h
+	WORD $0x4e9d7b9b // zip2 v27.4s, v28.4s, v29.4s
+	WORD $0x2d7e72b5 // ldp s21, s28, [x21, #-0x10]
+	WORD $0x0e612bdd // xtn v29.4h, v30.4s
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x0f108718 // shrn v24.4h, v24.4s, #0x10
+	WORD $0x4f951101 // fmla v1.4s, v8.4s, v21.s[0]
+	WORD $0x4eb21e55 // mov v21.16b, v18.16b
+	WORD $0x4f961342 // fmla v2.4s, v26.4s, v22.s[0]
+	WORD $0x0e217b36 // fcvtl v22.4s, v25.4h
+	WORD $0x4eb71ef9 // mov v25.16b, v23.16b
+	WORD $0x0f1087da // shrn v26.4h, v30.4s, #0x10
+	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
+	WORD $0x4ed37a52 // zip2 v18.2d, v18.2d, v19.2d
+	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
+	WORD $0x4edb7af3 // zip2 v19.2d, v23.2d, v27.2d
+	WORD $0x4f9c1281 // fmla v1.4s, v20.4s, v28.s[0]
+	WORD $0x0e217bb4 // fcvtl v20.4s, v29.4h
+	WORD $0x6e180779 // mov v25.d[1], v27.d[0]
+	WORD $0x4f9112c2 // fmla v2.4s, v22.4s, v17.s[0]
+	WORD $0x2d7f5ab1 // ldp s17, s22, [x21, #-0x8]
+	WORD $0x0e612abc // xtn v28.4h, v21.4s
+	WORD $0x4f911281 // fmla v1.4s, v20.4s, v17.s[0]
+	WORD $0x0e217b54 // fcvtl v20.4s, v26.4h
+	WORD $0x0e612b31 // xtn v17.4h, v25.4s
+	WORD $0x4f901302 // fmla v2.4s, v24.4s, v16.s[0]
+	WORD $0x0e217b90 // fcvtl v16.4s, v28.4h
+	WORD $0x4f961281 // fmla v1.4s, v20.4s, v22.s[0]
+	WORD $0x0f1086b4 // shrn v20.4h, v21.4s, #0x10
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x0f108735 // shrn v21.4h, v25.4s, #0x10
+	WORD $0x0e612a56 // xtn v22.4h, v18.4s
+	WORD $0x4f871202 // fmla v2.4s, v16.4s, v7.s[0]
+	WORD $0x2d4042a7 // ldp s7, s16, [x21]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x4f871221 // fmla v1.4s, v17.4s, v7.s[0]
+	WORD $0x0e612a67 // xtn v7.4h, v19.4s
+	WORD $0x0e217ab1 // fcvtl v17.4s, v21.4h
+	WORD $0x4f861282 // fmla v2.4s, v20.4s, v6.s[0]
+	WORD $0x0e217ac6 // fcvtl v6.4s, v22.4h
+	WORD $0x4f901221 // fmla v1.4s, v17.4s, v16.s[0]
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x0f108650 // shrn v16.4h, v18.4s, #0x10
+	WORD $0x0f108671 // shrn v17.4h, v19.4s, #0x10
+	WORD $0x4f8410c2 // fmla v2.4s, v6.4s, v4.s[0]
+	WORD $0x2d411ab2 // ldp s18, s6, [x21, #0x8]
+	WORD $0x0e217a04 // fcvtl v4.4s, v16.4h
+	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x4f9210e1 // fmla v1.4s, v7.4s, v18.s[0]
+	WORD $0x0e217a27 // fcvtl v7.4s, v17.4h
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0x4f8610e1 // fmla v1.4s, v7.4s, v6.s[0]
+	WORD $0x54fff3eb // b.lt 0x163c <k_mul_f16+0x234>
+	WORD $0x17ffff67 // b 0x1560 <k_mul_f16+0x158>
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
 	WORD $0x4ea11c20 // mov v0.16b, v1.16b
-	WORD $0x17ffff56 // b 0x14a0 <k_mul_f16+0x98>
-	WORD $0xbd400200 // ldr s0, [x16]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x540000cb // b.lt 0x176c <k_mul_f16+0x364>
-	WORD $0x91001203 // add x3, x16, #0x4
-	WORD $0x0d409060 // ld1 { v0.s }[1], [x3]
-	WORD $0x54000060 // b.eq 0x176c <k_mul_f16+0x364>
-	WORD $0x91002203 // add x3, x16, #0x8
-	WORD $0x4d408060 // ld1 { v0.s }[2], [x3]
-	WORD $0xbd401204 // ldr s4, [x16, #0x10]
-	WORD $0x4e23d402 // fadd v2.4s, v0.4s, v3.4s
+	WORD $0x17ffff31 // b 0x1494 <k_mul_f16+0x8c>
+	WORD $0xbd4001e0 // ldr s0, [x15]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x540000cb // b.lt 0x17f4 <k_mul_f16+0x3ec>
+	WORD $0x910011e2 // add x2, x15, #0x4
+	WORD $0x0d409040 // ld1 { v0.s }[1], [x2]
+	WORD $0x54000060 // b.eq 0x17f4 <k_mul_f16+0x3ec>
+	WORD $0x910021e2 // add x2, x15, #0x8
+	WORD $0x4d408040 // ld1 { v0.s }[2], [x2]
+	WORD $0xbd4011e4 // ldr s4, [x15, #0x10]
+	WORD $0x4e22d403 // fadd v3.4s, v0.4s, v2.4s
 	WORD $0x4e21d480 // fadd v0.4s, v4.4s, v1.4s
-	WORD $0x17ffff4a // b 0x14a0 <k_mul_f16+0x98>
-	WORD $0xbd401204 // ldr s4, [x16, #0x10]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54ffff6b // b.lt 0x1770 <k_mul_f16+0x368>
-	WORD $0x91005203 // add x3, x16, #0x14
-	WORD $0x0d409064 // ld1 { v4.s }[1], [x3]
-	WORD $0x54ffff00 // b.eq 0x1770 <k_mul_f16+0x368>
-	WORD $0x91006203 // add x3, x16, #0x18
-	WORD $0x4d408064 // ld1 { v4.s }[2], [x3]
-	WORD $0x17fffff5 // b 0x1770 <k_mul_f16+0x368>
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x540000cd // b.le 0x17bc <k_mul_f16+0x3b4>
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x3d800202 // str q2, [x16]
-	WORD $0x54000189 // b.ls 0x17e0 <k_mul_f16+0x3d8>
-	WORD $0x3d800600 // str q0, [x16, #0x10]
-	WORD $0x17ffff2d // b 0x146c <k_mul_f16+0x64>
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xbd000202 // str s2, [x16]
-	WORD $0x54ffe52b // b.lt 0x1468 <k_mul_f16+0x60>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d009222 // st1 { v2.s }[1], [x17]
-	WORD $0x54ffe4c0 // b.eq 0x1468 <k_mul_f16+0x60>
-	WORD $0x91002211 // add x17, x16, #0x8
-	WORD $0x4d008222 // st1 { v2.s }[2], [x17]
-	WORD $0x17ffff23 // b 0x1468 <k_mul_f16+0x60>
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0xbd001200 // str s0, [x16, #0x10]
-	WORD $0x54ffe423 // b.lo 0x146c <k_mul_f16+0x64>
-	WORD $0x91005211 // add x17, x16, #0x14
-	WORD $0x0d009220 // st1 { v0.s }[1], [x17]
-	WORD $0x54ffe3c0 // b.eq 0x146c <k_mul_f16+0x64>
-	WORD $0x91006210 // add x16, x16, #0x18
-	WORD $0x4d008200 // st1 { v0.s }[2], [x16]
-	WORD $0x17ffff1b // b 0x146c <k_mul_f16+0x64>
+	WORD $0x17ffff25 // b 0x1494 <k_mul_f16+0x8c>
+	WORD $0xbd4011e4 // ldr s4, [x15, #0x10]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54ffff6b // b.lt 0x17f8 <k_mul_f16+0x3f0>
+	WORD $0x910051e2 // add x2, x15, #0x14
+	WORD $0x0d409044 // ld1 { v4.s }[1], [x2]
+	WORD $0x54ffff00 // b.eq 0x17f8 <k_mul_f16+0x3f0>
+	WORD $0x910061e2 // add x2, x15, #0x18
+	WORD $0x4d408044 // ld1 { v4.s }[2], [x2]
+	WORD $0x17fffff5 // b 0x17f8 <k_mul_f16+0x3f0>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540000cd // b.le 0x1844 <k_mul_f16+0x43c>
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x3d8001e3 // str q3, [x15]
+	WORD $0x54000189 // b.ls 0x1868 <k_mul_f16+0x460>
+	WORD $0x3d8005e0 // str q0, [x15, #0x10]
+	WORD $0x17ffff08 // b 0x1460 <k_mul_f16+0x58>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xbd0001e3 // str s3, [x15]
+	WORD $0x54ffe08b // b.lt 0x145c <k_mul_f16+0x54>
+	WORD $0x910011f0 // add x16, x15, #0x4
+	WORD $0x0d009203 // st1 { v3.s }[1], [x16]
+	WORD $0x54ffe020 // b.eq 0x145c <k_mul_f16+0x54>
+	WORD $0x910021f0 // add x16, x15, #0x8
+	WORD $0x4d008203 // st1 { v3.s }[2], [x16]
+	WORD $0x17fffefe // b 0x145c <k_mul_f16+0x54>
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0xbd0011e0 // str s0, [x15, #0x10]
+	WORD $0x54ffdf83 // b.lo 0x1460 <k_mul_f16+0x58>
+	WORD $0x910051f0 // add x16, x15, #0x14
+	WORD $0x0d009200 // st1 { v0.s }[1], [x16]
+	WORD $0x54ffdf20 // b.eq 0x1460 <k_mul_f16+0x58>
+	WORD $0x910061ef // add x15, x15, #0x18
+	WORD $0x4d0081e0 // st1 { v0.s }[2], [x15]
+	WORD $0x17fffef6 // b 0x1460 <k_mul_f16+0x58>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x5280010b // mov w11, #0x8 // =8
-	WORD $0x14000007 // b 0x182c <k_mul_f16+0x424>
+	WORD $0x14000007 // b 0x18b4 <k_mul_f16+0x4ac>
 	WORD $0xa9007d5f // stp xzr, xzr, [x10]
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0xd1002129 // sub x9, x9, #0x8
 	WORD $0x9100814a // add x10, x10, #0x20
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x5400032c // b.gt 0x188c <k_mul_f16+0x484>
+	WORD $0x5400032c // b.gt 0x1914 <k_mul_f16+0x50c>
 	WORD $0x8b09010c // add x12, x8, x9
 	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400006b // b.lt 0x1840 <k_mul_f16+0x438>
+	WORD $0x5400006b // b.lt 0x18c8 <k_mul_f16+0x4c0>
 	WORD $0xa93f7d5f // stp xzr, xzr, [x10, #-0x10]
-	WORD $0x14000008 // b 0x185c <k_mul_f16+0x454>
+	WORD $0x14000008 // b 0x18e4 <k_mul_f16+0x4dc>
 	WORD $0xf100099f // cmp x12, #0x2
 	WORD $0xb81f015f // stur wzr, [x10, #-0x10]
-	WORD $0x540000ab // b.lt 0x185c <k_mul_f16+0x454>
+	WORD $0x540000ab // b.lt 0x18e4 <k_mul_f16+0x4dc>
 	WORD $0xd100098c // sub x12, x12, #0x2
 	WORD $0xb81f415f // stur wzr, [x10, #-0xc]
-	WORD $0xb400004c // cbz x12, 0x185c <k_mul_f16+0x454>
+	WORD $0xb400004c // cbz x12, 0x18e4 <k_mul_f16+0x4dc>
 	WORD $0xb81f815f // stur wzr, [x10, #-0x8]
 	WORD $0x8b09010c // add x12, x8, x9
 	WORD $0xd100118d // sub x13, x12, #0x4
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x54fffd6c // b.gt 0x1814 <k_mul_f16+0x40c>
+	WORD $0x54fffd6c // b.gt 0x189c <k_mul_f16+0x494>
 	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0xb900015f // str wzr, [x10]
-	WORD $0x54fffd2b // b.lt 0x1818 <k_mul_f16+0x410>
+	WORD $0x54fffd2b // b.lt 0x18a0 <k_mul_f16+0x498>
 	WORD $0xd100198c // sub x12, x12, #0x6
 	WORD $0xb900055f // str wzr, [x10, #0x4]
-	WORD $0xb4fffccc // cbz x12, 0x1818 <k_mul_f16+0x410>
+	WORD $0xb4fffccc // cbz x12, 0x18a0 <k_mul_f16+0x498>
 	WORD $0xb900095f // str wzr, [x10, #0x8]
-	WORD $0x17ffffe4 // b 0x1818 <k_mul_f16+0x410>
+	WORD $0x17ffffe4 // b 0x18a0 <k_mul_f16+0x498>
 	WORD $0xcb0903e9 // neg x9, x9
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x540014aa // b.ge 0x1b28 <k_mul_f16+0x720>
+	WORD $0x540018ea // b.ge 0x1c38 <k_mul_f16+0x830>
 	WORD $0xf940140a // ldr x10, [x0, #0x28]
 	WORD $0xa9402c0c // ldp x12, x11, [x0]
-	WORD $0x5280200f // mov w15, #0x100 // =256
 	WORD $0x8b0a054d // add x13, x10, x10, lsl #1
 	WORD $0x9100416e // add x14, x11, #0x10
-	WORD $0x910401ad // add x13, x13, #0x100
-	WORD $0x14000007 // b 0x18cc <k_mul_f16+0x4c4>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d009220 // st1 { v0.s }[1], [x17]
-	WORD $0xbd000200 // str s0, [x16]
+	WORD $0x14000007 // b 0x194c <k_mul_f16+0x544>
+	WORD $0x910011f0 // add x16, x15, #0x4
+	WORD $0x0d009200 // st1 { v0.s }[1], [x16]
+	WORD $0xbd0001e0 // str s0, [x15]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5400130a // b.ge 0x1b28 <k_mul_f16+0x720>
-	WORD $0x8b090990 // add x16, x12, x9, lsl #2
+	WORD $0x5400178a // b.ge 0x1c38 <k_mul_f16+0x830>
+	WORD $0x8b09098f // add x15, x12, x9, lsl #2
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0xcb090111 // sub x17, x8, x9
-	WORD $0x540010cb // b.lt 0x1af0 <k_mul_f16+0x6e8>
-	WORD $0x9b097d41 // mul x1, x10, x9
+	WORD $0xcb090110 // sub x16, x8, x9
+	WORD $0x5400154b // b.lt 0x1c00 <k_mul_f16+0x7f8>
+	WORD $0x9b097d51 // mul x17, x10, x9
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0x14000006 // b 0x1900 <k_mul_f16+0x4f8>
-	WORD $0x3dc00201 // ldr q1, [x16]
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x14000006 // b 0x1980 <k_mul_f16+0x578>
+	WORD $0x3dc001e1 // ldr q1, [x15]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0x4ea01c01 // mov v1.16b, v0.16b
-	WORD $0xeb0a005f // cmp x2, x10
-	WORD $0x54000fca // b.ge 0x1af4 <k_mul_f16+0x6ec>
-	WORD $0xcb020144 // sub x4, x10, x2
+	WORD $0xeb0a003f // cmp x1, x10
+	WORD $0x5400144a // b.ge 0x1c04 <k_mul_f16+0x7fc>
+	WORD $0xcb010143 // sub x3, x10, x1
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x91040045 // add x5, x2, #0x100
-	WORD $0xf104009f // cmp x4, #0x100
-	WORD $0x91008054 // add x20, x2, #0x20
-	WORD $0xaa0203e3 // mov x3, x2
-	WORD $0x9a85b144 // csel x4, x10, x5, lt
-	WORD $0xeb04029f // cmp x20, x4
-	WORD $0x54000a0c // b.gt 0x1a60 <k_mul_f16+0x658>
-	WORD $0xa9411402 // ldp x2, x5, [x0, #0x10]
-	WORD $0x8b0309c7 // add x7, x14, x3, lsl #2
-	WORD $0x8b010446 // add x6, x2, x1, lsl #1
-	WORD $0x910200b3 // add x19, x5, #0x80
-	WORD $0xaa0303e2 // mov x2, x3
-	WORD $0xaa0203f5 // mov x21, x2
-	WORD $0xaa1403e2 // mov x2, x20
-	WORD $0xaa0503f7 // mov x23, x5
-	WORD $0x910402b6 // add x22, x21, #0x100
-	WORD $0x8b1504d4 // add x20, x6, x21, lsl #1
-	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x52800036 // mov w22, #0x1 // =1
-	WORD $0x9a8db1f5 // csel x21, x15, x13, lt
-	WORD $0xeb1102df // cmp x22, x17
-	WORD $0xad410e82 // ldp q2, q3, [x20, #0x20]
-	WORD $0xad401285 // ldp q5, q4, [x20]
-	WORD $0x9a9fb159 // csel x25, x10, xzr, lt
-	WORD $0x8b150698 // add x24, x20, x21, lsl #1
-	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0x8b190694 // add x20, x20, x25, lsl #1
-	WORD $0xf10016df // cmp x22, #0x5
-	WORD $0xad010ee2 // stp q2, q3, [x23, #0x20]
-	WORD $0xac8212e5 // stp q5, q4, [x23], #0x40
-	WORD $0xf9800300 // prfm pldl1keep, [x24]
-	WORD $0x54fffea1 // b.ne 0x1958 <k_mul_f16+0x550>
-	WORD $0x92800074 // mov x20, #-0x4 // =-4
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0xaa1303f6 // mov x22, x19
-	WORD $0x3cd802c2 // ldur q2, [x22, #-0x80]
-	WORD $0x3cdc02c3 // ldur q3, [x22, #-0x40]
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3dc002c4 // ldr q4, [x22]
-	WORD $0x3dc012c5 // ldr q5, [x22, #0x40]
-	WORD $0xf100329f // cmp x20, #0xc
+	WORD $0x91040024 // add x4, x1, #0x100
+	WORD $0xf104007f // cmp x3, #0x100
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0x9a84b143 // csel x3, x10, x4, lt
+	WORD $0x91008024 // add x4, x1, #0x20
+	WORD $0xeb03009f // cmp x4, x3
+	WORD $0x540004ad // b.le 0x1a34 <k_mul_f16+0x62c>
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x540002aa // b.ge 0x19fc <k_mul_f16+0x5f4>
+	WORD $0xa9411005 // ldp x5, x4, [x0, #0x10]
+	WORD $0x8b1104a5 // add x5, x5, x17, lsl #1
+	WORD $0x8b0104a6 // add x6, x5, x1, lsl #1
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x794000d3 // ldrh w19, [x6]
+	WORD $0xb8277893 // str w19, [x4, x7, lsl #2]
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0xeb1000ff // cmp x7, x16
+	WORD $0x9a9fb153 // csel x19, x10, xzr, lt
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0x8b1304c6 // add x6, x6, x19, lsl #1
+	WORD $0x54ffff21 // b.ne 0x19bc <k_mul_f16+0x5b4>
+	WORD $0x3dc00082 // ldr q2, [x4]
+	WORD $0xbc617963 // ldr s3, [x11, x1, lsl #2]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x0e612842 // xtn v2.4h, v2.4s
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x54fffdeb // b.lt 0x19b4 <k_mul_f16+0x5ac>
+	WORD $0xb5fffba2 // cbnz x2, 0x1970 <k_mul_f16+0x568>
+	WORD $0xf9401802 // ldr x2, [x0, #0x30]
+	WORD $0xb4fffb82 // cbz x2, 0x1974 <k_mul_f16+0x56c>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fffb0c // b.gt 0x196c <k_mul_f16+0x564>
+	WORD $0xbd4001e1 // ldr s1, [x15]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fffacb // b.lt 0x1970 <k_mul_f16+0x568>
+	WORD $0x910011e2 // add x2, x15, #0x4
+	WORD $0x0d409041 // ld1 { v1.s }[1], [x2]
+	WORD $0x54fffa60 // b.eq 0x1970 <k_mul_f16+0x568>
+	WORD $0x910021e2 // add x2, x15, #0x8
+	WORD $0x4d408041 // ld1 { v1.s }[2], [x2]
+	WORD $0x17ffffd0 // b 0x1970 <k_mul_f16+0x568>
+	WORD $0xf9400801 // ldr x1, [x0, #0x10]
+	WORD $0x8b110424 // add x4, x1, x17, lsl #1
+	WORD $0xaa0203e1 // mov x1, x2
+	WORD $0x14000004 // b 0x1a50 <k_mul_f16+0x648>
+	WORD $0x91008025 // add x5, x1, #0x20
+	WORD $0xeb0300bf // cmp x5, x3
+	WORD $0x54fffacc // b.gt 0x19a4 <k_mul_f16+0x59c>
+	WORD $0xcb010074 // sub x20, x3, x1
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0xf102029f // cmp x20, #0x80
+	WORD $0x540001ea // b.ge 0x1a98 <k_mul_f16+0x690>
+	WORD $0x91007e81 // add x1, x20, #0x1f
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x8b060487 // add x7, x4, x6, lsl #1
+	WORD $0x9a94b021 // csel x1, x1, x20, lt
+	WORD $0x927be833 // and x19, x1, #0xffffffffffffffe0
+	WORD $0xd345fc25 // lsr x5, x1, #5
+	WORD $0x8b060261 // add x1, x19, x6
+	WORD $0x8b0518e5 // add x5, x7, x5, lsl #6
+	WORD $0xeb0a003f // cmp x1, x10
+	WORD $0x9a8db3f5 // csel x21, xzr, x13, lt
+	WORD $0xf100829f // cmp x20, #0x20
+	WORD $0x8b1504a5 // add x5, x5, x21, lsl #1
+	WORD $0x5400012a // b.ge 0x1ab4 <k_mul_f16+0x6ac>
+	WORD $0x1400001b // b 0x1b00 <k_mul_f16+0x6f8>
+	WORD $0x910200c1 // add x1, x6, #0x80
+	WORD $0x8b060487 // add x7, x4, x6, lsl #1
+	WORD $0x52801013 // mov w19, #0x80 // =128
+	WORD $0xeb0a003f // cmp x1, x10
+	WORD $0x9a8db3e5 // csel x5, xzr, x13, lt
+	WORD $0x8b0504e5 // add x5, x7, x5, lsl #1
+	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xaa0703f7 // mov x23, x7
+	WORD $0xaa1403f8 // mov x24, x20
+	WORD $0xad410ee2 // ldp q2, q3, [x23, #0x20]
+	WORD $0x910082d6 // add x22, x22, #0x20
+	WORD $0xacc212e5 // ldp q5, q4, [x23], #0x40
+	WORD $0xeb1302df // cmp x22, x19
+	WORD $0xad010f02 // stp q2, q3, [x24, #0x20]
+	WORD $0xac821305 // stp q5, q4, [x24], #0x40
+	WORD $0x54ffff4b // b.lt 0x1ac8 <k_mul_f16+0x6c0>
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0x91040294 // add x20, x20, #0x100
+	WORD $0xeb1002bf // cmp x21, x16
+	WORD $0x9a9fb156 // csel x22, x10, xzr, lt
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x8b1604e7 // add x7, x7, x22, lsl #1
+	WORD $0x54fffe01 // b.ne 0x1abc <k_mul_f16+0x6b4>
+	WORD $0x9341fe67 // asr x7, x19, #1
+	WORD $0xf10004f4 // subs x20, x7, #0x1
+	WORD $0x54fff9eb // b.lt 0x1a44 <k_mul_f16+0x63c>
+	WORD $0xd342fe95 // lsr x21, x20, #2
+	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
+	WORD $0x8b0609c6 // add x6, x14, x6, lsl #2
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xd342fe76 // lsr x22, x19, #2
+	WORD $0x927a04f7 // and x23, x7, #0xc0
+	WORD $0x91000673 // add x19, x19, #0x1
+	WORD $0xeb1302bf // cmp x21, x19
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0x9b0a7ed6 // mul x22, x22, x10
+	WORD $0x8b1604b6 // add x22, x5, x22, lsl #1
+	WORD $0x8b1702d6 // add x22, x22, x23
+	WORD $0xf98002c0 // prfm pldl1keep, [x22]
+	WORD $0x3dc00282 // ldr q2, [x20]
+	WORD $0x3dc04283 // ldr q3, [x20, #0x100]
+	WORD $0x3dc08284 // ldr q4, [x20, #0x200]
+	WORD $0x3dc0c285 // ldr q5, [x20, #0x300]
+	WORD $0x91004294 // add x20, x20, #0x10
 	WORD $0x4e833846 // zip1 v6.4s, v2.4s, v3.4s
 	WORD $0x4e837842 // zip2 v2.4s, v2.4s, v3.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
 	WORD $0x4e853887 // zip1 v7.4s, v4.4s, v5.4s
 	WORD $0x4e857883 // zip2 v3.4s, v4.4s, v5.4s
 	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
@@ -1673,21 +1780,21 @@ TEXT ·fewNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea21c50 // mov v16.16b, v2.16b
 	WORD $0x4ec37842 // zip2 v2.2d, v2.2d, v3.2d
 	WORD $0x0e217a27 // fcvtl v7.4s, v17.4h
-	WORD $0x2d7e12b1 // ldp s17, s4, [x21, #-0x10]
+	WORD $0x2d7e10d1 // ldp s17, s4, [x6, #-0x10]
 	WORD $0x6e180470 // mov v16.d[1], v3.d[0]
 	WORD $0x4f9110e0 // fmla v0.4s, v7.4s, v17.s[0]
 	WORD $0x0e6128c7 // xtn v7.4h, v6.4s
 	WORD $0x4f8410a0 // fmla v0.4s, v5.4s, v4.s[0]
 	WORD $0x0e2178e4 // fcvtl v4.4s, v7.4h
 	WORD $0x0f1084c5 // shrn v5.4h, v6.4s, #0x10
-	WORD $0x2d7f1ea6 // ldp s6, s7, [x21, #-0x8]
+	WORD $0x2d7f1cc6 // ldp s6, s7, [x6, #-0x8]
 	WORD $0x4f861080 // fmla v0.4s, v4.4s, v6.s[0]
 	WORD $0x0e2178a4 // fcvtl v4.4s, v5.4h
 	WORD $0x0e612a05 // xtn v5.4h, v16.4s
 	WORD $0x4f871080 // fmla v0.4s, v4.4s, v7.s[0]
 	WORD $0x0e2178a3 // fcvtl v3.4s, v5.4h
 	WORD $0x0f108604 // shrn v4.4h, v16.4s, #0x10
-	WORD $0x2d401aa5 // ldp s5, s6, [x21]
+	WORD $0x2d4018c5 // ldp s5, s6, [x6]
 	WORD $0x4f851060 // fmla v0.4s, v3.4s, v5.s[0]
 	WORD $0x0e217883 // fcvtl v3.4s, v4.4h
 	WORD $0x0e612844 // xtn v4.4h, v2.4s
@@ -1695,426 +1802,492 @@ TEXT ·fewNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861060 // fmla v0.4s, v3.4s, v6.s[0]
 	WORD $0x0e217883 // fcvtl v3.4s, v4.4h
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x2d4116a4 // ldp s4, s5, [x21, #0x8]
-	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x2d4114c4 // ldp s4, s5, [x6, #0x8]
+	WORD $0x910080c6 // add x6, x6, #0x20
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
 	WORD $0x4f851040 // fmla v0.4s, v2.4s, v5.s[0]
-	WORD $0x54fffa43 // b.lo 0x1994 <k_mul_f16+0x58c>
-	WORD $0x91008054 // add x20, x2, #0x20
-	WORD $0x910200e7 // add x7, x7, #0x80
-	WORD $0xeb04029f // cmp x20, x4
-	WORD $0x54fff6ed // b.le 0x1938 <k_mul_f16+0x530>
-	WORD $0xeb04005f // cmp x2, x4
-	WORD $0x540002aa // b.ge 0x1ab8 <k_mul_f16+0x6b0>
-	WORD $0xa9411406 // ldp x6, x5, [x0, #0x10]
-	WORD $0x8b0104c6 // add x6, x6, x1, lsl #1
-	WORD $0x8b0204c7 // add x7, x6, x2, lsl #1
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x794000f4 // ldrh w20, [x7]
-	WORD $0xb83378b4 // str w20, [x5, x19, lsl #2]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xeb11027f // cmp x19, x17
-	WORD $0x9a9fb154 // csel x20, x10, xzr, lt
-	WORD $0xf100127f // cmp x19, #0x4
-	WORD $0x8b1404e7 // add x7, x7, x20, lsl #1
-	WORD $0x54ffff21 // b.ne 0x1a78 <k_mul_f16+0x670>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xbc627963 // ldr s3, [x11, x2, lsl #2]
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0xeb04005f // cmp x2, x4
-	WORD $0x0e612842 // xtn v2.4h, v2.4s
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x54fffdeb // b.lt 0x1a70 <k_mul_f16+0x668>
-	WORD $0xb5fff1c3 // cbnz x3, 0x18f0 <k_mul_f16+0x4e8>
-	WORD $0xf9401803 // ldr x3, [x0, #0x30]
-	WORD $0xb4fff1a3 // cbz x3, 0x18f4 <k_mul_f16+0x4ec>
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54fff12c // b.gt 0x18ec <k_mul_f16+0x4e4>
-	WORD $0xbd400201 // ldr s1, [x16]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fff0eb // b.lt 0x18f0 <k_mul_f16+0x4e8>
-	WORD $0x91001203 // add x3, x16, #0x4
-	WORD $0x0d409061 // ld1 { v1.s }[1], [x3]
-	WORD $0x54fff080 // b.eq 0x18f0 <k_mul_f16+0x4e8>
-	WORD $0x91002203 // add x3, x16, #0x8
-	WORD $0x4d408061 // ld1 { v1.s }[2], [x3]
-	WORD $0x17ffff81 // b 0x18f0 <k_mul_f16+0x4e8>
+	WORD $0x54fff961 // b.ne 0x1b24 <k_mul_f16+0x71c>
+	WORD $0x17ffff92 // b 0x1a44 <k_mul_f16+0x63c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x540000cb // b.lt 0x1b10 <k_mul_f16+0x708>
-	WORD $0x3d800200 // str q0, [x16]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x540000cb // b.lt 0x1c20 <k_mul_f16+0x818>
+	WORD $0x3d8001e0 // str q0, [x15]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffee2b // b.lt 0x18cc <k_mul_f16+0x4c4>
-	WORD $0x14000007 // b 0x1b28 <k_mul_f16+0x720>
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54ffed4b // b.lt 0x18bc <k_mul_f16+0x4b4>
-	WORD $0x54ffece0 // b.eq 0x18b4 <k_mul_f16+0x4ac>
-	WORD $0x91002211 // add x17, x16, #0x8
-	WORD $0x4d008220 // st1 { v0.s }[2], [x17]
-	WORD $0x17ffff64 // b 0x18b4 <k_mul_f16+0x4ac>
-	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xf94013f9 // ldr x25, [sp, #0x20]
-	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
-	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
+	WORD $0x54ffe9ab // b.lt 0x194c <k_mul_f16+0x544>
+	WORD $0x14000007 // b 0x1c38 <k_mul_f16+0x830>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54ffe8cb // b.lt 0x193c <k_mul_f16+0x534>
+	WORD $0x54ffe860 // b.eq 0x1934 <k_mul_f16+0x52c>
+	WORD $0x910021f0 // add x16, x15, #0x8
+	WORD $0x4d008200 // st1 { v0.s }[2], [x16]
+	WORD $0x17ffff40 // b 0x1934 <k_mul_f16+0x52c>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
+	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
 	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
-	WORD $0x6cc62beb // ldp d11, d10, [sp], #0x60
+	WORD $0x6cc52beb // ldp d11, d10, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// mul_bf16
-	WORD $0x6db933ed // stp d13, d12, [sp, #-0x70]!
+	WORD $0x6dba33ed // stp d13, d12, [sp, #-0x60]!
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x6d012beb // stp d11, d10, [sp, #0x10]
 	WORD $0x6d0223e9 // stp d9, d8, [sp, #0x20]
 	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0xf9001bf9 // str x25, [sp, #0x30]
-	WORD $0xa9045ff8 // stp x24, x23, [sp, #0x40]
-	WORD $0xa90557f6 // stp x22, x21, [sp, #0x50]
-	WORD $0xa9064ff4 // stp x20, x19, [sp, #0x60]
-	WORD $0x5400006a // b.ge 0x1b74 <k_mul_bf16+0x30>
+	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
+	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
+	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
+	WORD $0x5400006a // b.ge 0x1c7c <k_mul_bf16+0x2c>
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x14000107 // b 0x1f8c <k_mul_bf16+0x448>
+	WORD $0x1400012a // b 0x2120 <k_mul_bf16+0x4d0>
 	WORD $0xf940140b // ldr x11, [x0, #0x28]
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0x54001c0d // b.le 0x1f00 <k_mul_bf16+0x3bc>
-	WORD $0xd37df16d // lsl x13, x11, #3
+	WORD $0x5400206d // b.le 0x2094 <k_mul_bf16+0x444>
 	WORD $0x6f06e580 // movi v0.2d, #0xffff0000ffff0000
 	WORD $0xf940040c // ldr x12, [x0, #0x8]
+	WORD $0xd37df16d // lsl x13, x11, #3
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x52800103 // mov w3, #0x8 // =8
-	WORD $0x5280200f // mov w15, #0x100 // =256
+	WORD $0x52800102 // mov w2, #0x8 // =8
 	WORD $0xcb0b01ad // sub x13, x13, x11
 	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x910401ad // add x13, x13, #0x100
-	WORD $0x14000005 // b 0x1bbc <k_mul_bf16+0x78>
-	WORD $0xbd001201 // str s1, [x16, #0x10]
-	WORD $0x91002123 // add x3, x9, #0x8
-	WORD $0xeb08007f // cmp x3, x8
-	WORD $0x54001eac // b.gt 0x1f8c <k_mul_bf16+0x448>
-	WORD $0x9b097d61 // mul x1, x11, x9
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x8b090950 // add x16, x10, x9, lsl #2
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xcb090111 // sub x17, x8, x9
-	WORD $0xaa0303e9 // mov x9, x3
-	WORD $0x14000005 // b 0x1bec <k_mul_bf16+0xa8>
-	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0x4e22d421 // fadd v1.4s, v1.4s, v2.4s
-	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x540015aa // b.ge 0x1e9c <k_mul_bf16+0x358>
-	WORD $0xcb020164 // sub x4, x11, x2
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x14000005 // b 0x1cbc <k_mul_bf16+0x6c>
+	WORD $0xbd0011e1 // str s1, [x15, #0x10]
+	WORD $0x91002122 // add x2, x9, #0x8
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x5400234c // b.gt 0x2120 <k_mul_bf16+0x4d0>
+	WORD $0x9b097d71 // mul x17, x11, x9
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x91040045 // add x5, x2, #0x100
-	WORD $0xf104009f // cmp x4, #0x100
-	WORD $0x91008054 // add x20, x2, #0x20
-	WORD $0x9a85b164 // csel x4, x11, x5, lt
-	WORD $0xaa0203e3 // mov x3, x2
-	WORD $0xeb04029f // cmp x20, x4
-	WORD $0x54000d4c // b.gt 0x1db8 <k_mul_bf16+0x274>
-	WORD $0xa9411402 // ldp x2, x5, [x0, #0x10]
-	WORD $0x8b0309c7 // add x7, x14, x3, lsl #2
-	WORD $0x8b010446 // add x6, x2, x1, lsl #1
-	WORD $0x910400b3 // add x19, x5, #0x100
-	WORD $0xaa0303e2 // mov x2, x3
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b09094f // add x15, x10, x9, lsl #2
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xcb090110 // sub x16, x8, x9
+	WORD $0xaa0203e9 // mov x9, x2
+	WORD $0x14000005 // b 0x1cec <k_mul_bf16+0x9c>
+	WORD $0x4e23d484 // fadd v4.4s, v4.4s, v3.4s
+	WORD $0x4e22d421 // fadd v1.4s, v1.4s, v2.4s
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x54001a4a // b.ge 0x2030 <k_mul_bf16+0x3e0>
+	WORD $0xcb010163 // sub x3, x11, x1
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x91040024 // add x4, x1, #0x100
+	WORD $0xf104007f // cmp x3, #0x100
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0x9a84b163 // csel x3, x11, x4, lt
+	WORD $0x91008024 // add x4, x1, #0x20
+	WORD $0xeb03009f // cmp x4, x3
+	WORD $0x5400044d // b.le 0x1d98 <k_mul_bf16+0x148>
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x540002ca // b.ge 0x1d70 <k_mul_bf16+0x120>
+	WORD $0xa9411005 // ldp x5, x4, [x0, #0x10]
+	WORD $0x8b1104a5 // add x5, x5, x17, lsl #1
+	WORD $0x8b0104a6 // add x6, x5, x1, lsl #1
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x794000d3 // ldrh w19, [x6]
+	WORD $0xb8277893 // str w19, [x4, x7, lsl #2]
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0xeb1000ff // cmp x7, x16
+	WORD $0x9a9fb173 // csel x19, x11, xzr, lt
+	WORD $0xf10020ff // cmp x7, #0x8
+	WORD $0x8b1304c6 // add x6, x6, x19, lsl #1
+	WORD $0x54ffff21 // b.ne 0x1d2c <k_mul_bf16+0xdc>
+	WORD $0xad401885 // ldp q5, q6, [x4]
+	WORD $0xbc617987 // ldr s7, [x12, x1, lsl #2]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x4f3054a5 // shl v5.4s, v5.4s, #0x10
+	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
+	WORD $0x4f8710a3 // fmla v3.4s, v5.4s, v7.s[0]
+	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
+	WORD $0x54fffdcb // b.lt 0x1d24 <k_mul_bf16+0xd4>
+	WORD $0xb5fffb62 // cbnz x2, 0x1cdc <k_mul_bf16+0x8c>
+	WORD $0xf9401802 // ldr x2, [x0, #0x30]
+	WORD $0xb40012c2 // cbz x2, 0x1fd0 <k_mul_bf16+0x380>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540012ed // b.le 0x1fdc <k_mul_bf16+0x38c>
+	WORD $0x3dc001e1 // ldr q1, [x15]
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x54001409 // b.ls 0x200c <k_mul_bf16+0x3bc>
+	WORD $0x3dc005e5 // ldr q5, [x15, #0x10]
+	WORD $0x1400009b // b 0x2000 <k_mul_bf16+0x3b0>
+	WORD $0xf9400801 // ldr x1, [x0, #0x10]
 	WORD $0xaa0203f5 // mov x21, x2
-	WORD $0xaa1403e2 // mov x2, x20
-	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x910402b6 // add x22, x21, #0x100
-	WORD $0x8b1504d4 // add x20, x6, x21, lsl #1
-	WORD $0xeb0b02df // cmp x22, x11
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x9a8db1f5 // csel x21, x15, x13, lt
-	WORD $0xeb1102ff // cmp x23, x17
-	WORD $0xad411a85 // ldp q5, q6, [x20, #0x20]
-	WORD $0xad401e90 // ldp q16, q7, [x20]
-	WORD $0x9a9fb179 // csel x25, x11, xzr, lt
-	WORD $0x8b150698 // add x24, x20, x21, lsl #1
-	WORD $0x910006f7 // add x23, x23, #0x1
-	WORD $0x8b190694 // add x20, x20, x25, lsl #1
-	WORD $0xf10026ff // cmp x23, #0x9
-	WORD $0xad011ac5 // stp q5, q6, [x22, #0x20]
-	WORD $0xac821ed0 // stp q16, q7, [x22], #0x40
-	WORD $0xf9800300 // prfm pldl1keep, [x24]
-	WORD $0x54fffea1 // b.ne 0x1c48 <k_mul_bf16+0x104>
-	WORD $0x92800074 // mov x20, #-0x4 // =-4
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0x3cd002a5 // ldur q5, [x21, #-0x100]
-	WORD $0x3cd402a6 // ldur q6, [x21, #-0xc0]
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3cd802a7 // ldur q7, [x21, #-0x80]
-	WORD $0x3cdc02b0 // ldur q16, [x21, #-0x40]
-	WORD $0xf100329f // cmp x20, #0xc
-	WORD $0x2d7e5ed8 // ldp s24, s23, [x22, #-0x10]
-	WORD $0x4e8638bd // zip1 v29.4s, v5.4s, v6.4s
-	WORD $0x2d7f56d6 // ldp s22, s21, [x22, #-0x8]
-	WORD $0x4e9038ff // zip1 v31.4s, v7.4s, v16.4s
-	WORD $0x2d404ed4 // ldp s20, s19, [x22]
-	WORD $0x4e8678a5 // zip2 v5.4s, v5.4s, v6.4s
-	WORD $0x2d4146d2 // ldp s18, s17, [x22, #0x8]
-	WORD $0x3dc002b9 // ldr q25, [x21]
-	WORD $0x3dc012ba // ldr q26, [x21, #0x40]
+	WORD $0x8b110424 // add x4, x1, x17, lsl #1
+	WORD $0x14000005 // b 0x1db8 <k_mul_bf16+0x168>
+	WORD $0x91008025 // add x5, x1, #0x20
+	WORD $0xaa0103f5 // mov x21, x1
+	WORD $0xeb0300bf // cmp x5, x3
+	WORD $0x54fffb0c // b.gt 0x1d14 <k_mul_bf16+0xc4>
+	WORD $0xcb150073 // sub x19, x3, x21
+	WORD $0xf102027f // cmp x19, #0x80
+	WORD $0x540001ea // b.ge 0x1dfc <k_mul_bf16+0x1ac>
+	WORD $0x91007e61 // add x1, x19, #0x1f
+	WORD $0xf100027f // cmp x19, #0x0
+	WORD $0x8b150486 // add x6, x4, x21, lsl #1
+	WORD $0x9a93b021 // csel x1, x1, x19, lt
+	WORD $0x927be827 // and x7, x1, #0xffffffffffffffe0
+	WORD $0xd345fc25 // lsr x5, x1, #5
+	WORD $0x8b1500e1 // add x1, x7, x21
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x9a8db3f4 // csel x20, xzr, x13, lt
+	WORD $0xf1007e7f // cmp x19, #0x1f
+	WORD $0x8b1404a5 // add x5, x5, x20, lsl #1
+	WORD $0x5400012c // b.gt 0x1e18 <k_mul_bf16+0x1c8>
+	WORD $0x1400001b // b 0x1e64 <k_mul_bf16+0x214>
+	WORD $0x910202a1 // add x1, x21, #0x80
+	WORD $0x8b150486 // add x6, x4, x21, lsl #1
+	WORD $0x52801007 // mov w7, #0x80 // =128
+	WORD $0xeb0b003f // cmp x1, x11
+	WORD $0x9a8db3e5 // csel x5, xzr, x13, lt
+	WORD $0x8b0504c5 // add x5, x6, x5, lsl #1
+	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0xf9400c13 // ldr x19, [x0, #0x18]
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xaa0603f7 // mov x23, x6
+	WORD $0xaa1303f8 // mov x24, x19
+	WORD $0xad411ae5 // ldp q5, q6, [x23, #0x20]
+	WORD $0x910082d6 // add x22, x22, #0x20
+	WORD $0xacc21ef0 // ldp q16, q7, [x23], #0x40
+	WORD $0xeb0702df // cmp x22, x7
+	WORD $0xad011b05 // stp q5, q6, [x24, #0x20]
+	WORD $0xac821f10 // stp q16, q7, [x24], #0x40
+	WORD $0x54ffff4b // b.lt 0x1e2c <k_mul_bf16+0x1dc>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x91040273 // add x19, x19, #0x100
+	WORD $0xeb10029f // cmp x20, x16
+	WORD $0x9a9fb176 // csel x22, x11, xzr, lt
+	WORD $0xf100229f // cmp x20, #0x8
+	WORD $0x8b1604c6 // add x6, x6, x22, lsl #1
+	WORD $0x54fffe01 // b.ne 0x1e20 <k_mul_bf16+0x1d0>
+	WORD $0x9341fce6 // asr x6, x7, #1
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x54fff9ed // b.le 0x1da8 <k_mul_bf16+0x158>
+	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
+	WORD $0x8b1509d5 // add x21, x14, x21, lsl #2
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xd342fe77 // lsr x23, x19, #2
+	WORD $0x927900f8 // and x24, x7, #0x80
+	WORD $0x910012d6 // add x22, x22, #0x4
+	WORD $0x91000a73 // add x19, x19, #0x2
+	WORD $0xeb0602df // cmp x22, x6
+	WORD $0x910200e7 // add x7, x7, #0x80
+	WORD $0x9b0b7ef7 // mul x23, x23, x11
+	WORD $0x8b1704b7 // add x23, x5, x23, lsl #1
+	WORD $0x8b1802f7 // add x23, x23, x24
+	WORD $0xf98002e0 // prfm pldl1keep, [x23]
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0x3dc04287 // ldr q7, [x20, #0x100]
+	WORD $0x3dc08290 // ldr q16, [x20, #0x200]
+	WORD $0x3dc0c291 // ldr q17, [x20, #0x300]
+	WORD $0x4e8738bd // zip1 v29.4s, v5.4s, v7.4s
+	WORD $0x2d7e5eb8 // ldp s24, s23, [x21, #-0x10]
+	WORD $0x2d7f56b6 // ldp s22, s21, [x21, #-0x8]
+	WORD $0x4e913a1e // zip1 v30.4s, v16.4s, v17.4s
+	WORD $0x2d404eb4 // ldp s20, s19, [x21]
+	WORD $0x4e8778a5 // zip2 v5.4s, v5.4s, v7.4s
+	WORD $0x2d411ab2 // ldp s18, s6, [x21, #0x8]
+	WORD $0xf98022e0 // prfm pldl1keep, [x23, #0x40]
+	WORD $0x3dc10299 // ldr q25, [x20, #0x400]
+	WORD $0x3dc1429a // ldr q26, [x20, #0x500]
+	WORD $0x3dc1829b // ldr q27, [x20, #0x600]
+	WORD $0x3dc1c29c // ldr q28, [x20, #0x700]
 	WORD $0x4ebd1fa9 // mov v9.16b, v29.16b
-	WORD $0x3dc022bb // ldr q27, [x21, #0x80]
-	WORD $0x3dc032bc // ldr q28, [x21, #0xc0]
-	WORD $0x4edf7bbd // zip2 v29.2d, v29.2d, v31.2d
-	WORD $0x4e9a3b3e // zip1 v30.4s, v25.4s, v26.4s
-	WORD $0x4e9078e6 // zip2 v6.4s, v7.4s, v16.4s
-	WORD $0x4e9a7b30 // zip2 v16.4s, v25.4s, v26.4s
+	WORD $0x4e9a3b3f // zip1 v31.4s, v25.4s, v26.4s
+	WORD $0x4ede7bbd // zip2 v29.2d, v29.2d, v30.2d
+	WORD $0x4e917a07 // zip2 v7.4s, v16.4s, v17.4s
 	WORD $0x4e9c3b68 // zip1 v8.4s, v27.4s, v28.4s
-	WORD $0x6e1807e9 // mov v9.d[1], v31.d[0]
-	WORD $0x910042b5 // add x21, x21, #0x10
-	WORD $0x4f3057a7 // shl v7.4s, v29.4s, #0x10
-	WORD $0x4ebe1fca // mov v10.16b, v30.16b
+	WORD $0x4e9a7b30 // zip2 v16.4s, v25.4s, v26.4s
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0x6e1807c9 // mov v9.d[1], v30.d[0]
+	WORD $0x4ebf1fea // mov v10.16b, v31.16b
+	WORD $0x4f3057b1 // shl v17.4s, v29.4s, #0x10
+	WORD $0x4ec87bff // zip2 v31.2d, v31.2d, v8.2d
 	WORD $0x4f30552b // shl v11.4s, v9.4s, #0x10
-	WORD $0x4e201d3f // and v31.16b, v9.16b, v0.16b
-	WORD $0x4ec87bde // zip2 v30.2d, v30.2d, v8.2d
+	WORD $0x4e201d3e // and v30.16b, v9.16b, v0.16b
 	WORD $0x6e18050a // mov v10.d[1], v8.d[0]
-	WORD $0x4f981164 // fmla v4.4s, v11.4s, v24.s[0]
-	WORD $0x2d7e62cd // ldp s13, s24, [x22, #-0x10]
-	WORD $0x4e201fda // and v26.16b, v30.16b, v0.16b
+	WORD $0x4f981163 // fmla v3.4s, v11.4s, v24.s[0]
+	WORD $0x2d7e62ad // ldp s13, s24, [x21, #-0x10]
+	WORD $0x4e201ffa // and v26.16b, v31.16b, v0.16b
 	WORD $0x4f30554c // shl v12.4s, v10.4s, #0x10
-	WORD $0x4e201d49 // and v9.16b, v10.16b, v0.16b
-	WORD $0x4f9713e4 // fmla v4.4s, v31.4s, v23.s[0]
+	WORD $0x4e201d48 // and v8.16b, v10.16b, v0.16b
+	WORD $0x4f9713c3 // fmla v3.4s, v30.4s, v23.s[0]
 	WORD $0x4e9c7b77 // zip2 v23.4s, v27.4s, v28.4s
 	WORD $0x4f8d1182 // fmla v2.4s, v12.4s, v13.s[0]
-	WORD $0x4f9610e4 // fmla v4.4s, v7.4s, v22.s[0]
-	WORD $0x2d7f5ad9 // ldp s25, s22, [x22, #-0x8]
-	WORD $0x4ea51ca7 // mov v7.16b, v5.16b
-	WORD $0x4ec678a5 // zip2 v5.2d, v5.2d, v6.2d
-	WORD $0x4f981122 // fmla v2.4s, v9.4s, v24.s[0]
-	WORD $0x4f3057d8 // shl v24.4s, v30.4s, #0x10
-	WORD $0x6e1804c7 // mov v7.d[1], v6.d[0]
+	WORD $0x4f961223 // fmla v3.4s, v17.4s, v22.s[0]
+	WORD $0x2d7f46b9 // ldp s25, s17, [x21, #-0x8]
+	WORD $0x4f981102 // fmla v2.4s, v8.4s, v24.s[0]
+	WORD $0x4f3057f8 // shl v24.4s, v31.4s, #0x10
+	WORD $0x4ea51cb6 // mov v22.16b, v5.16b
+	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
+	WORD $0x6e1804f6 // mov v22.d[1], v7.d[0]
 	WORD $0x4f991302 // fmla v2.4s, v24.4s, v25.s[0]
 	WORD $0x4eb01e18 // mov v24.16b, v16.16b
 	WORD $0x4e201fb9 // and v25.16b, v29.16b, v0.16b
 	WORD $0x4ed77a10 // zip2 v16.2d, v16.2d, v23.2d
 	WORD $0x6e1806f8 // mov v24.d[1], v23.d[0]
-	WORD $0x4f951324 // fmla v4.4s, v25.4s, v21.s[0]
-	WORD $0x4f3054f5 // shl v21.4s, v7.4s, #0x10
-	WORD $0x4f961342 // fmla v2.4s, v26.4s, v22.s[0]
-	WORD $0x2d401ad9 // ldp s25, s6, [x22]
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x4f305716 // shl v22.4s, v24.4s, #0x10
-	WORD $0x4f9412a4 // fmla v4.4s, v21.4s, v20.s[0]
+	WORD $0x4f951323 // fmla v3.4s, v25.4s, v21.s[0]
+	WORD $0x4f911342 // fmla v2.4s, v26.4s, v17.s[0]
+	WORD $0x4f3056d1 // shl v17.4s, v22.4s, #0x10
+	WORD $0x2d401eb9 // ldp s25, s7, [x21]
+	WORD $0x4f305715 // shl v21.4s, v24.4s, #0x10
+	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
+	WORD $0x4e201ed1 // and v17.16b, v22.16b, v0.16b
 	WORD $0x4e201f14 // and v20.16b, v24.16b, v0.16b
-	WORD $0x4f9912c2 // fmla v2.4s, v22.4s, v25.s[0]
-	WORD $0x4f9310e4 // fmla v4.4s, v7.4s, v19.s[0]
-	WORD $0x4f305607 // shl v7.4s, v16.4s, #0x10
-	WORD $0x4f861282 // fmla v2.4s, v20.4s, v6.s[0]
-	WORD $0x4f3054a6 // shl v6.4s, v5.4s, #0x10
+	WORD $0x4f9912a2 // fmla v2.4s, v21.4s, v25.s[0]
+	WORD $0x4f931223 // fmla v3.4s, v17.4s, v19.s[0]
+	WORD $0x4f305611 // shl v17.4s, v16.4s, #0x10
+	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
+	WORD $0x4f871282 // fmla v2.4s, v20.4s, v7.s[0]
+	WORD $0x4f3054a7 // shl v7.4s, v5.4s, #0x10
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
-	WORD $0x4f9210c4 // fmla v4.4s, v6.4s, v18.s[0]
-	WORD $0x2d411ad3 // ldp s19, s6, [x22, #0x8]
-	WORD $0x910082d6 // add x22, x22, #0x20
-	WORD $0x4f9310e2 // fmla v2.4s, v7.4s, v19.s[0]
-	WORD $0x4e201e07 // and v7.16b, v16.16b, v0.16b
-	WORD $0x4f9110a4 // fmla v4.4s, v5.4s, v17.s[0]
-	WORD $0x4f8610e2 // fmla v2.4s, v7.4s, v6.s[0]
-	WORD $0x54fff703 // b.lo 0x1c84 <k_mul_bf16+0x140>
-	WORD $0x91008054 // add x20, x2, #0x20
-	WORD $0x910200e7 // add x7, x7, #0x80
-	WORD $0xeb04029f // cmp x20, x4
-	WORD $0x54fff3ad // b.le 0x1c28 <k_mul_bf16+0xe4>
-	WORD $0xeb04005f // cmp x2, x4
-	WORD $0x540002ca // b.ge 0x1e14 <k_mul_bf16+0x2d0>
-	WORD $0xa9411406 // ldp x6, x5, [x0, #0x10]
-	WORD $0x8b0104c6 // add x6, x6, x1, lsl #1
-	WORD $0x8b0204c7 // add x7, x6, x2, lsl #1
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x794000f4 // ldrh w20, [x7]
-	WORD $0xb83378b4 // str w20, [x5, x19, lsl #2]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xeb11027f // cmp x19, x17
-	WORD $0x9a9fb174 // csel x20, x11, xzr, lt
-	WORD $0xf100227f // cmp x19, #0x8
-	WORD $0x8b1404e7 // add x7, x7, x20, lsl #1
-	WORD $0x54ffff21 // b.ne 0x1dd0 <k_mul_bf16+0x28c>
-	WORD $0xad4018a5 // ldp q5, q6, [x5]
-	WORD $0xbc627987 // ldr s7, [x12, x2, lsl #2]
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0xeb04005f // cmp x2, x4
-	WORD $0x4f3054a5 // shl v5.4s, v5.4s, #0x10
-	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
-	WORD $0x4f8710a4 // fmla v4.4s, v5.4s, v7.s[0]
-	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
-	WORD $0x54fffdcb // b.lt 0x1dc8 <k_mul_bf16+0x284>
-	WORD $0xb5ffee43 // cbnz x3, 0x1bdc <k_mul_bf16+0x98>
-	WORD $0xf9401803 // ldr x3, [x0, #0x30]
-	WORD $0xb4000103 // cbz x3, 0x1e3c <k_mul_bf16+0x2f8>
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x5400012d // b.le 0x1e48 <k_mul_bf16+0x304>
-	WORD $0x3dc00201 // ldr q1, [x16]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x54000249 // b.ls 0x1e78 <k_mul_bf16+0x334>
-	WORD $0x3dc00605 // ldr q5, [x16, #0x10]
-	WORD $0x1400000d // b 0x1e6c <k_mul_bf16+0x328>
-	WORD $0x4ea41c83 // mov v3.16b, v4.16b
+	WORD $0x4f9210e3 // fmla v3.4s, v7.4s, v18.s[0]
+	WORD $0x2d411eb3 // ldp s19, s7, [x21, #0x8]
+	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
+	WORD $0x4f8610a3 // fmla v3.4s, v5.4s, v6.s[0]
+	WORD $0x4f871202 // fmla v2.4s, v16.4s, v7.s[0]
+	WORD $0x54fff5eb // b.lt 0x1e84 <k_mul_bf16+0x234>
+	WORD $0x17ffff77 // b 0x1da8 <k_mul_bf16+0x158>
+	WORD $0x4ea31c64 // mov v4.16b, v3.16b
 	WORD $0x4ea21c41 // mov v1.16b, v2.16b
-	WORD $0x17ffff68 // b 0x1be4 <k_mul_bf16+0xa0>
-	WORD $0xbd400201 // ldr s1, [x16]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x540000cb // b.lt 0x1e68 <k_mul_bf16+0x324>
-	WORD $0x91001203 // add x3, x16, #0x4
-	WORD $0x0d409061 // ld1 { v1.s }[1], [x3]
-	WORD $0x54000060 // b.eq 0x1e68 <k_mul_bf16+0x324>
-	WORD $0x91002203 // add x3, x16, #0x8
-	WORD $0x4d408061 // ld1 { v1.s }[2], [x3]
-	WORD $0xbd401205 // ldr s5, [x16, #0x10]
-	WORD $0x4e24d423 // fadd v3.4s, v1.4s, v4.4s
+	WORD $0x17ffff43 // b 0x1ce4 <k_mul_bf16+0x94>
+	WORD $0xbd4001e1 // ldr s1, [x15]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x540000cb // b.lt 0x1ffc <k_mul_bf16+0x3ac>
+	WORD $0x910011e2 // add x2, x15, #0x4
+	WORD $0x0d409041 // ld1 { v1.s }[1], [x2]
+	WORD $0x54000060 // b.eq 0x1ffc <k_mul_bf16+0x3ac>
+	WORD $0x910021e2 // add x2, x15, #0x8
+	WORD $0x4d408041 // ld1 { v1.s }[2], [x2]
+	WORD $0xbd4011e5 // ldr s5, [x15, #0x10]
+	WORD $0x4e23d424 // fadd v4.4s, v1.4s, v3.4s
 	WORD $0x4e22d4a1 // fadd v1.4s, v5.4s, v2.4s
-	WORD $0x17ffff5c // b 0x1be4 <k_mul_bf16+0xa0>
-	WORD $0xbd401205 // ldr s5, [x16, #0x10]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54ffff6b // b.lt 0x1e6c <k_mul_bf16+0x328>
-	WORD $0x91005203 // add x3, x16, #0x14
-	WORD $0x0d409065 // ld1 { v5.s }[1], [x3]
-	WORD $0x54ffff00 // b.eq 0x1e6c <k_mul_bf16+0x328>
-	WORD $0x91006203 // add x3, x16, #0x18
-	WORD $0x4d408065 // ld1 { v5.s }[2], [x3]
-	WORD $0x17fffff5 // b 0x1e6c <k_mul_bf16+0x328>
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x540000cd // b.le 0x1eb8 <k_mul_bf16+0x374>
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x3d800203 // str q3, [x16]
-	WORD $0x54000189 // b.ls 0x1edc <k_mul_bf16+0x398>
-	WORD $0x3d800601 // str q1, [x16, #0x10]
-	WORD $0x17ffff3f // b 0x1bb0 <k_mul_bf16+0x6c>
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ffe76b // b.lt 0x1bac <k_mul_bf16+0x68>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d009223 // st1 { v3.s }[1], [x17]
-	WORD $0x54ffe700 // b.eq 0x1bac <k_mul_bf16+0x68>
-	WORD $0x91002211 // add x17, x16, #0x8
-	WORD $0x4d008223 // st1 { v3.s }[2], [x17]
-	WORD $0x17ffff35 // b 0x1bac <k_mul_bf16+0x68>
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0xbd001201 // str s1, [x16, #0x10]
-	WORD $0x54ffe663 // b.lo 0x1bb0 <k_mul_bf16+0x6c>
-	WORD $0x91005211 // add x17, x16, #0x14
-	WORD $0x0d009221 // st1 { v1.s }[1], [x17]
-	WORD $0x54ffe600 // b.eq 0x1bb0 <k_mul_bf16+0x6c>
-	WORD $0x91006210 // add x16, x16, #0x18
-	WORD $0x4d008201 // st1 { v1.s }[2], [x16]
-	WORD $0x17ffff2d // b 0x1bb0 <k_mul_bf16+0x6c>
+	WORD $0x17ffff37 // b 0x1ce4 <k_mul_bf16+0x94>
+	WORD $0xbd4011e5 // ldr s5, [x15, #0x10]
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54ffff6b // b.lt 0x2000 <k_mul_bf16+0x3b0>
+	WORD $0x910051e2 // add x2, x15, #0x14
+	WORD $0x0d409045 // ld1 { v5.s }[1], [x2]
+	WORD $0x54ffff00 // b.eq 0x2000 <k_mul_bf16+0x3b0>
+	WORD $0x910061e2 // add x2, x15, #0x18
+	WORD $0x4d408045 // ld1 { v5.s }[2], [x2]
+	WORD $0x17fffff5 // b 0x2000 <k_mul_bf16+0x3b0>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540000cd // b.le 0x204c <k_mul_bf16+0x3fc>
+	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x3d8001e4 // str q4, [x15]
+	WORD $0x54000189 // b.ls 0x2070 <k_mul_bf16+0x420>
+	WORD $0x3d8005e1 // str q1, [x15, #0x10]
+	WORD $0x17ffff1a // b 0x1cb0 <k_mul_bf16+0x60>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xbd0001e4 // str s4, [x15]
+	WORD $0x54ffe2cb // b.lt 0x1cac <k_mul_bf16+0x5c>
+	WORD $0x910011f0 // add x16, x15, #0x4
+	WORD $0x0d009204 // st1 { v4.s }[1], [x16]
+	WORD $0x54ffe260 // b.eq 0x1cac <k_mul_bf16+0x5c>
+	WORD $0x910021f0 // add x16, x15, #0x8
+	WORD $0x4d008204 // st1 { v4.s }[2], [x16]
+	WORD $0x17ffff10 // b 0x1cac <k_mul_bf16+0x5c>
+	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0xbd0011e1 // str s1, [x15, #0x10]
+	WORD $0x54ffe1c3 // b.lo 0x1cb0 <k_mul_bf16+0x60>
+	WORD $0x910051f0 // add x16, x15, #0x14
+	WORD $0x0d009201 // st1 { v1.s }[1], [x16]
+	WORD $0x54ffe160 // b.eq 0x1cb0 <k_mul_bf16+0x60>
+	WORD $0x910061ef // add x15, x15, #0x18
+	WORD $0x4d0081e1 // st1 { v1.s }[2], [x15]
+	WORD $0x17ffff08 // b 0x1cb0 <k_mul_bf16+0x60>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x5280010b // mov w11, #0x8 // =8
-	WORD $0x14000007 // b 0x1f28 <k_mul_bf16+0x3e4>
+	WORD $0x14000007 // b 0x20bc <k_mul_bf16+0x46c>
 	WORD $0xa9007d5f // stp xzr, xzr, [x10]
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0xd1002129 // sub x9, x9, #0x8
 	WORD $0x9100814a // add x10, x10, #0x20
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x5400032c // b.gt 0x1f88 <k_mul_bf16+0x444>
+	WORD $0x5400032c // b.gt 0x211c <k_mul_bf16+0x4cc>
 	WORD $0x8b09010c // add x12, x8, x9
 	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400006b // b.lt 0x1f3c <k_mul_bf16+0x3f8>
+	WORD $0x5400006b // b.lt 0x20d0 <k_mul_bf16+0x480>
 	WORD $0xa93f7d5f // stp xzr, xzr, [x10, #-0x10]
-	WORD $0x14000008 // b 0x1f58 <k_mul_bf16+0x414>
+	WORD $0x14000008 // b 0x20ec <k_mul_bf16+0x49c>
 	WORD $0xf100099f // cmp x12, #0x2
 	WORD $0xb81f015f // stur wzr, [x10, #-0x10]
-	WORD $0x540000ab // b.lt 0x1f58 <k_mul_bf16+0x414>
+	WORD $0x540000ab // b.lt 0x20ec <k_mul_bf16+0x49c>
 	WORD $0xd100098c // sub x12, x12, #0x2
 	WORD $0xb81f415f // stur wzr, [x10, #-0xc]
-	WORD $0xb400004c // cbz x12, 0x1f58 <k_mul_bf16+0x414>
+	WORD $0xb400004c // cbz x12, 0x20ec <k_mul_bf16+0x49c>
 	WORD $0xb81f815f // stur wzr, [x10, #-0x8]
 	WORD $0x8b09010c // add x12, x8, x9
 	WORD $0xd100118d // sub x13, x12, #0x4
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x54fffd6c // b.gt 0x1f10 <k_mul_bf16+0x3cc>
+	WORD $0x54fffd6c // b.gt 0x20a4 <k_mul_bf16+0x454>
 	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0xb900015f // str wzr, [x10]
-	WORD $0x54fffd2b // b.lt 0x1f14 <k_mul_bf16+0x3d0>
+	WORD $0x54fffd2b // b.lt 0x20a8 <k_mul_bf16+0x458>
 	WORD $0xd100198c // sub x12, x12, #0x6
 	WORD $0xb900055f // str wzr, [x10, #0x4]
-	WORD $0xb4fffccc // cbz x12, 0x1f14 <k_mul_bf16+0x3d0>
+	WORD $0xb4fffccc // cbz x12, 0x20a8 <k_mul_bf16+0x458>
 	WORD $0xb900095f // str wzr, [x10, #0x8]
-	WORD $0x17ffffe4 // b 0x1f14 <k_mul_bf16+0x3d0>
+	WORD $0x17ffffe4 // b 0x20a8 <k_mul_bf16+0x458>
 	WORD $0xcb0903e9 // neg x9, x9
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x540013aa // b.ge 0x2204 <k_mul_bf16+0x6c0>
+	WORD $0x540017ea // b.ge 0x2420 <k_mul_bf16+0x7d0>
 	WORD $0xf940140a // ldr x10, [x0, #0x28]
 	WORD $0x6f06e580 // movi v0.2d, #0xffff0000ffff0000
-	WORD $0x5280200f // mov w15, #0x100 // =256
 	WORD $0xa9402c0c // ldp x12, x11, [x0]
 	WORD $0x8b0a054d // add x13, x10, x10, lsl #1
-	WORD $0x910401ad // add x13, x13, #0x100
 	WORD $0x9100416e // add x14, x11, #0x10
-	WORD $0x14000007 // b 0x1fcc <k_mul_bf16+0x488>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d009221 // st1 { v1.s }[1], [x17]
-	WORD $0xbd000201 // str s1, [x16]
+	WORD $0x14000007 // b 0x2158 <k_mul_bf16+0x508>
+	WORD $0x910011f0 // add x16, x15, #0x4
+	WORD $0x0d009201 // st1 { v1.s }[1], [x16]
+	WORD $0xbd0001e1 // str s1, [x15]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x540011ea // b.ge 0x2204 <k_mul_bf16+0x6c0>
-	WORD $0x8b090990 // add x16, x12, x9, lsl #2
+	WORD $0x5400166a // b.ge 0x2420 <k_mul_bf16+0x7d0>
+	WORD $0x8b09098f // add x15, x12, x9, lsl #2
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0xcb090111 // sub x17, x8, x9
-	WORD $0x54000fab // b.lt 0x21cc <k_mul_bf16+0x688>
-	WORD $0x9b097d41 // mul x1, x10, x9
+	WORD $0xcb090110 // sub x16, x8, x9
+	WORD $0x5400142b // b.lt 0x23e8 <k_mul_bf16+0x798>
+	WORD $0x9b097d51 // mul x17, x10, x9
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0x14000006 // b 0x2000 <k_mul_bf16+0x4bc>
-	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x14000006 // b 0x218c <k_mul_bf16+0x53c>
+	WORD $0x3dc001e2 // ldr q2, [x15]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x4ea11c22 // mov v2.16b, v1.16b
-	WORD $0xeb0a005f // cmp x2, x10
-	WORD $0x54000eaa // b.ge 0x21d0 <k_mul_bf16+0x68c>
-	WORD $0xcb020144 // sub x4, x10, x2
+	WORD $0xeb0a003f // cmp x1, x10
+	WORD $0x5400132a // b.ge 0x23ec <k_mul_bf16+0x79c>
+	WORD $0xcb010143 // sub x3, x10, x1
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x91040045 // add x5, x2, #0x100
-	WORD $0xf104009f // cmp x4, #0x100
-	WORD $0x91008054 // add x20, x2, #0x20
-	WORD $0xaa0203e3 // mov x3, x2
-	WORD $0x9a85b144 // csel x4, x10, x5, lt
-	WORD $0xeb04029f // cmp x20, x4
-	WORD $0x5400090c // b.gt 0x2140 <k_mul_bf16+0x5fc>
-	WORD $0xa9411402 // ldp x2, x5, [x0, #0x10]
-	WORD $0x8b0309c7 // add x7, x14, x3, lsl #2
-	WORD $0x8b010446 // add x6, x2, x1, lsl #1
-	WORD $0x910200b3 // add x19, x5, #0x80
-	WORD $0xaa0303e2 // mov x2, x3
-	WORD $0xaa0203f5 // mov x21, x2
-	WORD $0xaa1403e2 // mov x2, x20
-	WORD $0xaa0503f7 // mov x23, x5
-	WORD $0x910402b6 // add x22, x21, #0x100
-	WORD $0x8b1504d4 // add x20, x6, x21, lsl #1
-	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x52800036 // mov w22, #0x1 // =1
-	WORD $0x9a8db1f5 // csel x21, x15, x13, lt
-	WORD $0xeb1102df // cmp x22, x17
-	WORD $0xad411283 // ldp q3, q4, [x20, #0x20]
-	WORD $0xad401686 // ldp q6, q5, [x20]
-	WORD $0x9a9fb159 // csel x25, x10, xzr, lt
-	WORD $0x8b150698 // add x24, x20, x21, lsl #1
-	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0x8b190694 // add x20, x20, x25, lsl #1
-	WORD $0xf10016df // cmp x22, #0x5
-	WORD $0xad0112e3 // stp q3, q4, [x23, #0x20]
-	WORD $0xac8216e6 // stp q6, q5, [x23], #0x40
-	WORD $0xf9800300 // prfm pldl1keep, [x24]
-	WORD $0x54fffea1 // b.ne 0x2058 <k_mul_bf16+0x514>
-	WORD $0x92800074 // mov x20, #-0x4 // =-4
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0xaa1303f6 // mov x22, x19
-	WORD $0x3cd802c3 // ldur q3, [x22, #-0x80]
-	WORD $0x3cdc02c4 // ldur q4, [x22, #-0x40]
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3dc002c5 // ldr q5, [x22]
-	WORD $0x3dc012c6 // ldr q6, [x22, #0x40]
-	WORD $0xf100329f // cmp x20, #0xc
+	WORD $0x91040024 // add x4, x1, #0x100
+	WORD $0xf104007f // cmp x3, #0x100
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0x9a84b143 // csel x3, x10, x4, lt
+	WORD $0x91008024 // add x4, x1, #0x20
+	WORD $0xeb03009f // cmp x4, x3
+	WORD $0x5400048d // b.le 0x223c <k_mul_bf16+0x5ec>
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x5400028a // b.ge 0x2204 <k_mul_bf16+0x5b4>
+	WORD $0xa9411005 // ldp x5, x4, [x0, #0x10]
+	WORD $0x8b1104a5 // add x5, x5, x17, lsl #1
+	WORD $0x8b0104a6 // add x6, x5, x1, lsl #1
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x794000d3 // ldrh w19, [x6]
+	WORD $0xb8277893 // str w19, [x4, x7, lsl #2]
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0xeb1000ff // cmp x7, x16
+	WORD $0x9a9fb153 // csel x19, x10, xzr, lt
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0x8b1304c6 // add x6, x6, x19, lsl #1
+	WORD $0x54ffff21 // b.ne 0x21c8 <k_mul_bf16+0x578>
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0xbc617964 // ldr s4, [x11, x1, lsl #2]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
+	WORD $0x4f841061 // fmla v1.4s, v3.4s, v4.s[0]
+	WORD $0x54fffe0b // b.lt 0x21c0 <k_mul_bf16+0x570>
+	WORD $0xb5fffbc2 // cbnz x2, 0x217c <k_mul_bf16+0x52c>
+	WORD $0xf9401802 // ldr x2, [x0, #0x30]
+	WORD $0xb4fffba2 // cbz x2, 0x2180 <k_mul_bf16+0x530>
+	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x54fffb2c // b.gt 0x2178 <k_mul_bf16+0x528>
+	WORD $0xbd4001e2 // ldr s2, [x15]
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54fffaeb // b.lt 0x217c <k_mul_bf16+0x52c>
+	WORD $0x910011e2 // add x2, x15, #0x4
+	WORD $0x0d409042 // ld1 { v2.s }[1], [x2]
+	WORD $0x54fffa80 // b.eq 0x217c <k_mul_bf16+0x52c>
+	WORD $0x910021e2 // add x2, x15, #0x8
+	WORD $0x4d408042 // ld1 { v2.s }[2], [x2]
+	WORD $0x17ffffd1 // b 0x217c <k_mul_bf16+0x52c>
+	WORD $0xf9400801 // ldr x1, [x0, #0x10]
+	WORD $0x8b110424 // add x4, x1, x17, lsl #1
+	WORD $0xaa0203e1 // mov x1, x2
+	WORD $0x14000004 // b 0x2258 <k_mul_bf16+0x608>
+	WORD $0x91008025 // add x5, x1, #0x20
+	WORD $0xeb0300bf // cmp x5, x3
+	WORD $0x54fffaec // b.gt 0x21b0 <k_mul_bf16+0x560>
+	WORD $0xcb010074 // sub x20, x3, x1
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0xf102029f // cmp x20, #0x80
+	WORD $0x540001ea // b.ge 0x22a0 <k_mul_bf16+0x650>
+	WORD $0x91007e81 // add x1, x20, #0x1f
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x8b060487 // add x7, x4, x6, lsl #1
+	WORD $0x9a94b021 // csel x1, x1, x20, lt
+	WORD $0x927be833 // and x19, x1, #0xffffffffffffffe0
+	WORD $0xd345fc25 // lsr x5, x1, #5
+	WORD $0x8b060261 // add x1, x19, x6
+	WORD $0x8b0518e5 // add x5, x7, x5, lsl #6
+	WORD $0xeb0a003f // cmp x1, x10
+	WORD $0x9a8db3f5 // csel x21, xzr, x13, lt
+	WORD $0xf100829f // cmp x20, #0x20
+	WORD $0x8b1504a5 // add x5, x5, x21, lsl #1
+	WORD $0x5400012a // b.ge 0x22bc <k_mul_bf16+0x66c>
+	WORD $0x1400001b // b 0x2308 <k_mul_bf16+0x6b8>
+	WORD $0x910200c1 // add x1, x6, #0x80
+	WORD $0x8b060487 // add x7, x4, x6, lsl #1
+	WORD $0x52801013 // mov w19, #0x80 // =128
+	WORD $0xeb0a003f // cmp x1, x10
+	WORD $0x9a8db3e5 // csel x5, xzr, x13, lt
+	WORD $0x8b0504e5 // add x5, x7, x5, lsl #1
+	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xaa0703f7 // mov x23, x7
+	WORD $0xaa1403f8 // mov x24, x20
+	WORD $0xad4112e3 // ldp q3, q4, [x23, #0x20]
+	WORD $0x910082d6 // add x22, x22, #0x20
+	WORD $0xacc216e6 // ldp q6, q5, [x23], #0x40
+	WORD $0xeb1302df // cmp x22, x19
+	WORD $0xad011303 // stp q3, q4, [x24, #0x20]
+	WORD $0xac821706 // stp q6, q5, [x24], #0x40
+	WORD $0x54ffff4b // b.lt 0x22d0 <k_mul_bf16+0x680>
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0x91040294 // add x20, x20, #0x100
+	WORD $0xeb1002bf // cmp x21, x16
+	WORD $0x9a9fb156 // csel x22, x10, xzr, lt
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x8b1604e7 // add x7, x7, x22, lsl #1
+	WORD $0x54fffe01 // b.ne 0x22c4 <k_mul_bf16+0x674>
+	WORD $0x9341fe67 // asr x7, x19, #1
+	WORD $0xf10004f4 // subs x20, x7, #0x1
+	WORD $0x54fff9eb // b.lt 0x224c <k_mul_bf16+0x5fc>
+	WORD $0xd342fe95 // lsr x21, x20, #2
+	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
+	WORD $0x8b0609c6 // add x6, x14, x6, lsl #2
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xd342fe76 // lsr x22, x19, #2
+	WORD $0x927a04f7 // and x23, x7, #0xc0
+	WORD $0x91000673 // add x19, x19, #0x1
+	WORD $0xeb1302bf // cmp x21, x19
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0x9b0a7ed6 // mul x22, x22, x10
+	WORD $0x8b1604b6 // add x22, x5, x22, lsl #1
+	WORD $0x8b1702d6 // add x22, x22, x23
+	WORD $0xf98002c0 // prfm pldl1keep, [x22]
+	WORD $0x3dc00283 // ldr q3, [x20]
+	WORD $0x3dc04284 // ldr q4, [x20, #0x100]
+	WORD $0x3dc08285 // ldr q5, [x20, #0x200]
+	WORD $0x3dc0c286 // ldr q6, [x20, #0x300]
+	WORD $0x91004294 // add x20, x20, #0x10
 	WORD $0x4e843867 // zip1 v7.4s, v3.4s, v4.4s
-	WORD $0x2d7e52b3 // ldp s19, s20, [x21, #-0x10]
+	WORD $0x2d7e50d3 // ldp s19, s20, [x6, #-0x10]
 	WORD $0x4e8638b0 // zip1 v16.4s, v5.4s, v6.4s
 	WORD $0x4e847863 // zip2 v3.4s, v3.4s, v4.4s
 	WORD $0x4e8678a4 // zip2 v4.4s, v5.4s, v6.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
 	WORD $0x4ea71cf1 // mov v17.16b, v7.16b
 	WORD $0x4ed078e7 // zip2 v7.2d, v7.2d, v16.2d
 	WORD $0x6e180611 // mov v17.d[1], v16.d[0]
@@ -2123,90 +2296,45 @@ TEXT ·fewNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201e30 // and v16.16b, v17.16b, v0.16b
 	WORD $0x4f931241 // fmla v1.4s, v18.4s, v19.s[0]
 	WORD $0x4f941201 // fmla v1.4s, v16.4s, v20.s[0]
-	WORD $0x2d7f42a6 // ldp s6, s16, [x21, #-0x8]
+	WORD $0x2d7f40c6 // ldp s6, s16, [x6, #-0x8]
 	WORD $0x4f8610a1 // fmla v1.4s, v5.4s, v6.s[0]
 	WORD $0x4ea31c65 // mov v5.16b, v3.16b
 	WORD $0x4e201ce6 // and v6.16b, v7.16b, v0.16b
 	WORD $0x4ec47863 // zip2 v3.2d, v3.2d, v4.2d
 	WORD $0x6e180485 // mov v5.d[1], v4.d[0]
 	WORD $0x4f9010c1 // fmla v1.4s, v6.4s, v16.s[0]
-	WORD $0x2d4042a7 // ldp s7, s16, [x21]
+	WORD $0x2d4040c7 // ldp s7, s16, [x6]
 	WORD $0x4f3054a6 // shl v6.4s, v5.4s, #0x10
 	WORD $0x4e201ca4 // and v4.16b, v5.16b, v0.16b
 	WORD $0x4f8710c1 // fmla v1.4s, v6.4s, v7.s[0]
-	WORD $0x2d411aa5 // ldp s5, s6, [x21, #0x8]
-	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x2d4118c5 // ldp s5, s6, [x6, #0x8]
+	WORD $0x910080c6 // add x6, x6, #0x20
 	WORD $0x4f901081 // fmla v1.4s, v4.4s, v16.s[0]
 	WORD $0x4f305464 // shl v4.4s, v3.4s, #0x10
 	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
 	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
 	WORD $0x4f861061 // fmla v1.4s, v3.4s, v6.s[0]
-	WORD $0x54fffb43 // b.lo 0x2094 <k_mul_bf16+0x550>
-	WORD $0x91008054 // add x20, x2, #0x20
-	WORD $0x910200e7 // add x7, x7, #0x80
-	WORD $0xeb04029f // cmp x20, x4
-	WORD $0x54fff7ed // b.le 0x2038 <k_mul_bf16+0x4f4>
-	WORD $0xeb04005f // cmp x2, x4
-	WORD $0x5400028a // b.ge 0x2194 <k_mul_bf16+0x650>
-	WORD $0xa9411406 // ldp x6, x5, [x0, #0x10]
-	WORD $0x8b0104c6 // add x6, x6, x1, lsl #1
-	WORD $0x8b0204c7 // add x7, x6, x2, lsl #1
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x794000f4 // ldrh w20, [x7]
-	WORD $0xb83378b4 // str w20, [x5, x19, lsl #2]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xeb11027f // cmp x19, x17
-	WORD $0x9a9fb154 // csel x20, x10, xzr, lt
-	WORD $0xf100127f // cmp x19, #0x4
-	WORD $0x8b1404e7 // add x7, x7, x20, lsl #1
-	WORD $0x54ffff21 // b.ne 0x2158 <k_mul_bf16+0x614>
-	WORD $0x3dc000a3 // ldr q3, [x5]
-	WORD $0xbc627964 // ldr s4, [x11, x2, lsl #2]
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0xeb04005f // cmp x2, x4
-	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
-	WORD $0x4f841061 // fmla v1.4s, v3.4s, v4.s[0]
-	WORD $0x54fffe0b // b.lt 0x2150 <k_mul_bf16+0x60c>
-	WORD $0xb5fff2e3 // cbnz x3, 0x1ff0 <k_mul_bf16+0x4ac>
-	WORD $0xf9401803 // ldr x3, [x0, #0x30]
-	WORD $0xb4fff2c3 // cbz x3, 0x1ff4 <k_mul_bf16+0x4b0>
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54fff24c // b.gt 0x1fec <k_mul_bf16+0x4a8>
-	WORD $0xbd400202 // ldr s2, [x16]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fff20b // b.lt 0x1ff0 <k_mul_bf16+0x4ac>
-	WORD $0x91001203 // add x3, x16, #0x4
-	WORD $0x0d409062 // ld1 { v2.s }[1], [x3]
-	WORD $0x54fff1a0 // b.eq 0x1ff0 <k_mul_bf16+0x4ac>
-	WORD $0x91002203 // add x3, x16, #0x8
-	WORD $0x4d408062 // ld1 { v2.s }[2], [x3]
-	WORD $0x17ffff8a // b 0x1ff0 <k_mul_bf16+0x4ac>
+	WORD $0x54fffa61 // b.ne 0x232c <k_mul_bf16+0x6dc>
+	WORD $0x17ffff9a // b 0x224c <k_mul_bf16+0x5fc>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x540000cb // b.lt 0x21ec <k_mul_bf16+0x6a8>
-	WORD $0x3d800201 // str q1, [x16]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x540000cb // b.lt 0x2408 <k_mul_bf16+0x7b8>
+	WORD $0x3d8001e1 // str q1, [x15]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffef4b // b.lt 0x1fcc <k_mul_bf16+0x488>
-	WORD $0x14000007 // b 0x2204 <k_mul_bf16+0x6c0>
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54ffee6b // b.lt 0x1fbc <k_mul_bf16+0x478>
-	WORD $0x54ffee00 // b.eq 0x1fb4 <k_mul_bf16+0x470>
-	WORD $0x91002211 // add x17, x16, #0x8
-	WORD $0x4d008221 // st1 { v1.s }[2], [x17]
-	WORD $0x17ffff6d // b 0x1fb4 <k_mul_bf16+0x470>
-	WORD $0xa9464ff4 // ldp x20, x19, [sp, #0x60]
-	WORD $0xf9401bf9 // ldr x25, [sp, #0x30]
-	WORD $0xa94557f6 // ldp x22, x21, [sp, #0x50]
-	WORD $0xa9445ff8 // ldp x24, x23, [sp, #0x40]
+	WORD $0x54ffeacb // b.lt 0x2158 <k_mul_bf16+0x508>
+	WORD $0x14000007 // b 0x2420 <k_mul_bf16+0x7d0>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54ffe9eb // b.lt 0x2148 <k_mul_bf16+0x4f8>
+	WORD $0x54ffe980 // b.eq 0x2140 <k_mul_bf16+0x4f0>
+	WORD $0x910021f0 // add x16, x15, #0x8
+	WORD $0x4d008201 // st1 { v1.s }[2], [x16]
+	WORD $0x17ffff49 // b 0x2140 <k_mul_bf16+0x4f0>
+	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
+	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
+	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
 	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
 	WORD $0x6d412beb // ldp d11, d10, [sp, #0x10]
-	WORD $0x6cc733ed // ldp d13, d12, [sp], #0x70
+	WORD $0x6cc633ed // ldp d13, d12, [sp], #0x60
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+	WORD $0x00000000 // udf #0x0

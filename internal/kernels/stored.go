@@ -14,8 +14,8 @@ type mulStoredArgs struct {
 // few inputs: by MulStored, or by GemmNT.
 const FewRows = 32
 
-// storedLines is the cache lines, in parts of four bytes, that the kernels of MulStored stage rows in.
-type storedLines [FewRows * 16]uint32
+// storedLines is where the kernels of MulStored stage parts of rows, in pairs of numbers.
+type storedLines [FewRows * 64]uint32
 
 // MulStored returns products of adjacent rows of len(x) numbers, as they are stored in f16 or bf16, with
 // one input: dst[i] becomes the product of row i with x, or with add that is added to it. The bits are

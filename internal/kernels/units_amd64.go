@@ -241,12 +241,12 @@ var units = []unit{
 	{cpu.AVX2, fewAVX2Addr(), []entry{
 		{fnMulFew, 0x0},
 		{fnMulF16, 0x1990},
-		{fnMulBf16, 0x25b0},
+		{fnMulBf16, 0x27b0},
 	}},
 	{cpu.AVX512, fewAVX512Addr(), []entry{
 		{fnMulFew, 0x0},
 		{fnMulF16, 0x29b0},
-		{fnMulBf16, 0x3530},
+		{fnMulBf16, 0x3880},
 	}},
 	{cpu.AVX2, gemmAVX2Addr(), []entry{
 		{fnPanelShape, 0x0},

@@ -129,7 +129,7 @@ var units = []unit{
 	{cpu.NEON, fewNEONAddr(), []entry{
 		{fnMulFew, 0x0},
 		{fnMulF16, 0x1408},
-		{fnMulBf16, 0x1b44},
+		{fnMulBf16, 0x1c50},
 	}},
 	{cpu.NEON, gemmNEONAddr(), []entry{
 		{fnPanelShape, 0x0},

@@ -56,10 +56,12 @@ KERNEL(mul_few, mul_few)
 }
 
 // dst[n] (+)= w[n,k] x[k] for rows as they are stored, in half precision or bfloat16, with the same
-// sums. lines is scratch for TALL * VL cache lines: every row is read a whole line at a time, because
-// the first-level cache has no room for parts of lines of rows that lie a power of two apart.
-#define LINE 32 // numbers
-#define AHEAD (8 * LINE)
+// sums. lines is scratch for STRETCH numbers of TALL * VL rows: every row is read some whole lines at a time,
+// because the first-level cache has no room for parts of lines of rows that lie a power of two apart. While
+// these are multiplied the next ones are fetched, as many lines in each step as it takes to be through at
+// the end: more at a time than there are buffers for would hold up what is read now.
+#define LINE 32     // numbers
+#define STRETCH 128 // numbers, a multiple of LINE
 #if VL == 8
 #define TALL 4 // vectors of rows side by side, so that their chains overlap
 #else
@@ -86,7 +88,7 @@ INLINE vf high_half(const int brain, vf v)
 // stored does rows [j, j + tall*VL), or as many as there are.
 INLINE void stored(struct mul_stored* restrict p, const int brain, const int tall, long j)
 {
-  const long n = p->n - j, ld = LINE / 2, rows = tall * VL;
+  const long n = p->n - j, ld = STRETCH / 2, rows = tall * VL;
   const float* x = p->x;
   float* y = p->dst + j;
   vf sum[TALL], acc[TALL];
@@ -94,20 +96,23 @@ INLINE void stored(struct mul_stored* restrict p, const int brain, const int tal
   for (long at = 0; at < p->k;) {
     const long end = p->k - at < PIECE ? p->k : at + PIECE, start = at == 0;
     for (int g = 0; g < tall; g++) acc[g] = all(0);
-    for (; at + LINE <= end; at += LINE) {
-      // what lies AHEAD in these rows, at their ends in those after them
+    while (at + LINE <= end) {
+      const long len = end - at < STRETCH ? (end - at) / LINE * LINE : STRETCH;
       const uint16_t* row = p->w + j * p->k + at;
-      const long ahead = at + AHEAD < p->k ? AHEAD : AHEAD + (rows - 1) * p->k;
+      // what comes next in these rows, at their ends in those after them
+      const uint16_t* next = row + len + (at + len < p->k ? 0 : (rows - 1) * p->k);
 #pragma clang loop unroll(disable)
       for (long i = 0; i < rows; i++) {
-        *(u16u*)(p->lines + i * ld) = *(const u16u*)row;
-        __builtin_prefetch(row + ahead, 0, 3);
+        for (long l = 0; l < len; l += LINE) *(u16u*)(p->lines + i * ld + l / 2) = *(const u16u*)(row + l);
         row += i + 1 < n ? p->k : 0; // lanes without a row take the last one's
       }
+      long fetched = 0; // lines
 #pragma clang loop unroll(disable)
-      for (long t = 0; t < ld; t += 4) {
+      for (long t = 0; t < len / 2; t += 4) {
         for (int g = 0; g < tall; g++) {
           const float *w = (const float*)p->lines + g * VL * ld, *f = x + at + 2 * t;
+          for (int i = 0; i < VL / 4; i++, fetched++)
+            __builtin_prefetch(next + fetched / (STRETCH / LINE) * p->k + fetched % (STRETCH / LINE) * LINE, 0, 3);
           vf v[4];
           COLUMNS(v)
           for (int i = 0; i < 4; i++) {
@@ -117,6 +122,7 @@ INLINE void stored(struct mul_stored* restrict p, const int brain, const int tal
           __asm__ volatile("" ::: "memory"); // no number of x is kept for the next group: registers are few
         }
       }
+      at += len;
     }
     for (; at < end; at++) {
       const uint16_t* row = p->w + j * p->k + at;
