@@ -205,6 +205,8 @@ type convArgs struct {
 	dst, x, w, start, add unsafe.Pointer
 	seg                   unsafe.Pointer
 	segs, length          int
+	window                int
+	startRow, startPix    int
 	rows, cols, n         int
 	dstRow, dstPix        int
 	xRow, xPix            int
@@ -241,28 +243,77 @@ func (c *Conv) Run(dst Image, x []float32, w Windows, f Finish) {
 		c.portable(dst, x, w, f)
 		return
 	}
-	args := convArgs{
-		w: at(c.w), start: at(c.bias), seg: at(w.seg), segs: len(w.seg), length: w.length,
-		cols: dst.W, n: c.out, dstRow: dst.Row, dstPix: dst.Pixel, xRow: w.row, xPix: w.step, lo: f.Lo, hi: f.Hi,
+	window := w.length * len(w.seg)
+	if window <= convWhole || dst.H*dst.W < 16 || f.Add != nil { // what is added may lie in dst
+		c.call(dst, x, w.seg, w.length, 0, w, f)
+		return
 	}
-	window, lanes := w.length*len(w.seg), c.s.conv.lanes
-	pixels := max(1, convWork/(roundTo(lanes)(c.out)/lanes*window)) // of a call
-	rows := max(1, pixels/dst.W)
-	if rows == 1 {
-		args.cols = min(dst.W, roundTo(12)(pixels))
-	}
-	for y := 0; y < dst.H; y += rows {
-		args.rows = min(rows, dst.H-y)
-		for x0 := 0; x0 < dst.W; x0 += args.cols {
-			cols := min(args.cols, dst.W-x0)
-			part := args
-			part.cols = cols
-			part.dst, part.x = unsafe.Pointer(&dst.Data[y*dst.Row+x0*dst.Pixel]), unsafe.Pointer(&x[y*w.row+x0*w.step])
-			if f.Add != nil {
-				part.add, part.addRow, part.addPix = unsafe.Pointer(&f.Add.Data[y*f.Add.Row+x0*f.Add.Pixel]), f.Add.Row, f.Add.Pixel
-			}
-			c.s.code.call(fnConv, unsafe.Pointer(&part))
+	// Long windows are taken in parts whose weights stay in the first-level cache. Sums rest in dst meanwhile.
+	for k := 0; k < window; {
+		seg, n := w.seg[k/w.length:], min(w.length, convPart)
+		if w.length > convPart {
+			from := k % w.length
+			n = min(convPart, w.length-from)
+			seg = []int64{seg[0] + int64(from)}
+		} else {
+			seg = seg[:min(len(seg), convPart/w.length)]
 		}
+		part := Linear
+		if k+n*len(seg) == window {
+			part = f
+		}
+		c.call(dst, x, seg, n, k, w, part)
+		k += n * len(seg)
+	}
+}
+
+const (
+	convWhole = 384 // the longest window that is taken at once
+	convPart  = 128 // numbers of a part
+)
+
+// call computes the part of the window that these segments are, which begins at number k.
+func (c *Conv) call(dst Image, x []float32, seg []int64, length, k int, w Windows, f Finish) {
+	lanes, vectors := c.s.conv.lanes, c.s.conv.vectors
+	window := w.length * len(w.seg)
+	args := convArgs{
+		seg: at(seg), segs: len(seg), length: length, window: window,
+		cols: dst.W, dstRow: dst.Row, dstPix: dst.Pixel, xRow: w.row, xPix: w.step, lo: f.Lo, hi: f.Hi,
+	}
+	if k > 0 {
+		args.startRow, args.startPix = dst.Row, dst.Pixel
+	}
+	for o := 0; o < c.out; {
+		// a part's panels differ in width, so that they begin at different places
+		n := c.out
+		if k > 0 || length*len(seg) < window {
+			n = min(c.out, o+lanes*vectors)
+		}
+		wide := roundTo(lanes)(n - o)
+		args.n, args.start = n-o, at(c.bias[o:])
+		args.w = at(c.w[o*window+k*wide:])
+		pixels := max(1, convWork/(wide/lanes*length*len(seg))) // of a call
+		rows := max(1, pixels/dst.W)
+		args.cols = dst.W
+		if rows == 1 {
+			args.cols = min(dst.W, roundTo(12)(pixels))
+		}
+		for y := 0; y < dst.H; y += rows {
+			args.rows = min(rows, dst.H-y)
+			for x0 := 0; x0 < dst.W; x0 += args.cols {
+				part := args
+				part.cols = min(args.cols, dst.W-x0)
+				part.dst, part.x = unsafe.Pointer(&dst.Data[y*dst.Row+x0*dst.Pixel+o]), unsafe.Pointer(&x[y*w.row+x0*w.step])
+				if k > 0 {
+					part.start = part.dst
+				}
+				if f.Add != nil {
+					part.add, part.addRow, part.addPix = unsafe.Pointer(&f.Add.Data[y*f.Add.Row+x0*f.Add.Pixel+o]), f.Add.Row, f.Add.Pixel
+				}
+				c.s.code.call(fnConv, unsafe.Pointer(&part))
+			}
+		}
+		o = n
 	}
 }
 

@@ -19,621 +19,666 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 
 	// conv
+	LONG $0x68478b48 // movq 0x68(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x2ab78e0f; WORD $0x0000 // jle 0x2ad4 <k_conv+0x2ac4>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x50478b48 // movq 0x50(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x26748e0f; WORD $0x0000 // jle 0x26a7 <k_conv+0x2697>
-	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x10488b48 // movq 0x10(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x18488b48 // movq 0x18(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x40408b48 // movq 0x40(%rax), %rax
-	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
-	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	LONG $0x48ec8148; WORD $0x0001; BYTE $0x00 // subq $0x148, %rsp # imm = 0x148
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0x584f8b48 // movq 0x58(%rdi), %rcx
+	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x91258d4c; WORD $0x003f; BYTE $0x00 // leaq 0x3f91(%rip), %r12 # 0x4000 <lanes>
-	WORD $0x4aeb // jmp 0xbb <k_conv+0xab>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xe51d8d48; WORD $0x0043; BYTE $0x00 // leaq 0x43e5(%rip), %rbx # 0x4440 <lanes>
+	QUAD $0x000000a024bc8948 // movq %rdi, 0xa0(%rsp)
+	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
+	WORD $0x37eb // jmp 0xa4 <k_conv+0x94>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x10c18348 // addq $0x10, %rcx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
-	LONG $0x50af0f48; BYTE $0x30 // imulq 0x30(%rax), %rdx
-	LONG $0x50af0f48; BYTE $0x38 // imulq 0x38(%rax), %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x24540148; BYTE $0x38 // addq %rdx, 0x38(%rsp)
-	LONG $0x24448348; WORD $0x4060 // addq $0x40, 0x60(%rsp)
-	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
+	LONG $0x45af0f49; BYTE $0x40 // imulq 0x40(%r13), %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
+	QUAD $0x000000e824848348; BYTE $0x40 // addq $0x40, 0xe8(%rsp)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x25ec8d0f; WORD $0x0000 // jge 0x26a7 <k_conv+0x2697>
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	WORD $0x2949; BYTE $0xcd // subq %rcx, %r13
+	LONG $0x2a1f8d0f; WORD $0x0000 // jge 0x2ac3 <k_conv+0x2ab3>
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	WORD $0x2948; BYTE $0xcd // subq %rcx, %rbp
 	LONG $0x000002b8; BYTE $0x00 // movl $0x2, %eax
-	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
-	LONG $0x0ffd8349 // cmpq $0xf, %r13
-	WORD $0x1b7f // jg 0xef <k_conv+0xdf>
-	LONG $0x07458d49 // leaq 0x7(%r13), %rax
-	LONG $0x0e558d49 // leaq 0xe(%r13), %rdx
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	WORD $0x1b7f // jg 0xd8 <k_conv+0xc8>
+	LONG $0x07458d48 // leaq 0x7(%rbp), %rax
+	LONG $0x0e558d48 // leaq 0xe(%rbp), %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0xd0490f48 // cmovnsq %rax, %rdx
 	LONG $0x03fac148 // sarq $0x3, %rdx
-	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
-	QUAD $0x000000d024bc8348; BYTE $0x00 // cmpq $0x0, 0xd0(%rsp)
-	WORD $0x867e // jle 0x80 <k_conv+0x70>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x08508b48 // movq 0x8(%rax), %rdx
-	LONG $0x20708b48 // movq 0x20(%rax), %rsi
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x68708b48 // movq 0x68(%rax), %rsi
-	LONG $0x58788b48 // movq 0x58(%rax), %rdi
-	QUAD $0x000000f824bc8948 // movq %rdi, 0xf8(%rsp)
-	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
-	WORD $0x0348; BYTE $0x38 // addq (%rax), %rdi
-	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x48408b48 // movq 0x48(%rax), %rax
+	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
+	QUAD $0x000000e024bc8348; BYTE $0x00 // cmpq $0x0, 0xe0(%rsp)
+	WORD $0x8d7e // jle 0x70 <k_conv+0x60>
+	LONG $0x08558b49 // movq 0x8(%r13), %rdx
+	LONG $0x20458b49 // movq 0x20(%r13), %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x000000c824bc8348; BYTE $0x02 // cmpq $0x2, 0xc8(%rsp)
-	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
-	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
-	QUAD $0x0000010824948948 // movq %rdx, 0x108(%rsp)
-	QUAD $0x0000010024b48948 // movq %rsi, 0x100(%rsp)
-	LONG $0x1651850f; WORD $0x0000 // jne 0x17c0 <k_conv+0x17b0>
+	LONG $0x80b58b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r13), %rsi
+	LONG $0x48458b49 // movq 0x48(%r13), %rax
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
+	LONG $0x70458b49 // movq 0x70(%r13), %rax
+	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0x00450349 // addq (%r13), %rax
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x60458b49 // movq 0x60(%r13), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x000000d824bc8348; BYTE $0x02 // cmpq $0x2, 0xd8(%rsp)
+	QUAD $0x00000130248c8948 // movq %rcx, 0x130(%rsp)
+	QUAD $0x0000009024ac8948 // movq %rbp, 0x90(%rsp)
+	QUAD $0x0000012824948948 // movq %rdx, 0x128(%rsp)
+	QUAD $0x0000012024b48948 // movq %rsi, 0x120(%rsp)
+	LONG $0x192a850f; WORD $0x0000 // jne 0x1a90 <k_conv+0x1a80>
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0x294c; BYTE $0xe8 // subq %r13, %rax
+	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
-	QUAD $0x000000982484c748; LONG $0x00000000 // movq $0x0, 0x98(%rsp)
-	WORD $0x60eb // jmp 0x201 <k_conv+0x1f1>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x4eeb // jmp 0x1dc <k_conv+0x1cc>
+	WORD $0x9066 // nop
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
-	QUAD $0x0000008824840348 // addq 0x88(%rsp), %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	QUAD $0x000000d0248c3b48 // cmpq 0xd0(%rsp), %rcx
-	QUAD $0x00000110248c8b48 // movq 0x110(%rsp), %rcx
-	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
-	QUAD $0x0000010024b48b48 // movq 0x100(%rsp), %rsi
-	LONG $0xfe7f840f; WORD $0xffff // je 0x80 <k_conv+0x70>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x2774 // je 0x230 <k_conv+0x220>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x78408b48 // movq 0x78(%rax), %rax
-	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x000000f824840348 // addq 0xf8(%rsp), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x000000e0248c3b48 // cmpq 0xe0(%rsp), %rcx
+	QUAD $0x00000130248c8b48 // movq 0x130(%rsp), %rcx
+	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	LONG $0xfe94840f; WORD $0xffff // je 0x70 <k_conv+0x60>
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x2474 // je 0x210 <k_conv+0x200>
+	LONG $0x90858b49; WORD $0x0000; BYTE $0x00 // movq 0x90(%r13), %rax
+	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
 	LONG $0xc7af0f48 // imulq %rdi, %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0x17eb // jmp 0x23a <k_conv+0x22a>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x16eb // jmp 0x21a <k_conv+0x20a>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
+	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0xcfaf0f48 // imulq %rdi, %rcx
 	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
 	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
+	QUAD $0x00000118248c8b48 // movq 0x118(%rsp), %rcx
 	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	LONG $0x247c8348; WORD $0x0620 // cmpq $0x6, 0x20(%rsp)
-	LONG $0x02898d0f; WORD $0x0000 // jge 0x510 <k_conv+0x500>
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x04438d49 // leaq 0x4(%r11), %rax
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0x0b678e0f; WORD $0x0000 // jle 0xe00 <k_conv+0xdf0>
-	LONG $0x02538d4d // leaq 0x2(%r11), %r10
-	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0x11b88e0f; WORD $0x0000 // jle 0x1460 <k_conv+0x1450>
-	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
-	LONG $0xfefd8d0f; WORD $0xffff // jge 0x1b0 <k_conv+0x1a0>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	QUAD $0x00008887187de2c4; BYTE $0x00 // vbroadcastss 0x88(%rdi), %ymm0
-	QUAD $0x00008c8f187de2c4; BYTE $0x00 // vbroadcastss 0x8c(%rdi), %ymm1
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xf8 // andq %rdi, %r8
-	WORD $0x54eb // jmp 0x343 <k_conv+0x333>
-	BYTE $0x90 // nop
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x107c81c4; WORD $0x9464; BYTE $0x20 // vmovups 0x20(%r12,%r10,4), %ymm4
-	LONG $0x2c5dc2c4; BYTE $0x29 // vmaskmovps (%r9), %ymm4, %ymm5
-	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e5de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm4, (%rdi)
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x107c81c4; WORD $0x945c; BYTE $0x20 // vmovups 0x20(%r12,%r10,4), %ymm3
-	LONG $0x2c65c2c4; WORD $0x2061 // vmaskmovps 0x20(%r9), %ymm3, %ymm4
-	LONG $0xd458ecc5 // vaddps %ymm4, %ymm2, %ymm2
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x2e65e2c4; WORD $0x2057 // vmaskmovps %ymm2, %ymm3, 0x20(%rdi)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
-	LONG $0xfe6d840f; WORD $0xffff // je 0x1b0 <k_conv+0x1a0>
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0x1f10fcc5 // vmovups (%rdi), %ymm3
-	LONG $0x5710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x6a7e // jle 0x3c0 <k_conv+0x3b0>
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	LONG $0xfbaf0f49 // imulq %r11, %rdi
-	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
-	LONG $0xb90c8d4d // leaq (%r9,%rdi,4), %r9
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
-	LONG $0x38578b4c // movq 0x38(%rdi), %r10
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x00dd850f; WORD $0x0000 // jne 0x460 <k_conv+0x450>
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	WORD $0x3474 // je 0x3c3 <k_conv+0x3b3>
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x247c8348; WORD $0x0628 // cmpq $0x6, 0x28(%rsp)
+	LONG $0x030f8d0f; WORD $0x0000 // jge 0x590 <k_conv+0x580>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x04418d48 // leaq 0x4(%rcx), %rax
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
+	LONG $0x0cde8e0f; WORD $0x0000 // jle 0xf70 <k_conv+0xf60>
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x02c18348 // addq $0x2, %rcx
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	LONG $0x13fc8e0f; WORD $0x0000 // jle 0x16a0 <k_conv+0x1690>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	LONG $0xfee18d0f; WORD $0xffff // jge 0x190 <k_conv+0x180>
+	LONG $0x88858b49; WORD $0x0000; BYTE $0x00 // movq 0x88(%r13), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x50558b49 // movq 0x50(%r13), %rdx
+	LONG $0x78758b49 // movq 0x78(%r13), %rsi
+	LONG $0x98858b4d; WORD $0x0000; BYTE $0x00 // movq 0x98(%r13), %r8
+	WORD $0x25eb // jmp 0x2f1 <k_conv+0x2e1>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x4c10fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm1
+	LONG $0x2e75e2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	LONG $0xfe9f840f; WORD $0xffff // je 0x190 <k_conv+0x180>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x367e // jle 0x340 <k_conv+0x330>
+	LONG $0x0810fcc5 // vmovups (%rax), %ymm1
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	WORD $0x3c76 // jbe 0x350 <k_conv+0x340>
+	LONG $0x4010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm0
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x305d8b49 // movq 0x30(%r13), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x477f // jg 0x36c <k_conv+0x35c>
+	LONG $0x141d8d48; WORD $0x0041; BYTE $0x00 // leaq 0x4114(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x3e0 <k_conv+0x3d0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x4410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm0, %ymm1
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x4410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2040 // vmaskmovps 0x20(%rax), %ymm0, %ymm0
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x305d8b49 // movq 0x30(%r13), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0xb97e // jle 0x325 <k_conv+0x315>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
+	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
+	LONG $0x285d8b4d // movq 0x28(%r13), %r11
+	LONG $0x38558b4d // movq 0x38(%r13), %r10
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0x00ed850f; WORD $0x0000 // jne 0x480 <k_conv+0x470>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	LONG $0x931d8d48; WORD $0x0040; BYTE $0x00 // leaq 0x4093(%rip), %rbx # 0x4440 <lanes>
+	WORD $0x3174 // je 0x3e0 <k_conv+0x3d0>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2f7e // jle 0x3c3 <k_conv+0x3b3>
-	LONG $0xdb1c8b4d // movq (%r11,%rbx,8), %r11
-	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
-	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
-	LONG $0x187dc2c4; BYTE $0x21 // vbroadcastss (%r9), %ymm4
-	LONG $0xb85de2c4; BYTE $0x1f // vfmadd231ps (%rdi), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85de2c4; WORD $0x2057 // vfmadd231ps 0x20(%rdi), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xe372 // jb 0x3a0 <k_conv+0x390>
-	WORD $0x04eb // jmp 0x3c3 <k_conv+0x3b3>
-	BYTE $0x90 // nop
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
-	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
-	LONG $0xb93c8d49 // leaq (%r9,%rdi,4), %rdi
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x4274 // je 0x420 <k_conv+0x410>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
-	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0xfef58e0f; WORD $0xffff // jle 0x2f0 <k_conv+0x2e0>
-	LONG $0x5864c1c4; BYTE $0x19 // vaddps (%r9), %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
-	LONG $0x0ffd8349 // cmpq $0xf, %r13
-	LONG $0xfefc860f; WORD $0xffff // jbe 0x312 <k_conv+0x302>
-	LONG $0x586cc1c4; WORD $0x2051 // vaddps 0x20(%r9), %ymm2, %ymm2
-	WORD $0x22eb // jmp 0x440 <k_conv+0x430>
-	WORD $0x9066 // nop
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x00ad8e0f; WORD $0x0000 // jle 0x4df <k_conv+0x4cf>
-	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
-	LONG $0x0ffd8349 // cmpq $0xf, %r13
-	LONG $0x00b0860f; WORD $0x0000 // jbe 0x4f0 <k_conv+0x4e0>
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x5711fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rdi)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
-	LONG $0xfee8850f; WORD $0xffff // jne 0x343 <k_conv+0x333>
-	LONG $0xfffd50e9; BYTE $0xff // jmp 0x1b0 <k_conv+0x1a0>
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x14eb // jmp 0x47d <k_conv+0x46d>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x02c38348 // addq $0x2, %rbx
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	LONG $0xff0d840f; WORD $0xffff // je 0x38a <k_conv+0x37a>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2b7e // jle 0x4ad <k_conv+0x49d>
-	LONG $0xdb348b4d // movq (%r11,%rbx,8), %r14
-	LONG $0xb1348d4f // leaq (%r9,%r14,4), %r14
-	LONG $0x963c8d4f // leaq (%r14,%r10,4), %r15
-	WORD $0x9066 // nop
-	LONG $0x187dc2c4; BYTE $0x26 // vbroadcastss (%r14), %ymm4
-	LONG $0xb85de2c4; BYTE $0x1f // vfmadd231ps (%rdi), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85de2c4; WORD $0x2057 // vfmadd231ps 0x20(%rdi), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x2c7e // jle 0x3e0 <k_conv+0x3d0>
+	LONG $0xf31c8b4f // movq (%r11,%r14,8), %r11
+	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
+	LONG $0x97148d4e // leaq (%rdi,%r10,4), %r10
+	LONG $0x187de2c4; BYTE $0x17 // vbroadcastss (%rdi), %ymm2
+	LONG $0xb86de2c4; BYTE $0x08 // vfmadd231ps (%rax), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2040 // vfmadd231ps 0x20(%rax), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0xe372 // jb 0x3c0 <k_conv+0x3b0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	QUAD $0x0000a09d187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm3
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	QUAD $0x0000a495187dc2c4; BYTE $0x00 // vbroadcastss 0xa4(%r13), %ymm2
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x5674 // je 0x460 <k_conv+0x450>
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0xba3c8d49 // leaq (%r10,%rdi,4), %rdi
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x00ec8e0f; WORD $0x0000 // jle 0x510 <k_conv+0x500>
+	LONG $0x0f58f4c5 // vaddps (%rdi), %ymm1, %ymm1
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0xc95decc5 // vminps %ymm1, %ymm2, %ymm1
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x00f5840f; WORD $0x0000 // je 0x532 <k_conv+0x522>
+	LONG $0x4758fcc5; BYTE $0x20 // vaddps 0x20(%rdi), %ymm0, %ymm0
+	LONG $0xc05fe4c5 // vmaxps %ymm0, %ymm3, %ymm0
+	LONG $0xc05decc5 // vminps %ymm0, %ymm2, %ymm0
+	LONG $0x4011fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rax)
+	LONG $0xfffe8ce9; BYTE $0xff // jmp 0x2e0 <k_conv+0x2d0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0xc95decc5 // vminps %ymm1, %ymm2, %ymm1
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x00e88e0f; WORD $0x0000 // jle 0x55a <k_conv+0x54a>
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	LONG $0x0000efe9; BYTE $0x00 // jmp 0x56a <k_conv+0x55a>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xc7 // andq %rax, %r15
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x13eb // jmp 0x4ad <k_conv+0x49d>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x02c68349 // addq $0x2, %r14
 	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe372 // jb 0x490 <k_conv+0x480>
+	LONG $0xfeee840f; WORD $0xffff // je 0x39b <k_conv+0x38b>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xbe7e // jle 0x470 <k_conv+0x460>
-	LONG $0xdb748b4d; BYTE $0x08 // movq 0x8(%r11,%rbx,8), %r14
-	LONG $0xb1348d4f // leaq (%r9,%r14,4), %r14
-	LONG $0x963c8d4f // leaq (%r14,%r10,4), %r15
-	BYTE $0x90 // nop
-	LONG $0x187dc2c4; BYTE $0x26 // vbroadcastss (%r14), %ymm4
-	LONG $0xb85de2c4; BYTE $0x1f // vfmadd231ps (%rdi), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85de2c4; WORD $0x2057 // vfmadd231ps 0x20(%rdi), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe372 // jb 0x4c0 <k_conv+0x4b0>
-	WORD $0x91eb // jmp 0x470 <k_conv+0x460>
+	WORD $0x2c7e // jle 0x4de <k_conv+0x4ce>
+	LONG $0xf3248b4f // movq (%r11,%r14,8), %r12
+	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
+	LONG $0x942c8d4f // leaq (%r12,%r10,4), %r13
+	WORD $0x9066 // nop
+	LONG $0x187dc2c4; WORD $0x2414 // vbroadcastss (%r12), %ymm2
+	LONG $0xb86de2c4; BYTE $0x08 // vfmadd231ps (%rax), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2040 // vfmadd231ps 0x20(%rax), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0xe272 // jb 0x4c0 <k_conv+0x4b0>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0xbd7e // jle 0x4a0 <k_conv+0x490>
+	LONG $0xf3648b4f; BYTE $0x08 // movq 0x8(%r11,%r14,8), %r12
+	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
+	LONG $0x942c8d4f // leaq (%r12,%r10,4), %r13
+	LONG $0x187dc2c4; WORD $0x2414 // vbroadcastss (%r12), %ymm2
+	LONG $0xb86de2c4; BYTE $0x08 // vfmadd231ps (%rax), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86de2c4; WORD $0x2040 // vfmadd231ps 0x20(%rax), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0xe272 // jb 0x4f0 <k_conv+0x4e0>
+	WORD $0x90eb // jmp 0x4a0 <k_conv+0x490>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x107c81c4; WORD $0x8c64; BYTE $0x20 // vmovups 0x20(%r12,%r9,4), %ymm4
-	LONG $0x2e5de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm4, (%rdi)
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	LONG $0x107ca1c4; WORD $0x8b64; BYTE $0x20 // vmovups 0x20(%rbx,%r9,4), %ymm4
+	LONG $0x2c5de2c4; BYTE $0x2f // vmaskmovps (%rdi), %ymm4, %ymm5
+	LONG $0xcd58f4c5 // vaddps %ymm5, %ymm1, %ymm1
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0xc95decc5 // vminps %ymm1, %ymm2, %ymm1
+	LONG $0x2e5de2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm4, (%rax)
 	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x107c81c4; WORD $0x8c5c; BYTE $0x20 // vmovups 0x20(%r12,%r9,4), %ymm3
-	LONG $0xfffe27e9; BYTE $0xff // jmp 0x32f <k_conv+0x31f>
+	LONG $0x107ca1c4; WORD $0x8b4c; BYTE $0x20 // vmovups 0x20(%rbx,%r9,4), %ymm1
+	LONG $0x2c75e2c4; WORD $0x2067 // vmaskmovps 0x20(%rdi), %ymm1, %ymm4
+	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
+	LONG $0xc05fe4c5 // vmaxps %ymm0, %ymm3, %ymm0
+	LONG $0xc05decc5 // vminps %ymm0, %ymm2, %ymm0
+	LONG $0x2e75e2c4; WORD $0x2040 // vmaskmovps %ymm0, %ymm1, 0x20(%rax)
+	LONG $0xfffd86e9; BYTE $0xff // jmp 0x2e0 <k_conv+0x2d0>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x6410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm4
+	LONG $0x2e5de2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm4, (%rax)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0xc05fe4c5 // vmaxps %ymm0, %ymm3, %ymm0
+	LONG $0xc05decc5 // vminps %ymm0, %ymm2, %ymm0
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfd4d840f; WORD $0xffff // je 0x2cc <k_conv+0x2bc>
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0xfffd58e9; BYTE $0xff // jmp 0x2e0 <k_conv+0x2d0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x70788b48 // movq 0x70(%rax), %rdi
-	LONG $0x30708b4c // movq 0x30(%rax), %r14
-	LONG $0x60488b4c // movq 0x60(%rax), %r9
-	LONG $0x80908b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r10
-	QUAD $0x000088a8187d62c4; BYTE $0x00 // vbroadcastss 0x88(%rax), %ymm13
-	QUAD $0x00008ca0187d62c4; BYTE $0x00 // vbroadcastss 0x8c(%rax), %ymm12
+	LONG $0x88bd8b49; WORD $0x0000; BYTE $0x00 // movq 0x88(%r13), %rdi
+	LONG $0x50458b4d // movq 0x50(%r13), %r8
+	LONG $0x784d8b4d // movq 0x78(%r13), %r9
+	LONG $0x98958b4d; WORD $0x0000; BYTE $0x00 // movq 0x98(%r13), %r10
 	QUAD $0x00000000fd048d48 // leaq (,%rdi,8), %rax
 	LONG $0x7f0c8d48 // leaq (%rdi,%rdi,2), %rcx
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x04e3c149 // shlq $0x4, %r11
 	LONG $0xbf148d48 // leaq (%rdi,%rdi,4), %rdx
-	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
 	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	LONG $0x245c894c; BYTE $0x18 // movq %r11, 0x18(%rsp)
 	LONG $0x8e048d48 // leaq (%rsi,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0xfe048d48 // leaq (%rsi,%rdi,8), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x000000c824bc8948 // movq %rdi, 0xc8(%rsp)
 	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
-	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
-	QUAD $0x000000d82494894c // movq %r10, 0xd8(%rsp)
-	QUAD $0x00013824ac117cc5; BYTE $0x00 // vmovups %ymm13, 0x138(%rsp)
-	QUAD $0x00011824a4117cc5; BYTE $0x00 // vmovups %ymm12, 0x118(%rsp)
-	WORD $0x4deb // jmp 0x617 <k_conv+0x607>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x5058ecc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm2, %ymm2
-	LONG $0xd25f94c5 // vmaxps %ymm2, %ymm13, %ymm2
-	LONG $0xd25d9cc5 // vminps %ymm2, %ymm12, %ymm2
-	LONG $0x5111fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rcx)
-	LONG $0x06438d49 // leaq 0x6(%r11), %rax
-	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
-	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
-	LONG $0x244c0148; BYTE $0x30 // addq %rcx, 0x30(%rsp)
-	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
-	LONG $0x244c0148; BYTE $0x78 // addq %rcx, 0x78(%rsp)
-	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
-	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xfc738f0f; WORD $0xffff // jg 0x28a <k_conv+0x27a>
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	QUAD $0x000000a8248c894c // movq %r9, 0xa8(%rsp)
+	QUAD $0x000000d02494894c // movq %r10, 0xd0(%rsp)
+	WORD $0x54eb // jmp 0x67f <k_conv+0x66f>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x4058fcc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm0, %ymm0
+	LONG $0xc05f94c5 // vmaxps %ymm0, %ymm13, %ymm0
+	LONG $0xc05d9cc5 // vminps %ymm0, %ymm12, %ymm0
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x06418d48 // leaq 0x6(%rcx), %rax
+	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
+	LONG $0x24540148; BYTE $0x40 // addq %rdx, 0x40(%rsp)
+	LONG $0x24540148; BYTE $0x18 // addq %rdx, 0x18(%rsp)
+	LONG $0x24540148; BYTE $0x10 // addq %rdx, 0x10(%rsp)
+	LONG $0x24540148; BYTE $0x30 // addq %rdx, 0x30(%rsp)
+	QUAD $0x0000008024940148 // addq %rdx, 0x80(%rsp)
+	LONG $0x24540148; BYTE $0x38 // addq %rdx, 0x38(%rsp)
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
+	LONG $0xfc048f0f; WORD $0xffff // jg 0x283 <k_conv+0x273>
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x28107cc5 // vmovups (%rax), %ymm13
-	LONG $0x60107cc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm12
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
-	LONG $0x01458e0f; WORD $0x0000 // jle 0x780 <k_conv+0x770>
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0x813c8d48 // leaq (%rcx,%rax,4), %rdi
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28588b4c // movq 0x28(%rax), %r11
-	LONG $0x38688b4c // movq 0x38(%rax), %r13
-	LONG $0x287c41c4; BYTE $0xdd // vmovaps %ymm13, %ymm11
-	LONG $0x287c41c4; BYTE $0xd4 // vmovaps %ymm12, %ymm10
-	LONG $0x287c41c4; BYTE $0xcd // vmovaps %ymm13, %ymm9
-	LONG $0x287c41c4; BYTE $0xc4 // vmovaps %ymm12, %ymm8
-	LONG $0xef297cc5 // vmovaps %ymm13, %ymm7
-	LONG $0xe6297cc5 // vmovaps %ymm12, %ymm6
-	LONG $0xed297cc5 // vmovaps %ymm13, %ymm5
-	LONG $0xe4297cc5 // vmovaps %ymm12, %ymm4
-	LONG $0xeb297cc5 // vmovaps %ymm13, %ymm3
-	LONG $0xe2297cc5 // vmovaps %ymm12, %ymm2
-	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x16eb // jmp 0x6ac <k_conv+0x69c>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x394d; BYTE $0xf4 // cmpq %r14, %r12
-	LONG $0x0100840f; WORD $0x0000 // je 0x7ac <k_conv+0x79c>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0xef7e // jle 0x6a0 <k_conv+0x690>
-	LONG $0xe30c8b4f // movq (%r11,%r12,8), %r9
-	LONG $0x8f048d4a // leaq (%rdi,%r9,4), %rax
-	LONG $0xa82c8d4a // leaq (%rax,%r13,4), %rbp
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	BYTE $0x90 // nop
-	LONG $0x33107cc5 // vmovups (%rbx), %ymm14
-	LONG $0x187da2c4; WORD $0x0904 // vbroadcastss (%rcx,%r9), %ymm0
-	LONG $0x7b107cc5; BYTE $0x20 // vmovups 0x20(%rbx), %ymm15
-	LONG $0xb87d42c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm14) + ymm13
-	LONG $0x187d82c4; WORD $0x0f0c // vbroadcastss (%r15,%r9), %ymm1
-	LONG $0xb80562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm12 # ymm12 = (ymm15 * ymm0) + ymm12
-	LONG $0xb87542c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm1, %ymm11 # ymm11 = (ymm1 * ymm14) + ymm11
-	LONG $0x187d82c4; WORD $0x0a04 // vbroadcastss (%r10,%r9), %ymm0
-	LONG $0xb80562c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm1) + ymm10
-	LONG $0xb87d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm14) + ymm9
-	LONG $0x187da2c4; WORD $0x080c // vbroadcastss (%rax,%r9), %ymm1
-	LONG $0xb80562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm0) + ymm8
-	LONG $0xb875c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm1, %ymm7 # ymm7 = (ymm1 * ymm14) + ymm7
-	LONG $0x187d82c4; WORD $0x0804 // vbroadcastss (%r8,%r9), %ymm0
-	LONG $0xb805e2c4; BYTE $0xf1 // vfmadd231ps %ymm1, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm1) + ymm6
-	LONG $0xb87dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm14) + ymm5
-	LONG $0x187da2c4; WORD $0x0e0c // vbroadcastss (%rsi,%r9), %ymm1
-	LONG $0xb805e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
-	LONG $0xb875c2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm14) + ymm3
-	LONG $0xb875c2c4; BYTE $0xd7 // vfmadd231ps %ymm15, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm15) + ymm2
-	LONG $0x40c38348 // addq $0x40, %rbx
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x04c08349 // addq $0x4, %r8
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x09148d4a // leaq (%rcx,%r9), %rdx
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xff6a820f; WORD $0xffff // jb 0x6e0 <k_conv+0x6d0>
-	LONG $0xffff25e9; BYTE $0xff // jmp 0x6a0 <k_conv+0x690>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x287c41c4; BYTE $0xdd // vmovaps %ymm13, %ymm11
-	LONG $0x287c41c4; BYTE $0xd4 // vmovaps %ymm12, %ymm10
-	LONG $0x287c41c4; BYTE $0xcd // vmovaps %ymm13, %ymm9
-	LONG $0x287c41c4; BYTE $0xc4 // vmovaps %ymm12, %ymm8
-	LONG $0xef297cc5 // vmovaps %ymm13, %ymm7
-	LONG $0xe6297cc5 // vmovaps %ymm12, %ymm6
-	LONG $0xed297cc5 // vmovaps %ymm13, %ymm5
-	LONG $0xe4297cc5 // vmovaps %ymm12, %ymm4
-	LONG $0xeb297cc5 // vmovaps %ymm13, %ymm3
-	LONG $0xe2297cc5 // vmovaps %ymm12, %ymm2
-	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x813c8d48 // leaq (%rcx,%rax,4), %rdi
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x0088840f; WORD $0x0000 // je 0x860 <k_conv+0x850>
-	QUAD $0x000000d824948b4c // movq 0xd8(%rsp), %r10
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x00258d4c; WORD $0x0038; BYTE $0x00 // leaq 0x3800(%rip), %r12 # 0x4000 <lanes>
-	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
-	LONG $0x00e58e0f; WORD $0x0000 // jle 0x8f0 <k_conv+0x8e0>
-	LONG $0x285814c5 // vaddps (%rax), %ymm13, %ymm13
-	QUAD $0x000138248410fcc5; BYTE $0x00 // vmovups 0x138(%rsp), %ymm0
-	LONG $0x5f7c41c4; BYTE $0xed // vmaxps %ymm13, %ymm0, %ymm13
-	QUAD $0x000118248c10fcc5; BYTE $0x00 // vmovups 0x118(%rsp), %ymm1
-	LONG $0x5d7441c4; BYTE $0xed // vminps %ymm13, %ymm1, %ymm13
-	LONG $0x2f117cc5 // vmovups %ymm13, (%rdi)
-	LONG $0x10fd8349 // cmpq $0x10, %r13
-	LONG $0x00ee820f; WORD $0x0000 // jb 0x927 <k_conv+0x917>
-	LONG $0x60581cc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm12, %ymm12
-	LONG $0x5f7c41c4; BYTE $0xe4 // vmaxps %ymm12, %ymm0, %ymm12
-	LONG $0x5d7441c4; BYTE $0xe4 // vminps %ymm12, %ymm1, %ymm12
-	LONG $0x67117cc5; BYTE $0x20 // vmovups %ymm12, 0x20(%rdi)
-	LONG $0x8f0c8d4a // leaq (%rdi,%r9,4), %rcx
-	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x000101e9; BYTE $0x00 // jmp 0x95e <k_conv+0x94e>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x000138248410fcc5; BYTE $0x00 // vmovups 0x138(%rsp), %ymm0
-	LONG $0x5f7c41c4; BYTE $0xed // vmaxps %ymm13, %ymm0, %ymm13
-	QUAD $0x000118248410fcc5; BYTE $0x00 // vmovups 0x118(%rsp), %ymm0
-	LONG $0x5d7c41c4; BYTE $0xed // vminps %ymm13, %ymm0, %ymm13
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x74258d4c; WORD $0x0037; BYTE $0x00 // leaq 0x3774(%rip), %r12 # 0x4000 <lanes>
-	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
-	LONG $0x03938e0f; WORD $0x0000 // jle 0xc2a <k_conv+0xc1a>
-	LONG $0x2f117cc5 // vmovups %ymm13, (%rdi)
-	LONG $0x10fd8349 // cmpq $0x10, %r13
-	LONG $0x0396820f; WORD $0x0000 // jb 0xc3b <k_conv+0xc2b>
-	QUAD $0x00013824ac107cc5; BYTE $0x00 // vmovups 0x138(%rsp), %ymm13
-	LONG $0x5f14c1c4; BYTE $0xc4 // vmaxps %ymm12, %ymm13, %ymm0
-	QUAD $0x00011824a4107cc5; BYTE $0x00 // vmovups 0x118(%rsp), %ymm12
-	LONG $0xc05d9cc5 // vminps %ymm0, %ymm12, %ymm0
-	LONG $0x4711fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi)
-	LONG $0x5f14c1c4; BYTE $0xc3 // vmaxps %ymm11, %ymm13, %ymm0
-	LONG $0xc05d9cc5 // vminps %ymm0, %ymm12, %ymm0
-	LONG $0x117ca1c4; WORD $0x8f04 // vmovups %ymm0, (%rdi,%r9,4)
-	LONG $0x5f14c1c4; BYTE $0xc2 // vmaxps %ymm10, %ymm13, %ymm0
-	LONG $0xc05d9cc5 // vminps %ymm0, %ymm12, %ymm0
-	LONG $0x117ca1c4; WORD $0x8f44; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi,%r9,4)
-	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x0003c2e9; BYTE $0x00 // jmp 0xcad <k_conv+0xc9d>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x107c41c4; WORD $0x8c74; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm14
-	LONG $0x2c0d62c4; BYTE $0x38 // vmaskmovps (%rax), %ymm14, %ymm15
-	LONG $0x581441c4; BYTE $0xef // vaddps %ymm15, %ymm13, %ymm13
-	QUAD $0x000138248410fcc5; BYTE $0x00 // vmovups 0x138(%rsp), %ymm0
-	LONG $0x5f7c41c4; BYTE $0xed // vmaxps %ymm13, %ymm0, %ymm13
-	QUAD $0x000118248c10fcc5; BYTE $0x00 // vmovups 0x118(%rsp), %ymm1
-	LONG $0x5d7441c4; BYTE $0xed // vminps %ymm13, %ymm1, %ymm13
-	LONG $0x2e0d62c4; BYTE $0x2f // vmaskmovps %ymm13, %ymm14, (%rdi)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x107c41c4; WORD $0x8c6c; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm13
-	LONG $0x2c1562c4; WORD $0x2070 // vmaskmovps 0x20(%rax), %ymm13, %ymm14
-	LONG $0x581c41c4; BYTE $0xe6 // vaddps %ymm14, %ymm12, %ymm12
-	LONG $0x5f7c41c4; BYTE $0xe4 // vmaxps %ymm12, %ymm0, %ymm12
-	LONG $0x5d7441c4; BYTE $0xe4 // vminps %ymm12, %ymm1, %ymm12
-	LONG $0x2e1562c4; WORD $0x2067 // vmaskmovps %ymm12, %ymm13, 0x20(%rdi)
-	LONG $0x8f0c8d4a // leaq (%rdi,%r9,4), %rcx
-	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	WORD $0x557c // jl 0x9b0 <k_conv+0x9a0>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xe8287cc5 // vmovaps %ymm0, %ymm13
-	LONG $0x1e5824c5 // vaddps (%rsi), %ymm11, %ymm11
-	LONG $0x5f7c41c4; BYTE $0xdb // vmaxps %ymm11, %ymm0, %ymm11
-	LONG $0x5d7441c4; BYTE $0xdb // vminps %ymm11, %ymm1, %ymm11
-	LONG $0x19117cc5 // vmovups %ymm11, (%rcx)
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x6074 // je 0x9d9 <k_conv+0x9c9>
-	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
-	LONG $0x8f0c8d4a // leaq (%rdi,%r9,4), %rcx
-	LONG $0x582c21c4; WORD $0x9054; BYTE $0x20 // vaddps 0x20(%rax,%r10,4), %ymm10, %ymm10
-	LONG $0x5f1441c4; BYTE $0xd2 // vmaxps %ymm10, %ymm13, %ymm10
-	LONG $0x5d7441c4; BYTE $0xd2 // vminps %ymm10, %ymm1, %ymm10
-	LONG $0x117c21c4; WORD $0x8f54; BYTE $0x20 // vmovups %ymm10, 0x20(%rdi,%r9,4)
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	LONG $0x96048d4a // leaq (%rsi,%r10,4), %rax
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x008f8e0f; WORD $0x0000 // jle 0x730 <k_conv+0x720>
+	LONG $0x18107cc5 // vmovups (%rax), %ymm11
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	LONG $0x0091820f; WORD $0x0000 // jb 0x740 <k_conv+0x730>
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x09107cc5 // vmovups (%rcx), %ymm9
+	LONG $0x41107cc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm8
+	LONG $0x50107cc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm10
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x3810fcc5 // vmovups (%rax), %ymm7
+	LONG $0x6810fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm5
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0xe1287cc5 // vmovaps %ymm1, %ymm12
-	WORD $0x69eb // jmp 0xa13 <k_conv+0xa03>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x00e18f0f; WORD $0x0000 // jg 0x7c0 <k_conv+0x7b0>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107c41c4; WORD $0x8464; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm12
-	LONG $0x2c1d62c4; BYTE $0x2e // vmaskmovps (%rsi), %ymm12, %ymm13
-	LONG $0x582441c4; BYTE $0xdd // vaddps %ymm13, %ymm11, %ymm11
-	LONG $0x5f7c41c4; BYTE $0xdb // vmaxps %ymm11, %ymm0, %ymm11
-	LONG $0x5d7441c4; BYTE $0xdb // vminps %ymm11, %ymm1, %ymm11
-	LONG $0x2e1d62c4; BYTE $0x19 // vmaskmovps %ymm11, %ymm12, (%rcx)
-	LONG $0xe8287cc5 // vmovaps %ymm0, %ymm13
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107c41c4; WORD $0x845c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm11
-	LONG $0x2c2562c4; WORD $0x2066 // vmaskmovps 0x20(%rsi), %ymm11, %ymm12
-	LONG $0x582c41c4; BYTE $0xd4 // vaddps %ymm12, %ymm10, %ymm10
-	LONG $0x5f1441c4; BYTE $0xd2 // vmaxps %ymm10, %ymm13, %ymm10
-	LONG $0x5d7441c4; BYTE $0xd2 // vminps %ymm10, %ymm1, %ymm10
-	LONG $0x2e2562c4; WORD $0x2051 // vmaskmovps %ymm10, %ymm11, 0x20(%rcx)
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	LONG $0x96048d4a // leaq (%rsi,%r10,4), %rax
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0xe1287cc5 // vmovaps %ymm1, %ymm12
-	WORD $0x3f7e // jle 0xa50 <k_conv+0xa40>
+	LONG $0x4410fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x31 // vmaskmovps (%rcx), %ymm0, %ymm6
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00d5850f; WORD $0x0000 // jne 0x7d1 <k_conv+0x7c1>
+	LONG $0x20c18348 // addq $0x20, %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x21 // vmaskmovps (%rcx), %ymm0, %ymm4
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x01078e0f; WORD $0x0000 // jle 0x820 <k_conv+0x810>
+	LONG $0x1810fcc5 // vmovups (%rax), %ymm3
+	LONG $0x00010ee9; BYTE $0x00 // jmp 0x830 <k_conv+0x820>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7d62c4; BYTE $0x18 // vmaskmovps (%rax), %ymm0, %ymm11
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm0
+	LONG $0x2c7d62c4; WORD $0x2050 // vmaskmovps 0x20(%rax), %ymm0, %ymm10
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x067c // jl 0x760 <k_conv+0x750>
+	LONG $0x09107cc5 // vmovups (%rcx), %ymm9
+	WORD $0x10eb // jmp 0x770 <k_conv+0x760>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x4410fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm0
+	LONG $0x2c7d62c4; BYTE $0x09 // vmaskmovps (%rcx), %ymm0, %ymm9
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm0
+	LONG $0x2c7d62c4; WORD $0x2041 // vmaskmovps 0x20(%rcx), %ymm0, %ymm8
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0x790 <k_conv+0x780>
+	LONG $0x3810fcc5 // vmovups (%rax), %ymm7
+	WORD $0x10eb // jmp 0x7a0 <k_conv+0x790>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x38 // vmaskmovps (%rax), %ymm0, %ymm7
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2068 // vmaskmovps 0x20(%rax), %ymm0, %ymm5
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x085834c5 // vaddps (%rax), %ymm9, %ymm9
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xff1f8e0f; WORD $0xffff // jle 0x6df <k_conv+0x6cf>
+	LONG $0x3110fcc5 // vmovups (%rcx), %ymm6
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xff2b840f; WORD $0xffff // je 0x6fc <k_conv+0x6ec>
+	LONG $0x6110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm4
+	LONG $0x1810fcc5 // vmovups (%rax), %ymm3
+	LONG $0x5010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm2
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x617f // jg 0x84a <k_conv+0x83a>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm0, %ymm1
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x5575 // jne 0x857 <k_conv+0x847>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x00 // vmaskmovps (%rax), %ymm0, %ymm0
+	WORD $0x48eb // jmp 0x85b <k_conv+0x84b>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x18 // vmaskmovps (%rax), %ymm0, %ymm3
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2050 // vmaskmovps 0x20(%rax), %ymm0, %ymm2
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x9f7e // jle 0x7e9 <k_conv+0x7d9>
+	LONG $0x0810fcc5 // vmovups (%rax), %ymm1
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xab74 // je 0x802 <k_conv+0x7f2>
+	LONG $0x0010fcc5 // vmovups (%rax), %ymm0
+	LONG $0x60247489 // movl %esi, 0x60(%rsp)
+	LONG $0x305d8b49 // movq 0x30(%r13), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	QUAD $0x0000008824bc8948 // movq %rdi, 0x88(%rsp)
+	LONG $0x011c8e0f; WORD $0x0000 // jle 0x990 <k_conv+0x980>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x812c8d48 // leaq (%rcx,%rax,4), %rbp
+	LONG $0x28758b4d // movq 0x28(%r13), %r14
+	LONG $0x384d8b4d // movq 0x38(%r13), %r9
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x0feb // jmp 0x8ac <k_conv+0x89c>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0x00e4840f; WORD $0x0000 // je 0x990 <k_conv+0x980>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0xef7e // jle 0x8a0 <k_conv+0x890>
+	LONG $0xc63c8b49 // movq (%r14,%rax,8), %rdi
+	QUAD $0x00000000bd0c8d48 // leaq (,%rdi,4), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x89148d4e // leaq (%rcx,%r9,4), %r10
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x107c41c4; WORD $0x0065 // vmovups (%r13), %ymm12
+	LONG $0x187d42c4; WORD $0x3b34 // vbroadcastss (%r11,%rdi), %ymm14
+	LONG $0x107c41c4; WORD $0x206d // vmovups 0x20(%r13), %ymm13
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0x187d42c4; WORD $0x383c // vbroadcastss (%r8,%rdi), %ymm15
+	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
+	LONG $0xb80542c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm12) + ymm9
+	LONG $0x187d42c4; WORD $0x3f34 // vbroadcastss (%r15,%rdi), %ymm14
+	LONG $0xb81542c4; BYTE $0xc7 // vfmadd231ps %ymm15, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm15) + ymm8
+	LONG $0xb80dc2c4; BYTE $0xfc // vfmadd231ps %ymm12, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm12) + ymm7
+	LONG $0x187d62c4; WORD $0x3e3c // vbroadcastss (%rsi,%rdi), %ymm15
+	LONG $0xb815c2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm14) + ymm5
+	LONG $0xb805c2c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm12) + ymm6
+	LONG $0x187d42c4; WORD $0x3c34 // vbroadcastss (%r12,%rdi), %ymm14
+	LONG $0xb815c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
+	LONG $0xb80dc2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm12) + ymm3
+	LONG $0x187d62c4; WORD $0x393c // vbroadcastss (%rcx,%rdi), %ymm15
+	LONG $0xb815c2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm14) + ymm2
+	LONG $0xb805c2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm12) + ymm1
+	LONG $0xb805c2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm13) + ymm0
+	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x3b148d49 // leaq (%r11,%rdi), %rdx
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x04c38349 // addq $0x4, %r11
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0xff67820f; WORD $0xffff // jb 0x8f0 <k_conv+0x8e0>
+	LONG $0xffff12e9; BYTE $0xff // jmp 0x8a0 <k_conv+0x890>
+	WORD $0x9066 // nop
+	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	QUAD $0x0000a0ad187d42c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm13
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	QUAD $0x0000a4a5187d42c4; BYTE $0x00 // vbroadcastss 0xa4(%r13), %ymm12
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x7e74 // je 0xa50 <k_conv+0xa40>
+	QUAD $0x000000d024948b4c // movq 0xd0(%rsp), %r10
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x461d8d48; WORD $0x003a; BYTE $0x00 // leaq 0x3a46(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x245c8b44; BYTE $0x60 // movl 0x60(%rsp), %r11d
+	LONG $0x00868e0f; WORD $0x0000 // jle 0xa90 <k_conv+0xa80>
+	LONG $0x195824c5 // vaddps (%rcx), %ymm11, %ymm11
+	LONG $0x5f1441c4; BYTE $0xdb // vmaxps %ymm11, %ymm13, %ymm11
+	LONG $0x5d1c41c4; BYTE $0xdb // vminps %ymm11, %ymm12, %ymm11
+	LONG $0x18117cc5 // vmovups %ymm11, (%rax)
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x008f840f; WORD $0x0000 // je 0xab4 <k_conv+0xaa4>
+	LONG $0x51582cc5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm10, %ymm10
+	LONG $0x5f1441c4; BYTE $0xd2 // vmaxps %ymm10, %ymm13, %ymm10
+	LONG $0x5d1c41c4; BYTE $0xd2 // vminps %ymm10, %ymm12, %ymm10
+	LONG $0x50117cc5; BYTE $0x20 // vmovups %ymm10, 0x20(%rax)
+	LONG $0x88348d4a // leaq (%rax,%r9,4), %rsi
+	LONG $0x913c8d4a // leaq (%rcx,%r10,4), %rdi
+	LONG $0x0000a1e9; BYTE $0x00 // jmp 0xae7 <k_conv+0xad7>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x5f1441c4; BYTE $0xdb // vmaxps %ymm11, %ymm13, %ymm11
+	LONG $0x5d1c41c4; BYTE $0xdb // vminps %ymm11, %ymm12, %ymm11
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xd31d8d48; WORD $0x0039; BYTE $0x00 // leaq 0x39d3(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x6024748b // movl 0x60(%rsp), %esi
+	LONG $0x031c8e0f; WORD $0x0000 // jle 0xd98 <k_conv+0xd88>
+	LONG $0x18117cc5 // vmovups %ymm11, (%rax)
+	LONG $0x000323e9; BYTE $0x00 // jmp 0xda8 <k_conv+0xd98>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x74107cc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm14
+	LONG $0x2c0d62c4; BYTE $0x39 // vmaskmovps (%rcx), %ymm14, %ymm15
+	LONG $0x582441c4; BYTE $0xdf // vaddps %ymm15, %ymm11, %ymm11
+	LONG $0x5f1441c4; BYTE $0xdb // vmaxps %ymm11, %ymm13, %ymm11
+	LONG $0x5d1c41c4; BYTE $0xdb // vminps %ymm11, %ymm12, %ymm11
+	LONG $0x2e0d62c4; BYTE $0x18 // vmaskmovps %ymm11, %ymm14, (%rax)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x5c107cc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm11
+	LONG $0x2c2562c4; WORD $0x2071 // vmaskmovps 0x20(%rcx), %ymm11, %ymm14
+	LONG $0x582c41c4; BYTE $0xd6 // vaddps %ymm14, %ymm10, %ymm10
+	LONG $0x5f1441c4; BYTE $0xd2 // vmaxps %ymm10, %ymm13, %ymm10
+	LONG $0x5d1c41c4; BYTE $0xd2 // vminps %ymm10, %ymm12, %ymm10
+	LONG $0x2e2562c4; WORD $0x2050 // vmaskmovps %ymm10, %ymm11, 0x20(%rax)
+	LONG $0x88348d4a // leaq (%rax,%r9,4), %rsi
+	LONG $0x913c8d4a // leaq (%rcx,%r10,4), %rdi
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x497e // jle 0xb30 <k_conv+0xb20>
+	LONG $0x0f5834c5 // vaddps (%rdi), %ymm9, %ymm9
 	LONG $0x5f1441c4; BYTE $0xc9 // vmaxps %ymm9, %ymm13, %ymm9
 	LONG $0x5d1c41c4; BYTE $0xc9 // vminps %ymm9, %ymm12, %ymm9
-	LONG $0x09117cc5 // vmovups %ymm9, (%rcx)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x4b74 // je 0xa75 <k_conv+0xa65>
-	LONG $0x40583cc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm8, %ymm8
+	LONG $0x0e117cc5 // vmovups %ymm9, (%rsi)
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x5674 // je 0xb54 <k_conv+0xb44>
+	LONG $0x91348d4a // leaq (%rcx,%r10,4), %rsi
+	LONG $0x883c8d4a // leaq (%rax,%r9,4), %rdi
+	LONG $0x583c21c4; WORD $0x9144; BYTE $0x20 // vaddps 0x20(%rcx,%r10,4), %ymm8, %ymm8
 	LONG $0x5f1441c4; BYTE $0xc0 // vmaxps %ymm8, %ymm13, %ymm8
 	LONG $0x5d1c41c4; BYTE $0xc0 // vminps %ymm8, %ymm12, %ymm8
-	LONG $0x41117cc5; BYTE $0x20 // vmovups %ymm8, 0x20(%rcx)
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x60eb // jmp 0xaab <k_conv+0xa9b>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9454; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm10
-	LONG $0x2c2d62c4; BYTE $0x18 // vmaskmovps (%rax), %ymm10, %ymm11
+	LONG $0x117c21c4; WORD $0x8844; BYTE $0x20 // vmovups %ymm8, 0x20(%rax,%r9,4)
+	LONG $0x8f0c8d4a // leaq (%rdi,%r9,4), %rcx
+	LONG $0x96048d4a // leaq (%rsi,%r10,4), %rax
+	WORD $0x5feb // jmp 0xb87 <k_conv+0xb77>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x54107cc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm10
+	LONG $0x2c2d62c4; BYTE $0x1f // vmaskmovps (%rdi), %ymm10, %ymm11
 	LONG $0x583441c4; BYTE $0xcb // vaddps %ymm11, %ymm9, %ymm9
 	LONG $0x5f1441c4; BYTE $0xc9 // vmaxps %ymm9, %ymm13, %ymm9
 	LONG $0x5d1c41c4; BYTE $0xc9 // vminps %ymm9, %ymm12, %ymm9
-	LONG $0x2e2d62c4; BYTE $0x09 // vmaskmovps %ymm9, %ymm10, (%rcx)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x944c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm9
-	LONG $0x2c3562c4; WORD $0x2050 // vmaskmovps 0x20(%rax), %ymm9, %ymm10
+	LONG $0x2e2d62c4; BYTE $0x0e // vmaskmovps %ymm9, %ymm10, (%rsi)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4c107cc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm9
+	LONG $0x2c3562c4; WORD $0x2057 // vmaskmovps 0x20(%rdi), %ymm9, %ymm10
 	LONG $0x583c41c4; BYTE $0xc2 // vaddps %ymm10, %ymm8, %ymm8
 	LONG $0x5f1441c4; BYTE $0xc0 // vmaxps %ymm8, %ymm13, %ymm8
 	LONG $0x5d1c41c4; BYTE $0xc0 // vminps %ymm8, %ymm12, %ymm8
-	LONG $0x2e3562c4; WORD $0x2041 // vmaskmovps %ymm8, %ymm9, 0x20(%rcx)
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x377e // jle 0xae0 <k_conv+0xad0>
-	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x2e3562c4; WORD $0x2046 // vmaskmovps %ymm8, %ymm9, 0x20(%rsi)
+	LONG $0x8e0c8d4a // leaq (%rsi,%r9,4), %rcx
+	LONG $0x97048d4a // leaq (%rdi,%r10,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x397e // jle 0xbc0 <k_conv+0xbb0>
 	LONG $0x3858c4c5 // vaddps (%rax), %ymm7, %ymm7
 	LONG $0xff5f94c5 // vmaxps %ymm7, %ymm13, %ymm7
 	LONG $0xff5d9cc5 // vminps %ymm7, %ymm12, %ymm7
 	LONG $0x3911fcc5 // vmovups %ymm7, (%rcx)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x4274 // je 0xb02 <k_conv+0xaf2>
-	LONG $0x7058ccc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm6, %ymm6
-	LONG $0xf65f94c5 // vmaxps %ymm6, %ymm13, %ymm6
-	LONG $0xf65d9cc5 // vminps %ymm6, %ymm12, %ymm6
-	LONG $0x7111fcc5; BYTE $0x20 // vmovups %ymm6, 0x20(%rcx)
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x4574 // je 0xbe1 <k_conv+0xbd1>
+	LONG $0x6858d4c5; BYTE $0x20 // vaddps 0x20(%rax), %ymm5, %ymm5
+	LONG $0xed5f94c5 // vmaxps %ymm5, %ymm13, %ymm5
+	LONG $0xed5d9cc5 // vminps %ymm5, %ymm12, %ymm5
+	LONG $0x6911fcc5; BYTE $0x20 // vmovups %ymm5, 0x20(%rcx)
 	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
 	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x56eb // jmp 0xb35 <k_conv+0xb25>
-	BYTE $0x90 // nop
+	WORD $0x59eb // jmp 0xc11 <k_conv+0xc01>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm8
+	LONG $0x44107cc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm8
 	LONG $0x2c3d62c4; BYTE $0x08 // vmaskmovps (%rax), %ymm8, %ymm9
 	LONG $0xff58b4c5 // vaddps %ymm7, %ymm9, %ymm7
 	LONG $0xff5f94c5 // vmaxps %ymm7, %ymm13, %ymm7
 	LONG $0xff5d9cc5 // vminps %ymm7, %ymm12, %ymm7
 	LONG $0x2e3de2c4; BYTE $0x39 // vmaskmovps %ymm7, %ymm8, (%rcx)
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x947c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm7
+	LONG $0x7c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm7
 	LONG $0x2c4562c4; WORD $0x2040 // vmaskmovps 0x20(%rax), %ymm7, %ymm8
-	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
-	LONG $0xf65f94c5 // vmaxps %ymm6, %ymm13, %ymm6
-	LONG $0xf65d9cc5 // vminps %ymm6, %ymm12, %ymm6
-	LONG $0x2e45e2c4; WORD $0x2071 // vmaskmovps %ymm6, %ymm7, 0x20(%rcx)
+	LONG $0xed58bcc5 // vaddps %ymm5, %ymm8, %ymm5
+	LONG $0xed5f94c5 // vmaxps %ymm5, %ymm13, %ymm5
+	LONG $0xed5d9cc5 // vminps %ymm5, %ymm12, %ymm5
+	LONG $0x2e45e2c4; WORD $0x2069 // vmaskmovps %ymm5, %ymm7, 0x20(%rcx)
 	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
 	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x3d7e // jle 0xb70 <k_conv+0xb60>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x2858d4c5 // vaddps (%rax), %ymm5, %ymm5
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x3f7e // jle 0xc50 <k_conv+0xc40>
+	LONG $0x2858ccc5 // vaddps (%rax), %ymm6, %ymm5
 	LONG $0xed5f94c5 // vmaxps %ymm5, %ymm13, %ymm5
 	LONG $0xed5d9cc5 // vminps %ymm5, %ymm12, %ymm5
 	LONG $0x2911fcc5 // vmovups %ymm5, (%rcx)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x4874 // je 0xb92 <k_conv+0xb82>
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x4b74 // je 0xc71 <k_conv+0xc61>
 	LONG $0x6058dcc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm4, %ymm4
 	LONG $0xe45f94c5 // vmaxps %ymm4, %ymm13, %ymm4
 	LONG $0xe45d9cc5 // vminps %ymm4, %ymm12, %ymm4
 	LONG $0x6111fcc5; BYTE $0x20 // vmovups %ymm4, 0x20(%rcx)
 	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
 	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x5ceb // jmp 0xbc5 <k_conv+0xbb5>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x5feb // jmp 0xca1 <k_conv+0xc91>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9474; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm6
-	LONG $0x2c4de2c4; BYTE $0x38 // vmaskmovps (%rax), %ymm6, %ymm7
-	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
-	LONG $0xed5f94c5 // vmaxps %ymm5, %ymm13, %ymm5
-	LONG $0xed5d9cc5 // vminps %ymm5, %ymm12, %ymm5
-	LONG $0x2e4de2c4; BYTE $0x29 // vmaskmovps %ymm5, %ymm6, (%rcx)
+	LONG $0x6c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm5
+	LONG $0x2c55e2c4; BYTE $0x38 // vmaskmovps (%rax), %ymm5, %ymm7
+	LONG $0xf758ccc5 // vaddps %ymm7, %ymm6, %ymm6
+	LONG $0xf65f94c5 // vmaxps %ymm6, %ymm13, %ymm6
+	LONG $0xf65d9cc5 // vminps %ymm6, %ymm12, %ymm6
+	LONG $0x2e55e2c4; BYTE $0x31 // vmaskmovps %ymm6, %ymm5, (%rcx)
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x946c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm5
+	LONG $0x6c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm5
 	LONG $0x2c55e2c4; WORD $0x2070 // vmaskmovps 0x20(%rax), %ymm5, %ymm6
 	LONG $0xe658dcc5 // vaddps %ymm6, %ymm4, %ymm4
 	LONG $0xe45f94c5 // vmaxps %ymm4, %ymm13, %ymm4
@@ -641,1462 +686,1670 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2e55e2c4; WORD $0x2061 // vmaskmovps %ymm4, %ymm5, 0x20(%rcx)
 	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
 	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x1d7e // jle 0xbe0 <k_conv+0xbd0>
-	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x3f7e // jle 0xce0 <k_conv+0xcd0>
 	LONG $0x1858e4c5 // vaddps (%rax), %ymm3, %ymm3
 	LONG $0xdb5f94c5 // vmaxps %ymm3, %ymm13, %ymm3
 	LONG $0xdb5d9cc5 // vminps %ymm3, %ymm12, %ymm3
 	LONG $0x1911fcc5 // vmovups %ymm3, (%rcx)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xf9f2850f; WORD $0xffff // jne 0x5d0 <k_conv+0x5c0>
-	WORD $0x22eb // jmp 0xc02 <k_conv+0xbf2>
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x4b74 // je 0xd01 <k_conv+0xcf1>
+	LONG $0x5058ecc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm2, %ymm2
+	LONG $0xd25f94c5 // vmaxps %ymm2, %ymm13, %ymm2
+	LONG $0xd25d9cc5 // vminps %ymm2, %ymm12, %ymm2
+	LONG $0x5111fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rcx)
+	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	WORD $0x5feb // jmp 0xd31 <k_conv+0xd21>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9464; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm4
+	LONG $0x6410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm4
 	LONG $0x2c5de2c4; BYTE $0x28 // vmaskmovps (%rax), %ymm4, %ymm5
 	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
 	LONG $0xdb5f94c5 // vmaxps %ymm3, %ymm13, %ymm3
 	LONG $0xdb5d9cc5 // vminps %ymm3, %ymm12, %ymm3
 	LONG $0x2e5de2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm4, (%rcx)
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x945c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm3
+	LONG $0x5c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm3
 	LONG $0x2c65e2c4; WORD $0x2060 // vmaskmovps 0x20(%rax), %ymm3, %ymm4
 	LONG $0xd458ecc5 // vaddps %ymm4, %ymm2, %ymm2
 	LONG $0xd25f94c5 // vmaxps %ymm2, %ymm13, %ymm2
 	LONG $0xd25d9cc5 // vminps %ymm2, %ymm12, %ymm2
 	LONG $0x2e65e2c4; WORD $0x2051 // vmaskmovps %ymm2, %ymm3, 0x20(%rcx)
-	LONG $0xfff9b8e9; BYTE $0xff // jmp 0x5e2 <k_conv+0x5d2>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
-	LONG $0x2e7d62c4; BYTE $0x2f // vmaskmovps %ymm13, %ymm0, (%rdi)
-	QUAD $0x00013824ac107cc5; BYTE $0x00 // vmovups 0x138(%rsp), %ymm13
-	LONG $0x5f14c1c4; BYTE $0xc4 // vmaxps %ymm12, %ymm13, %ymm0
-	QUAD $0x00011824a4107cc5; BYTE $0x00 // vmovups 0x118(%rsp), %ymm12
+	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x1f7e // jle 0xd50 <k_conv+0xd40>
+	LONG $0x0858f4c5 // vaddps (%rax), %ymm1, %ymm1
+	LONG $0xc95f94c5 // vmaxps %ymm1, %ymm13, %ymm1
+	LONG $0xc95d9cc5 // vminps %ymm1, %ymm12, %ymm1
+	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0xf8e6850f; WORD $0xffff // jne 0x630 <k_conv+0x620>
+	WORD $0x25eb // jmp 0xd71 <k_conv+0xd61>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x5410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm2
+	LONG $0x2c6de2c4; BYTE $0x18 // vmaskmovps (%rax), %ymm2, %ymm3
+	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
+	LONG $0xc95f94c5 // vmaxps %ymm1, %ymm13, %ymm1
+	LONG $0xc95d9cc5 // vminps %ymm1, %ymm12, %ymm1
+	LONG $0x2e6de2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%rcx)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm1
+	LONG $0x2c75e2c4; WORD $0x2050 // vmaskmovps 0x20(%rax), %ymm1, %ymm2
+	LONG $0xc258fcc5 // vaddps %ymm2, %ymm0, %ymm0
+	LONG $0xc05f94c5 // vmaxps %ymm0, %ymm13, %ymm0
 	LONG $0xc05d9cc5 // vminps %ymm0, %ymm12, %ymm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107cc1c4; WORD $0x844c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm1
-	LONG $0x2e75e2c4; WORD $0x2047 // vmaskmovps %ymm0, %ymm1, 0x20(%rdi)
-	LONG $0x8f048d4a // leaq (%rdi,%r9,4), %rax
-	LONG $0x5f14c1c4; BYTE $0xc3 // vmaxps %ymm11, %ymm13, %ymm0
-	LONG $0xd85d1cc5 // vminps %ymm0, %ymm12, %ymm11
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	WORD $0x067c // jl 0xc80 <k_conv+0xc70>
-	LONG $0x18117cc5 // vmovups %ymm11, (%rax)
-	WORD $0x11eb // jmp 0xc91 <k_conv+0xc81>
+	LONG $0x2e75e2c4; WORD $0x2041 // vmaskmovps %ymm0, %ymm1, 0x20(%rcx)
+	LONG $0xfff8aae9; BYTE $0xff // jmp 0x642 <k_conv+0x632>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x107cc1c4; WORD $0x8c44; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm0
-	LONG $0x2e7d62c4; BYTE $0x18 // vmaskmovps %ymm11, %ymm0, (%rax)
-	LONG $0x5f14c1c4; BYTE $0xc2 // vmaxps %ymm10, %ymm13, %ymm0
-	LONG $0xc05d9cc5 // vminps %ymm0, %ymm12, %ymm0
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x107cc1c4; WORD $0x8c4c; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm1
-	LONG $0x2e75e2c4; WORD $0x2040 // vmaskmovps %ymm0, %ymm1, 0x20(%rax)
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x8f0c8d4a // leaq (%rdi,%r9,4), %rcx
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	LONG $0x5f14c1c4; BYTE $0xc1 // vmaxps %ymm9, %ymm13, %ymm0
-	LONG $0xc85d1cc5 // vminps %ymm0, %ymm12, %ymm9
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x067e // jle 0xcca <k_conv+0xcba>
-	LONG $0x09117cc5 // vmovups %ymm9, (%rcx)
-	WORD $0x11eb // jmp 0xcdb <k_conv+0xccb>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm0
-	LONG $0x2e7d62c4; BYTE $0x09 // vmaskmovps %ymm9, %ymm0, (%rcx)
-	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
-	LONG $0x5f14c1c4; BYTE $0xc0 // vmaxps %ymm8, %ymm13, %ymm0
-	LONG $0xc05d1cc5 // vminps %ymm0, %ymm12, %ymm8
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0674 // je 0xcf2 <k_conv+0xce2>
-	LONG $0x06117cc5 // vmovups %ymm8, (%rsi)
-	WORD $0x10eb // jmp 0xd02 <k_conv+0xcf2>
+	LONG $0x74107cc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm14
+	LONG $0x2e0d62c4; BYTE $0x18 // vmaskmovps %ymm11, %ymm14, (%rax)
+	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
+	LONG $0x5f1441c4; BYTE $0xd2 // vmaxps %ymm10, %ymm13, %ymm10
+	LONG $0x5d1c41c4; BYTE $0xd2 // vminps %ymm10, %ymm12, %ymm10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0674 // je 0xdc1 <k_conv+0xdb1>
+	LONG $0x11117cc5 // vmovups %ymm10, (%rcx)
+	WORD $0x0feb // jmp 0xdd0 <k_conv+0xdc0>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm0
-	LONG $0x2e7d62c4; BYTE $0x06 // vmaskmovps %ymm8, %ymm0, (%rsi)
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	LONG $0xc75f94c5 // vmaxps %ymm7, %ymm13, %ymm0
-	LONG $0xf85d9cc5 // vminps %ymm0, %ymm12, %ymm7
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x067e // jle 0xd1a <k_conv+0xd0a>
-	LONG $0x3911fcc5 // vmovups %ymm7, (%rcx)
-	WORD $0x11eb // jmp 0xd2b <k_conv+0xd1b>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm0
-	LONG $0x2e7de2c4; BYTE $0x39 // vmaskmovps %ymm7, %ymm0, (%rcx)
-	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
-	LONG $0xc65f94c5 // vmaxps %ymm6, %ymm13, %ymm0
-	LONG $0xf05d9cc5 // vminps %ymm0, %ymm12, %ymm6
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0674 // je 0xd41 <k_conv+0xd31>
-	LONG $0x3611fcc5 // vmovups %ymm6, (%rsi)
-	WORD $0x10eb // jmp 0xd51 <k_conv+0xd41>
+	LONG $0x5c107cc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm11
+	LONG $0x2e2562c4; BYTE $0x11 // vmaskmovps %ymm10, %ymm11, (%rcx)
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x5f1441c4; BYTE $0xc9 // vmaxps %ymm9, %ymm13, %ymm9
+	LONG $0x5d1c41c4; BYTE $0xc9 // vminps %ymm9, %ymm12, %ymm9
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0xdea <k_conv+0xdda>
+	LONG $0x08117cc5 // vmovups %ymm9, (%rax)
+	WORD $0x10eb // jmp 0xdfa <k_conv+0xdea>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x54107cc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm10
+	LONG $0x2e2d62c4; BYTE $0x08 // vmaskmovps %ymm9, %ymm10, (%rax)
+	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
+	LONG $0x5f1441c4; BYTE $0xc0 // vmaxps %ymm8, %ymm13, %ymm8
+	LONG $0x5d1c41c4; BYTE $0xc0 // vminps %ymm8, %ymm12, %ymm8
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0674 // je 0xe13 <k_conv+0xe03>
+	LONG $0x01117cc5 // vmovups %ymm8, (%rcx)
+	WORD $0x0feb // jmp 0xe22 <k_conv+0xe12>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm0
-	LONG $0x2e7de2c4; BYTE $0x36 // vmaskmovps %ymm6, %ymm0, (%rsi)
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	LONG $0xc55f94c5 // vmaxps %ymm5, %ymm13, %ymm0
-	LONG $0xe85d9cc5 // vminps %ymm0, %ymm12, %ymm5
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x067e // jle 0xd69 <k_conv+0xd59>
+	LONG $0x4c107cc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm9
+	LONG $0x2e3562c4; BYTE $0x01 // vmaskmovps %ymm8, %ymm9, (%rcx)
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0xff5f94c5 // vmaxps %ymm7, %ymm13, %ymm7
+	LONG $0xff5d9cc5 // vminps %ymm7, %ymm12, %ymm7
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0xe3a <k_conv+0xe2a>
+	LONG $0x3811fcc5 // vmovups %ymm7, (%rax)
+	WORD $0x10eb // jmp 0xe4a <k_conv+0xe3a>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x44107cc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm8
+	LONG $0x2e3de2c4; BYTE $0x38 // vmaskmovps %ymm7, %ymm8, (%rax)
+	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
+	LONG $0xed5f94c5 // vmaxps %ymm5, %ymm13, %ymm5
+	LONG $0xed5d9cc5 // vminps %ymm5, %ymm12, %ymm5
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0674 // je 0xe61 <k_conv+0xe51>
 	LONG $0x2911fcc5 // vmovups %ymm5, (%rcx)
-	WORD $0x11eb // jmp 0xd7a <k_conv+0xd6a>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm0
-	LONG $0x2e7de2c4; BYTE $0x29 // vmaskmovps %ymm5, %ymm0, (%rcx)
-	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
-	LONG $0xc45f94c5 // vmaxps %ymm4, %ymm13, %ymm0
-	LONG $0xe05d9cc5 // vminps %ymm0, %ymm12, %ymm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0674 // je 0xd90 <k_conv+0xd80>
-	LONG $0x2611fcc5 // vmovups %ymm4, (%rsi)
-	WORD $0x10eb // jmp 0xda0 <k_conv+0xd90>
+	WORD $0x0feb // jmp 0xe70 <k_conv+0xe60>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm0
-	LONG $0x2e7de2c4; BYTE $0x26 // vmaskmovps %ymm4, %ymm0, (%rsi)
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	LONG $0xc35f94c5 // vmaxps %ymm3, %ymm13, %ymm0
-	LONG $0xd85d9cc5 // vminps %ymm0, %ymm12, %ymm3
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x067e // jle 0xdb8 <k_conv+0xda8>
-	LONG $0x1911fcc5 // vmovups %ymm3, (%rcx)
-	WORD $0x11eb // jmp 0xdc9 <k_conv+0xdb9>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm0
-	LONG $0x2e7de2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm0, (%rcx)
-	LONG $0x20c18348 // addq $0x20, %rcx
-	LONG $0xc25f94c5 // vmaxps %ymm2, %ymm13, %ymm0
-	LONG $0xd05d9cc5 // vminps %ymm0, %ymm12, %ymm2
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0974 // je 0xde2 <k_conv+0xdd2>
-	LONG $0x1111fcc5 // vmovups %ymm2, (%rcx)
-	LONG $0xfff800e9; BYTE $0xff // jmp 0x5e2 <k_conv+0x5d2>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
-	LONG $0x2e7de2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm0, (%rcx)
-	LONG $0xfff7ebe9; BYTE $0xff // jmp 0x5e2 <k_conv+0x5d2>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x707a8b48 // movq 0x70(%rdx), %rdi
-	LONG $0x304a8b48 // movq 0x30(%rdx), %rcx
-	LONG $0x605a8b48 // movq 0x60(%rdx), %rbx
-	LONG $0x80b28b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdx), %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	QUAD $0x00008882187de2c4; BYTE $0x00 // vbroadcastss 0x88(%rdx), %ymm0
-	QUAD $0x00008c8a187de2c4; BYTE $0x00 // vbroadcastss 0x8c(%rdx), %ymm1
-	QUAD $0x000000009d348d4a // leaq (,%r11,4), %rsi
-	QUAD $0x0000000c9d048d4e // leaq 0xc(,%r11,4), %r8
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
-	QUAD $0x000000089d048d4e // leaq 0x8(,%r11,4), %r8
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
-	LONG $0xf7af0f48 // imulq %rdi, %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	QUAD $0x000000049d348d4e // leaq 0x4(,%r11,4), %r14
-	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
-	WORD $0x3eeb // jmp 0xed6 <k_conv+0xec6>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x5058ecc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm2, %ymm2
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x5711fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rdi)
-	LONG $0x04438d49 // leaq 0x4(%r11), %rax
-	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
-	LONG $0x24540148; BYTE $0x30 // addq %rdx, 0x30(%rsp)
-	LONG $0x24540148; BYTE $0x48 // addq %rdx, 0x48(%rsp)
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xf3c38f0f; WORD $0xffff // jg 0x299 <k_conv+0x289>
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x08107cc5 // vmovups (%rax), %ymm9
-	LONG $0x40107cc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm8
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x245c894c; BYTE $0x78 // movq %r11, 0x78(%rsp)
-	LONG $0x01098e0f; WORD $0x0000 // jle 0x1000 <k_conv+0xff0>
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
-	LONG $0x823c8d48 // leaq (%rdx,%rax,4), %rdi
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28588b4c // movq 0x28(%rax), %r11
-	LONG $0x38588b48 // movq 0x38(%rax), %rbx
-	LONG $0xcf297cc5 // vmovaps %ymm9, %ymm7
-	LONG $0xc6297cc5 // vmovaps %ymm8, %ymm6
-	LONG $0xcd297cc5 // vmovaps %ymm9, %ymm5
-	LONG $0xc4297cc5 // vmovaps %ymm8, %ymm4
-	LONG $0xcb297cc5 // vmovaps %ymm9, %ymm3
-	LONG $0xc2297cc5 // vmovaps %ymm8, %ymm2
-	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x0feb // jmp 0xf4c <k_conv+0xf3c>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x00cc840f; WORD $0x0000 // je 0x1018 <k_conv+0x1008>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xef7e // jle 0xf40 <k_conv+0xf30>
-	LONG $0xc32c8b49 // movq (%r11,%rax,8), %rbp
-	LONG $0xaf048d4c // leaq (%rdi,%rbp,4), %r8
-	LONG $0x98048d4d // leaq (%r8,%rbx,4), %r8
-	LONG $0x02e5c148 // shlq $0x2, %rbp
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107c41c4; WORD $0x0055 // vmovups (%r13), %ymm10
-	LONG $0x107c41c4; WORD $0x205d // vmovups 0x20(%r13), %ymm11
-	LONG $0x187d42c4; WORD $0x2924 // vbroadcastss (%r9,%rbp), %ymm12
-	LONG $0xb81d42c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm10) + ymm9
-	LONG $0xb82542c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm12) + ymm8
-	LONG $0x187d42c4; WORD $0x2c24 // vbroadcastss (%r12,%rbp), %ymm12
-	LONG $0xb81dc2c4; BYTE $0xfa // vfmadd231ps %ymm10, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm10) + ymm7
-	LONG $0xb825c2c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm11, %ymm6 # ymm6 = (ymm11 * ymm12) + ymm6
-	LONG $0x187d42c4; WORD $0x2f24 // vbroadcastss (%r15,%rbp), %ymm12
-	LONG $0xb81dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm10) + ymm5
-	LONG $0xb825c2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm12) + ymm4
-	LONG $0x187d42c4; WORD $0x2a24 // vbroadcastss (%r10,%rbp), %ymm12
-	LONG $0xb81dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm10) + ymm3
-	LONG $0xb81dc2c4; BYTE $0xd3 // vfmadd231ps %ymm11, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm11) + ymm2
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x29148d49 // leaq (%r9,%rbp), %rdx
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c18349 // addq $0x4, %r9
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0x9372 // jb 0xf80 <k_conv+0xf70>
-	LONG $0xffff4ee9; BYTE $0xff // jmp 0xf40 <k_conv+0xf30>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xcf297cc5 // vmovaps %ymm9, %ymm7
-	LONG $0xc6297cc5 // vmovaps %ymm8, %ymm6
-	LONG $0xcd297cc5 // vmovaps %ymm9, %ymm5
-	LONG $0xc4297cc5 // vmovaps %ymm8, %ymm4
-	LONG $0xcb297cc5 // vmovaps %ymm9, %ymm3
-	LONG $0xc2297cc5 // vmovaps %ymm8, %ymm2
-	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x7674 // je 0x10b0 <k_conv+0x10a0>
-	LONG $0x7caf0f48; WORD $0x2824 // imulq 0x28(%rsp), %rdi
-	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
-	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0xa4258d4c; WORD $0x002f; BYTE $0x00 // leaq 0x2fa4(%rip), %r12 # 0x4000 <lanes>
-	LONG $0x00be8e0f; WORD $0x0000 // jle 0x1120 <k_conv+0x1110>
-	LONG $0x0f5834c5 // vaddps (%rdi), %ymm9, %ymm9
-	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
-	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
-	LONG $0x08117cc5 // vmovups %ymm9, (%rax)
-	LONG $0x10fd8349 // cmpq $0x10, %r13
-	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
-	LONG $0x00c7820f; WORD $0x0000 // jb 0x114a <k_conv+0x113a>
-	LONG $0x47583cc5; BYTE $0x20 // vaddps 0x20(%rdi), %ymm8, %ymm8
-	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
-	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
-	LONG $0x40117cc5; BYTE $0x20 // vmovups %ymm8, 0x20(%rax)
-	LONG $0x98048d4c // leaq (%rax,%rbx,4), %r8
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x970c8d4c // leaq (%rdi,%rdx,4), %r9
-	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	LONG $0x0000dae9; BYTE $0x00 // jmp 0x1186 <k_conv+0x1176>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
-	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x36258d4c; WORD $0x002f; BYTE $0x00 // leaq 0x2f36(%rip), %r12 # 0x4000 <lanes>
-	LONG $0x026a8e0f; WORD $0x0000 // jle 0x133a <k_conv+0x132a>
-	LONG $0x08117cc5 // vmovups %ymm9, (%rax)
-	LONG $0x10fd8349 // cmpq $0x10, %r13
-	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
-	LONG $0x026d820f; WORD $0x0000 // jb 0x1350 <k_conv+0x1340>
-	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
-	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
-	LONG $0x40117cc5; BYTE $0x20 // vmovups %ymm8, 0x20(%rax)
-	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
-	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
-	LONG $0x3c11fcc5; BYTE $0x98 // vmovups %ymm7, (%rax,%rbx,4)
-	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
-	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
-	LONG $0x7411fcc5; WORD $0x2098 // vmovups %ymm6, 0x20(%rax,%rbx,4)
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x00029ae9; BYTE $0x00 // jmp 0x13af <k_conv+0x139f>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9454; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm10
-	LONG $0x2c2d62c4; BYTE $0x1f // vmaskmovps (%rdi), %ymm10, %ymm11
-	LONG $0x583441c4; BYTE $0xcb // vaddps %ymm11, %ymm9, %ymm9
-	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
-	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
-	LONG $0x2e2d62c4; BYTE $0x08 // vmaskmovps %ymm9, %ymm10, (%rax)
-	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x944c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm9
-	LONG $0x2c3562c4; WORD $0x2057 // vmaskmovps 0x20(%rdi), %ymm9, %ymm10
-	LONG $0x583c41c4; BYTE $0xc2 // vaddps %ymm10, %ymm8, %ymm8
-	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
-	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
-	LONG $0x2e3562c4; WORD $0x2040 // vmaskmovps %ymm8, %ymm9, 0x20(%rax)
-	LONG $0x98048d4c // leaq (%rax,%rbx,4), %r8
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x970c8d4c // leaq (%rdi,%rdx,4), %r9
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	WORD $0x4d7c // jl 0x11d0 <k_conv+0x11c0>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x5844c1c4; BYTE $0x39 // vaddps (%r9), %ymm7, %ymm7
-	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
-	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
-	LONG $0x117cc1c4; BYTE $0x38 // vmovups %ymm7, (%r8)
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	WORD $0x5574 // je 0x11f2 <k_conv+0x11e2>
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x97048d4c // leaq (%rdi,%rdx,4), %r8
-	LONG $0x980c8d4c // leaq (%rax,%rbx,4), %r9
-	LONG $0x7458ccc5; WORD $0x2097 // vaddps 0x20(%rdi,%rdx,4), %ymm6, %ymm6
-	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
-	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
-	LONG $0x7411fcc5; WORD $0x2098 // vmovups %ymm6, 0x20(%rax,%rbx,4)
-	LONG $0x993c8d49 // leaq (%r9,%rbx,4), %rdi
-	LONG $0x90048d49 // leaq (%r8,%rdx,4), %rax
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	WORD $0x60eb // jmp 0x122b <k_conv+0x121b>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107c41c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm8
-	LONG $0x2c3d42c4; BYTE $0x09 // vmaskmovps (%r9), %ymm8, %ymm9
-	LONG $0xff58b4c5 // vaddps %ymm7, %ymm9, %ymm7
-	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
-	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
-	LONG $0x2e3dc2c4; BYTE $0x38 // vmaskmovps %ymm7, %ymm8, (%r8)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107cc1c4; WORD $0x847c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm7
-	LONG $0x2c4542c4; WORD $0x2041 // vmaskmovps 0x20(%r9), %ymm7, %ymm8
-	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
-	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
-	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
-	LONG $0x2e45c2c4; WORD $0x2070 // vmaskmovps %ymm6, %ymm7, 0x20(%r8)
-	LONG $0x983c8d49 // leaq (%r8,%rbx,4), %rdi
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x81048d49 // leaq (%r9,%rax,4), %rax
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x487e // jle 0x1270 <k_conv+0x1260>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x2858d4c5 // vaddps (%rax), %ymm5, %ymm5
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2f11fcc5 // vmovups %ymm5, (%rdi)
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x5274 // je 0x1292 <k_conv+0x1282>
-	LONG $0x6058dcc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm4, %ymm4
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x6711fcc5; BYTE $0x20 // vmovups %ymm4, 0x20(%rdi)
-	LONG $0x9f3c8d48 // leaq (%rdi,%rbx,4), %rdi
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	WORD $0x67eb // jmp 0x12cb <k_conv+0x12bb>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9474; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm6
-	LONG $0x2c4de2c4; BYTE $0x38 // vmaskmovps (%rax), %ymm6, %ymm7
-	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2e4de2c4; BYTE $0x2f // vmaskmovps %ymm5, %ymm6, (%rdi)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x946c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm5
-	LONG $0x2c55e2c4; WORD $0x2070 // vmaskmovps 0x20(%rax), %ymm5, %ymm6
-	LONG $0xe658dcc5 // vaddps %ymm6, %ymm4, %ymm4
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x2e55e2c4; WORD $0x2067 // vmaskmovps %ymm4, %ymm5, 0x20(%rdi)
-	LONG $0x9f3c8d48 // leaq (%rdi,%rbx,4), %rdi
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x287e // jle 0x12f0 <k_conv+0x12e0>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x1858e4c5 // vaddps (%rax), %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfbbc850f; WORD $0xffff // jne 0xea0 <k_conv+0xe90>
-	WORD $0x2ceb // jmp 0x1312 <k_conv+0x1302>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9464; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm4
-	LONG $0x2c5de2c4; BYTE $0x28 // vmaskmovps (%rax), %ymm4, %ymm5
-	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e5de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm4, (%rdi)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x945c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm3
-	LONG $0x2c65e2c4; WORD $0x2060 // vmaskmovps 0x20(%rax), %ymm3, %ymm4
-	LONG $0xd458ecc5 // vaddps %ymm4, %ymm2, %ymm2
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x2e65e2c4; WORD $0x2057 // vmaskmovps %ymm2, %ymm3, 0x20(%rdi)
-	LONG $0xfffb78e9; BYTE $0xff // jmp 0xeb2 <k_conv+0xea2>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9454; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm10
-	LONG $0x2e2d62c4; BYTE $0x08 // vmaskmovps %ymm9, %ymm10, (%rax)
-	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
-	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
-	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x944c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm9
-	LONG $0x2e3562c4; WORD $0x2040 // vmaskmovps %ymm8, %ymm9, 0x20(%rax)
-	LONG $0x983c8d48 // leaq (%rax,%rbx,4), %rdi
-	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
-	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	WORD $0x067c // jl 0x1383 <k_conv+0x1373>
-	LONG $0x3f11fcc5 // vmovups %ymm7, (%rdi)
-	WORD $0x11eb // jmp 0x1394 <k_conv+0x1384>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9444; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm8
-	LONG $0x2e3de2c4; BYTE $0x3f // vmaskmovps %ymm7, %ymm8, (%rdi)
-	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
-	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x947c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm7
-	LONG $0x2e45e2c4; WORD $0x2077 // vmaskmovps %ymm6, %ymm7, 0x20(%rdi)
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x067e // jle 0x13cb <k_conv+0x13bb>
+	LONG $0x7c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm7
+	LONG $0x2e45e2c4; BYTE $0x29 // vmaskmovps %ymm5, %ymm7, (%rcx)
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0xee5f94c5 // vmaxps %ymm6, %ymm13, %ymm5
+	LONG $0xed5d9cc5 // vminps %ymm5, %ymm12, %ymm5
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0xe88 <k_conv+0xe78>
 	LONG $0x2811fcc5 // vmovups %ymm5, (%rax)
-	WORD $0x11eb // jmp 0x13dc <k_conv+0x13cc>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9474; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm6
+	WORD $0x10eb // jmp 0xe98 <k_conv+0xe88>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x7410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm6
 	LONG $0x2e4de2c4; BYTE $0x28 // vmaskmovps %ymm5, %ymm6, (%rax)
-	LONG $0x20408d4c // leaq 0x20(%rax), %r8
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x0774 // je 0x13f4 <k_conv+0x13e4>
-	LONG $0x117cc1c4; BYTE $0x20 // vmovups %ymm4, (%r8)
-	WORD $0x10eb // jmp 0x1404 <k_conv+0x13f4>
+	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
+	LONG $0xe45f94c5 // vmaxps %ymm4, %ymm13, %ymm4
+	LONG $0xe45d9cc5 // vminps %ymm4, %ymm12, %ymm4
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0674 // je 0xeaf <k_conv+0xe9f>
+	LONG $0x2111fcc5 // vmovups %ymm4, (%rcx)
+	WORD $0x0feb // jmp 0xebe <k_conv+0xeae>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x946c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm5
-	LONG $0x2e55c2c4; BYTE $0x20 // vmaskmovps %ymm4, %ymm5, (%r8)
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	WORD $0x067e // jle 0x141c <k_conv+0x140c>
+	LONG $0x6c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm5
+	LONG $0x2e55e2c4; BYTE $0x21 // vmaskmovps %ymm4, %ymm5, (%rcx)
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0xdb5f94c5 // vmaxps %ymm3, %ymm13, %ymm3
+	LONG $0xdb5d9cc5 // vminps %ymm3, %ymm12, %ymm3
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0xed6 <k_conv+0xec6>
 	LONG $0x1811fcc5 // vmovups %ymm3, (%rax)
-	WORD $0x11eb // jmp 0x142d <k_conv+0x141d>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9464; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm4
+	WORD $0x10eb // jmp 0xee6 <k_conv+0xed6>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x6410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm4
 	LONG $0x2e5de2c4; BYTE $0x18 // vmaskmovps %ymm3, %ymm4, (%rax)
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x0974 // je 0x1447 <k_conv+0x1437>
-	LONG $0x1011fcc5 // vmovups %ymm2, (%rax)
-	LONG $0xfffa6be9; BYTE $0xff // jmp 0xeb2 <k_conv+0xea2>
+	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
+	LONG $0xd25f94c5 // vmaxps %ymm2, %ymm13, %ymm2
+	LONG $0xd25d9cc5 // vminps %ymm2, %ymm12, %ymm2
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0674 // je 0xefd <k_conv+0xeed>
+	LONG $0x1111fcc5 // vmovups %ymm2, (%rcx)
+	WORD $0x0feb // jmp 0xf0c <k_conv+0xefc>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x945c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm3
-	LONG $0x2e65e2c4; BYTE $0x10 // vmaskmovps %ymm2, %ymm3, (%rax)
-	LONG $0xfffa56e9; BYTE $0xff // jmp 0xeb2 <k_conv+0xea2>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	QUAD $0x00008887187de2c4; BYTE $0x00 // vbroadcastss 0x88(%rdi), %ymm0
-	QUAD $0x00008c8f187de2c4; BYTE $0x00 // vbroadcastss 0x8c(%rdi), %ymm1
-	QUAD $0x000000049d048d4e // leaq 0x4(,%r11,4), %r8
-	LONG $0xc0af0f4c // imulq %rax, %r8
-	QUAD $0x000000902484034c // addq 0x90(%rsp), %r8
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x00000000c50c8d4c // leaq (,%rax,8), %r9
-	WORD $0x5deb // jmp 0x150a <k_conv+0x14fa>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x107cc1c4; WORD $0xbc64; BYTE $0x20 // vmovups 0x20(%r12,%rdi,4), %ymm4
-	LONG $0x2c5de2c4; BYTE $0x2b // vmaskmovps (%rbx), %ymm4, %ymm5
-	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e5dc2c4; BYTE $0x1b // vmaskmovps %ymm3, %ymm4, (%r11)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x107cc1c4; WORD $0xbc5c; BYTE $0x20 // vmovups 0x20(%r12,%rdi,4), %ymm3
-	LONG $0x2c65e2c4; WORD $0x2063 // vmaskmovps 0x20(%rbx), %ymm3, %ymm4
-	LONG $0xd458ecc5 // vaddps %ymm4, %ymm2, %ymm2
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x2e65c2c4; WORD $0x2053 // vmaskmovps %ymm2, %ymm3, 0x20(%r11)
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0x02538d4d // leaq 0x2(%r11), %r10
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0xed9e8f0f; WORD $0xffff // jg 0x2a8 <k_conv+0x298>
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
-	LONG $0x107cc1c4; BYTE $0x1a // vmovups (%r10), %ymm3
-	LONG $0x107cc1c4; WORD $0x2052 // vmovups 0x20(%r10), %ymm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x00978e0f; WORD $0x0000 // jle 0x15c0 <k_conv+0x15b0>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	LONG $0xd7af0f4c // imulq %rdi, %r10
-	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x285b8b4c // movq 0x28(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
-	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	LONG $0x24748b4c; BYTE $0x38 // movq 0x38(%rsp), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x0beb // jmp 0x1568 <k_conv+0x1558>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	WORD $0x6074 // je 0x15c8 <k_conv+0x15b8>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xf37e // jle 0x1560 <k_conv+0x1550>
-	LONG $0xfb2c8b4b // movq (%r11,%r15,8), %rbp
-	LONG $0xaa248d4d // leaq (%r10,%rbp,4), %r12
-	LONG $0x9c2c8d4d // leaq (%r12,%rbx,4), %r13
-	LONG $0xa82c8d49 // leaq (%r8,%rbp,4), %rbp
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107cc1c4; BYTE $0x36 // vmovups (%r14), %ymm6
-	LONG $0x107cc1c4; WORD $0x207e // vmovups 0x20(%r14), %ymm7
-	LONG $0x187d42c4; WORD $0x2404 // vbroadcastss (%r12), %ymm8
-	LONG $0xb83de2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm6) + ymm5
-	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	LONG $0x187d62c4; WORD $0x0045 // vbroadcastss (%rbp), %ymm8
-	LONG $0xb83de2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm6) + ymm3
-	LONG $0xb83de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm7) + ymm2
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x40c68349 // addq $0x40, %r14
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0xc472 // jb 0x1580 <k_conv+0x1570>
-	WORD $0xa2eb // jmp 0x1560 <k_conv+0x1550>
-	WORD $0x9066 // nop
-	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
-	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	LONG $0xd7af0f4c // imulq %rdi, %r10
-	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x7074 // je 0x1650 <k_conv+0x1640>
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
-	LONG $0xbb3c8d49 // leaq (%r11,%rdi,4), %rdi
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x00258d4c; WORD $0x002a; BYTE $0x00 // leaq 0x2a00(%rip), %r12 # 0x4000 <lanes>
-	LONG $0x00aa8e0f; WORD $0x0000 // jle 0x16b0 <k_conv+0x16a0>
-	LONG $0x2f58d4c5 // vaddps (%rdi), %ymm5, %ymm5
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x117cc1c4; BYTE $0x2a // vmovups %ymm5, (%r10)
-	LONG $0x10fd8349 // cmpq $0x10, %r13
-	LONG $0x00b1820f; WORD $0x0000 // jb 0x16d2 <k_conv+0x16c2>
-	LONG $0x6758dcc5; BYTE $0x20 // vaddps 0x20(%rdi), %ymm4, %ymm4
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x117cc1c4; WORD $0x2062 // vmovups %ymm4, 0x20(%r10)
-	LONG $0x921c8d4d // leaq (%r10,%rdx,4), %r11
-	LONG $0xb71c8d48 // leaq (%rdi,%rsi,4), %rbx
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x1709 <k_conv+0x16f9>
+	LONG $0x5c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm3
+	LONG $0x2e65e2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm3, (%rcx)
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0xc95f94c5 // vmaxps %ymm1, %ymm13, %ymm1
+	LONG $0xc95d9cc5 // vminps %ymm1, %ymm12, %ymm1
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0xf24 <k_conv+0xf14>
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	WORD $0x10eb // jmp 0xf34 <k_conv+0xf24>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x5410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm2
+	LONG $0x2e6de2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm2, (%rax)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0xc05f94c5 // vmaxps %ymm0, %ymm13, %ymm0
+	LONG $0xc05d9cc5 // vminps %ymm0, %ymm12, %ymm0
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x0974 // je 0xf4e <k_conv+0xf3e>
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0xfff6f4e9; BYTE $0xff // jmp 0x642 <k_conv+0x632>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4c10fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm1
+	LONG $0x2e75e2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%rax)
+	LONG $0xfff6e0e9; BYTE $0xff // jmp 0x642 <k_conv+0x632>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x88bd8b49; WORD $0x0000; BYTE $0x00 // movq 0x88(%r13), %rdi
+	LONG $0x50458b4d // movq 0x50(%r13), %r8
+	LONG $0x78558b49 // movq 0x78(%r13), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x98958b49; WORD $0x0000; BYTE $0x00 // movq 0x98(%r13), %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	QUAD $0x000000008d248d4c // leaq (,%rcx,4), %r12
+	QUAD $0x0000000c8d348d48 // leaq 0xc(,%rcx,4), %rsi
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x04e6c148 // shlq $0x4, %rsi
+	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
+	QUAD $0x0000000895348d48 // leaq 0x8(,%rdx,4), %rsi
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	QUAD $0x0000000495348d48 // leaq 0x4(,%rdx,4), %rsi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	WORD $0x3feb // jmp 0x103e <k_conv+0x102e>
+	BYTE $0x90 // nop
+	LONG $0x4058fcc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm0, %ymm0
+	LONG $0xc05fb4c5 // vmaxps %ymm0, %ymm9, %ymm0
+	LONG $0xc05dbcc5 // vminps %ymm0, %ymm8, %ymm0
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x04418d48 // leaq 0x4(%rcx), %rax
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0x24540148; BYTE $0x18 // addq %rdx, 0x18(%rsp)
+	LONG $0x24540148; BYTE $0x40 // addq %rdx, 0x40(%rsp)
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
+	LONG $0xf2548f0f; WORD $0xffff // jg 0x292 <k_conv+0x282>
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x747e // jle 0x10d0 <k_conv+0x10c0>
+	LONG $0x3810fcc5 // vmovups (%rax), %ymm7
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	WORD $0x7a72 // jb 0x10e0 <k_conv+0x10d0>
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x2910fcc5 // vmovups (%rcx), %ymm5
+	LONG $0x6110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm4
+	LONG $0x7010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm6
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x1810fcc5 // vmovups (%rax), %ymm3
+	LONG $0x4810fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm1
+	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x00cb8f0f; WORD $0x0000 // jg 0x1160 <k_conv+0x1150>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x10 // vmaskmovps (%rax), %ymm0, %ymm2
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x00bf850f; WORD $0x0000 // jne 0x1170 <k_conv+0x1160>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x00 // vmaskmovps (%rax), %ymm0, %ymm0
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x1174 <k_conv+0x1164>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x38 // vmaskmovps (%rax), %ymm0, %ymm7
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2070 // vmaskmovps 0x20(%rax), %ymm0, %ymm6
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x067c // jl 0x1100 <k_conv+0x10f0>
+	LONG $0x2910fcc5 // vmovups (%rcx), %ymm5
+	WORD $0x10eb // jmp 0x1110 <k_conv+0x1100>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x4410fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x29 // vmaskmovps (%rcx), %ymm0, %ymm5
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2061 // vmaskmovps 0x20(%rcx), %ymm0, %ymm4
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0x1130 <k_conv+0x1120>
+	LONG $0x1810fcc5 // vmovups (%rax), %ymm3
+	WORD $0x10eb // jmp 0x1140 <k_conv+0x1130>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x18 // vmaskmovps (%rax), %ymm0, %ymm3
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2048 // vmaskmovps 0x20(%rax), %ymm0, %ymm1
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0xff358e0f; WORD $0xffff // jle 0x1095 <k_conv+0x1085>
+	LONG $0x1010fcc5 // vmovups (%rax), %ymm2
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xff41840f; WORD $0xffff // je 0x10b1 <k_conv+0x10a1>
+	LONG $0x0010fcc5 // vmovups (%rax), %ymm0
+	LONG $0x30245489 // movl %edx, 0x30(%rsp)
+	LONG $0x30458b49 // movq 0x30(%r13), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	LONG $0x00f38e0f; WORD $0x0000 // jle 0x1280 <k_conv+0x1270>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	LONG $0x8a3c8d48 // leaq (%rdx,%rcx,4), %rdi
+	LONG $0x285d8b49 // movq 0x28(%r13), %rbx
+	LONG $0x386d8b4d // movq 0x38(%r13), %r13
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x18eb // jmp 0x11cc <k_conv+0x11bc>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x98258d4c; WORD $0x0029; BYTE $0x00 // leaq 0x2998(%rip), %r12 # 0x4000 <lanes>
-	LONG $0x00cf8e0f; WORD $0x0000 // jle 0x173d <k_conv+0x172d>
-	LONG $0x117cc1c4; BYTE $0x2a // vmovups %ymm5, (%r10)
-	LONG $0x10fd8349 // cmpq $0x10, %r13
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0x00d1820f; WORD $0x0000 // jb 0x1751 <k_conv+0x1741>
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x117cc1c4; WORD $0x2062 // vmovups %ymm4, 0x20(%r10)
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x117cc1c4; WORD $0x921c // vmovups %ymm3, (%r10,%rdx,4)
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x117cc1c4; WORD $0x9254; BYTE $0x20 // vmovups %ymm2, 0x20(%r10,%rdx,4)
-	LONG $0xfffe48e9; BYTE $0xff // jmp 0x14f8 <k_conv+0x14e8>
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0x107c81c4; WORD $0x9c74; BYTE $0x20 // vmovups 0x20(%r12,%r11,4), %ymm6
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0x00b4840f; WORD $0x0000 // je 0x1280 <k_conv+0x1270>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0xef7e // jle 0x11c0 <k_conv+0x11b0>
+	LONG $0xc3148b4a // movq (%rbx,%r8,8), %rdx
+	LONG $0x970c8d4c // leaq (%rdi,%rdx,4), %r9
+	LONG $0xa91c8d4f // leaq (%r9,%r13,4), %r11
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x01107cc5 // vmovups (%rcx), %ymm8
+	LONG $0x49107cc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm9
+	LONG $0x187d42c4; WORD $0x1114 // vbroadcastss (%r9,%rdx), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d42c4; WORD $0x1714 // vbroadcastss (%r15,%rdx), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d42c4; WORD $0x1614 // vbroadcastss (%r14,%rdx), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
+	LONG $0x187d42c4; WORD $0x1214 // vbroadcastss (%r10,%rdx), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm8) + ymm2
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x40c18348 // addq $0x40, %rcx
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x112c8d49 // leaq (%r9,%rdx), %rbp
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
+	WORD $0x9672 // jb 0x1200 <k_conv+0x11f0>
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	LONG $0xffff49e9; BYTE $0xff // jmp 0x11c0 <k_conv+0x11b0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	QUAD $0x0000a08d187d42c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm9
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	QUAD $0x0000a485187d42c4; BYTE $0x00 // vbroadcastss 0xa4(%r13), %ymm8
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x7f1d8d48; WORD $0x0031; BYTE $0x00 // leaq 0x317f(%rip), %rbx # 0x4440 <lanes>
+	WORD $0x5d74 // je 0x1320 <k_conv+0x1310>
+	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x3024548b // movl 0x30(%rsp), %edx
+	WORD $0x6f7e // jle 0x1350 <k_conv+0x1340>
+	LONG $0x3958c4c5 // vaddps (%rcx), %ymm7, %ymm7
+	LONG $0xff5fb4c5 // vmaxps %ymm7, %ymm9, %ymm7
+	LONG $0xff5dbcc5 // vminps %ymm7, %ymm8, %ymm7
+	LONG $0x3811fcc5 // vmovups %ymm7, (%rax)
+	WORD $0xd284 // testb %dl, %dl
+	WORD $0x7c74 // je 0x1371 <k_conv+0x1361>
+	LONG $0x7158ccc5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm6, %ymm6
+	LONG $0xf65fb4c5 // vmaxps %ymm6, %ymm9, %ymm6
+	LONG $0xf65dbcc5 // vminps %ymm6, %ymm8, %ymm6
+	LONG $0x7011fcc5; BYTE $0x20 // vmovups %ymm6, 0x20(%rax)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xb93c8d48 // leaq (%rcx,%rdi,4), %rdi
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x13ab <k_conv+0x139b>
+	WORD $0x9066 // nop
+	LONG $0xff5fb4c5 // vmaxps %ymm7, %ymm9, %ymm7
+	LONG $0xff5dbcc5 // vminps %ymm7, %ymm8, %ymm7
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x30247c8b // movl 0x30(%rsp), %edi
+	LONG $0x022d8e0f; WORD $0x0000 // jle 0x1568 <k_conv+0x1558>
+	LONG $0x3811fcc5 // vmovups %ymm7, (%rax)
+	LONG $0x000234e9; BYTE $0x00 // jmp 0x1578 <k_conv+0x1568>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x54107cc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm10
+	LONG $0x2c2d62c4; BYTE $0x19 // vmaskmovps (%rcx), %ymm10, %ymm11
+	LONG $0xff58a4c5 // vaddps %ymm7, %ymm11, %ymm7
+	LONG $0xff5fb4c5 // vmaxps %ymm7, %ymm9, %ymm7
+	LONG $0xff5dbcc5 // vminps %ymm7, %ymm8, %ymm7
+	LONG $0x2e2de2c4; BYTE $0x38 // vmaskmovps %ymm7, %ymm10, (%rax)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x7c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm7
+	LONG $0x2c4562c4; WORD $0x2051 // vmaskmovps 0x20(%rcx), %ymm7, %ymm10
+	LONG $0xf658acc5 // vaddps %ymm6, %ymm10, %ymm6
+	LONG $0xf65fb4c5 // vmaxps %ymm6, %ymm9, %ymm6
+	LONG $0xf65dbcc5 // vminps %ymm6, %ymm8, %ymm6
+	LONG $0x2e45e2c4; WORD $0x2070 // vmaskmovps %ymm6, %ymm7, 0x20(%rax)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xb93c8d48 // leaq (%rcx,%rdi,4), %rdi
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x557e // jle 0x1400 <k_conv+0x13f0>
+	LONG $0x2f58d4c5 // vaddps (%rdi), %ymm5, %ymm5
+	LONG $0xed5fb4c5 // vmaxps %ymm5, %ymm9, %ymm5
+	LONG $0xed5dbcc5 // vminps %ymm5, %ymm8, %ymm5
+	LONG $0x2a11fcc5 // vmovups %ymm5, (%rdx)
+	LONG $0x30247c80; BYTE $0x00 // cmpb $0x0, 0x30(%rsp)
+	WORD $0x5f74 // je 0x1421 <k_conv+0x1411>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x91148d4a // leaq (%rcx,%r10,4), %rdx
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x883c8d4a // leaq (%rax,%r9,4), %rdi
+	LONG $0x585ca1c4; WORD $0x9164; BYTE $0x20 // vaddps 0x20(%rcx,%r10,4), %ymm4, %ymm4
+	LONG $0xe45fb4c5 // vmaxps %ymm4, %ymm9, %ymm4
+	LONG $0xe45dbcc5 // vminps %ymm4, %ymm8, %ymm4
+	LONG $0x117ca1c4; WORD $0x8864; BYTE $0x20 // vmovups %ymm4, 0x20(%rax,%r9,4)
+	LONG $0x8f0c8d4a // leaq (%rdi,%r9,4), %rcx
+	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
+	WORD $0x67eb // jmp 0x145b <k_conv+0x144b>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x7410fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm6
 	LONG $0x2c4de2c4; BYTE $0x3f // vmaskmovps (%rdi), %ymm6, %ymm7
 	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2e4dc2c4; BYTE $0x2a // vmaskmovps %ymm5, %ymm6, (%r10)
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	LONG $0x107c81c4; WORD $0x9c6c; BYTE $0x20 // vmovups 0x20(%r12,%r11,4), %ymm5
+	LONG $0xed5fb4c5 // vmaxps %ymm5, %ymm9, %ymm5
+	LONG $0xed5dbcc5 // vminps %ymm5, %ymm8, %ymm5
+	LONG $0x2e4de2c4; BYTE $0x2a // vmaskmovps %ymm5, %ymm6, (%rdx)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x6c10fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm5
 	LONG $0x2c55e2c4; WORD $0x2077 // vmaskmovps 0x20(%rdi), %ymm5, %ymm6
 	LONG $0xe658dcc5 // vaddps %ymm6, %ymm4, %ymm4
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x2e55c2c4; WORD $0x2062 // vmaskmovps %ymm4, %ymm5, 0x20(%r10)
-	LONG $0x921c8d4d // leaq (%r10,%rdx,4), %r11
-	LONG $0xb71c8d48 // leaq (%rdi,%rsi,4), %rbx
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	LONG $0xfda98c0f; WORD $0xffff // jl 0x14b0 <k_conv+0x14a0>
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x1b58e4c5 // vaddps (%rbx), %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x117cc1c4; BYTE $0x1b // vmovups %ymm3, (%r11)
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfdaf840f; WORD $0xffff // je 0x14d2 <k_conv+0x14c2>
-	LONG $0x5458ecc5; WORD $0x20b7 // vaddps 0x20(%rdi,%rsi,4), %ymm2, %ymm2
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x117cc1c4; WORD $0x9254; BYTE $0x20 // vmovups %ymm2, 0x20(%r10,%rdx,4)
-	LONG $0xfffdb8e9; BYTE $0xff // jmp 0x14f5 <k_conv+0x14e5>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x107cc1c4; WORD $0xbc74; BYTE $0x20 // vmovups 0x20(%r12,%rdi,4), %ymm6
-	LONG $0x2e4dc2c4; BYTE $0x2a // vmaskmovps %ymm5, %ymm6, (%r10)
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x107cc1c4; WORD $0xbc6c; BYTE $0x20 // vmovups 0x20(%r12,%rdi,4), %ymm5
-	LONG $0x2e55c2c4; WORD $0x2062 // vmaskmovps %ymm4, %ymm5, 0x20(%r10)
-	LONG $0x923c8d49 // leaq (%r10,%rdx,4), %rdi
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	WORD $0x067c // jl 0x1782 <k_conv+0x1772>
-	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
-	WORD $0x11eb // jmp 0x1793 <k_conv+0x1783>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x107c81c4; WORD $0x9464; BYTE $0x20 // vmovups 0x20(%r12,%r10,4), %ymm4
-	LONG $0x2e5de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm4, (%rdi)
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x107c81c4; WORD $0x945c; BYTE $0x20 // vmovups 0x20(%r12,%r10,4), %ymm3
-	LONG $0x2e65e2c4; WORD $0x2057 // vmaskmovps %ymm2, %ymm3, 0x20(%rdi)
-	LONG $0xfffd47e9; BYTE $0xff // jmp 0x14f8 <k_conv+0x14e8>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
-	QUAD $0x0000015824848948 // movq %rax, 0x158(%rsp)
-	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
-	QUAD $0x000000c02484c748; LONG $0x00000000 // movq $0x0, 0xc0(%rsp)
-	WORD $0x5beb // jmp 0x1841 <k_conv+0x1831>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	QUAD $0x0000015824840348 // addq 0x158(%rsp), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
-	QUAD $0x000000d0248c3b48 // cmpq 0xd0(%rsp), %rcx
-	QUAD $0x00000110248c8b48 // movq 0x110(%rsp), %rcx
-	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
-	QUAD $0x0000010024b48b48 // movq 0x100(%rsp), %rsi
-	LONG $0xe83f840f; WORD $0xffff // je 0x80 <k_conv+0x70>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x2774 // je 0x1870 <k_conv+0x1860>
+	LONG $0xe45fb4c5 // vmaxps %ymm4, %ymm9, %ymm4
+	LONG $0xe45dbcc5 // vminps %ymm4, %ymm8, %ymm4
+	LONG $0x2e55e2c4; WORD $0x2062 // vmaskmovps %ymm4, %ymm5, 0x20(%rdx)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x78408b48 // movq 0x78(%rax), %rax
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
+	LONG $0x820c8d48 // leaq (%rdx,%rax,4), %rcx
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x457e // jle 0x14a0 <k_conv+0x1490>
+	LONG $0x30247c8b // movl 0x30(%rsp), %edi
+	LONG $0x1858e4c5 // vaddps (%rax), %ymm3, %ymm3
+	LONG $0xdb5fb4c5 // vmaxps %ymm3, %ymm9, %ymm3
+	LONG $0xdb5dbcc5 // vminps %ymm3, %ymm8, %ymm3
+	LONG $0x1911fcc5 // vmovups %ymm3, (%rcx)
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x5174 // je 0x14c5 <k_conv+0x14b5>
+	LONG $0x4858f4c5; BYTE $0x20 // vaddps 0x20(%rax), %ymm1, %ymm1
+	LONG $0xc95fb4c5 // vmaxps %ymm1, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	LONG $0x4911fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	WORD $0x65eb // jmp 0x14ff <k_conv+0x14ef>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x6410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm4
+	LONG $0x2c5de2c4; BYTE $0x28 // vmaskmovps (%rax), %ymm4, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xdb5fb4c5 // vmaxps %ymm3, %ymm9, %ymm3
+	LONG $0xdb5dbcc5 // vminps %ymm3, %ymm8, %ymm3
+	LONG $0x2e5de2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm4, (%rcx)
+	LONG $0x30247c8b // movl 0x30(%rsp), %edi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x5c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm3
+	LONG $0x2c65e2c4; WORD $0x2060 // vmaskmovps 0x20(%rax), %ymm3, %ymm4
+	LONG $0xcc58f4c5 // vaddps %ymm4, %ymm1, %ymm1
+	LONG $0xc95fb4c5 // vmaxps %ymm1, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	LONG $0x2e65e2c4; WORD $0x2049 // vmaskmovps %ymm1, %ymm3, 0x20(%rcx)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x217e // jle 0x1520 <k_conv+0x1510>
+	LONG $0x0858ecc5 // vaddps (%rax), %ymm2, %ymm1
+	LONG $0xc95fb4c5 // vmaxps %ymm1, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfae8850f; WORD $0xffff // jne 0x1000 <k_conv+0xff0>
+	WORD $0x27eb // jmp 0x1541 <k_conv+0x1531>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x4c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm1
+	LONG $0x2c75e2c4; BYTE $0x18 // vmaskmovps (%rax), %ymm1, %ymm3
+	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
+	LONG $0xd25fb4c5 // vmaxps %ymm2, %ymm9, %ymm2
+	LONG $0xd25dbcc5 // vminps %ymm2, %ymm8, %ymm2
+	LONG $0x2e75e2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm1, (%rcx)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm1
+	LONG $0x2c75e2c4; WORD $0x2050 // vmaskmovps 0x20(%rax), %ymm1, %ymm2
+	LONG $0xc258fcc5 // vaddps %ymm2, %ymm0, %ymm0
+	LONG $0xc05fb4c5 // vmaxps %ymm0, %ymm9, %ymm0
+	LONG $0xc05dbcc5 // vminps %ymm0, %ymm8, %ymm0
+	LONG $0x2e75e2c4; WORD $0x2041 // vmaskmovps %ymm0, %ymm1, 0x20(%rcx)
+	LONG $0xfffaaae9; BYTE $0xff // jmp 0x1012 <k_conv+0x1002>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x54107cc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm10
+	LONG $0x2e2de2c4; BYTE $0x38 // vmaskmovps %ymm7, %ymm10, (%rax)
+	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
+	LONG $0xf65fb4c5 // vmaxps %ymm6, %ymm9, %ymm6
+	LONG $0xf65dbcc5 // vminps %ymm6, %ymm8, %ymm6
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0674 // je 0x158f <k_conv+0x157f>
+	LONG $0x3111fcc5 // vmovups %ymm6, (%rcx)
+	WORD $0x0feb // jmp 0x159e <k_conv+0x158e>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x7c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm7
+	LONG $0x2e45e2c4; BYTE $0x31 // vmaskmovps %ymm6, %ymm7, (%rcx)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0xed5fb4c5 // vmaxps %ymm5, %ymm9, %ymm5
+	LONG $0xed5dbcc5 // vminps %ymm5, %ymm8, %ymm5
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0x15bb <k_conv+0x15ab>
+	LONG $0x2811fcc5 // vmovups %ymm5, (%rax)
+	WORD $0x10eb // jmp 0x15cb <k_conv+0x15bb>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x7410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm6
+	LONG $0x2e4de2c4; BYTE $0x28 // vmaskmovps %ymm5, %ymm6, (%rax)
+	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
+	LONG $0xe45fb4c5 // vmaxps %ymm4, %ymm9, %ymm4
+	LONG $0xe45dbcc5 // vminps %ymm4, %ymm8, %ymm4
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0674 // je 0x15e2 <k_conv+0x15d2>
+	LONG $0x2111fcc5 // vmovups %ymm4, (%rcx)
+	WORD $0x0feb // jmp 0x15f1 <k_conv+0x15e1>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x6c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm5
+	LONG $0x2e55e2c4; BYTE $0x21 // vmaskmovps %ymm4, %ymm5, (%rcx)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0xdb5fb4c5 // vmaxps %ymm3, %ymm9, %ymm3
+	LONG $0xdb5dbcc5 // vminps %ymm3, %ymm8, %ymm3
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0x160e <k_conv+0x15fe>
+	LONG $0x1811fcc5 // vmovups %ymm3, (%rax)
+	WORD $0x10eb // jmp 0x161e <k_conv+0x160e>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x6410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm4
+	LONG $0x2e5de2c4; BYTE $0x18 // vmaskmovps %ymm3, %ymm4, (%rax)
+	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
+	LONG $0xc95fb4c5 // vmaxps %ymm1, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0674 // je 0x1635 <k_conv+0x1625>
+	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
+	WORD $0x0feb // jmp 0x1644 <k_conv+0x1634>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x5c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm3
+	LONG $0x2e65e2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm3, (%rcx)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0xca5fb4c5 // vmaxps %ymm2, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0x1661 <k_conv+0x1651>
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	WORD $0x10eb // jmp 0x1671 <k_conv+0x1661>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x5410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm2
+	LONG $0x2e6de2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm2, (%rax)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0xc05fb4c5 // vmaxps %ymm0, %ymm9, %ymm0
+	LONG $0xc05dbcc5 // vminps %ymm0, %ymm8, %ymm0
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0974 // je 0x168b <k_conv+0x167b>
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0xfff987e9; BYTE $0xff // jmp 0x1012 <k_conv+0x1002>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4c10fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm1
+	LONG $0x2e75e2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%rax)
+	LONG $0xfff973e9; BYTE $0xff // jmp 0x1012 <k_conv+0x1002>
+	BYTE $0x90 // nop
+	LONG $0x88858b49; WORD $0x0000; BYTE $0x00 // movq 0x88(%r13), %rax
+	LONG $0x50558b49 // movq 0x50(%r13), %rdx
+	LONG $0x78758b49 // movq 0x78(%r13), %rsi
+	LONG $0x98858b4d; WORD $0x0000; BYTE $0x00 // movq 0x98(%r13), %r8
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	QUAD $0x00000004bd0c8d4c // leaq 0x4(,%rdi,4), %r9
+	LONG $0xc8af0f4c // imulq %rax, %r9
+	QUAD $0x00000098248c034c // addq 0x98(%rsp), %r9
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x00000000c5048d48 // leaq (,%rax,8), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x34eb // jmp 0x1717 <k_conv+0x1707>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x4458fcc5; WORD $0x2088 // vaddps 0x20(%rax,%rcx,4), %ymm0, %ymm0
+	LONG $0xc05fd4c5 // vmaxps %ymm0, %ymm5, %ymm0
+	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
+	LONG $0x4411fcc5; WORD $0x20b7 // vmovups %ymm0, 0x20(%rdi,%rsi,4)
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x02488d49 // leaq 0x2(%r8), %rcx
+	LONG $0x244c034c; BYTE $0x40 // addq 0x40(%rsp), %r9
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	LONG $0xeb8d8f0f; WORD $0xffff // jg 0x2a4 <k_conv+0x294>
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x2d7e // jle 0x1760 <k_conv+0x1750>
+	LONG $0x1910fcc5 // vmovups (%rcx), %ymm3
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	WORD $0x3372 // jb 0x1770 <k_conv+0x1760>
+	LONG $0x913c8d48 // leaq (%rcx,%rdx,4), %rdi
+	LONG $0x0f10fcc5 // vmovups (%rdi), %ymm1
+	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
+	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	LONG $0x307d8b49 // movq 0x30(%r13), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x757f // jg 0x17d0 <k_conv+0x17c0>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x1870 <k_conv+0x1860>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x4410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x19 // vmaskmovps (%rcx), %ymm0, %ymm3
+	LONG $0x913c8d48 // leaq (%rcx,%rdx,4), %rdi
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x107ca1c4; WORD $0x9344; BYTE $0x20 // vmovups 0x20(%rbx,%r10,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2051 // vmaskmovps 0x20(%rcx), %ymm0, %ymm2
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x157c // jl 0x17a0 <k_conv+0x1790>
+	LONG $0x0f10fcc5 // vmovups (%rdi), %ymm1
+	WORD $0x1feb // jmp 0x17b0 <k_conv+0x17a0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x0f // vmaskmovps (%rdi), %ymm0, %ymm1
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2047 // vmaskmovps 0x20(%rdi), %ymm0, %ymm0
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x307d8b49 // movq 0x30(%r13), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x00a08e0f; WORD $0x0000 // jle 0x1870 <k_conv+0x1860>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x000000b024948b4c // movq 0xb0(%rsp), %r10
+	LONG $0x8a1c8d49 // leaq (%r10,%rcx,4), %rbx
+	LONG $0x28758b4d // movq 0x28(%r13), %r14
+	LONG $0x387d8b4d // movq 0x38(%r13), %r15
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x11eb // jmp 0x1808 <k_conv+0x17f8>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x3949; BYTE $0xfd // cmpq %rdi, %r13
+	WORD $0x6874 // je 0x1870 <k_conv+0x1860>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0xf37e // jle 0x1800 <k_conv+0x17f0>
+	LONG $0xee148b4f // movq (%r14,%r13,8), %r10
+	LONG $0x932c8d4a // leaq (%rbx,%r10,4), %rbp
+	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
+	LONG $0x107cc1c4; WORD $0x246c; BYTE $0x20 // vmovups 0x20(%r12), %ymm5
+	LONG $0x187de2c4; WORD $0x0075 // vbroadcastss (%rbp), %ymm6
+	LONG $0xb84de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm4) + ymm3
+	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
+	LONG $0x187dc2c4; BYTE $0x32 // vbroadcastss (%r10), %ymm6
+	LONG $0xb84de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm4) + ymm1
+	LONG $0xb84de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm5) + ymm0
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x40c48349 // addq $0x40, %r12
+	LONG $0x04c28349 // addq $0x4, %r10
+	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
+	WORD $0xc372 // jb 0x1830 <k_conv+0x1820>
+	WORD $0x91eb // jmp 0x1800 <k_conv+0x17f0>
+	BYTE $0x90 // nop
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	QUAD $0x0000a0ad187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm5
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	QUAD $0x0000a4a5187dc2c4; BYTE $0x00 // vbroadcastss 0xa4(%r13), %ymm4
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x991d8d48; WORD $0x002b; BYTE $0x00 // leaq 0x2b99(%rip), %rbx # 0x4440 <lanes>
+	WORD $0x5774 // je 0x1900 <k_conv+0x18f0>
+	LONG $0x44af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x6a7e // jle 0x1930 <k_conv+0x1920>
+	LONG $0x1858e4c5 // vaddps (%rax), %ymm3, %ymm3
+	LONG $0xdb5fd4c5 // vmaxps %ymm3, %ymm5, %ymm3
+	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
+	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x7674 // je 0x1951 <k_conv+0x1941>
+	LONG $0x5058ecc5; BYTE $0x20 // vaddps 0x20(%rax), %ymm2, %ymm2
+	LONG $0xd25fd4c5 // vmaxps %ymm2, %ymm5, %ymm2
+	LONG $0xd25ddcc5 // vminps %ymm2, %ymm4, %ymm2
+	LONG $0x5711fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rdi)
+	LONG $0xb70c8d48 // leaq (%rdi,%rsi,4), %rcx
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x90148d4e // leaq (%rax,%r10,4), %r10
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x1986 <k_conv+0x1976>
+	BYTE $0x90 // nop
+	LONG $0xdb5fd4c5 // vmaxps %ymm3, %ymm5, %ymm3
+	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	LONG $0x00de8e0f; WORD $0x0000 // jle 0x19f8 <k_conv+0x19e8>
+	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
+	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x1a08 <k_conv+0x19f8>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x7410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm6
+	LONG $0x2c4de2c4; BYTE $0x38 // vmaskmovps (%rax), %ymm6, %ymm7
+	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
+	LONG $0xdb5fd4c5 // vmaxps %ymm3, %ymm5, %ymm3
+	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
+	LONG $0x2e4de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm6, (%rdi)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x5c10fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm3
+	LONG $0x2c65e2c4; WORD $0x2070 // vmaskmovps 0x20(%rax), %ymm3, %ymm6
+	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
+	LONG $0xd25fd4c5 // vmaxps %ymm2, %ymm5, %ymm2
+	LONG $0xd25ddcc5 // vminps %ymm2, %ymm4, %ymm2
+	LONG $0x2e65e2c4; WORD $0x2057 // vmaskmovps %ymm2, %ymm3, 0x20(%rdi)
+	LONG $0xb70c8d48 // leaq (%rdi,%rsi,4), %rcx
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x90148d4e // leaq (%rax,%r10,4), %r10
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x2a7e // jle 0x19b0 <k_conv+0x19a0>
+	LONG $0x5874c1c4; BYTE $0x0a // vaddps (%r10), %ymm1, %ymm1
+	LONG $0xc95fd4c5 // vmaxps %ymm1, %ymm5, %ymm1
+	LONG $0xc95ddcc5 // vminps %ymm1, %ymm4, %ymm1
+	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0xfd43850f; WORD $0xffff // jne 0x16e3 <k_conv+0x16d3>
+	WORD $0x2feb // jmp 0x19d1 <k_conv+0x19c1>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x5410fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm2
+	LONG $0x2c6dc2c4; BYTE $0x1a // vmaskmovps (%r10), %ymm2, %ymm3
+	LONG $0xcb58f4c5 // vaddps %ymm3, %ymm1, %ymm1
+	LONG $0xc95fd4c5 // vmaxps %ymm1, %ymm5, %ymm1
+	LONG $0xc95ddcc5 // vminps %ymm1, %ymm4, %ymm1
+	LONG $0x2e6de2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%rcx)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x4c10fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm1
+	LONG $0x2c75c2c4; WORD $0x2052 // vmaskmovps 0x20(%r10), %ymm1, %ymm2
+	LONG $0xc258fcc5 // vaddps %ymm2, %ymm0, %ymm0
+	LONG $0xc05fd4c5 // vmaxps %ymm0, %ymm5, %ymm0
+	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
+	LONG $0x2e75e2c4; WORD $0x2041 // vmaskmovps %ymm0, %ymm1, 0x20(%rcx)
+	LONG $0xfffd08e9; BYTE $0xff // jmp 0x1700 <k_conv+0x16f0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x7410fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm6
+	LONG $0x2e4de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm6, (%rdi)
+	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
+	LONG $0xd25fd4c5 // vmaxps %ymm2, %ymm5, %ymm2
+	LONG $0xd25ddcc5 // vminps %ymm2, %ymm4, %ymm2
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x0674 // je 0x1a1f <k_conv+0x1a0f>
+	LONG $0x1011fcc5 // vmovups %ymm2, (%rax)
+	WORD $0x0feb // jmp 0x1a2e <k_conv+0x1a1e>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x5c10fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm3
+	LONG $0x2e65e2c4; BYTE $0x10 // vmaskmovps %ymm2, %ymm3, (%rax)
+	LONG $0xb7048d48 // leaq (%rdi,%rsi,4), %rax
+	LONG $0xc95fd4c5 // vmaxps %ymm1, %ymm5, %ymm1
+	LONG $0xc95ddcc5 // vminps %ymm1, %ymm4, %ymm1
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x067e // jle 0x1a46 <k_conv+0x1a36>
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	WORD $0x10eb // jmp 0x1a56 <k_conv+0x1a46>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x5410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm2
+	LONG $0x2e6de2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm2, (%rax)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0xc05fd4c5 // vmaxps %ymm0, %ymm5, %ymm0
+	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x0974 // je 0x1a70 <k_conv+0x1a60>
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0xfffc90e9; BYTE $0xff // jmp 0x1700 <k_conv+0x16f0>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x4c10fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm1
+	LONG $0x2e75e2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%rax)
+	LONG $0xfffc7ce9; BYTE $0xff // jmp 0x1700 <k_conv+0x16f0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x50eb // jmp 0x1afc <k_conv+0x1aec>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000000f0248c8b48 // movq 0xf0(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	QUAD $0x0000014024840348 // addq 0x140(%rsp), %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x000000e0248c3b48 // cmpq 0xe0(%rsp), %rcx
+	QUAD $0x00000130248c8b48 // movq 0x130(%rsp), %rcx
+	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	LONG $0xe574840f; WORD $0xffff // je 0x70 <k_conv+0x60>
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x2474 // je 0x1b30 <k_conv+0x1b20>
+	LONG $0x90858b49; WORD $0x0000; BYTE $0x00 // movq 0x90(%r13), %rax
+	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
 	LONG $0xc7af0f48 // imulq %rdi, %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0x17eb // jmp 0x187a <k_conv+0x186a>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x16eb // jmp 0x1b3a <k_conv+0x1b2a>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
+	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0xcfaf0f48 // imulq %rdi, %rcx
 	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
-	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	QUAD $0x00000118248c8b48 // movq 0x118(%rsp), %rcx
 	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
 	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
-	LONG $0x247c8348; WORD $0x0820 // cmpq $0x8, 0x20(%rsp)
-	LONG $0x02268d0f; WORD $0x0000 // jge 0x1af0 <k_conv+0x1ae0>
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
-	LONG $0x04cb8348 // orq $0x4, %rbx
-	LONG $0x245c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbx
-	LONG $0x08428e0f; WORD $0x0000 // jle 0x2120 <k_conv+0x2110>
-	LONG $0x02558d4c // leaq 0x2(%rbp), %r10
-	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0x0bd38e0f; WORD $0x0000 // jle 0x24c0 <k_conv+0x24b0>
-	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
-	LONG $0xfef88d0f; WORD $0xffff // jge 0x17f0 <k_conv+0x17e0>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	QUAD $0x00008887187de2c4; BYTE $0x00 // vbroadcastss 0x88(%rdi), %ymm0
-	QUAD $0x00008c8f187de2c4; BYTE $0x00 // vbroadcastss 0x8c(%rdi), %ymm1
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x247c8348; WORD $0x0828 // cmpq $0x8, 0x28(%rsp)
+	LONG $0x025c8d0f; WORD $0x0000 // jge 0x1e00 <k_conv+0x1df0>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x04c88348 // orq $0x4, %rax
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
+	LONG $0x08d78e0f; WORD $0x0000 // jle 0x2490 <k_conv+0x2480>
+	LONG $0x024f8d4d // leaq 0x2(%r15), %r9
+	LONG $0x244c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r9
+	LONG $0x0cc88e0f; WORD $0x0000 // jle 0x2890 <k_conv+0x2880>
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	LONG $0xfedd8d0f; WORD $0xffff // jge 0x1ab0 <k_conv+0x1aa0>
+	LONG $0x88858b49; WORD $0x0000; BYTE $0x00 // movq 0x88(%r13), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x504d8b49 // movq 0x50(%r13), %rcx
+	LONG $0x78558b49 // movq 0x78(%r13), %rdx
+	LONG $0x98b58b49; WORD $0x0000; BYTE $0x00 // movq 0x98(%r13), %rsi
+	WORD $0x1ceb // jmp 0x1c0b <k_conv+0x1bfb>
+	BYTE $0x90 // nop
+	LONG $0xc05fecc5 // vmaxps %ymm0, %ymm2, %ymm0
+	LONG $0xc05df4c5 // vminps %ymm0, %ymm1, %ymm0
+	LONG $0x2e65e2c4; BYTE $0x07 // vmaskmovps %ymm0, %ymm3, (%rdi)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	LONG $0xfea5840f; WORD $0xffff // je 0x1ab0 <k_conv+0x1aa0>
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	QUAD $0xfffffffffffeb849; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r8 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214c; BYTE $0xc7 // andq %r8, %rdi
-	WORD $0x27eb // jmp 0x195b <k_conv+0x194b>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x2e65c2c4; BYTE $0x10 // vmaskmovps %ymm2, %ymm3, (%r8)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
-	LONG $0xfe95840f; WORD $0xffff // je 0x17f0 <k_conv+0x17e0>
+	LONG $0xffaf0f49 // imulq %r15, %rdi
 	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x767e // jle 0x19e0 <k_conv+0x19d0>
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xc5af0f4c // imulq %rbp, %r8
-	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
-	LONG $0x810c8d4f // leaq (%r9,%r8,4), %r9
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x28588b4d // movq 0x28(%r8), %r11
-	LONG $0x38508b4d // movq 0x38(%r8), %r10
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x00dc850f; WORD $0x0000 // jne 0x1a70 <k_conv+0x1a60>
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x1f7c // jl 0x1c40 <k_conv+0x1c30>
+	LONG $0x0710fcc5 // vmovups (%rdi), %ymm0
+	LONG $0x305d8b4d // movq 0x30(%r13), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x2c7f // jg 0x1c5a <k_conv+0x1c4a>
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x1cd0 <k_conv+0x1cc0>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x107ca1c4; WORD $0x8344; BYTE $0x20 // vmovups 0x20(%rbx,%r8,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x07 // vmaskmovps (%rdi), %ymm0, %ymm0
+	LONG $0x305d8b4d // movq 0x30(%r13), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x767e // jle 0x1cd0 <k_conv+0x1cc0>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
+	LONG $0xb8048d4d // leaq (%r8,%rdi,4), %r8
+	LONG $0x28558b4d // movq 0x28(%r13), %r10
+	LONG $0x384d8b4d // movq 0x38(%r13), %r9
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0x00ed850f; WORD $0x0000 // jne 0x1d70 <k_conv+0x1d60>
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	WORD $0x4074 // je 0x19e0 <k_conv+0x19d0>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3b7e // jle 0x19e0 <k_conv+0x19d0>
-	LONG $0xdb1c8b4d // movq (%r11,%rbx,8), %r11
-	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
-	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x187dc2c4; BYTE $0x19 // vbroadcastss (%r9), %ymm3
-	LONG $0xb865c2c4; BYTE $0x10 // vfmadd231ps (%r8), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xe972 // jb 0x19c0 <k_conv+0x19b0>
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0x3d74 // je 0x1cd0 <k_conv+0x1cc0>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x387e // jle 0x1cd0 <k_conv+0x1cc0>
+	LONG $0xda148b4d // movq (%r10,%rbx,8), %r10
+	LONG $0x90048d4f // leaq (%r8,%r10,4), %r8
+	LONG $0x880c8d4f // leaq (%r8,%r9,4), %r9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x187dc2c4; BYTE $0x08 // vbroadcastss (%r8), %ymm1
+	LONG $0xb875e2c4; BYTE $0x07 // vfmadd231ps (%rdi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x20c78348 // addq $0x20, %rdi
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xe972 // jb 0x1cb0 <k_conv+0x1ca0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0xc5af0f4c // imulq %rbp, %r8
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0xcdaf0f4c // imulq %rbp, %r9
-	QUAD $0x0000013824948b4c // movq 0x138(%rsp), %r10
-	LONG $0x82048d4f // leaq (%r10,%r8,4), %r8
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	WORD $0x347c // jl 0x1a40 <k_conv+0x1a30>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x0574 // je 0x1a19 <k_conv+0x1a09>
-	LONG $0x586cc1c4; BYTE $0x11 // vaddps (%r9), %ymm2, %ymm2
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
-	LONG $0xff27850f; WORD $0xffff // jne 0x195b <k_conv+0x194b>
-	LONG $0xfffdb7e9; BYTE $0xff // jmp 0x17f0 <k_conv+0x17e0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x107c81c4; WORD $0x945c; BYTE $0x20 // vmovups 0x20(%r12,%r10,4), %ymm3
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xfee8840f; WORD $0xffff // je 0x1940 <k_conv+0x1930>
-	LONG $0x2c65c2c4; BYTE $0x21 // vmaskmovps (%r9), %ymm3, %ymm4
-	LONG $0xd458ecc5 // vaddps %ymm4, %ymm2, %ymm2
-	LONG $0xfffedae9; BYTE $0xff // jmp 0x1940 <k_conv+0x1930>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0xb93c8d49 // leaq (%r9,%rdi,4), %rdi
+	QUAD $0x0000a095187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm2
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
+	QUAD $0x0000a48d187dc2c4; BYTE $0x00 // vbroadcastss 0xa4(%r13), %ymm1
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x357c // jl 0x1d40 <k_conv+0x1d30>
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x281d8d48; WORD $0x0027; BYTE $0x00 // leaq 0x2728(%rip), %rbx # 0x4440 <lanes>
+	WORD $0x0574 // je 0x1d1f <k_conv+0x1d0f>
+	LONG $0x587cc1c4; BYTE $0x00 // vaddps (%r8), %ymm0, %ymm0
+	LONG $0xc05fecc5 // vmaxps %ymm0, %ymm2, %ymm0
+	LONG $0xc05df4c5 // vminps %ymm0, %ymm1, %ymm0
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	LONG $0xfed2850f; WORD $0xffff // jne 0x1c0b <k_conv+0x1bfb>
+	LONG $0xfffd72e9; BYTE $0xff // jmp 0x1ab0 <k_conv+0x1aa0>
+	WORD $0x9066 // nop
+	LONG $0xf91d8d48; WORD $0x0026; BYTE $0x00 // leaq 0x26f9(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107ca1c4; WORD $0x8b5c; BYTE $0x20 // vmovups 0x20(%rbx,%r9,4), %ymm3
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xfe91840f; WORD $0xffff // je 0x1bf0 <k_conv+0x1be0>
+	LONG $0x2c65c2c4; BYTE $0x20 // vmaskmovps (%r8), %ymm3, %ymm4
+	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
+	LONG $0xfffe83e9; BYTE $0xff // jmp 0x1bf0 <k_conv+0x1be0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xfe // andq %rdi, %r14
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x14eb // jmp 0x1a8d <k_conv+0x1a7d>
+	WORD $0x14eb // jmp 0x1d9d <k_conv+0x1d8d>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x02c38348 // addq $0x2, %rbx
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	LONG $0xff0e840f; WORD $0xffff // je 0x199b <k_conv+0x198b>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x257e // jle 0x1ab7 <k_conv+0x1aa7>
-	LONG $0xdb348b4d // movq (%r11,%rbx,8), %r14
-	LONG $0xb1348d4f // leaq (%r9,%r14,4), %r14
-	LONG $0x963c8d4f // leaq (%r14,%r10,4), %r15
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	LONG $0xfeed840f; WORD $0xffff // je 0x1c8a <k_conv+0x1c7a>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x257e // jle 0x1dc7 <k_conv+0x1db7>
+	LONG $0xda3c8b4d // movq (%r10,%rbx,8), %r15
+	LONG $0xb83c8d4f // leaq (%r8,%r15,4), %r15
+	LONG $0x8f248d4f // leaq (%r15,%r9,4), %r12
 	WORD $0x9066 // nop
-	LONG $0x187dc2c4; BYTE $0x1e // vbroadcastss (%r14), %ymm3
-	LONG $0xb865c2c4; BYTE $0x10 // vfmadd231ps (%r8), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe972 // jb 0x1aa0 <k_conv+0x1a90>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xc47e // jle 0x1a80 <k_conv+0x1a70>
-	LONG $0xdb748b4d; BYTE $0x08 // movq 0x8(%r11,%rbx,8), %r14
-	LONG $0xb1348d4f // leaq (%r9,%r14,4), %r14
-	LONG $0x963c8d4f // leaq (%r14,%r10,4), %r15
+	LONG $0x187dc2c4; BYTE $0x0f // vbroadcastss (%r15), %ymm1
+	LONG $0xb875e2c4; BYTE $0x07 // vfmadd231ps (%rdi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x20c78348 // addq $0x20, %rdi
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xe972 // jb 0x1db0 <k_conv+0x1da0>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0xc47e // jle 0x1d90 <k_conv+0x1d80>
+	LONG $0xda7c8b4d; BYTE $0x08 // movq 0x8(%r10,%rbx,8), %r15
+	LONG $0xb83c8d4f // leaq (%r8,%r15,4), %r15
+	LONG $0x8f248d4f // leaq (%r15,%r9,4), %r12
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x187dc2c4; BYTE $0x1e // vbroadcastss (%r14), %ymm3
-	LONG $0xb865c2c4; BYTE $0x10 // vfmadd231ps (%r8), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe972 // jb 0x1ad0 <k_conv+0x1ac0>
-	WORD $0x97eb // jmp 0x1a80 <k_conv+0x1a70>
+	LONG $0x187dc2c4; BYTE $0x0f // vbroadcastss (%r15), %ymm1
+	LONG $0xb875e2c4; BYTE $0x07 // vfmadd231ps (%rdi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x20c78348 // addq $0x20, %rdi
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xe972 // jb 0x1de0 <k_conv+0x1dd0>
+	WORD $0x97eb // jmp 0x1d90 <k_conv+0x1d80>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x70788b48 // movq 0x70(%rax), %rdi
-	LONG $0x30488b48 // movq 0x30(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x60408b4c // movq 0x60(%rax), %r8
-	QUAD $0x00008880187de2c4; BYTE $0x00 // vbroadcastss 0x88(%rax), %ymm0
-	QUAD $0x00008c88187de2c4; BYTE $0x00 // vbroadcastss 0x8c(%rax), %ymm1
-	LONG $0x80808b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x88bd8b49; WORD $0x0000; BYTE $0x00 // movq 0x88(%r13), %rdi
+	LONG $0x50458b4d // movq 0x50(%r13), %r8
+	LONG $0x784d8b4d // movq 0x78(%r13), %r9
+	LONG $0x98858b49; WORD $0x0000; BYTE $0x00 // movq 0x98(%r13), %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
 	LONG $0x7f048d48 // leaq (%rdi,%rdi,2), %rax
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x04e2c149 // shlq $0x4, %r10
 	LONG $0xbf0c8d48 // leaq (%rdi,%rdi,4), %rcx
 	LONG $0xff148d48 // leaq (%rdi,%rdi,8), %rdx
-	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
-	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
+	LONG $0x521c8d4c // leaq (%rdx,%rdx,2), %r11
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
 	LONG $0x05e2c148 // shlq $0x5, %rdx
-	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
 	LONG $0xc6148d48 // leaq (%rsi,%rax,8), %rdx
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
 	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
 	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0xfe048d48 // leaq (%rsi,%rdi,8), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	QUAD $0x000000f824bc8948 // movq %rdi, 0xf8(%rsp)
 	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x000000d82484894c // movq %r8, 0xd8(%rsp)
-	LONG $0x0000d5e9; BYTE $0x00 // jmp 0x1c8a <k_conv+0x1c7a>
-	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
-	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
-	LONG $0x2e2d62c4; BYTE $0x08 // vmaskmovps %ymm9, %ymm10, (%rax)
-	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
-	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
-	LONG $0x2e2d22c4; WORD $0x8004 // vmaskmovps %ymm8, %ymm10, (%rax,%r8,4)
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
-	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
-	LONG $0x2e2da2c4; WORD $0x803c // vmaskmovps %ymm7, %ymm10, (%rax,%r8,4)
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
-	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
-	LONG $0x2e2da2c4; WORD $0x8034 // vmaskmovps %ymm6, %ymm10, (%rax,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2e2da2c4; WORD $0x812c // vmaskmovps %ymm5, %ymm10, (%rcx,%r8,4)
-	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x2e2da2c4; WORD $0x8124 // vmaskmovps %ymm4, %ymm10, (%rcx,%r8,4)
-	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e2da2c4; WORD $0x811c // vmaskmovps %ymm3, %ymm10, (%rcx,%r8,4)
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x2e2da2c4; WORD $0x8014 // vmaskmovps %ymm2, %ymm10, (%rax,%r8,4)
-	LONG $0x08458d48 // leaq 0x8(%rbp), %rax
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
-	LONG $0x244c0148; BYTE $0x78 // addq %rcx, 0x78(%rsp)
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000d02484894c // movq %r8, 0xd0(%rsp)
+	QUAD $0x00000098248c894c // movq %r9, 0x98(%rsp)
+	LONG $0x0000d5e9; BYTE $0x00 // jmp 0x1f8e <k_conv+0x1f7e>
+	LONG $0xff5fb4c5 // vmaxps %ymm7, %ymm9, %ymm7
+	LONG $0xff5dbcc5 // vminps %ymm7, %ymm8, %ymm7
+	LONG $0x2e2de2c4; BYTE $0x38 // vmaskmovps %ymm7, %ymm10, (%rax)
+	LONG $0xf65fb4c5 // vmaxps %ymm6, %ymm9, %ymm6
+	LONG $0xf65dbcc5 // vminps %ymm6, %ymm8, %ymm6
+	LONG $0x2e2da2c4; WORD $0x8834 // vmaskmovps %ymm6, %ymm10, (%rax,%r9,4)
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0xed5fb4c5 // vmaxps %ymm5, %ymm9, %ymm5
+	LONG $0xed5dbcc5 // vminps %ymm5, %ymm8, %ymm5
+	LONG $0x2e2da2c4; WORD $0x882c // vmaskmovps %ymm5, %ymm10, (%rax,%r9,4)
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0xe45fb4c5 // vmaxps %ymm4, %ymm9, %ymm4
+	LONG $0xe45dbcc5 // vminps %ymm4, %ymm8, %ymm4
+	LONG $0x2e2da2c4; WORD $0x8824 // vmaskmovps %ymm4, %ymm10, (%rax,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0xdb5fb4c5 // vmaxps %ymm3, %ymm9, %ymm3
+	LONG $0xdb5dbcc5 // vminps %ymm3, %ymm8, %ymm3
+	LONG $0x2e2da2c4; WORD $0x891c // vmaskmovps %ymm3, %ymm10, (%rcx,%r9,4)
+	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
+	LONG $0xd25fb4c5 // vmaxps %ymm2, %ymm9, %ymm2
+	LONG $0xd25dbcc5 // vminps %ymm2, %ymm8, %ymm2
+	LONG $0x2e2da2c4; WORD $0x8914 // vmaskmovps %ymm2, %ymm10, (%rcx,%r9,4)
+	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
+	LONG $0xc95fb4c5 // vmaxps %ymm1, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	LONG $0x2e2da2c4; WORD $0x890c // vmaskmovps %ymm1, %ymm10, (%rcx,%r9,4)
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0xc05fb4c5 // vmaxps %ymm0, %ymm9, %ymm0
+	LONG $0xc05dbcc5 // vminps %ymm0, %ymm8, %ymm0
+	LONG $0x2e2da2c4; WORD $0x8804 // vmaskmovps %ymm0, %ymm10, (%rax,%r9,4)
+	LONG $0x08478d49 // leaq 0x8(%r15), %rax
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
 	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
-	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
+	LONG $0x244c0148; BYTE $0x10 // addq %rcx, 0x10(%rsp)
+	LONG $0x244c0148; BYTE $0x30 // addq %rcx, 0x30(%rsp)
+	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
+	LONG $0x244c0148; BYTE $0x38 // addq %rcx, 0x38(%rsp)
+	QUAD $0x00000080248c0148 // addq %rcx, 0x80(%rsp)
 	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
-	LONG $0x240c0148 // addq %rcx, (%rsp)
-	LONG $0x244c0148; BYTE $0x50 // addq %rcx, 0x50(%rsp)
-	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xfc428f0f; WORD $0xffff // jg 0x18cc <k_conv+0x18bc>
-	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x1010fcc5 // vmovups (%rax), %ymm2
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	QUAD $0x000000e024ac8948 // movq %rbp, 0xe0(%rsp)
-	LONG $0x01718e0f; WORD $0x0000 // jle 0x1e20 <k_conv+0x1e10>
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28488b48 // movq 0x28(%rax), %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	LONG $0x38408b48 // movq 0x38(%rax), %rax
-	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
-	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
-	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
-	LONG $0xf228fcc5 // vmovaps %ymm2, %ymm6
-	LONG $0xfa28fcc5 // vmovaps %ymm2, %ymm7
-	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
-	LONG $0xca287cc5 // vmovaps %ymm2, %ymm9
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x1aeb // jmp 0x1d24 <k_conv+0x1d14>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0x0118840f; WORD $0x0000 // je 0x1e3c <k_conv+0x1e2c>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0xe77e // jle 0x1d10 <k_conv+0x1d00>
-	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
-	LONG $0xd10c8b4a // movq (%rcx,%r10,8), %rcx
-	QUAD $0x000000b024b48b48 // movq 0xb0(%rsp), %rsi
-	LONG $0x8e348d48 // leaq (%rsi,%rcx,4), %rsi
-	LONG $0x86048d4c // leaq (%rsi,%rax,4), %r8
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x8e3c8d4c // leaq (%rsi,%rcx,4), %r15
-	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
-	LONG $0x8e0c8d4c // leaq (%rsi,%rcx,4), %r9
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x8e1c8d4c // leaq (%rsi,%rcx,4), %r11
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0x8e348d4c // leaq (%rsi,%rcx,4), %r14
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	LONG $0x8e248d4c // leaq (%rsi,%rcx,4), %r12
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x8e2c8d4c // leaq (%rsi,%rcx,4), %r13
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x8e348d48 // leaq (%rsi,%rcx,4), %rsi
-	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x14107cc5; BYTE $0xda // vmovups (%rdx,%rbx,8), %ymm10
-	LONG $0x187d62c4; WORD $0x1e1c // vbroadcastss (%rsi,%rbx), %ymm11
-	LONG $0x187d62c4; WORD $0x1924 // vbroadcastss (%rcx,%rbx), %ymm12
-	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	LONG $0xb82d42c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm12) + ymm8
-	LONG $0x187d42c4; WORD $0x1d5c; BYTE $0x00 // vbroadcastss (%r13,%rbx), %ymm11
-	LONG $0xb82dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm11) + ymm7
-	LONG $0x187d42c4; WORD $0x1c1c // vbroadcastss (%r12,%rbx), %ymm11
-	LONG $0xb82dc2c4; BYTE $0xf3 // vfmadd231ps %ymm11, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm11) + ymm6
-	LONG $0x187d42c4; WORD $0x1e1c // vbroadcastss (%r14,%rbx), %ymm11
-	LONG $0x187d42c4; WORD $0x1b24 // vbroadcastss (%r11,%rbx), %ymm12
-	LONG $0xb82dc2c4; BYTE $0xeb // vfmadd231ps %ymm11, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm11) + ymm5
-	LONG $0xb82dc2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm12) + ymm4
-	LONG $0x187d42c4; WORD $0x191c // vbroadcastss (%r9,%rbx), %ymm11
-	LONG $0xb82dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
-	LONG $0x187d42c4; WORD $0x1f1c // vbroadcastss (%r15,%rbx), %ymm11
-	LONG $0xb82dc2c4; BYTE $0xd3 // vfmadd231ps %ymm11, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm11) + ymm2
-	LONG $0x20c78348 // addq $0x20, %rdi
-	LONG $0x1e2c8d48 // leaq (%rsi,%rbx), %rbp
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x04c38348 // addq $0x4, %rbx
-	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
-	WORD $0x8d72 // jb 0x1da0 <k_conv+0x1d90>
-	LONG $0xfffefbe9; BYTE $0xff // jmp 0x1d13 <k_conv+0x1d03>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
-	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
-	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
-	LONG $0xf228fcc5 // vmovaps %ymm2, %ymm6
-	LONG $0xfa28fcc5 // vmovaps %ymm2, %ymm7
-	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
-	LONG $0xca287cc5 // vmovaps %ymm2, %ymm9
-	QUAD $0x000000d824848b4c // movq 0xd8(%rsp), %r8
+	LONG $0x244c0148; BYTE $0x78 // addq %rcx, 0x78(%rsp)
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
+	LONG $0xfc198f0f; WORD $0xffff // jg 0x1ba7 <k_conv+0x1b97>
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	QUAD $0x0000b82494af0f48; BYTE $0x00 // imulq 0xb8(%rsp), %rdx
-	QUAD $0x00000138248c8b48 // movq 0x138(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	LONG $0x00ed8c0f; WORD $0x0000 // jl 0x1f70 <k_conv+0x1f60>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x70258d4c; WORD $0x0021; BYTE $0x00 // leaq 0x2170(%rip), %r12 # 0x4000 <lanes>
-	QUAD $0x0000011824ac8b48 // movq 0x118(%rsp), %rbp
-	LONG $0x01e8840f; WORD $0x0000 // je 0x2086 <k_conv+0x2076>
-	LONG $0x095834c5 // vaddps (%rcx), %ymm9, %ymm9
-	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
-	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
-	LONG $0x08117cc5 // vmovups %ymm9, (%rax)
-	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
-	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
-	LONG $0x04583cc5; BYTE $0xb9 // vaddps (%rcx,%rdi,4), %ymm8, %ymm8
-	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
-	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
-	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
-	LONG $0x117c21c4; WORD $0x8004 // vmovups %ymm8, (%rax,%r8,4)
-	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
-	LONG $0xb9348d48 // leaq (%rcx,%rdi,4), %rsi
-	LONG $0x3c58c4c5; BYTE $0xb9 // vaddps (%rcx,%rdi,4), %ymm7, %ymm7
-	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
-	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
-	LONG $0x117ca1c4; WORD $0x823c // vmovups %ymm7, (%rdx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
-	LONG $0x3458ccc5; BYTE $0xbe // vaddps (%rsi,%rdi,4), %ymm6, %ymm6
-	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
-	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
-	LONG $0x117ca1c4; WORD $0x8034 // vmovups %ymm6, (%rax,%r8,4)
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
 	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
-	LONG $0x2c58d4c5; BYTE $0xba // vaddps (%rdx,%rdi,4), %ymm5, %ymm5
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x117ca1c4; WORD $0x812c // vmovups %ymm5, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x2458dcc5; BYTE $0xbe // vaddps (%rsi,%rdi,4), %ymm4, %ymm4
-	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x117ca1c4; WORD $0x8024 // vmovups %ymm4, (%rax,%r8,4)
-	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
-	LONG $0x1c58e4c5; BYTE $0xba // vaddps (%rdx,%rdi,4), %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x117ca1c4; WORD $0x811c // vmovups %ymm3, (%rcx,%r8,4)
-	LONG $0x1458ecc5; BYTE $0xb8 // vaddps (%rax,%rdi,4), %ymm2, %ymm2
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x00019ce9; BYTE $0x00 // jmp 0x2102 <k_conv+0x20f2>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x89258d4c; WORD $0x0020; BYTE $0x00 // leaq 0x2089(%rip), %r12 # 0x4000 <lanes>
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x457e // jle 0x1ff0 <k_conv+0x1fe0>
+	LONG $0x3910fcc5 // vmovups (%rcx), %ymm7
+	LONG $0x3010fcc5 // vmovups (%rax), %ymm6
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x2810fcc5 // vmovups (%rax), %ymm5
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x2010fcc5 // vmovups (%rax), %ymm4
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x1810fcc5 // vmovups (%rax), %ymm3
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x1010fcc5 // vmovups (%rax), %ymm2
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x0810fcc5 // vmovups (%rax), %ymm1
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x0010fcc5 // vmovups (%rax), %ymm0
+	WORD $0x56eb // jmp 0x203b <k_conv+0x202b>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9454; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm10
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	QUAD $0x0000011824ac8b48 // movq 0x118(%rsp), %rbp
-	LONG $0xfc1e840f; WORD $0xffff // je 0x1bb5 <k_conv+0x1ba5>
+	LONG $0x4410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x39 // vmaskmovps (%rcx), %ymm0, %ymm7
+	LONG $0x2c7de2c4; BYTE $0x30 // vmaskmovps (%rax), %ymm0, %ymm6
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x2c7de2c4; BYTE $0x28 // vmaskmovps (%rax), %ymm0, %ymm5
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x2c7de2c4; BYTE $0x20 // vmaskmovps (%rax), %ymm0, %ymm4
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x2c7de2c4; BYTE $0x18 // vmaskmovps (%rax), %ymm0, %ymm3
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x2c7de2c4; BYTE $0x10 // vmaskmovps (%rax), %ymm0, %ymm2
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x2c7de2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm0, %ymm1
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x2c7de2c4; BYTE $0x00 // vmaskmovps (%rax), %ymm0, %ymm0
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x30458b49 // movq 0x30(%r13), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	QUAD $0x0000010024bc894c // movq %r15, 0x100(%rsp)
+	LONG $0x01478e0f; WORD $0x0000 // jle 0x21a0 <k_conv+0x2190>
+	QUAD $0x000000f824848b48 // movq 0xf8(%rsp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x28458b49 // movq 0x28(%r13), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x385d8b49 // movq 0x38(%r13), %rbx
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x13eb // jmp 0x20a3 <k_conv+0x2093>
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x241c3b4c // cmpq (%rsp), %r11
+	LONG $0x00fd840f; WORD $0x0000 // je 0x21a0 <k_conv+0x2190>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0xe87e // jle 0x2090 <k_conv+0x2080>
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0xd8148b4a // movq (%rax,%r11,8), %rdx
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x963c8d4c // leaq (%rsi,%rdx,4), %r15
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x96348d48 // leaq (%rsi,%rdx,4), %rsi
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x970c8d4c // leaq (%rdi,%rdx,4), %r9
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x97348d4c // leaq (%rdi,%rdx,4), %r14
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0x97248d4c // leaq (%rdi,%rdx,4), %r12
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x972c8d4c // leaq (%rdi,%rdx,4), %r13
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	LONG $0x973c8d48 // leaq (%rdi,%rdx,4), %rdi
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107c41c4; WORD $0xd204 // vmovups (%r10,%rdx,8), %ymm8
+	LONG $0x187d42c4; WORD $0x154c; BYTE $0x00 // vbroadcastss (%r13,%rdx), %ymm9
+	LONG $0x187d62c4; WORD $0x1714 // vbroadcastss (%rdi,%rdx), %ymm10
+	LONG $0xb83dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm9) + ymm7
+	LONG $0xb83dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm10) + ymm6
+	LONG $0x187d42c4; WORD $0x140c // vbroadcastss (%r12,%rdx), %ymm9
+	LONG $0xb83dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm9) + ymm5
+	LONG $0x187d42c4; WORD $0x160c // vbroadcastss (%r14,%rdx), %ymm9
+	LONG $0xb83dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm9) + ymm4
+	LONG $0x187d42c4; WORD $0x110c // vbroadcastss (%r9,%rdx), %ymm9
+	LONG $0x187d62c4; WORD $0x1614 // vbroadcastss (%rsi,%rdx), %ymm10
+	LONG $0xb83dc2c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm9) + ymm3
+	LONG $0xb83dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm10) + ymm2
+	LONG $0x187d42c4; WORD $0x170c // vbroadcastss (%r15,%rdx), %ymm9
+	LONG $0xb83dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm9) + ymm1
+	LONG $0x187d62c4; WORD $0x110c // vbroadcastss (%rcx,%rdx), %ymm9
+	LONG $0xb83dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm9) + ymm0
+	LONG $0x20c58348 // addq $0x20, %rbp
+	LONG $0x2a048d4e // leaq (%rdx,%r13), %r8
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x04c28348 // addq $0x4, %rdx
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	WORD $0x8c72 // jb 0x2120 <k_conv+0x2110>
+	LONG $0xfffefae9; BYTE $0xff // jmp 0x2093 <k_conv+0x2083>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	QUAD $0x0000c82494af0f48; BYTE $0x00 // imulq 0xc8(%rsp), %rdx
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	QUAD $0x0000a08d187d42c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm9
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	QUAD $0x0000a485187d42c4; BYTE $0x00 // vbroadcastss 0xa4(%r13), %ymm8
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	LONG $0x00ef8c0f; WORD $0x0000 // jl 0x22f0 <k_conv+0x22e0>
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x321d8d48; WORD $0x0022; BYTE $0x00 // leaq 0x2232(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	QUAD $0x000000d024848b4c // movq 0xd0(%rsp), %r8
+	LONG $0x01e3840f; WORD $0x0000 // je 0x2404 <k_conv+0x23f4>
+	LONG $0x3958c4c5 // vaddps (%rcx), %ymm7, %ymm7
+	LONG $0xff5fb4c5 // vmaxps %ymm7, %ymm9, %ymm7
+	LONG $0xff5dbcc5 // vminps %ymm7, %ymm8, %ymm7
+	LONG $0x3811fcc5 // vmovups %ymm7, (%rax)
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	QUAD $0x000000c824bc8b48 // movq 0xc8(%rsp), %rdi
+	LONG $0x3458ccc5; BYTE $0xb9 // vaddps (%rcx,%rdi,4), %ymm6, %ymm6
+	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
+	LONG $0xf65fb4c5 // vmaxps %ymm6, %ymm9, %ymm6
+	LONG $0xf65dbcc5 // vminps %ymm6, %ymm8, %ymm6
+	LONG $0x117ca1c4; WORD $0x8834 // vmovups %ymm6, (%rax,%r9,4)
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0xb9348d48 // leaq (%rcx,%rdi,4), %rsi
+	LONG $0x2c58d4c5; BYTE $0xb9 // vaddps (%rcx,%rdi,4), %ymm5, %ymm5
+	LONG $0xed5fb4c5 // vmaxps %ymm5, %ymm9, %ymm5
+	LONG $0xed5dbcc5 // vminps %ymm5, %ymm8, %ymm5
+	LONG $0x117ca1c4; WORD $0x8a2c // vmovups %ymm5, (%rdx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
+	LONG $0x2458dcc5; BYTE $0xbe // vaddps (%rsi,%rdi,4), %ymm4, %ymm4
+	LONG $0xe45fb4c5 // vmaxps %ymm4, %ymm9, %ymm4
+	LONG $0xe45dbcc5 // vminps %ymm4, %ymm8, %ymm4
+	LONG $0x117ca1c4; WORD $0x8824 // vmovups %ymm4, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
+	LONG $0x1c58e4c5; BYTE $0xba // vaddps (%rdx,%rdi,4), %ymm3, %ymm3
+	LONG $0xdb5fb4c5 // vmaxps %ymm3, %ymm9, %ymm3
+	LONG $0xdb5dbcc5 // vminps %ymm3, %ymm8, %ymm3
+	LONG $0x117ca1c4; WORD $0x891c // vmovups %ymm3, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x1458ecc5; BYTE $0xbe // vaddps (%rsi,%rdi,4), %ymm2, %ymm2
+	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
+	LONG $0xd25fb4c5 // vmaxps %ymm2, %ymm9, %ymm2
+	LONG $0xd25dbcc5 // vminps %ymm2, %ymm8, %ymm2
+	LONG $0x117ca1c4; WORD $0x8814 // vmovups %ymm2, (%rax,%r9,4)
+	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
+	LONG $0x0c58f4c5; BYTE $0xba // vaddps (%rdx,%rdi,4), %ymm1, %ymm1
+	LONG $0xc95fb4c5 // vmaxps %ymm1, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	LONG $0x117ca1c4; WORD $0x890c // vmovups %ymm1, (%rcx,%r9,4)
+	LONG $0x0458fcc5; BYTE $0xb8 // vaddps (%rax,%rdi,4), %ymm0, %ymm0
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x000197e9; BYTE $0x00 // jmp 0x247c <k_conv+0x246c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x491d8d48; WORD $0x0021; BYTE $0x00 // leaq 0x2149(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x54107cc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm10
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	QUAD $0x000000d024848b4c // movq 0xd0(%rsp), %r8
+	LONG $0xfb9e840f; WORD $0xffff // je 0x1eb9 <k_conv+0x1ea9>
 	LONG $0x2c2d62c4; BYTE $0x19 // vmaskmovps (%rcx), %ymm10, %ymm11
-	LONG $0x583441c4; BYTE $0xcb // vaddps %ymm11, %ymm9, %ymm9
-	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
-	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
-	LONG $0x2e2d62c4; BYTE $0x08 // vmaskmovps %ymm9, %ymm10, (%rax)
-	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
-	LONG $0x2c2d62c4; WORD $0xb90c // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm9
-	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
-	LONG $0x583c41c4; BYTE $0xc1 // vaddps %ymm9, %ymm8, %ymm8
-	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
-	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
-	LONG $0x2e2d22c4; WORD $0x8004 // vmaskmovps %ymm8, %ymm10, (%rax,%r8,4)
-	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
-	LONG $0x2c2d62c4; WORD $0xb904 // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm8
-	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
-	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
-	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
-	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
-	LONG $0x2e2da2c4; WORD $0x823c // vmaskmovps %ymm7, %ymm10, (%rdx,%r8,4)
-	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
+	LONG $0xff58a4c5 // vaddps %ymm7, %ymm11, %ymm7
+	LONG $0xff5fb4c5 // vmaxps %ymm7, %ymm9, %ymm7
+	LONG $0xff5dbcc5 // vminps %ymm7, %ymm8, %ymm7
+	LONG $0x2e2de2c4; BYTE $0x38 // vmaskmovps %ymm7, %ymm10, (%rax)
+	QUAD $0x000000c824bc8b48 // movq 0xc8(%rsp), %rdi
 	LONG $0x2c2de2c4; WORD $0xb93c // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm7
-	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
 	LONG $0xf758ccc5 // vaddps %ymm7, %ymm6, %ymm6
-	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
-	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
-	LONG $0x2e2da2c4; WORD $0x8034 // vmaskmovps %ymm6, %ymm10, (%rax,%r8,4)
+	LONG $0xf65fb4c5 // vmaxps %ymm6, %ymm9, %ymm6
+	LONG $0xf65dbcc5 // vminps %ymm6, %ymm8, %ymm6
+	LONG $0x2e2da2c4; WORD $0x8834 // vmaskmovps %ymm6, %ymm10, (%rax,%r9,4)
 	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
 	LONG $0x2c2de2c4; WORD $0xb934 // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm6
-	LONG $0x82348d4a // leaq (%rdx,%r8,4), %rsi
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
 	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2e2da2c4; WORD $0x822c // vmaskmovps %ymm5, %ymm10, (%rdx,%r8,4)
+	LONG $0xed5fb4c5 // vmaxps %ymm5, %ymm9, %ymm5
+	LONG $0xed5dbcc5 // vminps %ymm5, %ymm8, %ymm5
+	LONG $0x2e2da2c4; WORD $0x8a2c // vmaskmovps %ymm5, %ymm10, (%rdx,%r9,4)
 	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
 	LONG $0x2c2de2c4; WORD $0xb92c // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm5
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
 	LONG $0xe558dcc5 // vaddps %ymm5, %ymm4, %ymm4
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x2e2da2c4; WORD $0x8624 // vmaskmovps %ymm4, %ymm10, (%rsi,%r8,4)
+	LONG $0xe45fb4c5 // vmaxps %ymm4, %ymm9, %ymm4
+	LONG $0xe45dbcc5 // vminps %ymm4, %ymm8, %ymm4
+	LONG $0x2e2da2c4; WORD $0x8824 // vmaskmovps %ymm4, %ymm10, (%rax,%r9,4)
 	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
 	LONG $0x2c2de2c4; WORD $0xb924 // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm4
-	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
+	LONG $0x8a348d4a // leaq (%rdx,%r9,4), %rsi
 	LONG $0xdc58e4c5 // vaddps %ymm4, %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e2da2c4; WORD $0x821c // vmaskmovps %ymm3, %ymm10, (%rdx,%r8,4)
+	LONG $0xdb5fb4c5 // vmaxps %ymm3, %ymm9, %ymm3
+	LONG $0xdb5dbcc5 // vminps %ymm3, %ymm8, %ymm3
+	LONG $0x2e2da2c4; WORD $0x8a1c // vmaskmovps %ymm3, %ymm10, (%rdx,%r9,4)
+	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
 	LONG $0x2c2de2c4; WORD $0xb91c // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm3
+	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
 	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
-	LONG $0xfffba8e9; BYTE $0xff // jmp 0x1c2e <k_conv+0x1c1e>
-	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
-	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
-	LONG $0x08117cc5 // vmovups %ymm9, (%rax)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
-	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
-	LONG $0x117c21c4; WORD $0x8004 // vmovups %ymm8, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
-	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
-	LONG $0x117ca1c4; WORD $0x813c // vmovups %ymm7, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
-	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
-	LONG $0x117ca1c4; WORD $0x8034 // vmovups %ymm6, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x117ca1c4; WORD $0x812c // vmovups %ymm5, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x117ca1c4; WORD $0x8024 // vmovups %ymm4, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x117ca1c4; WORD $0x811c // vmovups %ymm3, (%rcx,%r8,4)
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x117ca1c4; WORD $0x8014 // vmovups %ymm2, (%rax,%r8,4)
-	LONG $0xfffb37e9; BYTE $0xff // jmp 0x1c4c <k_conv+0x1c3c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x70508b48 // movq 0x70(%rax), %rdx
-	LONG $0x30488b48 // movq 0x30(%rax), %rcx
-	LONG $0x60788b48 // movq 0x60(%rax), %rdi
-	LONG $0x80b08b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %rsi
-	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
-	QUAD $0x00008880187de2c4; BYTE $0x00 // vbroadcastss 0x88(%rax), %ymm0
-	QUAD $0x00008c88187de2c4; BYTE $0x00 // vbroadcastss 0x8c(%rax), %ymm1
-	QUAD $0x00000000ad048d4c // leaq (,%rbp,4), %r8
-	QUAD $0x0000000cad348d48 // leaq 0xc(,%rbp,4), %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x04e6c148 // shlq $0x4, %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	QUAD $0x00000008ad348d48 // leaq 0x8(,%rbp,4), %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0xd25fb4c5 // vmaxps %ymm2, %ymm9, %ymm2
+	LONG $0xd25dbcc5 // vminps %ymm2, %ymm8, %ymm2
+	LONG $0x2e2da2c4; WORD $0x8e14 // vmaskmovps %ymm2, %ymm10, (%rsi,%r9,4)
+	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
+	LONG $0x2c2de2c4; WORD $0xb914 // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm2
+	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
+	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
+	LONG $0xc95fb4c5 // vmaxps %ymm1, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	LONG $0x2e2da2c4; WORD $0x8a0c // vmaskmovps %ymm1, %ymm10, (%rdx,%r9,4)
+	LONG $0x2c2de2c4; WORD $0xb90c // vmaskmovps (%rcx,%rdi,4), %ymm10, %ymm1
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0xfffb2ae9; BYTE $0xff // jmp 0x1f2e <k_conv+0x1f1e>
+	LONG $0xff5fb4c5 // vmaxps %ymm7, %ymm9, %ymm7
+	LONG $0xff5dbcc5 // vminps %ymm7, %ymm8, %ymm7
+	LONG $0x3811fcc5 // vmovups %ymm7, (%rax)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0xf65fb4c5 // vmaxps %ymm6, %ymm9, %ymm6
+	LONG $0xf65dbcc5 // vminps %ymm6, %ymm8, %ymm6
+	LONG $0x117ca1c4; WORD $0x8834 // vmovups %ymm6, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0xed5fb4c5 // vmaxps %ymm5, %ymm9, %ymm5
+	LONG $0xed5dbcc5 // vminps %ymm5, %ymm8, %ymm5
+	LONG $0x117ca1c4; WORD $0x892c // vmovups %ymm5, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0xe45fb4c5 // vmaxps %ymm4, %ymm9, %ymm4
+	LONG $0xe45dbcc5 // vminps %ymm4, %ymm8, %ymm4
+	LONG $0x117ca1c4; WORD $0x8824 // vmovups %ymm4, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0xdb5fb4c5 // vmaxps %ymm3, %ymm9, %ymm3
+	LONG $0xdb5dbcc5 // vminps %ymm3, %ymm8, %ymm3
+	LONG $0x117ca1c4; WORD $0x891c // vmovups %ymm3, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0xd25fb4c5 // vmaxps %ymm2, %ymm9, %ymm2
+	LONG $0xd25dbcc5 // vminps %ymm2, %ymm8, %ymm2
+	LONG $0x117ca1c4; WORD $0x8814 // vmovups %ymm2, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0xc95fb4c5 // vmaxps %ymm1, %ymm9, %ymm1
+	LONG $0xc95dbcc5 // vminps %ymm1, %ymm8, %ymm1
+	LONG $0x117ca1c4; WORD $0x890c // vmovups %ymm1, (%rcx,%r9,4)
+	LONG $0xc05fb4c5 // vmaxps %ymm0, %ymm9, %ymm0
+	LONG $0xc05dbcc5 // vminps %ymm0, %ymm8, %ymm0
+	LONG $0x117ca1c4; WORD $0x8804 // vmovups %ymm0, (%rax,%r9,4)
+	LONG $0xfffabde9; BYTE $0xff // jmp 0x1f4c <k_conv+0x1f3c>
+	BYTE $0x90 // nop
+	LONG $0x88958b49; WORD $0x0000; BYTE $0x00 // movq 0x88(%r13), %rdx
+	LONG $0x507d8b49 // movq 0x50(%r13), %rdi
+	LONG $0x78758b49 // movq 0x78(%r13), %rsi
+	LONG $0x988d8b49; WORD $0x0000; BYTE $0x00 // movq 0x98(%r13), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	QUAD $0x00000000bd0c8d4e // leaq (,%r15,4), %r9
+	QUAD $0x0000000cbd048d4e // leaq 0xc(,%r15,4), %r8
 	LONG $0xc2af0f4c // imulq %rdx, %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	QUAD $0x00000004ad348d4c // leaq 0x4(,%rbp,4), %r14
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x2404894c // movq %r8, (%rsp)
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
+	QUAD $0x00000008bd048d4e // leaq 0x8(,%r15,4), %r8
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	QUAD $0x00000004bd348d4e // leaq 0x4(,%r15,4), %r14
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
 	LONG $0xf2af0f4c // imulq %rdx, %r14
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
-	WORD $0x68eb // jmp 0x2221 <k_conv+0x2211>
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2e4de2c4; BYTE $0x2b // vmaskmovps %ymm5, %ymm6, (%rbx)
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x2e4de2c4; WORD $0xbb24 // vmaskmovps %ymm4, %ymm6, (%rbx,%rdi,4)
-	LONG $0xbb048d48 // leaq (%rbx,%rdi,4), %rax
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e4de2c4; WORD $0xb81c // vmaskmovps %ymm3, %ymm6, (%rax,%rdi,4)
-	LONG $0xbb048d48 // leaq (%rbx,%rdi,4), %rax
-	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x2e4de2c4; WORD $0xb814 // vmaskmovps %ymm2, %ymm6, (%rax,%rdi,4)
-	LONG $0x045d8d48 // leaq 0x4(%rbp), %rbx
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
-	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
-	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x245c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbx
-	LONG $0xf6bd8f0f; WORD $0xffff // jg 0x18de <k_conv+0x18ce>
-	QUAD $0x00000118249c8948 // movq %rbx, 0x118(%rsp)
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	WORD $0x6deb // jmp 0x258a <k_conv+0x257a>
+	LONG $0xdb5fd4c5 // vmaxps %ymm3, %ymm5, %ymm3
+	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
+	LONG $0x2e4de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm6, (%rdi)
+	LONG $0xd25fd4c5 // vmaxps %ymm2, %ymm5, %ymm2
+	LONG $0xd25ddcc5 // vminps %ymm2, %ymm4, %ymm2
+	LONG $0x2e4de2c4; WORD $0xb714 // vmaskmovps %ymm2, %ymm6, (%rdi,%rsi,4)
+	LONG $0xb7048d48 // leaq (%rdi,%rsi,4), %rax
+	LONG $0xc95fd4c5 // vmaxps %ymm1, %ymm5, %ymm1
+	LONG $0xc95ddcc5 // vminps %ymm1, %ymm4, %ymm1
+	LONG $0x2e4de2c4; WORD $0xb00c // vmaskmovps %ymm1, %ymm6, (%rax,%rsi,4)
+	LONG $0xb7048d48 // leaq (%rdi,%rsi,4), %rax
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0xc05fd4c5 // vmaxps %ymm0, %ymm5, %ymm0
+	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
+	LONG $0x2e4de2c4; WORD $0xb004 // vmaskmovps %ymm0, %ymm6, (%rax,%rsi,4)
+	LONG $0x04478d49 // leaq 0x4(%r15), %rax
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x240c0148 // addq %rcx, (%rsp)
+	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xf62f8f0f; WORD $0xffff // jg 0x1bb9 <k_conv+0x1ba9>
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
+	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x297e // jle 0x25d0 <k_conv+0x25c0>
+	LONG $0x1910fcc5 // vmovups (%rcx), %ymm3
 	LONG $0x1010fcc5 // vmovups (%rax), %ymm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x246c8948; BYTE $0x78 // movq %rbp, 0x78(%rsp)
-	LONG $0x00e08e0f; WORD $0x0000 // jle 0x2320 <k_conv+0x2310>
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
-	LONG $0x821c8d48 // leaq (%rdx,%rax,4), %rbx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28788b4c // movq 0x28(%rax), %r15
-	LONG $0x38608b4c // movq 0x38(%rax), %r12
-	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
-	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
-	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1aeb // jmp 0x2292 <k_conv+0x2282>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	WORD $0x3949; BYTE $0xcd // cmpq %rcx, %r13
-	LONG $0x009a840f; WORD $0x0000 // je 0x232c <k_conv+0x231c>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xe97e // jle 0x2280 <k_conv+0x2270>
-	LONG $0xef048b4f // movq (%r15,%r13,8), %r8
-	LONG $0x83148d4a // leaq (%rbx,%r8,4), %rdx
-	LONG $0xa2348d4a // leaq (%rdx,%r12,4), %rsi
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x82148d4e // leaq (%rdx,%r8,4), %r10
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x873c8d4a // leaq (%rdi,%r8,4), %rdi
-	LONG $0x86048d4f // leaq (%r14,%r8,4), %r8
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x0810fcc5 // vmovups (%rax), %ymm1
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x0010fcc5 // vmovups (%rax), %ymm0
+	WORD $0x36eb // jmp 0x25f7 <k_conv+0x25e7>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x4410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x19 // vmaskmovps (%rcx), %ymm0, %ymm3
+	LONG $0x2c7de2c4; BYTE $0x10 // vmaskmovps (%rax), %ymm0, %ymm2
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x2c7de2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm0, %ymm1
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x2c7de2c4; BYTE $0x00 // vmaskmovps (%rax), %ymm0, %ymm0
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x307d8b49 // movq 0x30(%r13), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	LONG $0x00d28e0f; WORD $0x0000 // jle 0x26e0 <k_conv+0x26d0>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x811c8d48 // leaq (%rcx,%rax,4), %rbx
+	LONG $0x28658b4d // movq 0x28(%r13), %r12
+	LONG $0x386d8b4d // movq 0x38(%r13), %r13
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x1eeb // jmp 0x2652 <k_conv+0x2642>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
+	LONG $0x008e840f; WORD $0x0000 // je 0x26e0 <k_conv+0x26d0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0xe97e // jle 0x2640 <k_conv+0x2630>
+	LONG $0xec048b49 // movq (%r12,%rbp,8), %rax
+	LONG $0x83148d48 // leaq (%rbx,%rax,4), %rdx
+	LONG $0xaa348d4a // leaq (%rdx,%r13,4), %rsi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x82148d4c // leaq (%rdx,%rax,4), %r10
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x803c8d4d // leaq (%r8,%rax,4), %r15
+	LONG $0x86048d4d // leaq (%r14,%rax,4), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x107ca1c4; WORD $0xc834 // vmovups (%rax,%r9,8), %ymm6
-	LONG $0x187da2c4; WORD $0x0f3c // vbroadcastss (%rdi,%r9), %ymm7
-	LONG $0x187d02c4; WORD $0x0804 // vbroadcastss (%r8,%r9), %ymm8
-	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
-	LONG $0xb84dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm8) + ymm4
-	LONG $0x187da2c4; WORD $0x0a3c // vbroadcastss (%rdx,%r9), %ymm7
-	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	LONG $0x187d82c4; WORD $0x0a3c // vbroadcastss (%r10,%r9), %ymm7
-	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
-	LONG $0x20c58348 // addq $0x20, %rbp
-	LONG $0x0f1c8d4e // leaq (%rdi,%r9), %r11
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x107ca1c4; WORD $0xc924 // vmovups (%rcx,%r9,8), %ymm4
+	LONG $0x187d82c4; WORD $0x0f2c // vbroadcastss (%r15,%r9), %ymm5
+	LONG $0x187d82c4; WORD $0x0834 // vbroadcastss (%r8,%r9), %ymm6
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	LONG $0xb85de2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm6) + ymm2
+	LONG $0x187da2c4; WORD $0x0a2c // vbroadcastss (%rdx,%r9), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	LONG $0x187d82c4; WORD $0x0a2c // vbroadcastss (%r10,%r9), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x0f1c8d4f // leaq (%r15,%r9), %r11
 	LONG $0x04c38349 // addq $0x4, %r11
 	LONG $0x04c18349 // addq $0x4, %r9
 	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	WORD $0xb972 // jb 0x22d0 <k_conv+0x22c0>
-	LONG $0xffff67e9; BYTE $0xff // jmp 0x2283 <k_conv+0x2273>
+	WORD $0xb972 // jb 0x2690 <k_conv+0x2680>
+	LONG $0xffff67e9; BYTE $0xff // jmp 0x2643 <k_conv+0x2633>
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
-	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
-	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x74af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rsi
-	QUAD $0x0000013824948b48 // movq 0x138(%rsp), %rdx
-	LONG $0x821c8d48 // leaq (%rdx,%rax,4), %rbx
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	LONG $0x00868c0f; WORD $0x0000 // jl 0x23f0 <k_conv+0x23e0>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x89258d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1c89(%rip), %r12 # 0x4000 <lanes>
-	QUAD $0x0000011824ac8b48 // movq 0x118(%rsp), %rbp
-	LONG $0x00f8840f; WORD $0x0000 // je 0x247d <k_conv+0x246d>
-	LONG $0x2858d4c5 // vaddps (%rax), %ymm5, %ymm5
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2b11fcc5 // vmovups %ymm5, (%rbx)
-	LONG $0xbb148d48 // leaq (%rbx,%rdi,4), %rdx
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0x585ca1c4; WORD $0x8024 // vaddps (%rax,%r8,4), %ymm4, %ymm4
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x54af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rdx
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x813c8d48 // leaq (%rcx,%rax,4), %rdi
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	QUAD $0x0000a0ad187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm5
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	QUAD $0x0000a4a5187dc2c4; BYTE $0x00 // vbroadcastss 0xa4(%r13), %ymm4
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	LONG $0x00858c0f; WORD $0x0000 // jl 0x27c0 <k_conv+0x27b0>
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xf81d8d48; WORD $0x001c; BYTE $0x00 // leaq 0x1cf8(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	LONG $0x00f6840f; WORD $0x0000 // je 0x2849 <k_conv+0x2839>
+	LONG $0x1858e4c5 // vaddps (%rax), %ymm3, %ymm3
+	LONG $0xdb5fd4c5 // vmaxps %ymm3, %ymm5, %ymm3
+	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
+	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
+	LONG $0xb70c8d48 // leaq (%rdi,%rsi,4), %rcx
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x586ca1c4; WORD $0x8014 // vaddps (%rax,%r8,4), %ymm2, %ymm2
 	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x2411fcc5; BYTE $0xbb // vmovups %ymm4, (%rbx,%rdi,4)
-	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
-	LONG $0x5864a1c4; WORD $0x801c // vaddps (%rax,%r8,4), %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x1c11fcc5; BYTE $0xba // vmovups %ymm3, (%rdx,%rdi,4)
-	LONG $0x586ca1c4; WORD $0x8614 // vaddps (%rsi,%r8,4), %ymm2, %ymm2
-	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x1411fcc5; BYTE $0xb8 // vmovups %ymm2, (%rax,%rdi,4)
-	LONG $0xfffe14e9; BYTE $0xff // jmp 0x21fc <k_conv+0x21ec>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x09258d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1c09(%rip), %r12 # 0x4000 <lanes>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x9474; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm6
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	QUAD $0x0000011824ac8b48 // movq 0x118(%rsp), %rbp
-	LONG $0xfda2840f; WORD $0xffff // je 0x21b9 <k_conv+0x21a9>
+	LONG $0xd25fd4c5 // vmaxps %ymm2, %ymm5, %ymm2
+	LONG $0xd25ddcc5 // vminps %ymm2, %ymm4, %ymm2
+	LONG $0x1411fcc5; BYTE $0xb7 // vmovups %ymm2, (%rdi,%rsi,4)
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x5874a1c4; WORD $0x800c // vaddps (%rax,%r8,4), %ymm1, %ymm1
+	LONG $0xc95fd4c5 // vmaxps %ymm1, %ymm5, %ymm1
+	LONG $0xc95ddcc5 // vminps %ymm1, %ymm4, %ymm1
+	LONG $0x0c11fcc5; BYTE $0xb1 // vmovups %ymm1, (%rcx,%rsi,4)
+	LONG $0x587ca1c4; WORD $0x8204 // vaddps (%rdx,%r8,4), %ymm0, %ymm0
+	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
+	LONG $0xc05fd4c5 // vmaxps %ymm0, %ymm5, %ymm0
+	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
+	LONG $0x0411fcc5; BYTE $0xb0 // vmovups %ymm0, (%rax,%rsi,4)
+	LONG $0xfffdaae9; BYTE $0xff // jmp 0x2560 <k_conv+0x2550>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x791d8d48; WORD $0x001c; BYTE $0x00 // leaq 0x1c79(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x7410fcc5; WORD $0x208b // vmovups 0x20(%rbx,%rcx,4), %ymm6
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	LONG $0xfd3a840f; WORD $0xffff // je 0x251d <k_conv+0x250d>
 	LONG $0x2c4de2c4; BYTE $0x38 // vmaskmovps (%rax), %ymm6, %ymm7
-	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2e4de2c4; BYTE $0x2b // vmaskmovps %ymm5, %ymm6, (%rbx)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x2c4de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm6, %ymm5
-	LONG $0xbb148d48 // leaq (%rbx,%rdi,4), %rdx
-	LONG $0xe558dcc5 // vaddps %ymm5, %ymm4, %ymm4
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x2e4de2c4; WORD $0xbb24 // vmaskmovps %ymm4, %ymm6, (%rbx,%rdi,4)
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x2c4de2c4; WORD $0xb024 // vmaskmovps (%rax,%rsi,4), %ymm6, %ymm4
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0xdc58e4c5 // vaddps %ymm4, %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e4de2c4; WORD $0xba1c // vmaskmovps %ymm3, %ymm6, (%rdx,%rdi,4)
-	LONG $0x2c4de2c4; WORD $0xb01c // vmaskmovps (%rax,%rsi,4), %ymm6, %ymm3
+	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
+	LONG $0xdb5fd4c5 // vmaxps %ymm3, %ymm5, %ymm3
+	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
+	LONG $0x2e4de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm6, (%rdi)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x2c4de2c4; WORD $0x901c // vmaskmovps (%rax,%rdx,4), %ymm6, %ymm3
+	LONG $0xb70c8d48 // leaq (%rdi,%rsi,4), %rcx
 	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
-	LONG $0xfffd69e9; BYTE $0xff // jmp 0x21e6 <k_conv+0x21d6>
-	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
-	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
-	LONG $0x2b11fcc5 // vmovups %ymm5, (%rbx)
-	LONG $0xbb048d48 // leaq (%rbx,%rdi,4), %rax
-	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
-	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
-	LONG $0x2411fcc5; BYTE $0xbb // vmovups %ymm4, (%rbx,%rdi,4)
-	LONG $0xb8148d48 // leaq (%rax,%rdi,4), %rdx
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x1c11fcc5; BYTE $0xb8 // vmovups %ymm3, (%rax,%rdi,4)
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x1411fcc5; BYTE $0xba // vmovups %ymm2, (%rdx,%rdi,4)
-	LONG $0xfffd3fe9; BYTE $0xff // jmp 0x21fc <k_conv+0x21ec>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	QUAD $0x00008887187de2c4; BYTE $0x00 // vbroadcastss 0x88(%rdi), %ymm0
-	QUAD $0x00008c8f187de2c4; BYTE $0x00 // vbroadcastss 0x8c(%rdi), %ymm1
-	QUAD $0x00000004ad3c8d48 // leaq 0x4(,%rbp,4), %rdi
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	QUAD $0x0000008824bc0348 // addq 0x88(%rsp), %rdi
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x00000000c5048d4c // leaq (,%rax,8), %r8
-	WORD $0x2deb // jmp 0x253a <k_conv+0x252a>
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e5dc2c4; BYTE $0x1a // vmaskmovps %ymm3, %ymm4, (%r10)
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x2e5dc2c4; WORD $0x9214 // vmaskmovps %ymm2, %ymm4, (%r10,%rdx,4)
-	LONG $0x02558d4c // leaq 0x2(%rbp), %r10
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0xf3b38f0f; WORD $0xffff // jg 0x18ed <k_conv+0x18dd>
-	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xd25fd4c5 // vmaxps %ymm2, %ymm5, %ymm2
+	LONG $0xd25ddcc5 // vminps %ymm2, %ymm4, %ymm2
+	LONG $0x2e4de2c4; WORD $0xb714 // vmaskmovps %ymm2, %ymm6, (%rdi,%rsi,4)
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x2c4de2c4; WORD $0x9014 // vmaskmovps (%rax,%rdx,4), %ymm6, %ymm2
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
+	LONG $0xc95fd4c5 // vmaxps %ymm1, %ymm5, %ymm1
+	LONG $0xc95ddcc5 // vminps %ymm1, %ymm4, %ymm1
+	LONG $0x2e4de2c4; WORD $0xb10c // vmaskmovps %ymm1, %ymm6, (%rcx,%rsi,4)
+	LONG $0x2c4de2c4; WORD $0x900c // vmaskmovps (%rax,%rdx,4), %ymm6, %ymm1
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0xfffd01e9; BYTE $0xff // jmp 0x254a <k_conv+0x253a>
+	LONG $0xdb5fd4c5 // vmaxps %ymm3, %ymm5, %ymm3
+	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
+	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
+	LONG $0xb7048d48 // leaq (%rdi,%rsi,4), %rax
+	LONG $0xd25fd4c5 // vmaxps %ymm2, %ymm5, %ymm2
+	LONG $0xd25ddcc5 // vminps %ymm2, %ymm4, %ymm2
+	LONG $0x1411fcc5; BYTE $0xb7 // vmovups %ymm2, (%rdi,%rsi,4)
+	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
+	LONG $0xc95fd4c5 // vmaxps %ymm1, %ymm5, %ymm1
+	LONG $0xc95ddcc5 // vminps %ymm1, %ymm4, %ymm1
+	LONG $0x0c11fcc5; BYTE $0xb0 // vmovups %ymm1, (%rax,%rsi,4)
+	LONG $0xc05fd4c5 // vmaxps %ymm0, %ymm5, %ymm0
+	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
+	LONG $0x0411fcc5; BYTE $0xb1 // vmovups %ymm0, (%rcx,%rsi,4)
+	LONG $0xfffcd7e9; BYTE $0xff // jmp 0x2560 <k_conv+0x2550>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x88bd8b49; WORD $0x0000; BYTE $0x00 // movq 0x88(%r13), %rdi
+	LONG $0x504d8b49 // movq 0x50(%r13), %rcx
+	LONG $0x78558b49 // movq 0x78(%r13), %rdx
+	LONG $0x98b58b49; WORD $0x0000; BYTE $0x00 // movq 0x98(%r13), %rsi
+	QUAD $0x00000004bd048d4e // leaq 0x4(,%r15,4), %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	QUAD $0x000000b82484034c // addq 0xb8(%rsp), %r8
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	QUAD $0x00000000fd3c8d48 // leaq (,%rdi,8), %rdi
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	WORD $0x2eeb // jmp 0x28fb <k_conv+0x28eb>
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0xc95decc5 // vminps %ymm1, %ymm2, %ymm1
+	LONG $0x2e5dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm4, (%r10)
+	LONG $0xc05fe4c5 // vmaxps %ymm0, %ymm3, %ymm0
+	LONG $0xc05decc5 // vminps %ymm0, %ymm2, %ymm0
+	LONG $0x2e5dc2c4; WORD $0x9204 // vmaskmovps %ymm0, %ymm4, (%r10,%rdx,4)
+	LONG $0x024f8d4d // leaq 0x2(%r15), %r9
+	LONG $0x2404034c // addq (%rsp), %r8
+	LONG $0x244c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r9
+	LONG $0xf2cd8f0f; WORD $0xffff // jg 0x1bc8 <k_conv+0x1bb8>
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
 	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
-	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x008d8e0f; WORD $0x0000 // jle 0x25e0 <k_conv+0x25d0>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	LONG $0xd1af0f4d // imulq %r9, %r10
-	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x285b8b4c // movq 0x28(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
-	LONG $0x24748b4c; BYTE $0x38 // movq 0x38(%rsp), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x15eb // jmp 0x2598 <k_conv+0x2588>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	WORD $0x4c74 // je 0x25e4 <k_conv+0x25d4>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xf37e // jle 0x2590 <k_conv+0x2580>
-	LONG $0xfb2c8b4b // movq (%r11,%r15,8), %rbp
-	LONG $0xaa248d4d // leaq (%r10,%rbp,4), %r12
-	LONG $0x9c2c8d4d // leaq (%r12,%rbx,4), %r13
-	LONG $0xaf2c8d48 // leaq (%rdi,%rbp,4), %rbp
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
-	LONG $0x187dc2c4; WORD $0x242c // vbroadcastss (%r12), %ymm5
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x187de2c4; WORD $0x006d // vbroadcastss (%rbp), %ymm5
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x20c68349 // addq $0x20, %r14
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0xd472 // jb 0x25b0 <k_conv+0x25a0>
-	WORD $0xb2eb // jmp 0x2590 <k_conv+0x2580>
-	WORD $0x9066 // nop
-	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	LONG $0xd1af0f4d // imulq %r9, %r10
-	LONG $0xceaf0f4c // imulq %rsi, %r9
-	QUAD $0x00000138249c8b4c // movq 0x138(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
-	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x08fd8349 // cmpq $0x8, %r13
-	WORD $0x2e7c // jl 0x2640 <k_conv+0x2630>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xe1258d4c; WORD $0x0019; BYTE $0x00 // leaq 0x19e1(%rip), %r12 # 0x4000 <lanes>
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	WORD $0x6374 // je 0x2687 <k_conv+0x2677>
-	LONG $0x5864c1c4; BYTE $0x19 // vaddps (%r9), %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x117cc1c4; BYTE $0x1a // vmovups %ymm3, (%r10)
-	LONG $0x586cc1c4; WORD $0xb114 // vaddps (%r9,%rsi,4), %ymm2, %ymm2
-	WORD $0x56eb // jmp 0x2694 <k_conv+0x2684>
-	WORD $0x9066 // nop
-	LONG $0xb9258d4c; WORD $0x0019; BYTE $0x00 // leaq 0x19b9(%rip), %r12 # 0x4000 <lanes>
+	LONG $0x82148d4d // leaq (%r10,%rax,4), %r10
+	LONG $0x8a048d49 // leaq (%r10,%rcx,4), %rax
+	LONG $0x07fd8348 // cmpq $0x7, %rbp
+	WORD $0x187e // jle 0x2930 <k_conv+0x2920>
+	LONG $0x107cc1c4; BYTE $0x0a // vmovups (%r10), %ymm1
+	LONG $0x0010fcc5 // vmovups (%rax), %ymm0
+	LONG $0x30558b4d // movq 0x30(%r13), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x297f // jg 0x2953 <k_conv+0x2943>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x29e0 <k_conv+0x29d0>
+	BYTE $0x90 // nop
 	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0x107c81c4; WORD $0x9c64; BYTE $0x20 // vmovups 0x20(%r12,%r11,4), %ymm4
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	LONG $0xfeab840f; WORD $0xffff // je 0x250d <k_conv+0x24fd>
-	LONG $0x2c5dc2c4; BYTE $0x29 // vmaskmovps (%r9), %ymm4, %ymm5
-	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x2e5dc2c4; BYTE $0x1a // vmaskmovps %ymm3, %ymm4, (%r10)
-	LONG $0x2c5dc2c4; WORD $0xb11c // vmaskmovps (%r9,%rsi,4), %ymm4, %ymm3
-	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
-	LONG $0xfffe93e9; BYTE $0xff // jmp 0x251a <k_conv+0x250a>
-	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
-	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
-	LONG $0x117cc1c4; BYTE $0x1a // vmovups %ymm3, (%r10)
-	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
-	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
-	LONG $0x117cc1c4; WORD $0x9214 // vmovups %ymm2, (%r10,%rdx,4)
-	LONG $0xfffe81e9; BYTE $0xff // jmp 0x2528 <k_conv+0x2518>
-	LONG $0x60c48148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rsp # imm = 0x160
+	LONG $0x107ca1c4; WORD $0x9b44; BYTE $0x20 // vmovups 0x20(%rbx,%r11,4), %ymm0
+	LONG $0x2c7dc2c4; BYTE $0x0a // vmaskmovps (%r10), %ymm0, %ymm1
+	LONG $0x2c7de2c4; BYTE $0x00 // vmaskmovps (%rax), %ymm0, %ymm0
+	LONG $0x30558b4d // movq 0x30(%r13), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0x29e0 <k_conv+0x29d0>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
+	LONG $0x831c8d4d // leaq (%r11,%rax,4), %r11
+	LONG $0x285d8b49 // movq 0x28(%r13), %rbx
+	LONG $0x38758b4d // movq 0x38(%r13), %r14
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x0eeb // jmp 0x2988 <k_conv+0x2978>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	WORD $0x5874 // je 0x29e0 <k_conv+0x29d0>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xf37e // jle 0x2980 <k_conv+0x2970>
+	LONG $0xe3048b4a // movq (%rbx,%r12,8), %rax
+	LONG $0x832c8d4d // leaq (%r11,%rax,4), %r13
+	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; BYTE $0x17 // vmovups (%r15), %ymm2
+	LONG $0x187dc2c4; WORD $0x005d // vbroadcastss (%r13), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	LONG $0x187de2c4; BYTE $0x18 // vbroadcastss (%rax), %ymm3
+	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
+	WORD $0xd572 // jb 0x29b0 <k_conv+0x29a0>
+	WORD $0xa3eb // jmp 0x2980 <k_conv+0x2970>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	LONG $0x82148d4d // leaq (%r10,%rax,4), %r10
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	QUAD $0x0000a09d187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r13), %ymm3
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	QUAD $0x0000a495187dc2c4; BYTE $0x00 // vbroadcastss 0xa4(%r13), %ymm2
+	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	WORD $0x357c // jl 0x2a60 <k_conv+0x2a50>
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x081d8d48; WORD $0x001a; BYTE $0x00 // leaq 0x1a08(%rip), %rbx # 0x4440 <lanes>
+	WORD $0x6974 // je 0x2aa3 <k_conv+0x2a93>
+	LONG $0x0858f4c5 // vaddps (%rax), %ymm1, %ymm1
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0xc95decc5 // vminps %ymm1, %ymm2, %ymm1
+	LONG $0x117cc1c4; BYTE $0x0a // vmovups %ymm1, (%r10)
+	LONG $0x0458fcc5; BYTE $0xb0 // vaddps (%rax,%rsi,4), %ymm0, %ymm0
+	WORD $0x5eeb // jmp 0x2ab0 <k_conv+0x2aa0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xd91d8d48; WORD $0x0019; BYTE $0x00 // leaq 0x19d9(%rip), %rbx # 0x4440 <lanes>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x6410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm4
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xfe4f840f; WORD $0xffff // je 0x28cd <k_conv+0x28bd>
+	LONG $0x2c5de2c4; BYTE $0x28 // vmaskmovps (%rax), %ymm4, %ymm5
+	LONG $0xcd58f4c5 // vaddps %ymm5, %ymm1, %ymm1
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0xc95decc5 // vminps %ymm1, %ymm2, %ymm1
+	LONG $0x2e5dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm4, (%r10)
+	LONG $0x2c5de2c4; WORD $0xb00c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm1
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0xfffe37e9; BYTE $0xff // jmp 0x28da <k_conv+0x28ca>
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0xc95decc5 // vminps %ymm1, %ymm2, %ymm1
+	LONG $0x117cc1c4; BYTE $0x0a // vmovups %ymm1, (%r10)
+	LONG $0xc05fe4c5 // vmaxps %ymm0, %ymm3, %ymm0
+	LONG $0xc05decc5 // vminps %ymm0, %ymm2, %ymm0
+	LONG $0x117cc1c4; WORD $0x9204 // vmovups %ymm0, (%r10,%rdx,4)
+	LONG $0xfffe25e9; BYTE $0xff // jmp 0x28e8 <k_conv+0x28d8>
+	LONG $0x48c48148; WORD $0x0001; BYTE $0x00 // addq $0x148, %rsp # imm = 0x148
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2105,7 +2358,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
 	// depthwise
 	BYTE $0x55 // pushq %rbp
@@ -2118,9 +2371,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x2975 // jne 0x2709 <k_depthwise+0x49>
+	WORD $0x2975 // jne 0x2b29 <k_depthwise+0x49>
 	LONG $0x287f8348; BYTE $0x03 // cmpq $0x3, 0x28(%rdi)
-	WORD $0x2275 // jne 0x2709 <k_depthwise+0x49>
+	WORD $0x2275 // jne 0x2b29 <k_depthwise+0x49>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0x70473b48 // cmpq 0x70(%rdi), %rax
 	WORD $0x940f; BYTE $0xc0 // sete %al
@@ -2128,18 +2381,18 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1f7f // jg 0x2723 <k_depthwise+0x63>
-	LONG $0x000d8ce9; BYTE $0x00 // jmp 0x3495 <k_depthwise+0xdd5>
+	WORD $0x1f7f // jg 0x2b43 <k_depthwise+0x63>
+	LONG $0x000d8ce9; BYTE $0x00 // jmp 0x38b5 <k_depthwise+0xdd5>
 	QUAD $0x000000001c2444c7 // movl $0x0, 0x1c(%rsp)
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0d728e0f; WORD $0x0000 // jle 0x3495 <k_depthwise+0xdd5>
+	LONG $0x0d728e0f; WORD $0x0000 // jle 0x38b5 <k_depthwise+0xdd5>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x30408b48 // movq 0x30(%rax), %rax
 	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0d588e0f; WORD $0x0000 // jle 0x3495 <k_depthwise+0xdd5>
+	LONG $0x0d588e0f; WORD $0x0000 // jle 0x38b5 <k_depthwise+0xdd5>
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0x8b48; BYTE $0x01 // movq (%rcx), %rax
 	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
@@ -2189,12 +2442,12 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000a82484894c // movq %r8, 0xa8(%rsp)
 	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
-	WORD $0x21eb // jmp 0x2879 <k_depthwise+0x1b9>
+	WORD $0x21eb // jmp 0x2c99 <k_depthwise+0x1b9>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
 	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x0c1c8d0f; WORD $0x0000 // jge 0x3495 <k_depthwise+0xdd5>
+	LONG $0x0c1c8d0f; WORD $0x0000 // jge 0x38b5 <k_depthwise+0xdd5>
 	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
 	LONG $0x10c08348 // addq $0x10, %rax
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
@@ -2205,7 +2458,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
 	WORD $0xff31 // xorl %edi, %edi
 	QUAD $0x0000011024b48948 // movq %rsi, 0x110(%rsp)
-	WORD $0x3eeb // jmp 0x28f1 <k_depthwise+0x231>
+	WORD $0x3eeb // jmp 0x2d11 <k_depthwise+0x231>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000010024bc8b48 // movq 0x100(%rsp), %rdi
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
@@ -2213,7 +2466,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000d024840348 // addq 0xd0(%rsp), %rax
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
 	QUAD $0x000000f024bc3b48 // cmpq 0xf0(%rsp), %rdi
-	LONG $0xff6f840f; WORD $0xffff // je 0x2860 <k_depthwise+0x1a0>
+	LONG $0xff6f840f; WORD $0xffff // je 0x2c80 <k_depthwise+0x1a0>
 	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
 	LONG $0xc7af0f48 // imulq %rdi, %rax
 	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
@@ -2226,14 +2479,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
 	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
 	QUAD $0x000000f824948b4c // movq 0xf8(%rsp), %r10
-	WORD $0x31eb // jmp 0x2974 <k_depthwise+0x2b4>
+	WORD $0x31eb // jmp 0x2d94 <k_depthwise+0x2b4>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000012824948b4c // movq 0x128(%rsp), %r10
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
 	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
 	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
-	LONG $0xff4c8d0f; WORD $0xffff // jge 0x28c0 <k_depthwise+0x200>
+	LONG $0xff4c8d0f; WORD $0xffff // jge 0x2ce0 <k_depthwise+0x200>
 	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
@@ -2258,19 +2511,19 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07f88349 // cmpq $0x7, %r8
 	QUAD $0x000000b0249c894c // movq %r11, 0xb0(%rsp)
 	QUAD $0x000001282494894c // movq %r10, 0x128(%rsp)
-	LONG $0x02158e0f; WORD $0x0000 // jle 0x2c00 <k_depthwise+0x540>
+	LONG $0x02158e0f; WORD $0x0000 // jle 0x3020 <k_depthwise+0x540>
 	LONG $0x01fb8341 // cmpl $0x1, %r11d
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x0445840f; WORD $0x0000 // je 0x2e3f <k_depthwise+0x77f>
+	LONG $0x0445840f; WORD $0x0000 // je 0x325f <k_depthwise+0x77f>
 	LONG $0x08fb8341 // cmpl $0x8, %r11d
-	LONG $0x0606850f; WORD $0x0000 // jne 0x300a <k_depthwise+0x94a>
+	LONG $0x0606850f; WORD $0x0000 // jne 0x342a <k_depthwise+0x94a>
 	LONG $0x187de2c4; WORD $0x7842 // vbroadcastss 0x78(%rdx), %ymm0
 	LONG $0x187de2c4; WORD $0x7c4a // vbroadcastss 0x7c(%rdx), %ymm1
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x0000f2e9; BYTE $0x00 // jmp 0x2b18 <k_depthwise+0x458>
+	LONG $0x0000f2e9; BYTE $0x00 // jmp 0x2f38 <k_depthwise+0x458>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
 	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
@@ -2320,15 +2573,15 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x00f98e0f; WORD $0x0000 // jle 0x2c11 <k_depthwise+0x551>
+	LONG $0x00f98e0f; WORD $0x0000 // jle 0x3031 <k_depthwise+0x551>
 	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0xff078e0f; WORD $0xffff // jle 0x2a30 <k_depthwise+0x370>
+	LONG $0xff078e0f; WORD $0xffff // jle 0x2e50 <k_depthwise+0x370>
 	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xfef58e0f; WORD $0xffff // jle 0x2a33 <k_depthwise+0x373>
+	LONG $0xfef58e0f; WORD $0xffff // jle 0x2e53 <k_depthwise+0x373>
 	LONG $0x68578b48 // movq 0x68(%rdi), %rdx
 	LONG $0x707f8b48 // movq 0x70(%rdi), %rdi
 	LONG $0x02e2c148 // shlq $0x2, %rdx
@@ -2366,12 +2619,12 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
 	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
 	WORD $0xff49; BYTE $0xcf // decq %r15
-	WORD $0xa475 // jne 0x2b90 <k_depthwise+0x4d0>
+	WORD $0xa475 // jne 0x2fb0 <k_depthwise+0x4d0>
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
-	WORD $0x8775 // jne 0x2b80 <k_depthwise+0x4c0>
-	LONG $0xfffe51e9; BYTE $0xff // jmp 0x2a4f <k_depthwise+0x38f>
+	WORD $0x8775 // jne 0x2fa0 <k_depthwise+0x4c0>
+	LONG $0xfffe51e9; BYTE $0xff // jmp 0x2e6f <k_depthwise+0x38f>
 	WORD $0x9066 // nop
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
@@ -2379,9 +2632,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
 	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
-	LONG $0xfd2e8e0f; WORD $0xffff // jle 0x2950 <k_depthwise+0x290>
+	LONG $0xfd2e8e0f; WORD $0xffff // jle 0x2d70 <k_depthwise+0x290>
 	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0xd3058d48; WORD $0x0013; BYTE $0x00 // leaq 0x13d3(%rip), %rax # 0x4000 <lanes>
+	LONG $0xf3058d48; WORD $0x0013; BYTE $0x00 // leaq 0x13f3(%rip), %rax # 0x4440 <lanes>
 	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
 	LONG $0x4010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
@@ -2390,7 +2643,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
-	WORD $0x54eb // jmp 0x2ca8 <k_depthwise+0x5e8>
+	WORD $0x54eb // jmp 0x30c8 <k_depthwise+0x5e8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb5ff4c5 // vmaxps %ymm3, %ymm1, %ymm3
 	LONG $0xdb5decc5 // vminps %ymm3, %ymm2, %ymm3
@@ -2406,16 +2659,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
-	LONG $0xfca8840f; WORD $0xffff // je 0x2950 <k_depthwise+0x290>
+	LONG $0xfca8840f; WORD $0xffff // je 0x2d70 <k_depthwise+0x290>
 	LONG $0x2c7dc2c4; BYTE $0x1a // vmaskmovps (%r10), %ymm0, %ymm3
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
 	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
 	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	WORD $0x9e7e // jle 0x2c60 <k_depthwise+0x5a0>
+	WORD $0x9e7e // jle 0x3080 <k_depthwise+0x5a0>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x28788b4c // movq 0x28(%rax), %r15
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x907e // jle 0x2c60 <k_depthwise+0x5a0>
+	WORD $0x907e // jle 0x3080 <k_depthwise+0x5a0>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0xd3af0f48 // imulq %rbx, %rdx
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
@@ -2441,21 +2694,21 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
-	WORD $0x1deb // jmp 0x2d63 <k_depthwise+0x6a3>
+	WORD $0x1deb // jmp 0x3183 <k_depthwise+0x6a3>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
 	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
-	LONG $0xfefd840f; WORD $0xffff // je 0x2c60 <k_depthwise+0x5a0>
+	LONG $0xfefd840f; WORD $0xffff // je 0x3080 <k_depthwise+0x5a0>
 	LONG $0x04ff8349 // cmpq $0x4, %r15
-	WORD $0x2773 // jae 0x2d90 <k_depthwise+0x6d0>
+	WORD $0x2773 // jae 0x31b0 <k_depthwise+0x6d0>
 	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
 	LONG $0xf2af0f48 // imulq %rdx, %rsi
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x0092850f; WORD $0x0000 // jne 0x2e16 <k_depthwise+0x756>
-	WORD $0xcaeb // jmp 0x2d50 <k_depthwise+0x690>
+	LONG $0x0092850f; WORD $0x0000 // jne 0x3236 <k_depthwise+0x756>
+	WORD $0xcaeb // jmp 0x3170 <k_depthwise+0x690>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
 	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
@@ -2480,13 +2733,13 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	LONG $0xfcc68349 // addq $-0x4, %r14
-	WORD $0xa675 // jne 0x2da0 <k_depthwise+0x6e0>
+	WORD $0xa675 // jne 0x31c0 <k_depthwise+0x6e0>
 	QUAD $0x000000b824bc034c // addq 0xb8(%rsp), %r15
 	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff3a840f; WORD $0xffff // je 0x2d50 <k_depthwise+0x690>
+	LONG $0xff3a840f; WORD $0xffff // je 0x3170 <k_depthwise+0x690>
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x2c7de2c4; BYTE $0x27 // vmaskmovps (%rdi), %ymm0, %ymm4
@@ -2495,14 +2748,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
 	WORD $0xff49; BYTE $0xce // decq %r14
-	WORD $0xe675 // jne 0x2e20 <k_depthwise+0x760>
-	LONG $0xffff11e9; BYTE $0xff // jmp 0x2d50 <k_depthwise+0x690>
+	WORD $0xe675 // jne 0x3240 <k_depthwise+0x760>
+	LONG $0xffff11e9; BYTE $0xff // jmp 0x3170 <k_depthwise+0x690>
 	LONG $0x187de2c4; WORD $0x7842 // vbroadcastss 0x78(%rdx), %ymm0
 	LONG $0x187de2c4; WORD $0x7c4a // vbroadcastss 0x7c(%rdx), %ymm1
 	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x49eb // jmp 0x2ea4 <k_depthwise+0x7e4>
+	WORD $0x49eb // jmp 0x32c4 <k_depthwise+0x7e4>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
 	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
@@ -2518,16 +2771,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xfd6d8e0f; WORD $0xffff // jle 0x2c11 <k_depthwise+0x551>
+	LONG $0xfd6d8e0f; WORD $0xffff // jle 0x3031 <k_depthwise+0x551>
 	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
 	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
 	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
-	WORD $0xa57e // jle 0x2e60 <k_depthwise+0x7a0>
+	WORD $0xa57e // jle 0x3280 <k_depthwise+0x7a0>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x28588b4c // movq 0x28(%rax), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x977e // jle 0x2e60 <k_depthwise+0x7a0>
+	WORD $0x977e // jle 0x3280 <k_depthwise+0x7a0>
 	LONG $0x68508b48 // movq 0x68(%rax), %rdx
 	LONG $0x70788b48 // movq 0x70(%rax), %rdi
 	WORD $0x8945; BYTE $0xd8 // movl %r11d, %r8d
@@ -2547,21 +2800,21 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
-	WORD $0x1feb // jmp 0x2f43 <k_depthwise+0x883>
+	WORD $0x1feb // jmp 0x3363 <k_depthwise+0x883>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	LONG $0x24540348; BYTE $0x38 // addq 0x38(%rsp), %rdx
 	LONG $0x246c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbp
-	LONG $0xff1d840f; WORD $0xffff // je 0x2e60 <k_depthwise+0x7a0>
+	LONG $0xff1d840f; WORD $0xffff // je 0x3280 <k_depthwise+0x7a0>
 	LONG $0x04fb8349 // cmpq $0x4, %r11
-	WORD $0x2773 // jae 0x2f70 <k_depthwise+0x8b0>
+	WORD $0x2773 // jae 0x3390 <k_depthwise+0x8b0>
 	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
 	LONG $0xd5af0f4c // imulq %rbp, %r10
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x902c8d4e // leaq (%rax,%r10,4), %r13
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007e850f; WORD $0x0000 // jne 0x2fe2 <k_depthwise+0x922>
-	WORD $0xcaeb // jmp 0x2f30 <k_depthwise+0x870>
+	LONG $0x007e850f; WORD $0x0000 // jne 0x3402 <k_depthwise+0x922>
+	WORD $0xcaeb // jmp 0x3350 <k_depthwise+0x870>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
 	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
@@ -2582,13 +2835,13 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0xba75 // jne 0x2f80 <k_depthwise+0x8c0>
+	WORD $0xba75 // jne 0x33a0 <k_depthwise+0x8c0>
 	QUAD $0x000000b8249c034c // addq 0xb8(%rsp), %r11
 	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xff4e840f; WORD $0xffff // je 0x2f30 <k_depthwise+0x870>
+	LONG $0xff4e840f; WORD $0xffff // je 0x3350 <k_depthwise+0x870>
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x1e10fcc5 // vmovups (%rsi), %ymm3
@@ -2596,10 +2849,10 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x014d; BYTE $0xfd // addq %r15, %r13
 	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xeb75 // jne 0x2ff0 <k_depthwise+0x930>
-	LONG $0xffff26e9; BYTE $0xff // jmp 0x2f30 <k_depthwise+0x870>
+	WORD $0xeb75 // jne 0x3410 <k_depthwise+0x930>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0x3350 <k_depthwise+0x870>
 	LONG $0x1c247c80; BYTE $0x00 // cmpb $0x0, 0x1c(%rsp)
-	LONG $0x0151840f; WORD $0x0000 // je 0x3166 <k_depthwise+0xaa6>
+	LONG $0x0151840f; WORD $0x0000 // je 0x3586 <k_depthwise+0xaa6>
 	LONG $0x187de2c4; WORD $0x7842 // vbroadcastss 0x78(%rdx), %ymm0
 	LONG $0x68428b48 // movq 0x68(%rdx), %rax
 	LONG $0x187de2c4; WORD $0x7c4a // vbroadcastss 0x7c(%rdx), %ymm1
@@ -2647,7 +2900,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	WORD $0xceff // decl %esi
-	WORD $0x8175 // jne 0x3070 <k_depthwise+0x9b0>
+	WORD $0x8175 // jne 0x3490 <k_depthwise+0x9b0>
 	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
 	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
@@ -2671,8 +2924,8 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0xfeef8f0f; WORD $0xffff // jg 0x3050 <k_depthwise+0x990>
-	LONG $0xfffaabe9; BYTE $0xff // jmp 0x2c11 <k_depthwise+0x551>
+	LONG $0xfeef8f0f; WORD $0xffff // jg 0x3470 <k_depthwise+0x990>
+	LONG $0xfffaabe9; BYTE $0xff // jmp 0x3031 <k_depthwise+0x551>
 	LONG $0x187de2c4; WORD $0x7842 // vbroadcastss 0x78(%rdx), %ymm0
 	LONG $0x187de2c4; WORD $0x7c4a // vbroadcastss 0x7c(%rdx), %ymm1
 	QUAD $0x0000000c95148d4a // leaq 0xc(,%r10,4), %rdx
@@ -2695,7 +2948,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x3285 <k_depthwise+0xbc5>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x36a5 <k_depthwise+0xbc5>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
 	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
@@ -2727,17 +2980,17 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0ff88348 // cmpq $0xf, %rax
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0xf98c8e0f; WORD $0xffff // jle 0x2c11 <k_depthwise+0x551>
+	LONG $0xf98c8e0f; WORD $0xffff // jle 0x3031 <k_depthwise+0x551>
 	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
 	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
 	QUAD $0x000001302484894c // movq %r8, 0x130(%rsp)
-	LONG $0xff4d8e0f; WORD $0xffff // jle 0x31f0 <k_depthwise+0xb30>
+	LONG $0xff4d8e0f; WORD $0xffff // jle 0x3610 <k_depthwise+0xb30>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x28708b4c // movq 0x28(%rax), %r14
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0xff338e0f; WORD $0xffff // jle 0x31f0 <k_depthwise+0xb30>
+	LONG $0xff338e0f; WORD $0xffff // jle 0x3610 <k_depthwise+0xb30>
 	LONG $0x68408b4c // movq 0x68(%rax), %r8
 	LONG $0x70408b48 // movq 0x70(%rax), %rax
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
@@ -2762,7 +3015,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000016824a4894c // movq %r12, 0x168(%rsp)
 	LONG $0x247c894c; BYTE $0x70 // movq %r15, 0x70(%rsp)
 	LONG $0x246c8948; BYTE $0x38 // movq %rbp, 0x38(%rsp)
-	WORD $0x59eb // jmp 0x339b <k_depthwise+0xcdb>
+	WORD $0x59eb // jmp 0x37bb <k_depthwise+0xcdb>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x3010fcc5 // vmovups (%rax), %ymm6
 	LONG $0xb84de2c4; BYTE $0x17 // vfmadd231ps (%rdi), %ymm6, %ymm2 # ymm2 = (ymm6 * mem) + ymm2
@@ -2778,17 +3031,17 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	LONG $0xfe61840f; WORD $0xffff // je 0x31fc <k_depthwise+0xb3c>
+	LONG $0xfe61840f; WORD $0xffff // je 0x361c <k_depthwise+0xb3c>
 	LONG $0x01fe8349 // cmpq $0x1, %r14
 	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
-	WORD $0x2a75 // jne 0x33d0 <k_depthwise+0xd10>
+	WORD $0x2a75 // jne 0x37f0 <k_depthwise+0xd10>
 	QUAD $0x0000017824bc8b48 // movq 0x178(%rsp), %rdi
 	LONG $0xfaaf0f49 // imulq %r10, %rdi
 	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
 	LONG $0xba3c8d49 // leaq (%r10,%rdi,4), %rdi
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0xc474 // je 0x3385 <k_depthwise+0xcc5>
-	WORD $0x8deb // jmp 0x3350 <k_depthwise+0xc90>
+	WORD $0xc474 // je 0x37a5 <k_depthwise+0xcc5>
+	WORD $0x8deb // jmp 0x3770 <k_depthwise+0xc90>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000017024ac8b48 // movq 0x170(%rsp), %rbp
 	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
@@ -2816,7 +3069,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
 	LONG $0x247c0348; BYTE $0x38 // addq 0x38(%rsp), %rdi
 	LONG $0xfec58348 // addq $-0x2, %rbp
-	WORD $0xb375 // jne 0x3410 <k_depthwise+0xd50>
+	WORD $0xb375 // jne 0x3830 <k_depthwise+0xd50>
 	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	QUAD $0x0000018024b48b4c // movq 0x180(%rsp), %r14
@@ -2827,8 +3080,8 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xfef5840f; WORD $0xffff // je 0x3385 <k_depthwise+0xcc5>
-	LONG $0xfffebbe9; BYTE $0xff // jmp 0x3350 <k_depthwise+0xc90>
+	LONG $0xfef5840f; WORD $0xffff // je 0x37a5 <k_depthwise+0xcc5>
+	LONG $0xfffebbe9; BYTE $0xff // jmp 0x3770 <k_depthwise+0xc90>
 	LONG $0x88c48148; WORD $0x0001; BYTE $0x00 // addq $0x188, %rsp # imm = 0x188
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2851,15 +3104,15 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05458e0f; WORD $0x0000 // jle 0x3a18 <k_pool_max+0x568>
+	LONG $0x05458e0f; WORD $0x0000 // jle 0x3e38 <k_pool_max+0x568>
 	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05308e0f; WORD $0x0000 // jle 0x3a18 <k_pool_max+0x568>
+	LONG $0x05308e0f; WORD $0x0000 // jle 0x3e38 <k_pool_max+0x568>
 	LONG $0x30758b4c // movq 0x30(%rbp), %r14
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x05238e0f; WORD $0x0000 // jle 0x3a18 <k_pool_max+0x568>
+	LONG $0x05238e0f; WORD $0x0000 // jle 0x3e38 <k_pool_max+0x568>
 	LONG $0x00458b48 // movq (%rbp), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
@@ -2880,14 +3133,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
 	QUAD $0x0000009024ac8948 // movq %rbp, 0x90(%rsp)
 	LONG $0x2434894c // movq %r14, (%rsp)
-	WORD $0x24eb // jmp 0x357d <k_pool_max+0xcd>
+	WORD $0x24eb // jmp 0x399d <k_pool_max+0xcd>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
 	LONG $0x247c0348; BYTE $0x10 // addq 0x10(%rsp), %rdi
 	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0x049b840f; WORD $0x0000 // je 0x3a18 <k_pool_max+0x568>
+	LONG $0x049b840f; WORD $0x0000 // je 0x3e38 <k_pool_max+0x568>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
@@ -2901,14 +3154,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x26eb // jmp 0x35df <k_pool_max+0x12f>
+	WORD $0x26eb // jmp 0x39ff <k_pool_max+0x12f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
 	LONG $0x247c0348; BYTE $0x50 // addq 0x50(%rsp), %rdi
 	LONG $0x24543b48; BYTE $0x68 // cmpq 0x68(%rsp), %rdx
-	WORD $0x8174 // je 0x3560 <k_pool_max+0xb0>
+	WORD $0x8174 // je 0x3980 <k_pool_max+0xb0>
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
@@ -2922,7 +3175,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	QUAD $0x0000008824bc8948 // movq %rdi, 0x88(%rsp)
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x2beb // jmp 0x364f <k_pool_max+0x19f>
+	WORD $0x2beb // jmp 0x3a6f <k_pool_max+0x19f>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0c11fcc5; BYTE $0x88 // vmovups %ymm1, (%rax,%rcx,4)
@@ -2930,22 +3183,22 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0x20c78348 // addq $0x20, %rdi
 	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	LONG $0xff718d0f; WORD $0xffff // jge 0x35c0 <k_pool_max+0x110>
+	LONG $0xff718d0f; WORD $0xffff // jge 0x39e0 <k_pool_max+0x110>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
 	LONG $0x8a248d4c // leaq (%rdx,%rcx,4), %r12
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x01b58e0f; WORD $0x0000 // jle 0x3820 <k_pool_max+0x370>
+	LONG $0x01b58e0f; WORD $0x0000 // jle 0x3c40 <k_pool_max+0x370>
 	LONG $0x107cc1c4; WORD $0x240c // vmovups (%r12), %ymm1
 	LONG $0x18558b4c // movq 0x18(%rbp), %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x009c8e0f; WORD $0x0000 // jle 0x371b <k_pool_max+0x26b>
+	LONG $0x009c8e0f; WORD $0x0000 // jle 0x3b3b <k_pool_max+0x26b>
 	LONG $0x60458b48 // movq 0x60(%rbp), %rax
 	LONG $0xff728d49 // leaq -0x1(%r10), %rsi
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0x6474 // je 0x36f7 <k_pool_max+0x247>
+	WORD $0x6474 // je 0x3b17 <k_pool_max+0x247>
 	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0xfee38349 // andq $-0x2, %r11
@@ -2967,9 +3220,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0xb975 // jne 0x36b0 <k_pool_max+0x200>
+	WORD $0xb975 // jne 0x3ad0 <k_pool_max+0x200>
 	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x1e74 // je 0x371b <k_pool_max+0x26b>
+	WORD $0x1e74 // je 0x3b3b <k_pool_max+0x26b>
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x107cc1c4; WORD $0x8414 // vmovups (%r12,%rax,4), %ymm2
 	LONG $0xdac2f4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm1, %ymm3
@@ -2982,7 +3235,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0xd084 // testb %dl, %al
-	LONG $0xfefc840f; WORD $0xffff // je 0x3630 <k_pool_max+0x180>
+	LONG $0xfefc840f; WORD $0xffff // je 0x3a50 <k_pool_max+0x180>
 	LONG $0x585d8b4c // movq 0x58(%rbp), %r11
 	LONG $0x607d8b4c // movq 0x60(%rbp), %r15
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
@@ -2992,16 +3245,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9f0c8d4e // leaq (%rdi,%r11,4), %r9
 	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	WORD $0x18eb // jmp 0x377f <k_pool_max+0x2cf>
+	WORD $0x18eb // jmp 0x3b9f <k_pool_max+0x2cf>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
 	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0xfeb1840f; WORD $0xffff // je 0x3630 <k_pool_max+0x180>
+	LONG $0xfeb1840f; WORD $0xffff // je 0x3a50 <k_pool_max+0x180>
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	WORD $0x0b75 // jne 0x3790 <k_pool_max+0x2e0>
+	WORD $0x0b75 // jne 0x3bb0 <k_pool_max+0x2e0>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x56eb // jmp 0x37df <k_pool_max+0x32f>
+	WORD $0x56eb // jmp 0x3bff <k_pool_max+0x32f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	WORD $0xd231 // xorl %edx, %edx
@@ -3019,9 +3272,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	WORD $0x3949; BYTE $0xd5 // cmpq %rdx, %r13
-	WORD $0xc175 // jne 0x37a0 <k_pool_max+0x2f0>
+	WORD $0xc175 // jne 0x3bc0 <k_pool_max+0x2f0>
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0x8b74 // je 0x3770 <k_pool_max+0x2c0>
+	WORD $0x8b74 // je 0x3b90 <k_pool_max+0x2c0>
 	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
 	LONG $0xc6af0f4c // imulq %rsi, %r8
 	LONG $0x84048d4f // leaq (%r12,%r8,4), %r8
@@ -3031,21 +3284,21 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0c2ecc5; BYTE $0x07 // vcmpordps %ymm0, %ymm2, %ymm4
 	LONG $0xdc54e4c5 // vandps %ymm4, %ymm3, %ymm3
 	LONG $0x4a6de3c4; WORD $0x30c9 // vblendvps %ymm3, %ymm1, %ymm2, %ymm1
-	LONG $0xffff5de9; BYTE $0xff // jmp 0x3770 <k_pool_max+0x2c0>
+	LONG $0xffff5de9; BYTE $0xff // jmp 0x3b90 <k_pool_max+0x2c0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xd5158d48; WORD $0x0007; BYTE $0x00 // leaq 0x7d5(%rip), %rdx # 0x4000 <lanes>
+	LONG $0xf5158d48; WORD $0x0007; BYTE $0x00 // leaq 0x7f5(%rip), %rdx # 0x4440 <lanes>
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x4a10fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm1
 	LONG $0x2c75c2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm1, %ymm2
 	LONG $0x186d8b4c // movq 0x18(%rbp), %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0x00a78e0f; WORD $0x0000 // jle 0x38ee <k_pool_max+0x43e>
+	LONG $0x00a78e0f; WORD $0x0000 // jle 0x3d0e <k_pool_max+0x43e>
 	LONG $0x60458b48 // movq 0x60(%rbp), %rax
 	LONG $0xff758d49 // leaq -0x1(%r13), %rsi
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x6f74 // je 0x38ca <k_pool_max+0x41a>
+	WORD $0x6f74 // je 0x3cea <k_pool_max+0x41a>
 	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
 	LONG $0xc7148d4c // leaq (%rdi,%rax,8), %r10
 	LONG $0x871c8d4c // leaq (%rdi,%rax,4), %r11
@@ -3069,9 +3322,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0xb675 // jne 0x3880 <k_pool_max+0x3d0>
+	WORD $0xb675 // jne 0x3ca0 <k_pool_max+0x3d0>
 	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x1e74 // je 0x38ee <k_pool_max+0x43e>
+	WORD $0x1e74 // je 0x3d0e <k_pool_max+0x43e>
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x2c75c2c4; WORD $0x841c // vmaskmovps (%r12,%rax,4), %ymm1, %ymm3
 	LONG $0xe3c2ecc5; BYTE $0x05 // vcmpnltps %ymm3, %ymm2, %ymm4
@@ -3084,7 +3337,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0xd084 // testb %dl, %al
-	LONG $0x00f9840f; WORD $0x0000 // je 0x3a00 <k_pool_max+0x550>
+	LONG $0x00f9840f; WORD $0x0000 // je 0x3e20 <k_pool_max+0x550>
 	LONG $0x587d8b4c // movq 0x58(%rbp), %r15
 	LONG $0x605d8b4c // movq 0x60(%rbp), %r11
 	WORD $0x894d; BYTE $0xea // movq %r13, %r10
@@ -3095,16 +3348,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xbf048d4e // leaq (%rdi,%r15,4), %r8
 	QUAD $0x00000000dd048d4a // leaq (,%r11,8), %rax
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	WORD $0x1deb // jmp 0x395f <k_pool_max+0x4af>
+	WORD $0x1deb // jmp 0x3d7f <k_pool_max+0x4af>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0x00a1840f; WORD $0x0000 // je 0x3a00 <k_pool_max+0x550>
+	LONG $0x00a1840f; WORD $0x0000 // je 0x3e20 <k_pool_max+0x550>
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	WORD $0x0b75 // jne 0x3970 <k_pool_max+0x4c0>
+	WORD $0x0b75 // jne 0x3d90 <k_pool_max+0x4c0>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x56eb // jmp 0x39bf <k_pool_max+0x50f>
+	WORD $0x56eb // jmp 0x3ddf <k_pool_max+0x50f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	WORD $0xd231 // xorl %edx, %edx
@@ -3122,9 +3375,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0xc175 // jne 0x3980 <k_pool_max+0x4d0>
+	WORD $0xc175 // jne 0x3da0 <k_pool_max+0x4d0>
 	LONG $0x01c5f641 // testb $0x1, %r13b
-	WORD $0x8b74 // je 0x3950 <k_pool_max+0x4a0>
+	WORD $0x8b74 // je 0x3d70 <k_pool_max+0x4a0>
 	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
 	LONG $0xceaf0f4c // imulq %rsi, %r9
 	LONG $0x8c0c8d4f // leaq (%r12,%r9,4), %r9
@@ -3134,12 +3387,12 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8c2e4c5; BYTE $0x07 // vcmpordps %ymm0, %ymm3, %ymm5
 	LONG $0xe554dcc5 // vandps %ymm5, %ymm4, %ymm4
 	LONG $0x4a65e3c4; WORD $0x40d2 // vblendvps %ymm4, %ymm2, %ymm3, %ymm2
-	LONG $0xffff5de9; BYTE $0xff // jmp 0x3950 <k_pool_max+0x4a0>
+	LONG $0xffff5de9; BYTE $0xff // jmp 0x3d70 <k_pool_max+0x4a0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x2e75e2c4; WORD $0x8814 // vmaskmovps %ymm2, %ymm1, (%rax,%rcx,4)
 	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
-	LONG $0xfffc22e9; BYTE $0xff // jmp 0x363a <k_pool_max+0x18a>
+	LONG $0xfffc22e9; BYTE $0xff // jmp 0x3a5a <k_pool_max+0x18a>
 	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3162,14 +3415,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x058b8e0f; WORD $0x0000 // jle 0x3fde <k_pool_mean+0x5ae>
+	LONG $0x058b8e0f; WORD $0x0000 // jle 0x43fe <k_pool_mean+0x5ae>
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05798e0f; WORD $0x0000 // jle 0x3fde <k_pool_mean+0x5ae>
+	LONG $0x05798e0f; WORD $0x0000 // jle 0x43fe <k_pool_mean+0x5ae>
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x056c8e0f; WORD $0x0000 // jle 0x3fde <k_pool_mean+0x5ae>
+	LONG $0x056c8e0f; WORD $0x0000 // jle 0x43fe <k_pool_mean+0x5ae>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
@@ -3189,14 +3442,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x243c8948 // movq %rdi, (%rsp)
 	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	WORD $0x2ceb // jmp 0x3afd <k_pool_mean+0xcd>
+	WORD $0x2ceb // jmp 0x3f1d <k_pool_mean+0xcd>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
 	LONG $0x244c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rcx
-	LONG $0x04e1840f; WORD $0x0000 // je 0x3fde <k_pool_mean+0x5ae>
+	LONG $0x04e1840f; WORD $0x0000 // je 0x43fe <k_pool_mean+0x5ae>
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0xc1af0f48 // imulq %rcx, %rax
@@ -3212,14 +3465,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x31eb // jmp 0x3b73 <k_pool_mean+0x143>
+	WORD $0x31eb // jmp 0x3f93 <k_pool_mean+0x143>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x58 // addq 0x58(%rsp), %r8
 	LONG $0x244c3b48; BYTE $0x70 // cmpq 0x70(%rsp), %rcx
-	LONG $0xff6d840f; WORD $0xffff // je 0x3ae0 <k_pool_mean+0xb0>
+	LONG $0xff6d840f; WORD $0xffff // je 0x3f00 <k_pool_mean+0xb0>
 	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	LONG $0xc1af0f48 // imulq %rcx, %rax
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
@@ -3235,7 +3488,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
 	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x45eb // jmp 0x3c06 <k_pool_mean+0x1d6>
+	WORD $0x45eb // jmp 0x4026 <k_pool_mean+0x1d6>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x187de2c4; WORD $0x684f // vbroadcastss 0x68(%rdi), %ymm1
@@ -3247,23 +3500,23 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c58348 // addq $0x20, %rbp
 	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	LONG $0xff4a8d0f; WORD $0xffff // jge 0x3b50 <k_pool_mean+0x120>
+	LONG $0xff4a8d0f; WORD $0xffff // jge 0x3f70 <k_pool_mean+0x120>
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
 	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
 	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x019c8e0f; WORD $0x0000 // jle 0x3dc0 <k_pool_mean+0x390>
+	LONG $0x019c8e0f; WORD $0x0000 // jle 0x41e0 <k_pool_mean+0x390>
 	LONG $0x0010fcc5 // vmovups (%rax), %ymm0
 	LONG $0x18678b4c // movq 0x18(%rdi), %r12
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x00a68e0f; WORD $0x0000 // jle 0x3cdc <k_pool_mean+0x2ac>
+	LONG $0x00a68e0f; WORD $0x0000 // jle 0x40fc <k_pool_mean+0x2ac>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0x24748d49; BYTE $0xff // leaq -0x1(%r12), %rsi
 	LONG $0x24448d4d; BYTE $0xfe // leaq -0x2(%r12), %r8
 	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
 	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x5e72 // jb 0x3cad <k_pool_mean+0x27d>
+	WORD $0x5e72 // jb 0x40cd <k_pool_mean+0x27d>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	LONG $0x04e1c149 // shlq $0x4, %r9
 	QUAD $0x0000000085148d48 // leaq (,%rax,4), %rdx
@@ -3283,9 +3536,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0x04c28348 // addq $0x4, %rdx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0xd375 // jne 0x3c80 <k_pool_mean+0x250>
+	WORD $0xd375 // jne 0x40a0 <k_pool_mean+0x250>
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
-	WORD $0x2a74 // je 0x3cdc <k_pool_mean+0x2ac>
+	WORD $0x2a74 // je 0x40fc <k_pool_mean+0x2ac>
 	LONG $0xd0af0f48 // imulq %rax, %rdx
 	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
 	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
@@ -3294,14 +3547,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0258fcc5 // vaddps (%rdx), %ymm0, %ymm0
 	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xf475 // jne 0x3cd0 <k_pool_mean+0x2a0>
+	WORD $0xf475 // jne 0x40f0 <k_pool_mean+0x2a0>
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	LONG $0x02fa8349 // cmpq $0x2, %r10
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0xd084 // testb %dl, %al
-	LONG $0xfedb840f; WORD $0xffff // je 0x3bd0 <k_pool_mean+0x1a0>
+	LONG $0xfedb840f; WORD $0xffff // je 0x3ff0 <k_pool_mean+0x1a0>
 	LONG $0x585f8b4c // movq 0x58(%rdi), %r11
 	LONG $0x605f8b48 // movq 0x60(%rdi), %rbx
 	WORD $0x8945; BYTE $0xe1 // movl %r12d, %r9d
@@ -3317,16 +3570,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
 	LONG $0x04e5c149 // shlq $0x4, %r13
 	LONG $0x000001bd; BYTE $0x00 // movl $0x1, %ebp
-	WORD $0x12eb // jmp 0x3d4f <k_pool_mean+0x31f>
+	WORD $0x12eb // jmp 0x416f <k_pool_mean+0x31f>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xfe81840f; WORD $0xffff // je 0x3bd0 <k_pool_mean+0x1a0>
+	LONG $0xfe81840f; WORD $0xffff // je 0x3ff0 <k_pool_mean+0x1a0>
 	LONG $0x04fc8349 // cmpq $0x4, %r12
-	WORD $0x0b73 // jae 0x3d60 <k_pool_mean+0x330>
+	WORD $0x0b73 // jae 0x4180 <k_pool_mean+0x330>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x3aeb // jmp 0x3d93 <k_pool_mean+0x363>
+	WORD $0x3aeb // jmp 0x41b3 <k_pool_mean+0x363>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0xd231 // xorl %edx, %edx
@@ -3338,9 +3591,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xdd75 // jne 0x3d70 <k_pool_mean+0x340>
+	WORD $0xdd75 // jne 0x4190 <k_pool_mean+0x340>
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xa874 // je 0x3d40 <k_pool_mean+0x310>
+	WORD $0xa874 // je 0x4160 <k_pool_mean+0x310>
 	LONG $0xd6af0f49 // imulq %r14, %rdx
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -3348,23 +3601,23 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0258fcc5 // vaddps (%rdx), %ymm0, %ymm0
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xf475 // jne 0x3db0 <k_pool_mean+0x380>
-	WORD $0x82eb // jmp 0x3d40 <k_pool_mean+0x310>
+	WORD $0xf475 // jne 0x41d0 <k_pool_mean+0x380>
+	WORD $0x82eb // jmp 0x4160 <k_pool_mean+0x310>
 	WORD $0x9066 // nop
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x35358d48; WORD $0x0002; BYTE $0x00 // leaq 0x235(%rip), %rsi # 0x4000 <lanes>
+	LONG $0x55358d48; WORD $0x0002; BYTE $0x00 // leaq 0x255(%rip), %rsi # 0x4440 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm0, %ymm1
 	LONG $0x186f8b4c // movq 0x18(%rdi), %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0x00cb8e0f; WORD $0x0000 // jle 0x3eb1 <k_pool_mean+0x481>
+	LONG $0x00cb8e0f; WORD $0x0000 // jle 0x42d1 <k_pool_mean+0x481>
 	LONG $0x60578b4c // movq 0x60(%rdi), %r10
 	LONG $0xff5d8d49 // leaq -0x1(%r13), %rbx
 	LONG $0xfe558d49 // leaq -0x2(%r13), %rdx
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0081820f; WORD $0x0000 // jb 0x3e82 <k_pool_mean+0x452>
+	LONG $0x0081820f; WORD $0x0000 // jb 0x42a2 <k_pool_mean+0x452>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x04e2c148 // shlq $0x4, %rdx
 	LONG $0x2a348d48 // leaq (%rdx,%rbp), %rsi
@@ -3395,9 +3648,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c08349 // addq $0x4, %r8
 	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0xbe75 // jne 0x3e40 <k_pool_mean+0x410>
+	WORD $0xbe75 // jne 0x4260 <k_pool_mean+0x410>
 	WORD $0xe383; BYTE $0x03 // andl $0x3, %ebx
-	WORD $0x2a74 // je 0x3eb1 <k_pool_mean+0x481>
+	WORD $0x2a74 // je 0x42d1 <k_pool_mean+0x481>
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
 	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
@@ -3407,14 +3660,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
 	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
 	WORD $0xff48; BYTE $0xcb // decq %rbx
-	WORD $0xef75 // jne 0x3ea0 <k_pool_mean+0x470>
+	WORD $0xef75 // jne 0x42c0 <k_pool_mean+0x470>
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	LONG $0x02fa8349 // cmpq $0x2, %r10
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0xd084 // testb %dl, %al
-	LONG $0x00f6840f; WORD $0x0000 // je 0x3fc0 <k_pool_mean+0x590>
+	LONG $0x00f6840f; WORD $0x0000 // je 0x43e0 <k_pool_mean+0x590>
 	LONG $0x585f8b48 // movq 0x58(%rdi), %rbx
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	WORD $0x8945; BYTE $0xec // movl %r13d, %r12d
@@ -3431,16 +3684,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e7c149 // shlq $0x4, %r15
 	LONG $0x03e0c148 // shlq $0x3, %rax
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	WORD $0x1beb // jmp 0x3f2f <k_pool_mean+0x4ff>
+	WORD $0x1beb // jmp 0x434f <k_pool_mean+0x4ff>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0x0091840f; WORD $0x0000 // je 0x3fc0 <k_pool_mean+0x590>
+	LONG $0x0091840f; WORD $0x0000 // je 0x43e0 <k_pool_mean+0x590>
 	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x0b73 // jae 0x3f40 <k_pool_mean+0x510>
+	WORD $0x0b73 // jae 0x4360 <k_pool_mean+0x510>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x4aeb // jmp 0x3f83 <k_pool_mean+0x553>
+	WORD $0x4aeb // jmp 0x43a3 <k_pool_mean+0x553>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	WORD $0xd231 // xorl %edx, %edx
@@ -3456,9 +3709,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
 	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0xcd75 // jne 0x3f50 <k_pool_mean+0x520>
+	WORD $0xcd75 // jne 0x4370 <k_pool_mean+0x520>
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x9874 // je 0x3f20 <k_pool_mean+0x4f0>
+	WORD $0x9874 // je 0x4340 <k_pool_mean+0x4f0>
 	LONG $0xd6af0f49 // imulq %r14, %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
@@ -3467,15 +3720,15 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xef75 // jne 0x3fa0 <k_pool_mean+0x570>
-	LONG $0xffff6ae9; BYTE $0xff // jmp 0x3f20 <k_pool_mean+0x4f0>
+	WORD $0xef75 // jne 0x43c0 <k_pool_mean+0x570>
+	LONG $0xffff6ae9; BYTE $0xff // jmp 0x4340 <k_pool_mean+0x4f0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x187de2c4; WORD $0x6857 // vbroadcastss 0x68(%rdi), %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x2e7de2c4; WORD $0x880c // vmaskmovps %ymm1, %ymm0, (%rax,%rcx,4)
-	LONG $0xfffc0ae9; BYTE $0xff // jmp 0x3be8 <k_pool_mean+0x1b8>
+	LONG $0xfffc0ae9; BYTE $0xff // jmp 0x4008 <k_pool_mean+0x1b8>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3485,6 +3738,38 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

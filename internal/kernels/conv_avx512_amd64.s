@@ -25,7562 +25,8842 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x70ec8148; WORD $0x0001; BYTE $0x00 // subq $0x170, %rsp # imm = 0x170
+	LONG $0x88ec8148; WORD $0x0001; BYTE $0x00 // subq $0x188, %rsp # imm = 0x188
+	LONG $0x687f8b4c // movq 0x68(%rdi), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xab948e0f; WORD $0x0000 // jle 0xabc2 <k_conv+0xabb2>
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
+	LONG $0x584f8b48 // movq 0x58(%rdi), %rcx
+	QUAD $0x00000120248c8948 // movq %rcx, 0x120(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x50478b48 // movq 0x50(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x96ef8e0f; WORD $0x0000 // jle 0x9722 <k_conv+0x9712>
-	QUAD $0x0000015024848948 // movq %rax, 0x150(%rsp)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x10488b48 // movq 0x10(%rax), %rcx
-	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
-	LONG $0x18488b48 // movq 0x18(%rax), %rcx
-	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
-	LONG $0x40488b48 // movq 0x40(%rax), %rcx
-	QUAD $0x00000118248c8948 // movq %rcx, 0x118(%rsp)
-	LONG $0x30488b48 // movq 0x30(%rax), %rcx
-	LONG $0x48af0f48; BYTE $0x38 // imulq 0x38(%rax), %rcx
-	QUAD $0x0000015024bc8b4c // movq 0x150(%rsp), %r15
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	QUAD $0x00000160248c8948 // movq %rcx, 0x160(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x45eb // jmp 0xca <k_conv+0xba>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	QUAD $0x0000015824848b48 // movq 0x158(%rsp), %rax
-	QUAD $0x0001602484af0f48; BYTE $0x00 // imulq 0x160(%rsp), %rax
-	QUAD $0x0000008024840148 // addq %rax, 0x80(%rsp)
-	QUAD $0x000000a024848148; LONG $0x00000100 // addq $0x100, 0xa0(%rsp) # imm = 0x100
-	QUAD $0x0000015024bc8b4c // movq 0x150(%rsp), %r15
-	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	LONG $0x96588d0f; WORD $0x0000 // jge 0x9722 <k_conv+0x9712>
-	WORD $0x2949; BYTE $0xcf // subq %rcx, %r15
+	QUAD $0x0000017024bc894c // movq %r15, 0x170(%rsp)
+	WORD $0x47eb // jmp 0xaa <k_conv+0x9a>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	QUAD $0x0000016824848b48 // movq 0x168(%rsp), %rax
+	LONG $0x47af0f48; BYTE $0x40 // imulq 0x40(%rdi), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x000000a824840148 // addq %rax, 0xa8(%rsp)
+	QUAD $0x0000012824848148; LONG $0x00000100 // addq $0x100, 0x128(%rsp) # imm = 0x100
+	QUAD $0x0000017024bc8b4c // movq 0x170(%rsp), %r15
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xab188d0f; WORD $0x0000 // jge 0xabc2 <k_conv+0xabb2>
+	WORD $0x2949; BYTE $0xd7 // subq %rdx, %r15
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
 	LONG $0x3fff8349 // cmpq $0x3f, %r15
-	WORD $0x167f // jg 0xee <k_conv+0xde>
+	WORD $0x1b7f // jg 0xd3 <k_conv+0xc3>
 	LONG $0x0f478d49 // leaq 0xf(%r15), %rax
-	LONG $0x1e578d49 // leaq 0x1e(%r15), %rdx
+	LONG $0x1e4f8d49 // leaq 0x1e(%r15), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xd0490f48 // cmovnsq %rax, %rdx
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xc8490f48 // cmovnsq %rax, %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x04f8c148 // sarq $0x4, %rax
-	QUAD $0x0000015824848948 // movq %rax, 0x158(%rsp)
-	QUAD $0x0000011824bc8348; BYTE $0x00 // cmpq $0x0, 0x118(%rsp)
-	WORD $0x8f7e // jle 0x90 <k_conv+0x80>
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x08428b48 // movq 0x8(%rdx), %rax
-	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
-	LONG $0x20428b48 // movq 0x20(%rdx), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x68428b48 // movq 0x68(%rdx), %rax
-	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
-	LONG $0x58428b48 // movq 0x58(%rdx), %rax
-	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
-	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
-	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
-	WORD $0x0348; BYTE $0x02 // addq (%rdx), %rax
-	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
+	QUAD $0x0000016824848948 // movq %rax, 0x168(%rsp)
+	QUAD $0x0000012024bc8348; BYTE $0x00 // cmpq $0x0, 0x120(%rsp)
+	WORD $0x8a7e // jle 0x70 <k_conv+0x60>
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x80878b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rax
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
+	LONG $0x70478b48 // movq 0x70(%rdi), %rax
+	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0x8944; BYTE $0xf9 // movl %r15d, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xc892fbc5 // kmovd %eax, %k1
-	LONG $0x48428b48 // movq 0x48(%rdx), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x0000015824848b48 // movq 0x158(%rsp), %rax
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
-	LONG $0x4ff4840f; WORD $0x0000 // je 0x5172 <k_conv+0x5162>
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x2abb840f; WORD $0x0000 // je 0x2c43 <k_conv+0x2c33>
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x7c47850f; WORD $0x0000 // jne 0x7dd9 <k_conv+0x7dc9>
-	LONG $0xf0478d49 // leaq -0x10(%r15), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0xe0478d49 // leaq -0x20(%r15), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0xf04f8d41 // leal -0x10(%r15), %ecx
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0xd0578d49 // leaq -0x30(%r15), %rdx
-	WORD $0xd0f7 // notl %eax
-	LONG $0xd092fbc5 // kmovd %eax, %k2
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xf9 // movl %r15d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xd892fbc5 // kmovd %eax, %k3
-	LONG $0xd04f8d41 // leal -0x30(%r15), %ecx
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
-	WORD $0x44eb // jmp 0x266 <k_conv+0x256>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	QUAD $0x000000c024840348 // addq 0xc0(%rsp), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	QUAD $0x0000011824b43b48 // cmpq 0x118(%rsp), %rsi
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
-	LONG $0xfe2a840f; WORD $0xffff // je 0x90 <k_conv+0x80>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x1274 // je 0x280 <k_conv+0x270>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x78408b48 // movq 0x78(%rax), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0x02eb // jmp 0x282 <k_conv+0x272>
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
-	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x0000012024848b48 // movq 0x120(%rsp), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	LONG $0x247c8348; WORD $0x0630 // cmpq $0x6, 0x30(%rsp)
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	LONG $0x031f8d0f; WORD $0x0000 // jge 0x600 <k_conv+0x5f0>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x24448d49; BYTE $0x04 // leaq 0x4(%r12), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x154c8e0f; WORD $0x0000 // jle 0x1840 <k_conv+0x1830>
-	LONG $0x24548d4d; BYTE $0x02 // leaq 0x2(%r12), %r10
-	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0x226c8e0f; WORD $0x0000 // jle 0x2570 <k_conv+0x2560>
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xff218d0f; WORD $0xffff // jge 0x230 <k_conv+0x220>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	LONG $0x487df262; WORD $0x4718; BYTE $0x22 // vbroadcastss 0x88(%rdi), %zmm0
-	LONG $0x487df262; WORD $0x4f18; BYTE $0x23 // vbroadcastss 0x8c(%rdi), %zmm1
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x2f10 // vmovups (%rdi), %zmm5
-	LONG $0x487cf162; WORD $0x6710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm4
-	LONG $0x487cf162; WORD $0x5f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm3
-	LONG $0x487cf162; WORD $0x5710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x00948e0f; WORD $0x0000 // jle 0x400 <k_conv+0x3f0>
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
-	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x28418b4d // movq 0x28(%r9), %r8
-	LONG $0x38498b4d // movq 0x38(%r9), %r9
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x12eb // jmp 0x3a8 <k_conv+0x398>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x5874 // je 0x400 <k_conv+0x3f0>
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xf37e // jle 0x3a0 <k_conv+0x390>
-	LONG $0xd81c8b4b // movq (%r8,%r11,8), %rbx
-	LONG $0x9f1c8d48 // leaq (%rdi,%rbx,4), %rbx
-	LONG $0x8b348d4e // leaq (%rbx,%r9,4), %r14
+	LONG $0x60478b48 // movq 0x60(%rdi), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x0000016824848b48 // movq 0x168(%rsp), %rax
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	QUAD $0x0000015024948948 // movq %rdx, 0x150(%rsp)
+	QUAD $0x0000008024bc894c // movq %r15, 0x80(%rsp)
+	LONG $0x5b45840f; WORD $0x0000 // je 0x5cba <k_conv+0x5caa>
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x3076840f; WORD $0x0000 // je 0x31f5 <k_conv+0x31e5>
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x8f11850f; WORD $0x0000 // jne 0x909a <k_conv+0x908a>
+	LONG $0xf0778d4d // leaq -0x10(%r15), %r14
+	LONG $0xe0478d49 // leaq -0x20(%r15), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0xd0478d49 // leaq -0x30(%r15), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
+	WORD $0x42eb // jmp 0x211 <k_conv+0x201>
+	BYTE $0x90 // nop
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
+	QUAD $0x000000f024840348 // addq 0xf0(%rsp), %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x00000120248c3b48 // cmpq 0x120(%rsp), %rcx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	QUAD $0x0000015024948b48 // movq 0x150(%rsp), %rdx
+	LONG $0xfe5f840f; WORD $0xffff // je 0x70 <k_conv+0x60>
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x1f74 // je 0x240 <k_conv+0x230>
+	LONG $0x90878b48; WORD $0x0000; BYTE $0x00 // movq 0x90(%rdi), %rax
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0x11eb // jmp 0x24a <k_conv+0x23a>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487df262; WORD $0x3318 // vbroadcastss (%rbx), %zmm6
-	LONG $0x484dd262; WORD $0x2ab8 // vfmadd231ps (%r10), %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
-	LONG $0x484dd262; WORD $0x62b8; BYTE $0x01 // vfmadd231ps 0x40(%r10), %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
-	LONG $0x484dd262; WORD $0x5ab8; BYTE $0x02 // vfmadd231ps 0x80(%r10), %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
-	LONG $0x484dd262; WORD $0x52b8; BYTE $0x03 // vfmadd231ps 0xc0(%r10), %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	WORD $0xcf72 // jb 0x3c0 <k_conv+0x3b0>
-	WORD $0xadeb // jmp 0x3a0 <k_conv+0x390>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	QUAD $0x000000b024848b4c // movq 0xb0(%rsp), %r8
-	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x0091840f; WORD $0x0000 // je 0x4b0 <k_conv+0x4a0>
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
-	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	QUAD $0x00000148248c8b48 // movq 0x148(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000014024948b48 // movq 0x140(%rsp), %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x247c8348; WORD $0x0658 // cmpq $0x6, 0x58(%rsp)
+	LONG $0x04728d0f; WORD $0x0000 // jge 0x730 <k_conv+0x720>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x04468d48 // leaq 0x4(%rsi), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x18f18e0f; WORD $0x0000 // jle 0x1bc0 <k_conv+0x1bb0>
+	LONG $0x02468d48 // leaq 0x2(%rsi), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x275d8e0f; WORD $0x0000 // jle 0x2a40 <k_conv+0x2a30>
+	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
+	LONG $0xfee28d0f; WORD $0xffff // jge 0x1d0 <k_conv+0x1c0>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88818b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
+	LONG $0x78798b48 // movq 0x78(%rcx), %rdi
+	LONG $0x98898b4c; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %r9
+	WORD $0x31eb // jmp 0x341 <k_conv+0x331>
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0x4a7cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k2}
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
+	LONG $0xfe8f840f; WORD $0xffff // je 0x1d0 <k_conv+0x1c0>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0x8e348d48 // leaq (%rsi,%rcx,4), %rsi
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x01048e0f; WORD $0x0000 // jle 0x540 <k_conv+0x530>
-	LONG $0x4854d162; WORD $0x2858 // vaddps (%r8), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
+	WORD $0x537e // jle 0x3b0 <k_conv+0x3a0>
+	LONG $0x487cf162; WORD $0x1e10 // vmovups (%rsi), %zmm3
 	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x0100860f; WORD $0x0000 // jbe 0x55e <k_conv+0x54e>
-	LONG $0x485cd162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%r8), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi)
+	WORD $0x4d76 // jbe 0x3b6 <k_conv+0x3a6>
+	LONG $0x487cf162; WORD $0x5610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm2
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
 	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0x00fc860f; WORD $0x0000 // jbe 0x57e <k_conv+0x56e>
-	LONG $0x4864d162; WORD $0x5858; BYTE $0x02 // vaddps 0x80(%r8), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdi)
+	WORD $0x5b76 // jbe 0x3d4 <k_conv+0x3c4>
+	LONG $0x487cf162; WORD $0x4e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm1
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
 	LONG $0x3fff8349 // cmpq $0x3f, %r15
-	LONG $0x00f8860f; WORD $0x0000 // jbe 0x59e <k_conv+0x58e>
-	LONG $0x486cd162; WORD $0x5058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm2, %zmm2
-	WORD $0x61eb // jmp 0x510 <k_conv+0x500>
+	LONG $0x0393860f; WORD $0x0000 // jbe 0x720 <k_conv+0x710>
+	LONG $0x487cf162; WORD $0x4610; BYTE $0x03 // vmovups 0xc0(%rsi), %zmm0
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0x01b3 // movb $0x1, %bl
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x304e8b49 // movq 0x30(%r14), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x7a7f // jg 0x424 <k_conv+0x414>
+	LONG $0x000101e9; BYTE $0x00 // jmp 0x4b0 <k_conv+0x4a0>
 	BYTE $0x90 // nop
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x00e78e0f; WORD $0x0000 // jle 0x5ad <k_conv+0x59d>
-	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x00dd860f; WORD $0x0000 // jbe 0x5b3 <k_conv+0x5a3>
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi)
-	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0x00d3860f; WORD $0x0000 // jbe 0x5c6 <k_conv+0x5b6>
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdi)
-	LONG $0x3fff8349 // cmpq $0x3f, %r15
-	LONG $0x00c9860f; WORD $0x0000 // jbe 0x5d9 <k_conv+0x5c9>
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x5711; BYTE $0x03 // vmovups %zmm2, 0xc0(%rdi)
+	LONG $0xc97cf162; WORD $0x1e10 // vmovups (%rsi), %zmm3 {%k1} {z}
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cf162; WORD $0x5610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm2 {%k2} {z}
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cf162; WORD $0x4e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm1 {%k2} {z}
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cf162; WORD $0x4610; BYTE $0x03 // vmovups 0xc0(%rsi), %zmm0 {%k2} {z}
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x304e8b49 // movq 0x30(%r14), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x008c8e0f; WORD $0x0000 // jle 0x4b0 <k_conv+0x4a0>
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0xb0348d49 // leaq (%r8,%rsi,4), %rsi
+	LONG $0x28468b4d // movq 0x28(%r14), %r8
+	LONG $0x38768b4d // movq 0x38(%r14), %r14
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x0deb // jmp 0x458 <k_conv+0x448>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xfe0f850f; WORD $0xffff // jne 0x340 <k_conv+0x330>
-	LONG $0xfffcfae9; BYTE $0xff // jmp 0x230 <k_conv+0x220>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x5874 // je 0x4b0 <k_conv+0x4a0>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xf37e // jle 0x450 <k_conv+0x440>
+	LONG $0xe02c8b4f // movq (%r8,%r12,8), %r13
+	LONG $0xae2c8d4e // leaq (%rsi,%r13,4), %r13
+	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	LONG $0x487dd262; WORD $0x6518; BYTE $0x00 // vbroadcastss (%r13), %zmm4
+	LONG $0x485dd262; WORD $0x1fb8 // vfmadd231ps (%r15), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x485dd262; WORD $0x57b8; BYTE $0x01 // vfmadd231ps 0x40(%r15), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x485dd262; WORD $0x4fb8; BYTE $0x02 // vfmadd231ps 0x80(%r15), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x485dd262; WORD $0x47b8; BYTE $0x03 // vfmadd231ps 0xc0(%r15), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
+	WORD $0xce72 // jb 0x470 <k_conv+0x460>
+	WORD $0xaceb // jmp 0x450 <k_conv+0x440>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x487dd262; WORD $0x6818; BYTE $0x28 // vbroadcastss 0xa0(%r8), %zmm5
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x8e348d48 // leaq (%rsi,%rcx,4), %rsi
+	LONG $0x487dd262; WORD $0x6018; BYTE $0x29 // vbroadcastss 0xa4(%r8), %zmm4
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x00b1840f; WORD $0x0000 // je 0x590 <k_conv+0x580>
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x88048d4d // leaq (%r8,%rcx,4), %r8
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x5c0 <k_conv+0x5b0>
+	LONG $0x4864d162; WORD $0x1858 // vaddps (%r8), %zmm3, %zmm3
+	LONG $0x4854f162; WORD $0xdb5f // vmaxps %zmm3, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x00b7840f; WORD $0x0000 // je 0x5de <k_conv+0x5ce>
+	LONG $0x486cd162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%r8), %zmm2, %zmm2
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x487cf162; WORD $0x5611; BYTE $0x01 // vmovups %zmm2, 0x40(%rsi)
+	WORD $0xdb84 // testb %bl, %bl
+	LONG $0x00c9840f; WORD $0x0000 // je 0x612 <k_conv+0x602>
+	LONG $0x4874d162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%r8), %zmm1, %zmm1
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x487cf162; WORD $0x4e11; BYTE $0x02 // vmovups %zmm1, 0x80(%rsi)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00db840f; WORD $0x0000 // je 0x647 <k_conv+0x637>
+	LONG $0x487cd162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm0, %zmm0
+	LONG $0x4854f162; WORD $0xc05f // vmaxps %zmm0, %zmm5, %zmm0
+	LONG $0x485cf162; WORD $0xc05d // vminps %zmm0, %zmm4, %zmm0
+	LONG $0x487cf162; WORD $0x4611; BYTE $0x03 // vmovups %zmm0, 0xc0(%rsi)
+	LONG $0xfffda5e9; BYTE $0xff // jmp 0x330 <k_conv+0x320>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x4854f162; WORD $0xdb5f // vmaxps %zmm3, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x00cf8e0f; WORD $0x0000 // jle 0x682 <k_conv+0x672>
+	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
+	LONG $0x0000cae9; BYTE $0x00 // jmp 0x688 <k_conv+0x678>
+	WORD $0x9066 // nop
 	LONG $0xc97cd162; WORD $0x3010 // vmovups (%r8), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	LONG $0xca7cd162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%r8), %zmm5 {%k2} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4a7cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi) {%k2}
-	LONG $0xcb7cd162; WORD $0x6010; BYTE $0x02 // vmovups 0x80(%r8), %zmm4 {%k3} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4b7cf162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdi) {%k3}
-	LONG $0xcc7cd162; WORD $0x5810; BYTE $0x03 // vmovups 0xc0(%r8), %zmm3 {%k4} {z}
+	LONG $0x4864f162; WORD $0xde58 // vaddps %zmm6, %zmm3, %zmm3
+	LONG $0x4854f162; WORD $0xdb5f // vmaxps %zmm3, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
+	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xd2 // kmovd %r10d, %k2
+	LONG $0xca7cd162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%r8), %zmm3 {%k2} {z}
 	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	WORD $0x2ceb // jmp 0x5d9 <k_conv+0x5c9>
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4a7cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi) {%k2}
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4b7cf162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdi) {%k3}
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4c7cf162; WORD $0x5711; BYTE $0x03 // vmovups %zmm2, 0xc0(%rdi) {%k4}
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xfd46850f; WORD $0xffff // jne 0x340 <k_conv+0x330>
-	LONG $0xfffc31e9; BYTE $0xff // jmp 0x230 <k_conv+0x220>
-	BYTE $0x90 // nop
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x4a7cf162; WORD $0x5611; BYTE $0x01 // vmovups %zmm2, 0x40(%rsi) {%k2}
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xd2 // kmovd %r10d, %k2
+	LONG $0xca7cd162; WORD $0x5010; BYTE $0x02 // vmovups 0x80(%r8), %zmm2 {%k2} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x4a7cf162; WORD $0x4e11; BYTE $0x02 // vmovups %zmm1, 0x80(%rsi) {%k2}
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xd2 // kmovd %r10d, %k2
+	LONG $0xca7cd162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%r8), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4854f162; WORD $0xc05f // vmaxps %zmm0, %zmm5, %zmm0
+	LONG $0x485cf162; WORD $0xc05d // vminps %zmm0, %zmm4, %zmm0
+	LONG $0x4a7cf162; WORD $0x4611; BYTE $0x03 // vmovups %zmm0, 0xc0(%rsi) {%k2}
+	LONG $0xfffcaee9; BYTE $0xff // jmp 0x330 <k_conv+0x320>
+	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
+	LONG $0x40468d4c // leaq 0x40(%rsi), %r8
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x0874 // je 0x6a5 <k_conv+0x695>
+	LONG $0x487cd162; WORD $0x1011 // vmovups %zmm2, (%r8)
+	WORD $0x1aeb // jmp 0x6bf <k_conv+0x6af>
+	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
+	WORD $0xf741; BYTE $0xd3 // notl %r11d
+	LONG $0x927bc1c4; BYTE $0xd3 // kmovd %r11d, %k2
+	LONG $0x4a7cd162; WORD $0x1011 // vmovups %zmm2, (%r8) {%k2}
+	LONG $0x80868d4c; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rsi), %r8
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0x0874 // je 0x6de <k_conv+0x6ce>
+	LONG $0x487cd162; WORD $0x0811 // vmovups %zmm1, (%r8)
+	WORD $0x1beb // jmp 0x6f9 <k_conv+0x6e9>
+	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
+	WORD $0xf741; BYTE $0xd3 // notl %r11d
+	LONG $0x927bc1c4; BYTE $0xd3 // kmovd %r11d, %k2
+	LONG $0x4a7cd162; WORD $0x0811 // vmovups %zmm1, (%r8) {%k2}
+	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
+	LONG $0x4854f162; WORD $0xc05f // vmaxps %zmm0, %zmm5, %zmm0
+	LONG $0x485cf162; WORD $0xc05d // vminps %zmm0, %zmm4, %zmm0
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0xfbfb840f; WORD $0xffff // je 0x310 <k_conv+0x300>
+	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
+	LONG $0xfffc10e9; BYTE $0xff // jmp 0x330 <k_conv+0x320>
+	WORD $0x01b3 // movb $0x1, %bl
+	LONG $0xfffccbe9; BYTE $0xff // jmp 0x3f2 <k_conv+0x3e2>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x70788b48 // movq 0x70(%rax), %rdi
-	LONG $0x30688b48 // movq 0x30(%rax), %rbp
-	LONG $0x60508b4c // movq 0x60(%rax), %r10
-	LONG $0x80988b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r11
-	LONG $0x487df262; WORD $0x4018; BYTE $0x22 // vbroadcastss 0x88(%rax), %zmm0
-	LONG $0x487df262; WORD $0x4818; BYTE $0x23 // vbroadcastss 0x8c(%rax), %zmm1
+	LONG $0x88b88b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rax), %rdi
+	LONG $0x50588b4c // movq 0x50(%rax), %r11
+	LONG $0x78588b48 // movq 0x78(%rax), %rbx
+	LONG $0x98a08b4c; WORD $0x0000; BYTE $0x00 // movq 0x98(%rax), %r12
 	QUAD $0x00000000fd048d48 // leaq (,%rdi,8), %rax
 	LONG $0x7f0c8d48 // leaq (%rdi,%rdi,2), %rcx
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x04e0c149 // shlq $0x4, %r8
 	LONG $0xbf148d48 // leaq (%rdi,%rdi,4), %rdx
-	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
 	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
 	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
 	LONG $0x8e048d48 // leaq (%rsi,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0xfe048d48 // leaq (%rsi,%rdi,8), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
 	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	QUAD $0x00000110249c894c // movq %r11, 0x110(%rsp)
-	WORD $0x57eb // jmp 0x6f7 <k_conv+0x6e7>
-	LONG $0x486cf162; WORD $0x5258; BYTE $0x03 // vaddps 0xc0(%rdx), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x03 // vmovups %zmm2, 0xc0(%rax)
-	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
-	LONG $0x244c8d49; BYTE $0x06 // leaq 0x6(%r12), %rcx
-	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
-	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
-	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
-	LONG $0x24440148; BYTE $0x60 // addq %rax, 0x60(%rsp)
-	LONG $0x24040148 // addq %rax, (%rsp)
-	LONG $0x24440148; BYTE $0x50 // addq %rax, 0x50(%rsp)
-	LONG $0x24440148; BYTE $0x58 // addq %rax, 0x58(%rsp)
-	LONG $0x244c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rcx
-	LONG $0xfbed8f0f; WORD $0xffff // jg 0x2e4 <k_conv+0x2d4>
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
-	LONG $0x487c6162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm24
-	LONG $0x487ce162; WORD $0x7810; BYTE $0x02 // vmovups 0x80(%rax), %zmm23
-	LONG $0x487ce162; WORD $0x7010; BYTE $0x03 // vmovups 0xc0(%rax), %zmm22
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	QUAD $0x000000b824a4894c // movq %r12, 0xb8(%rsp)
-	LONG $0x01fd8e0f; WORD $0x0000 // jle 0x930 <k_conv+0x920>
-	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28788b48 // movq 0x28(%rax), %rdi
-	LONG $0x38588b48 // movq 0x38(%rax), %rbx
-	LONG $0x487c8162; WORD $0xe928 // vmovaps %zmm25, %zmm21
-	LONG $0x487c8162; WORD $0xe028 // vmovaps %zmm24, %zmm20
-	LONG $0x487ca162; WORD $0xdf28 // vmovaps %zmm23, %zmm19
-	LONG $0x487ca162; WORD $0xd628 // vmovaps %zmm22, %zmm18
-	LONG $0x487c8162; WORD $0xc928 // vmovaps %zmm25, %zmm17
-	LONG $0x487c8162; WORD $0xc028 // vmovaps %zmm24, %zmm16
-	LONG $0x487c3162; WORD $0xff28 // vmovaps %zmm23, %zmm15
-	LONG $0x487c3162; WORD $0xf628 // vmovaps %zmm22, %zmm14
-	LONG $0x487c1162; WORD $0xe928 // vmovaps %zmm25, %zmm13
-	LONG $0x487c1162; WORD $0xe028 // vmovaps %zmm24, %zmm12
-	LONG $0x487c3162; WORD $0xdf28 // vmovaps %zmm23, %zmm11
-	LONG $0x487c3162; WORD $0xd628 // vmovaps %zmm22, %zmm10
-	LONG $0x487c1162; WORD $0xc928 // vmovaps %zmm25, %zmm9
-	LONG $0x487c1162; WORD $0xc028 // vmovaps %zmm24, %zmm8
-	LONG $0x487cb162; WORD $0xff28 // vmovaps %zmm23, %zmm7
-	LONG $0x487cb162; WORD $0xf628 // vmovaps %zmm22, %zmm6
-	LONG $0x487c9162; WORD $0xe928 // vmovaps %zmm25, %zmm5
-	LONG $0x487c9162; WORD $0xe028 // vmovaps %zmm24, %zmm4
-	LONG $0x487cb162; WORD $0xdf28 // vmovaps %zmm23, %zmm3
-	LONG $0x487cb162; WORD $0xd628 // vmovaps %zmm22, %zmm2
-	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x12eb // jmp 0x7ec <k_conv+0x7dc>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0x01bc840f; WORD $0x0000 // je 0x9a8 <k_conv+0x998>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xef7e // jle 0x7e0 <k_conv+0x7d0>
-	LONG $0xff348b4e // movq (%rdi,%r15,8), %r14
-	LONG $0xb1148d4a // leaq (%rcx,%r14,4), %rdx
-	LONG $0x9a248d4c // leaq (%rdx,%rbx,4), %r12
-	LONG $0x02e6c149 // shlq $0x2, %r14
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
-	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	WORD $0x9066 // nop
-	LONG $0x487c4162; WORD $0x1110 // vmovups (%r9), %zmm26
-	LONG $0x487c4162; WORD $0x5910; BYTE $0x01 // vmovups 0x40(%r9), %zmm27
-	LONG $0x487c4162; WORD $0x6110; BYTE $0x02 // vmovups 0x80(%r9), %zmm28
-	LONG $0x487d0262; WORD $0x2c18; BYTE $0x30 // vbroadcastss (%r8,%r14), %zmm29
-	LONG $0x487c4162; WORD $0x7110; BYTE $0x03 // vmovups 0xc0(%r9), %zmm30
-	LONG $0x40150262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm29, %zmm25 # zmm25 = (zmm29 * zmm26) + zmm25
-	LONG $0x40150262; WORD $0xc3b8 // vfmadd231ps %zmm27, %zmm29, %zmm24 # zmm24 = (zmm29 * zmm27) + zmm24
-	LONG $0x40158262; WORD $0xfcb8 // vfmadd231ps %zmm28, %zmm29, %zmm23 # zmm23 = (zmm29 * zmm28) + zmm23
-	LONG $0x400d8262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm30, %zmm22 # zmm22 = (zmm30 * zmm29) + zmm22
-	LONG $0x487d2262; WORD $0x2c18; BYTE $0x36 // vbroadcastss (%rsi,%r14), %zmm29
-	LONG $0x40158262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm21 # zmm21 = (zmm29 * zmm26) + zmm21
-	LONG $0x40158262; WORD $0xe3b8 // vfmadd231ps %zmm27, %zmm29, %zmm20 # zmm20 = (zmm29 * zmm27) + zmm20
-	LONG $0x40158262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm29, %zmm19 # zmm19 = (zmm29 * zmm28) + zmm19
-	LONG $0x487d2262; WORD $0x3c18; BYTE $0x32 // vbroadcastss (%rdx,%r14), %zmm31
-	LONG $0x400d8262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm30, %zmm18 # zmm18 = (zmm30 * zmm29) + zmm18
-	LONG $0x40058262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm31, %zmm17 # zmm17 = (zmm31 * zmm26) + zmm17
-	LONG $0x40058262; WORD $0xc3b8 // vfmadd231ps %zmm27, %zmm31, %zmm16 # zmm16 = (zmm31 * zmm27) + zmm16
-	LONG $0x40051262; WORD $0xfcb8 // vfmadd231ps %zmm28, %zmm31, %zmm15 # zmm15 = (zmm31 * zmm28) + zmm15
-	LONG $0x400d1262; WORD $0xf7b8 // vfmadd231ps %zmm31, %zmm30, %zmm14 # zmm14 = (zmm30 * zmm31) + zmm14
-	QUAD $0x00356c18487d0262 // vbroadcastss (%r13,%r14), %zmm29
-	LONG $0x40151262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm13 # zmm13 = (zmm29 * zmm26) + zmm13
-	LONG $0x40151262; WORD $0xe3b8 // vfmadd231ps %zmm27, %zmm29, %zmm12 # zmm12 = (zmm29 * zmm27) + zmm12
-	LONG $0x40151262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm29, %zmm11 # zmm11 = (zmm29 * zmm28) + zmm11
-	LONG $0x487d0262; WORD $0x3c18; BYTE $0x33 // vbroadcastss (%r11,%r14), %zmm31
-	LONG $0x400d1262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm30, %zmm10 # zmm10 = (zmm30 * zmm29) + zmm10
-	LONG $0x40051262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm31, %zmm9 # zmm9 = (zmm31 * zmm26) + zmm9
-	LONG $0x40051262; WORD $0xc3b8 // vfmadd231ps %zmm27, %zmm31, %zmm8 # zmm8 = (zmm31 * zmm27) + zmm8
-	LONG $0x40059262; WORD $0xfcb8 // vfmadd231ps %zmm28, %zmm31, %zmm7 # zmm7 = (zmm31 * zmm28) + zmm7
-	LONG $0x400d9262; WORD $0xf7b8 // vfmadd231ps %zmm31, %zmm30, %zmm6 # zmm6 = (zmm30 * zmm31) + zmm6
-	LONG $0x487d0262; WORD $0x2c18; BYTE $0x32 // vbroadcastss (%r10,%r14), %zmm29
-	LONG $0x40159262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm26) + zmm5
-	LONG $0x40159262; WORD $0xe3b8 // vfmadd231ps %zmm27, %zmm29, %zmm4 # zmm4 = (zmm29 * zmm27) + zmm4
-	LONG $0x40159262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm29, %zmm3 # zmm3 = (zmm29 * zmm28) + zmm3
-	LONG $0x40159262; WORD $0xd6b8 // vfmadd231ps %zmm30, %zmm29, %zmm2 # zmm2 = (zmm29 * zmm30) + zmm2
-	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x04c38349 // addq $0x4, %r11
-	LONG $0x04c58349 // addq $0x4, %r13
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x30048d4b // leaq (%r8,%r14), %rax
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x04c08349 // addq $0x4, %r8
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0xfefa820f; WORD $0xffff // jb 0x820 <k_conv+0x810>
-	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x7e0 <k_conv+0x7d0>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487c8162; WORD $0xe928 // vmovaps %zmm25, %zmm21
-	LONG $0x487c8162; WORD $0xe028 // vmovaps %zmm24, %zmm20
-	LONG $0x487ca162; WORD $0xdf28 // vmovaps %zmm23, %zmm19
-	LONG $0x487ca162; WORD $0xd628 // vmovaps %zmm22, %zmm18
-	LONG $0x487c8162; WORD $0xc928 // vmovaps %zmm25, %zmm17
-	LONG $0x487c8162; WORD $0xc028 // vmovaps %zmm24, %zmm16
-	LONG $0x487c3162; WORD $0xff28 // vmovaps %zmm23, %zmm15
-	LONG $0x487c3162; WORD $0xf628 // vmovaps %zmm22, %zmm14
-	LONG $0x487c1162; WORD $0xe928 // vmovaps %zmm25, %zmm13
-	LONG $0x487c1162; WORD $0xe028 // vmovaps %zmm24, %zmm12
-	LONG $0x487c3162; WORD $0xdf28 // vmovaps %zmm23, %zmm11
-	LONG $0x487c3162; WORD $0xd628 // vmovaps %zmm22, %zmm10
-	LONG $0x487c1162; WORD $0xc928 // vmovaps %zmm25, %zmm9
-	LONG $0x487c1162; WORD $0xc028 // vmovaps %zmm24, %zmm8
-	LONG $0x487cb162; WORD $0xff28 // vmovaps %zmm23, %zmm7
-	LONG $0x487cb162; WORD $0xf628 // vmovaps %zmm22, %zmm6
-	LONG $0x487c9162; WORD $0xe928 // vmovaps %zmm25, %zmm5
-	LONG $0x487c9162; WORD $0xe028 // vmovaps %zmm24, %zmm4
-	LONG $0x487cb162; WORD $0xdf28 // vmovaps %zmm23, %zmm3
-	LONG $0x487cb162; WORD $0xd628 // vmovaps %zmm22, %zmm2
-	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
-	LONG $0x883c8d48 // leaq (%rax,%rcx,4), %rdi
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x00cc840f; WORD $0x0000 // je 0xaa0 <k_conv+0xa90>
-	QUAD $0x00000110249c8b4c // movq 0x110(%rsp), %r11
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x01858e0f; WORD $0x0000 // jle 0xb80 <k_conv+0xb70>
-	LONG $0x40346162; WORD $0x0a58 // vaddps (%rdx), %zmm25, %zmm25
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x487c6162; WORD $0x0f11 // vmovups %zmm25, (%rdi)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x0181860f; WORD $0x0000 // jbe 0xb9e <k_conv+0xb8e>
-	LONG $0x403c6162; WORD $0x4258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm24, %zmm24
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x487c6162; WORD $0x4711; BYTE $0x01 // vmovups %zmm24, 0x40(%rdi)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0x018f860f; WORD $0x0000 // jbe 0xbd3 <k_conv+0xbc3>
-	LONG $0x4044e162; WORD $0x7a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm23, %zmm23
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x487ce162; WORD $0x7f11; BYTE $0x02 // vmovups %zmm23, 0x80(%rdi)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0x40ff8349 // cmpq $0x40, %r15
-	LONG $0x0199820f; WORD $0x0000 // jb 0xc07 <k_conv+0xbf7>
-	LONG $0x404ce162; WORD $0x7258; BYTE $0x03 // vaddps 0xc0(%rdx), %zmm22, %zmm22
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	LONG $0x487ce162; WORD $0x7711; BYTE $0x03 // vmovups %zmm22, 0xc0(%rdi)
-	LONG $0x97048d4a // leaq (%rdi,%r10,4), %rax
-	LONG $0x9a3c8d4a // leaq (%rdx,%r11,4), %rdi
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x0001b0e9; BYTE $0x00 // jmp 0xc4e <k_conv+0xc3e>
-	WORD $0x9066 // nop
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x03f98e0f; WORD $0x0000 // jle 0xeb4 <k_conv+0xea4>
-	LONG $0x487c6162; WORD $0x0f11 // vmovups %zmm25, (%rdi)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x03ef860f; WORD $0x0000 // jbe 0xeba <k_conv+0xeaa>
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x487c6162; WORD $0x4711; BYTE $0x01 // vmovups %zmm24, 0x40(%rdi)
-	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0x03f7860f; WORD $0x0000 // jbe 0xee1 <k_conv+0xed1>
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x487ce162; WORD $0x7f11; BYTE $0x02 // vmovups %zmm23, 0x80(%rdi)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0x40ff8349 // cmpq $0x40, %r15
-	LONG $0x03fc820f; WORD $0x0000 // jb 0xf08 <k_conv+0xef8>
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	LONG $0x487ce162; WORD $0x7711; BYTE $0x03 // vmovups %zmm22, 0xc0(%rdi)
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x487ca162; WORD $0x2c11; BYTE $0x97 // vmovups %zmm21, (%rdi,%r10,4)
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	QUAD $0x01976411487ca162 // vmovups %zmm20, 0x40(%rdi,%r10,4)
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	QUAD $0x02975c11487ca162 // vmovups %zmm19, 0x80(%rdi,%r10,4)
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	QUAD $0x03975411487ca162 // vmovups %zmm18, 0xc0(%rdi,%r10,4)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x01b3 // movb $0x1, %bl
-	LONG $0x000489e9; BYTE $0x00 // jmp 0x1003 <k_conv+0xff3>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xc97c6162; WORD $0x1210 // vmovups (%rdx), %zmm26 {%k1} {z}
-	LONG $0x40340162; WORD $0xca58 // vaddps %zmm26, %zmm25, %zmm25
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x497c6162; WORD $0x0f11 // vmovups %zmm25, (%rdi) {%k1}
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0xce7c6162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm25 {%k6} {z}
-	LONG $0x403c0162; WORD $0xc158 // vaddps %zmm25, %zmm24, %zmm24
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x4e7c6162; WORD $0x4711; BYTE $0x01 // vmovups %zmm24, 0x40(%rdi) {%k6}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0xce7c6162; WORD $0x4210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm24 {%k6} {z}
-	LONG $0x40448162; WORD $0xf858 // vaddps %zmm24, %zmm23, %zmm23
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x4e7ce162; WORD $0x7f11; BYTE $0x02 // vmovups %zmm23, 0x80(%rdi) {%k6}
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0xce7ce162; WORD $0x7a10; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm23 {%k6} {z}
-	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	LONG $0x4e7ce162; WORD $0x7711; BYTE $0x03 // vmovups %zmm22, 0xc0(%rdi) {%k6}
-	LONG $0x97048d4a // leaq (%rdi,%r10,4), %rax
-	LONG $0x9a3c8d4a // leaq (%rdx,%r11,4), %rdi
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x00e58c0f; WORD $0x0000 // jl 0xd30 <k_conv+0xd20>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x4054e162; WORD $0x2f58 // vaddps (%rdi), %zmm21, %zmm21
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x487ce162; WORD $0x2811 // vmovups %zmm21, (%rax)
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x00eb840f; WORD $0x0000 // je 0xd5a <k_conv+0xd4a>
-	LONG $0x405ce162; WORD $0x6758; BYTE $0x01 // vaddps 0x40(%rdi), %zmm20, %zmm20
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	LONG $0x487ce162; WORD $0x6011; BYTE $0x01 // vmovups %zmm20, 0x40(%rax)
-	WORD $0x01b2 // movb $0x1, %dl
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x0103850f; WORD $0x0000 // jne 0xd97 <k_conv+0xd87>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0xce7ce162; WORD $0x6710; BYTE $0x02 // vmovups 0x80(%rdi), %zmm20 {%k6} {z}
-	LONG $0x4064a162; WORD $0xdc58 // vaddps %zmm20, %zmm19, %zmm19
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	LONG $0x4e7ce162; WORD $0x5811; BYTE $0x02 // vmovups %zmm19, 0x80(%rax) {%k6}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x00ec850f; WORD $0x0000 // jne 0xdbd <k_conv+0xdad>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7ce162; WORD $0x5f10; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm19 {%k6} {z}
-	LONG $0x406ca162; WORD $0xd358 // vaddps %zmm19, %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	LONG $0x4e7ce162; WORD $0x5011; BYTE $0x03 // vmovups %zmm18, 0xc0(%rax) {%k6}
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x06268c0f; WORD $0x0000 // jl 0x133f <k_conv+0x132f>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0xde2 <k_conv+0xdd2>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97ce162; WORD $0x3710 // vmovups (%rdi), %zmm22 {%k1} {z}
-	LONG $0x4054a162; WORD $0xee58 // vaddps %zmm22, %zmm21, %zmm21
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x497ce162; WORD $0x2811 // vmovups %zmm21, (%rax) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff15850f; WORD $0xffff // jne 0xc6f <k_conv+0xc5f>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0xce7ce162; WORD $0x6f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm21 {%k6} {z}
-	LONG $0x405ca162; WORD $0xe558 // vaddps %zmm21, %zmm20, %zmm20
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	LONG $0x4e7ce162; WORD $0x6011; BYTE $0x01 // vmovups %zmm20, 0x40(%rax) {%k6}
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xfefd840f; WORD $0xffff // je 0xc94 <k_conv+0xc84>
-	LONG $0x4064e162; WORD $0x5f58; BYTE $0x02 // vaddps 0x80(%rdi), %zmm19, %zmm19
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	LONG $0x487ce162; WORD $0x5811; BYTE $0x02 // vmovups %zmm19, 0x80(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xff14840f; WORD $0xffff // je 0xcd1 <k_conv+0xcc1>
-	LONG $0x406ce162; WORD $0x5758; BYTE $0x03 // vaddps 0xc0(%rdi), %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	LONG $0x487ce162; WORD $0x5011; BYTE $0x03 // vmovups %zmm18, 0xc0(%rax)
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x4074e162; WORD $0x0f58 // vaddps (%rdi), %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x487ce162; WORD $0x0811 // vmovups %zmm17, (%rax)
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0566840f; WORD $0x0000 // je 0x1368 <k_conv+0x1358>
-	LONG $0x407ce162; WORD $0x4758; BYTE $0x01 // vaddps 0x40(%rdi), %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x487ce162; WORD $0x4011; BYTE $0x01 // vmovups %zmm16, 0x40(%rax)
-	WORD $0x01b2 // movb $0x1, %dl
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x057e850f; WORD $0x0000 // jne 0x13a5 <k_conv+0x1395>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0xce7ce162; WORD $0x4710; BYTE $0x02 // vmovups 0x80(%rdi), %zmm16 {%k6} {z}
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x4e7c7162; WORD $0x7811; BYTE $0x02 // vmovups %zmm15, 0x80(%rax) {%k6}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0567850f; WORD $0x0000 // jne 0x13cb <k_conv+0x13bb>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7c7162; WORD $0x7f10; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm15 {%k6} {z}
-	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x4e7c7162; WORD $0x7011; BYTE $0x03 // vmovups %zmm14, 0xc0(%rax) {%k6}
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x06168c0f; WORD $0x0000 // jl 0x14c2 <k_conv+0x14b2>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x00053ce9; BYTE $0x00 // jmp 0x13f0 <k_conv+0x13e0>
-	LONG $0x497c6162; WORD $0x0f11 // vmovups %zmm25, (%rdi) {%k1}
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7c6162; WORD $0x4711; BYTE $0x01 // vmovups %zmm24, 0x40(%rdi) {%k6}
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7ce162; WORD $0x7f11; BYTE $0x02 // vmovups %zmm23, 0x80(%rdi) {%k6}
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	WORD $0xd2f7 // notl %edx
-	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7ce162; WORD $0x7711; BYTE $0x03 // vmovups %zmm22, 0xc0(%rdi) {%k6}
-	LONG $0x97148d4a // leaq (%rdi,%r10,4), %rdx
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x5f7c // jl 0xfa2 <k_conv+0xf92>
-	LONG $0x487ce162; WORD $0x2a11 // vmovups %zmm21, (%rdx)
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	WORD $0xc084 // testb %al, %al
-	WORD $0x5f75 // jne 0xfb8 <k_conv+0xfa8>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ce162; WORD $0x6211; BYTE $0x01 // vmovups %zmm20, 0x40(%rdx) {%k6}
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x4d75 // jne 0xfd2 <k_conv+0xfc2>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0x4e7ce162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm19, 0x80(%rdx) {%k6}
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x39eb // jmp 0xfdb <k_conv+0xfcb>
-	LONG $0x497ce162; WORD $0x2a11 // vmovups %zmm21, (%rdx) {%k1}
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	WORD $0xc084 // testb %al, %al
-	WORD $0xa174 // je 0xf59 <k_conv+0xf49>
-	LONG $0x487ce162; WORD $0x6211; BYTE $0x01 // vmovups %zmm20, 0x40(%rdx)
-	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0xb374 // je 0xf85 <k_conv+0xf75>
-	LONG $0x487ce162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm19, 0x80(%rdx)
-	WORD $0x01b3 // movb $0x1, %bl
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0x4e7ce162; WORD $0x5211; BYTE $0x03 // vmovups %zmm18, 0xc0(%rdx) {%k6}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
-	LONG $0x970c8d48 // leaq (%rdi,%rdx,4), %rcx
-	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x102a <k_conv+0x101a>
-	LONG $0x487ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx)
-	WORD $0x06eb // jmp 0x1030 <k_conv+0x1020>
-	LONG $0x497ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x104c <k_conv+0x103c>
-	LONG $0x487ce162; WORD $0x0611 // vmovups %zmm16, (%rsi)
-	WORD $0x18eb // jmp 0x1064 <k_conv+0x1054>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7ce162; WORD $0x0611 // vmovups %zmm16, (%rsi) {%k6}
-	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	WORD $0xdb84 // testb %bl, %bl
-	WORD $0x0874 // je 0x1083 <k_conv+0x1073>
-	LONG $0x487c7162; WORD $0x3e11 // vmovups %zmm15, (%rsi)
-	WORD $0x18eb // jmp 0x109b <k_conv+0x108b>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7c7162; WORD $0x3e11 // vmovups %zmm15, (%rsi) {%k6}
-	LONG $0xc0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x10bb <k_conv+0x10ab>
-	LONG $0x487c7162; WORD $0x3611 // vmovups %zmm14, (%rsi)
-	WORD $0x18eb // jmp 0x10d3 <k_conv+0x10c3>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7c7162; WORD $0x3611 // vmovups %zmm14, (%rsi) {%k6}
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x8a148d48 // leaq (%rdx,%rcx,4), %rdx
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x10f6 <k_conv+0x10e6>
-	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
-	WORD $0x06eb // jmp 0x10fc <k_conv+0x10ec>
-	LONG $0x497c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x1118 <k_conv+0x1108>
-	LONG $0x487c7162; WORD $0x2611 // vmovups %zmm12, (%rsi)
-	WORD $0x18eb // jmp 0x1130 <k_conv+0x1120>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7c7162; WORD $0x2611 // vmovups %zmm12, (%rsi) {%k6}
-	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	WORD $0xdb84 // testb %bl, %bl
-	WORD $0x0874 // je 0x114f <k_conv+0x113f>
-	LONG $0x487c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi)
-	WORD $0x18eb // jmp 0x1167 <k_conv+0x1157>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi) {%k6}
-	LONG $0xc0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x1187 <k_conv+0x1177>
-	LONG $0x487c7162; WORD $0x1611 // vmovups %zmm10, (%rsi)
-	WORD $0x18eb // jmp 0x119f <k_conv+0x118f>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7c7162; WORD $0x1611 // vmovups %zmm10, (%rsi) {%k6}
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x8a148d48 // leaq (%rdx,%rcx,4), %rdx
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x11c2 <k_conv+0x11b2>
-	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
-	WORD $0x06eb // jmp 0x11c8 <k_conv+0x11b8>
-	LONG $0x497c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x11e4 <k_conv+0x11d4>
-	LONG $0x487c7162; WORD $0x0611 // vmovups %zmm8, (%rsi)
-	WORD $0x18eb // jmp 0x11fc <k_conv+0x11ec>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7c7162; WORD $0x0611 // vmovups %zmm8, (%rsi) {%k6}
-	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	WORD $0xdb84 // testb %bl, %bl
-	WORD $0x0874 // je 0x121b <k_conv+0x120b>
-	LONG $0x487cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi)
-	WORD $0x18eb // jmp 0x1233 <k_conv+0x1223>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi) {%k6}
-	LONG $0xc0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %rsi
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x1253 <k_conv+0x1243>
-	LONG $0x487cf162; WORD $0x3611 // vmovups %zmm6, (%rsi)
-	WORD $0x18eb // jmp 0x126b <k_conv+0x125b>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7cf162; WORD $0x3611 // vmovups %zmm6, (%rsi) {%k6}
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x8a148d48 // leaq (%rdx,%rcx,4), %rdx
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x128e <k_conv+0x127e>
-	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
-	WORD $0x06eb // jmp 0x1294 <k_conv+0x1284>
-	LONG $0x497cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x12b0 <k_conv+0x12a0>
-	LONG $0x487cf162; WORD $0x2611 // vmovups %zmm4, (%rsi)
-	WORD $0x18eb // jmp 0x12c8 <k_conv+0x12b8>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k6}
-	LONG $0x80828d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	WORD $0xdb84 // testb %bl, %bl
-	WORD $0x0874 // je 0x12e7 <k_conv+0x12d7>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	WORD $0x18eb // jmp 0x12ff <k_conv+0x12ef>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0x4e7cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k6}
-	LONG $0xc0c28148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdx
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0b74 // je 0x1322 <k_conv+0x1312>
-	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
-	LONG $0xfff398e9; BYTE $0xff // jmp 0x6ba <k_conv+0x6aa>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k6}
-	LONG $0xfff37be9; BYTE $0xff // jmp 0x6ba <k_conv+0x6aa>
-	LONG $0xc97ce162; WORD $0x1710 // vmovups (%rdi), %zmm18 {%k1} {z}
-	LONG $0x4074a162; WORD $0xca58 // vaddps %zmm18, %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x497ce162; WORD $0x0811 // vmovups %zmm17, (%rax) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfa9a850f; WORD $0xffff // jne 0xe02 <k_conv+0xdf2>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0xce7ce162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm17 {%k6} {z}
-	LONG $0x407ca162; WORD $0xc158 // vaddps %zmm17, %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x4e7ce162; WORD $0x4011; BYTE $0x01 // vmovups %zmm16, 0x40(%rax) {%k6}
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xfa82840f; WORD $0xffff // je 0xe27 <k_conv+0xe17>
-	LONG $0x48047162; WORD $0x7f58; BYTE $0x02 // vaddps 0x80(%rdi), %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x487c7162; WORD $0x7811; BYTE $0x02 // vmovups %zmm15, 0x80(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfa99840f; WORD $0xffff // je 0xe64 <k_conv+0xe54>
-	LONG $0x480c7162; WORD $0x7758; BYTE $0x03 // vaddps 0xc0(%rdi), %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x487c7162; WORD $0x7011; BYTE $0x03 // vmovups %zmm14, 0xc0(%rax)
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x48147162; WORD $0x2f58 // vaddps (%rdi), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00db840f; WORD $0x0000 // je 0x14eb <k_conv+0x14db>
-	LONG $0x481c7162; WORD $0x6758; BYTE $0x01 // vaddps 0x40(%rdi), %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax)
-	WORD $0x01b2 // movb $0x1, %dl
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x00f3850f; WORD $0x0000 // jne 0x1528 <k_conv+0x1518>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0xce7c7162; WORD $0x6710; BYTE $0x02 // vmovups 0x80(%rdi), %zmm12 {%k6} {z}
-	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x4e7c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax) {%k6}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x00dc850f; WORD $0x0000 // jne 0x154e <k_conv+0x153e>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7c7162; WORD $0x5f10; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm11 {%k6} {z}
-	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x4e7c7162; WORD $0x5011; BYTE $0x03 // vmovups %zmm10, 0xc0(%rax) {%k6}
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x01878c0f; WORD $0x0000 // jl 0x1641 <k_conv+0x1631>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x1573 <k_conv+0x1563>
-	LONG $0xc97c7162; WORD $0x3710 // vmovups (%rdi), %zmm14 {%k1} {z}
-	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xff25850f; WORD $0xffff // jne 0x1410 <k_conv+0x1400>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0xce7c7162; WORD $0x6f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm13 {%k6} {z}
-	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x4e7c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax) {%k6}
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff0d840f; WORD $0xffff // je 0x1435 <k_conv+0x1425>
-	LONG $0x48247162; WORD $0x5f58; BYTE $0x02 // vaddps 0x80(%rdi), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xff24840f; WORD $0xffff // je 0x1472 <k_conv+0x1462>
-	LONG $0x482c7162; WORD $0x5758; BYTE $0x03 // vaddps 0xc0(%rdi), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c7162; WORD $0x5011; BYTE $0x03 // vmovups %zmm10, 0xc0(%rax)
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x48347162; WORD $0x0f58 // vaddps (%rdi), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c7162; WORD $0x0811 // vmovups %zmm9, (%rax)
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00d7840f; WORD $0x0000 // je 0x166a <k_conv+0x165a>
-	LONG $0x483c7162; WORD $0x4758; BYTE $0x01 // vaddps 0x40(%rdi), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c7162; WORD $0x4011; BYTE $0x01 // vmovups %zmm8, 0x40(%rax)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x00ef850f; WORD $0x0000 // jne 0x16a8 <k_conv+0x1698>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0xce7c7162; WORD $0x4710; BYTE $0x02 // vmovups 0x80(%rdi), %zmm8 {%k6} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x4e7cf162; WORD $0x7811; BYTE $0x02 // vmovups %zmm7, 0x80(%rax) {%k6}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x00d8850f; WORD $0x0000 // jne 0x16ce <k_conv+0x16be>
+	QUAD $0x000000b8249c894c // movq %r11, 0xb8(%rsp)
+	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
+	QUAD $0x000000e024a4894c // movq %r12, 0xe0(%rsp)
+	WORD $0x58eb // jmp 0x825 <k_conv+0x815>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
-	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0xce7cf162; WORD $0x7f10; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm7 {%k6} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4e7cf162; WORD $0x7011; BYTE $0x03 // vmovups %zmm6, 0xc0(%rax) {%k6}
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x9f148d4a // leaq (%rdi,%r11,4), %rdx
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x013d8c0f; WORD $0x0000 // jl 0x1777 <k_conv+0x1767>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x16f3 <k_conv+0x16e3>
-	LONG $0xc97c7162; WORD $0x1710 // vmovups (%rdi), %zmm10 {%k1} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xff29850f; WORD $0xffff // jne 0x1593 <k_conv+0x1583>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0xce7c7162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm9 {%k6} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x4e7c7162; WORD $0x4011; BYTE $0x01 // vmovups %zmm8, 0x40(%rax) {%k6}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff11840f; WORD $0xffff // je 0x15b9 <k_conv+0x15a9>
-	LONG $0x4844f162; WORD $0x7f58; BYTE $0x02 // vaddps 0x80(%rdi), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cf162; WORD $0x7811; BYTE $0x02 // vmovups %zmm7, 0x80(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff28840f; WORD $0xffff // je 0x15f6 <k_conv+0x15e6>
-	LONG $0x484cf162; WORD $0x7758; BYTE $0x03 // vaddps 0xc0(%rdi), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cf162; WORD $0x7011; BYTE $0x03 // vmovups %zmm6, 0xc0(%rax)
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x9f148d4a // leaq (%rdi,%r11,4), %rdx
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x4854f162; WORD $0x2a58 // vaddps (%rdx), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x008c840f; WORD $0x0000 // je 0x17a0 <k_conv+0x1790>
-	LONG $0x485cf162; WORD $0x6258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x00a8850f; WORD $0x0000 // jne 0x17df <k_conv+0x17cf>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0xce7cf162; WORD $0x6210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm4 {%k6} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4e7cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax) {%k6}
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xef2e850f; WORD $0xffff // jne 0x6a0 <k_conv+0x690>
-	LONG $0x00008be9; BYTE $0x00 // jmp 0x1802 <k_conv+0x17f2>
-	LONG $0xc97cf162; WORD $0x3210 // vmovups (%rdx), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xff74850f; WORD $0xffff // jne 0x1714 <k_conv+0x1704>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7cf162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm5 {%k6} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4e7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k6}
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff58840f; WORD $0xffff // je 0x1737 <k_conv+0x1727>
-	LONG $0x4864f162; WORD $0x5a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax)
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xee9e850f; WORD $0xffff // jne 0x6a0 <k_conv+0x690>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0xce7cf162; WORD $0x5a10; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm3 {%k6} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4e7cf162; WORD $0x5011; BYTE $0x03 // vmovups %zmm2, 0xc0(%rax) {%k6}
-	LONG $0xffee81e9; BYTE $0xff // jmp 0x6ba <k_conv+0x6aa>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x70798b48 // movq 0x70(%rcx), %rdi
-	LONG $0x30518b48 // movq 0x30(%rcx), %rdx
-	LONG $0x60598b48 // movq 0x60(%rcx), %rbx
-	LONG $0x80a98b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %r13
-	LONG $0x487df262; WORD $0x4118; BYTE $0x22 // vbroadcastss 0x88(%rcx), %zmm0
-	LONG $0x487df262; WORD $0x4918; BYTE $0x23 // vbroadcastss 0x8c(%rcx), %zmm1
-	QUAD $0x00000000a5048d4e // leaq (,%r12,4), %r8
-	QUAD $0x0000000ca5348d4a // leaq 0xc(,%r12,4), %rsi
-	LONG $0xf7af0f48 // imulq %rdi, %rsi
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x04e6c148 // shlq $0x4, %rsi
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	QUAD $0x00000008a5348d4a // leaq 0x8(,%r12,4), %rsi
-	LONG $0xf7af0f48 // imulq %rdi, %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
-	QUAD $0x00000004a5148d4e // leaq 0x4(,%r12,4), %r10
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	LONG $0xd7af0f4c // imulq %rdi, %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x241c8948 // movq %rbx, (%rsp)
-	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
-	WORD $0x3feb // jmp 0x190f <k_conv+0x18ff>
-	LONG $0x486cd162; WORD $0x5658; BYTE $0x03 // vaddps 0xc0(%r14), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x03 // vmovups %zmm2, 0xc0(%rax)
-	LONG $0x24448d49; BYTE $0x04 // leaq 0x4(%r12), %rax
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x244c0148; BYTE $0x38 // addq %rcx, 0x38(%rsp)
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xe9e58f0f; WORD $0xffff // jg 0x2f4 <k_conv+0x2e4>
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x487ce162; WORD $0x0810 // vmovups (%rax), %zmm17
-	LONG $0x487ce162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm16
-	LONG $0x487c7162; WORD $0x7810; BYTE $0x02 // vmovups 0x80(%rax), %zmm15
-	LONG $0x487c7162; WORD $0x7010; BYTE $0x03 // vmovups 0xc0(%rax), %zmm14
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x2464894c; BYTE $0x60 // movq %r12, 0x60(%rsp)
-	LONG $0x01888e0f; WORD $0x0000 // jle 0x1ad0 <k_conv+0x1ac0>
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28788b4c // movq 0x28(%rax), %r15
-	LONG $0x38688b4c // movq 0x38(%rax), %r13
-	LONG $0x487c3162; WORD $0xe928 // vmovaps %zmm17, %zmm13
-	LONG $0x487c3162; WORD $0xe028 // vmovaps %zmm16, %zmm12
-	LONG $0x487c5162; WORD $0xdf28 // vmovaps %zmm15, %zmm11
-	LONG $0x487c5162; WORD $0xd628 // vmovaps %zmm14, %zmm10
-	LONG $0x487c3162; WORD $0xc928 // vmovaps %zmm17, %zmm9
-	LONG $0x487c3162; WORD $0xc028 // vmovaps %zmm16, %zmm8
-	LONG $0x487cd162; WORD $0xff28 // vmovaps %zmm15, %zmm7
-	LONG $0x487cd162; WORD $0xf628 // vmovaps %zmm14, %zmm6
-	LONG $0x487cb162; WORD $0xe928 // vmovaps %zmm17, %zmm5
-	LONG $0x487cb162; WORD $0xe028 // vmovaps %zmm16, %zmm4
-	LONG $0x487cd162; WORD $0xdf28 // vmovaps %zmm15, %zmm3
-	LONG $0x487cd162; WORD $0xd628 // vmovaps %zmm14, %zmm2
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x11eb // jmp 0x19cc <k_conv+0x19bc>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x014c840f; WORD $0x0000 // je 0x1b18 <k_conv+0x1b08>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0xef7e // jle 0x19c0 <k_conv+0x19b0>
-	LONG $0xc7248b4d // movq (%r15,%rax,8), %r12
-	LONG $0xa63c8d4b // leaq (%r14,%r12,4), %rdi
-	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
-	LONG $0x02e4c149 // shlq $0x2, %r12
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487ce162; WORD $0x5510; BYTE $0x00 // vmovups (%rbp), %zmm18
-	LONG $0x487ce162; WORD $0x5d10; BYTE $0x01 // vmovups 0x40(%rbp), %zmm19
-	LONG $0x487ce162; WORD $0x6510; BYTE $0x02 // vmovups 0x80(%rbp), %zmm20
-	LONG $0x487ce162; WORD $0x6d10; BYTE $0x03 // vmovups 0xc0(%rbp), %zmm21
-	LONG $0x487d8262; WORD $0x3418; BYTE $0x20 // vbroadcastss (%r8,%r12), %zmm22
-	LONG $0x404da262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm22, %zmm17 # zmm17 = (zmm22 * zmm18) + zmm17
-	LONG $0x404da262; WORD $0xc3b8 // vfmadd231ps %zmm19, %zmm22, %zmm16 # zmm16 = (zmm22 * zmm19) + zmm16
-	LONG $0x404d3262; WORD $0xfcb8 // vfmadd231ps %zmm20, %zmm22, %zmm15 # zmm15 = (zmm22 * zmm20) + zmm15
-	LONG $0x487da262; WORD $0x3c18; BYTE $0x23 // vbroadcastss (%rbx,%r12), %zmm23
-	LONG $0x40553262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm21, %zmm14 # zmm14 = (zmm21 * zmm22) + zmm14
-	LONG $0x40453262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm23, %zmm13 # zmm13 = (zmm23 * zmm18) + zmm13
-	LONG $0x40453262; WORD $0xe3b8 // vfmadd231ps %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm19) + zmm12
-	LONG $0x40453262; WORD $0xdcb8 // vfmadd231ps %zmm20, %zmm23, %zmm11 # zmm11 = (zmm23 * zmm20) + zmm11
-	LONG $0x40553262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm21, %zmm10 # zmm10 = (zmm21 * zmm23) + zmm10
-	LONG $0x487d8262; WORD $0x3418; BYTE $0x23 // vbroadcastss (%r11,%r12), %zmm22
-	LONG $0x404d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm22, %zmm9 # zmm9 = (zmm22 * zmm18) + zmm9
-	LONG $0x404d3262; WORD $0xc3b8 // vfmadd231ps %zmm19, %zmm22, %zmm8 # zmm8 = (zmm22 * zmm19) + zmm8
-	LONG $0x404db262; WORD $0xfcb8 // vfmadd231ps %zmm20, %zmm22, %zmm7 # zmm7 = (zmm22 * zmm20) + zmm7
-	LONG $0x487d8262; WORD $0x3c18; BYTE $0x21 // vbroadcastss (%r9,%r12), %zmm23
-	LONG $0x4055b262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm21, %zmm6 # zmm6 = (zmm21 * zmm22) + zmm6
-	LONG $0x4045b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm23, %zmm5 # zmm5 = (zmm23 * zmm18) + zmm5
-	LONG $0x4045b262; WORD $0xe3b8 // vfmadd231ps %zmm19, %zmm23, %zmm4 # zmm4 = (zmm23 * zmm19) + zmm4
-	LONG $0x4045b262; WORD $0xdcb8 // vfmadd231ps %zmm20, %zmm23, %zmm3 # zmm3 = (zmm23 * zmm20) + zmm3
-	LONG $0x4045b262; WORD $0xd5b8 // vfmadd231ps %zmm21, %zmm23, %zmm2 # zmm2 = (zmm23 * zmm21) + zmm2
-	LONG $0x00c58148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbp # imm = 0x100
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x04c38349 // addq $0x4, %r11
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x200c8d4b // leaq (%r8,%r12), %rcx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x04c08349 // addq $0x4, %r8
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0xff40820f; WORD $0xffff // jb 0x1a00 <k_conv+0x19f0>
-	LONG $0xfffefbe9; BYTE $0xff // jmp 0x19c0 <k_conv+0x19b0>
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k2}
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c3162; WORD $0xe928 // vmovaps %zmm17, %zmm13
-	LONG $0x487c3162; WORD $0xe028 // vmovaps %zmm16, %zmm12
-	LONG $0x487c5162; WORD $0xdf28 // vmovaps %zmm15, %zmm11
-	LONG $0x487c5162; WORD $0xd628 // vmovaps %zmm14, %zmm10
-	LONG $0x487c3162; WORD $0xc928 // vmovaps %zmm17, %zmm9
-	LONG $0x487c3162; WORD $0xc028 // vmovaps %zmm16, %zmm8
-	LONG $0x487cd162; WORD $0xff28 // vmovaps %zmm15, %zmm7
-	LONG $0x487cd162; WORD $0xf628 // vmovaps %zmm14, %zmm6
-	LONG $0x487cb162; WORD $0xe928 // vmovaps %zmm17, %zmm5
-	LONG $0x487cb162; WORD $0xe028 // vmovaps %zmm16, %zmm4
-	LONG $0x487cd162; WORD $0xdf28 // vmovaps %zmm15, %zmm3
-	LONG $0x487cd162; WORD $0xd628 // vmovaps %zmm14, %zmm2
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x00d0840f; WORD $0x0000 // je 0x1c10 <k_conv+0x1c00>
-	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x018c8e0f; WORD $0x0000 // jle 0x1cf0 <k_conv+0x1ce0>
-	LONG $0x4074e162; WORD $0x0f58 // vaddps (%rdi), %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x487cc162; WORD $0x0e11 // vmovups %zmm17, (%r14)
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	LONG $0x0188860f; WORD $0x0000 // jbe 0x1d0e <k_conv+0x1cfe>
-	LONG $0x407ce162; WORD $0x4758; BYTE $0x01 // vaddps 0x40(%rdi), %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x487cc162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%r14)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x2ffb8349 // cmpq $0x2f, %r11
-	LONG $0x0196860f; WORD $0x0000 // jbe 0x1d43 <k_conv+0x1d33>
-	LONG $0x48047162; WORD $0x7f58; BYTE $0x02 // vaddps 0x80(%rdi), %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x487c5162; WORD $0x7e11; BYTE $0x02 // vmovups %zmm15, 0x80(%r14)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x40fb8349 // cmpq $0x40, %r11
-	LONG $0x01a1820f; WORD $0x0000 // jb 0x1d78 <k_conv+0x1d68>
-	LONG $0x480c7162; WORD $0x7758; BYTE $0x03 // vaddps 0xc0(%rdi), %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x487c5162; WORD $0x7611; BYTE $0x03 // vmovups %zmm14, 0xc0(%r14)
-	LONG $0x9e048d49 // leaq (%r14,%rbx,4), %rax
-	LONG $0xaf348d4e // leaq (%rdi,%r13,4), %r14
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x06468d48 // leaq 0x6(%rsi), %rax
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
+	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
+	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
+	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xfa9b8f0f; WORD $0xffff // jg 0x2c0 <k_conv+0x2b0>
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	LONG $0x00f08e0f; WORD $0x0000 // jle 0x940 <k_conv+0x930>
+	LONG $0x487ce162; WORD $0x3010 // vmovups (%rax), %zmm22
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	LONG $0x00e6860f; WORD $0x0000 // jbe 0x946 <k_conv+0x936>
+	LONG $0x487ce162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm20
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x2fff8349 // cmpq $0x2f, %r15
+	LONG $0x00eb860f; WORD $0x0000 // jbe 0x95f <k_conv+0x94f>
+	LONG $0x487ce162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm19
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0x1322820f; WORD $0x0000 // jb 0x1baa <k_conv+0x1b9a>
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
+	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
+	LONG $0x9e3c8d4a // leaq (%rsi,%r11,4), %rdi
+	LONG $0x9f048d4e // leaq (%rdi,%r11,4), %r8
+	LONG $0x487cd162; WORD $0x1810 // vmovups (%r8), %zmm3
+	LONG $0x487cd162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%r8), %zmm2
+	LONG $0x487cd162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%r8), %zmm1
+	LONG $0x487cd162; WORD $0x4010; BYTE $0x03 // vmovups 0xc0(%r8), %zmm0
+	LONG $0x487cf162; WORD $0x3f10 // vmovups (%rdi), %zmm7
+	LONG $0x487cf162; WORD $0x7710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm6
+	LONG $0x487cf162; WORD $0x6f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm5
+	LONG $0x487cf162; WORD $0x6710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm4
+	LONG $0x487c7162; WORD $0x1e10 // vmovups (%rsi), %zmm11
+	LONG $0x487c7162; WORD $0x5610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm10
+	LONG $0x487c7162; WORD $0x4e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm9
+	LONG $0x487c7162; WORD $0x4610; BYTE $0x03 // vmovups 0xc0(%rsi), %zmm8
+	LONG $0x487c7162; WORD $0x3a10 // vmovups (%rdx), %zmm15
+	LONG $0x487c7162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm14
+	LONG $0x487c7162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm13
+	LONG $0x487c7162; WORD $0x6210; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm12
+	LONG $0x487ce162; WORD $0x1110 // vmovups (%rcx), %zmm18
+	LONG $0x487ce162; WORD $0x4910; BYTE $0x01 // vmovups 0x40(%rcx), %zmm17
+	LONG $0x487ce162; WORD $0x4110; BYTE $0x02 // vmovups 0x80(%rcx), %zmm16
+	LONG $0x487ce162; WORD $0x6910; BYTE $0x03 // vmovups 0xc0(%rcx), %zmm21
+	LONG $0x487c6162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm25
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x1dbe <k_conv+0x1dae>
+	LONG $0x000348e9; BYTE $0x00 // jmp 0xc7f <k_conv+0xc6f>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	LONG $0x04008e0f; WORD $0x0000 // jle 0x202b <k_conv+0x201b>
-	LONG $0x487cc162; WORD $0x0e11 // vmovups %zmm17, (%r14)
-	LONG $0x1ff98349 // cmpq $0x1f, %r9
-	LONG $0x03f6860f; WORD $0x0000 // jbe 0x2031 <k_conv+0x2021>
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x487cc162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%r14)
-	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x2ff98349 // cmpq $0x2f, %r9
-	LONG $0x03fe860f; WORD $0x0000 // jbe 0x2058 <k_conv+0x2048>
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x487c5162; WORD $0x7e11; BYTE $0x02 // vmovups %zmm15, 0x80(%r14)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x40f98349 // cmpq $0x40, %r9
-	LONG $0x0404820f; WORD $0x0000 // jb 0x2080 <k_conv+0x2070>
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x487c5162; WORD $0x7611; BYTE $0x03 // vmovups %zmm14, 0xc0(%r14)
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c5162; WORD $0x2c11; BYTE $0x9e // vmovups %zmm13, (%r14,%rbx,4)
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	QUAD $0x019e6411487c5162 // vmovups %zmm12, 0x40(%r14,%rbx,4)
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	QUAD $0x029e5c11487c5162 // vmovups %zmm11, 0x80(%r14,%rbx,4)
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	QUAD $0x039e5411487c5162 // vmovups %zmm10, 0xc0(%r14,%rbx,4)
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	LONG $0x000499e9; BYTE $0x00 // jmp 0x2184 <k_conv+0x2174>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc97ce162; WORD $0x1710 // vmovups (%rdi), %zmm18 {%k1} {z}
-	LONG $0x4074a162; WORD $0xca58 // vaddps %zmm18, %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x497cc162; WORD $0x0e11 // vmovups %zmm17, (%r14) {%k1}
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0xce7ce162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm17 {%k6} {z}
-	LONG $0x407ca162; WORD $0xc158 // vaddps %zmm17, %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x4e7cc162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%r14) {%k6}
+	LONG $0xc97ce162; WORD $0x3010 // vmovups (%rax), %zmm22 {%k1} {z}
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7ce162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm20 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7ce162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm19 {%k2} {z}
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x507c // jl 0x9e0 <k_conv+0x9d0>
+	LONG $0x487ce162; WORD $0x1210 // vmovups (%rdx), %zmm18
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x5075 // jne 0x9eb <k_conv+0x9db>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm17 {%k2} {z}
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0xce7ce162; WORD $0x4710; BYTE $0x02 // vmovups 0x80(%rdi), %zmm16 {%k6} {z}
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x4e7c5162; WORD $0x7e11; BYTE $0x02 // vmovups %zmm15, 0x80(%r14) {%k6}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0xce7c7162; WORD $0x7f10; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm15 {%k6} {z}
-	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x4e7c5162; WORD $0x7611; BYTE $0x03 // vmovups %zmm14, 0xc0(%r14) {%k6}
-	LONG $0x9e048d49 // leaq (%r14,%rbx,4), %rax
-	LONG $0xaf348d4e // leaq (%rdi,%r13,4), %r14
-	LONG $0x10fb8349 // cmpq $0x10, %r11
-	LONG $0x00e48c0f; WORD $0x0000 // jl 0x1ea0 <k_conv+0x1e90>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x48145162; WORD $0x2e58 // vaddps (%r14), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x00ea840f; WORD $0x0000 // je 0x1ec9 <k_conv+0x1eb9>
-	LONG $0x481c5162; WORD $0x6658; BYTE $0x01 // vaddps 0x40(%r14), %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax)
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
 	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0105850f; WORD $0x0000 // jne 0x1f0a <k_conv+0x1efa>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7c5162; WORD $0x6610; BYTE $0x02 // vmovups 0x80(%r14), %zmm12 {%k6} {z}
-	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x4e7c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax) {%k6}
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x00e9850f; WORD $0x0000 // jne 0x1f30 <k_conv+0x1f20>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0xce7c5162; WORD $0x5e10; BYTE $0x03 // vmovups 0xc0(%r14), %zmm11 {%k6} {z}
-	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x4e7c7162; WORD $0x5011; BYTE $0x03 // vmovups %zmm10, 0xc0(%rax) {%k6}
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0xae348d4f // leaq (%r14,%r13,4), %r14
-	LONG $0x247c8348; WORD $0x1020 // cmpq $0x10, 0x20(%rsp)
-	LONG $0x04bc8c0f; WORD $0x0000 // jl 0x2349 <k_conv+0x2339>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x1f55 <k_conv+0x1f45>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c5162; WORD $0x3610 // vmovups (%r14), %zmm14 {%k1} {z}
-	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff16850f; WORD $0xffff // jne 0x1ddf <k_conv+0x1dcf>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0xce7c5162; WORD $0x6e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm13 {%k6} {z}
-	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x4e7c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax) {%k6}
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfefb840f; WORD $0xffff // je 0x1e05 <k_conv+0x1df5>
-	LONG $0x48245162; WORD $0x5e58; BYTE $0x02 // vaddps 0x80(%r14), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax)
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xff17840f; WORD $0xffff // je 0x1e47 <k_conv+0x1e37>
-	LONG $0x482c5162; WORD $0x5658; BYTE $0x03 // vaddps 0xc0(%r14), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c7162; WORD $0x5011; BYTE $0x03 // vmovups %zmm10, 0xc0(%rax)
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0xae348d4f // leaq (%r14,%r13,4), %r14
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x48345162; WORD $0x0e58 // vaddps (%r14), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c7162; WORD $0x0811 // vmovups %zmm9, (%rax)
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0x03fc840f; WORD $0x0000 // je 0x2372 <k_conv+0x2362>
-	LONG $0x483c5162; WORD $0x4658; BYTE $0x01 // vaddps 0x40(%r14), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c7162; WORD $0x4011; BYTE $0x01 // vmovups %zmm8, 0x40(%rax)
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	LONG $0x0417850f; WORD $0x0000 // jne 0x23b3 <k_conv+0x23a3>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7c5162; WORD $0x4610; BYTE $0x02 // vmovups 0x80(%r14), %zmm8 {%k6} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x4e7cf162; WORD $0x7811; BYTE $0x02 // vmovups %zmm7, 0x80(%rax) {%k6}
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x03fb850f; WORD $0x0000 // jne 0x23d9 <k_conv+0x23c9>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0xce7cd162; WORD $0x7e10; BYTE $0x03 // vmovups 0xc0(%r14), %zmm7 {%k6} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4e7cf162; WORD $0x7011; BYTE $0x03 // vmovups %zmm6, 0xc0(%rax) {%k6}
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0xae348d4f // leaq (%r14,%r13,4), %r14
-	LONG $0x247c8348; WORD $0x1020 // cmpq $0x10, 0x20(%rsp)
-	LONG $0x046f8c0f; WORD $0x0000 // jl 0x2493 <k_conv+0x2483>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x0003d3e9; BYTE $0x00 // jmp 0x23fe <k_conv+0x23ee>
-	LONG $0x497cc162; WORD $0x0e11 // vmovups %zmm17, (%r14) {%k1}
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cc162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%r14) {%k6}
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7c5162; WORD $0x7e11; BYTE $0x02 // vmovups %zmm15, 0x80(%r14) {%k6}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7c5162; WORD $0x7611; BYTE $0x03 // vmovups %zmm14, 0xc0(%r14) {%k6}
-	LONG $0x9e3c8d49 // leaq (%r14,%rbx,4), %rdi
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x647c // jl 0x211f <k_conv+0x210f>
-	LONG $0x487c7162; WORD $0x2f11 // vmovups %zmm13, (%rdi)
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	WORD $0xc084 // testb %al, %al
-	WORD $0x6475 // jne 0x2135 <k_conv+0x2125>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7c7162; WORD $0x6711; BYTE $0x01 // vmovups %zmm12, 0x40(%rdi) {%k6}
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x5275 // jne 0x214f <k_conv+0x213f>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0x4e7c7162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm11, 0x80(%rdi) {%k6}
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x3aeb // jmp 0x2159 <k_conv+0x2149>
-	LONG $0x497c7162; WORD $0x2f11 // vmovups %zmm13, (%rdi) {%k1}
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	WORD $0xc084 // testb %al, %al
-	WORD $0x9c74 // je 0x20d1 <k_conv+0x20c1>
-	LONG $0x487c7162; WORD $0x6711; BYTE $0x01 // vmovups %zmm12, 0x40(%rdi)
-	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0xae74 // je 0x20fd <k_conv+0x20ed>
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm11, 0x80(%rdi)
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0x4e7c7162; WORD $0x5711; BYTE $0x03 // vmovups %zmm10, 0xc0(%rdi) {%k6}
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x9e0c8d49 // leaq (%r14,%rbx,4), %rcx
-	LONG $0x993c8d48 // leaq (%rcx,%rbx,4), %rdi
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x247c8348; WORD $0x0f20 // cmpq $0xf, 0x20(%rsp)
-	WORD $0x087e // jle 0x21a8 <k_conv+0x2198>
-	LONG $0x487c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi)
-	WORD $0x06eb // jmp 0x21ae <k_conv+0x219e>
-	LONG $0x497c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi) {%k1}
-	LONG $0x40478d4c // leaq 0x40(%rdi), %r8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x21ca <k_conv+0x21ba>
-	LONG $0x487c5162; WORD $0x0011 // vmovups %zmm8, (%r8)
-	WORD $0x1ceb // jmp 0x21e6 <k_conv+0x21d6>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7c5162; WORD $0x0011 // vmovups %zmm8, (%r8) {%k6}
-	LONG $0x80878d4c; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdi), %r8
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	WORD $0x0874 // je 0x2206 <k_conv+0x21f6>
-	LONG $0x487cd162; WORD $0x3811 // vmovups %zmm7, (%r8)
-	WORD $0x1ceb // jmp 0x2222 <k_conv+0x2212>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7cd162; WORD $0x3811 // vmovups %zmm7, (%r8) {%k6}
-	LONG $0xc0878d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdi), %r8
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	WORD $0x0874 // je 0x2242 <k_conv+0x2232>
-	LONG $0x487cd162; WORD $0x3011 // vmovups %zmm6, (%r8)
-	WORD $0x1ceb // jmp 0x225e <k_conv+0x224e>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7cd162; WORD $0x3011 // vmovups %zmm6, (%r8) {%k6}
-	LONG $0x9f3c8d48 // leaq (%rdi,%rbx,4), %rdi
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x247c8348; WORD $0x0f20 // cmpq $0xf, 0x20(%rsp)
-	WORD $0x087e // jle 0x227e <k_conv+0x226e>
-	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
-	WORD $0x06eb // jmp 0x2284 <k_conv+0x2274>
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	LONG $0x40478d4c // leaq 0x40(%rdi), %r8
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x22a0 <k_conv+0x2290>
-	LONG $0x487cd162; WORD $0x2011 // vmovups %zmm4, (%r8)
-	WORD $0x18eb // jmp 0x22b8 <k_conv+0x22a8>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cd162; WORD $0x2011 // vmovups %zmm4, (%r8) {%k6}
-	LONG $0x80878d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdi), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	WORD $0x0874 // je 0x22d8 <k_conv+0x22c8>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	WORD $0x1ceb // jmp 0x22f4 <k_conv+0x22e4>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0x4e7cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k6}
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0xc0c78148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdi
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	WORD $0x1374 // je 0x2324 <k_conv+0x2314>
-	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
-	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
-	LONG $0xfff5c6e9; BYTE $0xff // jmp 0x18ea <k_conv+0x18da>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k6}
-	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
-	LONG $0xfff5a1e9; BYTE $0xff // jmp 0x18ea <k_conv+0x18da>
-	LONG $0xc97c5162; WORD $0x1610 // vmovups (%r14), %zmm10 {%k1} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfc04850f; WORD $0xffff // jne 0x1f76 <k_conv+0x1f66>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7c5162; WORD $0x4e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm9 {%k6} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x4e7c7162; WORD $0x4011; BYTE $0x01 // vmovups %zmm8, 0x40(%rax) {%k6}
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	LONG $0xfbe9840f; WORD $0xffff // je 0x1f9c <k_conv+0x1f8c>
-	LONG $0x4844d162; WORD $0x7e58; BYTE $0x02 // vaddps 0x80(%r14), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cf162; WORD $0x7811; BYTE $0x02 // vmovups %zmm7, 0x80(%rax)
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xfc05840f; WORD $0xffff // je 0x1fde <k_conv+0x1fce>
-	LONG $0x484cd162; WORD $0x7658; BYTE $0x03 // vaddps 0xc0(%r14), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cf162; WORD $0x7011; BYTE $0x03 // vmovups %zmm6, 0xc0(%rax)
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0xae348d4f // leaq (%r14,%r13,4), %r14
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x4854d162; WORD $0x2e58 // vaddps (%r14), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0x009d840f; WORD $0x0000 // je 0x24bc <k_conv+0x24ac>
-	LONG $0x485cd162; WORD $0x6658; BYTE $0x01 // vaddps 0x40(%r14), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
-	LONG $0x00b9850f; WORD $0x0000 // jne 0x2503 <k_conv+0x24f3>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7cd162; WORD $0x6610; BYTE $0x02 // vmovups 0x80(%r14), %zmm4 {%k6} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4e7cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax) {%k6}
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0xf442850f; WORD $0xffff // jne 0x18d0 <k_conv+0x18c0>
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x252b <k_conv+0x251b>
-	LONG $0xc97cd162; WORD $0x3610 // vmovups (%r14), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xff63850f; WORD $0xffff // jne 0x241f <k_conv+0x240f>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf0 // kmovd %r8d, %k6
-	LONG $0xce7cd162; WORD $0x6e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm5 {%k6} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4e7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k6}
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
-	LONG $0xff47840f; WORD $0xffff // je 0x244a <k_conv+0x243a>
-	LONG $0x4864d162; WORD $0x5e58; BYTE $0x02 // vaddps 0x80(%r14), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax)
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0xf3a5850f; WORD $0xffff // jne 0x18d0 <k_conv+0x18c0>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0xce7cd162; WORD $0x5e10; BYTE $0x03 // vmovups 0xc0(%r14), %zmm3 {%k6} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4e7cf162; WORD $0x5011; BYTE $0x03 // vmovups %zmm2, 0xc0(%rax) {%k6}
-	LONG $0xfff388e9; BYTE $0xff // jmp 0x18ea <k_conv+0x18da>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x70418b48 // movq 0x70(%rcx), %rax
-	LONG $0x30518b48 // movq 0x30(%rcx), %rdx
-	LONG $0x60718b48 // movq 0x60(%rcx), %rsi
-	LONG $0x80b98b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %rdi
-	LONG $0x487df262; WORD $0x4118; BYTE $0x22 // vbroadcastss 0x88(%rcx), %zmm0
-	LONG $0x487df262; WORD $0x4918; BYTE $0x23 // vbroadcastss 0x8c(%rcx), %zmm1
-	QUAD $0x00000004a5048d4e // leaq 0x4(,%r12,4), %r8
-	LONG $0xc0af0f4c // imulq %rax, %r8
-	QUAD $0x000000982484034c // addq 0x98(%rsp), %r8
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	QUAD $0x00000000c50c8d4c // leaq (,%rax,8), %r9
-	WORD $0x37eb // jmp 0x25f0 <k_conv+0x25e0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x486cd162; WORD $0x5358; BYTE $0x03 // vaddps 0xc0(%r11), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cd162; WORD $0x5211; BYTE $0x03 // vmovups %zmm2, 0xc0(%r10)
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x24548d4d; BYTE $0x02 // leaq 0x2(%r12), %r10
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0xdd148f0f; WORD $0xffff // jg 0x304 <k_conv+0x2f4>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
-	LONG $0x487c5162; WORD $0x0a10 // vmovups (%r10), %zmm9
-	LONG $0x487c5162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%r10), %zmm8
-	LONG $0x487cd162; WORD $0x7a10; BYTE $0x02 // vmovups 0x80(%r10), %zmm7
-	LONG $0x487cd162; WORD $0x7210; BYTE $0x03 // vmovups 0xc0(%r10), %zmm6
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x2720 <k_conv+0x2710>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x285b8b4c // movq 0x28(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	LONG $0x487cd162; WORD $0xe928 // vmovaps %zmm9, %zmm5
-	LONG $0x487cd162; WORD $0xe028 // vmovaps %zmm8, %zmm4
-	LONG $0x487cf162; WORD $0xdf28 // vmovaps %zmm7, %zmm3
-	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x16eb // jmp 0x267c <k_conv+0x266c>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x00bc840f; WORD $0x0000 // je 0x2738 <k_conv+0x2728>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xef7e // jle 0x2670 <k_conv+0x2660>
-	LONG $0xfb2c8b4b // movq (%r11,%r15,8), %rbp
-	LONG $0xaa248d4d // leaq (%r10,%rbp,4), %r12
-	LONG $0x9c2c8d4d // leaq (%r12,%rbx,4), %r13
-	LONG $0xa82c8d49 // leaq (%r8,%rbp,4), %rbp
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0x1610 // vmovups (%r14), %zmm10
-	LONG $0x487c5162; WORD $0x5e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm11
-	LONG $0x487c5162; WORD $0x6610; BYTE $0x02 // vmovups 0x80(%r14), %zmm12
-	LONG $0x487c5162; WORD $0x6e10; BYTE $0x03 // vmovups 0xc0(%r14), %zmm13
-	LONG $0x487d5262; WORD $0x3418; BYTE $0x24 // vbroadcastss (%r12), %zmm14
-	LONG $0x480d5262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm14, %zmm9 # zmm9 = (zmm14 * zmm10) + zmm9
-	LONG $0x480d5262; WORD $0xc3b8 // vfmadd231ps %zmm11, %zmm14, %zmm8 # zmm8 = (zmm14 * zmm11) + zmm8
-	LONG $0x480dd262; WORD $0xfcb8 // vfmadd231ps %zmm12, %zmm14, %zmm7 # zmm7 = (zmm14 * zmm12) + zmm7
-	LONG $0x4815d262; WORD $0xf6b8 // vfmadd231ps %zmm14, %zmm13, %zmm6 # zmm6 = (zmm13 * zmm14) + zmm6
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x00 // vbroadcastss (%rbp), %zmm14
-	LONG $0x480dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm14, %zmm5 # zmm5 = (zmm14 * zmm10) + zmm5
-	LONG $0x480dd262; WORD $0xe3b8 // vfmadd231ps %zmm11, %zmm14, %zmm4 # zmm4 = (zmm14 * zmm11) + zmm4
-	LONG $0x480dd262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm14, %zmm3 # zmm3 = (zmm14 * zmm12) + zmm3
-	LONG $0x480dd262; WORD $0xd5b8 // vfmadd231ps %zmm13, %zmm14, %zmm2 # zmm2 = (zmm14 * zmm13) + zmm2
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x9372 // jb 0x26a0 <k_conv+0x2690>
-	LONG $0xffff5ee9; BYTE $0xff // jmp 0x2670 <k_conv+0x2660>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0xe928 // vmovaps %zmm9, %zmm5
-	LONG $0x487cd162; WORD $0xe028 // vmovaps %zmm8, %zmm4
-	LONG $0x487cf162; WORD $0xdf28 // vmovaps %zmm7, %zmm3
-	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x00c9840f; WORD $0x0000 // je 0x2820 <k_conv+0x2810>
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
-	LONG $0x8b1c8d4d // leaq (%r11,%rcx,4), %r11
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x018a8e0f; WORD $0x0000 // jle 0x2900 <k_conv+0x28f0>
-	LONG $0x48345162; WORD $0x0b58 // vaddps (%r11), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c5162; WORD $0x0a11 // vmovups %zmm9, (%r10)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x0186860f; WORD $0x0000 // jbe 0x291e <k_conv+0x290e>
-	LONG $0x483c5162; WORD $0x4358; BYTE $0x01 // vaddps 0x40(%r11), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c5162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%r10)
-	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
-	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0x0194860f; WORD $0x0000 // jbe 0x2953 <k_conv+0x2943>
-	LONG $0x4844d162; WORD $0x7b58; BYTE $0x02 // vaddps 0x80(%r11), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cd162; WORD $0x7a11; BYTE $0x02 // vmovups %zmm7, 0x80(%r10)
-	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
-	WORD $0x01b3 // movb $0x1, %bl
-	LONG $0x40ff8349 // cmpq $0x40, %r15
-	LONG $0x019f820f; WORD $0x0000 // jb 0x2987 <k_conv+0x2977>
-	LONG $0x484cd162; WORD $0x7358; BYTE $0x03 // vaddps 0xc0(%r11), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cd162; WORD $0x7211; BYTE $0x03 // vmovups %zmm6, 0xc0(%r10)
-	LONG $0xb2148d4d // leaq (%r10,%rsi,4), %r10
-	LONG $0xbb1c8d4d // leaq (%r11,%rdi,4), %r11
-	WORD $0x01b3 // movb $0x1, %bl
-	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	LONG $0x0001b6e9; BYTE $0x00 // jmp 0x29cd <k_conv+0x29bd>
+	WORD $0x4075 // jne 0x9fa <k_conv+0x9ea>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x4210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm16 {%k2} {z}
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x2deb // jmp 0xa04 <k_conv+0x9f4>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x02d38e0f; WORD $0x0000 // jle 0x2b11 <k_conv+0x2b01>
-	LONG $0x487c5162; WORD $0x0a11 // vmovups %zmm9, (%r10)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x02c9860f; WORD $0x0000 // jbe 0x2b17 <k_conv+0x2b07>
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c5162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%r10)
-	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
-	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0x02d5860f; WORD $0x0000 // jbe 0x2b43 <k_conv+0x2b33>
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cd162; WORD $0x7a11; BYTE $0x02 // vmovups %zmm7, 0x80(%r10)
-	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
-	WORD $0x01b3 // movb $0x1, %bl
-	LONG $0x40ff8349 // cmpq $0x40, %r15
-	LONG $0x02da820f; WORD $0x0000 // jb 0x2b6a <k_conv+0x2b5a>
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cd162; WORD $0x7211; BYTE $0x03 // vmovups %zmm6, 0xc0(%r10)
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cd162; WORD $0x2c11; BYTE $0xb2 // vmovups %zmm5, (%r10,%rsi,4)
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	QUAD $0x01b26411487cd162 // vmovups %zmm4, 0x40(%r10,%rsi,4)
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	QUAD $0x02b25c11487cd162 // vmovups %zmm3, 0x80(%r10,%rsi,4)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	QUAD $0x03b25411487cd162 // vmovups %zmm2, 0xc0(%r10,%rsi,4)
-	LONG $0xfffce6e9; BYTE $0xff // jmp 0x25dd <k_conv+0x25cd>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc97c5162; WORD $0x1310 // vmovups (%r11), %zmm10 {%k1} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c5162; WORD $0x0a11 // vmovups %zmm9, (%r10) {%k1}
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xf392fbc5 // kmovd %ebx, %k6
-	LONG $0xce7c5162; WORD $0x4b10; BYTE $0x01 // vmovups 0x40(%r11), %zmm9 {%k6} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x4e7c5162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%r10) {%k6}
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xf392fbc5 // kmovd %ebx, %k6
-	LONG $0xce7c5162; WORD $0x4310; BYTE $0x02 // vmovups 0x80(%r11), %zmm8 {%k6} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x4e7cd162; WORD $0x7a11; BYTE $0x02 // vmovups %zmm7, 0x80(%r10) {%k6}
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	LONG $0xc97ce162; WORD $0x1210 // vmovups (%rdx), %zmm18 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb074 // je 0x99b <k_conv+0x98b>
+	LONG $0x487ce162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm17
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0xc074 // je 0x9ba <k_conv+0x9aa>
+	LONG $0x487ce162; WORD $0x4210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm16
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe5d3 // shll %cl, %ebp
-	WORD $0xd5f7 // notl %ebp
-	LONG $0xf592fbc5 // kmovd %ebp, %k6
-	LONG $0xce7cd162; WORD $0x7b10; BYTE $0x03 // vmovups 0xc0(%r11), %zmm7 {%k6} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4e7cd162; WORD $0x7211; BYTE $0x03 // vmovups %zmm6, 0xc0(%r10) {%k6}
-	LONG $0xb2148d4d // leaq (%r10,%rsi,4), %r10
-	LONG $0xbb1c8d4d // leaq (%r11,%rdi,4), %r11
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
 	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x00858c0f; WORD $0x0000 // jl 0x2a50 <k_conv+0x2a40>
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x4854d162; WORD $0x2b58 // vaddps (%r11), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
-	WORD $0x8445; BYTE $0xf6 // testb %r14b, %r14b
-	LONG $0x008b840f; WORD $0x0000 // je 0x2a79 <k_conv+0x2a69>
-	LONG $0x485cd162; WORD $0x6358; BYTE $0x01 // vaddps 0x40(%r11), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cd162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%r10)
-	WORD $0xdb84 // testb %bl, %bl
-	LONG $0x00a7850f; WORD $0x0000 // jne 0x2ab7 <k_conv+0x2aa7>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xf392fbc5 // kmovd %ebx, %k6
-	LONG $0xce7cd162; WORD $0x6310; BYTE $0x02 // vmovups 0x80(%r11), %zmm4 {%k6} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4e7cd162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm3, 0x80(%r10) {%k6}
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfb75850f; WORD $0xffff // jne 0x25c0 <k_conv+0x25b0>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x2ada <k_conv+0x2aca>
-	LONG $0xc97cd162; WORD $0x3310 // vmovups (%r11), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8445; BYTE $0xf6 // testb %r14b, %r14b
-	LONG $0xff75850f; WORD $0xffff // jne 0x29ee <k_conv+0x29de>
-	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
-	WORD $0xf741; BYTE $0xd6 // notl %r14d
-	LONG $0x927bc1c4; BYTE $0xf6 // kmovd %r14d, %k6
-	LONG $0xce7cd162; WORD $0x6b10; BYTE $0x01 // vmovups 0x40(%r11), %zmm5 {%k6} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4e7cd162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%r10) {%k6}
-	WORD $0xdb84 // testb %bl, %bl
-	LONG $0xff59840f; WORD $0xffff // je 0x2a10 <k_conv+0x2a00>
-	LONG $0x4864d162; WORD $0x5b58; BYTE $0x02 // vaddps 0x80(%r11), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm3, 0x80(%r10)
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfae6850f; WORD $0xffff // jne 0x25c0 <k_conv+0x25b0>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0x547c // jl 0xa70 <k_conv+0xa60>
+	LONG $0x487c7162; WORD $0x3e10 // vmovups (%rsi), %zmm15
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x5475 // jne 0xa7b <k_conv+0xa6b>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7c7162; WORD $0x7610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm14 {%k2} {z}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x4075 // jne 0xa8a <k_conv+0xa7a>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xd2 // kmovd %r10d, %k2
+	LONG $0xca7c7162; WORD $0x6e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm13 {%k2} {z}
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x29eb // jmp 0xa94 <k_conv+0xa84>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc97c7162; WORD $0x3e10 // vmovups (%rsi), %zmm15 {%k1} {z}
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xac74 // je 0xa27 <k_conv+0xa17>
+	LONG $0x487c7162; WORD $0x7610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm14
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0xc074 // je 0xa4a <k_conv+0xa3a>
+	LONG $0x487c7162; WORD $0x6e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm13
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c6162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm25 {%k2} {z}
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xf392fbc5 // kmovd %ebx, %k6
-	LONG $0xce7cd162; WORD $0x5b10; BYTE $0x03 // vmovups 0xc0(%r11), %zmm3 {%k6} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4e7cd162; WORD $0x5211; BYTE $0x03 // vmovups %zmm2, 0xc0(%r10) {%k6}
-	LONG $0xfffac9e9; BYTE $0xff // jmp 0x25da <k_conv+0x25ca>
-	LONG $0x497c5162; WORD $0x0a11 // vmovups %zmm9, (%r10) {%k1}
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xf3 // kmovd %r11d, %k6
-	LONG $0x4e7c5162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%r10) {%k6}
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xf392fbc5 // kmovd %ebx, %k6
-	LONG $0x4e7cd162; WORD $0x7a11; BYTE $0x02 // vmovups %zmm7, 0x80(%r10) {%k6}
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4d7cd162; WORD $0x7211; BYTE $0x03 // vmovups %zmm6, 0xc0(%r10) {%k5}
-	LONG $0xb2148d4d // leaq (%r10,%rsi,4), %r10
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
+	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7ce162; WORD $0x6a10; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm21 {%k2} {z}
+	LONG $0x9e048d4a // leaq (%rsi,%r11,4), %rax
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c7162; WORD $0x6610; BYTE $0x03 // vmovups 0xc0(%rsi), %zmm12 {%k2} {z}
 	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x637c // jl 0x2bf6 <k_conv+0x2be6>
-	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	WORD $0x6375 // jne 0x2c0d <k_conv+0x2bfd>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xf3 // kmovd %r11d, %k6
-	LONG $0x4e7cd162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%r10) {%k6}
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	WORD $0xdb84 // testb %bl, %bl
-	WORD $0x4d75 // jne 0x2c1e <k_conv+0x2c0e>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xf3 // kmovd %r11d, %k6
-	LONG $0x4e7cd162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm3, 0x80(%r10) {%k6}
-	WORD $0x35eb // jmp 0x2c2b <k_conv+0x2c1b>
-	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	WORD $0x9d74 // je 0x2baa <k_conv+0x2b9a>
-	LONG $0x487cd162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%r10)
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	WORD $0xdb84 // testb %bl, %bl
-	WORD $0xb374 // je 0x2bd1 <k_conv+0x2bc1>
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm3, 0x80(%r10)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4d7cd162; WORD $0x5211; BYTE $0x03 // vmovups %zmm2, 0xc0(%r10) {%k5}
-	LONG $0xfff99ae9; BYTE $0xff // jmp 0x25dd <k_conv+0x25cd>
-	LONG $0xf0478d49 // leaq -0x10(%r15), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	LONG $0xf04f8d41 // leal -0x10(%r15), %ecx
+	WORD $0x4d7c // jl 0xb20 <k_conv+0xb10>
+	LONG $0x487c7162; WORD $0x1810 // vmovups (%rax), %zmm11
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x4d75 // jne 0xb2b <k_conv+0xb1b>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7c7162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm10 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x3e75 // jne 0xb3a <k_conv+0xb2a>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7c7162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm9 {%k2} {z}
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x2ceb // jmp 0xb44 <k_conv+0xb34>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc97c7162; WORD $0x1810 // vmovups (%rax), %zmm11 {%k1} {z}
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xb374 // je 0xade <k_conv+0xace>
+	LONG $0x487c7162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm10
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0xc274 // je 0xafc <k_conv+0xaec>
+	LONG $0x487c7162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm9
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7c7162; WORD $0x4010; BYTE $0x03 // vmovups 0xc0(%rax), %zmm8 {%k2} {z}
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x457c // jl 0xbb0 <k_conv+0xba0>
+	LONG $0x487cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4575 // jne 0xbbb <k_conv+0xbab>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0xe04f8d49 // leaq -0x20(%r15), %rcx
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
 	WORD $0xd0f7 // notl %eax
 	LONG $0xd092fbc5 // kmovd %eax, %k2
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xf9 // movl %r15d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xd892fbc5 // kmovd %eax, %k3
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
-	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0xca7cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6 {%k2} {z}
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
-	WORD $0x3feb // jmp 0x2cf9 <k_conv+0x2ce9>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
-	QUAD $0x0000010824840348 // addq 0x108(%rsp), %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	QUAD $0x0000011824b43b48 // cmpq 0x118(%rsp), %rsi
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
-	LONG $0xd397840f; WORD $0xffff // je 0x90 <k_conv+0x80>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x1f74 // je 0x2d20 <k_conv+0x2d10>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x78408b48 // movq 0x78(%rax), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0x0feb // jmp 0x2d22 <k_conv+0x2d12>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x3675 // jne 0xbca <k_conv+0xbba>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm5 {%k2} {z}
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x24eb // jmp 0xbd4 <k_conv+0xbc4>
+	LONG $0xc97cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xbb74 // je 0xb76 <k_conv+0xb66>
+	LONG $0x487cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xca74 // je 0xb94 <k_conv+0xb84>
+	LONG $0x487cf162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm5
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cf162; WORD $0x6210; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm4 {%k2} {z}
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x457c // jl 0xc40 <k_conv+0xc30>
+	LONG $0x487cf162; WORD $0x1810 // vmovups (%rax), %zmm3
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4575 // jne 0xc4b <k_conv+0xc3b>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x3675 // jne 0xc5a <k_conv+0xc4a>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm1 {%k2} {z}
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x24eb // jmp 0xc64 <k_conv+0xc54>
+	LONG $0xc97cf162; WORD $0x1810 // vmovups (%rax), %zmm3 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xbb74 // je 0xc06 <k_conv+0xbf6>
+	LONG $0x487cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xca74 // je 0xc24 <k_conv+0xc14>
+	LONG $0x487cf162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm1
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x4010; BYTE $0x03 // vmovups 0xc0(%rax), %zmm0 {%k2} {z}
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
+	LONG $0xe824bc89; WORD $0x0000; BYTE $0x00 // movl %edi, 0xe8(%rsp)
+	LONG $0xa024b489; WORD $0x0000; BYTE $0x00 // movl %esi, 0xa0(%rsp)
+	LONG $0x88248489; WORD $0x0000; BYTE $0x00 // movl %eax, 0x88(%rsp)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x30468b48 // movq 0x30(%rsi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	QUAD $0x000000c024ac894c // movq %r13, 0xc0(%rsp)
+	LONG $0x01928e0f; WORD $0x0000 // jle 0xe40 <k_conv+0xe30>
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
-	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
-	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
-	QUAD $0x0000012024848b48 // movq 0x120(%rsp), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	LONG $0x247c8348; WORD $0x0830 // cmpq $0x8, 0x30(%rsp)
-	QUAD $0x000000d824b48948 // movq %rsi, 0xd8(%rsp)
-	LONG $0x02898d0f; WORD $0x0000 // jge 0x3010 <k_conv+0x3000>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0x04c88348 // orq $0x4, %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x14948e0f; WORD $0x0000 // jle 0x4230 <k_conv+0x4220>
-	LONG $0x24448d4d; BYTE $0x02 // leaq 0x2(%r12), %r8
-	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	LONG $0x1e848e0f; WORD $0x0000 // jle 0x4c30 <k_conv+0x4c20>
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xff098d0f; WORD $0xffff // jge 0x2cc0 <k_conv+0x2cb0>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	LONG $0x487df262; WORD $0x4718; BYTE $0x22 // vbroadcastss 0x88(%rdi), %zmm0
-	LONG $0x487df262; WORD $0x4f18; BYTE $0x23 // vbroadcastss 0x8c(%rdi), %zmm1
-	WORD $0x3aeb // jmp 0x2e19 <k_conv+0x2e09>
-	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4a7cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi) {%k2}
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4b7cf162; WORD $0x5711; BYTE $0x02 // vmovups %zmm2, 0x80(%rdi) {%k3}
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xfea7840f; WORD $0xffff // je 0x2cc0 <k_conv+0x2cb0>
-	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x2710 // vmovups (%rdi), %zmm4
-	LONG $0x487cf162; WORD $0x5f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm3
-	LONG $0x487cf162; WORD $0x5710; BYTE $0x02 // vmovups 0x80(%rdi), %zmm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x00828e0f; WORD $0x0000 // jle 0x2ec0 <k_conv+0x2eb0>
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	QUAD $0x000000b824848b4c // movq 0xb8(%rsp), %r8
-	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x28418b4d // movq 0x28(%r9), %r8
-	LONG $0x38498b4d // movq 0x38(%r9), %r9
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x0deb // jmp 0x2e78 <k_conv+0x2e68>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x4874 // je 0x2ec0 <k_conv+0x2eb0>
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xf37e // jle 0x2e70 <k_conv+0x2e60>
-	LONG $0xd81c8b4b // movq (%r8,%r11,8), %rbx
-	LONG $0x9f1c8d48 // leaq (%rdi,%rbx,4), %rbx
-	LONG $0x8b348d4e // leaq (%rbx,%r9,4), %r14
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487df262; WORD $0x2b18 // vbroadcastss (%rbx), %zmm5
-	LONG $0x4855d262; WORD $0x22b8 // vfmadd231ps (%r10), %zmm5, %zmm4 # zmm4 = (zmm5 * mem) + zmm4
-	LONG $0x4855d262; WORD $0x5ab8; BYTE $0x01 // vfmadd231ps 0x40(%r10), %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
-	LONG $0x4855d262; WORD $0x52b8; BYTE $0x02 // vfmadd231ps 0x80(%r10), %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0xc0c28149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r10
-	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	WORD $0xd672 // jb 0x2e90 <k_conv+0x2e80>
-	WORD $0xb4eb // jmp 0x2e70 <k_conv+0x2e60>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
-	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x7574 // je 0x2f50 <k_conv+0x2f40>
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
-	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x00c88e0f; WORD $0x0000 // jle 0x2fc0 <k_conv+0x2fb0>
-	LONG $0x485cd162; WORD $0x2058 // vaddps (%r8), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x00c4860f; WORD $0x0000 // jbe 0x2fde <k_conv+0x2fce>
-	LONG $0x4864d162; WORD $0x5858; BYTE $0x01 // vaddps 0x40(%r8), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi)
-	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0x00c0860f; WORD $0x0000 // jbe 0x2ffe <k_conv+0x2fee>
-	LONG $0x486cd162; WORD $0x5058; BYTE $0x02 // vaddps 0x80(%r8), %zmm2, %zmm2
-	WORD $0x4ceb // jmp 0x2f93 <k_conv+0x2f83>
+	LONG $0x28568b48 // movq 0x28(%rsi), %rdx
+	LONG $0x386e8b48 // movq 0x38(%rsi), %rbp
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x15eb // jmp 0xcec <k_conv+0xcdc>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0x0154840f; WORD $0x0000 // je 0xe40 <k_conv+0xe30>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0xef7e // jle 0xce0 <k_conv+0xcd0>
+	LONG $0xfa348b48 // movq (%rdx,%rdi,8), %rsi
+	LONG $0xb1048d4c // leaq (%rcx,%rsi,4), %r8
+	LONG $0xa8048d4d // leaq (%r8,%rbp,4), %r8
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	BYTE $0x90 // nop
+	LONG $0x487cc162; WORD $0x3e10 // vmovups (%r14), %zmm23
+	LONG $0x487c4162; WORD $0x4610; BYTE $0x01 // vmovups 0x40(%r14), %zmm24
+	LONG $0x487c4162; WORD $0x5610; BYTE $0x02 // vmovups 0x80(%r14), %zmm26
+	LONG $0x487d4262; WORD $0x1c18; BYTE $0x34 // vbroadcastss (%r12,%rsi), %zmm27
+	LONG $0x487c4162; WORD $0x6610; BYTE $0x03 // vmovups 0xc0(%r14), %zmm28
+	LONG $0x4025a262; WORD $0xf7b8 // vfmadd231ps %zmm23, %zmm27, %zmm22 # zmm22 = (zmm27 * zmm23) + zmm22
+	LONG $0x40258262; WORD $0xe0b8 // vfmadd231ps %zmm24, %zmm27, %zmm20 # zmm20 = (zmm27 * zmm24) + zmm20
+	LONG $0x40258262; WORD $0xdab8 // vfmadd231ps %zmm26, %zmm27, %zmm19 # zmm19 = (zmm27 * zmm26) + zmm19
+	LONG $0x401d0262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm28, %zmm25 # zmm25 = (zmm28 * zmm27) + zmm25
+	QUAD $0x00355c18487d4262 // vbroadcastss (%r13,%rsi), %zmm27
+	LONG $0x4025a262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm23) + zmm18
+	LONG $0x40258262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm27, %zmm17 # zmm17 = (zmm27 * zmm24) + zmm17
+	LONG $0x40258262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm27, %zmm16 # zmm16 = (zmm27 * zmm26) + zmm16
+	LONG $0x487d6262; WORD $0x2c18; BYTE $0x33 // vbroadcastss (%rbx,%rsi), %zmm29
+	LONG $0x401d8262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm28, %zmm21 # zmm21 = (zmm28 * zmm27) + zmm21
+	LONG $0x40153262; WORD $0xffb8 // vfmadd231ps %zmm23, %zmm29, %zmm15 # zmm15 = (zmm29 * zmm23) + zmm15
+	LONG $0x40151262; WORD $0xf0b8 // vfmadd231ps %zmm24, %zmm29, %zmm14 # zmm14 = (zmm29 * zmm24) + zmm14
+	LONG $0x40151262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm13 # zmm13 = (zmm29 * zmm26) + zmm13
+	LONG $0x401d1262; WORD $0xe5b8 // vfmadd231ps %zmm29, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm29) + zmm12
+	LONG $0x487d4262; WORD $0x1c18; BYTE $0x32 // vbroadcastss (%r10,%rsi), %zmm27
+	LONG $0x40253262; WORD $0xdfb8 // vfmadd231ps %zmm23, %zmm27, %zmm11 # zmm11 = (zmm27 * zmm23) + zmm11
+	LONG $0x40251262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm24) + zmm10
+	LONG $0x40251262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm27, %zmm9 # zmm9 = (zmm27 * zmm26) + zmm9
+	LONG $0x487d4262; WORD $0x2c18; BYTE $0x33 // vbroadcastss (%r11,%rsi), %zmm29
+	LONG $0x401d1262; WORD $0xc3b8 // vfmadd231ps %zmm27, %zmm28, %zmm8 # zmm8 = (zmm28 * zmm27) + zmm8
+	LONG $0x4015b262; WORD $0xffb8 // vfmadd231ps %zmm23, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm23) + zmm7
+	LONG $0x40159262; WORD $0xf0b8 // vfmadd231ps %zmm24, %zmm29, %zmm6 # zmm6 = (zmm29 * zmm24) + zmm6
+	LONG $0x40159262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm26) + zmm5
+	LONG $0x401d9262; WORD $0xe5b8 // vfmadd231ps %zmm29, %zmm28, %zmm4 # zmm4 = (zmm28 * zmm29) + zmm4
+	LONG $0x487d4262; WORD $0x1c18; BYTE $0x31 // vbroadcastss (%r9,%rsi), %zmm27
+	LONG $0x4025b262; WORD $0xdfb8 // vfmadd231ps %zmm23, %zmm27, %zmm3 # zmm3 = (zmm27 * zmm23) + zmm3
+	LONG $0x40259262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm27, %zmm2 # zmm2 = (zmm27 * zmm24) + zmm2
+	LONG $0x40259262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm27, %zmm1 # zmm1 = (zmm27 * zmm26) + zmm1
+	LONG $0x40259262; WORD $0xc4b8 // vfmadd231ps %zmm28, %zmm27, %zmm0 # zmm0 = (zmm27 * zmm28) + zmm0
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x343c8d4d // leaq (%r12,%rsi), %r15
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x04c48349 // addq $0x4, %r12
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	LONG $0xfefa820f; WORD $0xffff // jb 0xd20 <k_conv+0xd10>
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0xfffeade9; BYTE $0xff // jmp 0xce0 <k_conv+0xcd0>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487d6262; WORD $0x4118; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm24
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x487de262; WORD $0x7918; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm23
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x00d4840f; WORD $0x0000 // je 0xf50 <k_conv+0xf40>
+	QUAD $0x000000e024a48b4c // movq 0xe0(%rsp), %r12
+	LONG $0xf4af0f49 // imulq %r12, %rsi
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0xfe798e0f; WORD $0xffff // jle 0x2ddf <k_conv+0x2dcf>
-	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0xfe6f860f; WORD $0xffff // jbe 0x2de5 <k_conv+0x2dd5>
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi)
-	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0xfe65860f; WORD $0xffff // jbe 0x2df8 <k_conv+0x2de8>
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x5711; BYTE $0x02 // vmovups %zmm2, 0x80(%rdi)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xfe65850f; WORD $0xffff // jne 0x2e19 <k_conv+0x2e09>
-	LONG $0xfffd07e9; BYTE $0xff // jmp 0x2cc0 <k_conv+0x2cb0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc97cd162; WORD $0x2810 // vmovups (%r8), %zmm5 {%k1} {z}
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	QUAD $0x000000b8249c8b4c // movq 0xb8(%rsp), %r11
+	QUAD $0x0000008824848b44 // movl 0x88(%rsp), %r8d
+	QUAD $0x000000a0248c8b44 // movl 0xa0(%rsp), %r9d
+	QUAD $0x000000e824948b44 // movl 0xe8(%rsp), %r10d
+	LONG $0x00e08e0f; WORD $0x0000 // jle 0xfa0 <k_conv+0xf90>
+	LONG $0x404ce162; WORD $0x3258 // vaddps (%rdx), %zmm22, %zmm22
+	LONG $0x403ca162; WORD $0xf65f // vmaxps %zmm22, %zmm24, %zmm22
+	LONG $0x4044a162; WORD $0xf65d // vminps %zmm22, %zmm23, %zmm22
+	LONG $0x487ce162; WORD $0x3011 // vmovups %zmm22, (%rax)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x00dd840f; WORD $0x0000 // je 0xfbe <k_conv+0xfae>
+	LONG $0x405ce162; WORD $0x6258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm20, %zmm20
+	LONG $0x403ca162; WORD $0xe45f // vmaxps %zmm20, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	LONG $0x487ce162; WORD $0x6011; BYTE $0x01 // vmovups %zmm20, 0x40(%rax)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00ea840f; WORD $0x0000 // je 0xfee <k_conv+0xfde>
+	LONG $0x4064e162; WORD $0x5a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm19, %zmm19
+	LONG $0x403ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm24, %zmm19
+	LONG $0x4044a162; WORD $0xdb5d // vminps %zmm19, %zmm23, %zmm19
+	LONG $0x487ce162; WORD $0x5811; BYTE $0x02 // vmovups %zmm19, 0x80(%rax)
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x00f8840f; WORD $0x0000 // je 0x101f <k_conv+0x100f>
+	LONG $0x4034e162; WORD $0x5a58; BYTE $0x03 // vaddps 0xc0(%rdx), %zmm25, %zmm19
+	LONG $0x403ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm24, %zmm19
+	LONG $0x4044a162; WORD $0xdb5d // vminps %zmm19, %zmm23, %zmm19
+	LONG $0x487ce162; WORD $0x5811; BYTE $0x03 // vmovups %zmm19, 0xc0(%rax)
+	LONG $0x98348d48 // leaq (%rax,%rbx,4), %rsi
+	LONG $0xa23c8d4a // leaq (%rdx,%r12,4), %rdi
+	LONG $0x000115e9; BYTE $0x00 // jmp 0x1063 <k_conv+0x1053>
+	WORD $0x9066 // nop
+	LONG $0x403ca162; WORD $0xf65f // vmaxps %zmm22, %zmm24, %zmm22
+	LONG $0x4044a162; WORD $0xf65d // vminps %zmm22, %zmm23, %zmm22
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	QUAD $0x000000b8249c8b4c // movq 0xb8(%rsp), %r11
+	LONG $0x8824bc8b; WORD $0x0000; BYTE $0x00 // movl 0x88(%rsp), %edi
+	QUAD $0x000000a024848b44 // movl 0xa0(%rsp), %r8d
+	QUAD $0x000000e8248c8b44 // movl 0xe8(%rsp), %r9d
+	LONG $0x07a48e0f; WORD $0x0000 // jle 0x172e <k_conv+0x171e>
+	LONG $0x487ce162; WORD $0x3011 // vmovups %zmm22, (%rax)
+	LONG $0x00079fe9; BYTE $0x00 // jmp 0x1734 <k_conv+0x1724>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c6162; WORD $0x1210 // vmovups (%rdx), %zmm26 {%k1} {z}
+	LONG $0x404c8162; WORD $0xf258 // vaddps %zmm26, %zmm22, %zmm22
+	LONG $0x403ca162; WORD $0xf65f // vmaxps %zmm22, %zmm24, %zmm22
+	LONG $0x4044a162; WORD $0xf65d // vminps %zmm22, %zmm23, %zmm22
+	LONG $0x497ce162; WORD $0x3011 // vmovups %zmm22, (%rax) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm22 {%k2} {z}
+	LONG $0x405ca162; WORD $0xe658 // vaddps %zmm22, %zmm20, %zmm20
+	LONG $0x403ca162; WORD $0xe45f // vmaxps %zmm20, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	LONG $0x4a7ce162; WORD $0x6011; BYTE $0x01 // vmovups %zmm20, 0x40(%rax) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x6210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm20 {%k2} {z}
+	LONG $0x4064a162; WORD $0xdc58 // vaddps %zmm20, %zmm19, %zmm19
+	LONG $0x403ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm24, %zmm19
+	LONG $0x4044a162; WORD $0xdb5d // vminps %zmm19, %zmm23, %zmm19
+	LONG $0x4a7ce162; WORD $0x5811; BYTE $0x02 // vmovups %zmm19, 0x80(%rax) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x5a10; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm19 {%k2} {z}
+	LONG $0x4034a162; WORD $0xdb58 // vaddps %zmm19, %zmm25, %zmm19
+	LONG $0x403ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm24, %zmm19
+	LONG $0x4044a162; WORD $0xdb5d // vminps %zmm19, %zmm23, %zmm19
+	LONG $0x4a7ce162; WORD $0x5811; BYTE $0x03 // vmovups %zmm19, 0xc0(%rax) {%k2}
+	LONG $0x98348d48 // leaq (%rax,%rbx,4), %rsi
+	LONG $0xa23c8d4a // leaq (%rdx,%r12,4), %rdi
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x009d8e0f; WORD $0x0000 // jle 0x1100 <k_conv+0x10f0>
+	LONG $0x406ce162; WORD $0x1758 // vaddps (%rdi), %zmm18, %zmm18
+	LONG $0x403ca162; WORD $0xd25f // vmaxps %zmm18, %zmm24, %zmm18
+	LONG $0x4044a162; WORD $0xd25d // vminps %zmm18, %zmm23, %zmm18
+	LONG $0x487ce162; WORD $0x1611 // vmovups %zmm18, (%rsi)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x009a840f; WORD $0x0000 // je 0x111e <k_conv+0x110e>
+	QUAD $0x01a24c584074a162 // vaddps 0x40(%rdx,%r12,4), %zmm17, %zmm17
+	LONG $0x403ca162; WORD $0xc95f // vmaxps %zmm17, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	QUAD $0x01984c11487ce162 // vmovups %zmm17, 0x40(%rax,%rbx,4)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00a5840f; WORD $0x0000 // je 0x114e <k_conv+0x113e>
+	QUAD $0x02a24458407ca162 // vaddps 0x80(%rdx,%r12,4), %zmm16, %zmm16
+	LONG $0x403ca162; WORD $0xc05f // vmaxps %zmm16, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	QUAD $0x02984411487ce162 // vmovups %zmm16, 0x80(%rax,%rbx,4)
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x00b1840f; WORD $0x0000 // je 0x117f <k_conv+0x116f>
+	LONG $0xa20c8d4a // leaq (%rdx,%r12,4), %rcx
+	LONG $0x98348d48 // leaq (%rax,%rbx,4), %rsi
+	QUAD $0x03a244584054a162 // vaddps 0xc0(%rdx,%r12,4), %zmm21, %zmm16
+	LONG $0x403ca162; WORD $0xc05f // vmaxps %zmm16, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	QUAD $0x03984411487ce162 // vmovups %zmm16, 0xc0(%rax,%rbx,4)
+	LONG $0x9e148d48 // leaq (%rsi,%rbx,4), %rdx
+	LONG $0xa1048d4a // leaq (%rcx,%r12,4), %rax
+	LONG $0x0000c4e9; BYTE $0x00 // jmp 0x11c3 <k_conv+0x11b3>
+	BYTE $0x90 // nop
+	LONG $0xc97ce162; WORD $0x1f10 // vmovups (%rdi), %zmm19 {%k1} {z}
+	LONG $0x406ca162; WORD $0xd358 // vaddps %zmm19, %zmm18, %zmm18
+	LONG $0x403ca162; WORD $0xd25f // vmaxps %zmm18, %zmm24, %zmm18
+	LONG $0x4044a162; WORD $0xd25d // vminps %zmm18, %zmm23, %zmm18
+	LONG $0x497ce162; WORD $0x1611 // vmovups %zmm18, (%rsi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7ce162; WORD $0x5710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm18 {%k2} {z}
+	LONG $0x4074a162; WORD $0xca58 // vaddps %zmm18, %zmm17, %zmm17
+	LONG $0x403ca162; WORD $0xc95f // vmaxps %zmm17, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	LONG $0x4a7ce162; WORD $0x4e11; BYTE $0x01 // vmovups %zmm17, 0x40(%rsi) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7ce162; WORD $0x4f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm17 {%k2} {z}
+	LONG $0x407ca162; WORD $0xc158 // vaddps %zmm17, %zmm16, %zmm16
+	LONG $0x403ca162; WORD $0xc05f // vmaxps %zmm16, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	LONG $0x4a7ce162; WORD $0x4611; BYTE $0x02 // vmovups %zmm16, 0x80(%rsi) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7ce162; WORD $0x4710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm16 {%k2} {z}
+	LONG $0x4054a162; WORD $0xc058 // vaddps %zmm16, %zmm21, %zmm16
+	LONG $0x403ca162; WORD $0xc05f // vmaxps %zmm16, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	LONG $0x4a7ce162; WORD $0x4611; BYTE $0x03 // vmovups %zmm16, 0xc0(%rsi) {%k2}
+	LONG $0x9e148d48 // leaq (%rsi,%rbx,4), %rdx
+	LONG $0xa7048d4a // leaq (%rdi,%r12,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x009d8e0f; WORD $0x0000 // jle 0x1260 <k_conv+0x1250>
+	LONG $0x48047162; WORD $0x3858 // vaddps (%rax), %zmm15, %zmm15
+	LONG $0x403c5162; WORD $0xff5f // vmaxps %zmm15, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	LONG $0x487c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x009a840f; WORD $0x0000 // je 0x127e <k_conv+0x126e>
+	LONG $0x480c7162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm14, %zmm14
+	LONG $0x403c5162; WORD $0xf65f // vmaxps %zmm14, %zmm24, %zmm14
+	LONG $0x40445162; WORD $0xf65d // vminps %zmm14, %zmm23, %zmm14
+	LONG $0x487c7162; WORD $0x7211; BYTE $0x01 // vmovups %zmm14, 0x40(%rdx)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00a7840f; WORD $0x0000 // je 0x12ae <k_conv+0x129e>
+	LONG $0x48147162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%rax), %zmm13, %zmm13
+	LONG $0x403c5162; WORD $0xed5f // vmaxps %zmm13, %zmm24, %zmm13
+	LONG $0x40445162; WORD $0xed5d // vminps %zmm13, %zmm23, %zmm13
+	LONG $0x487c7162; WORD $0x6a11; BYTE $0x02 // vmovups %zmm13, 0x80(%rdx)
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x00b5840f; WORD $0x0000 // je 0x12df <k_conv+0x12cf>
+	LONG $0x481c7162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm12, %zmm12
+	LONG $0x403c5162; WORD $0xe45f // vmaxps %zmm12, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	LONG $0x487c7162; WORD $0x6211; BYTE $0x03 // vmovups %zmm12, 0xc0(%rdx)
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x0000d2e9; BYTE $0x00 // jmp 0x1323 <k_conv+0x1313>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
+	LONG $0x403c5162; WORD $0xff5f // vmaxps %zmm15, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	LONG $0x497c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm15 {%k2} {z}
+	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
+	LONG $0x403c5162; WORD $0xf65f // vmaxps %zmm14, %zmm24, %zmm14
+	LONG $0x40445162; WORD $0xf65d // vminps %zmm14, %zmm23, %zmm14
+	LONG $0x4a7c7162; WORD $0x7211; BYTE $0x01 // vmovups %zmm14, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x7010; BYTE $0x02 // vmovups 0x80(%rax), %zmm14 {%k2} {z}
+	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
+	LONG $0x403c5162; WORD $0xed5f // vmaxps %zmm13, %zmm24, %zmm13
+	LONG $0x40445162; WORD $0xed5d // vminps %zmm13, %zmm23, %zmm13
+	LONG $0x4a7c7162; WORD $0x6a11; BYTE $0x02 // vmovups %zmm13, 0x80(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x6810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm13 {%k2} {z}
+	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
+	LONG $0x403c5162; WORD $0xe45f // vmaxps %zmm12, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	LONG $0x4a7c7162; WORD $0x6211; BYTE $0x03 // vmovups %zmm12, 0xc0(%rdx) {%k2}
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x009d8e0f; WORD $0x0000 // jle 0x13c0 <k_conv+0x13b0>
+	LONG $0x48247162; WORD $0x1858 // vaddps (%rax), %zmm11, %zmm11
+	LONG $0x403c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm24, %zmm11
+	LONG $0x40445162; WORD $0xdb5d // vminps %zmm11, %zmm23, %zmm11
+	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x009a840f; WORD $0x0000 // je 0x13de <k_conv+0x13ce>
+	LONG $0x482c7162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm10, %zmm10
+	LONG $0x403c5162; WORD $0xd25f // vmaxps %zmm10, %zmm24, %zmm10
+	LONG $0x40445162; WORD $0xd25d // vminps %zmm10, %zmm23, %zmm10
+	LONG $0x487c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00a7840f; WORD $0x0000 // je 0x140e <k_conv+0x13fe>
+	LONG $0x48347162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%rax), %zmm9, %zmm9
+	LONG $0x403c5162; WORD $0xc95f // vmaxps %zmm9, %zmm24, %zmm9
+	LONG $0x40445162; WORD $0xc95d // vminps %zmm9, %zmm23, %zmm9
+	LONG $0x487c7162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm9, 0x80(%rdx)
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x00b5840f; WORD $0x0000 // je 0x143f <k_conv+0x142f>
+	LONG $0x483c7162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm8, %zmm8
+	LONG $0x403c5162; WORD $0xc05f // vmaxps %zmm8, %zmm24, %zmm8
+	LONG $0x40445162; WORD $0xc05d // vminps %zmm8, %zmm23, %zmm8
+	LONG $0x487c7162; WORD $0x4211; BYTE $0x03 // vmovups %zmm8, 0xc0(%rdx)
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x0000d2e9; BYTE $0x00 // jmp 0x1483 <k_conv+0x1473>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
+	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
+	LONG $0x403c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm24, %zmm11
+	LONG $0x40445162; WORD $0xdb5d // vminps %zmm11, %zmm23, %zmm11
+	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm11 {%k2} {z}
+	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
+	LONG $0x403c5162; WORD $0xd25f // vmaxps %zmm10, %zmm24, %zmm10
+	LONG $0x40445162; WORD $0xd25d // vminps %zmm10, %zmm23, %zmm10
+	LONG $0x4a7c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x5010; BYTE $0x02 // vmovups 0x80(%rax), %zmm10 {%k2} {z}
+	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
+	LONG $0x403c5162; WORD $0xc95f // vmaxps %zmm9, %zmm24, %zmm9
+	LONG $0x40445162; WORD $0xc95d // vminps %zmm9, %zmm23, %zmm9
+	LONG $0x4a7c7162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm9, 0x80(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm9 {%k2} {z}
+	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
+	LONG $0x403c5162; WORD $0xc05f // vmaxps %zmm8, %zmm24, %zmm8
+	LONG $0x40445162; WORD $0xc05d // vminps %zmm8, %zmm23, %zmm8
+	LONG $0x4a7c7162; WORD $0x4211; BYTE $0x03 // vmovups %zmm8, 0xc0(%rdx) {%k2}
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x009d8e0f; WORD $0x0000 // jle 0x1520 <k_conv+0x1510>
+	LONG $0x4844f162; WORD $0x3858 // vaddps (%rax), %zmm7, %zmm7
+	LONG $0x403cf162; WORD $0xff5f // vmaxps %zmm7, %zmm24, %zmm7
+	LONG $0x4044f162; WORD $0xff5d // vminps %zmm7, %zmm23, %zmm7
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x009a840f; WORD $0x0000 // je 0x153e <k_conv+0x152e>
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm6, %zmm6
+	LONG $0x403cf162; WORD $0xf65f // vmaxps %zmm6, %zmm24, %zmm6
+	LONG $0x4044f162; WORD $0xf65d // vminps %zmm6, %zmm23, %zmm6
+	LONG $0x487cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00a7840f; WORD $0x0000 // je 0x156e <k_conv+0x155e>
+	LONG $0x4854f162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%rax), %zmm5, %zmm5
+	LONG $0x403cf162; WORD $0xed5f // vmaxps %zmm5, %zmm24, %zmm5
+	LONG $0x4044f162; WORD $0xed5d // vminps %zmm5, %zmm23, %zmm5
+	LONG $0x487cf162; WORD $0x6a11; BYTE $0x02 // vmovups %zmm5, 0x80(%rdx)
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x00b5840f; WORD $0x0000 // je 0x159f <k_conv+0x158f>
+	LONG $0x485cf162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm4, %zmm4
+	LONG $0x403cf162; WORD $0xe45f // vmaxps %zmm4, %zmm24, %zmm4
+	LONG $0x4044f162; WORD $0xe45d // vminps %zmm4, %zmm23, %zmm4
+	LONG $0x487cf162; WORD $0x6211; BYTE $0x03 // vmovups %zmm4, 0xc0(%rdx)
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x0000d2e9; BYTE $0x00 // jmp 0x15e3 <k_conv+0x15d3>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
+	LONG $0x403cf162; WORD $0xff5f // vmaxps %zmm7, %zmm24, %zmm7
+	LONG $0x4044f162; WORD $0xff5d // vminps %zmm7, %zmm23, %zmm7
+	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm7 {%k2} {z}
+	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
+	LONG $0x403cf162; WORD $0xf65f // vmaxps %zmm6, %zmm24, %zmm6
+	LONG $0x4044f162; WORD $0xf65d // vminps %zmm6, %zmm23, %zmm6
+	LONG $0x4a7cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7010; BYTE $0x02 // vmovups 0x80(%rax), %zmm6 {%k2} {z}
+	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
+	LONG $0x403cf162; WORD $0xed5f // vmaxps %zmm5, %zmm24, %zmm5
+	LONG $0x4044f162; WORD $0xed5d // vminps %zmm5, %zmm23, %zmm5
+	LONG $0x4a7cf162; WORD $0x6a11; BYTE $0x02 // vmovups %zmm5, 0x80(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x6810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm5 {%k2} {z}
 	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
-	LONG $0xca7cd162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%r8), %zmm4 {%k2} {z}
+	LONG $0x403cf162; WORD $0xe45f // vmaxps %zmm4, %zmm24, %zmm4
+	LONG $0x4044f162; WORD $0xe45d // vminps %zmm4, %zmm23, %zmm4
+	LONG $0x4a7cf162; WORD $0x6211; BYTE $0x03 // vmovups %zmm4, 0xc0(%rdx) {%k2}
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0x1670 <k_conv+0x1660>
+	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
+	LONG $0x403cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm24, %zmm3
+	LONG $0x4044f162; WORD $0xdb5d // vminps %zmm3, %zmm23, %zmm3
+	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x008a840f; WORD $0x0000 // je 0x168e <k_conv+0x167e>
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
+	LONG $0x403cf162; WORD $0xd25f // vmaxps %zmm2, %zmm24, %zmm2
+	LONG $0x4044f162; WORD $0xd25d // vminps %zmm2, %zmm23, %zmm2
+	LONG $0x487cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x0097840f; WORD $0x0000 // je 0x16be <k_conv+0x16ae>
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%rax), %zmm1, %zmm1
+	LONG $0x403cf162; WORD $0xc95f // vmaxps %zmm1, %zmm24, %zmm1
+	LONG $0x4044f162; WORD $0xc95d // vminps %zmm1, %zmm23, %zmm1
+	LONG $0x487cf162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdx)
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x00a5840f; WORD $0x0000 // je 0x16ef <k_conv+0x16df>
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm0, %zmm0
+	LONG $0x403cf162; WORD $0xc05f // vmaxps %zmm0, %zmm24, %zmm0
+	LONG $0x4044f162; WORD $0xc05d // vminps %zmm0, %zmm23, %zmm0
+	LONG $0x487cf162; WORD $0x4211; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdx)
+	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x1721 <k_conv+0x1711>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
 	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4a7cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi) {%k2}
-	LONG $0xcb7cd162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%r8), %zmm3 {%k3} {z}
+	LONG $0x403cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm24, %zmm3
+	LONG $0x4044f162; WORD $0xdb5d // vminps %zmm3, %zmm23, %zmm3
+	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3 {%k2} {z}
 	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0xfffde8e9; BYTE $0xff // jmp 0x2df8 <k_conv+0x2de8>
+	LONG $0x403cf162; WORD $0xd25f // vmaxps %zmm2, %zmm24, %zmm2
+	LONG $0x4044f162; WORD $0xd25d // vminps %zmm2, %zmm23, %zmm2
+	LONG $0x4a7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x5010; BYTE $0x02 // vmovups 0x80(%rax), %zmm2 {%k2} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x403cf162; WORD $0xc95f // vmaxps %zmm1, %zmm24, %zmm1
+	LONG $0x4044f162; WORD $0xc95d // vminps %zmm1, %zmm23, %zmm1
+	LONG $0x4a7cf162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x403cf162; WORD $0xc05f // vmaxps %zmm0, %zmm24, %zmm0
+	LONG $0x4044f162; WORD $0xc05d // vminps %zmm0, %zmm23, %zmm0
+	LONG $0x4a7cf162; WORD $0x4211; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdx) {%k2}
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0xfff0c2e9; BYTE $0xff // jmp 0x7f0 <k_conv+0x7e0>
+	LONG $0x497ce162; WORD $0x3011 // vmovups %zmm22, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403ca162; WORD $0xe45f // vmaxps %zmm20, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x1751 <k_conv+0x1741>
+	LONG $0x487ce162; WORD $0x2211 // vmovups %zmm20, (%rdx)
+	WORD $0x16eb // jmp 0x1767 <k_conv+0x1757>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x2211 // vmovups %zmm20, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm24, %zmm19
+	LONG $0x4044a162; WORD $0xdb5d // vminps %zmm19, %zmm23, %zmm19
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x1787 <k_conv+0x1777>
+	LONG $0x487ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx)
+	WORD $0x17eb // jmp 0x179e <k_conv+0x178e>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx) {%k2}
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x403c8162; WORD $0xd95f // vmaxps %zmm25, %zmm24, %zmm19
+	LONG $0x4044a162; WORD $0xdb5d // vminps %zmm19, %zmm23, %zmm19
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x17be <k_conv+0x17ae>
+	LONG $0x487ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx)
+	WORD $0x18eb // jmp 0x17d6 <k_conv+0x17c6>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx) {%k2}
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x403ca162; WORD $0xd25f // vmaxps %zmm18, %zmm24, %zmm18
+	LONG $0x4044a162; WORD $0xd25d // vminps %zmm18, %zmm23, %zmm18
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x17f4 <k_conv+0x17e4>
+	LONG $0x487ce162; WORD $0x1011 // vmovups %zmm18, (%rax)
+	WORD $0x06eb // jmp 0x17fa <k_conv+0x17ea>
+	LONG $0x497ce162; WORD $0x1011 // vmovups %zmm18, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403ca162; WORD $0xc95f // vmaxps %zmm17, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x1817 <k_conv+0x1807>
+	LONG $0x487ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx)
+	WORD $0x16eb // jmp 0x182d <k_conv+0x181d>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403ca162; WORD $0xc05f // vmaxps %zmm16, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x184d <k_conv+0x183d>
+	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
+	WORD $0x17eb // jmp 0x1864 <k_conv+0x1854>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k2}
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x403ca162; WORD $0xc55f // vmaxps %zmm21, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x1884 <k_conv+0x1874>
+	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
+	WORD $0x18eb // jmp 0x189c <k_conv+0x188c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k2}
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x403c5162; WORD $0xff5f // vmaxps %zmm15, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x18ba <k_conv+0x18aa>
+	LONG $0x487c7162; WORD $0x3811 // vmovups %zmm15, (%rax)
+	WORD $0x06eb // jmp 0x18c0 <k_conv+0x18b0>
+	LONG $0x497c7162; WORD $0x3811 // vmovups %zmm15, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403c5162; WORD $0xf65f // vmaxps %zmm14, %zmm24, %zmm14
+	LONG $0x40445162; WORD $0xf65d // vminps %zmm14, %zmm23, %zmm14
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x18dd <k_conv+0x18cd>
+	LONG $0x487c7162; WORD $0x3211 // vmovups %zmm14, (%rdx)
+	WORD $0x16eb // jmp 0x18f3 <k_conv+0x18e3>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x3211 // vmovups %zmm14, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403c5162; WORD $0xed5f // vmaxps %zmm13, %zmm24, %zmm13
+	LONG $0x40445162; WORD $0xed5d // vminps %zmm13, %zmm23, %zmm13
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x1913 <k_conv+0x1903>
+	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
+	WORD $0x17eb // jmp 0x192a <k_conv+0x191a>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k2}
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x403c5162; WORD $0xe45f // vmaxps %zmm12, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x194a <k_conv+0x193a>
+	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
+	WORD $0x18eb // jmp 0x1962 <k_conv+0x1952>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k2}
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x403c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm24, %zmm11
+	LONG $0x40445162; WORD $0xdb5d // vminps %zmm11, %zmm23, %zmm11
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x1980 <k_conv+0x1970>
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	WORD $0x06eb // jmp 0x1986 <k_conv+0x1976>
+	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403c5162; WORD $0xd25f // vmaxps %zmm10, %zmm24, %zmm10
+	LONG $0x40445162; WORD $0xd25d // vminps %zmm10, %zmm23, %zmm10
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x19a3 <k_conv+0x1993>
+	LONG $0x487c7162; WORD $0x1211 // vmovups %zmm10, (%rdx)
+	WORD $0x16eb // jmp 0x19b9 <k_conv+0x19a9>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403c5162; WORD $0xc95f // vmaxps %zmm9, %zmm24, %zmm9
+	LONG $0x40445162; WORD $0xc95d // vminps %zmm9, %zmm23, %zmm9
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x19d9 <k_conv+0x19c9>
+	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
+	WORD $0x17eb // jmp 0x19f0 <k_conv+0x19e0>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k2}
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x403c5162; WORD $0xc05f // vmaxps %zmm8, %zmm24, %zmm8
+	LONG $0x40445162; WORD $0xc05d // vminps %zmm8, %zmm23, %zmm8
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x1a10 <k_conv+0x1a00>
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	WORD $0x18eb // jmp 0x1a28 <k_conv+0x1a18>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k2}
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x403cf162; WORD $0xff5f // vmaxps %zmm7, %zmm24, %zmm7
+	LONG $0x4044f162; WORD $0xff5d // vminps %zmm7, %zmm23, %zmm7
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x1a46 <k_conv+0x1a36>
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	WORD $0x06eb // jmp 0x1a4c <k_conv+0x1a3c>
+	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403cf162; WORD $0xf65f // vmaxps %zmm6, %zmm24, %zmm6
+	LONG $0x4044f162; WORD $0xf65d // vminps %zmm6, %zmm23, %zmm6
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x1a69 <k_conv+0x1a59>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	WORD $0x16eb // jmp 0x1a7f <k_conv+0x1a6f>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403cf162; WORD $0xed5f // vmaxps %zmm5, %zmm24, %zmm5
+	LONG $0x4044f162; WORD $0xed5d // vminps %zmm5, %zmm23, %zmm5
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x1a9f <k_conv+0x1a8f>
+	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
+	WORD $0x17eb // jmp 0x1ab6 <k_conv+0x1aa6>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k2}
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x403cf162; WORD $0xe45f // vmaxps %zmm4, %zmm24, %zmm4
+	LONG $0x4044f162; WORD $0xe45d // vminps %zmm4, %zmm23, %zmm4
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x1ad6 <k_conv+0x1ac6>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	WORD $0x18eb // jmp 0x1aee <k_conv+0x1ade>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k2}
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x403cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm24, %zmm3
+	LONG $0x4044f162; WORD $0xdb5d // vminps %zmm3, %zmm23, %zmm3
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x1b0c <k_conv+0x1afc>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	WORD $0x06eb // jmp 0x1b12 <k_conv+0x1b02>
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403cf162; WORD $0xd25f // vmaxps %zmm2, %zmm24, %zmm2
+	LONG $0x4044f162; WORD $0xd25d // vminps %zmm2, %zmm23, %zmm2
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x1b2f <k_conv+0x1b1f>
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	WORD $0x16eb // jmp 0x1b45 <k_conv+0x1b35>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403cf162; WORD $0xc95f // vmaxps %zmm1, %zmm24, %zmm1
+	LONG $0x4044f162; WORD $0xc95d // vminps %zmm1, %zmm23, %zmm1
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x1b65 <k_conv+0x1b55>
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	WORD $0x17eb // jmp 0x1b7c <k_conv+0x1b6c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k2}
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	LONG $0x403cf162; WORD $0xc05f // vmaxps %zmm0, %zmm24, %zmm0
+	LONG $0x4044f162; WORD $0xc05d // vminps %zmm0, %zmm23, %zmm0
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xec2e840f; WORD $0xffff // je 0x7cd <k_conv+0x7bd>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xffec46e9; BYTE $0xff // jmp 0x7f0 <k_conv+0x7e0>
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	LONG $0xffedc8e9; BYTE $0xff // jmp 0x97a <k_conv+0x96a>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88918b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdx
+	LONG $0x50618b4c // movq 0x50(%rcx), %r12
+	LONG $0x78798b48 // movq 0x78(%rcx), %rdi
+	QUAD $0x000000a024bc8948 // movq %rdi, 0xa0(%rsp)
+	LONG $0x98898b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rcx
+	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	QUAD $0x00000000b53c8d48 // leaq (,%rsi,4), %rdi
+	QUAD $0x0000000cb5048d4c // leaq 0xc(,%rsi,4), %r8
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x000000e82484894c // movq %r8, 0xe8(%rsp)
+	QUAD $0x00000008b5348d4c // leaq 0x8(,%rsi,4), %r14
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	QUAD $0x00000004b51c8d4c // leaq 0x4(,%rsi,4), %r11
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	QUAD $0x0000008824a4894c // movq %r12, 0x88(%rsp)
+	WORD $0x4deb // jmp 0x1ca7 <k_conv+0x1c97>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k2}
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x04468d48 // leaq 0x4(%rsi), %rax
+	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xe6288f0f; WORD $0xffff // jg 0x2cf <k_conv+0x2bf>
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	LONG $0x00ac8e0f; WORD $0x0000 // jle 0x1d80 <k_conv+0x1d70>
+	LONG $0x487c7162; WORD $0x3010 // vmovups (%rax), %zmm14
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	LONG $0x00a2860f; WORD $0x0000 // jbe 0x1d86 <k_conv+0x1d76>
+	LONG $0x487c7162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm13
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x2fff8349 // cmpq $0x2f, %r15
+	LONG $0x00a9860f; WORD $0x0000 // jbe 0x1da1 <k_conv+0x1d91>
+	LONG $0x487c7162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm11
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0x0d26820f; WORD $0x0000 // jb 0x2a32 <k_conv+0x2a22>
+	LONG $0xa00c8d4a // leaq (%rax,%r12,4), %rcx
+	LONG $0xa1148d4a // leaq (%rcx,%r12,4), %rdx
+	LONG $0xa2348d4a // leaq (%rdx,%r12,4), %rsi
+	LONG $0x487cf162; WORD $0x1e10 // vmovups (%rsi), %zmm3
+	LONG $0x487cf162; WORD $0x5610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm2
+	LONG $0x487cf162; WORD $0x4e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm1
+	LONG $0x487cf162; WORD $0x4610; BYTE $0x03 // vmovups 0xc0(%rsi), %zmm0
+	LONG $0x487cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7
+	LONG $0x487cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6
+	LONG $0x487cf162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm5
+	LONG $0x487cf162; WORD $0x6210; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm4
+	LONG $0x487c7162; WORD $0x1110 // vmovups (%rcx), %zmm10
+	LONG $0x487c7162; WORD $0x4910; BYTE $0x01 // vmovups 0x40(%rcx), %zmm9
+	LONG $0x487c7162; WORD $0x4110; BYTE $0x02 // vmovups 0x80(%rcx), %zmm8
+	LONG $0x487c7162; WORD $0x6110; BYTE $0x03 // vmovups 0xc0(%rcx), %zmm12
+	LONG $0x487ce162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm17
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0x000221e9; BYTE $0x00 // jmp 0x1f9e <k_conv+0x1f8e>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x3010 // vmovups (%rax), %zmm14 {%k1} {z}
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7c7162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm13 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7c7162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm11 {%k2} {z}
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0xa03c8d4a // leaq (%rax,%r12,4), %rdi
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x4c7c // jl 0x1e20 <k_conv+0x1e10>
+	LONG $0x487c7162; WORD $0x1710 // vmovups (%rdi), %zmm10
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x4c75 // jne 0x1e2b <k_conv+0x1e1b>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7c7162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm9 {%k2} {z}
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x3a75 // jne 0x1e3a <k_conv+0x1e2a>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7c7162; WORD $0x4710; BYTE $0x02 // vmovups 0x80(%rdi), %zmm8 {%k2} {z}
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x27eb // jmp 0x1e43 <k_conv+0x1e33>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x1710 // vmovups (%rdi), %zmm10 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xb474 // je 0x1ddf <k_conv+0x1dcf>
+	LONG $0x487c7162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm9
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0xc674 // je 0x1e00 <k_conv+0x1df0>
+	LONG $0x487c7162; WORD $0x4710; BYTE $0x02 // vmovups 0x80(%rdi), %zmm8
+	WORD $0x01b3 // movb $0x1, %bl
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0xa7348d4a // leaq (%rdi,%r12,4), %rsi
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x557c // jl 0x1eb0 <k_conv+0x1ea0>
+	LONG $0x487cf162; WORD $0x3e10 // vmovups (%rsi), %zmm7
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x5575 // jne 0x1ebb <k_conv+0x1eab>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x7610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm6 {%k2} {z}
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0x4375 // jne 0x1ec9 <k_conv+0x1eb9>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x6e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm5 {%k2} {z}
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x30eb // jmp 0x1ed2 <k_conv+0x1ec2>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x3e10 // vmovups (%rsi), %zmm7 {%k1} {z}
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0xab74 // je 0x1e66 <k_conv+0x1e56>
+	LONG $0x487cf162; WORD $0x7610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm6
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0xbd74 // je 0x1e86 <k_conv+0x1e76>
+	LONG $0x487cf162; WORD $0x6e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm5
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7ce162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm17 {%k2} {z}
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7c7162; WORD $0x6710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm12 {%k2} {z}
+	LONG $0xa6048d4a // leaq (%rsi,%r12,4), %rax
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x6610; BYTE $0x03 // vmovups 0xc0(%rsi), %zmm4 {%k2} {z}
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x4d7c // jl 0x1f60 <k_conv+0x1f50>
+	LONG $0x487cf162; WORD $0x1810 // vmovups (%rax), %zmm3
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x4d75 // jne 0x1f6b <k_conv+0x1f5b>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0x3c75 // jne 0x1f79 <k_conv+0x1f69>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm1 {%k2} {z}
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x2aeb // jmp 0x1f83 <k_conv+0x1f73>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x1810 // vmovups (%rax), %zmm3 {%k1} {z}
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0xb374 // je 0x1f1e <k_conv+0x1f0e>
+	LONG $0x487cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0xc474 // je 0x1f3d <k_conv+0x1f2d>
+	LONG $0x487cf162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm1
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x4010; BYTE $0x03 // vmovups 0xc0(%rax), %zmm0 {%k2} {z}
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x40247c89 // movl %edi, 0x40(%rsp)
+	LONG $0x28247489 // movl %esi, 0x28(%rsp)
+	LONG $0x70244489 // movl %eax, 0x70(%rsp)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x30428b48 // movq 0x30(%rdx), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01448e0f; WORD $0x0000 // jle 0x2100 <k_conv+0x20f0>
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
+	LONG $0x4caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rcx
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0x284a8b4c // movq 0x28(%rdx), %r9
+	LONG $0x38628b4c // movq 0x38(%rdx), %r12
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x14eb // jmp 0x1ffc <k_conv+0x1fec>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	LONG $0x0104840f; WORD $0x0000 // je 0x2100 <k_conv+0x20f0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0xef7e // jle 0x1ff0 <k_conv+0x1fe0>
+	LONG $0xf9348b4b // movq (%r9,%r15,8), %rsi
+	LONG $0xb13c8d48 // leaq (%rcx,%rsi,4), %rdi
+	LONG $0xa7048d4e // leaq (%rdi,%r12,4), %r8
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c5162; WORD $0x3a10 // vmovups (%r10), %zmm15
+	LONG $0x487cc162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%r10), %zmm16
+	LONG $0x487cc162; WORD $0x5210; BYTE $0x02 // vmovups 0x80(%r10), %zmm18
+	LONG $0x487cc162; WORD $0x5a10; BYTE $0x03 // vmovups 0xc0(%r10), %zmm19
+	LONG $0x487de262; WORD $0x2418; BYTE $0x33 // vbroadcastss (%rbx,%rsi), %zmm20
+	LONG $0x405d5262; WORD $0xf7b8 // vfmadd231ps %zmm15, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm15) + zmm14
+	LONG $0x405d3262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm16) + zmm13
+	LONG $0x405d3262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm18) + zmm11
+	QUAD $0x00356c18487de262 // vbroadcastss (%rbp,%rsi), %zmm21
+	LONG $0x4065a262; WORD $0xccb8 // vfmadd231ps %zmm20, %zmm19, %zmm17 # zmm17 = (zmm19 * zmm20) + zmm17
+	LONG $0x40555262; WORD $0xd7b8 // vfmadd231ps %zmm15, %zmm21, %zmm10 # zmm10 = (zmm21 * zmm15) + zmm10
+	LONG $0x40553262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm21, %zmm9 # zmm9 = (zmm21 * zmm16) + zmm9
+	LONG $0x40553262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm21, %zmm8 # zmm8 = (zmm21 * zmm18) + zmm8
+	LONG $0x40653262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm19, %zmm12 # zmm12 = (zmm19 * zmm21) + zmm12
+	QUAD $0x00356418487dc262 // vbroadcastss (%r13,%rsi), %zmm20
+	LONG $0x405dd262; WORD $0xffb8 // vfmadd231ps %zmm15, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm15) + zmm7
+	LONG $0x405db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm16) + zmm6
+	LONG $0x405db262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm5 # zmm5 = (zmm20 * zmm18) + zmm5
+	LONG $0x487de262; WORD $0x2c18; BYTE $0x37 // vbroadcastss (%rdi,%rsi), %zmm21
+	LONG $0x4065b262; WORD $0xe4b8 // vfmadd231ps %zmm20, %zmm19, %zmm4 # zmm4 = (zmm19 * zmm20) + zmm4
+	LONG $0x4055d262; WORD $0xdfb8 // vfmadd231ps %zmm15, %zmm21, %zmm3 # zmm3 = (zmm21 * zmm15) + zmm3
+	LONG $0x4055b262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm21, %zmm2 # zmm2 = (zmm21 * zmm16) + zmm2
+	LONG $0x4055b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm21, %zmm1 # zmm1 = (zmm21 * zmm18) + zmm1
+	LONG $0x4055b262; WORD $0xc3b8 // vfmadd231ps %zmm19, %zmm21, %zmm0 # zmm0 = (zmm21 * zmm19) + zmm0
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x33148d48 // leaq (%rbx,%rsi), %rdx
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x04c38348 // addq $0x4, %rbx
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xff3f820f; WORD $0xffff // jb 0x2030 <k_conv+0x2020>
+	LONG $0xfffefae9; BYTE $0xff // jmp 0x1ff0 <k_conv+0x1fe0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487de262; WORD $0x4118; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm16
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x487d7262; WORD $0x7918; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm15
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x00d4840f; WORD $0x0000 // je 0x2210 <k_conv+0x2200>
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x0000008824a48b4c // movq 0x88(%rsp), %r12
+	LONG $0x24548b44; BYTE $0x70 // movl 0x70(%rsp), %r10d
+	LONG $0x00e08e0f; WORD $0x0000 // jle 0x2250 <k_conv+0x2240>
+	LONG $0x480c7162; WORD $0x3258 // vaddps (%rdx), %zmm14, %zmm14
+	LONG $0x407c5162; WORD $0xf65f // vmaxps %zmm14, %zmm16, %zmm14
+	LONG $0x48045162; WORD $0xf65d // vminps %zmm14, %zmm15, %zmm14
+	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
+	LONG $0x28247c80; BYTE $0x00 // cmpb $0x0, 0x28(%rsp)
+	LONG $0x00db840f; WORD $0x0000 // je 0x226e <k_conv+0x225e>
+	LONG $0x48147162; WORD $0x6a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm13, %zmm13
+	LONG $0x407c5162; WORD $0xed5f // vmaxps %zmm13, %zmm16, %zmm13
+	LONG $0x48045162; WORD $0xed5d // vminps %zmm13, %zmm15, %zmm13
+	LONG $0x487c7162; WORD $0x6811; BYTE $0x01 // vmovups %zmm13, 0x40(%rax)
+	LONG $0x40247c80; BYTE $0x00 // cmpb $0x0, 0x40(%rsp)
+	LONG $0x00e8840f; WORD $0x0000 // je 0x22a0 <k_conv+0x2290>
+	LONG $0x48247162; WORD $0x5a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm11, %zmm11
+	LONG $0x407c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm16, %zmm11
+	LONG $0x48045162; WORD $0xdb5d // vminps %zmm11, %zmm15, %zmm11
+	LONG $0x487c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00f6840f; WORD $0x0000 // je 0x22d1 <k_conv+0x22c1>
+	LONG $0x40747162; WORD $0x5a58; BYTE $0x03 // vaddps 0xc0(%rdx), %zmm17, %zmm11
+	LONG $0x407c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm16, %zmm11
+	LONG $0x48045162; WORD $0xdb5d // vminps %zmm11, %zmm15, %zmm11
+	LONG $0x487c7162; WORD $0x5811; BYTE $0x03 // vmovups %zmm11, 0xc0(%rax)
+	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
+	LONG $0x8a3c8d4a // leaq (%rdx,%r9,4), %rdi
+	LONG $0x000113e9; BYTE $0x00 // jmp 0x2315 <k_conv+0x2305>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x407c5162; WORD $0xf65f // vmaxps %zmm14, %zmm16, %zmm14
+	LONG $0x48045162; WORD $0xf65d // vminps %zmm14, %zmm15, %zmm14
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x0000008824a48b4c // movq 0x88(%rsp), %r12
+	LONG $0x70247c8b // movl 0x70(%rsp), %edi
+	LONG $0x04f68e0f; WORD $0x0000 // jle 0x2730 <k_conv+0x2720>
+	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
+	LONG $0x0004f1e9; BYTE $0x00 // jmp 0x2736 <k_conv+0x2726>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x1210 // vmovups (%rdx), %zmm18 {%k1} {z}
+	LONG $0x480c3162; WORD $0xf258 // vaddps %zmm18, %zmm14, %zmm14
+	LONG $0x407c5162; WORD $0xf65f // vmaxps %zmm14, %zmm16, %zmm14
+	LONG $0x48045162; WORD $0xf65d // vminps %zmm14, %zmm15, %zmm14
+	LONG $0x497c7162; WORD $0x3011 // vmovups %zmm14, (%rax) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm14 {%k2} {z}
+	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
+	LONG $0x407c5162; WORD $0xed5f // vmaxps %zmm13, %zmm16, %zmm13
+	LONG $0x48045162; WORD $0xed5d // vminps %zmm13, %zmm15, %zmm13
+	LONG $0x4a7c7162; WORD $0x6811; BYTE $0x01 // vmovups %zmm13, 0x40(%rax) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm13 {%k2} {z}
+	LONG $0x48245162; WORD $0xdd58 // vaddps %zmm13, %zmm11, %zmm11
+	LONG $0x407c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm16, %zmm11
+	LONG $0x48045162; WORD $0xdb5d // vminps %zmm11, %zmm15, %zmm11
+	LONG $0x4a7c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x5a10; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm11 {%k2} {z}
+	LONG $0x40745162; WORD $0xdb58 // vaddps %zmm11, %zmm17, %zmm11
+	LONG $0x407c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm16, %zmm11
+	LONG $0x48045162; WORD $0xdb5d // vminps %zmm11, %zmm15, %zmm11
+	LONG $0x4a7c7162; WORD $0x5811; BYTE $0x03 // vmovups %zmm11, 0xc0(%rax) {%k2}
+	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
+	LONG $0x8a3c8d4a // leaq (%rdx,%r9,4), %rdi
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00ab8e0f; WORD $0x0000 // jle 0x23c0 <k_conv+0x23b0>
+	LONG $0x482c7162; WORD $0x1758 // vaddps (%rdi), %zmm10, %zmm10
+	LONG $0x407c5162; WORD $0xd25f // vmaxps %zmm10, %zmm16, %zmm10
+	LONG $0x48045162; WORD $0xd25d // vminps %zmm10, %zmm15, %zmm10
+	LONG $0x487c7162; WORD $0x1611 // vmovups %zmm10, (%rsi)
+	LONG $0x28247c80; BYTE $0x00 // cmpb $0x0, 0x28(%rsp)
+	LONG $0x00a6840f; WORD $0x0000 // je 0x23de <k_conv+0x23ce>
+	QUAD $0x018a4c5848343162 // vaddps 0x40(%rdx,%r9,4), %zmm9, %zmm9
+	LONG $0x407c5162; WORD $0xc95f // vmaxps %zmm9, %zmm16, %zmm9
+	LONG $0x48045162; WORD $0xc95d // vminps %zmm9, %zmm15, %zmm9
+	QUAD $0x01804c11487c3162 // vmovups %zmm9, 0x40(%rax,%r8,4)
+	LONG $0x40247c80; BYTE $0x00 // cmpb $0x0, 0x40(%rsp)
+	LONG $0x00b1840f; WORD $0x0000 // je 0x2410 <k_conv+0x2400>
+	QUAD $0x028a4458483c3162 // vaddps 0x80(%rdx,%r9,4), %zmm8, %zmm8
+	LONG $0x407c5162; WORD $0xc05f // vmaxps %zmm8, %zmm16, %zmm8
+	LONG $0x48045162; WORD $0xc05d // vminps %zmm8, %zmm15, %zmm8
+	QUAD $0x02804411487c3162 // vmovups %zmm8, 0x80(%rax,%r8,4)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00bd840f; WORD $0x0000 // je 0x2441 <k_conv+0x2431>
+	LONG $0x8a0c8d4a // leaq (%rdx,%r9,4), %rcx
+	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
+	QUAD $0x038a4458481c3162 // vaddps 0xc0(%rdx,%r9,4), %zmm12, %zmm8
+	LONG $0x407c5162; WORD $0xc05f // vmaxps %zmm8, %zmm16, %zmm8
+	LONG $0x48045162; WORD $0xc05d // vminps %zmm8, %zmm15, %zmm8
+	QUAD $0x03804411487c3162 // vmovups %zmm8, 0xc0(%rax,%r8,4)
+	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x0000d0e9; BYTE $0x00 // jmp 0x2485 <k_conv+0x2475>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x1f10 // vmovups (%rdi), %zmm11 {%k1} {z}
+	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
+	LONG $0x407c5162; WORD $0xd25f // vmaxps %zmm10, %zmm16, %zmm10
+	LONG $0x48045162; WORD $0xd25d // vminps %zmm10, %zmm15, %zmm10
+	LONG $0x497c7162; WORD $0x1611 // vmovups %zmm10, (%rsi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7c7162; WORD $0x5710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm10 {%k2} {z}
+	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
+	LONG $0x407c5162; WORD $0xc95f // vmaxps %zmm9, %zmm16, %zmm9
+	LONG $0x48045162; WORD $0xc95d // vminps %zmm9, %zmm15, %zmm9
+	LONG $0x4a7c7162; WORD $0x4e11; BYTE $0x01 // vmovups %zmm9, 0x40(%rsi) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7c7162; WORD $0x4f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm9 {%k2} {z}
+	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
+	LONG $0x407c5162; WORD $0xc05f // vmaxps %zmm8, %zmm16, %zmm8
+	LONG $0x48045162; WORD $0xc05d // vminps %zmm8, %zmm15, %zmm8
+	LONG $0x4a7c7162; WORD $0x4611; BYTE $0x02 // vmovups %zmm8, 0x80(%rsi) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7c7162; WORD $0x4710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm8 {%k2} {z}
+	LONG $0x481c5162; WORD $0xc058 // vaddps %zmm8, %zmm12, %zmm8
+	LONG $0x407c5162; WORD $0xc05f // vmaxps %zmm8, %zmm16, %zmm8
+	LONG $0x48045162; WORD $0xc05d // vminps %zmm8, %zmm15, %zmm8
+	LONG $0x4a7c7162; WORD $0x4611; BYTE $0x03 // vmovups %zmm8, 0xc0(%rsi) {%k2}
+	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	LONG $0x8f048d4a // leaq (%rdi,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x009b8e0f; WORD $0x0000 // jle 0x2520 <k_conv+0x2510>
+	LONG $0x4844f162; WORD $0x3858 // vaddps (%rax), %zmm7, %zmm7
+	LONG $0x407cf162; WORD $0xff5f // vmaxps %zmm7, %zmm16, %zmm7
+	LONG $0x4804f162; WORD $0xff5d // vminps %zmm7, %zmm15, %zmm7
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	LONG $0x28247c80; BYTE $0x00 // cmpb $0x0, 0x28(%rsp)
+	LONG $0x0096840f; WORD $0x0000 // je 0x253e <k_conv+0x252e>
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm6, %zmm6
+	LONG $0x407cf162; WORD $0xf65f // vmaxps %zmm6, %zmm16, %zmm6
+	LONG $0x4804f162; WORD $0xf65d // vminps %zmm6, %zmm15, %zmm6
+	LONG $0x487cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx)
+	LONG $0x40247c80; BYTE $0x00 // cmpb $0x0, 0x40(%rsp)
+	LONG $0x00a3840f; WORD $0x0000 // je 0x2570 <k_conv+0x2560>
+	LONG $0x4854f162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%rax), %zmm5, %zmm5
+	LONG $0x407cf162; WORD $0xed5f // vmaxps %zmm5, %zmm16, %zmm5
+	LONG $0x4804f162; WORD $0xed5d // vminps %zmm5, %zmm15, %zmm5
+	LONG $0x487cf162; WORD $0x6a11; BYTE $0x02 // vmovups %zmm5, 0x80(%rdx)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00b1840f; WORD $0x0000 // je 0x25a1 <k_conv+0x2591>
+	LONG $0x485cf162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm4, %zmm4
+	LONG $0x407cf162; WORD $0xe45f // vmaxps %zmm4, %zmm16, %zmm4
+	LONG $0x4804f162; WORD $0xe45d // vminps %zmm4, %zmm15, %zmm4
+	LONG $0x487cf162; WORD $0x6211; BYTE $0x03 // vmovups %zmm4, 0xc0(%rdx)
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x0000cee9; BYTE $0x00 // jmp 0x25e5 <k_conv+0x25d5>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
+	LONG $0x407cf162; WORD $0xff5f // vmaxps %zmm7, %zmm16, %zmm7
+	LONG $0x4804f162; WORD $0xff5d // vminps %zmm7, %zmm15, %zmm7
+	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm7 {%k2} {z}
+	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
+	LONG $0x407cf162; WORD $0xf65f // vmaxps %zmm6, %zmm16, %zmm6
+	LONG $0x4804f162; WORD $0xf65d // vminps %zmm6, %zmm15, %zmm6
+	LONG $0x4a7cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7010; BYTE $0x02 // vmovups 0x80(%rax), %zmm6 {%k2} {z}
+	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
+	LONG $0x407cf162; WORD $0xed5f // vmaxps %zmm5, %zmm16, %zmm5
+	LONG $0x4804f162; WORD $0xed5d // vminps %zmm5, %zmm15, %zmm5
+	LONG $0x4a7cf162; WORD $0x6a11; BYTE $0x02 // vmovups %zmm5, 0x80(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x6810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm5 {%k2} {z}
+	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
+	LONG $0x407cf162; WORD $0xe45f // vmaxps %zmm4, %zmm16, %zmm4
+	LONG $0x4804f162; WORD $0xe45d // vminps %zmm4, %zmm15, %zmm4
+	LONG $0x4a7cf162; WORD $0x6211; BYTE $0x03 // vmovups %zmm4, 0xc0(%rdx) {%k2}
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x008b8e0f; WORD $0x0000 // jle 0x2670 <k_conv+0x2660>
+	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
+	LONG $0x407cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm16, %zmm3
+	LONG $0x4804f162; WORD $0xdb5d // vminps %zmm3, %zmm15, %zmm3
+	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
+	LONG $0x28247c80; BYTE $0x00 // cmpb $0x0, 0x28(%rsp)
+	LONG $0x0086840f; WORD $0x0000 // je 0x268e <k_conv+0x267e>
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
+	LONG $0x407cf162; WORD $0xd25f // vmaxps %zmm2, %zmm16, %zmm2
+	LONG $0x4804f162; WORD $0xd25d // vminps %zmm2, %zmm15, %zmm2
+	LONG $0x487cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx)
+	LONG $0x40247c80; BYTE $0x00 // cmpb $0x0, 0x40(%rsp)
+	LONG $0x0093840f; WORD $0x0000 // je 0x26c0 <k_conv+0x26b0>
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%rax), %zmm1, %zmm1
+	LONG $0x407cf162; WORD $0xc95f // vmaxps %zmm1, %zmm16, %zmm1
+	LONG $0x4804f162; WORD $0xc95d // vminps %zmm1, %zmm15, %zmm1
+	LONG $0x487cf162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdx)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x00a1840f; WORD $0x0000 // je 0x26f1 <k_conv+0x26e1>
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm0, %zmm0
+	LONG $0x407cf162; WORD $0xc05f // vmaxps %zmm0, %zmm16, %zmm0
+	LONG $0x4804f162; WORD $0xc05d // vminps %zmm0, %zmm15, %zmm0
+	LONG $0x487cf162; WORD $0x4211; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdx)
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x2723 <k_conv+0x2713>
+	BYTE $0x90 // nop
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
+	LONG $0x407cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm16, %zmm3
+	LONG $0x4804f162; WORD $0xdb5d // vminps %zmm3, %zmm15, %zmm3
+	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3 {%k2} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x407cf162; WORD $0xd25f // vmaxps %zmm2, %zmm16, %zmm2
+	LONG $0x4804f162; WORD $0xd25d // vminps %zmm2, %zmm15, %zmm2
+	LONG $0x4a7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x5010; BYTE $0x02 // vmovups 0x80(%rax), %zmm2 {%k2} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x407cf162; WORD $0xc95f // vmaxps %zmm1, %zmm16, %zmm1
+	LONG $0x4804f162; WORD $0xc95d // vminps %zmm1, %zmm15, %zmm1
+	LONG $0x4a7cf162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%rax), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x407cf162; WORD $0xc05f // vmaxps %zmm0, %zmm16, %zmm0
+	LONG $0x4804f162; WORD $0xc05d // vminps %zmm0, %zmm15, %zmm0
+	LONG $0x4a7cf162; WORD $0x4211; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdx) {%k2}
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0xfff550e9; BYTE $0xff // jmp 0x1c80 <k_conv+0x1c70>
+	LONG $0x497c7162; WORD $0x3011 // vmovups %zmm14, (%rax) {%k1}
+	LONG $0x244c8b44; BYTE $0x28 // movl 0x28(%rsp), %r9d
+	LONG $0x24548b44; BYTE $0x40 // movl 0x40(%rsp), %r10d
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x407c5162; WORD $0xed5f // vmaxps %zmm13, %zmm16, %zmm13
+	LONG $0x48045162; WORD $0xed5d // vminps %zmm13, %zmm15, %zmm13
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x275d <k_conv+0x274d>
+	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
+	WORD $0x18eb // jmp 0x2775 <k_conv+0x2765>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x407c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm16, %zmm11
+	LONG $0x48045162; WORD $0xdb5d // vminps %zmm11, %zmm15, %zmm11
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x2795 <k_conv+0x2785>
+	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
+	WORD $0x17eb // jmp 0x27ac <k_conv+0x279c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k2}
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x407c3162; WORD $0xd95f // vmaxps %zmm17, %zmm16, %zmm11
+	LONG $0x48045162; WORD $0xdb5d // vminps %zmm11, %zmm15, %zmm11
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x27cc <k_conv+0x27bc>
+	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
+	WORD $0x18eb // jmp 0x27e4 <k_conv+0x27d4>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x407c5162; WORD $0xd25f // vmaxps %zmm10, %zmm16, %zmm10
+	LONG $0x48045162; WORD $0xd25d // vminps %zmm10, %zmm15, %zmm10
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x2802 <k_conv+0x27f2>
+	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
+	WORD $0x06eb // jmp 0x2808 <k_conv+0x27f8>
+	LONG $0x497c7162; WORD $0x1011 // vmovups %zmm10, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x407c5162; WORD $0xc95f // vmaxps %zmm9, %zmm16, %zmm9
+	LONG $0x48045162; WORD $0xc95d // vminps %zmm9, %zmm15, %zmm9
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x2825 <k_conv+0x2815>
+	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
+	WORD $0x18eb // jmp 0x283d <k_conv+0x282d>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x407c5162; WORD $0xc05f // vmaxps %zmm8, %zmm16, %zmm8
+	LONG $0x48045162; WORD $0xc05d // vminps %zmm8, %zmm15, %zmm8
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x285d <k_conv+0x284d>
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	WORD $0x17eb // jmp 0x2874 <k_conv+0x2864>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k2}
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x407c5162; WORD $0xc45f // vmaxps %zmm12, %zmm16, %zmm8
+	LONG $0x48045162; WORD $0xc05d // vminps %zmm8, %zmm15, %zmm8
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x2894 <k_conv+0x2884>
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	WORD $0x18eb // jmp 0x28ac <k_conv+0x289c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x407cf162; WORD $0xff5f // vmaxps %zmm7, %zmm16, %zmm7
+	LONG $0x4804f162; WORD $0xff5d // vminps %zmm7, %zmm15, %zmm7
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x28ca <k_conv+0x28ba>
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	WORD $0x06eb // jmp 0x28d0 <k_conv+0x28c0>
+	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x407cf162; WORD $0xf65f // vmaxps %zmm6, %zmm16, %zmm6
+	LONG $0x4804f162; WORD $0xf65d // vminps %zmm6, %zmm15, %zmm6
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x28ed <k_conv+0x28dd>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	WORD $0x18eb // jmp 0x2905 <k_conv+0x28f5>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x407cf162; WORD $0xed5f // vmaxps %zmm5, %zmm16, %zmm5
+	LONG $0x4804f162; WORD $0xed5d // vminps %zmm5, %zmm15, %zmm5
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x2925 <k_conv+0x2915>
+	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
+	WORD $0x17eb // jmp 0x293c <k_conv+0x292c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k2}
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x407cf162; WORD $0xe45f // vmaxps %zmm4, %zmm16, %zmm4
+	LONG $0x4804f162; WORD $0xe45d // vminps %zmm4, %zmm15, %zmm4
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x295c <k_conv+0x294c>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	WORD $0x18eb // jmp 0x2974 <k_conv+0x2964>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x407cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm16, %zmm3
+	LONG $0x4804f162; WORD $0xdb5d // vminps %zmm3, %zmm15, %zmm3
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x2992 <k_conv+0x2982>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	WORD $0x06eb // jmp 0x2998 <k_conv+0x2988>
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x407cf162; WORD $0xd25f // vmaxps %zmm2, %zmm16, %zmm2
+	LONG $0x4804f162; WORD $0xd25d // vminps %zmm2, %zmm15, %zmm2
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x29b5 <k_conv+0x29a5>
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	WORD $0x18eb // jmp 0x29cd <k_conv+0x29bd>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x407cf162; WORD $0xc95f // vmaxps %zmm1, %zmm16, %zmm1
+	LONG $0x4804f162; WORD $0xc95d // vminps %zmm1, %zmm15, %zmm1
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x29ed <k_conv+0x29dd>
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	WORD $0x17eb // jmp 0x2a04 <k_conv+0x29f4>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k2}
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	LONG $0x407cf162; WORD $0xc05f // vmaxps %zmm0, %zmm16, %zmm0
+	LONG $0x4804f162; WORD $0xc05d // vminps %zmm0, %zmm15, %zmm0
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xf233840f; WORD $0xffff // je 0x1c5a <k_conv+0x1c4a>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xfff24ee9; BYTE $0xff // jmp 0x1c80 <k_conv+0x1c70>
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	LONG $0xfff382e9; BYTE $0xff // jmp 0x1dbc <k_conv+0x1dac>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88918b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdx
+	LONG $0x50498b4c // movq 0x50(%rcx), %r9
+	LONG $0x78518b4c // movq 0x78(%rcx), %r10
+	LONG $0x98898b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x00000004b51c8d48 // leaq 0x4(,%rsi,4), %rbx
+	LONG $0xdaaf0f48 // imulq %rdx, %rbx
+	QUAD $0x000000d8249c0348 // addq 0xd8(%rsp), %rbx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	QUAD $0x00000000d50c8d48 // leaq (,%rdx,8), %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	WORD $0x3feb // jmp 0x2acc <k_conv+0x2abc>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k2}
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0x02468d48 // leaq 0x2(%rsi), %rax
+	LONG $0x245c0348; BYTE $0x48 // addq 0x48(%rsp), %rbx
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xd8178f0f; WORD $0xffff // jg 0x2e3 <k_conv+0x2d3>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
+	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	WORD $0x7a7e // jle 0x2b70 <k_conv+0x2b60>
+	LONG $0x487cf162; WORD $0x3210 // vmovups (%rdx), %zmm6
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	WORD $0x7476 // jbe 0x2b76 <k_conv+0x2b66>
+	LONG $0x487cf162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm5
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x2ff98348 // cmpq $0x2f, %rcx
+	WORD $0x7e76 // jbe 0x2b8f <k_conv+0x2b7f>
+	LONG $0x487cf162; WORD $0x6210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm4
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x40f98348 // cmpq $0x40, %rcx
+	LONG $0x06c9820f; WORD $0x0000 // jb 0x31ed <k_conv+0x31dd>
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x487cf162; WORD $0x1810 // vmovups (%rax), %zmm3
+	LONG $0x487cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2
+	LONG $0x487cf162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm1
+	LONG $0x487cf162; WORD $0x4010; BYTE $0x03 // vmovups 0xc0(%rax), %zmm0
+	LONG $0x487cf162; WORD $0x7a10; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm7
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x01098f0f; WORD $0x0000 // jg 0x2c6c <k_conv+0x2c5c>
+	LONG $0x0001e8e9; BYTE $0x00 // jmp 0x2d50 <k_conv+0x2d40>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x3210 // vmovups (%rdx), %zmm6 {%k1} {z}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm5 {%k2} {z}
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x6210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm4 {%k2} {z}
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0x8a348d4a // leaq (%rdx,%r9,4), %rsi
+	QUAD $0x0000008024bc8348; BYTE $0x10 // cmpq $0x10, 0x80(%rsp)
+	WORD $0x4b7c // jl 0x2c10 <k_conv+0x2c00>
+	LONG $0x487cf162; WORD $0x1e10 // vmovups (%rsi), %zmm3
+	WORD $0xc084 // testb %al, %al
+	WORD $0x4b75 // jne 0x2c1a <k_conv+0x2c0a>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x5610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm2 {%k2} {z}
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x3b75 // jne 0x2c28 <k_conv+0x2c18>
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cf162; WORD $0x4e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm1 {%k2} {z}
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x25eb // jmp 0x2c32 <k_conv+0x2c22>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x1e10 // vmovups (%rsi), %zmm3 {%k1} {z}
+	WORD $0xc084 // testb %al, %al
+	WORD $0xb574 // je 0x2bcf <k_conv+0x2bbf>
+	LONG $0x487cf162; WORD $0x5610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm2
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0xc574 // je 0x2bed <k_conv+0x2bdd>
+	LONG $0x487cf162; WORD $0x4e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm1
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x7a10; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm7 {%k2} {z}
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x4610; BYTE $0x03 // vmovups 0xc0(%rsi), %zmm0 {%k2} {z}
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x00e48e0f; WORD $0x0000 // jle 0x2d50 <k_conv+0x2d40>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0xf7af0f49 // imulq %r15, %rsi
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0xb0348d49 // leaq (%r8,%rsi,4), %rsi
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	LONG $0x38678b4c // movq 0x38(%rdi), %r12
+	QUAD $0x000000a824ac8b4c // movq 0xa8(%rsp), %r13
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x1aeb // jmp 0x2cac <k_conv+0x2c9c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0x00a4840f; WORD $0x0000 // je 0x2d50 <k_conv+0x2d40>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0xef7e // jle 0x2ca0 <k_conv+0x2c90>
+	LONG $0xf80c8b4d // movq (%r8,%rdi,8), %r9
+	LONG $0x8e348d4e // leaq (%rsi,%r9,4), %r14
+	LONG $0xa61c8d4f // leaq (%r14,%r12,4), %r11
+	LONG $0x8b0c8d4e // leaq (%rbx,%r9,4), %r9
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c5162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm8
+	LONG $0x487c5162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%r13), %zmm9
+	LONG $0x487c5162; WORD $0x5510; BYTE $0x02 // vmovups 0x80(%r13), %zmm10
+	LONG $0x487c5162; WORD $0x5d10; BYTE $0x03 // vmovups 0xc0(%r13), %zmm11
+	LONG $0x487d5262; WORD $0x2618 // vbroadcastss (%r14), %zmm12
+	LONG $0x481dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm8) + zmm6
+	LONG $0x481dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm9) + zmm5
+	LONG $0x481dd262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm10) + zmm4
+	LONG $0x4825d262; WORD $0xfcb8 // vfmadd231ps %zmm12, %zmm11, %zmm7 # zmm7 = (zmm11 * zmm12) + zmm7
+	LONG $0x487d5262; WORD $0x2118 // vbroadcastss (%r9), %zmm12
+	LONG $0x481dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm8) + zmm3
+	LONG $0x481dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm9) + zmm2
+	LONG $0x481dd262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm10) + zmm1
+	LONG $0x481dd262; WORD $0xc3b8 // vfmadd231ps %zmm11, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm11) + zmm0
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
+	WORD $0x9472 // jb 0x2cd0 <k_conv+0x2cc0>
+	LONG $0xffff5fe9; BYTE $0xff // jmp 0x2ca0 <k_conv+0x2c90>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x487d7262; WORD $0x4e18; BYTE $0x28 // vbroadcastss 0xa0(%rsi), %zmm9
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x8f248d4c // leaq (%rdi,%rcx,4), %r12
+	LONG $0x487d7262; WORD $0x4618; BYTE $0x29 // vbroadcastss 0xa4(%rsi), %zmm8
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x00c1840f; WORD $0x0000 // je 0x2e40 <k_conv+0x2e30>
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	LONG $0xfbaf0f4d // imulq %r11, %r15
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0xb9348d4a // leaq (%rcx,%r15,4), %rsi
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x00c88e0f; WORD $0x0000 // jle 0x2e70 <k_conv+0x2e60>
+	LONG $0x484cf162; WORD $0x3658 // vaddps (%rsi), %zmm6, %zmm6
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x24 // vmovups %zmm6, (%r12)
+	WORD $0xc084 // testb %al, %al
+	LONG $0x00c6840f; WORD $0x0000 // je 0x2e8f <k_conv+0x2e7f>
+	LONG $0x4854f162; WORD $0x6e58; BYTE $0x01 // vaddps 0x40(%rsi), %zmm5, %zmm5
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	QUAD $0x01246c11487cd162 // vmovups %zmm5, 0x40(%r12)
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	LONG $0x00d3840f; WORD $0x0000 // je 0x2ec0 <k_conv+0x2eb0>
+	LONG $0x485cf162; WORD $0x6658; BYTE $0x02 // vaddps 0x80(%rsi), %zmm4, %zmm4
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	QUAD $0x02246411487cd162 // vmovups %zmm4, 0x80(%r12)
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x00e2840f; WORD $0x0000 // je 0x2ef2 <k_conv+0x2ee2>
+	LONG $0x4844f162; WORD $0x6658; BYTE $0x03 // vaddps 0xc0(%rsi), %zmm7, %zmm4
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	QUAD $0x03246411487cd162 // vmovups %zmm4, 0xc0(%r12)
+	LONG $0x943c8d4b // leaq (%r12,%r10,4), %rdi
+	LONG $0x9e048d4e // leaq (%rsi,%r11,4), %r8
+	LONG $0x0000ffe9; BYTE $0x00 // jmp 0x2f37 <k_conv+0x2f27>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x02288e0f; WORD $0x0000 // jle 0x308b <k_conv+0x307b>
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x24 // vmovups %zmm6, (%r12)
+	LONG $0x000223e9; BYTE $0x00 // jmp 0x3092 <k_conv+0x3082>
+	BYTE $0x90 // nop
+	LONG $0xc97c7162; WORD $0x1610 // vmovups (%rsi), %zmm10 {%k1} {z}
+	LONG $0x484cd162; WORD $0xf258 // vaddps %zmm10, %zmm6, %zmm6
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x497cd162; WORD $0x3411; BYTE $0x24 // vmovups %zmm6, (%r12) {%k1}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x7610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm6 {%k2} {z}
+	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	QUAD $0x01246c114a7cd162 // vmovups %zmm5, 0x40(%r12) {%k2}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x6e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm5 {%k2} {z}
+	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	QUAD $0x022464114a7cd162 // vmovups %zmm4, 0x80(%r12) {%k2}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x6610; BYTE $0x03 // vmovups 0xc0(%rsi), %zmm4 {%k2} {z}
+	LONG $0x4844f162; WORD $0xe458 // vaddps %zmm4, %zmm7, %zmm4
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	QUAD $0x032464114a7cd162 // vmovups %zmm4, 0xc0(%r12) {%k2}
+	LONG $0x943c8d4b // leaq (%r12,%r10,4), %rdi
+	LONG $0x9e048d4e // leaq (%rsi,%r11,4), %r8
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00998e0f; WORD $0x0000 // jle 0x2fd0 <k_conv+0x2fc0>
+	LONG $0x4864d162; WORD $0x1858 // vaddps (%r8), %zmm3, %zmm3
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0097840f; WORD $0x0000 // je 0x2fee <k_conv+0x2fde>
+	QUAD $0x019e5458486cb162 // vaddps 0x40(%rsi,%r11,4), %zmm2, %zmm2
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	QUAD $0x01945411487c9162 // vmovups %zmm2, 0x40(%r12,%r10,4)
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	LONG $0x00a2840f; WORD $0x0000 // je 0x301e <k_conv+0x300e>
+	QUAD $0x029e4c584874b162 // vaddps 0x80(%rsi,%r11,4), %zmm1, %zmm1
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	QUAD $0x02944c11487c9162 // vmovups %zmm1, 0x80(%r12,%r10,4)
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	LONG $0x00af840f; WORD $0x0000 // je 0x3054 <k_conv+0x3044>
+	QUAD $0x039e4458487cb162 // vaddps 0xc0(%rsi,%r11,4), %zmm0, %zmm0
+	LONG $0x4834f162; WORD $0xc05f // vmaxps %zmm0, %zmm9, %zmm0
+	LONG $0x483cf162; WORD $0xc05d // vminps %zmm0, %zmm8, %zmm0
+	QUAD $0x03944411487c9162 // vmovups %zmm0, 0xc0(%r12,%r10,4)
+	LONG $0xfffaeae9; BYTE $0xff // jmp 0x2ab0 <k_conv+0x2aa0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x2010 // vmovups (%r8), %zmm4 {%k1} {z}
+	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%r8), %zmm3 {%k2} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	LONG $0x4a7cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi) {%k2}
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x5010; BYTE $0x02 // vmovups 0x80(%r8), %zmm2 {%k2} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	LONG $0x4a7cf162; WORD $0x4f11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdi) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x4810; BYTE $0x03 // vmovups 0xc0(%r8), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4834f162; WORD $0xc05f // vmaxps %zmm0, %zmm9, %zmm0
+	LONG $0x483cf162; WORD $0xc05d // vminps %zmm0, %zmm8, %zmm0
+	LONG $0x4a7cf162; WORD $0x4711; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdi) {%k2}
+	LONG $0xfffa25e9; BYTE $0xff // jmp 0x2ab0 <k_conv+0x2aa0>
+	LONG $0x497cd162; WORD $0x3411; BYTE $0x24 // vmovups %zmm6, (%r12) {%k1}
+	LONG $0x24748d49; BYTE $0x40 // leaq 0x40(%r12), %rsi
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x30af <k_conv+0x309f>
+	LONG $0x487cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi)
+	WORD $0x16eb // jmp 0x30c5 <k_conv+0x30b5>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0x4a7cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi) {%k2}
+	QUAD $0x0000008024b48d49 // leaq 0x80(%r12), %rsi
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	WORD $0x0874 // je 0x30e6 <k_conv+0x30d6>
+	LONG $0x487cf162; WORD $0x2611 // vmovups %zmm4, (%rsi)
+	WORD $0x17eb // jmp 0x30fd <k_conv+0x30ed>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0x4a7cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k2}
+	QUAD $0x000000c024b48d49 // leaq 0xc0(%r12), %rsi
+	LONG $0x4834f162; WORD $0xe75f // vmaxps %zmm7, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	WORD $0xd284 // testb %dl, %dl
+	WORD $0x0874 // je 0x311d <k_conv+0x310d>
+	LONG $0x487cf162; WORD $0x2611 // vmovups %zmm4, (%rsi)
+	WORD $0x18eb // jmp 0x3135 <k_conv+0x3125>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0x4a7cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k2}
+	LONG $0x94348d4b // leaq (%r12,%r10,4), %rsi
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x3153 <k_conv+0x3143>
+	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
+	WORD $0x06eb // jmp 0x3159 <k_conv+0x3149>
+	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
+	LONG $0x407e8d48 // leaq 0x40(%rsi), %rdi
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x3175 <k_conv+0x3165>
+	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
+	WORD $0x16eb // jmp 0x318b <k_conv+0x317b>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k2}
+	LONG $0x80868d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rsi), %rax
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	WORD $0x0874 // je 0x31ab <k_conv+0x319b>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	WORD $0x17eb // jmp 0x31c2 <k_conv+0x31b2>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0x4a7cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k2}
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
+	LONG $0x4834f162; WORD $0xc05f // vmaxps %zmm0, %zmm9, %zmm0
+	LONG $0x483cf162; WORD $0xc05d // vminps %zmm0, %zmm8, %zmm0
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0xf8ab840f; WORD $0xffff // je 0x2a8d <k_conv+0x2a7d>
+	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
+	LONG $0xfff8c3e9; BYTE $0xff // jmp 0x2ab0 <k_conv+0x2aa0>
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	LONG $0xfff9b5e9; BYTE $0xff // jmp 0x2baa <k_conv+0x2b9a>
+	LONG $0xf0478d49 // leaq -0x10(%r15), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0xe0478d49 // leaq -0x20(%r15), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	QUAD $0x0000013024848948 // movq %rax, 0x130(%rsp)
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x4feb // jmp 0x3281 <k_conv+0x3271>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000118248c8b48 // movq 0x118(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	QUAD $0x0000013024840348 // addq 0x130(%rsp), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x00000120248c3b48 // cmpq 0x120(%rsp), %rcx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	QUAD $0x0000015024948b48 // movq 0x150(%rsp), %rdx
+	LONG $0xcdef840f; WORD $0xffff // je 0x70 <k_conv+0x60>
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x1f74 // je 0x32b0 <k_conv+0x32a0>
+	LONG $0x90878b48; WORD $0x0000; BYTE $0x00 // movq 0x90(%rdi), %rax
+	QUAD $0x0000011824b48b48 // movq 0x118(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0x11eb // jmp 0x32ba <k_conv+0x32aa>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000011824b48b48 // movq 0x118(%rsp), %rsi
+	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	QUAD $0x00000148248c8b48 // movq 0x148(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000014024948b48 // movq 0x140(%rsp), %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	LONG $0x247c8348; WORD $0x0858 // cmpq $0x8, 0x58(%rsp)
+	LONG $0x038c8d0f; WORD $0x0000 // jge 0x36c0 <k_conv+0x36b0>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x04c88348 // orq $0x4, %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x18588e0f; WORD $0x0000 // jle 0x4ba0 <k_conv+0x4b90>
+	LONG $0x027e8d48 // leaq 0x2(%rsi), %rdi
+	LONG $0x247c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdi
+	LONG $0x23598e0f; WORD $0x0000 // jle 0x56b0 <k_conv+0x56a0>
+	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
+	LONG $0xfede8d0f; WORD $0xffff // jge 0x3240 <k_conv+0x3230>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88818b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rax
+	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
+	LONG $0x78798b48 // movq 0x78(%rcx), %rdi
+	LONG $0x98818b4c; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %r8
+	WORD $0x22eb // jmp 0x33a1 <k_conv+0x3391>
+	LONG $0x487cd162; WORD $0x0211 // vmovups %zmm0, (%r10)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
+	LONG $0xfe9f840f; WORD $0xffff // je 0x3240 <k_conv+0x3230>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	LONG $0x8e348d48 // leaq (%rsi,%rcx,4), %rsi
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x437e // jle 0x3400 <k_conv+0x33f0>
+	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	WORD $0x3d76 // jbe 0x3406 <k_conv+0x33f6>
+	LONG $0x487cf162; WORD $0x4e10; BYTE $0x01 // vmovups 0x40(%rsi), %zmm1
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x2fff8349 // cmpq $0x2f, %r15
+	WORD $0x4c76 // jbe 0x3425 <k_conv+0x3415>
+	LONG $0x487cf162; WORD $0x4610; BYTE $0x02 // vmovups 0x80(%rsi), %zmm0
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x304b8b48 // movq 0x30(%rbx), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x5e7f // jg 0x3452 <k_conv+0x3442>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x34d0 <k_conv+0x34c0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7cf162; WORD $0x4e10; BYTE $0x01 // vmovups 0x40(%rsi), %zmm1 {%k2} {z}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xd2 // kmovd %r10d, %k2
+	LONG $0xca7cf162; WORD $0x4610; BYTE $0x02 // vmovups 0x80(%rsi), %zmm0 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x304b8b48 // movq 0x30(%rbx), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x7e7e // jle 0x34d0 <k_conv+0x34c0>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xd5af0f4c // imulq %rbp, %r10
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	LONG $0x285b8b4c // movq 0x28(%rbx), %r11
+	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x11eb // jmp 0x3488 <k_conv+0x3478>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	WORD $0x4874 // je 0x34d0 <k_conv+0x34c0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0xf37e // jle 0x3480 <k_conv+0x3470>
+	LONG $0xfb248b4f // movq (%r11,%r15,8), %r12
+	LONG $0xa2248d4f // leaq (%r10,%r12,4), %r12
+	LONG $0x9c2c8d4d // leaq (%r12,%rbx,4), %r13
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487dd262; WORD $0x1c18; BYTE $0x24 // vbroadcastss (%r12), %zmm3
+	LONG $0x4865d262; WORD $0x16b8 // vfmadd231ps (%r14), %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
+	LONG $0x4865d262; WORD $0x4eb8; BYTE $0x01 // vfmadd231ps 0x40(%r14), %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	LONG $0x4865d262; WORD $0x46b8; BYTE $0x02 // vfmadd231ps 0x80(%r14), %zmm3, %zmm0 # zmm0 = (zmm3 * mem) + zmm0
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0xc0c68149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r14
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0xd572 // jb 0x34a0 <k_conv+0x3490>
+	WORD $0xb3eb // jmp 0x3480 <k_conv+0x3470>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x487dd262; WORD $0x6318; BYTE $0x28 // vbroadcastss 0xa0(%r11), %zmm4
+	QUAD $0x000000e824948b4c // movq 0xe8(%rsp), %r10
+	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
+	LONG $0x487dd262; WORD $0x5b18; BYTE $0x29 // vbroadcastss 0xa4(%r11), %zmm3
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x008e840f; WORD $0x0000 // je 0x3590 <k_conv+0x3580>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0x8b1c8d4d // leaq (%r11,%rcx,4), %r11
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00998e0f; WORD $0x0000 // jle 0x35c0 <k_conv+0x35b0>
+	LONG $0x486cd162; WORD $0x1358 // vaddps (%r11), %zmm2, %zmm2
+	LONG $0x485cf162; WORD $0xd25f // vmaxps %zmm2, %zmm4, %zmm2
+	LONG $0x4864f162; WORD $0xd25d // vminps %zmm2, %zmm3, %zmm2
+	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x0096840f; WORD $0x0000 // je 0x35de <k_conv+0x35ce>
+	LONG $0x4874d162; WORD $0x4b58; BYTE $0x01 // vaddps 0x40(%r11), %zmm1, %zmm1
+	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
+	LONG $0x4864f162; WORD $0xc95d // vminps %zmm1, %zmm3, %zmm1
+	LONG $0x487cd162; WORD $0x4a11; BYTE $0x01 // vmovups %zmm1, 0x40(%r10)
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00a4840f; WORD $0x0000 // je 0x360f <k_conv+0x35ff>
+	LONG $0x487cd162; WORD $0x4358; BYTE $0x02 // vaddps 0x80(%r11), %zmm0, %zmm0
+	LONG $0x485cf162; WORD $0xc05f // vmaxps %zmm0, %zmm4, %zmm0
+	LONG $0x4864f162; WORD $0xc05d // vminps %zmm0, %zmm3, %zmm0
+	LONG $0x487cd162; WORD $0x4211; BYTE $0x02 // vmovups %zmm0, 0x80(%r10)
+	LONG $0xfffe06e9; BYTE $0xff // jmp 0x3390 <k_conv+0x3380>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x485cf162; WORD $0xd25f // vmaxps %zmm2, %zmm4, %zmm2
+	LONG $0x4864f162; WORD $0xd25d // vminps %zmm2, %zmm3, %zmm2
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00988e0f; WORD $0x0000 // jle 0x3646 <k_conv+0x3636>
+	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
+	LONG $0x000093e9; BYTE $0x00 // jmp 0x364c <k_conv+0x363c>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cd162; WORD $0x2b10 // vmovups (%r11), %zmm5 {%k1} {z}
+	LONG $0x486cf162; WORD $0xd558 // vaddps %zmm5, %zmm2, %zmm2
+	LONG $0x485cf162; WORD $0xd25f // vmaxps %zmm2, %zmm4, %zmm2
+	LONG $0x4864f162; WORD $0xd25d // vminps %zmm2, %zmm3, %zmm2
+	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cd162; WORD $0x5310; BYTE $0x01 // vmovups 0x40(%r11), %zmm2 {%k2} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
+	LONG $0x4864f162; WORD $0xc95d // vminps %zmm1, %zmm3, %zmm1
+	LONG $0x4a7cd162; WORD $0x4a11; BYTE $0x01 // vmovups %zmm1, 0x40(%r10) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cd162; WORD $0x4b10; BYTE $0x02 // vmovups 0x80(%r11), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x485cf162; WORD $0xc05f // vmaxps %zmm0, %zmm4, %zmm0
+	LONG $0x4864f162; WORD $0xc05d // vminps %zmm0, %zmm3, %zmm0
+	LONG $0x4a7cd162; WORD $0x4211; BYTE $0x02 // vmovups %zmm0, 0x80(%r10) {%k2}
+	LONG $0xfffd4ae9; BYTE $0xff // jmp 0x3390 <k_conv+0x3380>
+	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
+	LONG $0x405a8d4d // leaq 0x40(%r10), %r11
+	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
+	LONG $0x4864f162; WORD $0xc95d // vminps %zmm1, %zmm3, %zmm1
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x3669 <k_conv+0x3659>
+	LONG $0x487cd162; WORD $0x0b11 // vmovups %zmm1, (%r11)
+	WORD $0x1beb // jmp 0x3684 <k_conv+0x3674>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0x4a7cd162; WORD $0x0b11 // vmovups %zmm1, (%r11) {%k2}
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x485cf162; WORD $0xc05f // vmaxps %zmm0, %zmm4, %zmm0
+	LONG $0x4864f162; WORD $0xc05d // vminps %zmm0, %zmm3, %zmm0
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xfce2850f; WORD $0xffff // jne 0x337f <k_conv+0x336f>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cd162; WORD $0x0211 // vmovups %zmm0, (%r10) {%k2}
+	LONG $0xfffcd6e9; BYTE $0xff // jmp 0x3390 <k_conv+0x3380>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x70788b48 // movq 0x70(%rax), %rdi
-	LONG $0x30488b48 // movq 0x30(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x60588b4c // movq 0x60(%rax), %r11
-	LONG $0x487df262; WORD $0x4018; BYTE $0x22 // vbroadcastss 0x88(%rax), %zmm0
-	LONG $0x487df262; WORD $0x4818; BYTE $0x23 // vbroadcastss 0x8c(%rax), %zmm1
-	LONG $0x80988b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %rbx
+	LONG $0x88b88b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rax), %rdi
+	LONG $0x50488b48 // movq 0x50(%rax), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x78488b48 // movq 0x78(%rax), %rcx
+	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
+	LONG $0x98808b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rax), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
 	LONG $0x7f048d48 // leaq (%rdi,%rdi,2), %rax
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x04e0c149 // shlq $0x4, %r8
 	LONG $0xbf0c8d48 // leaq (%rdi,%rdi,4), %rcx
 	LONG $0xff148d48 // leaq (%rdi,%rdi,8), %rdx
 	LONG $0x520c8d4c // leaq (%rdx,%rdx,2), %r9
-	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	QUAD $0x000000f024b48b48 // movq 0xf0(%rsp), %rsi
 	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
 	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
-	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
 	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
 	LONG $0xc6148d48 // leaq (%rsi,%rax,8), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
 	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
 	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0xfe048d48 // leaq (%rsi,%rdi,8), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x000000c024bc8948 // movq %rdi, 0xc0(%rsp)
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
 	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x000000d0249c894c // movq %r11, 0xd0(%rsp)
-	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
-	WORD $0x5aeb // jmp 0x3126 <k_conv+0x3116>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x486cf162; WORD $0x5258; BYTE $0x02 // vaddps 0x80(%rdx), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax)
-	LONG $0x24448d49; BYTE $0x08 // leaq 0x8(%r12), %rax
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x244c0148; BYTE $0x60 // addq %rcx, 0x60(%rsp)
-	LONG $0x240c0148 // addq %rcx, (%rsp)
-	LONG $0x244c0148; BYTE $0x58 // addq %rcx, 0x58(%rsp)
-	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
-	LONG $0x244c0148; BYTE $0x50 // addq %rcx, 0x50(%rsp)
-	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
-	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
-	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xfc648f0f; WORD $0xffff // jg 0x2d8a <k_conv+0x2d7a>
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
-	LONG $0x487c6162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm24
-	LONG $0x487ce162; WORD $0x7810; BYTE $0x02 // vmovups 0x80(%rax), %zmm23
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	QUAD $0x0000011024a4894c // movq %r12, 0x110(%rsp)
-	LONG $0x02458e0f; WORD $0x0000 // jle 0x33a0 <k_conv+0x3390>
-	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28588b48 // movq 0x28(%rax), %rbx
-	LONG $0x38608b4c // movq 0x38(%rax), %r12
-	LONG $0x487c8162; WORD $0xf128 // vmovaps %zmm25, %zmm22
-	LONG $0x487c8162; WORD $0xe828 // vmovaps %zmm24, %zmm21
-	LONG $0x487ca162; WORD $0xe728 // vmovaps %zmm23, %zmm20
-	LONG $0x487c8162; WORD $0xd928 // vmovaps %zmm25, %zmm19
-	LONG $0x487c8162; WORD $0xd028 // vmovaps %zmm24, %zmm18
-	LONG $0x487ca162; WORD $0xcf28 // vmovaps %zmm23, %zmm17
-	LONG $0x487c8162; WORD $0xc128 // vmovaps %zmm25, %zmm16
-	LONG $0x487c1162; WORD $0xf828 // vmovaps %zmm24, %zmm15
-	LONG $0x487c3162; WORD $0xf728 // vmovaps %zmm23, %zmm14
-	LONG $0x487c1162; WORD $0xe928 // vmovaps %zmm25, %zmm13
-	LONG $0x487c1162; WORD $0xe028 // vmovaps %zmm24, %zmm12
-	LONG $0x487c3162; WORD $0xdf28 // vmovaps %zmm23, %zmm11
-	LONG $0x487c1162; WORD $0xd128 // vmovaps %zmm25, %zmm10
-	LONG $0x487c1162; WORD $0xc828 // vmovaps %zmm24, %zmm9
-	LONG $0x487c3162; WORD $0xc728 // vmovaps %zmm23, %zmm8
-	LONG $0x487c9162; WORD $0xf928 // vmovaps %zmm25, %zmm7
-	LONG $0x487c9162; WORD $0xf028 // vmovaps %zmm24, %zmm6
-	LONG $0x487cb162; WORD $0xef28 // vmovaps %zmm23, %zmm5
-	LONG $0x487c9162; WORD $0xe128 // vmovaps %zmm25, %zmm4
-	LONG $0x487c9162; WORD $0xd828 // vmovaps %zmm24, %zmm3
-	LONG $0x487cb162; WORD $0xd728 // vmovaps %zmm23, %zmm2
-	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1beb // jmp 0x322e <k_conv+0x321e>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x24443b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r8
-	LONG $0x01f0840f; WORD $0x0000 // je 0x341e <k_conv+0x340e>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xed7e // jle 0x3220 <k_conv+0x3210>
-	LONG $0xc3048b4a // movq (%rbx,%r8,8), %rax
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0x81148d48 // leaq (%rcx,%rax,4), %rdx
-	LONG $0xa22c8d4e // leaq (%rdx,%r12,4), %r13
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c4162; WORD $0x1710 // vmovups (%r15), %zmm26
-	LONG $0x487c4162; WORD $0x5f10; BYTE $0x01 // vmovups 0x40(%r15), %zmm27
-	LONG $0x487c4162; WORD $0x6710; BYTE $0x02 // vmovups 0x80(%r15), %zmm28
-	LONG $0x487d4262; WORD $0x2c18; BYTE $0x06 // vbroadcastss (%r14,%rax), %zmm29
-	LONG $0x40150262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm29, %zmm25 # zmm25 = (zmm29 * zmm26) + zmm25
-	LONG $0x40150262; WORD $0xc3b8 // vfmadd231ps %zmm27, %zmm29, %zmm24 # zmm24 = (zmm29 * zmm27) + zmm24
-	LONG $0x401d8262; WORD $0xfdb8 // vfmadd231ps %zmm29, %zmm28, %zmm23 # zmm23 = (zmm28 * zmm29) + zmm23
-	LONG $0x487d6262; WORD $0x2c18; BYTE $0x06 // vbroadcastss (%rsi,%rax), %zmm29
-	LONG $0x40158262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm29, %zmm22 # zmm22 = (zmm29 * zmm26) + zmm22
-	LONG $0x40158262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm21 # zmm21 = (zmm29 * zmm27) + zmm21
-	LONG $0x487d6262; WORD $0x3418; BYTE $0x07 // vbroadcastss (%rdi,%rax), %zmm30
-	LONG $0x401d8262; WORD $0xe5b8 // vfmadd231ps %zmm29, %zmm28, %zmm20 # zmm20 = (zmm28 * zmm29) + zmm20
-	LONG $0x400d8262; WORD $0xdab8 // vfmadd231ps %zmm26, %zmm30, %zmm19 # zmm19 = (zmm30 * zmm26) + zmm19
-	LONG $0x400d8262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm18 # zmm18 = (zmm30 * zmm27) + zmm18
-	LONG $0x401d8262; WORD $0xceb8 // vfmadd231ps %zmm30, %zmm28, %zmm17 # zmm17 = (zmm28 * zmm30) + zmm17
-	LONG $0x487d6262; WORD $0x2c18; BYTE $0x02 // vbroadcastss (%rdx,%rax), %zmm29
-	LONG $0x40158262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm16 # zmm16 = (zmm29 * zmm26) + zmm16
-	LONG $0x40151262; WORD $0xfbb8 // vfmadd231ps %zmm27, %zmm29, %zmm15 # zmm15 = (zmm29 * zmm27) + zmm15
-	LONG $0x401d1262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm29) + zmm14
-	LONG $0x487d4262; WORD $0x2c18; BYTE $0x02 // vbroadcastss (%r10,%rax), %zmm29
-	LONG $0x40151262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm13 # zmm13 = (zmm29 * zmm26) + zmm13
-	LONG $0x40151262; WORD $0xe3b8 // vfmadd231ps %zmm27, %zmm29, %zmm12 # zmm12 = (zmm29 * zmm27) + zmm12
-	LONG $0x401d1262; WORD $0xddb8 // vfmadd231ps %zmm29, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm29) + zmm11
-	LONG $0x487d4262; WORD $0x2c18; BYTE $0x01 // vbroadcastss (%r9,%rax), %zmm29
-	LONG $0x40151262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm29, %zmm10 # zmm10 = (zmm29 * zmm26) + zmm10
-	LONG $0x40151262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm9 # zmm9 = (zmm29 * zmm27) + zmm9
-	QUAD $0x00057418487d6262 // vbroadcastss (%rbp,%rax), %zmm30
-	LONG $0x401d1262; WORD $0xc5b8 // vfmadd231ps %zmm29, %zmm28, %zmm8 # zmm8 = (zmm28 * zmm29) + zmm8
-	LONG $0x400d9262; WORD $0xfab8 // vfmadd231ps %zmm26, %zmm30, %zmm7 # zmm7 = (zmm30 * zmm26) + zmm7
-	LONG $0x400d9262; WORD $0xf3b8 // vfmadd231ps %zmm27, %zmm30, %zmm6 # zmm6 = (zmm30 * zmm27) + zmm6
-	LONG $0x401d9262; WORD $0xeeb8 // vfmadd231ps %zmm30, %zmm28, %zmm5 # zmm5 = (zmm28 * zmm30) + zmm5
-	LONG $0x487d4262; WORD $0x2c18; BYTE $0x03 // vbroadcastss (%r11,%rax), %zmm29
-	LONG $0x40159262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm4 # zmm4 = (zmm29 * zmm26) + zmm4
-	LONG $0x40159262; WORD $0xdbb8 // vfmadd231ps %zmm27, %zmm29, %zmm3 # zmm3 = (zmm29 * zmm27) + zmm3
-	LONG $0x40159262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm29, %zmm2 # zmm2 = (zmm29 * zmm28) + zmm2
-	LONG $0xc0c78149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r15
-	LONG $0x04c38349 // addq $0x4, %r11
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c78348 // addq $0x4, %rdi
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x060c8d49 // leaq (%r14,%rax), %rcx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x04c68349 // addq $0x4, %r14
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xfeeb820f; WORD $0xffff // jb 0x3280 <k_conv+0x3270>
-	LONG $0xfffe86e9; BYTE $0xff // jmp 0x3220 <k_conv+0x3210>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487c8162; WORD $0xf128 // vmovaps %zmm25, %zmm22
-	LONG $0x487c8162; WORD $0xe828 // vmovaps %zmm24, %zmm21
-	LONG $0x487ca162; WORD $0xe728 // vmovaps %zmm23, %zmm20
-	LONG $0x487c8162; WORD $0xd928 // vmovaps %zmm25, %zmm19
-	LONG $0x487c8162; WORD $0xd028 // vmovaps %zmm24, %zmm18
-	LONG $0x487ca162; WORD $0xcf28 // vmovaps %zmm23, %zmm17
-	LONG $0x487c8162; WORD $0xc128 // vmovaps %zmm25, %zmm16
-	LONG $0x487c1162; WORD $0xf828 // vmovaps %zmm24, %zmm15
-	LONG $0x487c3162; WORD $0xf728 // vmovaps %zmm23, %zmm14
-	LONG $0x487c1162; WORD $0xe928 // vmovaps %zmm25, %zmm13
-	LONG $0x487c1162; WORD $0xe028 // vmovaps %zmm24, %zmm12
-	LONG $0x487c3162; WORD $0xdf28 // vmovaps %zmm23, %zmm11
-	LONG $0x487c1162; WORD $0xd128 // vmovaps %zmm25, %zmm10
-	LONG $0x487c1162; WORD $0xc828 // vmovaps %zmm24, %zmm9
-	LONG $0x487c3162; WORD $0xc728 // vmovaps %zmm23, %zmm8
-	LONG $0x487c9162; WORD $0xf928 // vmovaps %zmm25, %zmm7
-	LONG $0x487c9162; WORD $0xf028 // vmovaps %zmm24, %zmm6
-	LONG $0x487cb162; WORD $0xef28 // vmovaps %zmm23, %zmm5
-	LONG $0x487c9162; WORD $0xe128 // vmovaps %zmm25, %zmm4
-	LONG $0x487c9162; WORD $0xd828 // vmovaps %zmm24, %zmm3
-	LONG $0x487cb162; WORD $0xd728 // vmovaps %zmm23, %zmm2
-	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	LONG $0x811c8d48 // leaq (%rcx,%rax,4), %rbx
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x00c6840f; WORD $0x0000 // je 0x3510 <k_conv+0x3500>
-	QUAD $0x0000982494af0f48; BYTE $0x00 // imulq 0x98(%rsp), %rdx
-	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
-	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
-	LONG $0x01508e0f; WORD $0x0000 // jle 0x35d0 <k_conv+0x35c0>
-	LONG $0x40346162; WORD $0x0a58 // vaddps (%rdx), %zmm25, %zmm25
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x487c6162; WORD $0x0b11 // vmovups %zmm25, (%rbx)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x014c860f; WORD $0x0000 // jbe 0x35ee <k_conv+0x35de>
-	LONG $0x403c6162; WORD $0x4258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm24, %zmm24
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x487c6162; WORD $0x4311; BYTE $0x01 // vmovups %zmm24, 0x40(%rbx)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0x30ff8349 // cmpq $0x30, %r15
-	LONG $0x0157820f; WORD $0x0000 // jb 0x3620 <k_conv+0x3610>
-	LONG $0x4044e162; WORD $0x7a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm23, %zmm23
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x487ce162; WORD $0x7b11; BYTE $0x02 // vmovups %zmm23, 0x80(%rbx)
-	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
-	LONG $0x9b048d4a // leaq (%rbx,%r11,4), %rax
-	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x00016ee9; BYTE $0x00 // jmp 0x3674 <k_conv+0x3664>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
-	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
-	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
-	LONG $0x02ec8e0f; WORD $0x0000 // jle 0x3829 <k_conv+0x3819>
-	LONG $0x487c6162; WORD $0x0b11 // vmovups %zmm25, (%rbx)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x02e2860f; WORD $0x0000 // jbe 0x382f <k_conv+0x381f>
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x487c6162; WORD $0x4311; BYTE $0x01 // vmovups %zmm24, 0x40(%rbx)
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x30ff8349 // cmpq $0x30, %r15
-	LONG $0x02e8820f; WORD $0x0000 // jb 0x3854 <k_conv+0x3844>
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x487ce162; WORD $0x7b11; BYTE $0x02 // vmovups %zmm23, 0x80(%rbx)
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	LONG $0x487ce162; WORD $0x3411; BYTE $0x83 // vmovups %zmm22, (%rbx,%rax,4)
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	QUAD $0x01836c11487ce162 // vmovups %zmm21, 0x40(%rbx,%rax,4)
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	QUAD $0x02836411487ce162 // vmovups %zmm20, 0x80(%rbx,%rax,4)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x000340e9; BYTE $0x00 // jmp 0x390c <k_conv+0x38fc>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc97c6162; WORD $0x1210 // vmovups (%rdx), %zmm26 {%k1} {z}
-	LONG $0x40340162; WORD $0xca58 // vaddps %zmm26, %zmm25, %zmm25
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x497c6162; WORD $0x0b11 // vmovups %zmm25, (%rbx) {%k1}
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0xcd7c6162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm25 {%k5} {z}
-	LONG $0x403c0162; WORD $0xc158 // vaddps %zmm25, %zmm24, %zmm24
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x4d7c6162; WORD $0x4311; BYTE $0x01 // vmovups %zmm24, 0x40(%rbx) {%k5}
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0xcd7c6162; WORD $0x4210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm24 {%k5} {z}
-	LONG $0x40448162; WORD $0xf858 // vaddps %zmm24, %zmm23, %zmm23
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x4d7ce162; WORD $0x7b11; BYTE $0x02 // vmovups %zmm23, 0x80(%rbx) {%k5}
-	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
-	LONG $0x9b048d4a // leaq (%rbx,%r11,4), %rax
-	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x009e8c0f; WORD $0x0000 // jl 0x3710 <k_conv+0x3700>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x404ce162; WORD $0x3258 // vaddps (%rdx), %zmm22, %zmm22
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	LONG $0x487ce162; WORD $0x3011 // vmovups %zmm22, (%rax)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x00a4840f; WORD $0x0000 // je 0x3739 <k_conv+0x3729>
-	LONG $0x4054e162; WORD $0x6a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm21, %zmm21
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x487ce162; WORD $0x6811; BYTE $0x01 // vmovups %zmm21, 0x40(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x00b9850f; WORD $0x0000 // jne 0x3774 <k_conv+0x3764>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7ce162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm21 {%k5} {z}
-	LONG $0x405ca162; WORD $0xe558 // vaddps %zmm21, %zmm20, %zmm20
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	LONG $0x4d7ce162; WORD $0x6011; BYTE $0x02 // vmovups %zmm20, 0x80(%rax) {%k5}
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x05688c0f; WORD $0x0000 // jl 0x3c65 <k_conv+0x3c55>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000095e9; BYTE $0x00 // jmp 0x3799 <k_conv+0x3789>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xc97ce162; WORD $0x3a10 // vmovups (%rdx), %zmm23 {%k1} {z}
-	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	LONG $0x497ce162; WORD $0x3011 // vmovups %zmm22, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff5c850f; WORD $0xffff // jne 0x3695 <k_conv+0x3685>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xee92fbc5 // kmovd %esi, %k5
-	LONG $0xcd7ce162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm22 {%k5} {z}
-	LONG $0x4054a162; WORD $0xee58 // vaddps %zmm22, %zmm21, %zmm21
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x4d7ce162; WORD $0x6811; BYTE $0x01 // vmovups %zmm21, 0x40(%rax) {%k5}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xff47840f; WORD $0xffff // je 0x36bb <k_conv+0x36ab>
-	LONG $0x405ce162; WORD $0x6258; BYTE $0x02 // vaddps 0x80(%rdx), %zmm20, %zmm20
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	LONG $0x487ce162; WORD $0x6011; BYTE $0x02 // vmovups %zmm20, 0x80(%rax)
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x4064e162; WORD $0x1a58 // vaddps (%rdx), %zmm19, %zmm19
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	LONG $0x487ce162; WORD $0x1811 // vmovups %zmm19, (%rax)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x04d4840f; WORD $0x0000 // je 0x3c8e <k_conv+0x3c7e>
-	LONG $0x406ce162; WORD $0x5258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	LONG $0x487ce162; WORD $0x5011; BYTE $0x01 // vmovups %zmm18, 0x40(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x04e9850f; WORD $0x0000 // jne 0x3cc9 <k_conv+0x3cb9>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7ce162; WORD $0x5210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm18 {%k5} {z}
-	LONG $0x4074a162; WORD $0xca58 // vaddps %zmm18, %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x4d7ce162; WORD $0x4811; BYTE $0x02 // vmovups %zmm17, 0x80(%rax) {%k5}
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x055c8c0f; WORD $0x0000 // jl 0x3d7e <k_conv+0x3d6e>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x0004c5e9; BYTE $0x00 // jmp 0x3cee <k_conv+0x3cde>
-	LONG $0x497c6162; WORD $0x0b11 // vmovups %zmm25, (%rbx) {%k1}
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0x4d7c6162; WORD $0x4311; BYTE $0x01 // vmovups %zmm24, 0x40(%rbx) {%k5}
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0x4d7ce162; WORD $0x7b11; BYTE $0x02 // vmovups %zmm23, 0x80(%rbx) {%k5}
-	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	LONG $0x83048d48 // leaq (%rbx,%rax,4), %rax
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x327c // jl 0x38c7 <k_conv+0x38b7>
-	LONG $0x487ce162; WORD $0x3011 // vmovups %zmm22, (%rax)
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	WORD $0xd284 // testb %dl, %dl
-	WORD $0x3275 // jne 0x38dd <k_conv+0x38cd>
+	WORD $0x5beb // jmp 0x37d2 <k_conv+0x37c2>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
-	LONG $0xea92fbc5 // kmovd %edx, %k5
-	LONG $0x4d7ce162; WORD $0x6811; BYTE $0x01 // vmovups %zmm21, 0x40(%rax) {%k5}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x20eb // jmp 0x38e7 <k_conv+0x38d7>
-	LONG $0x497ce162; WORD $0x3011 // vmovups %zmm22, (%rax) {%k1}
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	WORD $0xd284 // testb %dl, %dl
-	WORD $0xce74 // je 0x38ab <k_conv+0x389b>
-	LONG $0x487ce162; WORD $0x6811; BYTE $0x01 // vmovups %zmm21, 0x40(%rax)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xea92fbc5 // kmovd %edx, %k5
-	LONG $0x4d7ce162; WORD $0x6011; BYTE $0x02 // vmovups %zmm20, 0x80(%rax) {%k5}
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
-	LONG $0x9b0c8d4a // leaq (%rbx,%r11,4), %rcx
-	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x3936 <k_conv+0x3926>
-	LONG $0x487ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx)
-	WORD $0x06eb // jmp 0x393c <k_conv+0x392c>
-	LONG $0x497ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x0874 // je 0x3959 <k_conv+0x3949>
-	LONG $0x487ce162; WORD $0x1611 // vmovups %zmm18, (%rsi)
-	WORD $0x16eb // jmp 0x396f <k_conv+0x395f>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7ce162; WORD $0x1611 // vmovups %zmm18, (%rsi) {%k5}
-	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x398e <k_conv+0x397e>
-	LONG $0x487ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi)
-	WORD $0x16eb // jmp 0x39a4 <k_conv+0x3994>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi) {%k5}
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x39c2 <k_conv+0x39b2>
-	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
-	WORD $0x06eb // jmp 0x39c8 <k_conv+0x39b8>
-	LONG $0x497ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x0874 // je 0x39e5 <k_conv+0x39d5>
-	LONG $0x487c7162; WORD $0x3e11 // vmovups %zmm15, (%rsi)
-	WORD $0x16eb // jmp 0x39fb <k_conv+0x39eb>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7c7162; WORD $0x3e11 // vmovups %zmm15, (%rsi) {%k5}
-	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x3a1a <k_conv+0x3a0a>
-	LONG $0x487c7162; WORD $0x3611 // vmovups %zmm14, (%rsi)
-	WORD $0x16eb // jmp 0x3a30 <k_conv+0x3a20>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7c7162; WORD $0x3611 // vmovups %zmm14, (%rsi) {%k5}
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x3a4e <k_conv+0x3a3e>
-	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
-	WORD $0x06eb // jmp 0x3a54 <k_conv+0x3a44>
-	LONG $0x497c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x0874 // je 0x3a71 <k_conv+0x3a61>
-	LONG $0x487c7162; WORD $0x2611 // vmovups %zmm12, (%rsi)
-	WORD $0x16eb // jmp 0x3a87 <k_conv+0x3a77>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7c7162; WORD $0x2611 // vmovups %zmm12, (%rsi) {%k5}
-	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x3aa6 <k_conv+0x3a96>
-	LONG $0x487c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi)
-	WORD $0x16eb // jmp 0x3abc <k_conv+0x3aac>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi) {%k5}
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x3ada <k_conv+0x3aca>
-	LONG $0x487c7162; WORD $0x1211 // vmovups %zmm10, (%rdx)
-	WORD $0x06eb // jmp 0x3ae0 <k_conv+0x3ad0>
-	LONG $0x497c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x0874 // je 0x3afd <k_conv+0x3aed>
-	LONG $0x487c7162; WORD $0x0e11 // vmovups %zmm9, (%rsi)
-	WORD $0x16eb // jmp 0x3b13 <k_conv+0x3b03>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7c7162; WORD $0x0e11 // vmovups %zmm9, (%rsi) {%k5}
-	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x3b32 <k_conv+0x3b22>
-	LONG $0x487c7162; WORD $0x0611 // vmovups %zmm8, (%rsi)
-	WORD $0x16eb // jmp 0x3b48 <k_conv+0x3b38>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7c7162; WORD $0x0611 // vmovups %zmm8, (%rsi) {%k5}
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x3b66 <k_conv+0x3b56>
-	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
-	WORD $0x06eb // jmp 0x3b6c <k_conv+0x3b5c>
-	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x0874 // je 0x3b89 <k_conv+0x3b79>
-	LONG $0x487cf162; WORD $0x3611 // vmovups %zmm6, (%rsi)
-	WORD $0x16eb // jmp 0x3b9f <k_conv+0x3b8f>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7cf162; WORD $0x3611 // vmovups %zmm6, (%rsi) {%k5}
-	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x3bbe <k_conv+0x3bae>
-	LONG $0x487cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi)
-	WORD $0x16eb // jmp 0x3bd4 <k_conv+0x3bc4>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi) {%k5}
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x3bf2 <k_conv+0x3be2>
-	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
-	WORD $0x06eb // jmp 0x3bf8 <k_conv+0x3be8>
-	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x0874 // je 0x3c15 <k_conv+0x3c05>
-	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
-	WORD $0x16eb // jmp 0x3c2b <k_conv+0x3c1b>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k5}
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0b74 // je 0x3c4a <k_conv+0x3c3a>
-	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
-	LONG $0xfff4a0e9; BYTE $0xff // jmp 0x30ea <k_conv+0x30da>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0x4d7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k5}
-	LONG $0xfff485e9; BYTE $0xff // jmp 0x30ea <k_conv+0x30da>
-	LONG $0xc97ce162; WORD $0x2210 // vmovups (%rdx), %zmm20 {%k1} {z}
-	LONG $0x4064a162; WORD $0xdc58 // vaddps %zmm20, %zmm19, %zmm19
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	LONG $0x497ce162; WORD $0x1811 // vmovups %zmm19, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xfb2c850f; WORD $0xffff // jne 0x37ba <k_conv+0x37aa>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xee92fbc5 // kmovd %esi, %k5
-	LONG $0xcd7ce162; WORD $0x5a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm19 {%k5} {z}
-	LONG $0x406ca162; WORD $0xd358 // vaddps %zmm19, %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	LONG $0x4d7ce162; WORD $0x5011; BYTE $0x01 // vmovups %zmm18, 0x40(%rax) {%k5}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xfb17840f; WORD $0xffff // je 0x37e0 <k_conv+0x37d0>
-	LONG $0x4074e162; WORD $0x4a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x487ce162; WORD $0x4811; BYTE $0x02 // vmovups %zmm17, 0x80(%rax)
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x407ce162; WORD $0x0258 // vaddps (%rdx), %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x487ce162; WORD $0x0011 // vmovups %zmm16, (%rax)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x0098840f; WORD $0x0000 // je 0x3da7 <k_conv+0x3d97>
-	LONG $0x48047162; WORD $0x7a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x487c7162; WORD $0x7811; BYTE $0x01 // vmovups %zmm15, 0x40(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x00ad850f; WORD $0x0000 // jne 0x3de2 <k_conv+0x3dd2>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7c7162; WORD $0x7a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm15 {%k5} {z}
-	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x4d7c7162; WORD $0x7011; BYTE $0x02 // vmovups %zmm14, 0x80(%rax) {%k5}
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x01208c0f; WORD $0x0000 // jl 0x3e97 <k_conv+0x3e87>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x3e07 <k_conv+0x3df7>
-	LONG $0xc97ce162; WORD $0x0a10 // vmovups (%rdx), %zmm17 {%k1} {z}
-	LONG $0x407ca162; WORD $0xc158 // vaddps %zmm17, %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x497ce162; WORD $0x0011 // vmovups %zmm16, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff68850f; WORD $0xffff // jne 0x3d0f <k_conv+0x3cff>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xee92fbc5 // kmovd %esi, %k5
-	LONG $0xcd7ce162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm16 {%k5} {z}
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x4d7c7162; WORD $0x7811; BYTE $0x01 // vmovups %zmm15, 0x40(%rax) {%k5}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xff53840f; WORD $0xffff // je 0x3d35 <k_conv+0x3d25>
-	LONG $0x480c7162; WORD $0x7258; BYTE $0x02 // vaddps 0x80(%rdx), %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x487c7162; WORD $0x7011; BYTE $0x02 // vmovups %zmm14, 0x80(%rax)
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x48147162; WORD $0x2a58 // vaddps (%rdx), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x0098840f; WORD $0x0000 // je 0x3ec0 <k_conv+0x3eb0>
-	LONG $0x481c7162; WORD $0x6258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x00ad850f; WORD $0x0000 // jne 0x3efb <k_conv+0x3eeb>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7c7162; WORD $0x6210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm12 {%k5} {z}
-	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x4d7c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax) {%k5}
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x01208c0f; WORD $0x0000 // jl 0x3fb0 <k_conv+0x3fa0>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x3f20 <k_conv+0x3f10>
-	LONG $0xc97c7162; WORD $0x3210 // vmovups (%rdx), %zmm14 {%k1} {z}
-	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff68850f; WORD $0xffff // jne 0x3e28 <k_conv+0x3e18>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xee92fbc5 // kmovd %esi, %k5
-	LONG $0xcd7c7162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm13 {%k5} {z}
-	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x4d7c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax) {%k5}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xff53840f; WORD $0xffff // je 0x3e4e <k_conv+0x3e3e>
-	LONG $0x48247162; WORD $0x5a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax)
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x482c7162; WORD $0x1258 // vaddps (%rdx), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x0098840f; WORD $0x0000 // je 0x3fd9 <k_conv+0x3fc9>
-	LONG $0x48347162; WORD $0x4a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x00ad850f; WORD $0x0000 // jne 0x4014 <k_conv+0x4004>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7c7162; WORD $0x4a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm9 {%k5} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x4d7c7162; WORD $0x4011; BYTE $0x02 // vmovups %zmm8, 0x80(%rax) {%k5}
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x01208c0f; WORD $0x0000 // jl 0x40c9 <k_conv+0x40b9>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x4039 <k_conv+0x4029>
-	LONG $0xc97c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11 {%k1} {z}
-	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x497c7162; WORD $0x1011 // vmovups %zmm10, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff68850f; WORD $0xffff // jne 0x3f41 <k_conv+0x3f31>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xee92fbc5 // kmovd %esi, %k5
-	LONG $0xcd7c7162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm10 {%k5} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x4d7c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax) {%k5}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xff53840f; WORD $0xffff // je 0x3f67 <k_conv+0x3f57>
-	LONG $0x483c7162; WORD $0x4258; BYTE $0x02 // vaddps 0x80(%rdx), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c7162; WORD $0x4011; BYTE $0x02 // vmovups %zmm8, 0x80(%rax)
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x4844f162; WORD $0x3a58 // vaddps (%rdx), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x0098840f; WORD $0x0000 // je 0x40f2 <k_conv+0x40e2>
-	LONG $0x484cf162; WORD $0x7258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x00ad850f; WORD $0x0000 // jne 0x412d <k_conv+0x411d>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7cf162; WORD $0x7210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm6 {%k5} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x4d7cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax) {%k5}
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x00d28c0f; WORD $0x0000 // jl 0x4194 <k_conv+0x4184>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x4152 <k_conv+0x4142>
-	LONG $0xc97c7162; WORD $0x0210 // vmovups (%rdx), %zmm8 {%k1} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff68850f; WORD $0xffff // jne 0x405a <k_conv+0x404a>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xee92fbc5 // kmovd %esi, %k5
-	LONG $0xcd7cf162; WORD $0x7a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm7 {%k5} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4d7cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax) {%k5}
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xff53840f; WORD $0xffff // je 0x4080 <k_conv+0x4070>
-	LONG $0x4854f162; WORD $0x6a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax)
-	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x485cf162; WORD $0x2258 // vaddps (%rdx), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x4a74 // je 0x41b9 <k_conv+0x41a9>
-	LONG $0x4864f162; WORD $0x5a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xef3e850f; WORD $0xffff // jne 0x30d0 <k_conv+0x30c0>
-	WORD $0x5eeb // jmp 0x41f2 <k_conv+0x41e2>
-	LONG $0xc97cf162; WORD $0x2a10 // vmovups (%rdx), %zmm5 {%k1} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0xb675 // jne 0x416f <k_conv+0x415f>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xee92fbc5 // kmovd %esi, %k5
-	LONG $0xcd7cf162; WORD $0x6210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm4 {%k5} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4d7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k5}
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xeede850f; WORD $0xffff // jne 0x30d0 <k_conv+0x30c0>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xee92fbc5 // kmovd %esi, %k5
-	LONG $0xcd7cf162; WORD $0x5a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm3 {%k5} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4d7cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax) {%k5}
-	LONG $0xffeec3e9; BYTE $0xff // jmp 0x30ea <k_conv+0x30da>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x70798b48 // movq 0x70(%rcx), %rdi
-	LONG $0x30518b48 // movq 0x30(%rcx), %rdx
-	LONG $0x60718b4c // movq 0x60(%rcx), %r14
-	LONG $0x80a98b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %r13
-	LONG $0x487df262; WORD $0x4118; BYTE $0x22 // vbroadcastss 0x88(%rcx), %zmm0
-	LONG $0x487df262; WORD $0x4918; BYTE $0x23 // vbroadcastss 0x8c(%rcx), %zmm1
-	QUAD $0x00000000a5348d4a // leaq (,%r12,4), %rsi
-	QUAD $0x0000000ca5048d4e // leaq 0xc(,%r12,4), %r8
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
-	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
-	QUAD $0x00000008a5048d4e // leaq 0x8(,%r12,4), %r8
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
-	LONG $0xf7af0f48 // imulq %rdi, %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	QUAD $0x00000004a51c8d4e // leaq 0x4(,%r12,4), %r11
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	LONG $0xdfaf0f4c // imulq %rdi, %r11
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	LONG $0x2434894c // movq %r14, (%rsp)
-	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	WORD $0x3feb // jmp 0x42ff <k_conv+0x42ef>
-	LONG $0x486cf162; WORD $0x5058; BYTE $0x02 // vaddps 0x80(%rax), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cd162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%r8)
-	LONG $0x24448d49; BYTE $0x04 // leaq 0x4(%r12), %rax
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x244c0148; BYTE $0x38 // addq %rcx, 0x38(%rsp)
-	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xea9d8f0f; WORD $0xffff // jg 0x2d9c <k_conv+0x2d8c>
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x487c7162; WORD $0x1010 // vmovups (%rax), %zmm10
-	LONG $0x487c7162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm12
-	LONG $0x487c7162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm11
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x2464894c; BYTE $0x60 // movq %r12, 0x60(%rsp)
-	LONG $0x01628e0f; WORD $0x0000 // jle 0x4490 <k_conv+0x4480>
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
-	LONG $0x81048d4c // leaq (%rcx,%rax,4), %r8
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28788b4c // movq 0x28(%rax), %r15
-	LONG $0x38608b4c // movq 0x38(%rax), %r12
-	LONG $0x487c5162; WORD $0xea28 // vmovaps %zmm10, %zmm13
-	LONG $0x487c5162; WORD $0xcc28 // vmovaps %zmm12, %zmm9
-	LONG $0x487c5162; WORD $0xc328 // vmovaps %zmm11, %zmm8
-	LONG $0x487cd162; WORD $0xfa28 // vmovaps %zmm10, %zmm7
-	LONG $0x487cd162; WORD $0xf428 // vmovaps %zmm12, %zmm6
-	LONG $0x487cd162; WORD $0xeb28 // vmovaps %zmm11, %zmm5
-	LONG $0x487cd162; WORD $0xe228 // vmovaps %zmm10, %zmm4
-	LONG $0x487cd162; WORD $0xdc28 // vmovaps %zmm12, %zmm3
-	LONG $0x487cd162; WORD $0xd328 // vmovaps %zmm11, %zmm2
-	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x1aeb // jmp 0x43ac <k_conv+0x439c>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
-	LONG $0x011a840f; WORD $0x0000 // je 0x44c6 <k_conv+0x44b6>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xef7e // jle 0x43a0 <k_conv+0x4390>
-	LONG $0xef048b49 // movq (%r15,%rbp,8), %rax
-	LONG $0x803c8d49 // leaq (%r8,%rax,4), %rdi
-	LONG $0xa73c8d4a // leaq (%rdi,%r12,4), %rdi
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0x7510; BYTE $0x00 // vmovups (%r13), %zmm14
-	LONG $0x487c5162; WORD $0x7d10; BYTE $0x01 // vmovups 0x40(%r13), %zmm15
-	LONG $0x487cc162; WORD $0x4510; BYTE $0x02 // vmovups 0x80(%r13), %zmm16
-	LONG $0x487dc262; WORD $0x0c18; BYTE $0x01 // vbroadcastss (%r9,%rax), %zmm17
-	LONG $0x40755262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm14) + zmm13
-	LONG $0x40755262; WORD $0xe7b8 // vfmadd231ps %zmm15, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm15) + zmm12
-	LONG $0x407d3262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm17) + zmm11
-	LONG $0x487dc262; WORD $0x0c18; BYTE $0x06 // vbroadcastss (%r14,%rax), %zmm17
-	LONG $0x40755262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm14) + zmm10
-	LONG $0x40755262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm15) + zmm9
-	LONG $0x487de262; WORD $0x1418; BYTE $0x03 // vbroadcastss (%rbx,%rax), %zmm18
-	LONG $0x407d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm17) + zmm8
-	LONG $0x406dd262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm14) + zmm7
-	LONG $0x406dd262; WORD $0xf7b8 // vfmadd231ps %zmm15, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm15) + zmm6
-	LONG $0x407db262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm18) + zmm5
-	LONG $0x487dc262; WORD $0x0c18; BYTE $0x02 // vbroadcastss (%r10,%rax), %zmm17
-	LONG $0x4075d262; WORD $0xe6b8 // vfmadd231ps %zmm14, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm14) + zmm4
-	LONG $0x4075d262; WORD $0xdfb8 // vfmadd231ps %zmm15, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm15) + zmm3
-	LONG $0x4075b262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm16) + zmm2
-	LONG $0xc0c58149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r13
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x010c8d49 // leaq (%r9,%rax), %rcx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x04c18349 // addq $0x4, %r9
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0xff5f820f; WORD $0xffff // jb 0x43e0 <k_conv+0x43d0>
-	LONG $0xffff1ae9; BYTE $0xff // jmp 0x43a0 <k_conv+0x4390>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0xea28 // vmovaps %zmm10, %zmm13
-	LONG $0x487c5162; WORD $0xcc28 // vmovaps %zmm12, %zmm9
-	LONG $0x487c5162; WORD $0xc328 // vmovaps %zmm11, %zmm8
-	LONG $0x487cd162; WORD $0xfa28 // vmovaps %zmm10, %zmm7
-	LONG $0x487cd162; WORD $0xf428 // vmovaps %zmm12, %zmm6
-	LONG $0x487cd162; WORD $0xeb28 // vmovaps %zmm11, %zmm5
-	LONG $0x487cd162; WORD $0xe228 // vmovaps %zmm10, %zmm4
-	LONG $0x487cd162; WORD $0xdc28 // vmovaps %zmm12, %zmm3
-	LONG $0x487cd162; WORD $0xd328 // vmovaps %zmm11, %zmm2
-	LONG $0x24348b4c // movq (%rsp), %r14
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	LONG $0x81048d4c // leaq (%rcx,%rax,4), %r8
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x00b2840f; WORD $0x0000 // je 0x45a0 <k_conv+0x4590>
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
-	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
-	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
-	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
-	LONG $0x013c8e0f; WORD $0x0000 // jle 0x4660 <k_conv+0x4650>
-	LONG $0x48147162; WORD $0x2858 // vaddps (%rax), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c5162; WORD $0x2811 // vmovups %zmm13, (%r8)
-	LONG $0x1ff98348 // cmpq $0x1f, %rcx
-	LONG $0x0138860f; WORD $0x0000 // jbe 0x467e <k_conv+0x466e>
-	LONG $0x481c7162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c5162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%r8)
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x30f98348 // cmpq $0x30, %rcx
-	LONG $0x0143820f; WORD $0x0000 // jb 0x46b0 <k_conv+0x46a0>
-	LONG $0x48247162; WORD $0x5858; BYTE $0x02 // vaddps 0x80(%rax), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c5162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%r8)
-	LONG $0xb0048d4f // leaq (%r8,%r14,4), %r8
-	LONG $0xa83c8d4e // leaq (%rax,%r13,4), %r15
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x000160e9; BYTE $0x00 // jmp 0x46fa <k_conv+0x46ea>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
-	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
-	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
-	LONG $0x02e18e0f; WORD $0x0000 // jle 0x48ae <k_conv+0x489e>
-	LONG $0x487c5162; WORD $0x2811 // vmovups %zmm13, (%r8)
-	LONG $0x1ff98349 // cmpq $0x1f, %r9
-	LONG $0x02d7860f; WORD $0x0000 // jbe 0x48b4 <k_conv+0x48a4>
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c5162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%r8)
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x30f98349 // cmpq $0x30, %r9
-	LONG $0x02dc820f; WORD $0x0000 // jb 0x48d9 <k_conv+0x48c9>
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c5162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%r8)
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c1162; WORD $0x1411; BYTE $0xb0 // vmovups %zmm10, (%r8,%r14,4)
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	QUAD $0x01b04c11487c1162 // vmovups %zmm9, 0x40(%r8,%r14,4)
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	QUAD $0x02b04411487c1162 // vmovups %zmm8, 0x80(%r8,%r14,4)
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	LONG $0x000333e9; BYTE $0x00 // jmp 0x4989 <k_conv+0x4979>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x3010 // vmovups (%rax), %zmm14 {%k1} {z}
-	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x497c5162; WORD $0x2811 // vmovups %zmm13, (%r8) {%k1}
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7c7162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm13 {%k5} {z}
-	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x4d7c5162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%r8) {%k5}
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xe9 // kmovd %r9d, %k5
-	LONG $0xcd7c7162; WORD $0x6010; BYTE $0x02 // vmovups 0x80(%rax), %zmm12 {%k5} {z}
-	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x4d7c5162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%r8) {%k5}
-	LONG $0xb0048d4f // leaq (%r8,%r14,4), %r8
-	LONG $0xa83c8d4e // leaq (%rax,%r13,4), %r15
-	LONG $0x247c8348; WORD $0x1020 // cmpq $0x10, 0x20(%rsp)
-	LONG $0x00998c0f; WORD $0x0000 // jl 0x4790 <k_conv+0x4780>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x482c5162; WORD $0x1758 // vaddps (%r15), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c5162; WORD $0x1011 // vmovups %zmm10, (%r8)
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x009f840f; WORD $0x0000 // je 0x47ba <k_conv+0x47aa>
-	LONG $0x48345162; WORD $0x4f58; BYTE $0x01 // vaddps 0x40(%r15), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c5162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%r8)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x00b5850f; WORD $0x0000 // jne 0x47f5 <k_conv+0x47e5>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7c5162; WORD $0x4f10; BYTE $0x02 // vmovups 0x80(%r15), %zmm9 {%k5} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x4d7c5162; WORD $0x4011; BYTE $0x02 // vmovups %zmm8, 0x80(%r8) {%k5}
-	LONG $0xb0048d4f // leaq (%r8,%r14,4), %r8
-	LONG $0xaf3c8d4f // leaq (%r15,%r13,4), %r15
-	LONG $0x247c8348; WORD $0x1020 // cmpq $0x10, 0x20(%rsp)
-	LONG $0x033c8c0f; WORD $0x0000 // jl 0x4abf <k_conv+0x4aaf>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00008fe9; BYTE $0x00 // jmp 0x481a <k_conv+0x480a>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc97c5162; WORD $0x1f10 // vmovups (%r15), %zmm11 {%k1} {z}
-	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x497c5162; WORD $0x1011 // vmovups %zmm10, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xff61850f; WORD $0xffff // jne 0x471b <k_conv+0x470b>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0xcd7c5162; WORD $0x5710; BYTE $0x01 // vmovups 0x40(%r15), %zmm10 {%k5} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x4d7c5162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%r8) {%k5}
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff4b840f; WORD $0xffff // je 0x4740 <k_conv+0x4730>
-	LONG $0x483c5162; WORD $0x4758; BYTE $0x02 // vaddps 0x80(%r15), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c5162; WORD $0x4011; BYTE $0x02 // vmovups %zmm8, 0x80(%r8)
-	LONG $0xb0048d4f // leaq (%r8,%r14,4), %r8
-	LONG $0xaf3c8d4f // leaq (%r15,%r13,4), %r15
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x4844d162; WORD $0x3f58 // vaddps (%r15), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cd162; WORD $0x3811 // vmovups %zmm7, (%r8)
-	WORD $0xc084 // testb %al, %al
-	LONG $0x02ae840f; WORD $0x0000 // je 0x4ae8 <k_conv+0x4ad8>
-	LONG $0x484cd162; WORD $0x7758; BYTE $0x01 // vaddps 0x40(%r15), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8)
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x02c3850f; WORD $0x0000 // jne 0x4b23 <k_conv+0x4b13>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0xcd7cd162; WORD $0x7710; BYTE $0x02 // vmovups 0x80(%r15), %zmm6 {%k5} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x4d7cd162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%r8) {%k5}
-	LONG $0xb0048d4f // leaq (%r8,%r14,4), %r8
-	LONG $0xaf048d4b // leaq (%r15,%r13,4), %rax
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x02e98c0f; WORD $0x0000 // jl 0x4b8f <k_conv+0x4b7f>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00029fe9; BYTE $0x00 // jmp 0x4b4d <k_conv+0x4b3d>
-	LONG $0x497c5162; WORD $0x2811 // vmovups %zmm13, (%r8) {%k1}
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0x4d7c5162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%r8) {%k5}
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0x4d7c5162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%r8) {%k5}
-	LONG $0xb0048d4b // leaq (%r8,%r14,4), %rax
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x337c // jl 0x4944 <k_conv+0x4934>
-	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x3375 // jne 0x495b <k_conv+0x494b>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax) {%k5}
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x21eb // jmp 0x4965 <k_conv+0x4955>
-	LONG $0x497c7162; WORD $0x1011 // vmovups %zmm10, (%rax) {%k1}
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0xcd74 // je 0x4928 <k_conv+0x4918>
-	LONG $0x487c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax)
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7c7162; WORD $0x4011; BYTE $0x02 // vmovups %zmm8, 0x80(%rax) {%k5}
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0xb0048d4b // leaq (%r8,%r14,4), %rax
-	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x247c8348; WORD $0x0f20 // cmpq $0xf, 0x20(%rsp)
-	WORD $0x087e // jle 0x49ad <k_conv+0x499d>
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	WORD $0x06eb // jmp 0x49b3 <k_conv+0x49a3>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	LONG $0x40788d48 // leaq 0x40(%rax), %rdi
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	WORD $0x0874 // je 0x49d0 <k_conv+0x49c0>
-	LONG $0x487cf162; WORD $0x3711 // vmovups %zmm6, (%rdi)
-	WORD $0x1aeb // jmp 0x49ea <k_conv+0x49da>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xe8 // kmovd %r8d, %k5
-	LONG $0x4d7cf162; WORD $0x3711 // vmovups %zmm6, (%rdi) {%k5}
-	LONG $0x80b88d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdi
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	WORD $0x0874 // je 0x4a0a <k_conv+0x49fa>
-	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
-	WORD $0x19eb // jmp 0x4a23 <k_conv+0x4a13>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xe8 // kmovd %r8d, %k5
-	LONG $0x4d7cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k5}
-	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x247c8348; WORD $0x0f20 // cmpq $0xf, 0x20(%rsp)
-	WORD $0x087e // jle 0x4a43 <k_conv+0x4a33>
-	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
-	WORD $0x06eb // jmp 0x4a49 <k_conv+0x4a39>
-	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
-	LONG $0x40788d48 // leaq 0x40(%rax), %rdi
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	WORD $0x0874 // je 0x4a66 <k_conv+0x4a56>
-	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
-	WORD $0x1aeb // jmp 0x4a80 <k_conv+0x4a70>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xe8 // kmovd %r8d, %k5
-	LONG $0x4d7cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k5}
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x80e88348 // subq $-0x80, %rax
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	WORD $0x0b74 // je 0x4aa5 <k_conv+0x4a95>
-	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
-	LONG $0xfff835e9; BYTE $0xff // jmp 0x42da <k_conv+0x42ca>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0x4d7cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k5}
-	LONG $0xfff81be9; BYTE $0xff // jmp 0x42da <k_conv+0x42ca>
-	LONG $0xc97c5162; WORD $0x0710 // vmovups (%r15), %zmm8 {%k1} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cd162; WORD $0x3811 // vmovups %zmm7, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0xc084 // testb %al, %al
-	LONG $0xfd52850f; WORD $0xffff // jne 0x483a <k_conv+0x482a>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe892fbc5 // kmovd %eax, %k5
-	LONG $0xcd7cd162; WORD $0x7f10; BYTE $0x01 // vmovups 0x40(%r15), %zmm7 {%k5} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4d7cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8) {%k5}
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfd3d840f; WORD $0xffff // je 0x4860 <k_conv+0x4850>
-	LONG $0x4854d162; WORD $0x6f58; BYTE $0x02 // vaddps 0x80(%r15), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cd162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%r8)
-	LONG $0xb0048d4f // leaq (%r8,%r14,4), %r8
-	LONG $0xaf048d4b // leaq (%r15,%r13,4), %rax
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x485cf162; WORD $0x2058 // vaddps (%rax), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cd162; WORD $0x2011 // vmovups %zmm4, (%r8)
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x4b74 // je 0x4bb5 <k_conv+0x4ba5>
-	LONG $0x4864f162; WORD $0x5858; BYTE $0x01 // vaddps 0x40(%rax), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%r8)
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xf733850f; WORD $0xffff // jne 0x42c0 <k_conv+0x42b0>
-	WORD $0x5feb // jmp 0x4bee <k_conv+0x4bde>
-	LONG $0xc97cf162; WORD $0x2810 // vmovups (%rax), %zmm5 {%k1} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cd162; WORD $0x2011 // vmovups %zmm4, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0xb575 // jne 0x4b6a <k_conv+0x4b5a>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xd1 // movl %r10d, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7cf162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm4 {%k5} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4d7cd162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%r8) {%k5}
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xf6d2850f; WORD $0xffff // jne 0x42c0 <k_conv+0x42b0>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xef92fbc5 // kmovd %edi, %k5
-	LONG $0xcd7cf162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm3 {%k5} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4d7cd162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%r8) {%k5}
-	LONG $0xfff6b8e9; BYTE $0xff // jmp 0x42da <k_conv+0x42ca>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x70418b48 // movq 0x70(%rcx), %rax
-	LONG $0x30518b48 // movq 0x30(%rcx), %rdx
-	LONG $0x60718b48 // movq 0x60(%rcx), %rsi
-	LONG $0x80b98b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %rdi
-	LONG $0x487df262; WORD $0x4118; BYTE $0x22 // vbroadcastss 0x88(%rcx), %zmm0
-	LONG $0x487df262; WORD $0x4918; BYTE $0x23 // vbroadcastss 0x8c(%rcx), %zmm1
-	QUAD $0x00000004a50c8d4e // leaq 0x4(,%r12,4), %r9
-	LONG $0xc8af0f4c // imulq %rax, %r9
-	QUAD $0x000000a8248c034c // addq 0xa8(%rsp), %r9
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	QUAD $0x00000000c5148d4c // leaq (,%rax,8), %r10
-	WORD $0x37eb // jmp 0x4cb0 <k_conv+0x4ca0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x486cd162; WORD $0x5358; BYTE $0x02 // vaddps 0x80(%r11), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cd162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%r8)
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x24448d4d; BYTE $0x02 // leaq 0x2(%r12), %r8
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	LONG $0xe0fc8f0f; WORD $0xffff // jg 0x2dac <k_conv+0x2d9c>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	LONG $0x487cd162; WORD $0x2010 // vmovups (%r8), %zmm4
-	LONG $0x487cd162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%r8), %zmm3
-	LONG $0x487cd162; WORD $0x5010; BYTE $0x02 // vmovups 0x80(%r8), %zmm2
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d58e0f; WORD $0x0000 // jle 0x4db0 <k_conv+0x4da0>
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	QUAD $0x000000b8249c8b4c // movq 0xb8(%rsp), %r11
-	LONG $0x83048d4f // leaq (%r11,%r8,4), %r8
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x285b8b4c // movq 0x28(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	LONG $0x487cf162; WORD $0xf328 // vmovaps %zmm3, %zmm6
-	LONG $0x487cf162; WORD $0xfc28 // vmovaps %zmm4, %zmm7
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x10eb // jmp 0x4d2c <k_conv+0x4d1c>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x0096840f; WORD $0x0000 // je 0x4dc2 <k_conv+0x4db2>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xef7e // jle 0x4d20 <k_conv+0x4d10>
-	LONG $0xfb2c8b4b // movq (%r11,%r15,8), %rbp
-	LONG $0xa8248d4d // leaq (%r8,%rbp,4), %r12
-	LONG $0x9c2c8d4d // leaq (%r12,%rbx,4), %r13
-	LONG $0xa92c8d49 // leaq (%r9,%rbp,4), %rbp
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0x0610 // vmovups (%r14), %zmm8
-	LONG $0x487c5162; WORD $0x4e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm9
-	LONG $0x487c5162; WORD $0x5610; BYTE $0x02 // vmovups 0x80(%r14), %zmm10
-	LONG $0x487d5262; WORD $0x1c18; BYTE $0x24 // vbroadcastss (%r12), %zmm11
-	LONG $0x4825d262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm11, %zmm7 # zmm7 = (zmm11 * zmm8) + zmm7
-	LONG $0x4825d262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm9) + zmm6
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x00 // vbroadcastss (%rbp), %zmm12
-	LONG $0x482dd262; WORD $0xebb8 // vfmadd231ps %zmm11, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm11) + zmm5
-	LONG $0x481dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm8) + zmm4
-	LONG $0x481dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm9) + zmm3
-	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0xc0c68149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r14
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0xa672 // jb 0x4d50 <k_conv+0x4d40>
-	LONG $0xffff71e9; BYTE $0xff // jmp 0x4d20 <k_conv+0x4d10>
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k2}
 	BYTE $0x90 // nop
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	LONG $0x487cf162; WORD $0xf328 // vmovaps %zmm3, %zmm6
-	LONG $0x487cf162; WORD $0xfc28 // vmovaps %zmm4, %zmm7
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
-	LONG $0x83048d4f // leaq (%r11,%r8,4), %r8
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x00af840f; WORD $0x0000 // je 0x4e90 <k_conv+0x4e80>
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	QUAD $0x000000c8249c8b4c // movq 0xc8(%rsp), %r11
-	LONG $0x8b1c8d4d // leaq (%r11,%rcx,4), %r11
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x08468d48 // leaq 0x8(%rsi), %rax
+	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
+	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
+	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
+	QUAD $0x00000090248c0148 // addq %rcx, 0x90(%rsp)
+	LONG $0x244c0148; BYTE $0x50 // addq %rcx, 0x50(%rsp)
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xfb648f0f; WORD $0xffff // jg 0x3336 <k_conv+0x3326>
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
-	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
-	LONG $0x01338e0f; WORD $0x0000 // jle 0x4f40 <k_conv+0x4f30>
-	LONG $0x4844d162; WORD $0x3b58 // vaddps (%r11), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cd162; WORD $0x3811 // vmovups %zmm7, (%r8)
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x00fc8e0f; WORD $0x0000 // jle 0x3900 <k_conv+0x38f0>
+	LONG $0x487ce162; WORD $0x2810 // vmovups (%rax), %zmm21
 	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x012f860f; WORD $0x0000 // jbe 0x4f5e <k_conv+0x4f4e>
-	LONG $0x484cd162; WORD $0x7358; BYTE $0x01 // vaddps 0x40(%r11), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8)
-	WORD $0x01b3 // movb $0x1, %bl
+	LONG $0x00f2860f; WORD $0x0000 // jbe 0x3906 <k_conv+0x38f6>
+	LONG $0x487ce162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm20
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	LONG $0x30ff8349 // cmpq $0x30, %r15
-	LONG $0x013b820f; WORD $0x0000 // jb 0x4f90 <k_conv+0x4f80>
-	LONG $0x4854d162; WORD $0x6b58; BYTE $0x02 // vaddps 0x80(%r11), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cd162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%r8)
-	LONG $0xb0048d4d // leaq (%r8,%rsi,4), %r8
-	LONG $0xbb1c8d4d // leaq (%r11,%rdi,4), %r11
-	WORD $0x01b3 // movb $0x1, %bl
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	LONG $0x00014fe9; BYTE $0x00 // jmp 0x4fd0 <k_conv+0x4fc0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	LONG $0x01ff8e0f; WORD $0x0000 // jle 0x50b2 <k_conv+0x50a2>
-	LONG $0x487cd162; WORD $0x3811 // vmovups %zmm7, (%r8)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x01f5860f; WORD $0x0000 // jbe 0x50bb <k_conv+0x50ab>
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8)
-	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
-	LONG $0x30ff8349 // cmpq $0x30, %r15
-	LONG $0x01fc820f; WORD $0x0000 // jb 0x50e2 <k_conv+0x50d2>
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cd162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%r8)
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cd162; WORD $0x2411; BYTE $0xb0 // vmovups %zmm4, (%r8,%rsi,4)
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	QUAD $0x01b05c11487cd162 // vmovups %zmm3, 0x40(%r8,%rsi,4)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	QUAD $0x02b05411487cd162 // vmovups %zmm2, 0x80(%r8,%rsi,4)
-	LONG $0xfffd64e9; BYTE $0xff // jmp 0x4c9d <k_conv+0x4c8d>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc97c5162; WORD $0x0310 // vmovups (%r11), %zmm8 {%k1} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cd162; WORD $0x3811 // vmovups %zmm7, (%r8) {%k1}
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xeb92fbc5 // kmovd %ebx, %k5
-	LONG $0xcd7cd162; WORD $0x7b10; BYTE $0x01 // vmovups 0x40(%r11), %zmm7 {%k5} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4d7cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8) {%k5}
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
-	WORD $0xe5d3 // shll %cl, %ebp
-	WORD $0xd5f7 // notl %ebp
-	LONG $0xed92fbc5 // kmovd %ebp, %k5
-	LONG $0xcd7cd162; WORD $0x7310; BYTE $0x02 // vmovups 0x80(%r11), %zmm6 {%k5} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x4d7cd162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%r8) {%k5}
-	LONG $0xb0048d4d // leaq (%r8,%rsi,4), %r8
-	LONG $0xbb1c8d4d // leaq (%r11,%rdi,4), %r11
+	LONG $0x00f8820f; WORD $0x0000 // jb 0x3920 <k_conv+0x3910>
+	LONG $0x487c6162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm25
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487ce162; WORD $0x1010 // vmovups (%rax), %zmm18
+	LONG $0x487ce162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm17
+	LONG $0x487ce162; WORD $0x7010; BYTE $0x02 // vmovups 0x80(%rax), %zmm22
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x81148d4a // leaq (%rcx,%r8,4), %rdx
+	LONG $0x82348d4a // leaq (%rdx,%r8,4), %rsi
+	LONG $0x863c8d4a // leaq (%rsi,%r8,4), %rdi
+	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
+	LONG $0x487cd162; WORD $0x1010 // vmovups (%r8), %zmm2
+	LONG $0x487cd162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%r8), %zmm1
+	LONG $0x487cd162; WORD $0x4010; BYTE $0x02 // vmovups 0x80(%r8), %zmm0
+	LONG $0x487cf162; WORD $0x2f10 // vmovups (%rdi), %zmm5
+	LONG $0x487cf162; WORD $0x6710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm4
+	LONG $0x487cf162; WORD $0x5f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm3
+	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
+	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
+	LONG $0x487cf162; WORD $0x7e10; BYTE $0x01 // vmovups 0x40(%rsi), %zmm7
+	LONG $0x487cf162; WORD $0x7610; BYTE $0x02 // vmovups 0x80(%rsi), %zmm6
+	LONG $0x487c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11
+	LONG $0x487c7162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm10
+	LONG $0x487c7162; WORD $0x4a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm9
+	LONG $0x487c7162; WORD $0x3110 // vmovups (%rcx), %zmm14
+	LONG $0x487c7162; WORD $0x6110; BYTE $0x01 // vmovups 0x40(%rcx), %zmm12
+	LONG $0x487c7162; WORD $0x6910; BYTE $0x02 // vmovups 0x80(%rcx), %zmm13
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	LONG $0x487c7162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm15
+	LONG $0x487ce162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm19
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x60244489 // movl %eax, 0x60(%rsp)
+	LONG $0x00037be9; BYTE $0x00 // jmp 0x3c6d <k_conv+0x3c5d>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x2810 // vmovups (%rax), %zmm21 {%k1} {z}
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7ce162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm20 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88148d48 // leaq (%rax,%rcx,4), %rdx
 	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x527c // jl 0x5020 <k_conv+0x5010>
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x485cd162; WORD $0x2358 // vaddps (%r11), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cd162; WORD $0x2011 // vmovups %zmm4, (%r8)
-	WORD $0xdb84 // testb %bl, %bl
-	WORD $0x5874 // je 0x5044 <k_conv+0x5034>
-	LONG $0x4864d162; WORD $0x5b58; BYTE $0x01 // vaddps 0x40(%r11), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%r8)
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfc71850f; WORD $0xffff // jne 0x4c80 <k_conv+0x4c70>
-	WORD $0x6ceb // jmp 0x507d <k_conv+0x506d>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cd162; WORD $0x2b10 // vmovups (%r11), %zmm5 {%k1} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cd162; WORD $0x2011 // vmovups %zmm4, (%r8) {%k1}
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0xdb84 // testb %bl, %bl
-	WORD $0xa875 // jne 0x4fec <k_conv+0x4fdc>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xf1 // movl %r14d, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xeb92fbc5 // kmovd %ebx, %k5
-	LONG $0xcd7cd162; WORD $0x6310; BYTE $0x01 // vmovups 0x40(%r11), %zmm4 {%k5} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x4d7cd162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%r8) {%k5}
-	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
-	LONG $0xfc03850f; WORD $0xffff // jne 0x4c80 <k_conv+0x4c70>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xeb92fbc5 // kmovd %ebx, %k5
-	LONG $0xcd7cd162; WORD $0x5b10; BYTE $0x02 // vmovups 0x80(%r11), %zmm3 {%k5} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4d7cd162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%r8) {%k5}
-	LONG $0xfffbe8e9; BYTE $0xff // jmp 0x4c9a <k_conv+0x4c8a>
-	LONG $0x497cd162; WORD $0x3811 // vmovups %zmm7, (%r8) {%k1}
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xeb // kmovd %r11d, %k5
-	LONG $0x4d7cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8) {%k5}
+	WORD $0x357c // jl 0x3970 <k_conv+0x3960>
+	LONG $0x487ce162; WORD $0x1210 // vmovups (%rdx), %zmm18
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x3575 // jne 0x397b <k_conv+0x396b>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm17 {%k2} {z}
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x22eb // jmp 0x3985 <k_conv+0x3975>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x1210 // vmovups (%rdx), %zmm18 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xcb74 // je 0x3946 <k_conv+0x3936>
+	LONG $0x487ce162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm17
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x8a348d48 // leaq (%rdx,%rcx,4), %rsi
+	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x3a7c // jl 0x39e0 <k_conv+0x39d0>
+	LONG $0x487ce162; WORD $0x0610 // vmovups (%rsi), %zmm16
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x3a75 // jne 0x39eb <k_conv+0x39db>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xd2 // kmovd %r10d, %k2
+	LONG $0xca7c5162; WORD $0x3910 // vmovups (%r9), %zmm15 {%k2} {z}
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x4c7cd162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%r8) {%k4}
-	LONG $0xb0048d4d // leaq (%r8,%rsi,4), %r8
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
+	WORD $0x23eb // jmp 0x39f4 <k_conv+0x39e4>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x0610 // vmovups (%rsi), %zmm16 {%k1} {z}
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0xc674 // je 0x39b1 <k_conv+0x39a1>
+	LONG $0x487c5162; WORD $0x3910 // vmovups (%r9), %zmm15
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x8e0c8d4c // leaq (%rsi,%rcx,4), %r9
+	LONG $0x40598d49 // leaq 0x40(%r9), %rbx
 	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x317c // jl 0x513c <k_conv+0x512c>
-	LONG $0x487cd162; WORD $0x2011 // vmovups %zmm4, (%r8)
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
+	WORD $0x2b7c // jl 0x3a40 <k_conv+0x3a30>
+	LONG $0x487c5162; WORD $0x3110 // vmovups (%r9), %zmm14
 	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	WORD $0x3175 // jne 0x514d <k_conv+0x513d>
+	WORD $0x2b75 // jne 0x3a4b <k_conv+0x3a3b>
 	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
 	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
 	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xeb // kmovd %r11d, %k5
-	LONG $0x4d7cd162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%r8) {%k5}
-	WORD $0x1eeb // jmp 0x515a <k_conv+0x514a>
-	LONG $0x497cd162; WORD $0x2011 // vmovups %zmm4, (%r8) {%k1}
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
+	LONG $0x927bc1c4; BYTE $0xd3 // kmovd %r11d, %k2
+	LONG $0xca7c7162; WORD $0x2310 // vmovups (%rbx), %zmm12 {%k2} {z}
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x14eb // jmp 0x3a54 <k_conv+0x3a44>
+	LONG $0xc97c5162; WORD $0x3110 // vmovups (%r9), %zmm14 {%k1} {z}
 	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	WORD $0xcf74 // je 0x511c <k_conv+0x510c>
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%r8)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4c7cd162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%r8) {%k4}
-	LONG $0xfffb2be9; BYTE $0xff // jmp 0x4c9d <k_conv+0x4c8d>
-	LONG $0xf0578d49 // leaq -0x10(%r15), %rdx
-	LONG $0xf04f8d41 // leal -0x10(%r15), %ecx
+	WORD $0xd574 // je 0x3a20 <k_conv+0x3a10>
+	LONG $0x487c7162; WORD $0x2310 // vmovups (%rbx), %zmm12
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c6162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm25 {%k2} {z}
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7ce162; WORD $0x7210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm22 {%k2} {z}
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xd2 // kmovd %r10d, %k2
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0xca7ce162; WORD $0x5e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm19 {%k2} {z}
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x81048d49 // leaq (%r9,%rax,4), %rax
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c5162; WORD $0x6910; BYTE $0x02 // vmovups 0x80(%r9), %zmm13 {%k2} {z}
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x357c // jl 0x3ae0 <k_conv+0x3ad0>
+	LONG $0x487c7162; WORD $0x1810 // vmovups (%rax), %zmm11
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x3575 // jne 0x3aeb <k_conv+0x3adb>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x1210 // vmovups (%rdx), %zmm10 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x23eb // jmp 0x3af4 <k_conv+0x3ae4>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x1810 // vmovups (%rax), %zmm11 {%k1} {z}
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0xcb74 // je 0x3ab6 <k_conv+0x3aa6>
+	LONG $0x487c7162; WORD $0x1210 // vmovups (%rdx), %zmm10
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88148d48 // leaq (%rax,%rcx,4), %rdx
+	LONG $0x407a8d48 // leaq 0x40(%rdx), %rdi
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7c7162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm9 {%k2} {z}
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x2c7c // jl 0x3b50 <k_conv+0x3b40>
+	LONG $0x487c7162; WORD $0x0210 // vmovups (%rdx), %zmm8
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x2c75 // jne 0x3b5b <k_conv+0x3b4b>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x3f10 // vmovups (%rdi), %zmm7 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x1aeb // jmp 0x3b64 <k_conv+0x3b54>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97c7162; WORD $0x0210 // vmovups (%rdx), %zmm8 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xd474 // je 0x3b2f <k_conv+0x3b1f>
+	LONG $0x487cf162; WORD $0x3f10 // vmovups (%rdi), %zmm7
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x40788d48 // leaq 0x40(%rax), %rdi
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cf162; WORD $0x7210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm6 {%k2} {z}
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x2c7c // jl 0x3bc0 <k_conv+0x3bb0>
+	LONG $0x487cf162; WORD $0x2810 // vmovups (%rax), %zmm5
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x2c75 // jne 0x3bcb <k_conv+0x3bbb>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x2710 // vmovups (%rdi), %zmm4 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x1aeb // jmp 0x3bd4 <k_conv+0x3bc4>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x2810 // vmovups (%rax), %zmm5 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xd474 // je 0x3b9f <k_conv+0x3b8f>
+	LONG $0x487cf162; WORD $0x2710 // vmovups (%rdi), %zmm4
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88148d48 // leaq (%rax,%rcx,4), %rdx
+	LONG $0x407a8d48 // leaq 0x40(%rdx), %rdi
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cf162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm3 {%k2} {z}
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x2c7c // jl 0x3c30 <k_conv+0x3c20>
+	LONG $0x487cf162; WORD $0x1210 // vmovups (%rdx), %zmm2
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x2c75 // jne 0x3c3b <k_conv+0x3c2b>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	WORD $0xd189 // movl %edx, %ecx
+	LONG $0x240c8b48 // movq (%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
-	LONG $0xd892fbc5 // kmovd %eax, %k3
-	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	QUAD $0x0000016824848948 // movq %rax, 0x168(%rsp)
-	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1 {%k2} {z}
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
-	WORD $0x3beb // jmp 0x5209 <k_conv+0x51f9>
-	WORD $0x9066 // nop
-	QUAD $0x0000013024b48b48 // movq 0x130(%rsp), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
-	QUAD $0x0000016824840348 // addq 0x168(%rsp), %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	QUAD $0x0000011824b43b48 // cmpq 0x118(%rsp), %rsi
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
-	LONG $0xae87840f; WORD $0xffff // je 0x90 <k_conv+0x80>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x1f74 // je 0x5230 <k_conv+0x5220>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x78408b48 // movq 0x78(%rax), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0x0feb // jmp 0x5232 <k_conv+0x5222>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
-	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
-	QUAD $0x0000012024848b48 // movq 0x120(%rsp), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	LONG $0x247c8348; WORD $0x0c30 // cmpq $0xc, 0x30(%rsp)
-	QUAD $0x0000013024b48948 // movq %rsi, 0x130(%rsp)
-	LONG $0x02b98d0f; WORD $0x0000 // jge 0x5550 <k_conv+0x5540>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x08418d48 // leaq 0x8(%rcx), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x14688e0f; WORD $0x0000 // jle 0x6710 <k_conv+0x6700>
-	LONG $0x04418d48 // leaq 0x4(%rcx), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x20c98e0f; WORD $0x0000 // jle 0x7380 <k_conv+0x7370>
-	LONG $0x02518d4c // leaq 0x2(%rcx), %r10
-	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0x278a8e0f; WORD $0x0000 // jle 0x7a50 <k_conv+0x7a40>
-	LONG $0x244c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rcx
-	LONG $0xfeff8d0f; WORD $0xffff // jge 0x51d0 <k_conv+0x51c0>
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	LONG $0x487df262; WORD $0x4718; BYTE $0x22 // vbroadcastss 0x88(%rdi), %zmm0
-	LONG $0x487df262; WORD $0x4f18; BYTE $0x23 // vbroadcastss 0x8c(%rdi), %zmm1
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	QUAD $0xfffffffffffeb849; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r8 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214c; BYTE $0xc7 // andq %r8, %rdi
-	WORD $0x2deb // jmp 0x5339 <k_conv+0x5329>
-	LONG $0x497cd162; WORD $0x1811 // vmovups %zmm3, (%r8) {%k1}
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4a7cd162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%r8) {%k2}
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	WORD $0x1aeb // jmp 0x3c44 <k_conv+0x3c34>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x1210 // vmovups (%rdx), %zmm2 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xd474 // je 0x3c0f <k_conv+0x3bff>
+	LONG $0x487cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x4210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm0 {%k2} {z}
+	QUAD $0x00000000602444c7 // movl $0x0, 0x60(%rsp)
+	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
+	LONG $0x8824b489; WORD $0x0000; BYTE $0x00 // movl %esi, 0x88(%rsp)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x30428b48 // movq 0x30(%rdx), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01ca8e0f; WORD $0x0000 // jle 0x3e50 <k_conv+0x3e40>
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	LONG $0x284a8b48 // movq 0x28(%rdx), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x387a8b48 // movq 0x38(%rdx), %rdi
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x0feb // jmp 0x3ccc <k_conv+0x3cbc>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	LONG $0xfe97840f; WORD $0xffff // je 0x51d0 <k_conv+0x51c0>
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	LONG $0x487cd162; WORD $0x1810 // vmovups (%r8), %zmm3
-	LONG $0x487cd162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%r8), %zmm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x7d7e // jle 0x53d0 <k_conv+0x53c0>
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
-	LONG $0x810c8d4f // leaq (%r9,%r8,4), %r9
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x28588b4d // movq 0x28(%r8), %r11
-	LONG $0x38508b4d // movq 0x38(%r8), %r10
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x0103850f; WORD $0x0000 // jne 0x5480 <k_conv+0x5470>
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0x0184840f; WORD $0x0000 // je 0x3e50 <k_conv+0x3e40>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0xef7e // jle 0x3cc0 <k_conv+0x3cb0>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0xc1348b4a // movq (%rcx,%r8,8), %rsi
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0xb92c8d4c // leaq (%rcx,%rdi,4), %r13
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	WORD $0x3f74 // je 0x53d0 <k_conv+0x53c0>
+	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487ce162; WORD $0x3a10 // vmovups (%rdx), %zmm23
+	LONG $0x487c6162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm24
+	LONG $0x487c6162; WORD $0x5210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm26
+	LONG $0x487d4262; WORD $0x1c18; BYTE $0x34 // vbroadcastss (%r12,%rsi), %zmm27
+	LONG $0x4025a262; WORD $0xefb8 // vfmadd231ps %zmm23, %zmm27, %zmm21 # zmm21 = (zmm27 * zmm23) + zmm21
+	LONG $0x40258262; WORD $0xe0b8 // vfmadd231ps %zmm24, %zmm27, %zmm20 # zmm20 = (zmm27 * zmm24) + zmm20
+	LONG $0x402d0262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm27) + zmm25
+	LONG $0x487d4262; WORD $0x1c18; BYTE $0x31 // vbroadcastss (%r9,%rsi), %zmm27
+	LONG $0x4025a262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm23) + zmm18
+	LONG $0x40258262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm27, %zmm17 # zmm17 = (zmm27 * zmm24) + zmm17
+	LONG $0x487d6262; WORD $0x2418; BYTE $0x33 // vbroadcastss (%rbx,%rsi), %zmm28
+	LONG $0x402d8262; WORD $0xf3b8 // vfmadd231ps %zmm27, %zmm26, %zmm22 # zmm22 = (zmm26 * zmm27) + zmm22
+	LONG $0x401da262; WORD $0xc7b8 // vfmadd231ps %zmm23, %zmm28, %zmm16 # zmm16 = (zmm28 * zmm23) + zmm16
+	LONG $0x401d1262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm28, %zmm15 # zmm15 = (zmm28 * zmm24) + zmm15
+	LONG $0x402d8262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm28) + zmm19
+	LONG $0x487d4262; WORD $0x1c18; BYTE $0x36 // vbroadcastss (%r14,%rsi), %zmm27
+	LONG $0x40253262; WORD $0xf7b8 // vfmadd231ps %zmm23, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm23) + zmm14
+	LONG $0x40251262; WORD $0xe0b8 // vfmadd231ps %zmm24, %zmm27, %zmm12 # zmm12 = (zmm27 * zmm24) + zmm12
+	LONG $0x402d1262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm26, %zmm13 # zmm13 = (zmm26 * zmm27) + zmm13
+	LONG $0x487d4262; WORD $0x1c18; BYTE $0x37 // vbroadcastss (%r15,%rsi), %zmm27
+	LONG $0x40253262; WORD $0xdfb8 // vfmadd231ps %zmm23, %zmm27, %zmm11 # zmm11 = (zmm27 * zmm23) + zmm11
+	LONG $0x40251262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm24) + zmm10
+	LONG $0x402d1262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm27) + zmm9
+	QUAD $0x00355c18487d6262 // vbroadcastss (%rbp,%rsi), %zmm27
+	LONG $0x40253262; WORD $0xc7b8 // vfmadd231ps %zmm23, %zmm27, %zmm8 # zmm8 = (zmm27 * zmm23) + zmm8
+	LONG $0x40259262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm27, %zmm7 # zmm7 = (zmm27 * zmm24) + zmm7
+	LONG $0x487d4262; WORD $0x2418; BYTE $0x33 // vbroadcastss (%r11,%rsi), %zmm28
+	LONG $0x402d9262; WORD $0xf3b8 // vfmadd231ps %zmm27, %zmm26, %zmm6 # zmm6 = (zmm26 * zmm27) + zmm6
+	LONG $0x401db262; WORD $0xefb8 // vfmadd231ps %zmm23, %zmm28, %zmm5 # zmm5 = (zmm28 * zmm23) + zmm5
+	LONG $0x401d9262; WORD $0xe0b8 // vfmadd231ps %zmm24, %zmm28, %zmm4 # zmm4 = (zmm28 * zmm24) + zmm4
+	LONG $0x402d9262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm28) + zmm3
+	LONG $0x487d6262; WORD $0x1c18; BYTE $0x31 // vbroadcastss (%rcx,%rsi), %zmm27
+	LONG $0x4025b262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm27, %zmm2 # zmm2 = (zmm27 * zmm23) + zmm2
+	LONG $0x40259262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm27, %zmm1 # zmm1 = (zmm27 * zmm24) + zmm1
+	LONG $0x40259262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm27, %zmm0 # zmm0 = (zmm27 * zmm26) + zmm0
+	LONG $0xc0c28148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdx
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x34148d4d // leaq (%r12,%rsi), %r10
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x04c48349 // addq $0x4, %r12
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0xfeeb820f; WORD $0xffff // jb 0x3d20 <k_conv+0x3d10>
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0xfffe7ee9; BYTE $0xff // jmp 0x3cc0 <k_conv+0x3cb0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487d6262; WORD $0x4118; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm24
+	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x487de262; WORD $0x7918; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm23
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x009e840f; WORD $0x0000 // je 0x3f30 <k_conv+0x3f20>
+	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00ac8e0f; WORD $0x0000 // jle 0x3f60 <k_conv+0x3f50>
+	LONG $0x4054e162; WORD $0x2a58 // vaddps (%rdx), %zmm21, %zmm21
+	LONG $0x403ca162; WORD $0xed5f // vmaxps %zmm21, %zmm24, %zmm21
+	LONG $0x4044a162; WORD $0xed5d // vminps %zmm21, %zmm23, %zmm21
+	LONG $0x487ce162; WORD $0x2811 // vmovups %zmm21, (%rax)
+	QUAD $0x000000008824bc80 // cmpb $0x0, 0x88(%rsp)
+	LONG $0x00a4840f; WORD $0x0000 // je 0x3f7e <k_conv+0x3f6e>
+	LONG $0x405ce162; WORD $0x6258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm20, %zmm20
+	LONG $0x403ca162; WORD $0xe45f // vmaxps %zmm20, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	LONG $0x487ce162; WORD $0x6011; BYTE $0x01 // vmovups %zmm20, 0x40(%rax)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	LONG $0x00b0840f; WORD $0x0000 // je 0x3faf <k_conv+0x3f9f>
+	LONG $0x4034e162; WORD $0x6258; BYTE $0x02 // vaddps 0x80(%rdx), %zmm25, %zmm20
+	LONG $0x403ca162; WORD $0xe45f // vmaxps %zmm20, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	LONG $0x487ce162; WORD $0x6011; BYTE $0x02 // vmovups %zmm20, 0x80(%rax)
+	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
+	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
+	LONG $0x0000cde9; BYTE $0x00 // jmp 0x3ff3 <k_conv+0x3fe3>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x403ca162; WORD $0xed5f // vmaxps %zmm21, %zmm24, %zmm21
+	LONG $0x4044a162; WORD $0xed5d // vminps %zmm21, %zmm23, %zmm21
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x07e88e0f; WORD $0x0000 // jle 0x472e <k_conv+0x471e>
+	LONG $0x487ce162; WORD $0x2811 // vmovups %zmm21, (%rax)
+	LONG $0x0007e3e9; BYTE $0x00 // jmp 0x4734 <k_conv+0x4724>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c6162; WORD $0x1210 // vmovups (%rdx), %zmm26 {%k1} {z}
+	LONG $0x40548162; WORD $0xea58 // vaddps %zmm26, %zmm21, %zmm21
+	LONG $0x403ca162; WORD $0xed5f // vmaxps %zmm21, %zmm24, %zmm21
+	LONG $0x4044a162; WORD $0xed5d // vminps %zmm21, %zmm23, %zmm21
+	LONG $0x497ce162; WORD $0x2811 // vmovups %zmm21, (%rax) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm21 {%k2} {z}
+	LONG $0x405ca162; WORD $0xe558 // vaddps %zmm21, %zmm20, %zmm20
+	LONG $0x403ca162; WORD $0xe45f // vmaxps %zmm20, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	LONG $0x4a7ce162; WORD $0x6011; BYTE $0x01 // vmovups %zmm20, 0x40(%rax) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x6210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm20 {%k2} {z}
+	LONG $0x4034a162; WORD $0xe458 // vaddps %zmm20, %zmm25, %zmm20
+	LONG $0x403ca162; WORD $0xe45f // vmaxps %zmm20, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	LONG $0x4a7ce162; WORD $0x6011; BYTE $0x02 // vmovups %zmm20, 0x80(%rax) {%k2}
+	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
+	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x009d8e0f; WORD $0x0000 // jle 0x4090 <k_conv+0x4080>
+	LONG $0x406ce162; WORD $0x1758 // vaddps (%rdi), %zmm18, %zmm18
+	LONG $0x403ca162; WORD $0xd25f // vmaxps %zmm18, %zmm24, %zmm18
+	LONG $0x4044a162; WORD $0xd25d // vminps %zmm18, %zmm23, %zmm18
+	LONG $0x487ce162; WORD $0x1611 // vmovups %zmm18, (%rsi)
+	QUAD $0x000000008824bc80 // cmpb $0x0, 0x88(%rsp)
+	LONG $0x0095840f; WORD $0x0000 // je 0x40ae <k_conv+0x409e>
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	QUAD $0x018a4c584074e162 // vaddps 0x40(%rdx,%rcx,4), %zmm17, %zmm17
+	LONG $0x403ca162; WORD $0xc95f // vmaxps %zmm17, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	QUAD $0x01804c11487ca162 // vmovups %zmm17, 0x40(%rax,%r8,4)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	LONG $0x0097840f; WORD $0x0000 // je 0x40df <k_conv+0x40cf>
+	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
+	LONG $0xba0c8d48 // leaq (%rdx,%rdi,4), %rcx
+	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
+	QUAD $0x02ba4c58404ce162 // vaddps 0x80(%rdx,%rdi,4), %zmm22, %zmm17
+	LONG $0x403ca162; WORD $0xc95f // vmaxps %zmm17, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	QUAD $0x02804c11487ca162 // vmovups %zmm17, 0x80(%rax,%r8,4)
+	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x412a <k_conv+0x411a>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x2710 // vmovups (%rdi), %zmm20 {%k1} {z}
+	LONG $0x406ca162; WORD $0xd458 // vaddps %zmm20, %zmm18, %zmm18
+	LONG $0x403ca162; WORD $0xd25f // vmaxps %zmm18, %zmm24, %zmm18
+	LONG $0x4044a162; WORD $0xd25d // vminps %zmm18, %zmm23, %zmm18
+	LONG $0x497ce162; WORD $0x1611 // vmovups %zmm18, (%rsi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7ce162; WORD $0x5710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm18 {%k2} {z}
+	LONG $0x4074a162; WORD $0xca58 // vaddps %zmm18, %zmm17, %zmm17
+	LONG $0x403ca162; WORD $0xc95f // vmaxps %zmm17, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	LONG $0x4a7ce162; WORD $0x4e11; BYTE $0x01 // vmovups %zmm17, 0x40(%rsi) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7ce162; WORD $0x4f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm17 {%k2} {z}
+	LONG $0x404ca162; WORD $0xc958 // vaddps %zmm17, %zmm22, %zmm17
+	LONG $0x403ca162; WORD $0xc95f // vmaxps %zmm17, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	LONG $0x4a7ce162; WORD $0x4e11; BYTE $0x02 // vmovups %zmm17, 0x80(%rsi) {%k2}
+	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x8f048d48 // leaq (%rdi,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x767e // jle 0x41a0 <k_conv+0x4190>
+	LONG $0x407ce162; WORD $0x0058 // vaddps (%rax), %zmm16, %zmm16
+	LONG $0x403ca162; WORD $0xc05f // vmaxps %zmm16, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
+	QUAD $0x000000008824bc80 // cmpb $0x0, 0x88(%rsp)
+	WORD $0x7274 // je 0x41be <k_conv+0x41ae>
+	LONG $0x48047162; WORD $0x7858; BYTE $0x01 // vaddps 0x40(%rax), %zmm15, %zmm15
+	LONG $0x403c5162; WORD $0xff5f // vmaxps %zmm15, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	LONG $0x487c7162; WORD $0x7a11; BYTE $0x01 // vmovups %zmm15, 0x40(%rdx)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	LONG $0x007e840f; WORD $0x0000 // je 0x41ef <k_conv+0x41df>
+	LONG $0x40647162; WORD $0x7858; BYTE $0x02 // vaddps 0x80(%rax), %zmm19, %zmm15
+	LONG $0x403c5162; WORD $0xff5f // vmaxps %zmm15, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	LONG $0x487c7162; WORD $0x7a11; BYTE $0x02 // vmovups %zmm15, 0x80(%rdx)
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x422f <k_conv+0x421f>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc97ce162; WORD $0x0810 // vmovups (%rax), %zmm17 {%k1} {z}
+	LONG $0x407ca162; WORD $0xc158 // vaddps %zmm17, %zmm16, %zmm16
+	LONG $0x403ca162; WORD $0xc05f // vmaxps %zmm16, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	LONG $0x497ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm16 {%k2} {z}
+	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
+	LONG $0x403c5162; WORD $0xff5f // vmaxps %zmm15, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	LONG $0x4a7c7162; WORD $0x7a11; BYTE $0x01 // vmovups %zmm15, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x7810; BYTE $0x02 // vmovups 0x80(%rax), %zmm15 {%k2} {z}
+	LONG $0x40645162; WORD $0xff58 // vaddps %zmm15, %zmm19, %zmm15
+	LONG $0x403c5162; WORD $0xff5f // vmaxps %zmm15, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	LONG $0x4a7c7162; WORD $0x7a11; BYTE $0x02 // vmovups %zmm15, 0x80(%rdx) {%k2}
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x717e // jle 0x42a0 <k_conv+0x4290>
+	LONG $0x480c7162; WORD $0x3058 // vaddps (%rax), %zmm14, %zmm14
+	LONG $0x403c5162; WORD $0xf65f // vmaxps %zmm14, %zmm24, %zmm14
+	LONG $0x40445162; WORD $0xf65d // vminps %zmm14, %zmm23, %zmm14
+	LONG $0x487c7162; WORD $0x3211 // vmovups %zmm14, (%rdx)
+	QUAD $0x000000008824bc80 // cmpb $0x0, 0x88(%rsp)
+	WORD $0x6d74 // je 0x42be <k_conv+0x42ae>
+	LONG $0x481c7162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm12, %zmm12
+	LONG $0x403c5162; WORD $0xe45f // vmaxps %zmm12, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	LONG $0x487c7162; WORD $0x6211; BYTE $0x01 // vmovups %zmm12, 0x40(%rdx)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x7d74 // je 0x42ef <k_conv+0x42df>
+	LONG $0x48147162; WORD $0x6058; BYTE $0x02 // vaddps 0x80(%rax), %zmm13, %zmm12
+	LONG $0x403c5162; WORD $0xe45f // vmaxps %zmm12, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	LONG $0x487c7162; WORD $0x6211; BYTE $0x02 // vmovups %zmm12, 0x80(%rdx)
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x432f <k_conv+0x431f>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x3810 // vmovups (%rax), %zmm15 {%k1} {z}
+	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
+	LONG $0x403c5162; WORD $0xf65f // vmaxps %zmm14, %zmm24, %zmm14
+	LONG $0x40445162; WORD $0xf65d // vminps %zmm14, %zmm23, %zmm14
+	LONG $0x497c7162; WORD $0x3211 // vmovups %zmm14, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x7010; BYTE $0x01 // vmovups 0x40(%rax), %zmm14 {%k2} {z}
+	LONG $0x481c5162; WORD $0xe658 // vaddps %zmm14, %zmm12, %zmm12
+	LONG $0x403c5162; WORD $0xe45f // vmaxps %zmm12, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	LONG $0x4a7c7162; WORD $0x6211; BYTE $0x01 // vmovups %zmm12, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x6010; BYTE $0x02 // vmovups 0x80(%rax), %zmm12 {%k2} {z}
+	LONG $0x48145162; WORD $0xe458 // vaddps %zmm12, %zmm13, %zmm12
+	LONG $0x403c5162; WORD $0xe45f // vmaxps %zmm12, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	LONG $0x4a7c7162; WORD $0x6211; BYTE $0x02 // vmovups %zmm12, 0x80(%rdx) {%k2}
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x717e // jle 0x43a0 <k_conv+0x4390>
+	LONG $0x48247162; WORD $0x1858 // vaddps (%rax), %zmm11, %zmm11
+	LONG $0x403c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm24, %zmm11
+	LONG $0x40445162; WORD $0xdb5d // vminps %zmm11, %zmm23, %zmm11
+	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
+	QUAD $0x000000008824bc80 // cmpb $0x0, 0x88(%rsp)
+	WORD $0x6d74 // je 0x43be <k_conv+0x43ae>
+	LONG $0x482c7162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm10, %zmm10
+	LONG $0x403c5162; WORD $0xd25f // vmaxps %zmm10, %zmm24, %zmm10
+	LONG $0x40445162; WORD $0xd25d // vminps %zmm10, %zmm23, %zmm10
+	LONG $0x487c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x7d74 // je 0x43ef <k_conv+0x43df>
+	LONG $0x48347162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%rax), %zmm9, %zmm9
+	LONG $0x403c5162; WORD $0xc95f // vmaxps %zmm9, %zmm24, %zmm9
+	LONG $0x40445162; WORD $0xc95d // vminps %zmm9, %zmm23, %zmm9
+	LONG $0x487c7162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm9, 0x80(%rdx)
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x442f <k_conv+0x441f>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
+	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
+	LONG $0x403c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm24, %zmm11
+	LONG $0x40445162; WORD $0xdb5d // vminps %zmm11, %zmm23, %zmm11
+	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm11 {%k2} {z}
+	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
+	LONG $0x403c5162; WORD $0xd25f // vmaxps %zmm10, %zmm24, %zmm10
+	LONG $0x40445162; WORD $0xd25d // vminps %zmm10, %zmm23, %zmm10
+	LONG $0x4a7c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x5010; BYTE $0x02 // vmovups 0x80(%rax), %zmm10 {%k2} {z}
+	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
+	LONG $0x403c5162; WORD $0xc95f // vmaxps %zmm9, %zmm24, %zmm9
+	LONG $0x40445162; WORD $0xc95d // vminps %zmm9, %zmm23, %zmm9
+	LONG $0x4a7c7162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm9, 0x80(%rdx) {%k2}
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x717e // jle 0x44a0 <k_conv+0x4490>
+	LONG $0x483c7162; WORD $0x0058 // vaddps (%rax), %zmm8, %zmm8
+	LONG $0x403c5162; WORD $0xc05f // vmaxps %zmm8, %zmm24, %zmm8
+	LONG $0x40445162; WORD $0xc05d // vminps %zmm8, %zmm23, %zmm8
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	QUAD $0x000000008824bc80 // cmpb $0x0, 0x88(%rsp)
+	WORD $0x6d74 // je 0x44be <k_conv+0x44ae>
+	LONG $0x4844f162; WORD $0x7858; BYTE $0x01 // vaddps 0x40(%rax), %zmm7, %zmm7
+	LONG $0x403cf162; WORD $0xff5f // vmaxps %zmm7, %zmm24, %zmm7
+	LONG $0x4044f162; WORD $0xff5d // vminps %zmm7, %zmm23, %zmm7
+	LONG $0x487cf162; WORD $0x7a11; BYTE $0x01 // vmovups %zmm7, 0x40(%rdx)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x7d74 // je 0x44ef <k_conv+0x44df>
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x02 // vaddps 0x80(%rax), %zmm6, %zmm6
+	LONG $0x403cf162; WORD $0xf65f // vmaxps %zmm6, %zmm24, %zmm6
+	LONG $0x4044f162; WORD $0xf65d // vminps %zmm6, %zmm23, %zmm6
+	LONG $0x487cf162; WORD $0x7211; BYTE $0x02 // vmovups %zmm6, 0x80(%rdx)
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x452f <k_conv+0x451f>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x0810 // vmovups (%rax), %zmm9 {%k1} {z}
+	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
+	LONG $0x403c5162; WORD $0xc05f // vmaxps %zmm8, %zmm24, %zmm8
+	LONG $0x40445162; WORD $0xc05d // vminps %zmm8, %zmm23, %zmm8
+	LONG $0x497c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm8 {%k2} {z}
+	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
+	LONG $0x403cf162; WORD $0xff5f // vmaxps %zmm7, %zmm24, %zmm7
+	LONG $0x4044f162; WORD $0xff5d // vminps %zmm7, %zmm23, %zmm7
+	LONG $0x4a7cf162; WORD $0x7a11; BYTE $0x01 // vmovups %zmm7, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7810; BYTE $0x02 // vmovups 0x80(%rax), %zmm7 {%k2} {z}
+	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
+	LONG $0x403cf162; WORD $0xf65f // vmaxps %zmm6, %zmm24, %zmm6
+	LONG $0x4044f162; WORD $0xf65d // vminps %zmm6, %zmm23, %zmm6
+	LONG $0x4a7cf162; WORD $0x7211; BYTE $0x02 // vmovups %zmm6, 0x80(%rdx) {%k2}
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x717e // jle 0x45a0 <k_conv+0x4590>
+	LONG $0x4854f162; WORD $0x2858 // vaddps (%rax), %zmm5, %zmm5
+	LONG $0x403cf162; WORD $0xed5f // vmaxps %zmm5, %zmm24, %zmm5
+	LONG $0x4044f162; WORD $0xed5d // vminps %zmm5, %zmm23, %zmm5
+	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
+	QUAD $0x000000008824bc80 // cmpb $0x0, 0x88(%rsp)
+	WORD $0x6d74 // je 0x45be <k_conv+0x45ae>
+	LONG $0x485cf162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm4, %zmm4
+	LONG $0x403cf162; WORD $0xe45f // vmaxps %zmm4, %zmm24, %zmm4
+	LONG $0x4044f162; WORD $0xe45d // vminps %zmm4, %zmm23, %zmm4
+	LONG $0x487cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x7d74 // je 0x45ef <k_conv+0x45df>
+	LONG $0x4864f162; WORD $0x5858; BYTE $0x02 // vaddps 0x80(%rax), %zmm3, %zmm3
+	LONG $0x403cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm24, %zmm3
+	LONG $0x4044f162; WORD $0xdb5d // vminps %zmm3, %zmm23, %zmm3
+	LONG $0x487cf162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdx)
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x462f <k_conv+0x461f>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
+	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
+	LONG $0x403cf162; WORD $0xed5f // vmaxps %zmm5, %zmm24, %zmm5
+	LONG $0x4044f162; WORD $0xed5d // vminps %zmm5, %zmm23, %zmm5
+	LONG $0x497cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm5 {%k2} {z}
+	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
+	LONG $0x403cf162; WORD $0xe45f // vmaxps %zmm4, %zmm24, %zmm4
+	LONG $0x4044f162; WORD $0xe45d // vminps %zmm4, %zmm23, %zmm4
+	LONG $0x4a7cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x6010; BYTE $0x02 // vmovups 0x80(%rax), %zmm4 {%k2} {z}
+	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
+	LONG $0x403cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm24, %zmm3
+	LONG $0x4044f162; WORD $0xdb5d // vminps %zmm3, %zmm23, %zmm3
+	LONG $0x4a7cf162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdx) {%k2}
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x717e // jle 0x46a0 <k_conv+0x4690>
+	LONG $0x486cf162; WORD $0x1058 // vaddps (%rax), %zmm2, %zmm2
+	LONG $0x403cf162; WORD $0xd25f // vmaxps %zmm2, %zmm24, %zmm2
+	LONG $0x4044f162; WORD $0xd25d // vminps %zmm2, %zmm23, %zmm2
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	QUAD $0x000000008824bc80 // cmpb $0x0, 0x88(%rsp)
+	WORD $0x6d74 // je 0x46be <k_conv+0x46ae>
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x01 // vaddps 0x40(%rax), %zmm1, %zmm1
+	LONG $0x403cf162; WORD $0xc95f // vmaxps %zmm1, %zmm24, %zmm1
+	LONG $0x4044f162; WORD $0xc95d // vminps %zmm1, %zmm23, %zmm1
+	LONG $0x487cf162; WORD $0x4a11; BYTE $0x01 // vmovups %zmm1, 0x40(%rdx)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x7d74 // je 0x46ef <k_conv+0x46df>
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x02 // vaddps 0x80(%rax), %zmm0, %zmm0
+	LONG $0x403cf162; WORD $0xc05f // vmaxps %zmm0, %zmm24, %zmm0
+	LONG $0x4044f162; WORD $0xc05d // vminps %zmm0, %zmm23, %zmm0
+	LONG $0x487cf162; WORD $0x4211; BYTE $0x02 // vmovups %zmm0, 0x80(%rdx)
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x4721 <k_conv+0x4711>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x1810 // vmovups (%rax), %zmm3 {%k1} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x403cf162; WORD $0xd25f // vmaxps %zmm2, %zmm24, %zmm2
+	LONG $0x4044f162; WORD $0xd25d // vminps %zmm2, %zmm23, %zmm2
+	LONG $0x497cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2 {%k2} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x403cf162; WORD $0xc95f // vmaxps %zmm1, %zmm24, %zmm1
+	LONG $0x4044f162; WORD $0xc95d // vminps %zmm1, %zmm23, %zmm1
+	LONG $0x4a7cf162; WORD $0x4a11; BYTE $0x01 // vmovups %zmm1, 0x40(%rdx) {%k2}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%rax), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x403cf162; WORD $0xc05f // vmaxps %zmm0, %zmm24, %zmm0
+	LONG $0x4044f162; WORD $0xc05d // vminps %zmm0, %zmm23, %zmm0
+	LONG $0x4a7cf162; WORD $0x4211; BYTE $0x02 // vmovups %zmm0, 0x80(%rdx) {%k2}
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0xfff062e9; BYTE $0xff // jmp 0x3790 <k_conv+0x3780>
+	LONG $0x497ce162; WORD $0x2811 // vmovups %zmm21, (%rax) {%k1}
+	LONG $0x8824bc8b; WORD $0x0000; BYTE $0x00 // movl 0x88(%rsp), %edi
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403ca162; WORD $0xe45f // vmaxps %zmm20, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x4758 <k_conv+0x4748>
+	LONG $0x487ce162; WORD $0x2211 // vmovups %zmm20, (%rdx)
+	WORD $0x17eb // jmp 0x476f <k_conv+0x475f>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x2211 // vmovups %zmm20, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403c8162; WORD $0xe15f // vmaxps %zmm25, %zmm24, %zmm20
+	LONG $0x4044a162; WORD $0xe45d // vminps %zmm20, %zmm23, %zmm20
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x0874 // je 0x4791 <k_conv+0x4781>
+	LONG $0x487ce162; WORD $0x2211 // vmovups %zmm20, (%rdx)
+	WORD $0x18eb // jmp 0x47a9 <k_conv+0x4799>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x2211 // vmovups %zmm20, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x403ca162; WORD $0xd25f // vmaxps %zmm18, %zmm24, %zmm18
+	LONG $0x4044a162; WORD $0xd25d // vminps %zmm18, %zmm23, %zmm18
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x47c7 <k_conv+0x47b7>
+	LONG $0x487ce162; WORD $0x1011 // vmovups %zmm18, (%rax)
+	WORD $0x06eb // jmp 0x47cd <k_conv+0x47bd>
+	LONG $0x497ce162; WORD $0x1011 // vmovups %zmm18, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403ca162; WORD $0xc95f // vmaxps %zmm17, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x47ea <k_conv+0x47da>
+	LONG $0x487ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx)
+	WORD $0x17eb // jmp 0x4801 <k_conv+0x47f1>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403ca162; WORD $0xce5f // vmaxps %zmm22, %zmm24, %zmm17
+	LONG $0x4044a162; WORD $0xc95d // vminps %zmm17, %zmm23, %zmm17
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x0874 // je 0x4823 <k_conv+0x4813>
+	LONG $0x487ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx)
+	WORD $0x18eb // jmp 0x483b <k_conv+0x482b>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x403ca162; WORD $0xc05f // vmaxps %zmm16, %zmm24, %zmm16
+	LONG $0x4044a162; WORD $0xc05d // vminps %zmm16, %zmm23, %zmm16
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x4859 <k_conv+0x4849>
+	LONG $0x487ce162; WORD $0x0011 // vmovups %zmm16, (%rax)
+	WORD $0x06eb // jmp 0x485f <k_conv+0x484f>
+	LONG $0x497ce162; WORD $0x0011 // vmovups %zmm16, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403c5162; WORD $0xff5f // vmaxps %zmm15, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x487c <k_conv+0x486c>
+	LONG $0x487c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx)
+	WORD $0x17eb // jmp 0x4893 <k_conv+0x4883>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403c3162; WORD $0xfb5f // vmaxps %zmm19, %zmm24, %zmm15
+	LONG $0x40445162; WORD $0xff5d // vminps %zmm15, %zmm23, %zmm15
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x0874 // je 0x48b5 <k_conv+0x48a5>
+	LONG $0x487c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx)
+	WORD $0x18eb // jmp 0x48cd <k_conv+0x48bd>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x403c5162; WORD $0xf65f // vmaxps %zmm14, %zmm24, %zmm14
+	LONG $0x40445162; WORD $0xf65d // vminps %zmm14, %zmm23, %zmm14
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x48eb <k_conv+0x48db>
+	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
+	WORD $0x06eb // jmp 0x48f1 <k_conv+0x48e1>
+	LONG $0x497c7162; WORD $0x3011 // vmovups %zmm14, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403c5162; WORD $0xe45f // vmaxps %zmm12, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x490e <k_conv+0x48fe>
+	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
+	WORD $0x17eb // jmp 0x4925 <k_conv+0x4915>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403c5162; WORD $0xe55f // vmaxps %zmm13, %zmm24, %zmm12
+	LONG $0x40445162; WORD $0xe45d // vminps %zmm12, %zmm23, %zmm12
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x0874 // je 0x4947 <k_conv+0x4937>
+	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
+	WORD $0x18eb // jmp 0x495f <k_conv+0x494f>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x403c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm24, %zmm11
+	LONG $0x40445162; WORD $0xdb5d // vminps %zmm11, %zmm23, %zmm11
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x497d <k_conv+0x496d>
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	WORD $0x06eb // jmp 0x4983 <k_conv+0x4973>
+	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403c5162; WORD $0xd25f // vmaxps %zmm10, %zmm24, %zmm10
+	LONG $0x40445162; WORD $0xd25d // vminps %zmm10, %zmm23, %zmm10
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x49a0 <k_conv+0x4990>
+	LONG $0x487c7162; WORD $0x1211 // vmovups %zmm10, (%rdx)
+	WORD $0x17eb // jmp 0x49b7 <k_conv+0x49a7>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403c5162; WORD $0xc95f // vmaxps %zmm9, %zmm24, %zmm9
+	LONG $0x40445162; WORD $0xc95d // vminps %zmm9, %zmm23, %zmm9
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x0874 // je 0x49d9 <k_conv+0x49c9>
+	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
+	WORD $0x18eb // jmp 0x49f1 <k_conv+0x49e1>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x403c5162; WORD $0xc05f // vmaxps %zmm8, %zmm24, %zmm8
+	LONG $0x40445162; WORD $0xc05d // vminps %zmm8, %zmm23, %zmm8
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x4a0f <k_conv+0x49ff>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	WORD $0x06eb // jmp 0x4a15 <k_conv+0x4a05>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403cf162; WORD $0xff5f // vmaxps %zmm7, %zmm24, %zmm7
+	LONG $0x4044f162; WORD $0xff5d // vminps %zmm7, %zmm23, %zmm7
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x4a32 <k_conv+0x4a22>
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	WORD $0x17eb // jmp 0x4a49 <k_conv+0x4a39>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403cf162; WORD $0xf65f // vmaxps %zmm6, %zmm24, %zmm6
+	LONG $0x4044f162; WORD $0xf65d // vminps %zmm6, %zmm23, %zmm6
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x0874 // je 0x4a6b <k_conv+0x4a5b>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	WORD $0x18eb // jmp 0x4a83 <k_conv+0x4a73>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x403cf162; WORD $0xed5f // vmaxps %zmm5, %zmm24, %zmm5
+	LONG $0x4044f162; WORD $0xed5d // vminps %zmm5, %zmm23, %zmm5
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x4aa1 <k_conv+0x4a91>
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	WORD $0x06eb // jmp 0x4aa7 <k_conv+0x4a97>
+	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403cf162; WORD $0xe45f // vmaxps %zmm4, %zmm24, %zmm4
+	LONG $0x4044f162; WORD $0xe45d // vminps %zmm4, %zmm23, %zmm4
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x4ac4 <k_conv+0x4ab4>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	WORD $0x17eb // jmp 0x4adb <k_conv+0x4acb>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k2}
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	LONG $0x403cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm24, %zmm3
+	LONG $0x4044f162; WORD $0xdb5d // vminps %zmm3, %zmm23, %zmm3
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	WORD $0x0874 // je 0x4afd <k_conv+0x4aed>
+	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
+	WORD $0x18eb // jmp 0x4b15 <k_conv+0x4b05>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k2}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x403cf162; WORD $0xd25f // vmaxps %zmm2, %zmm24, %zmm2
+	LONG $0x4044f162; WORD $0xd25d // vminps %zmm2, %zmm23, %zmm2
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x4b33 <k_conv+0x4b23>
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	WORD $0x06eb // jmp 0x4b39 <k_conv+0x4b29>
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x403cf162; WORD $0xc95f // vmaxps %zmm1, %zmm24, %zmm1
+	LONG $0x4044f162; WORD $0xc95d // vminps %zmm1, %zmm23, %zmm1
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x4b56 <k_conv+0x4b46>
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	WORD $0x17eb // jmp 0x4b6d <k_conv+0x4b5d>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k2}
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0x403cf162; WORD $0xc05f // vmaxps %zmm0, %zmm24, %zmm0
+	LONG $0x4044f162; WORD $0xc05d // vminps %zmm0, %zmm23, %zmm0
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	LONG $0xebe7840f; WORD $0xffff // je 0x3777 <k_conv+0x3767>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xffebf5e9; BYTE $0xff // jmp 0x3790 <k_conv+0x3780>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88918b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdx
+	LONG $0x50798b48 // movq 0x50(%rcx), %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x78798b48 // movq 0x78(%rcx), %rdi
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	LONG $0x98898b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	QUAD $0x00000000b5148d4c // leaq (,%rsi,4), %r10
+	QUAD $0x0000000cb53c8d48 // leaq 0xc(,%rsi,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x000000f0248c8b48 // movq 0xf0(%rsp), %rcx
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	QUAD $0x00000008b53c8d48 // leaq 0x8(,%rsi,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	QUAD $0x00000004b52c8d48 // leaq 0x4(,%rsi,4), %rbp
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	LONG $0xeaaf0f48 // imulq %rdx, %rbp
+	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
+	WORD $0x46eb // jmp 0x4c77 <k_conv+0x4c67>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7cf162; WORD $0x0211 // vmovups %zmm0, (%rdx) {%k2}
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x04468d48 // leaq 0x4(%rsi), %rax
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
+	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xe6d18f0f; WORD $0xffff // jg 0x3348 <k_conv+0x3338>
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x008a8e0f; WORD $0x0000 // jle 0x4d30 <k_conv+0x4d20>
+	LONG $0x487c7162; WORD $0x0810 // vmovups (%rax), %zmm9
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	LONG $0x0080860f; WORD $0x0000 // jbe 0x4d36 <k_conv+0x4d26>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x487c7162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm8
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x30ff8349 // cmpq $0x30, %r15
+	LONG $0x0083820f; WORD $0x0000 // jb 0x4d50 <k_conv+0x4d40>
+	LONG $0x487c7162; WORD $0x6810; BYTE $0x02 // vmovups 0x80(%rax), %zmm13
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x487cf162; WORD $0x3810 // vmovups (%rax), %zmm7
+	LONG $0x487cf162; WORD $0x7010; BYTE $0x01 // vmovups 0x40(%rax), %zmm6
+	LONG $0x487c7162; WORD $0x5010; BYTE $0x02 // vmovups 0x80(%rax), %zmm10
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x487cf162; WORD $0x1110 // vmovups (%rcx), %zmm2
+	LONG $0x487cf162; WORD $0x4110; BYTE $0x01 // vmovups 0x40(%rcx), %zmm0
+	LONG $0x487cf162; WORD $0x4910; BYTE $0x02 // vmovups 0x80(%rcx), %zmm1
+	LONG $0x487cf162; WORD $0x2010 // vmovups (%rax), %zmm4
+	LONG $0x487cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3
+	LONG $0x487cf162; WORD $0x6810; BYTE $0x02 // vmovups 0x80(%rax), %zmm5
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x40244489 // movl %eax, 0x40(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x000193e9; BYTE $0x00 // jmp 0x4ec1 <k_conv+0x4eb1>
+	WORD $0x9066 // nop
+	LONG $0xc97c7162; WORD $0x0810 // vmovups (%rax), %zmm9 {%k1} {z}
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7c7162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm8 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x88148d48 // leaq (%rax,%rcx,4), %rdx
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x357c // jl 0x4da0 <k_conv+0x4d90>
+	LONG $0x487cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0x3575 // jne 0x4dab <k_conv+0x4d9b>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6 {%k2} {z}
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x22eb // jmp 0x4db5 <k_conv+0x4da5>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7 {%k1} {z}
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	WORD $0xcb74 // je 0x4d76 <k_conv+0x4d66>
+	LONG $0x487cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x8a348d48 // leaq (%rdx,%rcx,4), %rsi
+	LONG $0x40468d4c // leaq 0x40(%rsi), %r8
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x2a7c // jl 0x4e00 <k_conv+0x4df0>
+	LONG $0x487cf162; WORD $0x2610 // vmovups (%rsi), %zmm4
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0x2a75 // jne 0x4e0b <k_conv+0x4dfb>
+	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
+	WORD $0xf741; BYTE $0xd3 // notl %r11d
+	LONG $0x927bc1c4; BYTE $0xd3 // kmovd %r11d, %k2
+	LONG $0xca7cd162; WORD $0x1810 // vmovups (%r8), %zmm3 {%k2} {z}
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x13eb // jmp 0x4e13 <k_conv+0x4e03>
+	LONG $0xc97cf162; WORD $0x2610 // vmovups (%rsi), %zmm4 {%k1} {z}
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	WORD $0xd674 // je 0x4de1 <k_conv+0x4dd1>
+	LONG $0x487cd162; WORD $0x1810 // vmovups (%r8), %zmm3
+	WORD $0x01b3 // movb $0x1, %bl
+	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x8e048d4c // leaq (%rsi,%rcx,4), %r8
+	LONG $0x40708d4d // leaq 0x40(%r8), %r14
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x2c7c // jl 0x4e60 <k_conv+0x4e50>
+	LONG $0x487cd162; WORD $0x1010 // vmovups (%r8), %zmm2
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0x2c75 // jne 0x4e6a <k_conv+0x4e5a>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xd392fbc5 // kmovd %ebx, %k2
+	LONG $0xca7cd162; WORD $0x0610 // vmovups (%r14), %zmm0 {%k2} {z}
+	QUAD $0x00000000402444c7 // movl $0x0, 0x40(%rsp)
+	WORD $0x17eb // jmp 0x4e76 <k_conv+0x4e66>
+	BYTE $0x90 // nop
+	LONG $0xc97cd162; WORD $0x1010 // vmovups (%r8), %zmm2 {%k1} {z}
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0xd474 // je 0x4e3e <k_conv+0x4e2e>
+	LONG $0x487cd162; WORD $0x0610 // vmovups (%r14), %zmm0
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0x40244c89 // movl %ecx, 0x40(%rsp)
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c7162; WORD $0x6810; BYTE $0x02 // vmovups 0x80(%rax), %zmm13 {%k2} {z}
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7c7162; WORD $0x5210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm10 {%k2} {z}
+	WORD $0xf741; BYTE $0xd3 // notl %r11d
+	LONG $0x927bc1c4; BYTE $0xd3 // kmovd %r11d, %k2
+	LONG $0xca7cf162; WORD $0x6e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm5 {%k2} {z}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x4810; BYTE $0x02 // vmovups 0x80(%r8), %zmm1 {%k2} {z}
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	LONG $0x70244489 // movl %eax, 0x70(%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x30488b48 // movq 0x30(%rax), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x01298e0f; WORD $0x0000 // jle 0x5000 <k_conv+0x4ff0>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x28788b48 // movq 0x28(%rax), %rdi
+	LONG $0x38588b4c // movq 0x38(%rax), %r11
+	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x16eb // jmp 0x4f1c <k_conv+0x4f0c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	LONG $0x00e4840f; WORD $0x0000 // je 0x5000 <k_conv+0x4ff0>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0xef7e // jle 0x4f10 <k_conv+0x4f00>
+	LONG $0xff348b4a // movq (%rdi,%r15,8), %rsi
+	LONG $0xb2048d4c // leaq (%rdx,%rsi,4), %r8
+	LONG $0x98048d4f // leaq (%r8,%r11,4), %r8
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c5162; WORD $0x1910 // vmovups (%r9), %zmm11
+	LONG $0x487c5162; WORD $0x6110; BYTE $0x01 // vmovups 0x40(%r9), %zmm12
+	LONG $0x487c5162; WORD $0x7110; BYTE $0x02 // vmovups 0x80(%r9), %zmm14
+	LONG $0x487d7262; WORD $0x3c18; BYTE $0x33 // vbroadcastss (%rbx,%rsi), %zmm15
+	LONG $0x48055262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm11) + zmm9
+	LONG $0x48055262; WORD $0xc4b8 // vfmadd231ps %zmm12, %zmm15, %zmm8 # zmm8 = (zmm15 * zmm12) + zmm8
+	LONG $0x480d5262; WORD $0xefb8 // vfmadd231ps %zmm15, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm15) + zmm13
+	QUAD $0x00357c18487d5262 // vbroadcastss (%r13,%rsi), %zmm15
+	LONG $0x4805d262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm15, %zmm7 # zmm7 = (zmm15 * zmm11) + zmm7
+	LONG $0x4805d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm12) + zmm6
+	LONG $0x487dc262; WORD $0x0418; BYTE $0x34 // vbroadcastss (%r12,%rsi), %zmm16
+	LONG $0x480d5262; WORD $0xd7b8 // vfmadd231ps %zmm15, %zmm14, %zmm10 # zmm10 = (zmm14 * zmm15) + zmm10
+	LONG $0x407dd262; WORD $0xe3b8 // vfmadd231ps %zmm11, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm11) + zmm4
+	LONG $0x407dd262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm12) + zmm3
+	LONG $0x480db262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm14, %zmm5 # zmm5 = (zmm14 * zmm16) + zmm5
+	LONG $0x487d5262; WORD $0x3c18; BYTE $0x36 // vbroadcastss (%r14,%rsi), %zmm15
+	LONG $0x4805d262; WORD $0xd3b8 // vfmadd231ps %zmm11, %zmm15, %zmm2 # zmm2 = (zmm15 * zmm11) + zmm2
+	LONG $0x4805d262; WORD $0xc4b8 // vfmadd231ps %zmm12, %zmm15, %zmm0 # zmm0 = (zmm15 * zmm12) + zmm0
+	LONG $0x4805d262; WORD $0xceb8 // vfmadd231ps %zmm14, %zmm15, %zmm1 # zmm1 = (zmm15 * zmm14) + zmm1
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x33048d48 // leaq (%rbx,%rsi), %rax
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0x04c38348 // addq $0x4, %rbx
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0xff5f820f; WORD $0xffff // jb 0x4f50 <k_conv+0x4f40>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xffff15e9; BYTE $0xff // jmp 0x4f10 <k_conv+0x4f00>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x487d7262; WORD $0x6018; BYTE $0x28 // vbroadcastss 0xa0(%rax), %zmm12
+	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
+	LONG $0x8a148d48 // leaq (%rdx,%rcx,4), %rdx
+	LONG $0x487d7262; WORD $0x5818; BYTE $0x29 // vbroadcastss 0xa4(%rax), %zmm11
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x0099840f; WORD $0x0000 // je 0x50d0 <k_conv+0x50c0>
+	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
+	LONG $0xf3af0f49 // imulq %r11, %rsi
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00a28e0f; WORD $0x0000 // jle 0x5100 <k_conv+0x50f0>
+	LONG $0x48347162; WORD $0x0e58 // vaddps (%rsi), %zmm9, %zmm9
+	LONG $0x481c5162; WORD $0xc95f // vmaxps %zmm9, %zmm12, %zmm9
+	LONG $0x48245162; WORD $0xc95d // vminps %zmm9, %zmm11, %zmm9
+	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
+	LONG $0x40247c80; BYTE $0x00 // cmpb $0x0, 0x40(%rsp)
+	LONG $0x009d840f; WORD $0x0000 // je 0x511e <k_conv+0x510e>
+	LONG $0x483c7162; WORD $0x4658; BYTE $0x01 // vaddps 0x40(%rsi), %zmm8, %zmm8
+	LONG $0x481c5162; WORD $0xc05f // vmaxps %zmm8, %zmm12, %zmm8
+	LONG $0x48245162; WORD $0xc05d // vminps %zmm8, %zmm11, %zmm8
+	LONG $0x487c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx)
+	LONG $0x70247c80; BYTE $0x00 // cmpb $0x0, 0x70(%rsp)
+	LONG $0x00a9840f; WORD $0x0000 // je 0x514f <k_conv+0x513f>
+	LONG $0x48147162; WORD $0x4658; BYTE $0x02 // vaddps 0x80(%rsi), %zmm13, %zmm8
+	LONG $0x481c5162; WORD $0xc05f // vmaxps %zmm8, %zmm12, %zmm8
+	LONG $0x48245162; WORD $0xc05d // vminps %zmm8, %zmm11, %zmm8
+	LONG $0x487c7162; WORD $0x4211; BYTE $0x02 // vmovups %zmm8, 0x80(%rdx)
+	LONG $0x8a3c8d4a // leaq (%rdx,%r9,4), %rdi
+	LONG $0x9e048d4e // leaq (%rsi,%r11,4), %r8
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x5193 <k_conv+0x5183>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x481c5162; WORD $0xc95f // vmaxps %zmm9, %zmm12, %zmm9
+	LONG $0x48245162; WORD $0xc95d // vminps %zmm9, %zmm11, %zmm9
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x03a08e0f; WORD $0x0000 // jle 0x548e <k_conv+0x547e>
+	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
+	LONG $0x00039be9; BYTE $0x00 // jmp 0x5494 <k_conv+0x5484>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x3610 // vmovups (%rsi), %zmm14 {%k1} {z}
+	LONG $0x48345162; WORD $0xce58 // vaddps %zmm14, %zmm9, %zmm9
+	LONG $0x481c5162; WORD $0xc95f // vmaxps %zmm9, %zmm12, %zmm9
+	LONG $0x48245162; WORD $0xc95d // vminps %zmm9, %zmm11, %zmm9
+	LONG $0x497c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k1}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c7162; WORD $0x4e10; BYTE $0x01 // vmovups 0x40(%rsi), %zmm9 {%k2} {z}
+	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
+	LONG $0x481c5162; WORD $0xc05f // vmaxps %zmm8, %zmm12, %zmm8
+	LONG $0x48245162; WORD $0xc05d // vminps %zmm8, %zmm11, %zmm8
+	LONG $0x4a7c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx) {%k2}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c7162; WORD $0x4610; BYTE $0x02 // vmovups 0x80(%rsi), %zmm8 {%k2} {z}
+	LONG $0x48145162; WORD $0xc058 // vaddps %zmm8, %zmm13, %zmm8
+	LONG $0x481c5162; WORD $0xc05f // vmaxps %zmm8, %zmm12, %zmm8
+	LONG $0x48245162; WORD $0xc05d // vminps %zmm8, %zmm11, %zmm8
+	LONG $0x4a7c7162; WORD $0x4211; BYTE $0x02 // vmovups %zmm8, 0x80(%rdx) {%k2}
+	LONG $0x8a3c8d4a // leaq (%rdx,%r9,4), %rdi
+	LONG $0x9e048d4e // leaq (%rsi,%r11,4), %r8
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x007d8e0f; WORD $0x0000 // jle 0x5210 <k_conv+0x5200>
+	LONG $0x4844d162; WORD $0x3858 // vaddps (%r8), %zmm7, %zmm7
+	LONG $0x481cf162; WORD $0xff5f // vmaxps %zmm7, %zmm12, %zmm7
+	LONG $0x4824f162; WORD $0xff5d // vminps %zmm7, %zmm11, %zmm7
+	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
+	LONG $0x40247c80; BYTE $0x00 // cmpb $0x0, 0x40(%rsp)
+	LONG $0x0078840f; WORD $0x0000 // je 0x522e <k_conv+0x521e>
+	QUAD $0x019e7458484cb162 // vaddps 0x40(%rsi,%r11,4), %zmm6, %zmm6
+	LONG $0x481cf162; WORD $0xf65f // vmaxps %zmm6, %zmm12, %zmm6
+	LONG $0x4824f162; WORD $0xf65d // vminps %zmm6, %zmm11, %zmm6
+	QUAD $0x018a7411487cb162 // vmovups %zmm6, 0x40(%rdx,%r9,4)
+	LONG $0x70247c80; BYTE $0x00 // cmpb $0x0, 0x70(%rsp)
+	LONG $0x0082840f; WORD $0x0000 // je 0x525f <k_conv+0x524f>
+	LONG $0x9e0c8d4a // leaq (%rsi,%r11,4), %rcx
+	LONG $0x8a3c8d4a // leaq (%rdx,%r9,4), %rdi
+	QUAD $0x029e7458482cb162 // vaddps 0x80(%rsi,%r11,4), %zmm10, %zmm6
+	LONG $0x481cf162; WORD $0xf65f // vmaxps %zmm6, %zmm12, %zmm6
+	LONG $0x4824f162; WORD $0xf65d // vminps %zmm6, %zmm11, %zmm6
+	QUAD $0x028a7411487cb162 // vmovups %zmm6, 0x80(%rdx,%r9,4)
+	LONG $0x8f348d4a // leaq (%rdi,%r9,4), %rsi
+	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
+	LONG $0x000091e9; BYTE $0x00 // jmp 0x529f <k_conv+0x528f>
+	WORD $0x9066 // nop
+	LONG $0xc97c5162; WORD $0x0010 // vmovups (%r8), %zmm8 {%k1} {z}
+	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
+	LONG $0x481cf162; WORD $0xff5f // vmaxps %zmm7, %zmm12, %zmm7
+	LONG $0x4824f162; WORD $0xff5d // vminps %zmm7, %zmm11, %zmm7
+	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cd162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%r8), %zmm7 {%k2} {z}
+	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
+	LONG $0x481cf162; WORD $0xf65f // vmaxps %zmm6, %zmm12, %zmm6
+	LONG $0x4824f162; WORD $0xf65d // vminps %zmm6, %zmm11, %zmm6
+	LONG $0x4a7cf162; WORD $0x7711; BYTE $0x01 // vmovups %zmm6, 0x40(%rdi) {%k2}
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cd162; WORD $0x7010; BYTE $0x02 // vmovups 0x80(%r8), %zmm6 {%k2} {z}
+	LONG $0x482cf162; WORD $0xf658 // vaddps %zmm6, %zmm10, %zmm6
+	LONG $0x481cf162; WORD $0xf65f // vmaxps %zmm6, %zmm12, %zmm6
+	LONG $0x4824f162; WORD $0xf65d // vminps %zmm6, %zmm11, %zmm6
+	LONG $0x4a7cf162; WORD $0x7711; BYTE $0x02 // vmovups %zmm6, 0x80(%rdi) {%k2}
+	LONG $0x8f348d4a // leaq (%rdi,%r9,4), %rsi
+	LONG $0x98148d4b // leaq (%r8,%r11,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x717e // jle 0x5310 <k_conv+0x5300>
+	LONG $0x485cf162; WORD $0x2258 // vaddps (%rdx), %zmm4, %zmm4
+	LONG $0x481cf162; WORD $0xe45f // vmaxps %zmm4, %zmm12, %zmm4
+	LONG $0x4824f162; WORD $0xe45d // vminps %zmm4, %zmm11, %zmm4
+	LONG $0x487cf162; WORD $0x2611 // vmovups %zmm4, (%rsi)
+	LONG $0x40247c80; BYTE $0x00 // cmpb $0x0, 0x40(%rsp)
+	WORD $0x7074 // je 0x532e <k_conv+0x531e>
+	LONG $0x4864f162; WORD $0x5a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm3, %zmm3
+	LONG $0x481cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm12, %zmm3
+	LONG $0x4824f162; WORD $0xdb5d // vminps %zmm3, %zmm11, %zmm3
+	LONG $0x487cf162; WORD $0x5e11; BYTE $0x01 // vmovups %zmm3, 0x40(%rsi)
+	LONG $0x70247c80; BYTE $0x00 // cmpb $0x0, 0x70(%rsp)
+	LONG $0x007c840f; WORD $0x0000 // je 0x535f <k_conv+0x534f>
+	LONG $0x4854f162; WORD $0x5a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm5, %zmm3
+	LONG $0x481cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm12, %zmm3
+	LONG $0x4824f162; WORD $0xdb5d // vminps %zmm3, %zmm11, %zmm3
+	LONG $0x487cf162; WORD $0x5e11; BYTE $0x02 // vmovups %zmm3, 0x80(%rsi)
+	LONG $0x8e348d4a // leaq (%rsi,%r9,4), %rsi
+	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
+	LONG $0x000095e9; BYTE $0x00 // jmp 0x539f <k_conv+0x538f>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x3210 // vmovups (%rdx), %zmm6 {%k1} {z}
+	LONG $0x485cf162; WORD $0xe658 // vaddps %zmm6, %zmm4, %zmm4
+	LONG $0x481cf162; WORD $0xe45f // vmaxps %zmm4, %zmm12, %zmm4
+	LONG $0x4824f162; WORD $0xe45d // vminps %zmm4, %zmm11, %zmm4
+	LONG $0x497cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k1}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x6210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm4 {%k2} {z}
+	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
+	LONG $0x481cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm12, %zmm3
+	LONG $0x4824f162; WORD $0xdb5d // vminps %zmm3, %zmm11, %zmm3
+	LONG $0x4a7cf162; WORD $0x5e11; BYTE $0x01 // vmovups %zmm3, 0x40(%rsi) {%k2}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x5a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm3 {%k2} {z}
+	LONG $0x4854f162; WORD $0xdb58 // vaddps %zmm3, %zmm5, %zmm3
+	LONG $0x481cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm12, %zmm3
+	LONG $0x4824f162; WORD $0xdb5d // vminps %zmm3, %zmm11, %zmm3
+	LONG $0x4a7cf162; WORD $0x5e11; BYTE $0x02 // vmovups %zmm3, 0x80(%rsi) {%k2}
+	LONG $0x8e348d4a // leaq (%rsi,%r9,4), %rsi
+	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x617e // jle 0x5400 <k_conv+0x53f0>
+	LONG $0x486cf162; WORD $0x1258 // vaddps (%rdx), %zmm2, %zmm2
+	LONG $0x481cf162; WORD $0xd25f // vmaxps %zmm2, %zmm12, %zmm2
+	LONG $0x4824f162; WORD $0xd25d // vminps %zmm2, %zmm11, %zmm2
+	LONG $0x487cf162; WORD $0x1611 // vmovups %zmm2, (%rsi)
+	LONG $0x40247c80; BYTE $0x00 // cmpb $0x0, 0x40(%rsp)
+	LONG $0x7024448b // movl 0x70(%rsp), %eax
+	WORD $0x5c74 // je 0x541e <k_conv+0x540e>
+	LONG $0x487cf162; WORD $0x4258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm0, %zmm0
+	LONG $0x481cf162; WORD $0xc05f // vmaxps %zmm0, %zmm12, %zmm0
+	LONG $0x4824f162; WORD $0xc05d // vminps %zmm0, %zmm11, %zmm0
+	LONG $0x487cf162; WORD $0x4611; BYTE $0x01 // vmovups %zmm0, 0x40(%rsi)
+	WORD $0xc084 // testb %al, %al
+	WORD $0x6f74 // je 0x544f <k_conv+0x543f>
+	LONG $0x4874f162; WORD $0x4258; BYTE $0x02 // vaddps 0x80(%rdx), %zmm1, %zmm0
+	LONG $0x481cf162; WORD $0xc05f // vmaxps %zmm0, %zmm12, %zmm0
+	LONG $0x4824f162; WORD $0xc05d // vminps %zmm0, %zmm11, %zmm0
+	LONG $0x487cf162; WORD $0x4611; BYTE $0x02 // vmovups %zmm0, 0x80(%rsi)
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x5481 <k_conv+0x5471>
+	BYTE $0x90 // nop
+	LONG $0xc97cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3 {%k1} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x481cf162; WORD $0xd25f // vmaxps %zmm2, %zmm12, %zmm2
+	LONG $0x4824f162; WORD $0xd25d // vminps %zmm2, %zmm11, %zmm2
+	LONG $0x497cf162; WORD $0x1611 // vmovups %zmm2, (%rsi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc258 // vaddps %zmm2, %zmm0, %zmm0
+	LONG $0x481cf162; WORD $0xc05f // vmaxps %zmm0, %zmm12, %zmm0
+	LONG $0x4824f162; WORD $0xc05d // vminps %zmm0, %zmm11, %zmm0
+	LONG $0x4a7cf162; WORD $0x4611; BYTE $0x01 // vmovups %zmm0, 0x40(%rsi) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x4210; BYTE $0x02 // vmovups 0x80(%rdx), %zmm0 {%k2} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	LONG $0x481cf162; WORD $0xc05f // vmaxps %zmm0, %zmm12, %zmm0
+	LONG $0x4824f162; WORD $0xc05d // vminps %zmm0, %zmm11, %zmm0
+	LONG $0x4a7cf162; WORD $0x4611; BYTE $0x02 // vmovups %zmm0, 0x80(%rsi) {%k2}
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0xfff7c2e9; BYTE $0xff // jmp 0x4c50 <k_conv+0x4c40>
+	LONG $0x497c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k1}
+	LONG $0x40247c8b // movl 0x40(%rsp), %edi
+	LONG $0x24448b44; BYTE $0x70 // movl 0x70(%rsp), %r8d
+	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
+	LONG $0x481c5162; WORD $0xc05f // vmaxps %zmm8, %zmm12, %zmm8
+	LONG $0x48245162; WORD $0xc05d // vminps %zmm8, %zmm11, %zmm8
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x54ba <k_conv+0x54aa>
+	LONG $0x487c7162; WORD $0x0611 // vmovups %zmm8, (%rsi)
+	WORD $0x17eb // jmp 0x54d1 <k_conv+0x54c1>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7c7162; WORD $0x0611 // vmovups %zmm8, (%rsi) {%k2}
+	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
+	LONG $0x481c5162; WORD $0xc55f // vmaxps %zmm13, %zmm12, %zmm8
+	LONG $0x48245162; WORD $0xc05d // vminps %zmm8, %zmm11, %zmm8
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x54f1 <k_conv+0x54e1>
+	LONG $0x487c7162; WORD $0x0611 // vmovups %zmm8, (%rsi)
+	WORD $0x18eb // jmp 0x5509 <k_conv+0x54f9>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7c7162; WORD $0x0611 // vmovups %zmm8, (%rsi) {%k2}
+	LONG $0x8a148d4a // leaq (%rdx,%r9,4), %rdx
+	LONG $0x481cf162; WORD $0xff5f // vmaxps %zmm7, %zmm12, %zmm7
+	LONG $0x4824f162; WORD $0xff5d // vminps %zmm7, %zmm11, %zmm7
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x5527 <k_conv+0x5517>
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	WORD $0x06eb // jmp 0x552d <k_conv+0x551d>
+	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
+	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
+	LONG $0x481cf162; WORD $0xf65f // vmaxps %zmm6, %zmm12, %zmm6
+	LONG $0x4824f162; WORD $0xf65d // vminps %zmm6, %zmm11, %zmm6
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x554a <k_conv+0x553a>
+	LONG $0x487cf162; WORD $0x3611 // vmovups %zmm6, (%rsi)
+	WORD $0x17eb // jmp 0x5561 <k_conv+0x5551>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7cf162; WORD $0x3611 // vmovups %zmm6, (%rsi) {%k2}
+	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
+	LONG $0x481cd162; WORD $0xf25f // vmaxps %zmm10, %zmm12, %zmm6
+	LONG $0x4824f162; WORD $0xf65d // vminps %zmm6, %zmm11, %zmm6
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x5581 <k_conv+0x5571>
+	LONG $0x487cf162; WORD $0x3611 // vmovups %zmm6, (%rsi)
+	WORD $0x18eb // jmp 0x5599 <k_conv+0x5589>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7cf162; WORD $0x3611 // vmovups %zmm6, (%rsi) {%k2}
+	LONG $0x8a148d4a // leaq (%rdx,%r9,4), %rdx
+	LONG $0x481cf162; WORD $0xe45f // vmaxps %zmm4, %zmm12, %zmm4
+	LONG $0x4824f162; WORD $0xe45d // vminps %zmm4, %zmm11, %zmm4
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x55b7 <k_conv+0x55a7>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	WORD $0x06eb // jmp 0x55bd <k_conv+0x55ad>
+	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
+	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
+	LONG $0x481cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm12, %zmm3
+	LONG $0x4824f162; WORD $0xdb5d // vminps %zmm3, %zmm11, %zmm3
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x55da <k_conv+0x55ca>
+	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
+	WORD $0x17eb // jmp 0x55f1 <k_conv+0x55e1>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k2}
+	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
+	LONG $0x481cf162; WORD $0xdd5f // vmaxps %zmm5, %zmm12, %zmm3
+	LONG $0x4824f162; WORD $0xdb5d // vminps %zmm3, %zmm11, %zmm3
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x5611 <k_conv+0x5601>
+	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
+	WORD $0x18eb // jmp 0x5629 <k_conv+0x5619>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k2}
+	LONG $0x8a148d4a // leaq (%rdx,%r9,4), %rdx
+	LONG $0x481cf162; WORD $0xd25f // vmaxps %zmm2, %zmm12, %zmm2
+	LONG $0x4824f162; WORD $0xd25d // vminps %zmm2, %zmm11, %zmm2
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x5647 <k_conv+0x5637>
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	WORD $0x06eb // jmp 0x564d <k_conv+0x563d>
+	LONG $0x497cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k1}
+	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
+	LONG $0x481cf162; WORD $0xc05f // vmaxps %zmm0, %zmm12, %zmm0
+	LONG $0x4824f162; WORD $0xc05d // vminps %zmm0, %zmm11, %zmm0
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x566a <k_conv+0x565a>
+	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
+	WORD $0x17eb // jmp 0x5681 <k_conv+0x5671>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k2}
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0x481cf162; WORD $0xc15f // vmaxps %zmm1, %zmm12, %zmm0
+	LONG $0x4824f162; WORD $0xc05d // vminps %zmm0, %zmm11, %zmm0
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0xf58f840f; WORD $0xffff // je 0x4c31 <k_conv+0x4c21>
+	LONG $0x487cf162; WORD $0x0211 // vmovups %zmm0, (%rdx)
+	LONG $0xfff5a3e9; BYTE $0xff // jmp 0x4c50 <k_conv+0x4c40>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88918b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdx
+	LONG $0x50598b4c // movq 0x50(%rcx), %r11
+	LONG $0x78418b4c // movq 0x78(%rcx), %r8
+	LONG $0x98898b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	QUAD $0x00000004b5148d4c // leaq 0x4(,%rsi,4), %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	QUAD $0x000000f02494034c // addq 0xf0(%rsp), %r10
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	QUAD $0x00000000d50c8d48 // leaq (,%rdx,8), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	WORD $0x37eb // jmp 0x5734 <k_conv+0x5724>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k2}
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x027e8d48 // leaq 0x2(%rsi), %rdi
+	LONG $0x2454034c; BYTE $0x28 // addq 0x28(%rsp), %r10
+	LONG $0x247c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdi
+	LONG $0xdc238f0f; WORD $0xffff // jg 0x3357 <k_conv+0x3347>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x81348d48 // leaq (%rcx,%rax,4), %rsi
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x607e // jle 0x57b0 <k_conv+0x57a0>
+	LONG $0x487cf162; WORD $0x2610 // vmovups (%rsi), %zmm4
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	WORD $0x5a76 // jbe 0x57b6 <k_conv+0x57a6>
+	LONG $0x487cf162; WORD $0x5e10; BYTE $0x01 // vmovups 0x40(%rsi), %zmm3
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x30ff8349 // cmpq $0x30, %r15
+	WORD $0x6572 // jb 0x57d1 <k_conv+0x57c1>
+	LONG $0x9e048d4a // leaq (%rsi,%r11,4), %rax
+	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
+	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
+	LONG $0x487cf162; WORD $0x4010; BYTE $0x02 // vmovups 0x80(%rax), %zmm0
+	LONG $0x487cf162; WORD $0x6e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm5
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x30498b49 // movq 0x30(%r9), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x00cc8f0f; WORD $0x0000 // jg 0x586e <k_conv+0x585e>
+	LONG $0x000179e9; BYTE $0x00 // jmp 0x5920 <k_conv+0x5910>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x2610 // vmovups (%rsi), %zmm4 {%k1} {z}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x5e10; BYTE $0x01 // vmovups 0x40(%rsi), %zmm3 {%k2} {z}
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0x9e348d4e // leaq (%rsi,%r11,4), %r14
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x397c // jl 0x5820 <k_conv+0x5810>
+	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x3975 // jne 0x582b <k_conv+0x581b>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7cd162; WORD $0x4e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm1 {%k2} {z}
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x22eb // jmp 0x5834 <k_conv+0x5824>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x1610 // vmovups (%r14), %zmm2 {%k1} {z}
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0xc774 // je 0x57f2 <k_conv+0x57e2>
+	LONG $0x487cd162; WORD $0x4e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm1
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x6e10; BYTE $0x02 // vmovups 0x80(%rsi), %zmm5 {%k2} {z}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x4610; BYTE $0x02 // vmovups 0x80(%r14), %zmm0 {%k2} {z}
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x30498b49 // movq 0x30(%r9), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x00b28e0f; WORD $0x0000 // jle 0x5920 <k_conv+0x5910>
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
+	LONG $0x28718b4d // movq 0x28(%r9), %r14
+	LONG $0x38798b4d // movq 0x38(%r9), %r15
+	QUAD $0x000000a824a48b4c // movq 0xa8(%rsp), %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x13eb // jmp 0x58a8 <k_conv+0x5898>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x3949; BYTE $0xcd // cmpq %rcx, %r13
+	WORD $0x7874 // je 0x5920 <k_conv+0x5910>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0xf37e // jle 0x58a0 <k_conv+0x5890>
+	LONG $0xee0c8b4f // movq (%r14,%r13,8), %r9
+	LONG $0x8e048d4a // leaq (%rsi,%r9,4), %rax
+	LONG $0xb81c8d4e // leaq (%rax,%r15,4), %r11
+	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x3410; BYTE $0x24 // vmovups (%r12), %zmm6
+	QUAD $0x01247c10487cd162 // vmovups 0x40(%r12), %zmm7
+	QUAD $0x02244410487c5162 // vmovups 0x80(%r12), %zmm8
+	LONG $0x487d7262; WORD $0x0818 // vbroadcastss (%rax), %zmm9
+	LONG $0x4835f262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm6) + zmm4
+	LONG $0x4835f262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm7) + zmm3
+	LONG $0x487d5262; WORD $0x1118 // vbroadcastss (%r9), %zmm10
+	LONG $0x483dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm9) + zmm5
+	LONG $0x482df262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm6) + zmm2
+	LONG $0x482df262; WORD $0xcfb8 // vfmadd231ps %zmm7, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm7) + zmm1
+	LONG $0x482dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm8) + zmm0
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0xc0c48149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r12
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	WORD $0xa572 // jb 0x58c0 <k_conv+0x58b0>
+	WORD $0x83eb // jmp 0x58a0 <k_conv+0x5890>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487df262; WORD $0x7918; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm7
+	QUAD $0x000000e824b48b48 // movq 0xe8(%rsp), %rsi
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
+	LONG $0x487df262; WORD $0x7118; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm6
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x009e840f; WORD $0x0000 // je 0x59f0 <k_conv+0x59e0>
+	LONG $0x54af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdx
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	QUAD $0x0000008024bc8348; BYTE $0x0f // cmpq $0xf, 0x80(%rsp)
+	LONG $0x00ad8e0f; WORD $0x0000 // jle 0x5a20 <k_conv+0x5a10>
+	LONG $0x485cf162; WORD $0x2258 // vaddps (%rdx), %zmm4, %zmm4
+	LONG $0x4844f162; WORD $0xe45f // vmaxps %zmm4, %zmm7, %zmm4
+	LONG $0x484cf162; WORD $0xe45d // vminps %zmm4, %zmm6, %zmm4
+	LONG $0x487cf162; WORD $0x2611 // vmovups %zmm4, (%rsi)
+	WORD $0xdb84 // testb %bl, %bl
+	LONG $0x00ab840f; WORD $0x0000 // je 0x5a3e <k_conv+0x5a2e>
+	LONG $0x4864f162; WORD $0x5a58; BYTE $0x01 // vaddps 0x40(%rdx), %zmm3, %zmm3
+	LONG $0x4844f162; WORD $0xdb5f // vmaxps %zmm3, %zmm7, %zmm3
+	LONG $0x484cf162; WORD $0xdb5d // vminps %zmm3, %zmm6, %zmm3
+	LONG $0x487cf162; WORD $0x5e11; BYTE $0x01 // vmovups %zmm3, 0x40(%rsi)
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	LONG $0x00b9840f; WORD $0x0000 // je 0x5a6f <k_conv+0x5a5f>
+	LONG $0x4854f162; WORD $0x5a58; BYTE $0x02 // vaddps 0x80(%rdx), %zmm5, %zmm3
+	LONG $0x4844f162; WORD $0xdb5f // vmaxps %zmm3, %zmm7, %zmm3
+	LONG $0x484cf162; WORD $0xdb5d // vminps %zmm3, %zmm6, %zmm3
+	LONG $0x487cf162; WORD $0x5e11; BYTE $0x02 // vmovups %zmm3, 0x80(%rsi)
+	LONG $0x86348d4e // leaq (%rsi,%r8,4), %r14
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x5ab9 <k_conv+0x5aa9>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x4844f162; WORD $0xe45f // vmaxps %zmm4, %zmm7, %zmm4
+	LONG $0x484cf162; WORD $0xe45d // vminps %zmm4, %zmm6, %zmm4
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x01b88e0f; WORD $0x0000 // jle 0x5bc6 <k_conv+0x5bb6>
+	LONG $0x487cf162; WORD $0x2611 // vmovups %zmm4, (%rsi)
+	LONG $0x0001b3e9; BYTE $0x00 // jmp 0x5bcc <k_conv+0x5bbc>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x0210 // vmovups (%rdx), %zmm8 {%k1} {z}
+	LONG $0x485cd162; WORD $0xe058 // vaddps %zmm8, %zmm4, %zmm4
+	LONG $0x4844f162; WORD $0xe45f // vmaxps %zmm4, %zmm7, %zmm4
+	LONG $0x484cf162; WORD $0xe45d // vminps %zmm4, %zmm6, %zmm4
+	LONG $0x497cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x6210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm4 {%k2} {z}
+	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
+	LONG $0x4844f162; WORD $0xdb5f // vmaxps %zmm3, %zmm7, %zmm3
+	LONG $0x484cf162; WORD $0xdb5d // vminps %zmm3, %zmm6, %zmm3
+	LONG $0x4a7cf162; WORD $0x5e11; BYTE $0x01 // vmovups %zmm3, 0x40(%rsi) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x5a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm3 {%k2} {z}
+	LONG $0x4854f162; WORD $0xdb58 // vaddps %zmm3, %zmm5, %zmm3
+	LONG $0x4844f162; WORD $0xdb5f // vmaxps %zmm3, %zmm7, %zmm3
+	LONG $0x484cf162; WORD $0xdb5d // vminps %zmm3, %zmm6, %zmm3
+	LONG $0x4a7cf162; WORD $0x5e11; BYTE $0x02 // vmovups %zmm3, 0x80(%rsi) {%k2}
+	LONG $0x86348d4e // leaq (%rsi,%r8,4), %r14
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
+	QUAD $0x0000008024bc8348; BYTE $0x0f // cmpq $0xf, 0x80(%rsp)
+	WORD $0x777e // jle 0x5b30 <k_conv+0x5b20>
+	LONG $0x486cd162; WORD $0x1758 // vaddps (%r15), %zmm2, %zmm2
+	LONG $0x4844f162; WORD $0xd25f // vmaxps %zmm2, %zmm7, %zmm2
+	LONG $0x484cf162; WORD $0xd25d // vminps %zmm2, %zmm6, %zmm2
+	LONG $0x487cd162; WORD $0x1611 // vmovups %zmm2, (%r14)
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0x7974 // je 0x5b4e <k_conv+0x5b3e>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x01824c584874f162 // vaddps 0x40(%rdx,%rax,4), %zmm1, %zmm1
+	LONG $0x4844f162; WORD $0xc95f // vmaxps %zmm1, %zmm7, %zmm1
+	LONG $0x484cf162; WORD $0xc95d // vminps %zmm1, %zmm6, %zmm1
+	QUAD $0x01864c11487cb162 // vmovups %zmm1, 0x40(%rsi,%r8,4)
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x0080840f; WORD $0x0000 // je 0x5b84 <k_conv+0x5b74>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x02824458487cf162 // vaddps 0x80(%rdx,%rax,4), %zmm0, %zmm0
+	LONG $0x4844f162; WORD $0xc05f // vmaxps %zmm0, %zmm7, %zmm0
+	LONG $0x484cf162; WORD $0xc05d // vminps %zmm0, %zmm6, %zmm0
+	QUAD $0x02864411487cb162 // vmovups %zmm0, 0x80(%rsi,%r8,4)
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x5bb6 <k_conv+0x5ba6>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97cd162; WORD $0x1f10 // vmovups (%r15), %zmm3 {%k1} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x4844f162; WORD $0xd25f // vmaxps %zmm2, %zmm7, %zmm2
+	LONG $0x484cf162; WORD $0xd25d // vminps %zmm2, %zmm6, %zmm2
+	LONG $0x497cd162; WORD $0x1611 // vmovups %zmm2, (%r14) {%k1}
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x5710; BYTE $0x01 // vmovups 0x40(%r15), %zmm2 {%k2} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4844f162; WORD $0xc95f // vmaxps %zmm1, %zmm7, %zmm1
+	LONG $0x484cf162; WORD $0xc95d // vminps %zmm1, %zmm6, %zmm1
+	LONG $0x4a7cd162; WORD $0x4e11; BYTE $0x01 // vmovups %zmm1, 0x40(%r14) {%k2}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x4f10; BYTE $0x02 // vmovups 0x80(%r15), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4844f162; WORD $0xc05f // vmaxps %zmm0, %zmm7, %zmm0
+	LONG $0x484cf162; WORD $0xc05d // vminps %zmm0, %zmm6, %zmm0
+	LONG $0x4a7cd162; WORD $0x4611; BYTE $0x02 // vmovups %zmm0, 0x80(%r14) {%k2}
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0xfffb5ae9; BYTE $0xff // jmp 0x5720 <k_conv+0x5710>
+	LONG $0x497cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k1}
+	LONG $0x40468d48 // leaq 0x40(%rsi), %rax
+	LONG $0x4844f162; WORD $0xdb5f // vmaxps %zmm3, %zmm7, %zmm3
+	LONG $0x484cf162; WORD $0xdb5d // vminps %zmm3, %zmm6, %zmm3
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0x0874 // je 0x5be8 <k_conv+0x5bd8>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	WORD $0x17eb // jmp 0x5bff <k_conv+0x5bef>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k2}
+	LONG $0x80868d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rsi), %rax
+	LONG $0x4844f162; WORD $0xdd5f // vmaxps %zmm5, %zmm7, %zmm3
+	LONG $0x484cf162; WORD $0xdb5d // vminps %zmm3, %zmm6, %zmm3
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	WORD $0x0874 // je 0x5c1f <k_conv+0x5c0f>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	WORD $0x18eb // jmp 0x5c37 <k_conv+0x5c27>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k2}
+	LONG $0x86048d4a // leaq (%rsi,%r8,4), %rax
+	LONG $0x4844f162; WORD $0xd25f // vmaxps %zmm2, %zmm7, %zmm2
+	LONG $0x484cf162; WORD $0xd25d // vminps %zmm2, %zmm6, %zmm2
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x5c55 <k_conv+0x5c45>
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	WORD $0x06eb // jmp 0x5c5b <k_conv+0x5c4b>
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4844f162; WORD $0xc95f // vmaxps %zmm1, %zmm7, %zmm1
+	LONG $0x484cf162; WORD $0xc95d // vminps %zmm1, %zmm6, %zmm1
+	WORD $0xdb84 // testb %bl, %bl
+	WORD $0x0874 // je 0x5c77 <k_conv+0x5c67>
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	WORD $0x17eb // jmp 0x5c8e <k_conv+0x5c7e>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k2}
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0x4844f162; WORD $0xc05f // vmaxps %zmm0, %zmm7, %zmm0
+	LONG $0x484cf162; WORD $0xc05d // vminps %zmm0, %zmm6, %zmm0
+	WORD $0x8440; BYTE $0xed // testb %bpl, %bpl
+	LONG $0xfa4e840f; WORD $0xffff // je 0x56fd <k_conv+0x56ed>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xfffa66e9; BYTE $0xff // jmp 0x5720 <k_conv+0x5710>
+	LONG $0xf0478d49 // leaq -0x10(%r15), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	QUAD $0x0000017824848948 // movq %rax, 0x178(%rsp)
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x40eb // jmp 0x5d2e <k_conv+0x5d1e>
+	WORD $0x9066 // nop
+	QUAD $0x0000018024b48b48 // movq 0x180(%rsp), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x000000f824848b48 // movq 0xf8(%rsp), %rax
+	QUAD $0x0000017824840348 // addq 0x178(%rsp), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	QUAD $0x0000012024b43b48 // cmpq 0x120(%rsp), %rsi
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	QUAD $0x0000015024948b48 // movq 0x150(%rsp), %rdx
+	LONG $0xa342840f; WORD $0xffff // je 0x70 <k_conv+0x60>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x1a74 // je 0x5d50 <k_conv+0x5d40>
+	LONG $0x90878b48; WORD $0x0000; BYTE $0x00 // movq 0x90(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0x0ceb // jmp 0x5d52 <k_conv+0x5d42>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	QUAD $0x00000148248c8b48 // movq 0x148(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000014024948b48 // movq 0x140(%rsp), %rdx
+	QUAD $0x0000018024b48948 // movq %rsi, 0x180(%rsp)
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x247c8348; WORD $0x0c58 // cmpq $0xc, 0x58(%rsp)
+	LONG $0x03898d0f; WORD $0x0000 // jge 0x6160 <k_conv+0x6150>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x08438d49 // leaq 0x8(%r11), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x17f78e0f; WORD $0x0000 // jle 0x75e0 <k_conv+0x75d0>
+	LONG $0x04438d49 // leaq 0x4(%r11), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x26988e0f; WORD $0x0000 // jle 0x8490 <k_conv+0x8480>
+	LONG $0x02438d49 // leaq 0x2(%r11), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x2e398e0f; WORD $0x0000 // jle 0x8c40 <k_conv+0x8c30>
+	LONG $0x245c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r11
+	LONG $0xfede8d0f; WORD $0xffff // jge 0x5cf0 <k_conv+0x5ce0>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88818b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rax
+	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
+	LONG $0x78718b48 // movq 0x78(%rcx), %rsi
+	LONG $0x98b98b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rdi
+	WORD $0x22eb // jmp 0x5e51 <k_conv+0x5e41>
+	LONG $0x487cd162; WORD $0x0111 // vmovups %zmm0, (%r9)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x245c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r11
+	LONG $0xfe9f840f; WORD $0xffff // je 0x5cf0 <k_conv+0x5ce0>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	QUAD $0x000000b024848b4c // movq 0xb0(%rsp), %r8
+	LONG $0x88048d4d // leaq (%r8,%rcx,4), %r8
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x337e // jle 0x5ea0 <k_conv+0x5e90>
+	LONG $0x487cd162; WORD $0x0810 // vmovups (%r8), %zmm1
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	WORD $0x2d76 // jbe 0x5ea6 <k_conv+0x5e96>
+	LONG $0x487cd162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%r8), %zmm0
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x305a8b49 // movq 0x30(%r10), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x427f // jg 0x5ed3 <k_conv+0x5ec3>
+	LONG $0x0000bae9; BYTE $0x00 // jmp 0x5f50 <k_conv+0x5f40>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7cd162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%r8), %zmm0 {%k2} {z}
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x305a8b49 // movq 0x30(%r10), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x7d7e // jle 0x5f50 <k_conv+0x5f40>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
+	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
+	LONG $0x285a8b4d // movq 0x28(%r10), %r11
+	LONG $0x38528b4d // movq 0x38(%r10), %r10
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0x0118850f; WORD $0x0000 // jne 0x6010 <k_conv+0x6000>
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	WORD $0x4074 // je 0x5f50 <k_conv+0x5f40>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3a7e // jle 0x53d0 <k_conv+0x53c0>
-	LONG $0xdb1c8b4d // movq (%r11,%rbx,8), %r11
+	WORD $0x3b7e // jle 0x5f50 <k_conv+0x5f40>
+	LONG $0xf31c8b4f // movq (%r11,%r14,8), %r11
 	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
 	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487dd262; WORD $0x2118 // vbroadcastss (%r9), %zmm4
-	LONG $0x485dd262; WORD $0x18b8 // vfmadd231ps (%r8), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485dd262; WORD $0x50b8; BYTE $0x01 // vfmadd231ps 0x40(%r8), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x1118 // vbroadcastss (%r9), %zmm2
+	LONG $0x486df262; WORD $0x09b8 // vfmadd231ps (%rcx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486df262; WORD $0x41b8; BYTE $0x01 // vfmadd231ps 0x40(%rcx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x80e88349 // subq $-0x80, %r8
+	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xe072 // jb 0x53b0 <k_conv+0x53a0>
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
-	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5574 // je 0x5440 <k_conv+0x5430>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0xccaf0f4d // imulq %r12, %r9
-	QUAD $0x000000d824948b4c // movq 0xd8(%rsp), %r10
-	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
+	WORD $0xe072 // jb 0x5f30 <k_conv+0x5f20>
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x487dd262; WORD $0x5a18; BYTE $0x28 // vbroadcastss 0xa0(%r10), %zmm3
+	QUAD $0x000000e0248c8b4c // movq 0xe0(%rsp), %r9
+	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
+	LONG $0x487dd262; WORD $0x5218; BYTE $0x29 // vbroadcastss 0xa4(%r10), %zmm2
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x6274 // je 0x5fe0 <k_conv+0x5fd0>
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	QUAD $0x000000d024948b4c // movq 0xd0(%rsp), %r10
+	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x01188e0f; WORD $0x0000 // jle 0x5520 <k_conv+0x5510>
-	LONG $0x4864d162; WORD $0x1958 // vaddps (%r9), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x0114860f; WORD $0x0000 // jbe 0x553e <k_conv+0x552e>
-	LONG $0x486cd162; WORD $0x5158; BYTE $0x01 // vaddps 0x40(%r9), %zmm2, %zmm2
-	WORD $0x33eb // jmp 0x5466 <k_conv+0x5456>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
+	LONG $0x01258e0f; WORD $0x0000 // jle 0x60c0 <k_conv+0x60b0>
+	LONG $0x4874d162; WORD $0x0a58 // vaddps (%r10), %zmm1, %zmm1
+	LONG $0x4864f162; WORD $0xc95f // vmaxps %zmm1, %zmm3, %zmm1
+	LONG $0x486cf162; WORD $0xc95d // vminps %zmm1, %zmm2, %zmm1
+	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x0122840f; WORD $0x0000 // je 0x60de <k_conv+0x60ce>
+	LONG $0x487cd162; WORD $0x4258; BYTE $0x01 // vaddps 0x40(%r10), %zmm0, %zmm0
+	LONG $0x4864f162; WORD $0xc05f // vmaxps %zmm0, %zmm3, %zmm0
+	LONG $0x486cf162; WORD $0xc05d // vminps %zmm0, %zmm2, %zmm0
+	LONG $0x487cd162; WORD $0x4111; BYTE $0x01 // vmovups %zmm0, 0x40(%r9)
+	LONG $0xfffe65e9; BYTE $0xff // jmp 0x5e40 <k_conv+0x5e30>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x4864f162; WORD $0xc95f // vmaxps %zmm1, %zmm3, %zmm1
+	LONG $0x486cf162; WORD $0xc95d // vminps %zmm1, %zmm2, %zmm1
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0xfeb68e0f; WORD $0xffff // jle 0x530c <k_conv+0x52fc>
-	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0xfeac860f; WORD $0xffff // jbe 0x5312 <k_conv+0x5302>
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cd162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%r8)
-	LONG $0xfffea7e9; BYTE $0xff // jmp 0x5325 <k_conv+0x5315>
+	LONG $0x01228e0f; WORD $0x0000 // jle 0x6118 <k_conv+0x6108>
+	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
+	LONG $0x00011de9; BYTE $0x00 // jmp 0x611e <k_conv+0x610e>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	QUAD $0xfffffffffffeb948; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rcx # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xcf // andq %rcx, %r15
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x10eb // jmp 0x603d <k_conv+0x602d>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	LONG $0xfec6840f; WORD $0xffff // je 0x5f03 <k_conv+0x5ef3>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x2f7e // jle 0x6071 <k_conv+0x6061>
+	LONG $0xf3248b4f // movq (%r11,%r14,8), %r12
+	LONG $0xa1248d4f // leaq (%r9,%r12,4), %r12
+	LONG $0x942c8d4f // leaq (%r12,%r10,4), %r13
 	WORD $0x9066 // nop
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	LONG $0x487dd262; WORD $0x1418; BYTE $0x24 // vbroadcastss (%r12), %zmm2
+	LONG $0x486df262; WORD $0x09b8 // vfmadd231ps (%rcx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486df262; WORD $0x41b8; BYTE $0x01 // vfmadd231ps 0x40(%rcx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0xdf72 // jb 0x6050 <k_conv+0x6040>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0xba7e // jle 0x6030 <k_conv+0x6020>
+	LONG $0xf3648b4f; BYTE $0x08 // movq 0x8(%r11,%r14,8), %r12
+	LONG $0xa1248d4f // leaq (%r9,%r12,4), %r12
+	LONG $0x942c8d4f // leaq (%r12,%r10,4), %r13
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x1418; BYTE $0x24 // vbroadcastss (%r12), %zmm2
+	LONG $0x486df262; WORD $0x09b8 // vfmadd231ps (%rcx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486df262; WORD $0x41b8; BYTE $0x01 // vfmadd231ps 0x40(%rcx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0xdf72 // jb 0x6090 <k_conv+0x6080>
+	LONG $0xffff7ae9; BYTE $0xff // jmp 0x6030 <k_conv+0x6020>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x2210 // vmovups (%r10), %zmm4 {%k1} {z}
+	LONG $0x4874f162; WORD $0xcc58 // vaddps %zmm4, %zmm1, %zmm1
+	LONG $0x4864f162; WORD $0xc95f // vmaxps %zmm1, %zmm3, %zmm1
+	LONG $0x486cf162; WORD $0xc95d // vminps %zmm1, %zmm2, %zmm1
+	LONG $0x497cd162; WORD $0x0911 // vmovups %zmm1, (%r9) {%k1}
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cd162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4864f162; WORD $0xc05f // vmaxps %zmm0, %zmm3, %zmm0
+	LONG $0x486cf162; WORD $0xc05d // vminps %zmm0, %zmm2, %zmm0
+	LONG $0x4a7cd162; WORD $0x4111; BYTE $0x01 // vmovups %zmm0, 0x40(%r9) {%k2}
+	LONG $0xfffd28e9; BYTE $0xff // jmp 0x5e40 <k_conv+0x5e30>
+	LONG $0x497cd162; WORD $0x0911 // vmovups %zmm1, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x4864f162; WORD $0xc05f // vmaxps %zmm0, %zmm3, %zmm0
+	LONG $0x486cf162; WORD $0xc05d // vminps %zmm0, %zmm2, %zmm0
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0xfcf8850f; WORD $0xffff // jne 0x5e2f <k_conv+0x5e1f>
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0x4a7cd162; WORD $0x0111 // vmovups %zmm0, (%r9) {%k2}
+	LONG $0xfffce9e9; BYTE $0xff // jmp 0x5e40 <k_conv+0x5e30>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x88b88b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rax), %rdi
+	LONG $0x50488b4c // movq 0x50(%rax), %r9
+	LONG $0x78508b4c // movq 0x78(%rax), %r10
+	LONG $0x98988b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rax), %rbx
+	LONG $0x7f048d48 // leaq (%rdi,%rdi,2), %rax
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0xbf0c8d48 // leaq (%rdi,%rdi,4), %rcx
+	LONG $0xff148d48 // leaq (%rdi,%rdi,8), %rdx
+	LONG $0x521c8d4c // leaq (%rdx,%rdx,2), %r11
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x2ce76b4c // imulq $0x2c, %rdi, %r12
+	QUAD $0x000000f824b48b48 // movq 0xf8(%rsp), %rsi
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	LONG $0x40248d4f // leaq (%r8,%r8,2), %r12
+	QUAD $0x0000016024a4894c // movq %r12, 0x160(%rsp)
+	LONG $0xce248d4c // leaq (%rsi,%rcx,8), %r12
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
+	LONG $0xc6148d48 // leaq (%rsi,%rax,8), %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0xfe048d48 // leaq (%rsi,%rdi,8), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x0000011024bc8948 // movq %rdi, 0x110(%rsp)
+	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x00000118248c894c // movq %r9, 0x118(%rsp)
+	QUAD $0x000001302494894c // movq %r10, 0x130(%rsp)
+	QUAD $0x00000158249c8948 // movq %rbx, 0x158(%rsp)
+	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x6316 <k_conv+0x6306>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4054f162; WORD $0xc95f // vmaxps %zmm1, %zmm21, %zmm1
+	LONG $0x405cf162; WORD $0xc95d // vminps %zmm1, %zmm20, %zmm1
+	LONG $0x497cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4054f162; WORD $0xc05f // vmaxps %zmm0, %zmm21, %zmm0
+	LONG $0x405cf162; WORD $0xc05d // vminps %zmm0, %zmm20, %zmm0
+	LONG $0x4a7cf162; WORD $0x4211; BYTE $0x01 // vmovups %zmm0, 0x40(%rdx) {%k2}
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0x0c438d49 // leaq 0xc(%r11), %rax
+	QUAD $0x00000160248c8b48 // movq 0x160(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
+	LONG $0x244c0148; BYTE $0x50 // addq %rcx, 0x50(%rsp)
+	QUAD $0x00000090248c0148 // addq %rcx, 0x90(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
+	QUAD $0x000000c8248c0148 // addq %rcx, 0xc8(%rsp)
+	LONG $0x244c0148; BYTE $0x38 // addq %rcx, 0x38(%rsp)
+	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
+	LONG $0x244c0148; BYTE $0x30 // addq %rcx, 0x30(%rsp)
+	LONG $0x244c0148; BYTE $0x60 // addq %rcx, 0x60(%rsp)
+	QUAD $0x000000a0248c0148 // addq %rcx, 0xa0(%rsp)
+	QUAD $0x00000088248c0148 // addq %rcx, 0x88(%rsp)
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xfac48f0f; WORD $0xffff // jg 0x5dda <k_conv+0x5dca>
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	QUAD $0x000000f0249c894c // movq %r11, 0xf0(%rsp)
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x007d8e0f; WORD $0x0000 // jle 0x63c0 <k_conv+0x63b0>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	LONG $0x20ff8349 // cmpq $0x20, %r15
+	WORD $0x7772 // jb 0x63c6 <k_conv+0x63b6>
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x487ce162; WORD $0x3910 // vmovups (%rcx), %zmm23
+	LONG $0x487ce162; WORD $0x7110; BYTE $0x01 // vmovups 0x40(%rcx), %zmm22
+	LONG $0x487c6162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm25
+	LONG $0x89148d4a // leaq (%rcx,%r9,4), %rdx
+	LONG $0x487ce162; WORD $0x1a10 // vmovups (%rdx), %zmm19
+	LONG $0x487ce162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm18
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00e28f0f; WORD $0x0000 // jg 0x646a <k_conv+0x645a>
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x18244c89 // movl %ecx, 0x18(%rsp)
+	LONG $0x00e2850f; WORD $0x0000 // jne 0x647c <k_conv+0x646c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x011d8e0f; WORD $0x0000 // jle 0x64d0 <k_conv+0x64c0>
+	LONG $0x487c7162; WORD $0x3a10 // vmovups (%rdx), %zmm15
+	LONG $0x000118e9; BYTE $0x00 // jmp 0x64d6 <k_conv+0x64c6>
+	WORD $0x9066 // nop
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0x88348d4a // leaq (%rax,%r9,4), %rsi
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x157c // jl 0x63f0 <k_conv+0x63e0>
+	LONG $0x487ce162; WORD $0x3e10 // vmovups (%rsi), %zmm23
+	WORD $0x13eb // jmp 0x63f6 <k_conv+0x63e6>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x3e10 // vmovups (%rsi), %zmm23 {%k1} {z}
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x137e // jle 0x6420 <k_conv+0x6410>
+	LONG $0x487ce162; WORD $0x1a10 // vmovups (%rdx), %zmm19
+	WORD $0x11eb // jmp 0x6426 <k_conv+0x6416>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x1a10 // vmovups (%rdx), %zmm19 {%k1} {z}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c6162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm25 {%k2} {z}
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7ce162; WORD $0x7610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm22 {%k2} {z}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7ce162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm18 {%k2} {z}
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0xff1e8e0f; WORD $0xffff // jle 0x6388 <k_conv+0x6378>
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x18244c89 // movl %ecx, 0x18(%rsp)
+	LONG $0xff1e840f; WORD $0xffff // je 0x639a <k_conv+0x638a>
+	LONG $0x487ce162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm17
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x487c7162; WORD $0x3a10 // vmovups (%rdx), %zmm15
+	LONG $0x487c7162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm14
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x6e7f // jg 0x650c <k_conv+0x64fc>
+	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x6e75 // jne 0x6516 <k_conv+0x6506>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00af8e0f; WORD $0x0000 // jle 0x6570 <k_conv+0x6560>
+	LONG $0x487c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x6576 <k_conv+0x6566>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x3a10 // vmovups (%rdx), %zmm15 {%k1} {z}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0xca7ce162; WORD $0x0810 // vmovups (%rax), %zmm17 {%k2} {z}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c7162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm14 {%k2} {z}
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x927e // jle 0x649e <k_conv+0x648e>
+	LONG $0x487c7162; WORD $0x2010 // vmovups (%rax), %zmm12
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x9274 // je 0x64a8 <k_conv+0x6498>
+	LONG $0x487c7162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm13
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x487c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11
+	LONG $0x487c7162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm10
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x747f // jg 0x65ac <k_conv+0x659c>
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x7475 // jne 0x65b6 <k_conv+0x65a6>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00b58e0f; WORD $0x0000 // jle 0x6610 <k_conv+0x6600>
+	LONG $0x487cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6616 <k_conv+0x6606>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11 {%k1} {z}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0xca7c7162; WORD $0x2810 // vmovups (%rax), %zmm13 {%k2} {z}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7c7162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm10 {%k2} {z}
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x8c7e // jle 0x6538 <k_conv+0x6528>
+	LONG $0x487c7162; WORD $0x0010 // vmovups (%rax), %zmm8
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x8c74 // je 0x6542 <k_conv+0x6532>
+	LONG $0x487c7162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm9
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x487cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7
+	LONG $0x487cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x747f // jg 0x664c <k_conv+0x663c>
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x7475 // jne 0x6656 <k_conv+0x6646>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00a58e0f; WORD $0x0000 // jle 0x66a0 <k_conv+0x6690>
+	LONG $0x487cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x66a6 <k_conv+0x6696>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7 {%k1} {z}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0xca7c7162; WORD $0x0810 // vmovups (%rax), %zmm9 {%k2} {z}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6 {%k2} {z}
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x8c7e // jle 0x65d8 <k_conv+0x65c8>
+	LONG $0x487cf162; WORD $0x2010 // vmovups (%rax), %zmm4
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x8c74 // je 0x65e2 <k_conv+0x65d2>
+	LONG $0x487cf162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm5
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x487cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3
+	LONG $0x487cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x647f // jg 0x66dc <k_conv+0x66cc>
+	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x6475 // jne 0x66ea <k_conv+0x66da>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k2} {z}
+	WORD $0x51eb // jmp 0x66f0 <k_conv+0x66e0>
+	BYTE $0x90 // nop
+	LONG $0xc97cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3 {%k1} {z}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0xca7cf162; WORD $0x2810 // vmovups (%rax), %zmm5 {%k2} {z}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2 {%k2} {z}
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x9c7e // jle 0x6678 <k_conv+0x6668>
+	LONG $0x487cf162; WORD $0x0810 // vmovups (%rax), %zmm1
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x9c74 // je 0x6686 <k_conv+0x6676>
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x30418b48 // movq 0x30(%rcx), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02398e0f; WORD $0x0000 // jle 0x6940 <k_conv+0x6930>
+	QUAD $0x0000011024848b48 // movq 0x110(%rsp), %rax
+	QUAD $0x0000f02484af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rax
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	LONG $0x28418b48 // movq 0x28(%rcx), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x38498b48 // movq 0x38(%rcx), %rcx
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	WORD $0x0eeb // jmp 0x675e <k_conv+0x674e>
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
+	LONG $0x01e2840f; WORD $0x0000 // je 0x6940 <k_conv+0x6930>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0xed7e // jle 0x6750 <k_conv+0x6740>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0xd03c8b4c // movq (%rax,%rdx,8), %r15
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	QUAD $0x000000c824ac8b4c // movq 0xc8(%rsp), %r13
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487ce162; WORD $0x2310 // vmovups (%rbx), %zmm20
+	LONG $0x487ce162; WORD $0x6b10; BYTE $0x01 // vmovups 0x40(%rbx), %zmm21
+	LONG $0x487d0262; WORD $0x1418; BYTE $0x3e // vbroadcastss (%r14,%r15), %zmm26
+	LONG $0x402d2262; WORD $0xc4b8 // vfmadd231ps %zmm20, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm20) + zmm24
+	LONG $0x40550262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm21, %zmm25 # zmm25 = (zmm21 * zmm26) + zmm25
+	LONG $0x487d2262; WORD $0x1418; BYTE $0x3f // vbroadcastss (%rdi,%r15), %zmm26
+	LONG $0x402da262; WORD $0xfcb8 // vfmadd231ps %zmm20, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm20) + zmm23
+	LONG $0x40558262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm21, %zmm22 # zmm22 = (zmm21 * zmm26) + zmm22
+	LONG $0x487d0262; WORD $0x1418; BYTE $0x39 // vbroadcastss (%r9,%r15), %zmm26
+	LONG $0x402da262; WORD $0xdcb8 // vfmadd231ps %zmm20, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm20) + zmm19
+	LONG $0x40558262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm21, %zmm18 # zmm18 = (zmm21 * zmm26) + zmm18
+	LONG $0x487d0262; WORD $0x1418; BYTE $0x3c // vbroadcastss (%r12,%r15), %zmm26
+	LONG $0x402da262; WORD $0xc4b8 // vfmadd231ps %zmm20, %zmm26, %zmm16 # zmm16 = (zmm26 * zmm20) + zmm16
+	LONG $0x40558262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm21, %zmm17 # zmm17 = (zmm21 * zmm26) + zmm17
+	QUAD $0x003d5418487d2262 // vbroadcastss (%rbp,%r15), %zmm26
+	LONG $0x402d3262; WORD $0xfcb8 // vfmadd231ps %zmm20, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm20) + zmm15
+	LONG $0x40551262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm21, %zmm14 # zmm14 = (zmm21 * zmm26) + zmm14
+	LONG $0x487d2262; WORD $0x1418; BYTE $0x3a // vbroadcastss (%rdx,%r15), %zmm26
+	LONG $0x402d3262; WORD $0xe4b8 // vfmadd231ps %zmm20, %zmm26, %zmm12 # zmm12 = (zmm26 * zmm20) + zmm12
+	LONG $0x40551262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm21, %zmm13 # zmm13 = (zmm21 * zmm26) + zmm13
+	QUAD $0x003d5418487d0262 // vbroadcastss (%r13,%r15), %zmm26
+	LONG $0x402d3262; WORD $0xdcb8 // vfmadd231ps %zmm20, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm20) + zmm11
+	LONG $0x40551262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm21, %zmm10 # zmm10 = (zmm21 * zmm26) + zmm10
+	LONG $0x487d2262; WORD $0x1418; BYTE $0x39 // vbroadcastss (%rcx,%r15), %zmm26
+	LONG $0x402d3262; WORD $0xc4b8 // vfmadd231ps %zmm20, %zmm26, %zmm8 # zmm8 = (zmm26 * zmm20) + zmm8
+	LONG $0x40551262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm21, %zmm9 # zmm9 = (zmm21 * zmm26) + zmm9
+	LONG $0x487d0262; WORD $0x1418; BYTE $0x3a // vbroadcastss (%r10,%r15), %zmm26
+	LONG $0x402db262; WORD $0xfcb8 // vfmadd231ps %zmm20, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm20) + zmm7
+	LONG $0x40559262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm21, %zmm6 # zmm6 = (zmm21 * zmm26) + zmm6
+	LONG $0x487d2262; WORD $0x1418; BYTE $0x38 // vbroadcastss (%rax,%r15), %zmm26
+	LONG $0x402db262; WORD $0xe4b8 // vfmadd231ps %zmm20, %zmm26, %zmm4 # zmm4 = (zmm26 * zmm20) + zmm4
+	LONG $0x40559262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm21, %zmm5 # zmm5 = (zmm21 * zmm26) + zmm5
+	LONG $0x487d0262; WORD $0x1418; BYTE $0x38 // vbroadcastss (%r8,%r15), %zmm26
+	LONG $0x402db262; WORD $0xdcb8 // vfmadd231ps %zmm20, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm20) + zmm3
+	LONG $0x40559262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm21, %zmm2 # zmm2 = (zmm21 * zmm26) + zmm2
+	LONG $0x487d2262; WORD $0x1418; BYTE $0x3e // vbroadcastss (%rsi,%r15), %zmm26
+	LONG $0x402db262; WORD $0xccb8 // vfmadd231ps %zmm20, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm20) + zmm1
+	LONG $0x402db262; WORD $0xc5b8 // vfmadd231ps %zmm21, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm21) + zmm0
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x3e1c8d4f // leaq (%r14,%r15), %r11
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x245c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r11
+	LONG $0xfec6820f; WORD $0xffff // jb 0x67e0 <k_conv+0x67d0>
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xfffe1ce9; BYTE $0xff // jmp 0x6750 <k_conv+0x6740>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000013024948b4c // movq 0x130(%rsp), %r10
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	QUAD $0x000000f024b48b48 // movq 0xf0(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487de262; WORD $0x6918; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm21
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x487de262; WORD $0x6118; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm20
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x7274 // je 0x69f0 <k_conv+0x69e0>
+	QUAD $0x00000158249c8b48 // movq 0x158(%rsp), %rbx
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x00000118248c8b4c // movq 0x118(%rsp), %r9
+	WORD $0x7c7e // jle 0x6a20 <k_conv+0x6a10>
+	LONG $0x403c6162; WORD $0x0258 // vaddps (%rdx), %zmm24, %zmm24
+	LONG $0x40540162; WORD $0xc05f // vmaxps %zmm24, %zmm21, %zmm24
+	LONG $0x405c0162; WORD $0xc05d // vminps %zmm24, %zmm20, %zmm24
+	LONG $0x487c6162; WORD $0x0011 // vmovups %zmm24, (%rax)
+	LONG $0x18247c80; BYTE $0x00 // cmpb $0x0, 0x18(%rsp)
+	WORD $0x7b74 // je 0x6a3e <k_conv+0x6a2e>
+	LONG $0x40346162; WORD $0x4258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm25, %zmm24
+	LONG $0x40540162; WORD $0xc05f // vmaxps %zmm24, %zmm21, %zmm24
+	LONG $0x405c0162; WORD $0xc05d // vminps %zmm24, %zmm20, %zmm24
+	LONG $0x487c6162; WORD $0x4011; BYTE $0x01 // vmovups %zmm24, 0x40(%rax)
+	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
+	LONG $0x9a3c8d48 // leaq (%rdx,%rbx,4), %rdi
+	LONG $0x000093e9; BYTE $0x00 // jmp 0x6a7d <k_conv+0x6a6d>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x40540162; WORD $0xc05f // vmaxps %zmm24, %zmm21, %zmm24
+	LONG $0x405c0162; WORD $0xc05d // vminps %zmm24, %zmm20, %zmm24
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x00000118248c8b4c // movq 0x118(%rsp), %r9
+	LONG $0x07968e0f; WORD $0x0000 // jle 0x71a4 <k_conv+0x7194>
+	LONG $0x487c6162; WORD $0x0011 // vmovups %zmm24, (%rax)
+	LONG $0x000791e9; BYTE $0x00 // jmp 0x71aa <k_conv+0x719a>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c6162; WORD $0x1210 // vmovups (%rdx), %zmm26 {%k1} {z}
+	LONG $0x403c0162; WORD $0xc258 // vaddps %zmm26, %zmm24, %zmm24
+	LONG $0x40540162; WORD $0xc05f // vmaxps %zmm24, %zmm21, %zmm24
+	LONG $0x405c0162; WORD $0xc05d // vminps %zmm24, %zmm20, %zmm24
+	LONG $0x497c6162; WORD $0x0011 // vmovups %zmm24, (%rax) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c6162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm24 {%k2} {z}
+	LONG $0x40340162; WORD $0xc058 // vaddps %zmm24, %zmm25, %zmm24
+	LONG $0x40540162; WORD $0xc05f // vmaxps %zmm24, %zmm21, %zmm24
+	LONG $0x405c0162; WORD $0xc05d // vminps %zmm24, %zmm20, %zmm24
+	LONG $0x4a7c6162; WORD $0x4011; BYTE $0x01 // vmovups %zmm24, 0x40(%rax) {%k2}
+	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
+	LONG $0x9a3c8d48 // leaq (%rdx,%rbx,4), %rdi
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x6ad0 <k_conv+0x6ac0>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x4044e162; WORD $0x3f58 // vaddps (%rdi), %zmm23, %zmm23
+	LONG $0x4054a162; WORD $0xff5f // vmaxps %zmm23, %zmm21, %zmm23
+	LONG $0x405ca162; WORD $0xff5d // vminps %zmm23, %zmm20, %zmm23
+	LONG $0x487ce162; WORD $0x3e11 // vmovups %zmm23, (%rsi)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x6aee <k_conv+0x6ade>
+	LONG $0x9a0c8d48 // leaq (%rdx,%rbx,4), %rcx
+	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
+	QUAD $0x019a7458404ce162 // vaddps 0x40(%rdx,%rbx,4), %zmm22, %zmm22
+	LONG $0x4054a162; WORD $0xf65f // vmaxps %zmm22, %zmm21, %zmm22
+	LONG $0x405ca162; WORD $0xf65d // vminps %zmm22, %zmm20, %zmm22
+	QUAD $0x01907411487ca162 // vmovups %zmm22, 0x40(%rax,%r10,4)
+	LONG $0x96148d4a // leaq (%rsi,%r10,4), %rdx
+	LONG $0x99048d48 // leaq (%rcx,%rbx,4), %rax
+	WORD $0x62eb // jmp 0x6b2d <k_conv+0x6b1d>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc97c6162; WORD $0x0710 // vmovups (%rdi), %zmm24 {%k1} {z}
+	LONG $0x40448162; WORD $0xf858 // vaddps %zmm24, %zmm23, %zmm23
+	LONG $0x4054a162; WORD $0xff5f // vmaxps %zmm23, %zmm21, %zmm23
+	LONG $0x405ca162; WORD $0xff5d // vminps %zmm23, %zmm20, %zmm23
+	LONG $0x497ce162; WORD $0x3e11 // vmovups %zmm23, (%rsi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7ce162; WORD $0x7f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm23 {%k2} {z}
+	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
+	LONG $0x4054a162; WORD $0xf65f // vmaxps %zmm22, %zmm21, %zmm22
+	LONG $0x405ca162; WORD $0xf65d // vminps %zmm22, %zmm20, %zmm22
+	LONG $0x4a7ce162; WORD $0x7611; BYTE $0x01 // vmovups %zmm22, 0x40(%rsi) {%k2}
+	LONG $0x96148d4a // leaq (%rsi,%r10,4), %rdx
+	LONG $0x9f048d48 // leaq (%rdi,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x6b80 <k_conv+0x6b70>
+	LONG $0x4064e162; WORD $0x1858 // vaddps (%rax), %zmm19, %zmm19
+	LONG $0x4054a162; WORD $0xdb5f // vmaxps %zmm19, %zmm21, %zmm19
+	LONG $0x405ca162; WORD $0xdb5d // vminps %zmm19, %zmm20, %zmm19
+	LONG $0x487ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx)
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x6b9e <k_conv+0x6b8e>
+	LONG $0x406ce162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm18, %zmm18
+	LONG $0x4054a162; WORD $0xd25f // vmaxps %zmm18, %zmm21, %zmm18
+	LONG $0x405ca162; WORD $0xd25d // vminps %zmm18, %zmm20, %zmm18
+	LONG $0x487ce162; WORD $0x5211; BYTE $0x01 // vmovups %zmm18, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x70eb // jmp 0x6be1 <k_conv+0x6bd1>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x3010 // vmovups (%rax), %zmm22 {%k1} {z}
+	LONG $0x4064a162; WORD $0xde58 // vaddps %zmm22, %zmm19, %zmm19
+	LONG $0x4054a162; WORD $0xdb5f // vmaxps %zmm19, %zmm21, %zmm19
+	LONG $0x405ca162; WORD $0xdb5d // vminps %zmm19, %zmm20, %zmm19
+	LONG $0x497ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm19 {%k2} {z}
+	LONG $0x406ca162; WORD $0xd358 // vaddps %zmm19, %zmm18, %zmm18
+	LONG $0x4054a162; WORD $0xd25f // vmaxps %zmm18, %zmm21, %zmm18
+	LONG $0x405ca162; WORD $0xd25d // vminps %zmm18, %zmm20, %zmm18
+	LONG $0x4a7ce162; WORD $0x5211; BYTE $0x01 // vmovups %zmm18, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x6c30 <k_conv+0x6c20>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x407ce162; WORD $0x0058 // vaddps (%rax), %zmm16, %zmm16
+	LONG $0x4054a162; WORD $0xc05f // vmaxps %zmm16, %zmm21, %zmm16
+	LONG $0x405ca162; WORD $0xc05d // vminps %zmm16, %zmm20, %zmm16
+	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x6c4e <k_conv+0x6c3e>
+	LONG $0x4074e162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm17, %zmm16
+	LONG $0x4054a162; WORD $0xc05f // vmaxps %zmm16, %zmm21, %zmm16
+	LONG $0x405ca162; WORD $0xc05d // vminps %zmm16, %zmm20, %zmm16
+	LONG $0x487ce162; WORD $0x4211; BYTE $0x01 // vmovups %zmm16, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x70eb // jmp 0x6c91 <k_conv+0x6c81>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x1010 // vmovups (%rax), %zmm18 {%k1} {z}
+	LONG $0x407ca162; WORD $0xc258 // vaddps %zmm18, %zmm16, %zmm16
+	LONG $0x4054a162; WORD $0xc05f // vmaxps %zmm16, %zmm21, %zmm16
+	LONG $0x405ca162; WORD $0xc05d // vminps %zmm16, %zmm20, %zmm16
+	LONG $0x497ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm16 {%k2} {z}
+	LONG $0x4074a162; WORD $0xc058 // vaddps %zmm16, %zmm17, %zmm16
+	LONG $0x4054a162; WORD $0xc05f // vmaxps %zmm16, %zmm21, %zmm16
+	LONG $0x405ca162; WORD $0xc05d // vminps %zmm16, %zmm20, %zmm16
+	LONG $0x4a7ce162; WORD $0x4211; BYTE $0x01 // vmovups %zmm16, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x6ce0 <k_conv+0x6cd0>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x48047162; WORD $0x3858 // vaddps (%rax), %zmm15, %zmm15
+	LONG $0x40545162; WORD $0xff5f // vmaxps %zmm15, %zmm21, %zmm15
+	LONG $0x405c5162; WORD $0xff5d // vminps %zmm15, %zmm20, %zmm15
+	LONG $0x487c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x6cfe <k_conv+0x6cee>
+	LONG $0x480c7162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm14, %zmm14
+	LONG $0x40545162; WORD $0xf65f // vmaxps %zmm14, %zmm21, %zmm14
+	LONG $0x405c5162; WORD $0xf65d // vminps %zmm14, %zmm20, %zmm14
+	LONG $0x487c7162; WORD $0x7211; BYTE $0x01 // vmovups %zmm14, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x70eb // jmp 0x6d41 <k_conv+0x6d31>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
+	LONG $0x40545162; WORD $0xff5f // vmaxps %zmm15, %zmm21, %zmm15
+	LONG $0x405c5162; WORD $0xff5d // vminps %zmm15, %zmm20, %zmm15
+	LONG $0x497c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm15 {%k2} {z}
+	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
+	LONG $0x40545162; WORD $0xf65f // vmaxps %zmm14, %zmm21, %zmm14
+	LONG $0x405c5162; WORD $0xf65d // vminps %zmm14, %zmm20, %zmm14
+	LONG $0x4a7c7162; WORD $0x7211; BYTE $0x01 // vmovups %zmm14, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x6d90 <k_conv+0x6d80>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x481c7162; WORD $0x2058 // vaddps (%rax), %zmm12, %zmm12
+	LONG $0x40545162; WORD $0xe45f // vmaxps %zmm12, %zmm21, %zmm12
+	LONG $0x405c5162; WORD $0xe45d // vminps %zmm12, %zmm20, %zmm12
+	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x6dae <k_conv+0x6d9e>
+	LONG $0x48147162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm13, %zmm12
+	LONG $0x40545162; WORD $0xe45f // vmaxps %zmm12, %zmm21, %zmm12
+	LONG $0x405c5162; WORD $0xe45d // vminps %zmm12, %zmm20, %zmm12
+	LONG $0x487c7162; WORD $0x6211; BYTE $0x01 // vmovups %zmm12, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x70eb // jmp 0x6df1 <k_conv+0x6de1>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x3010 // vmovups (%rax), %zmm14 {%k1} {z}
+	LONG $0x481c5162; WORD $0xe658 // vaddps %zmm14, %zmm12, %zmm12
+	LONG $0x40545162; WORD $0xe45f // vmaxps %zmm12, %zmm21, %zmm12
+	LONG $0x405c5162; WORD $0xe45d // vminps %zmm12, %zmm20, %zmm12
+	LONG $0x497c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm12 {%k2} {z}
+	LONG $0x48145162; WORD $0xe458 // vaddps %zmm12, %zmm13, %zmm12
+	LONG $0x40545162; WORD $0xe45f // vmaxps %zmm12, %zmm21, %zmm12
+	LONG $0x405c5162; WORD $0xe45d // vminps %zmm12, %zmm20, %zmm12
+	LONG $0x4a7c7162; WORD $0x6211; BYTE $0x01 // vmovups %zmm12, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x6e40 <k_conv+0x6e30>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x48247162; WORD $0x1858 // vaddps (%rax), %zmm11, %zmm11
+	LONG $0x40545162; WORD $0xdb5f // vmaxps %zmm11, %zmm21, %zmm11
+	LONG $0x405c5162; WORD $0xdb5d // vminps %zmm11, %zmm20, %zmm11
+	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x6e5e <k_conv+0x6e4e>
+	LONG $0x482c7162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm10, %zmm10
+	LONG $0x40545162; WORD $0xd25f // vmaxps %zmm10, %zmm21, %zmm10
+	LONG $0x405c5162; WORD $0xd25d // vminps %zmm10, %zmm20, %zmm10
+	LONG $0x487c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x70eb // jmp 0x6ea1 <k_conv+0x6e91>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
+	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
+	LONG $0x40545162; WORD $0xdb5f // vmaxps %zmm11, %zmm21, %zmm11
+	LONG $0x405c5162; WORD $0xdb5d // vminps %zmm11, %zmm20, %zmm11
+	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm11 {%k2} {z}
+	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
+	LONG $0x40545162; WORD $0xd25f // vmaxps %zmm10, %zmm21, %zmm10
+	LONG $0x405c5162; WORD $0xd25d // vminps %zmm10, %zmm20, %zmm10
+	LONG $0x4a7c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x6ef0 <k_conv+0x6ee0>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x483c7162; WORD $0x0058 // vaddps (%rax), %zmm8, %zmm8
+	LONG $0x40545162; WORD $0xc05f // vmaxps %zmm8, %zmm21, %zmm8
+	LONG $0x405c5162; WORD $0xc05d // vminps %zmm8, %zmm20, %zmm8
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x6f0e <k_conv+0x6efe>
+	LONG $0x48347162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm9, %zmm8
+	LONG $0x40545162; WORD $0xc05f // vmaxps %zmm8, %zmm21, %zmm8
+	LONG $0x405c5162; WORD $0xc05d // vminps %zmm8, %zmm20, %zmm8
+	LONG $0x487c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x70eb // jmp 0x6f51 <k_conv+0x6f41>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x1010 // vmovups (%rax), %zmm10 {%k1} {z}
+	LONG $0x483c5162; WORD $0xc258 // vaddps %zmm10, %zmm8, %zmm8
+	LONG $0x40545162; WORD $0xc05f // vmaxps %zmm8, %zmm21, %zmm8
+	LONG $0x405c5162; WORD $0xc05d // vminps %zmm8, %zmm20, %zmm8
+	LONG $0x497c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm8 {%k2} {z}
+	LONG $0x48345162; WORD $0xc058 // vaddps %zmm8, %zmm9, %zmm8
+	LONG $0x40545162; WORD $0xc05f // vmaxps %zmm8, %zmm21, %zmm8
+	LONG $0x405c5162; WORD $0xc05d // vminps %zmm8, %zmm20, %zmm8
+	LONG $0x4a7c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x6fa0 <k_conv+0x6f90>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x4844f162; WORD $0x3858 // vaddps (%rax), %zmm7, %zmm7
+	LONG $0x4054f162; WORD $0xff5f // vmaxps %zmm7, %zmm21, %zmm7
+	LONG $0x405cf162; WORD $0xff5d // vminps %zmm7, %zmm20, %zmm7
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x6fbe <k_conv+0x6fae>
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm6, %zmm6
+	LONG $0x4054f162; WORD $0xf65f // vmaxps %zmm6, %zmm21, %zmm6
+	LONG $0x405cf162; WORD $0xf65d // vminps %zmm6, %zmm20, %zmm6
+	LONG $0x487cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x70eb // jmp 0x7001 <k_conv+0x6ff1>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
+	LONG $0x4054f162; WORD $0xff5f // vmaxps %zmm7, %zmm21, %zmm7
+	LONG $0x405cf162; WORD $0xff5d // vminps %zmm7, %zmm20, %zmm7
+	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm7 {%k2} {z}
+	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
+	LONG $0x4054f162; WORD $0xf65f // vmaxps %zmm6, %zmm21, %zmm6
+	LONG $0x405cf162; WORD $0xf65d // vminps %zmm6, %zmm20, %zmm6
+	LONG $0x4a7cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x7050 <k_conv+0x7040>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x485cf162; WORD $0x2058 // vaddps (%rax), %zmm4, %zmm4
+	LONG $0x4054f162; WORD $0xe45f // vmaxps %zmm4, %zmm21, %zmm4
+	LONG $0x405cf162; WORD $0xe45d // vminps %zmm4, %zmm20, %zmm4
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x706e <k_conv+0x705e>
+	LONG $0x4854f162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm5, %zmm4
+	LONG $0x4054f162; WORD $0xe45f // vmaxps %zmm4, %zmm21, %zmm4
+	LONG $0x405cf162; WORD $0xe45d // vminps %zmm4, %zmm20, %zmm4
+	LONG $0x487cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x70eb // jmp 0x70b1 <k_conv+0x70a1>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
+	LONG $0x485cf162; WORD $0xe658 // vaddps %zmm6, %zmm4, %zmm4
+	LONG $0x4054f162; WORD $0xe45f // vmaxps %zmm4, %zmm21, %zmm4
+	LONG $0x405cf162; WORD $0xe45d // vminps %zmm4, %zmm20, %zmm4
+	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm4 {%k2} {z}
+	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
+	LONG $0x4054f162; WORD $0xe45f // vmaxps %zmm4, %zmm21, %zmm4
+	LONG $0x405cf162; WORD $0xe45d // vminps %zmm4, %zmm20, %zmm4
+	LONG $0x4a7cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x7100 <k_conv+0x70f0>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
+	LONG $0x4054f162; WORD $0xdb5f // vmaxps %zmm3, %zmm21, %zmm3
+	LONG $0x405cf162; WORD $0xdb5d // vminps %zmm3, %zmm20, %zmm3
+	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x5174 // je 0x711e <k_conv+0x710e>
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
+	LONG $0x4054f162; WORD $0xd25f // vmaxps %zmm2, %zmm21, %zmm2
+	LONG $0x405cf162; WORD $0xd25d // vminps %zmm2, %zmm20, %zmm2
+	LONG $0x487cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx)
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x74eb // jmp 0x7165 <k_conv+0x7155>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
+	LONG $0x4054f162; WORD $0xdb5f // vmaxps %zmm3, %zmm21, %zmm3
+	LONG $0x405cf162; WORD $0xdb5d // vminps %zmm3, %zmm20, %zmm3
+	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3 {%k2} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x4054f162; WORD $0xd25f // vmaxps %zmm2, %zmm21, %zmm2
+	LONG $0x405cf162; WORD $0xd25d // vminps %zmm2, %zmm20, %zmm2
+	LONG $0x4a7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k2}
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0xf0ff8e0f; WORD $0xffff // jle 0x6260 <k_conv+0x6250>
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0x4054f162; WORD $0xc95f // vmaxps %zmm1, %zmm21, %zmm1
+	LONG $0x405cf162; WORD $0xc95d // vminps %zmm1, %zmm20, %zmm1
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xf0f9840f; WORD $0xffff // je 0x627e <k_conv+0x626e>
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm0, %zmm0
+	LONG $0x4054f162; WORD $0xc05f // vmaxps %zmm0, %zmm21, %zmm0
+	LONG $0x405cf162; WORD $0xc05d // vminps %zmm0, %zmm20, %zmm0
+	LONG $0x487cf162; WORD $0x4211; BYTE $0x01 // vmovups %zmm0, 0x40(%rdx)
+	LONG $0xfff10be9; BYTE $0xff // jmp 0x62af <k_conv+0x629f>
+	LONG $0x497c6162; WORD $0x0011 // vmovups %zmm24, (%rax) {%k1}
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x40540162; WORD $0xc15f // vmaxps %zmm25, %zmm21, %zmm24
+	LONG $0x405c0162; WORD $0xc05d // vminps %zmm24, %zmm20, %zmm24
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x71ca <k_conv+0x71ba>
+	LONG $0x487c6162; WORD $0x0211 // vmovups %zmm24, (%rdx)
+	WORD $0x1beb // jmp 0x71e5 <k_conv+0x71d5>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c6162; WORD $0x0211 // vmovups %zmm24, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x4054a162; WORD $0xff5f // vmaxps %zmm23, %zmm21, %zmm23
+	LONG $0x405ca162; WORD $0xff5d // vminps %zmm23, %zmm20, %zmm23
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x7203 <k_conv+0x71f3>
+	LONG $0x487ce162; WORD $0x3811 // vmovups %zmm23, (%rax)
+	WORD $0x06eb // jmp 0x7209 <k_conv+0x71f9>
+	LONG $0x497ce162; WORD $0x3811 // vmovups %zmm23, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4054a162; WORD $0xf65f // vmaxps %zmm22, %zmm21, %zmm22
+	LONG $0x405ca162; WORD $0xf65d // vminps %zmm22, %zmm20, %zmm22
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x7225 <k_conv+0x7215>
+	LONG $0x487ce162; WORD $0x3211 // vmovups %zmm22, (%rdx)
+	WORD $0x1beb // jmp 0x7240 <k_conv+0x7230>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x3211 // vmovups %zmm22, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x4054a162; WORD $0xdb5f // vmaxps %zmm19, %zmm21, %zmm19
+	LONG $0x405ca162; WORD $0xdb5d // vminps %zmm19, %zmm20, %zmm19
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x725e <k_conv+0x724e>
+	LONG $0x487ce162; WORD $0x1811 // vmovups %zmm19, (%rax)
+	WORD $0x06eb // jmp 0x7264 <k_conv+0x7254>
+	LONG $0x497ce162; WORD $0x1811 // vmovups %zmm19, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4054a162; WORD $0xd25f // vmaxps %zmm18, %zmm21, %zmm18
+	LONG $0x405ca162; WORD $0xd25d // vminps %zmm18, %zmm20, %zmm18
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x7280 <k_conv+0x7270>
+	LONG $0x487ce162; WORD $0x1211 // vmovups %zmm18, (%rdx)
+	WORD $0x1beb // jmp 0x729b <k_conv+0x728b>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x1211 // vmovups %zmm18, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x4054a162; WORD $0xc05f // vmaxps %zmm16, %zmm21, %zmm16
+	LONG $0x405ca162; WORD $0xc05d // vminps %zmm16, %zmm20, %zmm16
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x72b9 <k_conv+0x72a9>
+	LONG $0x487ce162; WORD $0x0011 // vmovups %zmm16, (%rax)
+	WORD $0x06eb // jmp 0x72bf <k_conv+0x72af>
+	LONG $0x497ce162; WORD $0x0011 // vmovups %zmm16, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4054a162; WORD $0xc15f // vmaxps %zmm17, %zmm21, %zmm16
+	LONG $0x405ca162; WORD $0xc05d // vminps %zmm16, %zmm20, %zmm16
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x72db <k_conv+0x72cb>
+	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
+	WORD $0x1beb // jmp 0x72f6 <k_conv+0x72e6>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x40545162; WORD $0xff5f // vmaxps %zmm15, %zmm21, %zmm15
+	LONG $0x405c5162; WORD $0xff5d // vminps %zmm15, %zmm20, %zmm15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x7314 <k_conv+0x7304>
+	LONG $0x487c7162; WORD $0x3811 // vmovups %zmm15, (%rax)
+	WORD $0x06eb // jmp 0x731a <k_conv+0x730a>
+	LONG $0x497c7162; WORD $0x3811 // vmovups %zmm15, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x40545162; WORD $0xf65f // vmaxps %zmm14, %zmm21, %zmm14
+	LONG $0x405c5162; WORD $0xf65d // vminps %zmm14, %zmm20, %zmm14
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x7336 <k_conv+0x7326>
+	LONG $0x487c7162; WORD $0x3211 // vmovups %zmm14, (%rdx)
+	WORD $0x1beb // jmp 0x7351 <k_conv+0x7341>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x3211 // vmovups %zmm14, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x40545162; WORD $0xe45f // vmaxps %zmm12, %zmm21, %zmm12
+	LONG $0x405c5162; WORD $0xe45d // vminps %zmm12, %zmm20, %zmm12
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x736f <k_conv+0x735f>
+	LONG $0x487c7162; WORD $0x2011 // vmovups %zmm12, (%rax)
+	WORD $0x06eb // jmp 0x7375 <k_conv+0x7365>
+	LONG $0x497c7162; WORD $0x2011 // vmovups %zmm12, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x40545162; WORD $0xe55f // vmaxps %zmm13, %zmm21, %zmm12
+	LONG $0x405c5162; WORD $0xe45d // vminps %zmm12, %zmm20, %zmm12
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x7391 <k_conv+0x7381>
+	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
+	WORD $0x1beb // jmp 0x73ac <k_conv+0x739c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x40545162; WORD $0xdb5f // vmaxps %zmm11, %zmm21, %zmm11
+	LONG $0x405c5162; WORD $0xdb5d // vminps %zmm11, %zmm20, %zmm11
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x73ca <k_conv+0x73ba>
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	WORD $0x06eb // jmp 0x73d0 <k_conv+0x73c0>
+	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x40545162; WORD $0xd25f // vmaxps %zmm10, %zmm21, %zmm10
+	LONG $0x405c5162; WORD $0xd25d // vminps %zmm10, %zmm20, %zmm10
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x73ec <k_conv+0x73dc>
+	LONG $0x487c7162; WORD $0x1211 // vmovups %zmm10, (%rdx)
+	WORD $0x1beb // jmp 0x7407 <k_conv+0x73f7>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x40545162; WORD $0xc05f // vmaxps %zmm8, %zmm21, %zmm8
+	LONG $0x405c5162; WORD $0xc05d // vminps %zmm8, %zmm20, %zmm8
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x7425 <k_conv+0x7415>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	WORD $0x06eb // jmp 0x742b <k_conv+0x741b>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x40545162; WORD $0xc15f // vmaxps %zmm9, %zmm21, %zmm8
+	LONG $0x405c5162; WORD $0xc05d // vminps %zmm8, %zmm20, %zmm8
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x7447 <k_conv+0x7437>
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	WORD $0x1beb // jmp 0x7462 <k_conv+0x7452>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x4054f162; WORD $0xff5f // vmaxps %zmm7, %zmm21, %zmm7
+	LONG $0x405cf162; WORD $0xff5d // vminps %zmm7, %zmm20, %zmm7
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x7480 <k_conv+0x7470>
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	WORD $0x06eb // jmp 0x7486 <k_conv+0x7476>
+	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4054f162; WORD $0xf65f // vmaxps %zmm6, %zmm21, %zmm6
+	LONG $0x405cf162; WORD $0xf65d // vminps %zmm6, %zmm20, %zmm6
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x74a2 <k_conv+0x7492>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	WORD $0x1beb // jmp 0x74bd <k_conv+0x74ad>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x4054f162; WORD $0xe45f // vmaxps %zmm4, %zmm21, %zmm4
+	LONG $0x405cf162; WORD $0xe45d // vminps %zmm4, %zmm20, %zmm4
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x74db <k_conv+0x74cb>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	WORD $0x06eb // jmp 0x74e1 <k_conv+0x74d1>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4054f162; WORD $0xe55f // vmaxps %zmm5, %zmm21, %zmm4
+	LONG $0x405cf162; WORD $0xe45d // vminps %zmm4, %zmm20, %zmm4
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x74fd <k_conv+0x74ed>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	WORD $0x1beb // jmp 0x7518 <k_conv+0x7508>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x4054f162; WORD $0xdb5f // vmaxps %zmm3, %zmm21, %zmm3
+	LONG $0x405cf162; WORD $0xdb5d // vminps %zmm3, %zmm20, %zmm3
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x7536 <k_conv+0x7526>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	WORD $0x06eb // jmp 0x753c <k_conv+0x752c>
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4054f162; WORD $0xd25f // vmaxps %zmm2, %zmm21, %zmm2
+	LONG $0x405cf162; WORD $0xd25d // vminps %zmm2, %zmm20, %zmm2
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0874 // je 0x7558 <k_conv+0x7548>
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	WORD $0x1beb // jmp 0x7573 <k_conv+0x7563>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x18244c8b // movl 0x18(%rsp), %ecx
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k2}
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x4054f162; WORD $0xc95f // vmaxps %zmm1, %zmm21, %zmm1
+	LONG $0x405cf162; WORD $0xc95d // vminps %zmm1, %zmm20, %zmm1
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x7591 <k_conv+0x7581>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	WORD $0x06eb // jmp 0x7597 <k_conv+0x7587>
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x4054f162; WORD $0xc05f // vmaxps %zmm0, %zmm21, %zmm0
+	LONG $0x405cf162; WORD $0xc05d // vminps %zmm0, %zmm20, %zmm0
+	WORD $0xc984 // testb %cl, %cl
+	WORD $0x0b74 // je 0x75b6 <k_conv+0x75a6>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xffecf9e9; BYTE $0xff // jmp 0x62af <k_conv+0x629f>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k2}
+	LONG $0xffecdde9; BYTE $0xff // jmp 0x62af <k_conv+0x629f>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88918b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdx
+	LONG $0x50418b4c // movq 0x50(%rcx), %r8
+	LONG $0x78718b48 // movq 0x78(%rcx), %rsi
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	LONG $0x98898b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	QUAD $0x000000009d348d4a // leaq (,%r11,4), %rsi
+	QUAD $0x0000001c9d3c8d4a // leaq 0x1c(,%r11,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	QUAD $0x000000e824bc8948 // movq %rdi, 0xe8(%rsp)
+	QUAD $0x000000189d3c8d4a // leaq 0x18(,%r11,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	QUAD $0x000000149d3c8d4a // leaq 0x14(,%r11,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	QUAD $0x000000109d3c8d4a // leaq 0x10(,%r11,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	QUAD $0x0000000c9d3c8d4a // leaq 0xc(,%r11,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	QUAD $0x000000089d3c8d4a // leaq 0x8(,%r11,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	QUAD $0x000000049d348d4a // leaq 0x4(,%r11,4), %rsi
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x7776 <k_conv+0x7766>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4804f162; WORD $0xc95f // vmaxps %zmm1, %zmm15, %zmm1
+	LONG $0x480cf162; WORD $0xc95d // vminps %zmm1, %zmm14, %zmm1
+	LONG $0x497cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4804f162; WORD $0xc05f // vmaxps %zmm0, %zmm15, %zmm0
+	LONG $0x480cf162; WORD $0xc05d // vminps %zmm0, %zmm14, %zmm0
+	LONG $0x4a7cf162; WORD $0x4211; BYTE $0x01 // vmovups %zmm0, 0x40(%rdx) {%k2}
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0x08438d49 // leaq 0x8(%r11), %rax
+	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
+	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
+	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
+	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	LONG $0x244c0148; BYTE $0x50 // addq %rcx, 0x50(%rsp)
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xe6738f0f; WORD $0xffff // jg 0x5de9 <k_conv+0x5dd9>
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00808e0f; WORD $0x0000 // jle 0x7820 <k_conv+0x7810>
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	LONG $0x20ff8349 // cmpq $0x20, %r15
+	WORD $0x7a72 // jb 0x7826 <k_conv+0x7816>
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x487c7162; WORD $0x2910 // vmovups (%rcx), %zmm13
+	LONG $0x487c7162; WORD $0x6110; BYTE $0x01 // vmovups 0x40(%rcx), %zmm12
+	LONG $0x487ce162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm17
+	LONG $0x81148d4a // leaq (%rcx,%r8,4), %rdx
+	LONG $0x487c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11
+	LONG $0x487c7162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm10
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x38244489 // movl %eax, 0x38(%rsp)
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00ef8f0f; WORD $0x0000 // jg 0x78d8 <k_conv+0x78c8>
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	LONG $0x00ef850f; WORD $0x0000 // jne 0x78e9 <k_conv+0x78d9>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x012d8e0f; WORD $0x0000 // jle 0x7940 <k_conv+0x7930>
+	LONG $0x487cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7
+	LONG $0x000128e9; BYTE $0x00 // jmp 0x7946 <k_conv+0x7936>
+	WORD $0x9066 // nop
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x157c // jl 0x7850 <k_conv+0x7840>
+	LONG $0x487c7162; WORD $0x2e10 // vmovups (%rsi), %zmm13
+	WORD $0x13eb // jmp 0x7856 <k_conv+0x7846>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x2e10 // vmovups (%rsi), %zmm13 {%k1} {z}
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x8e148d48 // leaq (%rsi,%rcx,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x0b7e // jle 0x7880 <k_conv+0x7870>
+	LONG $0x487c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11
+	WORD $0x09eb // jmp 0x7886 <k_conv+0x7876>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11 {%k1} {z}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7ce162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm17 {%k2} {z}
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7c7162; WORD $0x6610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm12 {%k2} {z}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7c7162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm10 {%k2} {z}
+	QUAD $0x00000000382444c7 // movl $0x0, 0x38(%rsp)
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0xff118e0f; WORD $0xffff // jle 0x77e9 <k_conv+0x77d9>
+	LONG $0x487c7162; WORD $0x0010 // vmovups (%rax), %zmm8
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	LONG $0xff11840f; WORD $0xffff // je 0x77fa <k_conv+0x77ea>
+	LONG $0x487c7162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm9
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x487cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7
+	LONG $0x487cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x6d7f // jg 0x7978 <k_conv+0x7968>
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x6d75 // jne 0x7985 <k_conv+0x7975>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00bf8e0f; WORD $0x0000 // jle 0x79f0 <k_conv+0x79e0>
+	LONG $0x487cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3
+	LONG $0x0000bae9; BYTE $0x00 // jmp 0x79f6 <k_conv+0x79e6>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x3a10 // vmovups (%rdx), %zmm7 {%k1} {z}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0xca7c7162; WORD $0x0810 // vmovups (%rax), %zmm9 {%k2} {z}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm6 {%k2} {z}
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x937e // jle 0x790b <k_conv+0x78fb>
+	LONG $0x487cf162; WORD $0x2010 // vmovups (%rax), %zmm4
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x9374 // je 0x7918 <k_conv+0x7908>
+	LONG $0x487cf162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm5
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x487cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3
+	LONG $0x487cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00818f0f; WORD $0x0000 // jg 0x7a2c <k_conv+0x7a1c>
+	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	LONG $0x0081850f; WORD $0x0000 // jne 0x7a41 <k_conv+0x7a31>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k2} {z}
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x30418b4c // movq 0x30(%rcx), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x747f // jg 0x7a59 <k_conv+0x7a49>
+	LONG $0x000206e9; BYTE $0x00 // jmp 0x7bf0 <k_conv+0x7be0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3 {%k1} {z}
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0xca7cf162; WORD $0x2810 // vmovups (%rax), %zmm5 {%k2} {z}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xd792fbc5 // kmovd %edi, %k2
+	LONG $0xca7cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2 {%k2} {z}
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0xff7f8e0f; WORD $0xffff // jle 0x79ab <k_conv+0x799b>
+	LONG $0x487cf162; WORD $0x0810 // vmovups (%rax), %zmm1
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	LONG $0xff7f840f; WORD $0xffff // je 0x79c0 <k_conv+0x79b0>
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x30418b4c // movq 0x30(%rcx), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x01978e0f; WORD $0x0000 // jle 0x7bf0 <k_conv+0x7be0>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0x44af0f48; WORD $0x6024 // imulq 0x60(%rsp), %rax
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0x28418b48 // movq 0x28(%rcx), %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x38798b48 // movq 0x38(%rcx), %rdi
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x15eb // jmp 0x7aac <k_conv+0x7a9c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0x0144840f; WORD $0x0000 // je 0x7bf0 <k_conv+0x7be0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0xef7e // jle 0x7aa0 <k_conv+0x7a90>
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0xd10c8b48 // movq (%rcx,%rdx,8), %rcx
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0x8e348d48 // leaq (%rsi,%rcx,4), %rsi
+	LONG $0xbe0c8d4c // leaq (%rsi,%rdi,4), %r9
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487c7162; WORD $0x3010 // vmovups (%rax), %zmm14
+	LONG $0x487c7162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm15
+	LONG $0x487de262; WORD $0x1418; BYTE $0x0b // vbroadcastss (%rbx,%rcx), %zmm18
+	LONG $0x406dc262; WORD $0xc6b8 // vfmadd231ps %zmm14, %zmm18, %zmm16 # zmm16 = (zmm18 * zmm14) + zmm16
+	LONG $0x4805a262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm18) + zmm17
+	QUAD $0x000d5418487de262 // vbroadcastss (%rbp,%rcx), %zmm18
+	LONG $0x406d5262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm14) + zmm13
+	LONG $0x48053262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm15, %zmm12 # zmm12 = (zmm15 * zmm18) + zmm12
+	QUAD $0x000d5418487dc262 // vbroadcastss (%r13,%rcx), %zmm18
+	LONG $0x406d5262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm14) + zmm11
+	LONG $0x48053262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm15, %zmm10 # zmm10 = (zmm15 * zmm18) + zmm10
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x0c // vbroadcastss (%r12,%rcx), %zmm18
+	LONG $0x406d5262; WORD $0xc6b8 // vfmadd231ps %zmm14, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm14) + zmm8
+	LONG $0x48053262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm18) + zmm9
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x0f // vbroadcastss (%r15,%rcx), %zmm18
+	LONG $0x406dd262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm14) + zmm7
+	LONG $0x4805b262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm18) + zmm6
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x0e // vbroadcastss (%r14,%rcx), %zmm18
+	LONG $0x406dd262; WORD $0xe6b8 // vfmadd231ps %zmm14, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm14) + zmm4
+	LONG $0x4805b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm15, %zmm5 # zmm5 = (zmm15 * zmm18) + zmm5
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x0a // vbroadcastss (%r10,%rcx), %zmm18
+	LONG $0x406dd262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm14) + zmm3
+	LONG $0x4805b262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm15, %zmm2 # zmm2 = (zmm15 * zmm18) + zmm2
+	LONG $0x487de262; WORD $0x1418; BYTE $0x0e // vbroadcastss (%rsi,%rcx), %zmm18
+	LONG $0x406dd262; WORD $0xceb8 // vfmadd231ps %zmm14, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm14) + zmm1
+	LONG $0x406dd262; WORD $0xc7b8 // vfmadd231ps %zmm15, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm15) + zmm0
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x0b1c8d4c // leaq (%rbx,%rcx), %r11
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x04c38348 // addq $0x4, %rbx
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	LONG $0xff24820f; WORD $0xffff // jb 0x7b00 <k_conv+0x7af0>
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0xfffeb7e9; BYTE $0xff // jmp 0x7aa0 <k_conv+0x7a90>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487d7262; WORD $0x7918; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm15
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x487d7262; WORD $0x7118; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm14
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x7574 // je 0x7ca0 <k_conv+0x7c90>
+	LONG $0x74af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rsi
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	LONG $0x00818e0f; WORD $0x0000 // jle 0x7cd0 <k_conv+0x7cc0>
+	LONG $0x407ce162; WORD $0x0258 // vaddps (%rdx), %zmm16, %zmm16
+	LONG $0x4804a162; WORD $0xc05f // vmaxps %zmm16, %zmm15, %zmm16
+	LONG $0x480ca162; WORD $0xc05d // vminps %zmm16, %zmm14, %zmm16
+	LONG $0x487ce162; WORD $0x0011 // vmovups %zmm16, (%rax)
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	LONG $0x007c840f; WORD $0x0000 // je 0x7cee <k_conv+0x7cde>
+	LONG $0x4074e162; WORD $0x4258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm17, %zmm16
+	LONG $0x4804a162; WORD $0xc05f // vmaxps %zmm16, %zmm15, %zmm16
+	LONG $0x480ca162; WORD $0xc05d // vminps %zmm16, %zmm14, %zmm16
+	LONG $0x487ce162; WORD $0x4011; BYTE $0x01 // vmovups %zmm16, 0x40(%rax)
+	LONG $0xb8348d48 // leaq (%rax,%rdi,4), %rsi
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x8a3c8d48 // leaq (%rdx,%rcx,4), %rdi
+	LONG $0x000094e9; BYTE $0x00 // jmp 0x7d32 <k_conv+0x7d22>
+	WORD $0x9066 // nop
+	LONG $0x4804a162; WORD $0xc05f // vmaxps %zmm16, %zmm15, %zmm16
+	LONG $0x480ca162; WORD $0xc05d // vminps %zmm16, %zmm14, %zmm16
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	LONG $0x050a8e0f; WORD $0x0000 // jle 0x81c8 <k_conv+0x81b8>
+	LONG $0x487ce162; WORD $0x0011 // vmovups %zmm16, (%rax)
+	LONG $0x000505e9; BYTE $0x00 // jmp 0x81ce <k_conv+0x81be>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97ce162; WORD $0x1210 // vmovups (%rdx), %zmm18 {%k1} {z}
+	LONG $0x407ca162; WORD $0xc258 // vaddps %zmm18, %zmm16, %zmm16
+	LONG $0x4804a162; WORD $0xc05f // vmaxps %zmm16, %zmm15, %zmm16
+	LONG $0x480ca162; WORD $0xc05d // vminps %zmm16, %zmm14, %zmm16
+	LONG $0x497ce162; WORD $0x0011 // vmovups %zmm16, (%rax) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7ce162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm16 {%k2} {z}
+	LONG $0x4074a162; WORD $0xc058 // vaddps %zmm16, %zmm17, %zmm16
+	LONG $0x4804a162; WORD $0xc05f // vmaxps %zmm16, %zmm15, %zmm16
+	LONG $0x480ca162; WORD $0xc05d // vminps %zmm16, %zmm14, %zmm16
+	LONG $0x4a7ce162; WORD $0x4011; BYTE $0x01 // vmovups %zmm16, 0x40(%rax) {%k2}
+	LONG $0xb8348d48 // leaq (%rax,%rdi,4), %rsi
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x8a3c8d48 // leaq (%rdx,%rcx,4), %rdi
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x5e7e // jle 0x7d90 <k_conv+0x7d80>
+	LONG $0x48147162; WORD $0x2f58 // vaddps (%rdi), %zmm13, %zmm13
+	LONG $0x48045162; WORD $0xed5f // vmaxps %zmm13, %zmm15, %zmm13
+	LONG $0x480c5162; WORD $0xed5d // vminps %zmm13, %zmm14, %zmm13
+	LONG $0x487c7162; WORD $0x2e11 // vmovups %zmm13, (%rsi)
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x5d74 // je 0x7dae <k_conv+0x7d9e>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x8a0c8d4a // leaq (%rdx,%r9,4), %rcx
+	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
+	LONG $0xb8348d48 // leaq (%rax,%rdi,4), %rsi
+	QUAD $0x018a6458481c3162 // vaddps 0x40(%rdx,%r9,4), %zmm12, %zmm12
+	LONG $0x48045162; WORD $0xe45f // vmaxps %zmm12, %zmm15, %zmm12
+	LONG $0x480c5162; WORD $0xe45d // vminps %zmm12, %zmm14, %zmm12
+	QUAD $0x01b86411487c7162 // vmovups %zmm12, 0x40(%rax,%rdi,4)
+	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	WORD $0x76eb // jmp 0x7e02 <k_conv+0x7df2>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc97ce162; WORD $0x0710 // vmovups (%rdi), %zmm16 {%k1} {z}
+	LONG $0x48143162; WORD $0xe858 // vaddps %zmm16, %zmm13, %zmm13
+	LONG $0x48045162; WORD $0xed5f // vmaxps %zmm13, %zmm15, %zmm13
+	LONG $0x480c5162; WORD $0xed5d // vminps %zmm13, %zmm14, %zmm13
+	LONG $0x497c7162; WORD $0x2e11 // vmovups %zmm13, (%rsi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7c7162; WORD $0x6f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm13 {%k2} {z}
+	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
+	LONG $0x48045162; WORD $0xe45f // vmaxps %zmm12, %zmm15, %zmm12
+	LONG $0x480c5162; WORD $0xe45d // vminps %zmm12, %zmm14, %zmm12
+	LONG $0x4a7c7162; WORD $0x6611; BYTE $0x01 // vmovups %zmm12, 0x40(%rsi) {%k2}
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x86148d48 // leaq (%rsi,%rax,4), %rdx
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x567e // jle 0x7e50 <k_conv+0x7e40>
+	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
+	LONG $0x48247162; WORD $0x1858 // vaddps (%rax), %zmm11, %zmm11
+	LONG $0x48045162; WORD $0xdb5f // vmaxps %zmm11, %zmm15, %zmm11
+	LONG $0x480c5162; WORD $0xdb5d // vminps %zmm11, %zmm14, %zmm11
+	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x5574 // je 0x7e76 <k_conv+0x7e66>
+	LONG $0x482c7162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm10, %zmm10
+	LONG $0x48045162; WORD $0xd25f // vmaxps %zmm10, %zmm15, %zmm10
+	LONG $0x480c5162; WORD $0xd25d // vminps %zmm10, %zmm14, %zmm10
+	LONG $0x487c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx)
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	WORD $0x70eb // jmp 0x7eba <k_conv+0x7eaa>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
+	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
+	LONG $0x48045162; WORD $0xdb5f // vmaxps %zmm11, %zmm15, %zmm11
+	LONG $0x480c5162; WORD $0xdb5d // vminps %zmm11, %zmm14, %zmm11
+	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
+	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm11 {%k2} {z}
+	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
+	LONG $0x48045162; WORD $0xd25f // vmaxps %zmm10, %zmm15, %zmm10
+	LONG $0x480c5162; WORD $0xd25d // vminps %zmm10, %zmm14, %zmm10
+	LONG $0x4a7c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx) {%k2}
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x567e // jle 0x7f10 <k_conv+0x7f00>
+	LONG $0x483c7162; WORD $0x0058 // vaddps (%rax), %zmm8, %zmm8
+	LONG $0x48045162; WORD $0xc05f // vmaxps %zmm8, %zmm15, %zmm8
+	LONG $0x480c5162; WORD $0xc05d // vminps %zmm8, %zmm14, %zmm8
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x5574 // je 0x7f2e <k_conv+0x7f1e>
+	LONG $0x48347162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm9, %zmm8
+	LONG $0x48045162; WORD $0xc05f // vmaxps %zmm8, %zmm15, %zmm8
+	LONG $0x480c5162; WORD $0xc05d // vminps %zmm8, %zmm14, %zmm8
+	LONG $0x487c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx)
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	WORD $0x70eb // jmp 0x7f72 <k_conv+0x7f62>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x1010 // vmovups (%rax), %zmm10 {%k1} {z}
+	LONG $0x483c5162; WORD $0xc258 // vaddps %zmm10, %zmm8, %zmm8
+	LONG $0x48045162; WORD $0xc05f // vmaxps %zmm8, %zmm15, %zmm8
+	LONG $0x480c5162; WORD $0xc05d // vminps %zmm8, %zmm14, %zmm8
+	LONG $0x497c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7c7162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm8 {%k2} {z}
+	LONG $0x48345162; WORD $0xc058 // vaddps %zmm8, %zmm9, %zmm8
+	LONG $0x48045162; WORD $0xc05f // vmaxps %zmm8, %zmm15, %zmm8
+	LONG $0x480c5162; WORD $0xc05d // vminps %zmm8, %zmm14, %zmm8
+	LONG $0x4a7c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx) {%k2}
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x4e7e // jle 0x7fc0 <k_conv+0x7fb0>
+	LONG $0x4844f162; WORD $0x3858 // vaddps (%rax), %zmm7, %zmm7
+	LONG $0x4804f162; WORD $0xff5f // vmaxps %zmm7, %zmm15, %zmm7
+	LONG $0x480cf162; WORD $0xff5d // vminps %zmm7, %zmm14, %zmm7
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x4d74 // je 0x7fde <k_conv+0x7fce>
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm6, %zmm6
+	LONG $0x4804f162; WORD $0xf65f // vmaxps %zmm6, %zmm15, %zmm6
+	LONG $0x480cf162; WORD $0xf65d // vminps %zmm6, %zmm14, %zmm6
+	LONG $0x487cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx)
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	WORD $0x68eb // jmp 0x8022 <k_conv+0x8012>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
+	LONG $0x4804f162; WORD $0xff5f // vmaxps %zmm7, %zmm15, %zmm7
+	LONG $0x480cf162; WORD $0xff5d // vminps %zmm7, %zmm14, %zmm7
+	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm7 {%k2} {z}
+	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
+	LONG $0x4804f162; WORD $0xf65f // vmaxps %zmm6, %zmm15, %zmm6
+	LONG $0x480cf162; WORD $0xf65d // vminps %zmm6, %zmm14, %zmm6
+	LONG $0x4a7cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx) {%k2}
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x4e7e // jle 0x8070 <k_conv+0x8060>
+	LONG $0x485cf162; WORD $0x2058 // vaddps (%rax), %zmm4, %zmm4
+	LONG $0x4804f162; WORD $0xe45f // vmaxps %zmm4, %zmm15, %zmm4
+	LONG $0x480cf162; WORD $0xe45d // vminps %zmm4, %zmm14, %zmm4
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x4d74 // je 0x808e <k_conv+0x807e>
+	LONG $0x4854f162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm5, %zmm4
+	LONG $0x4804f162; WORD $0xe45f // vmaxps %zmm4, %zmm15, %zmm4
+	LONG $0x480cf162; WORD $0xe45d // vminps %zmm4, %zmm14, %zmm4
+	LONG $0x487cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx)
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	WORD $0x68eb // jmp 0x80d2 <k_conv+0x80c2>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
+	LONG $0x485cf162; WORD $0xe658 // vaddps %zmm6, %zmm4, %zmm4
+	LONG $0x4804f162; WORD $0xe45f // vmaxps %zmm4, %zmm15, %zmm4
+	LONG $0x480cf162; WORD $0xe45d // vminps %zmm4, %zmm14, %zmm4
+	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x6010; BYTE $0x01 // vmovups 0x40(%rax), %zmm4 {%k2} {z}
+	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
+	LONG $0x4804f162; WORD $0xe45f // vmaxps %zmm4, %zmm15, %zmm4
+	LONG $0x480cf162; WORD $0xe45d // vminps %zmm4, %zmm14, %zmm4
+	LONG $0x4a7cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx) {%k2}
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x4e7e // jle 0x8120 <k_conv+0x8110>
+	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
+	LONG $0x4804f162; WORD $0xdb5f // vmaxps %zmm3, %zmm15, %zmm3
+	LONG $0x480cf162; WORD $0xdb5d // vminps %zmm3, %zmm14, %zmm3
+	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x4d74 // je 0x813e <k_conv+0x812e>
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
+	LONG $0x4804f162; WORD $0xd25f // vmaxps %zmm2, %zmm15, %zmm2
+	LONG $0x480cf162; WORD $0xd25d // vminps %zmm2, %zmm14, %zmm2
+	LONG $0x487cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx)
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	WORD $0x6ceb // jmp 0x8186 <k_conv+0x8176>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
+	LONG $0x4804f162; WORD $0xdb5f // vmaxps %zmm3, %zmm15, %zmm3
+	LONG $0x480cf162; WORD $0xdb5d // vminps %zmm3, %zmm14, %zmm3
+	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3 {%k2} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x4804f162; WORD $0xd25f // vmaxps %zmm2, %zmm15, %zmm2
+	LONG $0x480cf162; WORD $0xd25d // vminps %zmm2, %zmm14, %zmm2
+	LONG $0x4a7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k2}
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0xf55a8e0f; WORD $0xffff // jle 0x76e0 <k_conv+0x76d0>
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0x4804f162; WORD $0xc95f // vmaxps %zmm1, %zmm15, %zmm1
+	LONG $0x480cf162; WORD $0xc95d // vminps %zmm1, %zmm14, %zmm1
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	LONG $0xf555840f; WORD $0xffff // je 0x76fe <k_conv+0x76ee>
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm0, %zmm0
+	LONG $0x4804f162; WORD $0xc05f // vmaxps %zmm0, %zmm15, %zmm0
+	LONG $0x480cf162; WORD $0xc05d // vminps %zmm0, %zmm14, %zmm0
+	LONG $0x487cf162; WORD $0x4211; BYTE $0x01 // vmovups %zmm0, 0x40(%rdx)
+	LONG $0xfff567e9; BYTE $0xff // jmp 0x772f <k_conv+0x771f>
+	LONG $0x497ce162; WORD $0x0011 // vmovups %zmm16, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4804a162; WORD $0xc15f // vmaxps %zmm17, %zmm15, %zmm16
+	LONG $0x480ca162; WORD $0xc05d // vminps %zmm16, %zmm14, %zmm16
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x0874 // je 0x81ed <k_conv+0x81dd>
+	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
+	WORD $0x17eb // jmp 0x8204 <k_conv+0x81f4>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k2}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x48045162; WORD $0xed5f // vmaxps %zmm13, %zmm15, %zmm13
+	LONG $0x480c5162; WORD $0xed5d // vminps %zmm13, %zmm14, %zmm13
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x8222 <k_conv+0x8212>
+	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
+	WORD $0x06eb // jmp 0x8228 <k_conv+0x8218>
+	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x48045162; WORD $0xe45f // vmaxps %zmm12, %zmm15, %zmm12
+	LONG $0x480c5162; WORD $0xe45d // vminps %zmm12, %zmm14, %zmm12
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x0874 // je 0x8247 <k_conv+0x8237>
+	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
+	WORD $0x17eb // jmp 0x825e <k_conv+0x824e>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k2}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x48045162; WORD $0xdb5f // vmaxps %zmm11, %zmm15, %zmm11
+	LONG $0x480c5162; WORD $0xdb5d // vminps %zmm11, %zmm14, %zmm11
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x827c <k_conv+0x826c>
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	WORD $0x06eb // jmp 0x8282 <k_conv+0x8272>
+	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x48045162; WORD $0xd25f // vmaxps %zmm10, %zmm15, %zmm10
+	LONG $0x480c5162; WORD $0xd25d // vminps %zmm10, %zmm14, %zmm10
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x0874 // je 0x82a1 <k_conv+0x8291>
+	LONG $0x487c7162; WORD $0x1211 // vmovups %zmm10, (%rdx)
+	WORD $0x17eb // jmp 0x82b8 <k_conv+0x82a8>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k2}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x48045162; WORD $0xc05f // vmaxps %zmm8, %zmm15, %zmm8
+	LONG $0x480c5162; WORD $0xc05d // vminps %zmm8, %zmm14, %zmm8
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x82d6 <k_conv+0x82c6>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	WORD $0x06eb // jmp 0x82dc <k_conv+0x82cc>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x48045162; WORD $0xc15f // vmaxps %zmm9, %zmm15, %zmm8
+	LONG $0x480c5162; WORD $0xc05d // vminps %zmm8, %zmm14, %zmm8
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x0874 // je 0x82fb <k_conv+0x82eb>
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	WORD $0x17eb // jmp 0x8312 <k_conv+0x8302>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k2}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x4804f162; WORD $0xff5f // vmaxps %zmm7, %zmm15, %zmm7
+	LONG $0x480cf162; WORD $0xff5d // vminps %zmm7, %zmm14, %zmm7
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x8330 <k_conv+0x8320>
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	WORD $0x06eb // jmp 0x8336 <k_conv+0x8326>
+	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4804f162; WORD $0xf65f // vmaxps %zmm6, %zmm15, %zmm6
+	LONG $0x480cf162; WORD $0xf65d // vminps %zmm6, %zmm14, %zmm6
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x0874 // je 0x8355 <k_conv+0x8345>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	WORD $0x17eb // jmp 0x836c <k_conv+0x835c>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k2}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x4804f162; WORD $0xe45f // vmaxps %zmm4, %zmm15, %zmm4
+	LONG $0x480cf162; WORD $0xe45d // vminps %zmm4, %zmm14, %zmm4
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x838a <k_conv+0x837a>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	WORD $0x06eb // jmp 0x8390 <k_conv+0x8380>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4804f162; WORD $0xe55f // vmaxps %zmm5, %zmm15, %zmm4
+	LONG $0x480cf162; WORD $0xe45d // vminps %zmm4, %zmm14, %zmm4
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x0874 // je 0x83af <k_conv+0x839f>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	WORD $0x17eb // jmp 0x83c6 <k_conv+0x83b6>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k2}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x4804f162; WORD $0xdb5f // vmaxps %zmm3, %zmm15, %zmm3
+	LONG $0x480cf162; WORD $0xdb5d // vminps %zmm3, %zmm14, %zmm3
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x83e4 <k_conv+0x83d4>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	WORD $0x06eb // jmp 0x83ea <k_conv+0x83da>
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4804f162; WORD $0xd25f // vmaxps %zmm2, %zmm15, %zmm2
+	LONG $0x480cf162; WORD $0xd25d // vminps %zmm2, %zmm14, %zmm2
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x0874 // je 0x8409 <k_conv+0x83f9>
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	WORD $0x17eb // jmp 0x8420 <k_conv+0x8410>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k2}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x4804f162; WORD $0xc95f // vmaxps %zmm1, %zmm15, %zmm1
+	LONG $0x480cf162; WORD $0xc95d // vminps %zmm1, %zmm14, %zmm1
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x843e <k_conv+0x842e>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	WORD $0x06eb // jmp 0x8444 <k_conv+0x8434>
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x4804f162; WORD $0xc05f // vmaxps %zmm0, %zmm15, %zmm0
+	LONG $0x480cf162; WORD $0xc05d // vminps %zmm0, %zmm14, %zmm0
+	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
+	WORD $0x0b74 // je 0x8466 <k_conv+0x8456>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xfff2c9e9; BYTE $0xff // jmp 0x772f <k_conv+0x771f>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k2}
+	LONG $0xfff2ade9; BYTE $0xff // jmp 0x772f <k_conv+0x771f>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88918b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdx
+	LONG $0x50518b4c // movq 0x50(%rcx), %r10
+	LONG $0x78598b48 // movq 0x78(%rcx), %rbx
+	LONG $0x98a18b4c; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %r12
+	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
+	QUAD $0x0000000c9d348d4a // leaq 0xc(,%r11,4), %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x04e6c148 // shlq $0x4, %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	QUAD $0x000000089d348d4a // leaq 0x8(,%r11,4), %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	QUAD $0x000000049d3c8d4a // leaq 0x4(,%r11,4), %rdi
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	QUAD $0x0000009024a4894c // movq %r12, 0x90(%rsp)
+	WORD $0x48eb // jmp 0x8566 <k_conv+0x8556>
+	WORD $0x9066 // nop
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm0, %zmm0
+	LONG $0x4834f162; WORD $0xc05f // vmaxps %zmm0, %zmm9, %zmm0
+	LONG $0x483cf162; WORD $0xc05d // vminps %zmm0, %zmm8, %zmm0
+	LONG $0x487cf162; WORD $0x4211; BYTE $0x01 // vmovups %zmm0, 0x40(%rdx)
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0x04438d49 // leaq 0x4(%r11), %rax
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xd8928f0f; WORD $0xffff // jg 0x5df8 <k_conv+0x5de8>
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x797e // jle 0x8600 <k_conv+0x85f0>
+	LONG $0x487cf162; WORD $0x3010 // vmovups (%rax), %zmm6
+	LONG $0x20ff8349 // cmpq $0x20, %r15
+	WORD $0x7372 // jb 0x8606 <k_conv+0x85f6>
+	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
+	LONG $0x487cf162; WORD $0x2910 // vmovups (%rcx), %zmm5
+	LONG $0x487cf162; WORD $0x6110; BYTE $0x01 // vmovups 0x40(%rcx), %zmm4
+	LONG $0x487cf162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm7
+	LONG $0x91148d4a // leaq (%rcx,%r10,4), %rdx
+	LONG $0x487cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3
+	LONG $0x487cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00df8f0f; WORD $0x0000 // jg 0x86ac <k_conv+0x869c>
+	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0x00df850f; WORD $0x0000 // jne 0x86bf <k_conv+0x86af>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0xca7cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k2} {z}
+	LONG $0x0000c9e9; BYTE $0x00 // jmp 0x86c5 <k_conv+0x86b5>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x137c // jl 0x8630 <k_conv+0x8620>
+	LONG $0x487cf162; WORD $0x2e10 // vmovups (%rsi), %zmm5
+	WORD $0x11eb // jmp 0x8636 <k_conv+0x8626>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x2e10 // vmovups (%rsi), %zmm5 {%k1} {z}
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0x96148d4a // leaq (%rsi,%r10,4), %rdx
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x137e // jle 0x8660 <k_conv+0x8650>
+	LONG $0x487cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3
+	WORD $0x11eb // jmp 0x8666 <k_conv+0x8656>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x1a10 // vmovups (%rdx), %zmm3 {%k1} {z}
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xd0 // kmovd %r8d, %k2
+	LONG $0xca7cf162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm7 {%k2} {z}
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7cf162; WORD $0x6610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm4 {%k2} {z}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2 {%k2} {z}
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0xff218e0f; WORD $0xffff // jle 0x85cd <k_conv+0x85bd>
+	LONG $0x487cf162; WORD $0x0810 // vmovups (%rax), %zmm1
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
+	LONG $0xff21840f; WORD $0xffff // je 0x85e0 <k_conv+0x85d0>
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	LONG $0x48247489 // movl %esi, 0x48(%rsp)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x304a8b48 // movq 0x30(%rdx), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
+	LONG $0x00f08e0f; WORD $0x0000 // jle 0x87d0 <k_conv+0x87c0>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
+	LONG $0x863c8d4c // leaq (%rsi,%rax,4), %r15
+	LONG $0x28628b4c // movq 0x28(%rdx), %r12
+	LONG $0x386a8b4c // movq 0x38(%rdx), %r13
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x12eb // jmp 0x871c <k_conv+0x870c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0x00b4840f; WORD $0x0000 // je 0x87d0 <k_conv+0x87c0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0xef7e // jle 0x8710 <k_conv+0x8700>
+	LONG $0xc4348b4b // movq (%r12,%r8,8), %rsi
+	LONG $0xb7048d49 // leaq (%r15,%rsi,4), %rax
+	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c7162; WORD $0x0210 // vmovups (%rdx), %zmm8
+	LONG $0x487c7162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm9
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x31 // vbroadcastss (%r9,%rsi), %zmm10
+	LONG $0x482dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
+	LONG $0x4835d262; WORD $0xfab8 // vfmadd231ps %zmm10, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm10) + zmm7
+	LONG $0x487d7262; WORD $0x1418; BYTE $0x33 // vbroadcastss (%rbx,%rsi), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x33 // vbroadcastss (%r11,%rsi), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x32 // vbroadcastss (%r10,%rsi), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0x312c8d49 // leaq (%r9,%rsi), %rbp
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	WORD $0x8672 // jb 0x8750 <k_conv+0x8740>
+	LONG $0xffff41e9; BYTE $0xff // jmp 0x8710 <k_conv+0x8700>
+	BYTE $0x90 // nop
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487d7262; WORD $0x4918; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm9
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
+	LONG $0x487d7262; WORD $0x4118; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm8
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x0084840f; WORD $0x0000 // je 0x8890 <k_conv+0x8880>
+	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
+	LONG $0xf4af0f49 // imulq %r12, %rsi
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x244c8b44; BYTE $0x48 // movl 0x48(%rsp), %r9d
+	LONG $0x00908e0f; WORD $0x0000 // jle 0x88d0 <k_conv+0x88c0>
+	LONG $0x484cf162; WORD $0x3058 // vaddps (%rax), %zmm6, %zmm6
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0x008d840f; WORD $0x0000 // je 0x88ee <k_conv+0x88de>
+	LONG $0x4844f162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm7, %zmm6
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x487cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx)
+	LONG $0x9a348d48 // leaq (%rdx,%rbx,4), %rsi
+	LONG $0xa0048d4e // leaq (%rax,%r12,4), %r8
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x892d <k_conv+0x891d>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24448b44; BYTE $0x48 // movl 0x48(%rsp), %r8d
+	LONG $0x023c8e0f; WORD $0x0000 // jle 0x8af4 <k_conv+0x8ae4>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	LONG $0x000237e9; BYTE $0x00 // jmp 0x8afa <k_conv+0x8aea>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x1010 // vmovups (%rax), %zmm10 {%k1} {z}
+	LONG $0x484cd162; WORD $0xf258 // vaddps %zmm10, %zmm6, %zmm6
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x497cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x7010; BYTE $0x01 // vmovups 0x40(%rax), %zmm6 {%k2} {z}
+	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x4a7cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx) {%k2}
+	LONG $0x9a348d48 // leaq (%rdx,%rbx,4), %rsi
+	LONG $0xa0048d4e // leaq (%rax,%r12,4), %r8
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x537e // jle 0x8980 <k_conv+0x8970>
+	LONG $0x4854d162; WORD $0x2858 // vaddps (%r8), %zmm5, %zmm5
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	LONG $0x487cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x5474 // je 0x899e <k_conv+0x898e>
+	LONG $0xa00c8d4a // leaq (%rax,%r12,4), %rcx
+	LONG $0x9a348d48 // leaq (%rdx,%rbx,4), %rsi
+	QUAD $0x01a06458485cb162 // vaddps 0x40(%rax,%r12,4), %zmm4, %zmm4
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	QUAD $0x019a6411487cf162 // vmovups %zmm4, 0x40(%rdx,%rbx,4)
+	LONG $0x9e148d48 // leaq (%rsi,%rbx,4), %rdx
+	LONG $0xa1048d4a // leaq (%rcx,%r12,4), %rax
+	WORD $0x65eb // jmp 0x89dd <k_conv+0x89cd>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc97cd162; WORD $0x3010 // vmovups (%r8), %zmm6 {%k1} {z}
+	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	LONG $0x497cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%r8), %zmm5 {%k2} {z}
+	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	LONG $0x4a7cf162; WORD $0x6611; BYTE $0x01 // vmovups %zmm4, 0x40(%rsi) {%k2}
+	LONG $0x9e148d48 // leaq (%rsi,%rbx,4), %rdx
+	LONG $0xa0048d4b // leaq (%r8,%r12,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x437e // jle 0x8a20 <k_conv+0x8a10>
+	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x4474 // je 0x8a3e <k_conv+0x8a2e>
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	LONG $0x487cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx)
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	WORD $0x5feb // jmp 0x8a7d <k_conv+0x8a6d>
+	WORD $0x9066 // nop
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3 {%k2} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	LONG $0x4a7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k2}
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x237e // jle 0x8aa0 <k_conv+0x8a90>
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	LONG $0xfa82850f; WORD $0xffff // jne 0x8520 <k_conv+0x8510>
+	WORD $0x1eeb // jmp 0x8abe <k_conv+0x8aae>
+	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	LONG $0x497cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k1}
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0xca7cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4834f162; WORD $0xc05f // vmaxps %zmm0, %zmm9, %zmm0
+	LONG $0x483cf162; WORD $0xc05d // vminps %zmm0, %zmm8, %zmm0
+	LONG $0x4a7cf162; WORD $0x4211; BYTE $0x01 // vmovups %zmm0, 0x40(%rdx) {%k2}
+	LONG $0xfffa46e9; BYTE $0xff // jmp 0x853a <k_conv+0x852a>
+	LONG $0x497cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k1}
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x4834f162; WORD $0xf75f // vmaxps %zmm7, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x8b17 <k_conv+0x8b07>
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	WORD $0x17eb // jmp 0x8b2e <k_conv+0x8b1e>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k2}
+	LONG $0x9a048d48 // leaq (%rdx,%rbx,4), %rax
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x8b4c <k_conv+0x8b3c>
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	WORD $0x06eb // jmp 0x8b52 <k_conv+0x8b42>
+	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x8b6f <k_conv+0x8b5f>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	WORD $0x17eb // jmp 0x8b86 <k_conv+0x8b76>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k2}
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x8ba4 <k_conv+0x8b94>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	WORD $0x06eb // jmp 0x8baa <k_conv+0x8b9a>
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0874 // je 0x8bc7 <k_conv+0x8bb7>
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	WORD $0x17eb // jmp 0x8bde <k_conv+0x8bce>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xd692fbc5 // kmovd %esi, %k2
+	LONG $0x4a7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k2}
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x8bfc <k_conv+0x8bec>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	WORD $0x06eb // jmp 0x8c02 <k_conv+0x8bf2>
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x4834f162; WORD $0xc05f // vmaxps %zmm0, %zmm9, %zmm0
+	LONG $0x483cf162; WORD $0xc05d // vminps %zmm0, %zmm8, %zmm0
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	WORD $0x0b74 // je 0x8c22 <k_conv+0x8c12>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xfff918e9; BYTE $0xff // jmp 0x853a <k_conv+0x852a>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k2}
+	LONG $0xfff8fce9; BYTE $0xff // jmp 0x853a <k_conv+0x852a>
+	WORD $0x9066 // nop
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88b98b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdi
+	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
+	LONG $0x78718b48 // movq 0x78(%rcx), %rsi
+	LONG $0x98898b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	QUAD $0x000000049d048d4e // leaq 0x4(,%r11,4), %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	QUAD $0x000000f82484034c // addq 0xf8(%rsp), %r8
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	QUAD $0x00000000fd0c8d48 // leaq (,%rdi,8), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	WORD $0x3feb // jmp 0x8cc7 <k_conv+0x8cb7>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x01834458487cd162 // vaddps 0x40(%r11,%rax,4), %zmm0, %zmm0
+	LONG $0x4854f162; WORD $0xc05f // vmaxps %zmm0, %zmm5, %zmm0
+	LONG $0x485cf162; WORD $0xc05d // vminps %zmm0, %zmm4, %zmm0
+	QUAD $0x01b34411487cf162 // vmovups %zmm0, 0x40(%rbx,%rsi,4)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x02478d48 // leaq 0x2(%rdi), %rax
+	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xd1408f0f; WORD $0xffff // jg 0x5e07 <k_conv+0x5df7>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x81148d4c // leaq (%rcx,%rax,4), %r10
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x3d7e // jle 0x8d20 <k_conv+0x8d10>
+	LONG $0x487cd162; WORD $0x1210 // vmovups (%r10), %zmm2
+	LONG $0x20ff8349 // cmpq $0x20, %r15
+	WORD $0x3772 // jb 0x8d26 <k_conv+0x8d16>
+	LONG $0x92048d49 // leaq (%r10,%rdx,4), %rax
+	LONG $0x487cf162; WORD $0x0810 // vmovups (%rax), %zmm1
+	LONG $0x487cf162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm0
+	LONG $0x487cd162; WORD $0x5a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm3
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x30498b49 // movq 0x30(%r9), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x7e7f // jg 0x8d96 <k_conv+0x8d86>
+	LONG $0x000123e9; BYTE $0x00 // jmp 0x8e40 <k_conv+0x8e30>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cd162; WORD $0x1210 // vmovups (%r10), %zmm2 {%k1} {z}
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0x92048d49 // leaq (%r10,%rdx,4), %rax
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x137c // jl 0x8d50 <k_conv+0x8d40>
+	LONG $0x487cf162; WORD $0x0810 // vmovups (%rax), %zmm1
+	WORD $0x11eb // jmp 0x8d56 <k_conv+0x8d46>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7cd162; WORD $0x5a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm3 {%k2} {z}
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0xca7cf162; WORD $0x4010; BYTE $0x01 // vmovups 0x40(%rax), %zmm0 {%k2} {z}
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x30498b49 // movq 0x30(%r9), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x00aa8e0f; WORD $0x0000 // jle 0x8e40 <k_conv+0x8e30>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	QUAD $0x000000d8249c8b48 // movq 0xd8(%rsp), %rbx
+	LONG $0x831c8d48 // leaq (%rbx,%rax,4), %rbx
+	LONG $0x28718b4d // movq 0x28(%r9), %r14
+	LONG $0x38798b4d // movq 0x38(%r9), %r15
+	QUAD $0x000000a824a48b4c // movq 0xa8(%rsp), %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x08eb // jmp 0x8dc8 <k_conv+0x8db8>
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x3949; BYTE $0xcd // cmpq %rcx, %r13
+	WORD $0x7874 // je 0x8e40 <k_conv+0x8e30>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0xf37e // jle 0x8dc0 <k_conv+0x8db0>
+	LONG $0xee0c8b4f // movq (%r14,%r13,8), %r9
+	LONG $0x8b2c8d4a // leaq (%rbx,%r9,4), %rbp
+	QUAD $0x00000000bd048d4a // leaq (,%r15,4), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x880c8d4f // leaq (%r8,%r9,4), %r9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm4
+	QUAD $0x01246c10487cd162 // vmovups 0x40(%r12), %zmm5
+	LONG $0x487df262; WORD $0x7518; BYTE $0x00 // vbroadcastss (%rbp), %zmm6
+	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
+	LONG $0x4855f262; WORD $0xdeb8 // vfmadd231ps %zmm6, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm6) + zmm3
+	LONG $0x487dd262; WORD $0x3118 // vbroadcastss (%r9), %zmm6
+	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
+	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	WORD $0xbb72 // jb 0x8df0 <k_conv+0x8de0>
+	WORD $0x89eb // jmp 0x8dc0 <k_conv+0x8db0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487df262; WORD $0x6918; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm5
+	QUAD $0x000000e0248c8b4c // movq 0xe0(%rsp), %r9
+	LONG $0x811c8d49 // leaq (%r9,%rax,4), %rbx
+	LONG $0x487df262; WORD $0x6118; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm4
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x7274 // je 0x8ee0 <k_conv+0x8ed0>
+	LONG $0x5caf0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r11
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	LONG $0x981c8d4e // leaq (%rax,%r11,4), %r11
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x007e8e0f; WORD $0x0000 // jle 0x8f10 <k_conv+0x8f00>
+	LONG $0x486cd162; WORD $0x1358 // vaddps (%r11), %zmm2, %zmm2
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x487cf162; WORD $0x1311 // vmovups %zmm2, (%rbx)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x007b840f; WORD $0x0000 // je 0x8f2e <k_conv+0x8f1e>
+	LONG $0x4864d162; WORD $0x5358; BYTE $0x01 // vaddps 0x40(%r11), %zmm3, %zmm2
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x487cf162; WORD $0x5311; BYTE $0x01 // vmovups %zmm2, 0x40(%rbx)
+	LONG $0xb3048d48 // leaq (%rbx,%rsi,4), %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8b0c8d4d // leaq (%r11,%rcx,4), %r9
+	LONG $0x000093e9; BYTE $0x00 // jmp 0x8f72 <k_conv+0x8f62>
+	BYTE $0x90 // nop
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x8ff8 <k_conv+0x8fe8>
+	LONG $0x487cf162; WORD $0x1311 // vmovups %zmm2, (%rbx)
+	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x8ffe <k_conv+0x8fee>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cd162; WORD $0x3310 // vmovups (%r11), %zmm6 {%k1} {z}
+	LONG $0x486cf162; WORD $0xd658 // vaddps %zmm6, %zmm2, %zmm2
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x497cf162; WORD $0x1311 // vmovups %zmm2, (%rbx) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0xca7cd162; WORD $0x5310; BYTE $0x01 // vmovups 0x40(%r11), %zmm2 {%k2} {z}
+	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x4a7cf162; WORD $0x5311; BYTE $0x01 // vmovups %zmm2, 0x40(%rbx) {%k2}
+	LONG $0xb3048d48 // leaq (%rbx,%rsi,4), %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8b0c8d4d // leaq (%r11,%rcx,4), %r9
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x2e7e // jle 0x8fa0 <k_conv+0x8f90>
+	LONG $0x4874d162; WORD $0x0958 // vaddps (%r9), %zmm1, %zmm1
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0xfcf5850f; WORD $0xffff // jne 0x8c88 <k_conv+0x8c78>
+	WORD $0x29eb // jmp 0x8fbe <k_conv+0x8fae>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x1110 // vmovups (%r9), %zmm2 {%k1} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xd2 // kmovd %r10d, %k2
+	LONG $0xca7cd162; WORD $0x4910; BYTE $0x01 // vmovups 0x40(%r9), %zmm1 {%k2} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4854f162; WORD $0xc05f // vmaxps %zmm0, %zmm5, %zmm0
+	LONG $0x485cf162; WORD $0xc05d // vminps %zmm0, %zmm4, %zmm0
+	LONG $0x4a7cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax) {%k2}
+	LONG $0xfffcb8e9; BYTE $0xff // jmp 0x8cb0 <k_conv+0x8ca0>
+	LONG $0x497cf162; WORD $0x1311 // vmovups %zmm2, (%rbx) {%k1}
+	LONG $0x40438d48 // leaq 0x40(%rbx), %rax
+	LONG $0x4854f162; WORD $0xd35f // vmaxps %zmm3, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x901b <k_conv+0x900b>
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	WORD $0x1beb // jmp 0x9036 <k_conv+0x9026>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0x4a7cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k2}
+	LONG $0xb3048d48 // leaq (%rbx,%rsi,4), %rax
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x087e // jle 0x9054 <k_conv+0x9044>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	WORD $0x06eb // jmp 0x905a <k_conv+0x904a>
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x4854f162; WORD $0xc05f // vmaxps %zmm0, %zmm5, %zmm0
+	LONG $0x485cf162; WORD $0xc05d // vminps %zmm0, %zmm4, %zmm0
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0b74 // je 0x907a <k_conv+0x906a>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xfffc36e9; BYTE $0xff // jmp 0x8cb0 <k_conv+0x8ca0>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xd1 // kmovd %r9d, %k2
+	LONG $0x4a7cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k2}
+	LONG $0xfffc16e9; BYTE $0xff // jmp 0x8cb0 <k_conv+0x8ca0>
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x48eb // jmp 0x910e <k_conv+0x90fe>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x0000011024848b48 // movq 0x110(%rsp), %rax
+	QUAD $0x000000f824840348 // addq 0xf8(%rsp), %rax
+	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
+	QUAD $0x0000012024b43b48 // cmpq 0x120(%rsp), %rsi
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	QUAD $0x0000015024948b48 // movq 0x150(%rsp), %rdx
+	LONG $0x6f62840f; WORD $0xffff // je 0x70 <k_conv+0x60>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x1a74 // je 0x9130 <k_conv+0x9120>
+	LONG $0x90878b48; WORD $0x0000; BYTE $0x00 // movq 0x90(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0x0ceb // jmp 0x9132 <k_conv+0x9122>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
+	QUAD $0x00000148248c8b48 // movq 0x148(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x0000014024948b48 // movq 0x140(%rsp), %rdx
+	QUAD $0x0000015824b48948 // movq %rsi, 0x158(%rsp)
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x247c8348; WORD $0x0c58 // cmpq $0xc, 0x58(%rsp)
+	LONG $0x026c8d0f; WORD $0x0000 // jge 0x9420 <k_conv+0x9410>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x08458d49 // leaq 0x8(%r13), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x0c6a8e0f; WORD $0x0000 // jle 0x9e30 <k_conv+0x9e20>
+	LONG $0x04458d49 // leaq 0x4(%r13), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x138b8e0f; WORD $0x0000 // jle 0xa560 <k_conv+0xa550>
+	LONG $0x02458d49 // leaq 0x2(%r13), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x177c8e0f; WORD $0x0000 // jle 0xa960 <k_conv+0xa950>
+	LONG $0x246c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r13
+	LONG $0xfee18d0f; WORD $0xffff // jge 0x90d0 <k_conv+0x90c0>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x88868b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rsi), %rax
+	LONG $0x504e8b48 // movq 0x50(%rsi), %rcx
+	LONG $0x78568b48 // movq 0x78(%rsi), %rdx
+	LONG $0x98b68b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rsi), %rsi
+	WORD $0x24eb // jmp 0x9230 <k_conv+0x9220>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x486cf162; WORD $0xc05f // vmaxps %zmm0, %zmm2, %zmm0
+	LONG $0x4874f162; WORD $0xc05d // vminps %zmm0, %zmm1, %zmm0
+	LONG $0x497cf162; WORD $0x0711 // vmovups %zmm0, (%rdi) {%k1}
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x246c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r13
+	LONG $0xfea0840f; WORD $0xffff // je 0x90d0 <k_conv+0x90c0>
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
+	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x277c // jl 0x9270 <k_conv+0x9260>
+	LONG $0x487cf162; WORD $0x0710 // vmovups (%rdi), %zmm0
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x30598b4d // movq 0x30(%r9), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x277f // jg 0x9284 <k_conv+0x9274>
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x9300 <k_conv+0x92f0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x0710 // vmovups (%rdi), %zmm0 {%k1} {z}
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x30598b4d // movq 0x30(%r9), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x7c7e // jle 0x9300 <k_conv+0x92f0>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
+	LONG $0xb8048d4d // leaq (%r8,%rdi,4), %r8
+	LONG $0x28518b4d // movq 0x28(%r9), %r10
+	LONG $0x38498b4d // movq 0x38(%r9), %r9
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0x00e7850f; WORD $0x0000 // jne 0x9390 <k_conv+0x9380>
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x11eb // jmp 0x549d <k_conv+0x548d>
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	WORD $0x3f74 // je 0x9300 <k_conv+0x92f0>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x3a7e // jle 0x9300 <k_conv+0x92f0>
+	LONG $0xda148b4d // movq (%r10,%rbx,8), %r10
+	LONG $0x90048d4f // leaq (%r8,%r10,4), %r8
+	LONG $0x880c8d4f // leaq (%r8,%r9,4), %r9
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x0818 // vbroadcastss (%r8), %zmm1
+	LONG $0x4875f262; WORD $0x07b8 // vfmadd231ps (%rdi), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xe772 // jb 0x92e0 <k_conv+0x92d0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0xc5af0f4d // imulq %r13, %r8
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	LONG $0xb93c8d49 // leaq (%r9,%rdi,4), %rdi
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x487dd262; WORD $0x5118; BYTE $0x28 // vbroadcastss 0xa0(%r9), %zmm2
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x82048d4f // leaq (%r10,%r8,4), %r8
+	LONG $0x487dd262; WORD $0x4918; BYTE $0x29 // vbroadcastss 0xa4(%r9), %zmm1
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	WORD $0x347c // jl 0x9370 <k_conv+0x9360>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x0674 // je 0x934a <k_conv+0x933a>
+	LONG $0x487cd162; WORD $0x0058 // vaddps (%r8), %zmm0, %zmm0
+	LONG $0x486cf162; WORD $0xc05f // vmaxps %zmm0, %zmm2, %zmm0
+	LONG $0x4874f162; WORD $0xc05d // vminps %zmm0, %zmm1, %zmm0
+	LONG $0x487cf162; WORD $0x0711 // vmovups %zmm0, (%rdi)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x246c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r13
+	LONG $0xfec6850f; WORD $0xffff // jne 0x9230 <k_conv+0x9220>
+	LONG $0xfffd61e9; BYTE $0xff // jmp 0x90d0 <k_conv+0x90c0>
+	BYTE $0x90 // nop
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0xfe94840f; WORD $0xffff // je 0x9210 <k_conv+0x9200>
+	LONG $0xc97cd162; WORD $0x1810 // vmovups (%r8), %zmm3 {%k1} {z}
+	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
+	LONG $0xfffe83e9; BYTE $0xff // jmp 0x9210 <k_conv+0x9200>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xfe // andq %rdi, %r14
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x11eb // jmp 0x93bd <k_conv+0x93ad>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x02c38348 // addq $0x2, %rbx
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	LONG $0xfeea840f; WORD $0xffff // je 0x5387 <k_conv+0x5377>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2e7e // jle 0x54d0 <k_conv+0x54c0>
-	LONG $0xdb348b4d // movq (%r11,%rbx,8), %r14
-	LONG $0xb1348d4f // leaq (%r9,%r14,4), %r14
-	LONG $0x963c8d4f // leaq (%r14,%r10,4), %r15
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	LONG $0xfef6840f; WORD $0xffff // je 0x92b3 <k_conv+0x92a3>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x277e // jle 0x93e9 <k_conv+0x93d9>
+	LONG $0xda3c8b4d // movq (%r10,%rbx,8), %r15
+	LONG $0xb83c8d4f // leaq (%r8,%r15,4), %r15
+	LONG $0x8f248d4f // leaq (%r15,%r9,4), %r12
 	WORD $0x9066 // nop
-	LONG $0x487dd262; WORD $0x2618 // vbroadcastss (%r14), %zmm4
-	LONG $0x485dd262; WORD $0x18b8 // vfmadd231ps (%r8), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485dd262; WORD $0x50b8; BYTE $0x01 // vfmadd231ps 0x40(%r8), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x80e88349 // subq $-0x80, %r8
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe072 // jb 0x54b0 <k_conv+0x54a0>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xbb7e // jle 0x5490 <k_conv+0x5480>
-	LONG $0xdb748b4d; BYTE $0x08 // movq 0x8(%r11,%rbx,8), %r14
-	LONG $0xb1348d4f // leaq (%r9,%r14,4), %r14
-	LONG $0x963c8d4f // leaq (%r14,%r10,4), %r15
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487dd262; WORD $0x2618 // vbroadcastss (%r14), %zmm4
-	LONG $0x485dd262; WORD $0x18b8 // vfmadd231ps (%r8), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485dd262; WORD $0x50b8; BYTE $0x01 // vfmadd231ps 0x40(%r8), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x80e88349 // subq $-0x80, %r8
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe072 // jb 0x54f0 <k_conv+0x54e0>
-	LONG $0xffff7be9; BYTE $0xff // jmp 0x5490 <k_conv+0x5480>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cd162; WORD $0x2110 // vmovups (%r9), %zmm4 {%k1} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cd162; WORD $0x1811 // vmovups %zmm3, (%r8) {%k1}
-	LONG $0xca7cd162; WORD $0x5910; BYTE $0x01 // vmovups 0x40(%r9), %zmm3 {%k2} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0xfffdc2e9; BYTE $0xff // jmp 0x5312 <k_conv+0x5302>
+	LONG $0x487dd262; WORD $0x0f18 // vbroadcastss (%r15), %zmm1
+	LONG $0x4875f262; WORD $0x07b8 // vfmadd231ps (%rdi), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xe772 // jb 0x93d0 <k_conv+0x93c0>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0xc27e // jle 0x93b0 <k_conv+0x93a0>
+	LONG $0xda7c8b4d; BYTE $0x08 // movq 0x8(%r10,%rbx,8), %r15
+	LONG $0xb83c8d4f // leaq (%r8,%r15,4), %r15
+	LONG $0x8f248d4f // leaq (%r15,%r9,4), %r12
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487dd262; WORD $0x0f18 // vbroadcastss (%r15), %zmm1
+	LONG $0x4875f262; WORD $0x07b8 // vfmadd231ps (%rdi), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xe772 // jb 0x9400 <k_conv+0x93f0>
+	WORD $0x95eb // jmp 0x93b0 <k_conv+0x93a0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x70788b48 // movq 0x70(%rax), %rdi
-	LONG $0x30488b48 // movq 0x30(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x60408b4c // movq 0x60(%rax), %r8
-	LONG $0x487df262; WORD $0x4018; BYTE $0x22 // vbroadcastss 0x88(%rax), %zmm0
-	LONG $0x80908b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r10
-	LONG $0x487df262; WORD $0x4818; BYTE $0x23 // vbroadcastss 0x8c(%rax), %zmm1
+	LONG $0x88b88b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rax), %rdi
+	LONG $0x50408b4c // movq 0x50(%rax), %r8
+	LONG $0x78488b4c // movq 0x78(%rax), %r9
+	LONG $0x98808b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rax), %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
 	LONG $0x7f048d48 // leaq (%rdi,%rdi,2), %rax
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x04e2c149 // shlq $0x4, %r10
 	LONG $0xbf0c8d48 // leaq (%rdi,%rdi,4), %rcx
 	LONG $0xff148d48 // leaq (%rdi,%rdi,8), %rdx
 	LONG $0x521c8d4c // leaq (%rdx,%rdx,2), %r11
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0x05e3c148 // shlq $0x5, %rbx
 	LONG $0x2cf76b4c // imulq $0x2c, %rdi, %r14
-	QUAD $0x000000e024b48b48 // movq 0xe0(%rsp), %rsi
+	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
 	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
-	LONG $0x2474894c; BYTE $0x18 // movq %r14, 0x18(%rsp)
-	LONG $0x49348d4f // leaq (%r9,%r9,2), %r14
-	QUAD $0x0000014024b4894c // movq %r14, 0x140(%rsp)
+	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
+	LONG $0x52348d4f // leaq (%r10,%r10,2), %r14
+	QUAD $0x0000013024b4894c // movq %r14, 0x130(%rsp)
 	LONG $0xce348d4c // leaq (%rsi,%rcx,8), %r14
-	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
 	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
-	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
 	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
-	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
 	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
 	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
-	LONG $0x245c894c; BYTE $0x50 // movq %r11, 0x50(%rsp)
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
 	LONG $0xc6148d48 // leaq (%rsi,%rax,8), %rdx
-	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
 	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
-	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	LONG $0xfe048d48 // leaq (%rsi,%rdi,8), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	QUAD $0x0000013824bc8948 // movq %rdi, 0x138(%rsp)
-	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
-	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x000001482484894c // movq %r8, 0x148(%rsp)
-	QUAD $0x000001002494894c // movq %r10, 0x100(%rsp)
-	LONG $0x0000bbe9; BYTE $0x00 // jmp 0x5706 <k_conv+0x56f6>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3 {%k4} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4c7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k4}
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x0c418d48 // leaq 0xc(%rcx), %rax
-	QUAD $0x0000014024948b48 // movq 0x140(%rsp), %rdx
-	LONG $0x24540148; BYTE $0x18 // addq %rdx, 0x18(%rsp)
-	LONG $0x24540148; BYTE $0x28 // addq %rdx, 0x28(%rsp)
-	QUAD $0x000000b024940148 // addq %rdx, 0xb0(%rsp)
-	LONG $0x24540148; BYTE $0x08 // addq %rdx, 0x8(%rsp)
-	LONG $0x24540148; BYTE $0x50 // addq %rdx, 0x50(%rsp)
-	QUAD $0x0000009024940148 // addq %rdx, 0x90(%rsp)
-	LONG $0x24540148; BYTE $0x78 // addq %rdx, 0x78(%rsp)
-	LONG $0x24540148; BYTE $0x58 // addq %rdx, 0x58(%rsp)
-	QUAD $0x0000008824940148 // addq %rdx, 0x88(%rsp)
-	LONG $0x24540148; BYTE $0x70 // addq %rdx, 0x70(%rsp)
-	QUAD $0x000000c824940148 // addq %rdx, 0xc8(%rsp)
-	QUAD $0x000000b824940148 // addq %rdx, 0xb8(%rsp)
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xfb938f0f; WORD $0xffff // jg 0x5299 <k_conv+0x5289>
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x487cf162; WORD $0x1810 // vmovups (%rax), %zmm3
-	LONG $0x487cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2
-	LONG $0x247c8348; WORD $0x0060 // cmpq $0x0, 0x60(%rsp)
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
-	LONG $0x02cc8e0f; WORD $0x0000 // jle 0x5a00 <k_conv+0x59f0>
-	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28488b48 // movq 0x28(%rax), %rcx
-	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
-	LONG $0x38488b48 // movq 0x38(%rax), %rcx
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
-	LONG $0x487c7162; WORD $0xd228 // vmovaps %zmm2, %zmm10
-	LONG $0x487c7162; WORD $0xdb28 // vmovaps %zmm3, %zmm11
-	LONG $0x487c7162; WORD $0xe228 // vmovaps %zmm2, %zmm12
-	LONG $0x487c7162; WORD $0xeb28 // vmovaps %zmm3, %zmm13
-	LONG $0x487c7162; WORD $0xf228 // vmovaps %zmm2, %zmm14
-	LONG $0x487c7162; WORD $0xfb28 // vmovaps %zmm3, %zmm15
-	LONG $0x487ce162; WORD $0xc228 // vmovaps %zmm2, %zmm16
-	LONG $0x487ce162; WORD $0xcb28 // vmovaps %zmm3, %zmm17
-	LONG $0x487ce162; WORD $0xd228 // vmovaps %zmm2, %zmm18
-	LONG $0x487ce162; WORD $0xdb28 // vmovaps %zmm3, %zmm19
-	LONG $0x487ce162; WORD $0xe228 // vmovaps %zmm2, %zmm20
-	LONG $0x487ce162; WORD $0xeb28 // vmovaps %zmm3, %zmm21
-	LONG $0x487ce162; WORD $0xf228 // vmovaps %zmm2, %zmm22
-	LONG $0x487ce162; WORD $0xfb28 // vmovaps %zmm3, %zmm23
-	LONG $0x487c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24
-	LONG $0x487c6162; WORD $0xcb28 // vmovaps %zmm3, %zmm25
-	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	WORD $0x1deb // jmp 0x581e <k_conv+0x580e>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
-	LONG $0x0266840f; WORD $0x0000 // je 0x5a84 <k_conv+0x5a74>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0xed7e // jle 0x5810 <k_conv+0x5800>
-	QUAD $0x0000011024848b48 // movq 0x110(%rsp), %rax
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0xd0048b4c // movq (%rax,%rdx,8), %r8
-	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	QUAD $0x000000b824ac8b48 // movq 0xb8(%rsp), %rbp
-	QUAD $0x000000c824b48b4c // movq 0xc8(%rsp), %r14
-	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
-	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
-	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487c4162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm26
-	QUAD $0x01245c10487c4162 // vmovups 0x40(%r12), %zmm27
-	LONG $0x487d0262; WORD $0x2418; BYTE $0x06 // vbroadcastss (%r14,%r8), %zmm28
-	LONG $0x401d0262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm28, %zmm25 # zmm25 = (zmm28 * zmm26) + zmm25
-	LONG $0x40250262; WORD $0xc4b8 // vfmadd231ps %zmm28, %zmm27, %zmm24 # zmm24 = (zmm27 * zmm28) + zmm24
-	QUAD $0x00056418487d2262 // vbroadcastss (%rbp,%r8), %zmm28
-	LONG $0x401d8262; WORD $0xfab8 // vfmadd231ps %zmm26, %zmm28, %zmm23 # zmm23 = (zmm28 * zmm26) + zmm23
-	LONG $0x40258262; WORD $0xf4b8 // vfmadd231ps %zmm28, %zmm27, %zmm22 # zmm22 = (zmm27 * zmm28) + zmm22
-	LONG $0x487d0262; WORD $0x2418; BYTE $0x07 // vbroadcastss (%r15,%r8), %zmm28
-	LONG $0x401d8262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm28, %zmm21 # zmm21 = (zmm28 * zmm26) + zmm21
-	LONG $0x40258262; WORD $0xe4b8 // vfmadd231ps %zmm28, %zmm27, %zmm20 # zmm20 = (zmm27 * zmm28) + zmm20
-	LONG $0x487d2262; WORD $0x2418; BYTE $0x00 // vbroadcastss (%rax,%r8), %zmm28
-	LONG $0x401d8262; WORD $0xdab8 // vfmadd231ps %zmm26, %zmm28, %zmm19 # zmm19 = (zmm28 * zmm26) + zmm19
-	LONG $0x40258262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm28) + zmm18
-	LONG $0x487d2262; WORD $0x2418; BYTE $0x02 // vbroadcastss (%rdx,%r8), %zmm28
-	LONG $0x401d8262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm28, %zmm17 # zmm17 = (zmm28 * zmm26) + zmm17
-	LONG $0x40258262; WORD $0xc4b8 // vfmadd231ps %zmm28, %zmm27, %zmm16 # zmm16 = (zmm27 * zmm28) + zmm16
-	LONG $0x487d2262; WORD $0x2418; BYTE $0x06 // vbroadcastss (%rsi,%r8), %zmm28
-	LONG $0x401d1262; WORD $0xfab8 // vfmadd231ps %zmm26, %zmm28, %zmm15 # zmm15 = (zmm28 * zmm26) + zmm15
-	LONG $0x40251262; WORD $0xf4b8 // vfmadd231ps %zmm28, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm28) + zmm14
-	LONG $0x487d2262; WORD $0x2418; BYTE $0x03 // vbroadcastss (%rbx,%r8), %zmm28
-	LONG $0x401d1262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm28, %zmm13 # zmm13 = (zmm28 * zmm26) + zmm13
-	LONG $0x40251262; WORD $0xe4b8 // vfmadd231ps %zmm28, %zmm27, %zmm12 # zmm12 = (zmm27 * zmm28) + zmm12
-	LONG $0x487d0262; WORD $0x2418; BYTE $0x02 // vbroadcastss (%r10,%r8), %zmm28
-	LONG $0x401d1262; WORD $0xdab8 // vfmadd231ps %zmm26, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm26) + zmm11
-	LONG $0x40251262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm28) + zmm10
-	LONG $0x487d0262; WORD $0x2418; BYTE $0x03 // vbroadcastss (%r11,%r8), %zmm28
-	LONG $0x401d1262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm28, %zmm9 # zmm9 = (zmm28 * zmm26) + zmm9
-	LONG $0x40251262; WORD $0xc4b8 // vfmadd231ps %zmm28, %zmm27, %zmm8 # zmm8 = (zmm27 * zmm28) + zmm8
-	LONG $0x487d2262; WORD $0x2418; BYTE $0x01 // vbroadcastss (%rcx,%r8), %zmm28
-	LONG $0x401d9262; WORD $0xfab8 // vfmadd231ps %zmm26, %zmm28, %zmm7 # zmm7 = (zmm28 * zmm26) + zmm7
-	LONG $0x40259262; WORD $0xf4b8 // vfmadd231ps %zmm28, %zmm27, %zmm6 # zmm6 = (zmm27 * zmm28) + zmm6
-	LONG $0x487d0262; WORD $0x2418; BYTE $0x01 // vbroadcastss (%r9,%r8), %zmm28
-	LONG $0x401d9262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm28, %zmm5 # zmm5 = (zmm28 * zmm26) + zmm5
-	LONG $0x40259262; WORD $0xe4b8 // vfmadd231ps %zmm28, %zmm27, %zmm4 # zmm4 = (zmm27 * zmm28) + zmm4
-	QUAD $0x00056418487d0262 // vbroadcastss (%r13,%r8), %zmm28
-	LONG $0x401d9262; WORD $0xdab8 // vfmadd231ps %zmm26, %zmm28, %zmm3 # zmm3 = (zmm28 * zmm26) + zmm3
-	LONG $0x401d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm28, %zmm2 # zmm2 = (zmm28 * zmm27) + zmm2
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x04c58349 // addq $0x4, %r13
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x04c38349 // addq $0x4, %r11
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x063c8d4b // leaq (%r14,%r8), %rdi
-	LONG $0x04c78348 // addq $0x4, %rdi
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x247c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdi
-	LONG $0xfec4820f; WORD $0xffff // jb 0x58a0 <k_conv+0x5890>
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0xfffe1de9; BYTE $0xff // jmp 0x5810 <k_conv+0x5800>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
-	LONG $0x487c7162; WORD $0xd228 // vmovaps %zmm2, %zmm10
-	LONG $0x487c7162; WORD $0xdb28 // vmovaps %zmm3, %zmm11
-	LONG $0x487c7162; WORD $0xe228 // vmovaps %zmm2, %zmm12
-	LONG $0x487c7162; WORD $0xeb28 // vmovaps %zmm3, %zmm13
-	LONG $0x487c7162; WORD $0xf228 // vmovaps %zmm2, %zmm14
-	LONG $0x487c7162; WORD $0xfb28 // vmovaps %zmm3, %zmm15
-	LONG $0x487ce162; WORD $0xc228 // vmovaps %zmm2, %zmm16
-	LONG $0x487ce162; WORD $0xcb28 // vmovaps %zmm3, %zmm17
-	LONG $0x487ce162; WORD $0xd228 // vmovaps %zmm2, %zmm18
-	LONG $0x487ce162; WORD $0xdb28 // vmovaps %zmm3, %zmm19
-	LONG $0x487ce162; WORD $0xe228 // vmovaps %zmm2, %zmm20
-	LONG $0x487ce162; WORD $0xeb28 // vmovaps %zmm3, %zmm21
-	LONG $0x487ce162; WORD $0xf228 // vmovaps %zmm2, %zmm22
-	LONG $0x487ce162; WORD $0xfb28 // vmovaps %zmm3, %zmm23
-	LONG $0x487c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24
-	LONG $0x487c6162; WORD $0xcb28 // vmovaps %zmm3, %zmm25
-	QUAD $0x0000014824848b4c // movq 0x148(%rsp), %r8
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x7174 // je 0x5b20 <k_conv+0x5b10>
-	QUAD $0x0000010024948b4c // movq 0x100(%rsp), %r10
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
-	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x00bf8e0f; WORD $0x0000 // jle 0x5b90 <k_conv+0x5b80>
-	LONG $0x40346162; WORD $0x0a58 // vaddps (%rdx), %zmm25, %zmm25
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x487c6162; WORD $0x0811 // vmovups %zmm25, (%rax)
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	LONG $0x00bb820f; WORD $0x0000 // jb 0x5bae <k_conv+0x5b9e>
-	LONG $0x403c6162; WORD $0x4258; BYTE $0x01 // vaddps 0x40(%rdx), %zmm24, %zmm24
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x487c6162; WORD $0x4011; BYTE $0x01 // vmovups %zmm24, 0x40(%rax)
-	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
-	LONG $0x923c8d4a // leaq (%rdx,%r10,4), %rdi
-	WORD $0x01b1 // movb $0x1, %cl
-	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x5bef <k_conv+0x5bdf>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x07dc8e0f; WORD $0x0000 // jle 0x6312 <k_conv+0x6302>
-	LONG $0x487c6162; WORD $0x0811 // vmovups %zmm25, (%rax)
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	LONG $0x07d2820f; WORD $0x0000 // jb 0x6318 <k_conv+0x6308>
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x487c6162; WORD $0x4011; BYTE $0x01 // vmovups %zmm24, 0x40(%rax)
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x487ca162; WORD $0x3c11; BYTE $0x80 // vmovups %zmm23, (%rax,%r8,4)
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	QUAD $0x01807411487ca162 // vmovups %zmm22, 0x40(%rax,%r8,4)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x0007ffe9; BYTE $0x00 // jmp 0x6387 <k_conv+0x6377>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc97c6162; WORD $0x1210 // vmovups (%rdx), %zmm26 {%k1} {z}
-	LONG $0x40340162; WORD $0xca58 // vaddps %zmm26, %zmm25, %zmm25
-	LONG $0x487c0162; WORD $0xc95f // vmaxps %zmm25, %zmm0, %zmm25
-	LONG $0x48740162; WORD $0xc95d // vminps %zmm25, %zmm1, %zmm25
-	LONG $0x497c6162; WORD $0x0811 // vmovups %zmm25, (%rax) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7c6162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm25 {%k4} {z}
-	LONG $0x403c0162; WORD $0xc158 // vaddps %zmm25, %zmm24, %zmm24
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	LONG $0x4c7c6162; WORD $0x4011; BYTE $0x01 // vmovups %zmm24, 0x40(%rax) {%k4}
-	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
-	LONG $0x923c8d4a // leaq (%rdx,%r10,4), %rdi
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x537c // jl 0x5c40 <k_conv+0x5c30>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4044e162; WORD $0x3f58 // vaddps (%rdi), %zmm23, %zmm23
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x487ce162; WORD $0x3e11 // vmovups %zmm23, (%rsi)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x5c5e <k_conv+0x5c4e>
-	LONG $0x920c8d4a // leaq (%rdx,%r10,4), %rcx
-	LONG $0x80348d4a // leaq (%rax,%r8,4), %rsi
-	QUAD $0x01927458404ca162 // vaddps 0x40(%rdx,%r10,4), %zmm22, %zmm22
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	QUAD $0x01807411487ca162 // vmovups %zmm22, 0x40(%rax,%r8,4)
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0x91048d4a // leaq (%rcx,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x64eb // jmp 0x5c9f <k_conv+0x5c8f>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc97c6162; WORD $0x0710 // vmovups (%rdi), %zmm24 {%k1} {z}
-	LONG $0x40448162; WORD $0xf858 // vaddps %zmm24, %zmm23, %zmm23
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x497ce162; WORD $0x3e11 // vmovups %zmm23, (%rsi) {%k1}
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0xcc7ce162; WORD $0x7f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm23 {%k4} {z}
-	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	LONG $0x4c7ce162; WORD $0x7611; BYTE $0x01 // vmovups %zmm22, 0x40(%rsi) {%k4}
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0x97048d4a // leaq (%rdi,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x5cf0 <k_conv+0x5ce0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4054e162; WORD $0x2858 // vaddps (%rax), %zmm21, %zmm21
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x487ce162; WORD $0x2a11 // vmovups %zmm21, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x5d0e <k_conv+0x5cfe>
-	LONG $0x405ce162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm20, %zmm20
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	LONG $0x487ce162; WORD $0x6211; BYTE $0x01 // vmovups %zmm20, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x5d4f <k_conv+0x5d3f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97ce162; WORD $0x3010 // vmovups (%rax), %zmm22 {%k1} {z}
-	LONG $0x4054a162; WORD $0xee58 // vaddps %zmm22, %zmm21, %zmm21
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x497ce162; WORD $0x2a11 // vmovups %zmm21, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7ce162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm21 {%k4} {z}
-	LONG $0x405ca162; WORD $0xe558 // vaddps %zmm21, %zmm20, %zmm20
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	LONG $0x4c7ce162; WORD $0x6211; BYTE $0x01 // vmovups %zmm20, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x5da0 <k_conv+0x5d90>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4064e162; WORD $0x1858 // vaddps (%rax), %zmm19, %zmm19
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	LONG $0x487ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x5dbe <k_conv+0x5dae>
-	LONG $0x406ce162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	LONG $0x487ce162; WORD $0x5211; BYTE $0x01 // vmovups %zmm18, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x5dff <k_conv+0x5def>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97ce162; WORD $0x2010 // vmovups (%rax), %zmm20 {%k1} {z}
-	LONG $0x4064a162; WORD $0xdc58 // vaddps %zmm20, %zmm19, %zmm19
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	LONG $0x497ce162; WORD $0x1a11 // vmovups %zmm19, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7ce162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm19 {%k4} {z}
-	LONG $0x406ca162; WORD $0xd358 // vaddps %zmm19, %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	LONG $0x4c7ce162; WORD $0x5211; BYTE $0x01 // vmovups %zmm18, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x5e50 <k_conv+0x5e40>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4074e162; WORD $0x0858 // vaddps (%rax), %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x487ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x5e6e <k_conv+0x5e5e>
-	LONG $0x407ce162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x487ce162; WORD $0x4211; BYTE $0x01 // vmovups %zmm16, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x5eaf <k_conv+0x5e9f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97ce162; WORD $0x1010 // vmovups (%rax), %zmm18 {%k1} {z}
-	LONG $0x4074a162; WORD $0xca58 // vaddps %zmm18, %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x497ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7ce162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm17 {%k4} {z}
-	LONG $0x407ca162; WORD $0xc158 // vaddps %zmm17, %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x4c7ce162; WORD $0x4211; BYTE $0x01 // vmovups %zmm16, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x5f00 <k_conv+0x5ef0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x48047162; WORD $0x3858 // vaddps (%rax), %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x487c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x5f1e <k_conv+0x5f0e>
-	LONG $0x480c7162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x487c7162; WORD $0x7211; BYTE $0x01 // vmovups %zmm14, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x5f5f <k_conv+0x5f4f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x497c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7c7162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm15 {%k4} {z}
-	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x4c7c7162; WORD $0x7211; BYTE $0x01 // vmovups %zmm14, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x5fb0 <k_conv+0x5fa0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x48147162; WORD $0x2858 // vaddps (%rax), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x5fce <k_conv+0x5fbe>
-	LONG $0x481c7162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c7162; WORD $0x6211; BYTE $0x01 // vmovups %zmm12, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x600f <k_conv+0x5fff>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x3010 // vmovups (%rax), %zmm14 {%k1} {z}
-	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x497c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7c7162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm13 {%k4} {z}
-	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x4c7c7162; WORD $0x6211; BYTE $0x01 // vmovups %zmm12, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x6060 <k_conv+0x6050>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x48247162; WORD $0x1858 // vaddps (%rax), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x607e <k_conv+0x606e>
-	LONG $0x482c7162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x60bf <k_conv+0x60af>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
-	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7c7162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm11 {%k4} {z}
-	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x4c7c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x6110 <k_conv+0x6100>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x48347162; WORD $0x0858 // vaddps (%rax), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x612e <k_conv+0x611e>
-	LONG $0x483c7162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x616f <k_conv+0x615f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x1010 // vmovups (%rax), %zmm10 {%k1} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7c7162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm9 {%k4} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x4c7c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x61c0 <k_conv+0x61b0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4844f162; WORD $0x3858 // vaddps (%rax), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x61de <k_conv+0x61ce>
-	LONG $0x484cf162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x621f <k_conv+0x620f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7cf162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm7 {%k4} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4c7cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x6270 <k_conv+0x6260>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4854f162; WORD $0x2858 // vaddps (%rax), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x628e <k_conv+0x627e>
-	LONG $0x485cf162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x72eb // jmp 0x62d3 <k_conv+0x62c3>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7cf162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm5 {%k4} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4c7cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0xf37f8e0f; WORD $0xffff // jle 0x5650 <k_conv+0x5640>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0xf37b840f; WORD $0xffff // je 0x566e <k_conv+0x565e>
-	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx)
-	LONG $0xfff38de9; BYTE $0xff // jmp 0x569f <k_conv+0x568f>
-	LONG $0x497c6162; WORD $0x0811 // vmovups %zmm25, (%rax) {%k1}
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x487c0162; WORD $0xc05f // vmaxps %zmm24, %zmm0, %zmm24
-	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
-	WORD $0xd2f7 // notl %edx
-	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0x4c7c6162; WORD $0x4011; BYTE $0x01 // vmovups %zmm24, 0x40(%rax) {%k4}
-	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
-	LONG $0x487ca162; WORD $0xff5f // vmaxps %zmm23, %zmm0, %zmm23
-	LONG $0x4874a162; WORD $0xff5d // vminps %zmm23, %zmm1, %zmm23
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x087c // jl 0x635a <k_conv+0x634a>
-	LONG $0x487ce162; WORD $0x3a11 // vmovups %zmm23, (%rdx)
-	WORD $0x06eb // jmp 0x6360 <k_conv+0x6350>
-	LONG $0x497ce162; WORD $0x3a11 // vmovups %zmm23, (%rdx) {%k1}
-	LONG $0x487ca162; WORD $0xf65f // vmaxps %zmm22, %zmm0, %zmm22
-	LONG $0x4874a162; WORD $0xf65d // vminps %zmm22, %zmm1, %zmm22
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7ce162; WORD $0x7211; BYTE $0x01 // vmovups %zmm22, 0x40(%rdx) {%k4}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487ca162; WORD $0xed5f // vmaxps %zmm21, %zmm0, %zmm21
-	LONG $0x4874a162; WORD $0xed5d // vminps %zmm21, %zmm1, %zmm21
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x63a9 <k_conv+0x6399>
-	LONG $0x487ce162; WORD $0x2811 // vmovups %zmm21, (%rax)
-	WORD $0x06eb // jmp 0x63af <k_conv+0x639f>
-	LONG $0x497ce162; WORD $0x2811 // vmovups %zmm21, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487ca162; WORD $0xe45f // vmaxps %zmm20, %zmm0, %zmm20
-	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x63cc <k_conv+0x63bc>
-	LONG $0x487ce162; WORD $0x2211 // vmovups %zmm20, (%rdx)
-	WORD $0x17eb // jmp 0x63e3 <k_conv+0x63d3>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7ce162; WORD $0x2211 // vmovups %zmm20, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487ca162; WORD $0xdb5f // vmaxps %zmm19, %zmm0, %zmm19
-	LONG $0x4874a162; WORD $0xdb5d // vminps %zmm19, %zmm1, %zmm19
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x6401 <k_conv+0x63f1>
-	LONG $0x487ce162; WORD $0x1811 // vmovups %zmm19, (%rax)
-	WORD $0x06eb // jmp 0x6407 <k_conv+0x63f7>
-	LONG $0x497ce162; WORD $0x1811 // vmovups %zmm19, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487ca162; WORD $0xd25f // vmaxps %zmm18, %zmm0, %zmm18
-	LONG $0x4874a162; WORD $0xd25d // vminps %zmm18, %zmm1, %zmm18
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x6424 <k_conv+0x6414>
-	LONG $0x487ce162; WORD $0x1211 // vmovups %zmm18, (%rdx)
-	WORD $0x17eb // jmp 0x643b <k_conv+0x642b>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7ce162; WORD $0x1211 // vmovups %zmm18, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x6459 <k_conv+0x6449>
-	LONG $0x487ce162; WORD $0x0811 // vmovups %zmm17, (%rax)
-	WORD $0x06eb // jmp 0x645f <k_conv+0x644f>
-	LONG $0x497ce162; WORD $0x0811 // vmovups %zmm17, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x647c <k_conv+0x646c>
-	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
-	WORD $0x17eb // jmp 0x6493 <k_conv+0x6483>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x64b1 <k_conv+0x64a1>
-	LONG $0x487c7162; WORD $0x3811 // vmovups %zmm15, (%rax)
-	WORD $0x06eb // jmp 0x64b7 <k_conv+0x64a7>
-	LONG $0x497c7162; WORD $0x3811 // vmovups %zmm15, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x64d4 <k_conv+0x64c4>
-	LONG $0x487c7162; WORD $0x3211 // vmovups %zmm14, (%rdx)
-	WORD $0x17eb // jmp 0x64eb <k_conv+0x64db>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7c7162; WORD $0x3211 // vmovups %zmm14, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x6509 <k_conv+0x64f9>
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
-	WORD $0x06eb // jmp 0x650f <k_conv+0x64ff>
-	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x652c <k_conv+0x651c>
-	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
-	WORD $0x17eb // jmp 0x6543 <k_conv+0x6533>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x6561 <k_conv+0x6551>
-	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
-	WORD $0x06eb // jmp 0x6567 <k_conv+0x6557>
-	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x6584 <k_conv+0x6574>
-	LONG $0x487c7162; WORD $0x1211 // vmovups %zmm10, (%rdx)
-	WORD $0x17eb // jmp 0x659b <k_conv+0x658b>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x65b9 <k_conv+0x65a9>
-	LONG $0x487c7162; WORD $0x0811 // vmovups %zmm9, (%rax)
-	WORD $0x06eb // jmp 0x65bf <k_conv+0x65af>
-	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x65dc <k_conv+0x65cc>
-	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
-	WORD $0x17eb // jmp 0x65f3 <k_conv+0x65e3>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x6611 <k_conv+0x6601>
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	WORD $0x06eb // jmp 0x6617 <k_conv+0x6607>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x6634 <k_conv+0x6624>
-	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
-	WORD $0x17eb // jmp 0x664b <k_conv+0x663b>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x6669 <k_conv+0x6659>
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
-	WORD $0x06eb // jmp 0x666f <k_conv+0x665f>
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x668c <k_conv+0x667c>
-	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
-	WORD $0x17eb // jmp 0x66a3 <k_conv+0x6693>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k4}
-	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x66c1 <k_conv+0x66b1>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	WORD $0x06eb // jmp 0x66c7 <k_conv+0x66b7>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	LONG $0x40c08348 // addq $0x40, %rax
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0b74 // je 0x66e7 <k_conv+0x66d7>
-	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
-	LONG $0xffefb8e9; BYTE $0xff // jmp 0x569f <k_conv+0x568f>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0x4c7cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k4}
-	LONG $0xffef9ce9; BYTE $0xff // jmp 0x569f <k_conv+0x568f>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x70718b48 // movq 0x70(%rcx), %rsi
-	LONG $0x30798b48 // movq 0x30(%rcx), %rdi
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	LONG $0x60418b4c // movq 0x60(%rcx), %r8
-	LONG $0x80898b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %r9
-	LONG $0x487df262; WORD $0x4118; BYTE $0x22 // vbroadcastss 0x88(%rcx), %zmm0
-	LONG $0x487df262; WORD $0x4918; BYTE $0x23 // vbroadcastss 0x8c(%rcx), %zmm1
-	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
-	QUAD $0x0000001c95148d4c // leaq 0x1c(,%rdx,4), %r10
-	LONG $0xd6af0f4c // imulq %rsi, %r10
-	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0x05e2c149 // shlq $0x5, %r10
-	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	QUAD $0x0000001895148d4c // leaq 0x18(,%rdx,4), %r10
-	LONG $0xd6af0f4c // imulq %rsi, %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
-	QUAD $0x0000001495148d4c // leaq 0x14(,%rdx,4), %r10
-	LONG $0xd6af0f4c // imulq %rsi, %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
-	QUAD $0x0000001095148d4c // leaq 0x10(,%rdx,4), %r10
-	LONG $0xd6af0f4c // imulq %rsi, %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	QUAD $0x0000000c95148d4c // leaq 0xc(,%rdx,4), %r10
-	LONG $0xd6af0f4c // imulq %rsi, %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	QUAD $0x0000000895148d4c // leaq 0x8(,%rdx,4), %r10
-	LONG $0xd6af0f4c // imulq %rsi, %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	QUAD $0x00000004953c8d48 // leaq 0x4(,%rdx,4), %rdi
-	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
-	QUAD $0x000000c8248c894c // movq %r9, 0xc8(%rsp)
-	WORD $0x6ceb // jmp 0x687e <k_conv+0x686e>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx)
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x08418d48 // leaq 0x8(%rcx), %rax
-	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
-	LONG $0x24540148; BYTE $0x60 // addq %rdx, 0x60(%rsp)
-	LONG $0x24540148; BYTE $0x58 // addq %rdx, 0x58(%rsp)
-	LONG $0x24540148; BYTE $0x50 // addq %rdx, 0x50(%rsp)
-	LONG $0x24540148; BYTE $0x08 // addq %rdx, 0x8(%rsp)
-	LONG $0x24540148; BYTE $0x18 // addq %rdx, 0x18(%rsp)
-	LONG $0x24540148; BYTE $0x28 // addq %rdx, 0x28(%rsp)
-	LONG $0x24540148; BYTE $0x48 // addq %rdx, 0x48(%rsp)
-	QUAD $0x000000b024940148 // addq %rdx, 0xb0(%rsp)
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xea2a8f0f; WORD $0xffff // jg 0x52a8 <k_conv+0x5298>
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x487cf162; WORD $0x1810 // vmovups (%rax), %zmm3
-	LONG $0x487cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	LONG $0x01e78e0f; WORD $0x0000 // jle 0x6a90 <k_conv+0x6a80>
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x28418b48 // movq 0x28(%rcx), %rax
-	LONG $0x38798b48 // movq 0x38(%rcx), %rdi
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
-	LONG $0x487c7162; WORD $0xd228 // vmovaps %zmm2, %zmm10
-	LONG $0x487c7162; WORD $0xdb28 // vmovaps %zmm3, %zmm11
-	LONG $0x487c7162; WORD $0xe228 // vmovaps %zmm2, %zmm12
-	LONG $0x487c7162; WORD $0xeb28 // vmovaps %zmm3, %zmm13
-	LONG $0x487c7162; WORD $0xf228 // vmovaps %zmm2, %zmm14
-	LONG $0x487c7162; WORD $0xfb28 // vmovaps %zmm3, %zmm15
-	LONG $0x487ce162; WORD $0xc228 // vmovaps %zmm2, %zmm16
-	LONG $0x487ce162; WORD $0xcb28 // vmovaps %zmm3, %zmm17
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x18eb // jmp 0x694e <k_conv+0x693e>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
-	LONG $0x0196840f; WORD $0x0000 // je 0x6ae4 <k_conv+0x6ad4>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xed7e // jle 0x6940 <k_conv+0x6930>
-	LONG $0xf00c8b48 // movq (%rax,%rsi,8), %rcx
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0x8a148d48 // leaq (%rdx,%rcx,4), %rdx
-	LONG $0xba048d4c // leaq (%rdx,%rdi,4), %r8
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	QUAD $0x000000b024ac8b4c // movq 0xb0(%rsp), %r13
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cc162; WORD $0x1210 // vmovups (%r10), %zmm18
-	LONG $0x487cc162; WORD $0x5a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm19
-	LONG $0x487dc262; WORD $0x2418; BYTE $0x0b // vbroadcastss (%r11,%rcx), %zmm20
-	LONG $0x405da262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm17 # zmm17 = (zmm20 * zmm18) + zmm17
-	LONG $0x4065a262; WORD $0xc4b8 // vfmadd231ps %zmm20, %zmm19, %zmm16 # zmm16 = (zmm19 * zmm20) + zmm16
-	QUAD $0x000d6418487dc262 // vbroadcastss (%r13,%rcx), %zmm20
-	LONG $0x405d3262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm20, %zmm15 # zmm15 = (zmm20 * zmm18) + zmm15
-	LONG $0x40653262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm20) + zmm14
-	LONG $0x487dc262; WORD $0x2418; BYTE $0x0c // vbroadcastss (%r12,%rcx), %zmm20
-	LONG $0x405d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm18) + zmm13
-	LONG $0x40653262; WORD $0xe4b8 // vfmadd231ps %zmm20, %zmm19, %zmm12 # zmm12 = (zmm19 * zmm20) + zmm12
-	LONG $0x487dc262; WORD $0x2418; BYTE $0x0f // vbroadcastss (%r15,%rcx), %zmm20
-	LONG $0x405d3262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm18) + zmm11
-	LONG $0x40653262; WORD $0xd4b8 // vfmadd231ps %zmm20, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm20) + zmm10
-	LONG $0x487dc262; WORD $0x2418; BYTE $0x0e // vbroadcastss (%r14,%rcx), %zmm20
-	LONG $0x405d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm9 # zmm9 = (zmm20 * zmm18) + zmm9
-	LONG $0x40653262; WORD $0xc4b8 // vfmadd231ps %zmm20, %zmm19, %zmm8 # zmm8 = (zmm19 * zmm20) + zmm8
-	LONG $0x487de262; WORD $0x2418; BYTE $0x0b // vbroadcastss (%rbx,%rcx), %zmm20
-	LONG $0x405db262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm18) + zmm7
-	LONG $0x4065b262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm19, %zmm6 # zmm6 = (zmm19 * zmm20) + zmm6
-	LONG $0x487dc262; WORD $0x2418; BYTE $0x09 // vbroadcastss (%r9,%rcx), %zmm20
-	LONG $0x405db262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm5 # zmm5 = (zmm20 * zmm18) + zmm5
-	LONG $0x4065b262; WORD $0xe4b8 // vfmadd231ps %zmm20, %zmm19, %zmm4 # zmm4 = (zmm19 * zmm20) + zmm4
-	LONG $0x487de262; WORD $0x2418; BYTE $0x0a // vbroadcastss (%rdx,%rcx), %zmm20
-	LONG $0x405db262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm18) + zmm3
-	LONG $0x405db262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm19) + zmm2
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x04c58349 // addq $0x4, %r13
-	LONG $0x0b2c8d49 // leaq (%r11,%rcx), %rbp
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x04c38349 // addq $0x4, %r11
-	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
-	LONG $0xff25820f; WORD $0xffff // jb 0x69a0 <k_conv+0x6990>
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0xfffebbe9; BYTE $0xff // jmp 0x6940 <k_conv+0x6930>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
-	LONG $0x487c7162; WORD $0xd228 // vmovaps %zmm2, %zmm10
-	LONG $0x487c7162; WORD $0xdb28 // vmovaps %zmm3, %zmm11
-	LONG $0x487c7162; WORD $0xe228 // vmovaps %zmm2, %zmm12
-	LONG $0x487c7162; WORD $0xeb28 // vmovaps %zmm3, %zmm13
-	LONG $0x487c7162; WORD $0xf228 // vmovaps %zmm2, %zmm14
-	LONG $0x487c7162; WORD $0xfb28 // vmovaps %zmm3, %zmm15
-	LONG $0x487ce162; WORD $0xc228 // vmovaps %zmm2, %zmm16
-	LONG $0x487ce162; WORD $0xcb28 // vmovaps %zmm3, %zmm17
-	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
-	LONG $0x81348d48 // leaq (%rcx,%rax,4), %rsi
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x7474 // je 0x6b80 <k_conv+0x6b70>
-	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x00c28e0f; WORD $0x0000 // jle 0x6bf0 <k_conv+0x6be0>
-	LONG $0x4074e162; WORD $0x0858 // vaddps (%rax), %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x487ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi)
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	LONG $0x00be820f; WORD $0x0000 // jb 0x6c0e <k_conv+0x6bfe>
-	LONG $0x407ce162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x487ce162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%rsi)
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0x883c8d4a // leaq (%rax,%r9,4), %rdi
-	WORD $0x01b1 // movb $0x1, %cl
-	LONG $0x0000d6e9; BYTE $0x00 // jmp 0x6c4f <k_conv+0x6c3f>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x055e8e0f; WORD $0x0000 // jle 0x70f4 <k_conv+0x70e4>
-	LONG $0x487ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi)
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	LONG $0x0554820f; WORD $0x0000 // jb 0x70fa <k_conv+0x70ea>
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x487ce162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%rsi)
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x487c3162; WORD $0x3c11; BYTE $0x86 // vmovups %zmm15, (%rsi,%r8,4)
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	QUAD $0x01867411487c3162 // vmovups %zmm14, 0x40(%rsi,%r8,4)
-	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x000581e9; BYTE $0x00 // jmp 0x7168 <k_conv+0x7158>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc97ce162; WORD $0x1010 // vmovups (%rax), %zmm18 {%k1} {z}
-	LONG $0x4074a162; WORD $0xca58 // vaddps %zmm18, %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc95f // vmaxps %zmm17, %zmm0, %zmm17
-	LONG $0x4874a162; WORD $0xc95d // vminps %zmm17, %zmm1, %zmm17
-	LONG $0x497ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi) {%k1}
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0xcc7ce162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm17 {%k4} {z}
-	LONG $0x407ca162; WORD $0xc158 // vaddps %zmm17, %zmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	LONG $0x4c7ce162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%rsi) {%k4}
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0x883c8d4a // leaq (%rax,%r9,4), %rdi
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x537c // jl 0x6ca0 <k_conv+0x6c90>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x48047162; WORD $0x3f58 // vaddps (%rdi), %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x487c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x6cbe <k_conv+0x6cae>
-	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	QUAD $0x01887458480c3162 // vaddps 0x40(%rax,%r9,4), %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	QUAD $0x01867411487c3162 // vmovups %zmm14, 0x40(%rsi,%r8,4)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x64eb // jmp 0x6cff <k_conv+0x6cef>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc97ce162; WORD $0x0710 // vmovups (%rdi), %zmm16 {%k1} {z}
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x497c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx) {%k1}
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0xcc7c7162; WORD $0x7f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm15 {%k4} {z}
-	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0x4c7c7162; WORD $0x7211; BYTE $0x01 // vmovups %zmm14, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x8f048d4a // leaq (%rdi,%r9,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x6d50 <k_conv+0x6d40>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x48147162; WORD $0x2858 // vaddps (%rax), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x6d6e <k_conv+0x6d5e>
-	LONG $0x481c7162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c7162; WORD $0x6211; BYTE $0x01 // vmovups %zmm12, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x6daf <k_conv+0x6d9f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x3010 // vmovups (%rax), %zmm14 {%k1} {z}
-	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x497c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7c7162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm13 {%k4} {z}
-	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x4c7c7162; WORD $0x6211; BYTE $0x01 // vmovups %zmm12, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x6e00 <k_conv+0x6df0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x48247162; WORD $0x1858 // vaddps (%rax), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x6e1e <k_conv+0x6e0e>
-	LONG $0x482c7162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x6e5f <k_conv+0x6e4f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
-	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7c7162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm11 {%k4} {z}
-	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x4c7c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x6eb0 <k_conv+0x6ea0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x48347162; WORD $0x0858 // vaddps (%rax), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x6ece <k_conv+0x6ebe>
-	LONG $0x483c7162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x6f0f <k_conv+0x6eff>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x1010 // vmovups (%rax), %zmm10 {%k1} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7c7162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm9 {%k4} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x4c7c7162; WORD $0x4211; BYTE $0x01 // vmovups %zmm8, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x6f60 <k_conv+0x6f50>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4844f162; WORD $0x3858 // vaddps (%rax), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x6f7e <k_conv+0x6f6e>
-	LONG $0x484cf162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x6fbf <k_conv+0x6faf>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7cf162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%rax), %zmm7 {%k4} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4c7cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x7010 <k_conv+0x7000>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4854f162; WORD $0x2858 // vaddps (%rax), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x702e <k_conv+0x701e>
-	LONG $0x485cf162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx)
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x6eeb // jmp 0x706f <k_conv+0x705f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7cf162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm5 {%k4} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4c7cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x337e // jle 0x70a0 <k_conv+0x7090>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0xf791850f; WORD $0xffff // jne 0x6820 <k_conv+0x6810>
-	WORD $0x2deb // jmp 0x70be <k_conv+0x70ae>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0xcc7cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3 {%k4} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4c7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k4}
-	LONG $0xfff746e9; BYTE $0xff // jmp 0x683a <k_conv+0x682a>
-	LONG $0x497ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi) {%k1}
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0x487ca162; WORD $0xc05f // vmaxps %zmm16, %zmm0, %zmm16
-	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ce162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%rsi) {%k4}
-	LONG $0x86048d4a // leaq (%rsi,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xff5f // vmaxps %zmm15, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x087c // jl 0x713c <k_conv+0x712c>
-	LONG $0x487c7162; WORD $0x3811 // vmovups %zmm15, (%rax)
-	WORD $0x06eb // jmp 0x7142 <k_conv+0x7132>
-	LONG $0x497c7162; WORD $0x3811 // vmovups %zmm15, (%rax) {%k1}
-	LONG $0x487c5162; WORD $0xf65f // vmaxps %zmm14, %zmm0, %zmm14
-	LONG $0x48745162; WORD $0xf65d // vminps %zmm14, %zmm1, %zmm14
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0x4c7c7162; WORD $0x7011; BYTE $0x01 // vmovups %zmm14, 0x40(%rax) {%k4}
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x860c8d4a // leaq (%rsi,%r8,4), %rcx
-	LONG $0x81148d4a // leaq (%rcx,%r8,4), %rdx
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x718a <k_conv+0x717a>
-	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
-	WORD $0x06eb // jmp 0x7190 <k_conv+0x7180>
-	LONG $0x497c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x71ac <k_conv+0x719c>
-	LONG $0x487c7162; WORD $0x2611 // vmovups %zmm12, (%rsi)
-	WORD $0x17eb // jmp 0x71c3 <k_conv+0x71b3>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7c7162; WORD $0x2611 // vmovups %zmm12, (%rsi) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x71e1 <k_conv+0x71d1>
-	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
-	WORD $0x06eb // jmp 0x71e7 <k_conv+0x71d7>
-	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x7203 <k_conv+0x71f3>
-	LONG $0x487c7162; WORD $0x1611 // vmovups %zmm10, (%rsi)
-	WORD $0x17eb // jmp 0x721a <k_conv+0x720a>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7c7162; WORD $0x1611 // vmovups %zmm10, (%rsi) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x7238 <k_conv+0x7228>
-	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
-	WORD $0x06eb // jmp 0x723e <k_conv+0x722e>
-	LONG $0x497c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x725a <k_conv+0x724a>
-	LONG $0x487c7162; WORD $0x0611 // vmovups %zmm8, (%rsi)
-	WORD $0x17eb // jmp 0x7271 <k_conv+0x7261>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7c7162; WORD $0x0611 // vmovups %zmm8, (%rsi) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x728f <k_conv+0x727f>
-	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
-	WORD $0x06eb // jmp 0x7295 <k_conv+0x7285>
-	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x72b1 <k_conv+0x72a1>
-	LONG $0x487cf162; WORD $0x3611 // vmovups %zmm6, (%rsi)
-	WORD $0x17eb // jmp 0x72c8 <k_conv+0x72b8>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7cf162; WORD $0x3611 // vmovups %zmm6, (%rsi) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x72e6 <k_conv+0x72d6>
-	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
-	WORD $0x06eb // jmp 0x72ec <k_conv+0x72dc>
-	LONG $0x497cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k1}
-	LONG $0x40728d48 // leaq 0x40(%rdx), %rsi
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x7308 <k_conv+0x72f8>
-	LONG $0x487cf162; WORD $0x2611 // vmovups %zmm4, (%rsi)
-	WORD $0x17eb // jmp 0x731f <k_conv+0x730f>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k4}
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x733d <k_conv+0x732d>
-	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
-	WORD $0x06eb // jmp 0x7343 <k_conv+0x7333>
-	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
-	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0b74 // je 0x7362 <k_conv+0x7352>
-	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
-	LONG $0xfff4d8e9; BYTE $0xff // jmp 0x683a <k_conv+0x682a>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k4}
-	LONG $0xfff4bce9; BYTE $0xff // jmp 0x683a <k_conv+0x682a>
-	WORD $0x9066 // nop
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x70418b4c // movq 0x70(%rcx), %r8
-	LONG $0x30518b48 // movq 0x30(%rcx), %rdx
-	LONG $0x60598b4c // movq 0x60(%rcx), %r11
-	LONG $0x80998b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %rbx
-	LONG $0x487df262; WORD $0x4118; BYTE $0x22 // vbroadcastss 0x88(%rcx), %zmm0
-	LONG $0x487df262; WORD $0x4918; BYTE $0x23 // vbroadcastss 0x8c(%rcx), %zmm1
-	QUAD $0x00000000bd348d48 // leaq (,%rdi,4), %rsi
-	QUAD $0x0000000cbd0c8d4c // leaq 0xc(,%rdi,4), %r9
-	LONG $0xc8af0f4d // imulq %r8, %r9
-	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
-	QUAD $0x00000008bd0c8d4c // leaq 0x8(,%rdi,4), %r9
-	LONG $0xc8af0f4d // imulq %r8, %r9
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	QUAD $0x00000004bd148d4c // leaq 0x4(,%rdi,4), %r10
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	LONG $0xd0af0f4d // imulq %r8, %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
-	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
-	WORD $0x4ceb // jmp 0x7463 <k_conv+0x7453>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi)
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x04418d48 // leaq 0x4(%rcx), %rax
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	LONG $0x247c0148; BYTE $0x38 // addq %rdi, 0x38(%rsp)
-	LONG $0x247c0148; BYTE $0x48 // addq %rdi, 0x48(%rsp)
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xde548f0f; WORD $0xffff // jg 0x52b7 <k_conv+0x52a7>
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x487cf162; WORD $0x1810 // vmovups (%rax), %zmm3
-	LONG $0x487cf162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm2
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x75a0 <k_conv+0x7590>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
-	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28788b4c // movq 0x28(%rax), %r15
-	LONG $0x38608b4c // movq 0x38(%rax), %r12
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
-	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x0feb // jmp 0x74ec <k_conv+0x74dc>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
-	LONG $0x00d8840f; WORD $0x0000 // je 0x75c4 <k_conv+0x75b4>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xef7e // jle 0x74e0 <k_conv+0x74d0>
-	LONG $0xef048b49 // movq (%r15,%rbp,8), %rax
-	LONG $0x863c8d49 // leaq (%r14,%rax,4), %rdi
-	LONG $0xa73c8d4a // leaq (%rdi,%r12,4), %rdi
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0x5510; BYTE $0x00 // vmovups (%r13), %zmm10
-	LONG $0x487c5162; WORD $0x5d10; BYTE $0x01 // vmovups 0x40(%r13), %zmm11
-	LONG $0x487d5262; WORD $0x2418; BYTE $0x00 // vbroadcastss (%r8,%rax), %zmm12
-	LONG $0x481d5262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm12, %zmm9 # zmm9 = (zmm12 * zmm10) + zmm9
-	LONG $0x48255262; WORD $0xc4b8 // vfmadd231ps %zmm12, %zmm11, %zmm8 # zmm8 = (zmm11 * zmm12) + zmm8
-	LONG $0x487d7262; WORD $0x2418; BYTE $0x03 // vbroadcastss (%rbx,%rax), %zmm12
-	LONG $0x481dd262; WORD $0xfab8 // vfmadd231ps %zmm10, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm10) + zmm7
-	LONG $0x4825d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm12) + zmm6
-	LONG $0x487d5262; WORD $0x2418; BYTE $0x03 // vbroadcastss (%r11,%rax), %zmm12
-	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
-	LONG $0x4825d262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm11, %zmm4 # zmm4 = (zmm11 * zmm12) + zmm4
-	LONG $0x487d5262; WORD $0x2418; BYTE $0x01 // vbroadcastss (%r9,%rax), %zmm12
-	LONG $0x481dd262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm10) + zmm3
-	LONG $0x481dd262; WORD $0xd3b8 // vfmadd231ps %zmm11, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm11) + zmm2
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x04c38349 // addq $0x4, %r11
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x000c8d49 // leaq (%r8,%rax), %rcx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x04c08349 // addq $0x4, %r8
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x8572 // jb 0x7520 <k_conv+0x7510>
-	LONG $0xffff40e9; BYTE $0xff // jmp 0x74e0 <k_conv+0x74d0>
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
-	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x7774 // je 0x7660 <k_conv+0x7650>
-	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
-	LONG $0xfbaf0f48 // imulq %rbx, %rdi
-	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
-	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x00c38e0f; WORD $0x0000 // jle 0x76d0 <k_conv+0x76c0>
-	LONG $0x48347162; WORD $0x0858 // vaddps (%rax), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c5162; WORD $0x0e11 // vmovups %zmm9, (%r14)
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	LONG $0x00bf820f; WORD $0x0000 // jb 0x76ee <k_conv+0x76de>
-	LONG $0x483c7162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c5162; WORD $0x4611; BYTE $0x01 // vmovups %zmm8, 0x40(%r14)
-	LONG $0x9e3c8d4b // leaq (%r14,%r11,4), %rdi
-	LONG $0x98048d4c // leaq (%rax,%rbx,4), %r8
-	WORD $0x01b1 // movb $0x1, %cl
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x772f <k_conv+0x771f>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x029d8e0f; WORD $0x0000 // jle 0x7918 <k_conv+0x7908>
-	LONG $0x487c5162; WORD $0x0e11 // vmovups %zmm9, (%r14)
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	LONG $0x0293820f; WORD $0x0000 // jb 0x791e <k_conv+0x790e>
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c5162; WORD $0x4611; BYTE $0x01 // vmovups %zmm8, 0x40(%r14)
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487c9162; WORD $0x3c11; BYTE $0x9e // vmovups %zmm7, (%r14,%r11,4)
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	QUAD $0x019e7411487c9162 // vmovups %zmm6, 0x40(%r14,%r11,4)
-	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x0002c0e9; BYTE $0x00 // jmp 0x798c <k_conv+0x797c>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc97c7162; WORD $0x1010 // vmovups (%rax), %zmm10 {%k1} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c5162; WORD $0x0e11 // vmovups %zmm9, (%r14) {%k1}
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0xcc7c7162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm9 {%k4} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x4c7c5162; WORD $0x4611; BYTE $0x01 // vmovups %zmm8, 0x40(%r14) {%k4}
-	LONG $0x9e3c8d4b // leaq (%r14,%r11,4), %rdi
-	LONG $0x98048d4c // leaq (%rax,%rbx,4), %r8
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x537c // jl 0x7780 <k_conv+0x7770>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4844d162; WORD $0x3858 // vaddps (%r8), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x779e <k_conv+0x778e>
-	LONG $0x980c8d48 // leaq (%rax,%rbx,4), %rcx
-	LONG $0x9e3c8d4b // leaq (%r14,%r11,4), %rdi
-	QUAD $0x01987458484cf162 // vaddps 0x40(%rax,%rbx,4), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	QUAD $0x019e7411487c9162 // vmovups %zmm6, 0x40(%r14,%r11,4)
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	LONG $0x99048d48 // leaq (%rcx,%rbx,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x64eb // jmp 0x77df <k_conv+0x77cf>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc97c5162; WORD $0x0010 // vmovups (%r8), %zmm8 {%k1} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0xcc7cd162; WORD $0x7810; BYTE $0x01 // vmovups 0x40(%r8), %zmm7 {%k4} {z}
-	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x4c7cf162; WORD $0x7711; BYTE $0x01 // vmovups %zmm6, 0x40(%rdi) {%k4}
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	LONG $0x98048d49 // leaq (%r8,%rbx,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x537e // jle 0x7830 <k_conv+0x7820>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4854f162; WORD $0x2858 // vaddps (%rax), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
-	WORD $0xc984 // testb %cl, %cl
-	WORD $0x5374 // je 0x784e <k_conv+0x783e>
-	LONG $0x485cf162; WORD $0x6058; BYTE $0x01 // vaddps 0x40(%rax), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi)
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x72eb // jmp 0x7893 <k_conv+0x7883>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xe0 // kmovd %r8d, %k4
-	LONG $0xcc7cf162; WORD $0x6810; BYTE $0x01 // vmovups 0x40(%rax), %zmm5 {%k4} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4c7cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi) {%k4}
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x2f7e // jle 0x78c0 <k_conv+0x78b0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0xfb6d850f; WORD $0xffff // jne 0x7420 <k_conv+0x7410>
-	WORD $0x29eb // jmp 0x78de <k_conv+0x78ce>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xe0 // kmovd %r8d, %k4
-	LONG $0xcc7cf162; WORD $0x5810; BYTE $0x01 // vmovups 0x40(%rax), %zmm3 {%k4} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4c7cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi) {%k4}
-	LONG $0xfffb22e9; BYTE $0xff // jmp 0x743a <k_conv+0x742a>
-	LONG $0x497c5162; WORD $0x0e11 // vmovups %zmm9, (%r14) {%k1}
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7c5162; WORD $0x4611; BYTE $0x01 // vmovups %zmm8, 0x40(%r14) {%k4}
-	LONG $0x9e048d4b // leaq (%r14,%r11,4), %rax
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x087c // jl 0x7960 <k_conv+0x7950>
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	WORD $0x06eb // jmp 0x7966 <k_conv+0x7956>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax) {%k4}
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x9e0c8d4b // leaq (%r14,%r11,4), %rcx
-	LONG $0x993c8d4a // leaq (%rcx,%r11,4), %rdi
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x79ae <k_conv+0x799e>
-	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
-	WORD $0x06eb // jmp 0x79b4 <k_conv+0x79a4>
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	LONG $0x40478d4c // leaq 0x40(%rdi), %r8
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x79d0 <k_conv+0x79c0>
-	LONG $0x487cd162; WORD $0x2011 // vmovups %zmm4, (%r8)
-	WORD $0x1beb // jmp 0x79eb <k_conv+0x79db>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xe1 // kmovd %r9d, %k4
-	LONG $0x4c7cd162; WORD $0x2011 // vmovups %zmm4, (%r8) {%k4}
-	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x087e // jle 0x7a09 <k_conv+0x79f9>
-	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
-	WORD $0x06eb // jmp 0x7a0f <k_conv+0x79ff>
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	LONG $0x40c78348 // addq $0x40, %rdi
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0b74 // je 0x7a2e <k_conv+0x7a1e>
-	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
-	LONG $0xfffa0ce9; BYTE $0xff // jmp 0x743a <k_conv+0x742a>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k4}
-	LONG $0xfff9f0e9; BYTE $0xff // jmp 0x743a <k_conv+0x742a>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x70498b4c // movq 0x70(%rcx), %r9
-	LONG $0x30518b48 // movq 0x30(%rcx), %rdx
-	LONG $0x60718b48 // movq 0x60(%rcx), %rsi
-	LONG $0x80b98b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %rdi
-	LONG $0x487df262; WORD $0x4118; BYTE $0x22 // vbroadcastss 0x88(%rcx), %zmm0
-	LONG $0x487df262; WORD $0x4918; BYTE $0x23 // vbroadcastss 0x8c(%rcx), %zmm1
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	QUAD $0x0000000485048d4c // leaq 0x4(,%rax,4), %r8
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	QUAD $0x000000e02484034c // addq 0xe0(%rsp), %r8
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	QUAD $0x00000000cd0c8d4e // leaq (,%r9,8), %r9
-	WORD $0x69eb // jmp 0x7b08 <k_conv+0x7af8>
-	BYTE $0x90 // nop
-	LONG $0xc97cd162; WORD $0x2610 // vmovups (%r14), %zmm4 {%k1} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cf162; WORD $0x1b11 // vmovups %zmm3, (%rbx) {%k1}
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xe2 // kmovd %r10d, %k4
-	LONG $0xcc7cd162; WORD $0x5e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm3 {%k4} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4c7cf162; WORD $0x5311; BYTE $0x01 // vmovups %zmm2, 0x40(%rbx) {%k4}
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x02508d4c // leaq 0x2(%rax), %r10
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0xd7be8f0f; WORD $0xffff // jg 0x52c6 <k_conv+0x52b6>
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
-	LONG $0x487cd162; WORD $0x1a10 // vmovups (%r10), %zmm3
-	LONG $0x487cd162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%r10), %zmm2
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00b78e0f; WORD $0x0000 // jle 0x7be0 <k_conv+0x7bd0>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x285b8b4c // movq 0x28(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x14eb // jmp 0x7b78 <k_conv+0x7b68>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0x7474 // je 0x7bec <k_conv+0x7bdc>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xf37e // jle 0x7b70 <k_conv+0x7b60>
-	LONG $0xfb2c8b4b // movq (%r11,%r15,8), %rbp
-	LONG $0xaa248d4d // leaq (%r10,%rbp,4), %r12
-	LONG $0x9c2c8d4d // leaq (%r12,%rbx,4), %r13
-	LONG $0xa82c8d49 // leaq (%r8,%rbp,4), %rbp
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cd162; WORD $0x3610 // vmovups (%r14), %zmm6
-	LONG $0x487cd162; WORD $0x7e10; BYTE $0x01 // vmovups 0x40(%r14), %zmm7
-	LONG $0x487d5262; WORD $0x0418; BYTE $0x24 // vbroadcastss (%r12), %zmm8
-	LONG $0x483df262; WORD $0xeeb8 // vfmadd231ps %zmm6, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm6) + zmm5
-	LONG $0x4845d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm7, %zmm4 # zmm4 = (zmm7 * zmm8) + zmm4
-	LONG $0x487d7262; WORD $0x4518; BYTE $0x00 // vbroadcastss (%rbp), %zmm8
-	LONG $0x483df262; WORD $0xdeb8 // vfmadd231ps %zmm6, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm6) + zmm3
-	LONG $0x483df262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm7) + zmm2
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0xbc72 // jb 0x7b90 <k_conv+0x7b80>
-	WORD $0x9aeb // jmp 0x7b70 <k_conv+0x7b60>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	QUAD $0x000000c0249c8b4c // movq 0xc0(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x7974 // je 0x7c80 <k_conv+0x7c70>
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	QUAD $0x000000d8249c8b4c // movq 0xd8(%rsp), %r11
-	LONG $0x8b1c8d4d // leaq (%r11,%rcx,4), %r11
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x7ce0 <k_conv+0x7cd0>
-	LONG $0x4854d162; WORD $0x2b58 // vaddps (%r11), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	LONG $0x00b6820f; WORD $0x0000 // jb 0x7cfe <k_conv+0x7cee>
-	LONG $0x485cd162; WORD $0x6358; BYTE $0x01 // vaddps 0x40(%r11), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cd162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%r10)
-	LONG $0xb21c8d49 // leaq (%r10,%rsi,4), %rbx
-	LONG $0xbb348d4d // leaq (%r11,%rdi,4), %r14
-	WORD $0x01b1 // movb $0x1, %cl
-	LONG $0x0000d2e9; BYTE $0x00 // jmp 0x7d43 <k_conv+0x7d33>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0x7d84 <k_conv+0x7d74>
-	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	LONG $0x00df820f; WORD $0x0000 // jb 0x7d8a <k_conv+0x7d7a>
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cd162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%r10)
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x1c11; BYTE $0xb2 // vmovups %zmm3, (%r10,%rsi,4)
-	LONG $0x000095e9; BYTE $0x00 // jmp 0x7d6b <k_conv+0x7d5b>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cd162; WORD $0x3310 // vmovups (%r11), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xe392fbc5 // kmovd %ebx, %k4
-	LONG $0xcc7cd162; WORD $0x6b10; BYTE $0x01 // vmovups 0x40(%r11), %zmm5 {%k4} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4c7cd162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%r10) {%k4}
-	LONG $0xb21c8d49 // leaq (%r10,%rsi,4), %rbx
-	LONG $0xbb348d4d // leaq (%r11,%rdi,4), %r14
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0xfd5f8c0f; WORD $0xffff // jl 0x7aa0 <k_conv+0x7a90>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4864d162; WORD $0x1e58 // vaddps (%r14), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x1b11 // vmovups %zmm3, (%rbx)
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0xfd5b840f; WORD $0xffff // je 0x7abe <k_conv+0x7aae>
-	QUAD $0x01bb5458486cd162 // vaddps 0x40(%r11,%rdi,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	QUAD $0x01b25411487cd162 // vmovups %zmm2, 0x40(%r10,%rsi,4)
-	LONG $0xfffd6fe9; BYTE $0xff // jmp 0x7af3 <k_conv+0x7ae3>
-	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x4b7cd162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%r10) {%k3}
-	LONG $0xb20c8d49 // leaq (%r10,%rsi,4), %rcx
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x087c // jl 0x7dbb <k_conv+0x7dab>
-	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	WORD $0x06eb // jmp 0x7dc1 <k_conv+0x7db1>
-	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x4b7cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx) {%k3}
-	LONG $0xfffd1ae9; BYTE $0xff // jmp 0x7af3 <k_conv+0x7ae3>
-	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	QUAD $0x0000013024848948 // movq %rax, 0x130(%rsp)
-	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
-	WORD $0x3ceb // jmp 0x7e49 <k_conv+0x7e39>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x000000e024b48b48 // movq 0xe0(%rsp), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
-	QUAD $0x0000013024840348 // addq 0x130(%rsp), %rax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
-	QUAD $0x0000011824b43b48 // cmpq 0x118(%rsp), %rsi
-	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
-	LONG $0x8247840f; WORD $0xffff // je 0x90 <k_conv+0x80>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x1f74 // je 0x7e70 <k_conv+0x7e60>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x78408b48 // movq 0x78(%rax), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0x0feb // jmp 0x7e72 <k_conv+0x7e62>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
-	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	QUAD $0x0000012024848b48 // movq 0x120(%rsp), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	LONG $0x247c8348; WORD $0x0c30 // cmpq $0xc, 0x30(%rsp)
-	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
-	LONG $0x022c8d0f; WORD $0x0000 // jge 0x8100 <k_conv+0x80f0>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x24448d49; BYTE $0x08 // leaq 0x8(%r12), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x0b998e0f; WORD $0x0000 // jle 0x8a80 <k_conv+0x8a70>
-	LONG $0x24448d49; BYTE $0x04 // leaq 0x4(%r12), %rax
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x12598e0f; WORD $0x0000 // jle 0x9150 <k_conv+0x9140>
-	LONG $0x24548d4d; BYTE $0x02 // leaq 0x2(%r12), %r10
-	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0x16198e0f; WORD $0x0000 // jle 0x9520 <k_conv+0x9510>
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xfefe8d0f; WORD $0xffff // jge 0x7e10 <k_conv+0x7e00>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	LONG $0x487df262; WORD $0x4718; BYTE $0x22 // vbroadcastss 0x88(%rdi), %zmm0
-	LONG $0x487df262; WORD $0x4f18; BYTE $0x23 // vbroadcastss 0x8c(%rdi), %zmm1
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	QUAD $0xfffffffffffeb849; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r8 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214c; BYTE $0xc7 // andq %r8, %rdi
-	WORD $0x26eb // jmp 0x7f70 <k_conv+0x7f60>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x497cd162; WORD $0x1011 // vmovups %zmm2, (%r8) {%k1}
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xfea0840f; WORD $0xffff // je 0x7e10 <k_conv+0x7e00>
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	LONG $0x487cd162; WORD $0x1010 // vmovups (%r8), %zmm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x7d7e // jle 0x8000 <k_conv+0x7ff0>
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
-	LONG $0x810c8d4f // leaq (%r9,%r8,4), %r9
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x28588b4d // movq 0x28(%r8), %r11
-	LONG $0x38508b4d // movq 0x38(%r8), %r10
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x00d3850f; WORD $0x0000 // jne 0x8080 <k_conv+0x8070>
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	WORD $0x3f74 // je 0x8000 <k_conv+0x7ff0>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3a7e // jle 0x8000 <k_conv+0x7ff0>
-	LONG $0xdb1c8b4d // movq (%r11,%rbx,8), %r11
-	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
-	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487dd262; WORD $0x1918 // vbroadcastss (%r9), %zmm3
-	LONG $0x4865d262; WORD $0x10b8 // vfmadd231ps (%r8), %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x40c08349 // addq $0x40, %r8
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xe772 // jb 0x7fe0 <k_conv+0x7fd0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0xccaf0f4d // imulq %r12, %r9
-	QUAD $0x000000c024948b4c // movq 0xc0(%rsp), %r10
-	LONG $0x82048d4f // leaq (%r10,%r8,4), %r8
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	WORD $0x377c // jl 0x8060 <k_conv+0x8050>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x0674 // je 0x8037 <k_conv+0x8027>
-	LONG $0x486cd162; WORD $0x1158 // vaddps (%r9), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cd162; WORD $0x1011 // vmovups %zmm2, (%r8)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r12
-	LONG $0xff19850f; WORD $0xffff // jne 0x7f70 <k_conv+0x7f60>
-	LONG $0xfffdb4e9; BYTE $0xff // jmp 0x7e10 <k_conv+0x7e00>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xfee4840f; WORD $0xffff // je 0x7f50 <k_conv+0x7f40>
-	LONG $0xc97cd162; WORD $0x1910 // vmovups (%r9), %zmm3 {%k1} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0xfffed3e9; BYTE $0xff // jmp 0x7f50 <k_conv+0x7f40>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x11eb // jmp 0x809d <k_conv+0x808d>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x02c38348 // addq $0x2, %rbx
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	LONG $0xff1a840f; WORD $0xffff // je 0x7fb7 <k_conv+0x7fa7>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x277e // jle 0x80c9 <k_conv+0x80b9>
-	LONG $0xdb348b4d // movq (%r11,%rbx,8), %r14
-	LONG $0xb1348d4f // leaq (%r9,%r14,4), %r14
-	LONG $0x963c8d4f // leaq (%r14,%r10,4), %r15
-	WORD $0x9066 // nop
-	LONG $0x487dd262; WORD $0x1e18 // vbroadcastss (%r14), %zmm3
-	LONG $0x4865d262; WORD $0x10b8 // vfmadd231ps (%r8), %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x40c08349 // addq $0x40, %r8
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe772 // jb 0x80b0 <k_conv+0x80a0>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xc27e // jle 0x8090 <k_conv+0x8080>
-	LONG $0xdb748b4d; BYTE $0x08 // movq 0x8(%r11,%rbx,8), %r14
-	LONG $0xb1348d4f // leaq (%r9,%r14,4), %r14
-	LONG $0x963c8d4f // leaq (%r14,%r10,4), %r15
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487dd262; WORD $0x1e18 // vbroadcastss (%r14), %zmm3
-	LONG $0x4865d262; WORD $0x10b8 // vfmadd231ps (%r8), %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x40c08349 // addq $0x40, %r8
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe772 // jb 0x80e0 <k_conv+0x80d0>
-	WORD $0x95eb // jmp 0x8090 <k_conv+0x8080>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x70788b48 // movq 0x70(%rax), %rdi
-	LONG $0x30488b48 // movq 0x30(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x60408b4c // movq 0x60(%rax), %r8
-	LONG $0x487df262; WORD $0x4018; BYTE $0x22 // vbroadcastss 0x88(%rax), %zmm0
-	LONG $0x80888b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %rcx
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
-	LONG $0x487df262; WORD $0x4818; BYTE $0x23 // vbroadcastss 0x8c(%rax), %zmm1
-	LONG $0x7f048d48 // leaq (%rdi,%rdi,2), %rax
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0xbf0c8d48 // leaq (%rdi,%rdi,4), %rcx
-	LONG $0xff148d48 // leaq (%rdi,%rdi,8), %rdx
-	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	LONG $0x2cdf6b48 // imulq $0x2c, %rdi, %rbx
-	QUAD $0x0000010024b48b48 // movq 0x100(%rsp), %rsi
-	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
-	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
-	LONG $0x491c8d4b // leaq (%r9,%r9,2), %rbx
-	QUAD $0x00000140249c8948 // movq %rbx, 0x140(%rsp)
-	LONG $0xce1c8d48 // leaq (%rsi,%rcx,8), %rbx
-	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
-	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
-	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	LONG $0x245c894c; BYTE $0x08 // movq %r11, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
-	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
-	LONG $0xc6148d48 // leaq (%rsi,%rax,8), %rdx
-	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
 	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0xfe048d48 // leaq (%rsi,%rdi,8), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	QUAD $0x0000013824bc8948 // movq %rdi, 0x138(%rsp)
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x0000016024bc8948 // movq %rdi, 0x160(%rsp)
 	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
 	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
-	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x000001482484894c // movq %r8, 0x148(%rsp)
-	LONG $0x000251e9; BYTE $0x00 // jmp 0x844d <k_conv+0x843d>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
-	LONG $0x0652840f; WORD $0x0000 // je 0x886a <k_conv+0x885a>
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x000000f02484894c // movq %r8, 0xf0(%rsp)
+	QUAD $0x00000118248c894c // movq %r9, 0x118(%rsp)
+	LONG $0x000260e9; BYTE $0x00 // jmp 0x9771 <k_conv+0x9761>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	QUAD $0x000000b824ac8b4c // movq 0xb8(%rsp), %r13
+	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
+	LONG $0x06e6840f; WORD $0x0000 // je 0x9c26 <k_conv+0x9c16>
 	LONG $0xc97c7162; WORD $0x3210 // vmovups (%rdx), %zmm14 {%k1} {z}
-	LONG $0x48145162; WORD $0xee58 // vaddps %zmm14, %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
-	QUAD $0x0000010824bc8b48 // movq 0x108(%rsp), %rdi
-	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
-	LONG $0xc97c7162; WORD $0x2c10; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm13 {%k1} {z}
-	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x497c3162; WORD $0x2411; BYTE $0x80 // vmovups %zmm12, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm12 {%k1} {z}
-	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x497c3162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm11, (%rcx,%r8,4) {%k1}
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x48245162; WORD $0xde58 // vaddps %zmm14, %zmm11, %zmm11
+	LONG $0x48145162; WORD $0xdb5f // vmaxps %zmm11, %zmm13, %zmm11
+	LONG $0x481c5162; WORD $0xdb5d // vminps %zmm11, %zmm12, %zmm11
+	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
 	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0xc97c7162; WORD $0x1c10; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm11 {%k1} {z}
 	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x497c3162; WORD $0x1411; BYTE $0x80 // vmovups %zmm10, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x48145162; WORD $0xd25f // vmaxps %zmm10, %zmm13, %zmm10
+	LONG $0x481c5162; WORD $0xd25d // vminps %zmm10, %zmm12, %zmm10
+	LONG $0x497c3162; WORD $0x1411; BYTE $0x88 // vmovups %zmm10, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
 	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
 	LONG $0xc97c7162; WORD $0x1410; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm10 {%k1} {z}
 	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c3162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm9, (%rcx,%r8,4) {%k1}
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x48145162; WORD $0xc95f // vmaxps %zmm9, %zmm13, %zmm9
+	LONG $0x481c5162; WORD $0xc95d // vminps %zmm9, %zmm12, %zmm9
+	LONG $0x497c3162; WORD $0x0c11; BYTE $0x89 // vmovups %zmm9, (%rcx,%r9,4) {%k1}
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
 	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0xc97c7162; WORD $0x0c10; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm9 {%k1} {z}
 	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x497c3162; WORD $0x0411; BYTE $0x80 // vmovups %zmm8, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x48145162; WORD $0xc05f // vmaxps %zmm8, %zmm13, %zmm8
+	LONG $0x481c5162; WORD $0xc05d // vminps %zmm8, %zmm12, %zmm8
+	LONG $0x497c3162; WORD $0x0411; BYTE $0x88 // vmovups %zmm8, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
 	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
 	LONG $0xc97c7162; WORD $0x0410; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm8 {%k1} {z}
 	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cb162; WORD $0x3c11; BYTE $0x81 // vmovups %zmm7, (%rcx,%r8,4) {%k1}
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x4814f162; WORD $0xff5f // vmaxps %zmm7, %zmm13, %zmm7
+	LONG $0x481cf162; WORD $0xff5d // vminps %zmm7, %zmm12, %zmm7
+	LONG $0x497cb162; WORD $0x3c11; BYTE $0x89 // vmovups %zmm7, (%rcx,%r9,4) {%k1}
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
 	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0xc97cf162; WORD $0x3c10; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm7 {%k1} {z}
 	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x497cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4814f162; WORD $0xf65f // vmaxps %zmm6, %zmm13, %zmm6
+	LONG $0x481cf162; WORD $0xf65d // vminps %zmm6, %zmm12, %zmm6
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x88 // vmovups %zmm6, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
 	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
 	LONG $0xc97cf162; WORD $0x3410; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm6 {%k1} {z}
 	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%rcx,%r8,4) {%k1}
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x4814f162; WORD $0xed5f // vmaxps %zmm5, %zmm13, %zmm5
+	LONG $0x481cf162; WORD $0xed5d // vminps %zmm5, %zmm12, %zmm5
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x89 // vmovups %zmm5, (%rcx,%r9,4) {%k1}
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
 	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm5 {%k1} {z}
 	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4814f162; WORD $0xe45f // vmaxps %zmm4, %zmm13, %zmm4
+	LONG $0x481cf162; WORD $0xe45d // vminps %zmm4, %zmm12, %zmm4
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x88 // vmovups %zmm4, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
 	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
 	LONG $0xc97cf162; WORD $0x2410; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm4 {%k1} {z}
 	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%r8,4) {%k1}
+	LONG $0x4814f162; WORD $0xdb5f // vmaxps %zmm3, %zmm13, %zmm3
+	LONG $0x481cf162; WORD $0xdb5d // vminps %zmm3, %zmm12, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%rcx,%r9,4) {%k1}
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0xc97cf162; WORD $0x1c10; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm3 {%k1} {z}
 	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4) {%k1}
-	LONG $0x24448d49; BYTE $0x0c // leaq 0xc(%r12), %rax
-	QUAD $0x00000140248c8b48 // movq 0x140(%rsp), %rcx
-	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
-	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
-	QUAD $0x000000b0248c0148 // addq %rcx, 0xb0(%rsp)
-	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	LONG $0x4814f162; WORD $0xd25f // vmaxps %zmm2, %zmm13, %zmm2
+	LONG $0x481cf162; WORD $0xd25d // vminps %zmm2, %zmm12, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
+	LONG $0xc97cf162; WORD $0x1410; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm2 {%k1} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4814f162; WORD $0xc95f // vmaxps %zmm1, %zmm13, %zmm1
+	LONG $0x481cf162; WORD $0xc95d // vminps %zmm1, %zmm12, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x89 // vmovups %zmm1, (%rcx,%r9,4) {%k1}
+	LONG $0xc97cf162; WORD $0x0c10; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm1 {%k1} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4814f162; WORD $0xc05f // vmaxps %zmm0, %zmm13, %zmm0
+	LONG $0x481cf162; WORD $0xc05d // vminps %zmm0, %zmm12, %zmm0
+	LONG $0x497cb162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%r9,4) {%k1}
+	LONG $0x0c458d49 // leaq 0xc(%r13), %rax
+	QUAD $0x00000130248c8b48 // movq 0x130(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
 	LONG $0x244c0148; BYTE $0x50 // addq %rcx, 0x50(%rsp)
 	QUAD $0x00000090248c0148 // addq %rcx, 0x90(%rsp)
-	LONG $0x244c0148; BYTE $0x78 // addq %rcx, 0x78(%rsp)
-	LONG $0x244c0148; BYTE $0x58 // addq %rcx, 0x58(%rsp)
-	QUAD $0x00000088248c0148 // addq %rcx, 0x88(%rsp)
-	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
 	QUAD $0x000000c8248c0148 // addq %rcx, 0xc8(%rsp)
-	QUAD $0x000000b8248c0148 // addq %rcx, 0xb8(%rsp)
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xfa8a8f0f; WORD $0xffff // jg 0x7ed7 <k_conv+0x7ec7>
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x244c0148; BYTE $0x38 // addq %rcx, 0x38(%rsp)
+	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
+	LONG $0x244c0148; BYTE $0x30 // addq %rcx, 0x30(%rsp)
+	LONG $0x244c0148; BYTE $0x60 // addq %rcx, 0x60(%rsp)
+	QUAD $0x000000a0248c0148 // addq %rcx, 0xa0(%rsp)
+	QUAD $0x00000088248c0148 // addq %rcx, 0x88(%rsp)
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xfa468f0f; WORD $0xffff // jg 0x91b7 <k_conv+0x91a7>
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x7f7e // jle 0x9810 <k_conv+0x9800>
+	LONG $0x487c7162; WORD $0x1910 // vmovups (%rcx), %zmm11
+	LONG $0x487c7162; WORD $0x1010 // vmovups (%rax), %zmm10
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487c7162; WORD $0x0810 // vmovups (%rax), %zmm9
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487c7162; WORD $0x0010 // vmovups (%rax), %zmm8
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487cf162; WORD $0x3810 // vmovups (%rax), %zmm7
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487cf162; WORD $0x3010 // vmovups (%rax), %zmm6
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487cf162; WORD $0x2810 // vmovups (%rax), %zmm5
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487cf162; WORD $0x2010 // vmovups (%rax), %zmm4
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487cf162; WORD $0x1810 // vmovups (%rax), %zmm3
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
 	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
-	LONG $0x247c8348; WORD $0x0060 // cmpq $0x0, 0x60(%rsp)
-	QUAD $0x000000d824a4894c // movq %r12, 0xd8(%rsp)
-	LONG $0x01d98e0f; WORD $0x0000 // jle 0x8650 <k_conv+0x8640>
-	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487cf162; WORD $0x0810 // vmovups (%rax), %zmm1
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	WORD $0x7deb // jmp 0x9880 <k_conv+0x9870>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x1910 // vmovups (%rcx), %zmm11 {%k1} {z}
+	LONG $0xc97c7162; WORD $0x1010 // vmovups (%rax), %zmm10 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97c7162; WORD $0x0810 // vmovups (%rax), %zmm9 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97cf162; WORD $0x3810 // vmovups (%rax), %zmm7 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97cf162; WORD $0x2810 // vmovups (%rax), %zmm5 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97cf162; WORD $0x1810 // vmovups (%rax), %zmm3 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28488b48 // movq 0x28(%rax), %rcx
-	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
-	LONG $0x38488b48 // movq 0x38(%rax), %rcx
-	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfa28 // vmovaps %zmm2, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
-	LONG $0x487c7162; WORD $0xd228 // vmovaps %zmm2, %zmm10
-	LONG $0x487c7162; WORD $0xda28 // vmovaps %zmm2, %zmm11
-	LONG $0x487c7162; WORD $0xe228 // vmovaps %zmm2, %zmm12
-	LONG $0x487c7162; WORD $0xea28 // vmovaps %zmm2, %zmm13
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	WORD $0x19eb // jmp 0x8517 <k_conv+0x8507>
-	WORD $0x9066 // nop
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x017b840f; WORD $0x0000 // je 0x8692 <k_conv+0x8682>
+	LONG $0x30488b48 // movq 0x30(%rax), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	QUAD $0x000000d824ac894c // movq %r13, 0xd8(%rsp)
+	LONG $0x01898e0f; WORD $0x0000 // jle 0x9a30 <k_conv+0x9a20>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	QUAD $0x0000016024848b48 // movq 0x160(%rsp), %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	LONG $0x28418b48 // movq 0x28(%rcx), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x38518b48 // movq 0x38(%rcx), %rdx
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	WORD $0xdf7e // jle 0x8500 <k_conv+0x84f0>
-	QUAD $0x0000011024848b48 // movq 0x110(%rsp), %rax
-	LONG $0xd0348b48 // movq (%rax,%rdx,8), %rsi
-	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	WORD $0x1ceb // jmp 0x9907 <k_conv+0x98f7>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x0129840f; WORD $0x0000 // je 0x9a30 <k_conv+0x9a20>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	WORD $0xe07e // jle 0x98f0 <k_conv+0x98e0>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0xc80c8b48 // movq (%rax,%rcx,8), %rcx
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
 	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
-	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
-	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
-	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	QUAD $0x000000b024bc8b4c // movq 0xb0(%rsp), %r15
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c7162; WORD $0x7510; BYTE $0x00 // vmovups (%rbp), %zmm14
-	LONG $0x580d7262; WORD $0x2cb8; BYTE $0x31 // vfmadd231ps (%rcx,%rsi){1to16}, %zmm14, %zmm13 # zmm13 = (zmm14 * mem) + zmm13
-	LONG $0x580d5262; WORD $0x24b8; BYTE $0x32 // vfmadd231ps (%r10,%rsi){1to16}, %zmm14, %zmm12 # zmm12 = (zmm14 * mem) + zmm12
-	LONG $0x580d5262; WORD $0x1cb8; BYTE $0x31 // vfmadd231ps (%r9,%rsi){1to16}, %zmm14, %zmm11 # zmm11 = (zmm14 * mem) + zmm11
-	LONG $0x580d7262; WORD $0x14b8; BYTE $0x37 // vfmadd231ps (%rdi,%rsi){1to16}, %zmm14, %zmm10 # zmm10 = (zmm14 * mem) + zmm10
-	LONG $0x580d7262; WORD $0x0cb8; BYTE $0x30 // vfmadd231ps (%rax,%rsi){1to16}, %zmm14, %zmm9 # zmm9 = (zmm14 * mem) + zmm9
-	LONG $0x580d5262; WORD $0x04b8; BYTE $0x30 // vfmadd231ps (%r8,%rsi){1to16}, %zmm14, %zmm8 # zmm8 = (zmm14 * mem) + zmm8
-	LONG $0x580dd262; WORD $0x3cb8; BYTE $0x33 // vfmadd231ps (%r11,%rsi){1to16}, %zmm14, %zmm7 # zmm7 = (zmm14 * mem) + zmm7
-	LONG $0x580df262; WORD $0x34b8; BYTE $0x33 // vfmadd231ps (%rbx,%rsi){1to16}, %zmm14, %zmm6 # zmm6 = (zmm14 * mem) + zmm6
-	LONG $0x580dd262; WORD $0x2cb8; BYTE $0x36 // vfmadd231ps (%r14,%rsi){1to16}, %zmm14, %zmm5 # zmm5 = (zmm14 * mem) + zmm5
-	LONG $0x580dd262; WORD $0x24b8; BYTE $0x37 // vfmadd231ps (%r15,%rsi){1to16}, %zmm14, %zmm4 # zmm4 = (zmm14 * mem) + zmm4
-	LONG $0x580dd262; WORD $0x1cb8; BYTE $0x34 // vfmadd231ps (%r12,%rsi){1to16}, %zmm14, %zmm3 # zmm3 = (zmm14 * mem) + zmm3
-	QUAD $0x003554b8580dd262 // vfmadd231ps (%r13,%rsi){1to16}, %zmm14, %zmm2 # zmm2 = (zmm14 * mem) + zmm2
-	LONG $0x40c58348 // addq $0x40, %rbp
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	QUAD $0x000000c824bc8b4c // movq 0xc8(%rsp), %r15
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbp
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487c7162; WORD $0x2610 // vmovups (%rsi), %zmm12
+	LONG $0x581d5262; WORD $0x1cb8; BYTE $0x0e // vfmadd231ps (%r14,%rcx){1to16}, %zmm12, %zmm11 # zmm11 = (zmm12 * mem) + zmm11
+	LONG $0x581d7262; WORD $0x14b8; BYTE $0x0b // vfmadd231ps (%rbx,%rcx){1to16}, %zmm12, %zmm10 # zmm10 = (zmm12 * mem) + zmm10
+	LONG $0x581d7262; WORD $0x0cb8; BYTE $0x08 // vfmadd231ps (%rax,%rcx){1to16}, %zmm12, %zmm9 # zmm9 = (zmm12 * mem) + zmm9
+	LONG $0x581d5262; WORD $0x04b8; BYTE $0x0b // vfmadd231ps (%r11,%rcx){1to16}, %zmm12, %zmm8 # zmm8 = (zmm12 * mem) + zmm8
+	LONG $0x581dd262; WORD $0x3cb8; BYTE $0x09 // vfmadd231ps (%r9,%rcx){1to16}, %zmm12, %zmm7 # zmm7 = (zmm12 * mem) + zmm7
+	LONG $0x581dd262; WORD $0x34b8; BYTE $0x0a // vfmadd231ps (%r10,%rcx){1to16}, %zmm12, %zmm6 # zmm6 = (zmm12 * mem) + zmm6
+	LONG $0x581dd262; WORD $0x2cb8; BYTE $0x0f // vfmadd231ps (%r15,%rcx){1to16}, %zmm12, %zmm5 # zmm5 = (zmm12 * mem) + zmm5
+	LONG $0x581dd262; WORD $0x24b8; BYTE $0x0c // vfmadd231ps (%r12,%rcx){1to16}, %zmm12, %zmm4 # zmm4 = (zmm12 * mem) + zmm4
+	QUAD $0x000d5cb8581df262 // vfmadd231ps (%rbp,%rcx){1to16}, %zmm12, %zmm3 # zmm3 = (zmm12 * mem) + zmm3
+	LONG $0x581df262; WORD $0x14b8; BYTE $0x0a // vfmadd231ps (%rdx,%rcx){1to16}, %zmm12, %zmm2 # zmm2 = (zmm12 * mem) + zmm2
+	QUAD $0x000d4cb8581dd262 // vfmadd231ps (%r13,%rcx){1to16}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
+	LONG $0x581df262; WORD $0x04b8; BYTE $0x0f // vfmadd231ps (%rdi,%rcx){1to16}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x04c78348 // addq $0x4, %rdi
 	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x04c58348 // addq $0x4, %rbp
 	LONG $0x04c48349 // addq $0x4, %r12
 	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x04c38349 // addq $0x4, %r11
-	LONG $0x04c08349 // addq $0x4, %r8
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x04c78348 // addq $0x4, %rdi
-	LONG $0x04c18349 // addq $0x4, %r9
 	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x31148d48 // leaq (%rcx,%rsi), %rdx
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0xff5d820f; WORD $0xffff // jb 0x85a0 <k_conv+0x8590>
-	LONG $0xfffeb8e9; BYTE $0xff // jmp 0x8500 <k_conv+0x84f0>
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0x0e048d4d // leaq (%r14,%rcx), %r8
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x24443b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r8
+	LONG $0xff5d820f; WORD $0xffff // jb 0x9980 <k_conv+0x9970>
+	LONG $0xfffec8e9; BYTE $0xff // jmp 0x98f0 <k_conv+0x98e0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfa28 // vmovaps %zmm2, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
-	LONG $0x487c7162; WORD $0xd228 // vmovaps %zmm2, %zmm10
-	LONG $0x487c7162; WORD $0xda28 // vmovaps %zmm2, %zmm11
-	LONG $0x487c7162; WORD $0xe228 // vmovaps %zmm2, %zmm12
-	LONG $0x487c7162; WORD $0xea28 // vmovaps %zmm2, %zmm13
-	QUAD $0x0000014824848b4c // movq 0x148(%rsp), %r8
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	QUAD $0x0001082494af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdx
-	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
+	QUAD $0x00000118248c8b4c // movq 0x118(%rsp), %r9
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x0000d024b4af0f48; BYTE $0x00 // imulq 0xd0(%rsp), %rsi
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487d7262; WORD $0x6918; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm13
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	LONG $0x487d7262; WORD $0x6118; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm12
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
 	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0xfb2a8c0f; WORD $0xffff // jl 0x8200 <k_conv+0x81f0>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
-	LONG $0x0279840f; WORD $0x0000 // je 0x8963 <k_conv+0x8953>
-	LONG $0x48147162; WORD $0x2a58 // vaddps (%rdx), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	QUAD $0x0000010824bc8b48 // movq 0x108(%rsp), %rdi
-	LONG $0x481c7162; WORD $0x2458; BYTE $0xba // vaddps (%rdx,%rdi,4), %zmm12, %zmm12
+	LONG $0xfa968c0f; WORD $0xffff // jl 0x9520 <k_conv+0x9510>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	QUAD $0x000000b824ac8b4c // movq 0xb8(%rsp), %r13
+	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
+	LONG $0x0279840f; WORD $0x0000 // je 0x9d1f <k_conv+0x9d0f>
+	LONG $0x48247162; WORD $0x1a58 // vaddps (%rdx), %zmm11, %zmm11
+	LONG $0x48145162; WORD $0xdb5f // vmaxps %zmm11, %zmm13, %zmm11
+	LONG $0x481c5162; WORD $0xdb5d // vminps %zmm11, %zmm12, %zmm11
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
+	LONG $0x482c7162; WORD $0x1458; BYTE $0xba // vaddps (%rdx,%rdi,4), %zmm10, %zmm10
 	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c3162; WORD $0x2411; BYTE $0x80 // vmovups %zmm12, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xba // vaddps (%rdx,%rdi,4), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm11, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
-	LONG $0x482c7162; WORD $0x1458; BYTE $0xbe // vaddps (%rsi,%rdi,4), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x80 // vmovups %zmm10, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x48145162; WORD $0xd25f // vmaxps %zmm10, %zmm13, %zmm10
+	LONG $0x481c5162; WORD $0xd25d // vminps %zmm10, %zmm12, %zmm10
+	LONG $0x487c3162; WORD $0x1411; BYTE $0x88 // vmovups %zmm10, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
 	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0x48347162; WORD $0x0c58; BYTE $0xba // vaddps (%rdx,%rdi,4), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c3162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm9, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x483c7162; WORD $0x0458; BYTE $0xbe // vaddps (%rsi,%rdi,4), %zmm8, %zmm8
+	LONG $0x48145162; WORD $0xc95f // vmaxps %zmm9, %zmm13, %zmm9
+	LONG $0x481c5162; WORD $0xc95d // vminps %zmm9, %zmm12, %zmm9
+	LONG $0x487c3162; WORD $0x0c11; BYTE $0x89 // vmovups %zmm9, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
 	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c3162; WORD $0x0411; BYTE $0x80 // vmovups %zmm8, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x483c7162; WORD $0x0458; BYTE $0xbe // vaddps (%rsi,%rdi,4), %zmm8, %zmm8
+	LONG $0x48145162; WORD $0xc05f // vmaxps %zmm8, %zmm13, %zmm8
+	LONG $0x481c5162; WORD $0xc05d // vminps %zmm8, %zmm12, %zmm8
+	LONG $0x487c3162; WORD $0x0411; BYTE $0x88 // vmovups %zmm8, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
 	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0x4844f162; WORD $0x3c58; BYTE $0xba // vaddps (%rdx,%rdi,4), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0x81 // vmovups %zmm7, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
+	LONG $0x4814f162; WORD $0xff5f // vmaxps %zmm7, %zmm13, %zmm7
+	LONG $0x481cf162; WORD $0xff5d // vminps %zmm7, %zmm12, %zmm7
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x89 // vmovups %zmm7, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
 	LONG $0x484cf162; WORD $0x3458; BYTE $0xbe // vaddps (%rsi,%rdi,4), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
+	LONG $0x4814f162; WORD $0xf65f // vmaxps %zmm6, %zmm13, %zmm6
+	LONG $0x481cf162; WORD $0xf65d // vminps %zmm6, %zmm12, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x88 // vmovups %zmm6, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
 	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0x4854f162; WORD $0x2c58; BYTE $0xba // vaddps (%rdx,%rdi,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x485cf162; WORD $0x2458; BYTE $0xbe // vaddps (%rsi,%rdi,4), %zmm4, %zmm4
+	LONG $0x4814f162; WORD $0xed5f // vmaxps %zmm5, %zmm13, %zmm5
+	LONG $0x481cf162; WORD $0xed5d // vminps %zmm5, %zmm12, %zmm5
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x89 // vmovups %zmm5, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
 	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4)
-	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xbe // vaddps (%rsi,%rdi,4), %zmm4, %zmm4
+	LONG $0x4814f162; WORD $0xe45f // vmaxps %zmm4, %zmm13, %zmm4
+	LONG $0x481cf162; WORD $0xe45d // vminps %zmm4, %zmm12, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x88 // vmovups %zmm4, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0xba348d48 // leaq (%rdx,%rdi,4), %rsi
 	LONG $0x4864f162; WORD $0x1c58; BYTE $0xba // vaddps (%rdx,%rdi,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%r8,4)
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xb8 // vaddps (%rax,%rdi,4), %zmm2, %zmm2
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x0001f1e9; BYTE $0x00 // jmp 0x8a5b <k_conv+0x8a4b>
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x497c3162; WORD $0x2411; BYTE $0x80 // vmovups %zmm12, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x497c3162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm11, (%rcx,%r8,4) {%k1}
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x497c3162; WORD $0x1411; BYTE $0x80 // vmovups %zmm10, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c3162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm9, (%rcx,%r8,4) {%k1}
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x497c3162; WORD $0x0411; BYTE $0x80 // vmovups %zmm8, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cb162; WORD $0x3c11; BYTE $0x81 // vmovups %zmm7, (%rcx,%r8,4) {%k1}
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x497cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%rcx,%r8,4) {%k1}
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4) {%k1}
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%r8,4) {%k1}
-	LONG $0xfffa74e9; BYTE $0xff // jmp 0x83d7 <k_conv+0x83c7>
-	LONG $0x487c5162; WORD $0xed5f // vmaxps %zmm13, %zmm0, %zmm13
-	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487c5162; WORD $0xe45f // vmaxps %zmm12, %zmm0, %zmm12
-	LONG $0x48745162; WORD $0xe45d // vminps %zmm12, %zmm1, %zmm12
-	LONG $0x487c3162; WORD $0x2411; BYTE $0x80 // vmovups %zmm12, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm0, %zmm11
-	LONG $0x48745162; WORD $0xdb5d // vminps %zmm11, %zmm1, %zmm11
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm11, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487c5162; WORD $0xd25f // vmaxps %zmm10, %zmm0, %zmm10
-	LONG $0x48745162; WORD $0xd25d // vminps %zmm10, %zmm1, %zmm10
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x80 // vmovups %zmm10, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c3162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm9, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c3162; WORD $0x0411; BYTE $0x80 // vmovups %zmm8, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0x81 // vmovups %zmm7, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%rcx,%r8,4)
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4)
-	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%r8,4)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4)
-	LONG $0xfff977e9; BYTE $0xff // jmp 0x83ea <k_conv+0x83da>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x4814f162; WORD $0xdb5f // vmaxps %zmm3, %zmm13, %zmm3
+	LONG $0x481cf162; WORD $0xdb5d // vminps %zmm3, %zmm12, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x486cf162; WORD $0x1458; BYTE $0xbe // vaddps (%rsi,%rdi,4), %zmm2, %zmm2
+	LONG $0xbe148d48 // leaq (%rsi,%rdi,4), %rdx
+	LONG $0x4814f162; WORD $0xd25f // vmaxps %zmm2, %zmm13, %zmm2
+	LONG $0x481cf162; WORD $0xd25d // vminps %zmm2, %zmm12, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%r9,4)
+	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
+	LONG $0x4874f162; WORD $0x0c58; BYTE $0xba // vaddps (%rdx,%rdi,4), %zmm1, %zmm1
+	LONG $0x4814f162; WORD $0xc95f // vmaxps %zmm1, %zmm13, %zmm1
+	LONG $0x481cf162; WORD $0xc95d // vminps %zmm1, %zmm12, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x89 // vmovups %zmm1, (%rcx,%r9,4)
+	LONG $0x487cf162; WORD $0x0458; BYTE $0xb8 // vaddps (%rax,%rdi,4), %zmm0, %zmm0
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x0001f1e9; BYTE $0x00 // jmp 0x9e17 <k_conv+0x9e07>
+	LONG $0x48145162; WORD $0xdb5f // vmaxps %zmm11, %zmm13, %zmm11
+	LONG $0x481c5162; WORD $0xdb5d // vminps %zmm11, %zmm12, %zmm11
+	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	LONG $0x48145162; WORD $0xd25f // vmaxps %zmm10, %zmm13, %zmm10
+	LONG $0x481c5162; WORD $0xd25d // vminps %zmm10, %zmm12, %zmm10
+	LONG $0x497c3162; WORD $0x1411; BYTE $0x88 // vmovups %zmm10, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x48145162; WORD $0xc95f // vmaxps %zmm9, %zmm13, %zmm9
+	LONG $0x481c5162; WORD $0xc95d // vminps %zmm9, %zmm12, %zmm9
+	LONG $0x497c3162; WORD $0x0c11; BYTE $0x89 // vmovups %zmm9, (%rcx,%r9,4) {%k1}
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x48145162; WORD $0xc05f // vmaxps %zmm8, %zmm13, %zmm8
+	LONG $0x481c5162; WORD $0xc05d // vminps %zmm8, %zmm12, %zmm8
+	LONG $0x497c3162; WORD $0x0411; BYTE $0x88 // vmovups %zmm8, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4814f162; WORD $0xff5f // vmaxps %zmm7, %zmm13, %zmm7
+	LONG $0x481cf162; WORD $0xff5d // vminps %zmm7, %zmm12, %zmm7
+	LONG $0x497cb162; WORD $0x3c11; BYTE $0x89 // vmovups %zmm7, (%rcx,%r9,4) {%k1}
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x4814f162; WORD $0xf65f // vmaxps %zmm6, %zmm13, %zmm6
+	LONG $0x481cf162; WORD $0xf65d // vminps %zmm6, %zmm12, %zmm6
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x88 // vmovups %zmm6, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4814f162; WORD $0xed5f // vmaxps %zmm5, %zmm13, %zmm5
+	LONG $0x481cf162; WORD $0xed5d // vminps %zmm5, %zmm12, %zmm5
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x89 // vmovups %zmm5, (%rcx,%r9,4) {%k1}
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x4814f162; WORD $0xe45f // vmaxps %zmm4, %zmm13, %zmm4
+	LONG $0x481cf162; WORD $0xe45d // vminps %zmm4, %zmm12, %zmm4
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x88 // vmovups %zmm4, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4814f162; WORD $0xdb5f // vmaxps %zmm3, %zmm13, %zmm3
+	LONG $0x481cf162; WORD $0xdb5d // vminps %zmm3, %zmm12, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%rcx,%r9,4) {%k1}
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x4814f162; WORD $0xd25f // vmaxps %zmm2, %zmm13, %zmm2
+	LONG $0x481cf162; WORD $0xd25d // vminps %zmm2, %zmm12, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%r9,4) {%k1}
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4814f162; WORD $0xc95f // vmaxps %zmm1, %zmm13, %zmm1
+	LONG $0x481cf162; WORD $0xc95d // vminps %zmm1, %zmm12, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x89 // vmovups %zmm1, (%rcx,%r9,4) {%k1}
+	LONG $0xfff9e0e9; BYTE $0xff // jmp 0x96ff <k_conv+0x96ef>
+	LONG $0x48145162; WORD $0xdb5f // vmaxps %zmm11, %zmm13, %zmm11
+	LONG $0x481c5162; WORD $0xdb5d // vminps %zmm11, %zmm12, %zmm11
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x48145162; WORD $0xd25f // vmaxps %zmm10, %zmm13, %zmm10
+	LONG $0x481c5162; WORD $0xd25d // vminps %zmm10, %zmm12, %zmm10
+	LONG $0x487c3162; WORD $0x1411; BYTE $0x88 // vmovups %zmm10, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x48145162; WORD $0xc95f // vmaxps %zmm9, %zmm13, %zmm9
+	LONG $0x481c5162; WORD $0xc95d // vminps %zmm9, %zmm12, %zmm9
+	LONG $0x487c3162; WORD $0x0c11; BYTE $0x89 // vmovups %zmm9, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x48145162; WORD $0xc05f // vmaxps %zmm8, %zmm13, %zmm8
+	LONG $0x481c5162; WORD $0xc05d // vminps %zmm8, %zmm12, %zmm8
+	LONG $0x487c3162; WORD $0x0411; BYTE $0x88 // vmovups %zmm8, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4814f162; WORD $0xff5f // vmaxps %zmm7, %zmm13, %zmm7
+	LONG $0x481cf162; WORD $0xff5d // vminps %zmm7, %zmm12, %zmm7
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x89 // vmovups %zmm7, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x4814f162; WORD $0xf65f // vmaxps %zmm6, %zmm13, %zmm6
+	LONG $0x481cf162; WORD $0xf65d // vminps %zmm6, %zmm12, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x88 // vmovups %zmm6, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4814f162; WORD $0xed5f // vmaxps %zmm5, %zmm13, %zmm5
+	LONG $0x481cf162; WORD $0xed5d // vminps %zmm5, %zmm12, %zmm5
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x89 // vmovups %zmm5, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x4814f162; WORD $0xe45f // vmaxps %zmm4, %zmm13, %zmm4
+	LONG $0x481cf162; WORD $0xe45d // vminps %zmm4, %zmm12, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x88 // vmovups %zmm4, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4814f162; WORD $0xdb5f // vmaxps %zmm3, %zmm13, %zmm3
+	LONG $0x481cf162; WORD $0xdb5d // vminps %zmm3, %zmm12, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%rcx,%r9,4)
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x4814f162; WORD $0xd25f // vmaxps %zmm2, %zmm13, %zmm2
+	LONG $0x481cf162; WORD $0xd25d // vminps %zmm2, %zmm12, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%r9,4)
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4814f162; WORD $0xc95f // vmaxps %zmm1, %zmm13, %zmm1
+	LONG $0x481cf162; WORD $0xc95d // vminps %zmm1, %zmm12, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x89 // vmovups %zmm1, (%rcx,%r9,4)
+	LONG $0x4814f162; WORD $0xc05f // vmaxps %zmm0, %zmm13, %zmm0
+	LONG $0x481cf162; WORD $0xc05d // vminps %zmm0, %zmm12, %zmm0
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%r9,4)
+	LONG $0xfff8e3e9; BYTE $0xff // jmp 0x9712 <k_conv+0x9702>
+	BYTE $0x90 // nop
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x70518b48 // movq 0x70(%rcx), %rdx
-	LONG $0x30718b48 // movq 0x30(%rcx), %rsi
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0x60798b48 // movq 0x60(%rcx), %rdi
-	LONG $0x80b18b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %rsi
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	LONG $0x487df262; WORD $0x4118; BYTE $0x22 // vbroadcastss 0x88(%rcx), %zmm0
-	LONG $0x487df262; WORD $0x4918; BYTE $0x23 // vbroadcastss 0x8c(%rcx), %zmm1
-	QUAD $0x00000000a5348d4a // leaq (,%r12,4), %rsi
-	QUAD $0x0000001ca5048d4e // leaq 0x1c(,%r12,4), %r8
+	LONG $0x88918b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdx
+	LONG $0x50798b48 // movq 0x50(%rcx), %rdi
+	LONG $0x78718b48 // movq 0x78(%rcx), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x98898b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	QUAD $0x00000000ad348d4a // leaq (,%r13,4), %rsi
+	QUAD $0x0000001cad048d4e // leaq 0x1c(,%r13,4), %r8
 	LONG $0xc2af0f4c // imulq %rdx, %r8
-	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
-	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x05e0c149 // shlq $0x5, %r8
-	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
-	QUAD $0x00000018a5048d4e // leaq 0x18(,%r12,4), %r8
-	LONG $0xc2af0f4c // imulq %rdx, %r8
+	QUAD $0x00000110248c8b48 // movq 0x110(%rsp), %rcx
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	LONG $0x2404894c // movq %r8, (%rsp)
-	QUAD $0x00000014a5048d4e // leaq 0x14(,%r12,4), %r8
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
+	QUAD $0x00000018ad048d4e // leaq 0x18(,%r13,4), %r8
 	LONG $0xc2af0f4c // imulq %rdx, %r8
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
-	QUAD $0x00000010a5048d4e // leaq 0x10(,%r12,4), %r8
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	QUAD $0x00000014ad048d4e // leaq 0x14(,%r13,4), %r8
 	LONG $0xc2af0f4c // imulq %rdx, %r8
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
-	QUAD $0x0000000ca5048d4e // leaq 0xc(,%r12,4), %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	QUAD $0x00000010ad048d4e // leaq 0x10(,%r13,4), %r8
 	LONG $0xc2af0f4c // imulq %rdx, %r8
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	QUAD $0x00000008a5048d4e // leaq 0x8(,%r12,4), %r8
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	QUAD $0x0000000cad048d4e // leaq 0xc(,%r13,4), %r8
 	LONG $0xc2af0f4c // imulq %rdx, %r8
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	QUAD $0x00000008ad048d4e // leaq 0x8(,%r13,4), %r8
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
 	LONG $0xf2af0f48 // imulq %rdx, %rsi
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
-	QUAD $0x00000004a5348d4a // leaq 0x4(,%r12,4), %rsi
-	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	QUAD $0x00000004ad348d4a // leaq 0x4(,%r13,4), %rsi
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
 	LONG $0xf2af0f48 // imulq %rdx, %rsi
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	QUAD $0x0000008824bc8948 // movq %rdi, 0x88(%rsp)
-	LONG $0x00018be9; BYTE $0x00 // jmp 0x8d03 <k_conv+0x8cf3>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
-	LONG $0x045c840f; WORD $0x0000 // je 0x8ff4 <k_conv+0x8fe4>
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x00018de9; BYTE $0x00 // jmp 0xa0aa <k_conv+0xa09a>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	QUAD $0x000000b824ac8b4c // movq 0xb8(%rsp), %r13
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x04c5840f; WORD $0x0000 // je 0xa402 <k_conv+0xa3f2>
 	LONG $0xc97c7162; WORD $0x1210 // vmovups (%rdx), %zmm10 {%k1} {z}
-	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
-	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
-	LONG $0x82348d4a // leaq (%rdx,%r8,4), %rsi
-	LONG $0xc97c3162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm9 {%k1} {z}
-	LONG $0x483c5162; WORD $0xc158 // vaddps %zmm9, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x497c7162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm8, (%rax,%rdi,4) {%k1}
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0xc97c3162; WORD $0x0410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm8 {%k1} {z}
-	LONG $0x4844d162; WORD $0xf858 // vaddps %zmm8, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cf162; WORD $0x3c11; BYTE $0xb9 // vmovups %zmm7, (%rcx,%rdi,4) {%k1}
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x82348d4a // leaq (%rdx,%r8,4), %rsi
-	LONG $0xc97cb162; WORD $0x3c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm7 {%k1} {z}
+	LONG $0x4844d162; WORD $0xfa58 // vaddps %zmm10, %zmm7, %zmm7
+	LONG $0x4834f162; WORD $0xff5f // vmaxps %zmm7, %zmm9, %zmm7
+	LONG $0x483cf162; WORD $0xff5d // vminps %zmm7, %zmm8, %zmm7
+	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x8a348d4a // leaq (%rdx,%r9,4), %rsi
+	LONG $0xc97cb162; WORD $0x3c10; BYTE $0x8a // vmovups (%rdx,%r9,4), %zmm7 {%k1} {z}
 	LONG $0x484cf162; WORD $0xf758 // vaddps %zmm7, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x497cf162; WORD $0x3411; BYTE $0xb8 // vmovups %zmm6, (%rax,%rdi,4) {%k1}
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0xc97cb162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm6 {%k1} {z}
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4) {%k1}
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
+	LONG $0xc97cb162; WORD $0x3410; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm6 {%k1} {z}
 	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm5, (%rcx,%rdi,4) {%k1}
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x82348d4a // leaq (%rdx,%r8,4), %rsi
-	LONG $0xc97cb162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm5 {%k1} {z}
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%rcx,%r8,4) {%k1}
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x8a348d4a // leaq (%rdx,%r9,4), %rsi
+	LONG $0xc97cb162; WORD $0x2c10; BYTE $0x8a // vmovups (%rdx,%r9,4), %zmm5 {%k1} {z}
 	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cf162; WORD $0x2411; BYTE $0xb8 // vmovups %zmm4, (%rax,%rdi,4) {%k1}
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0xc97cb162; WORD $0x2410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm4 {%k1} {z}
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4) {%k1}
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
+	LONG $0xc97cb162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm4 {%k1} {z}
 	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0xb9 // vmovups %zmm3, (%rcx,%rdi,4) {%k1}
-	LONG $0xc97cb162; WORD $0x1c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm3 {%k1} {z}
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%r8,4) {%k1}
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x8a348d4a // leaq (%rdx,%r9,4), %rsi
+	LONG $0xc97cb162; WORD $0x1c10; BYTE $0x8a // vmovups (%rdx,%r9,4), %zmm3 {%k1} {z}
 	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x497cf162; WORD $0x1411; BYTE $0xb8 // vmovups %zmm2, (%rax,%rdi,4) {%k1}
-	LONG $0x24448d49; BYTE $0x08 // leaq 0x8(%r12), %rax
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x244c0148; BYTE $0x60 // addq %rcx, 0x60(%rsp)
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4) {%k1}
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
+	LONG $0xc97cb162; WORD $0x1410; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm2 {%k1} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%r8,4) {%k1}
+	LONG $0xc97cb162; WORD $0x0c10; BYTE $0x8a // vmovups (%rdx,%r9,4), %zmm1 {%k1} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4834f162; WORD $0xc05f // vmaxps %zmm0, %zmm9, %zmm0
+	LONG $0x483cf162; WORD $0xc05d // vminps %zmm0, %zmm8, %zmm0
+	LONG $0x497cb162; WORD $0x0411; BYTE $0x80 // vmovups %zmm0, (%rax,%r8,4) {%k1}
+	LONG $0x08458d49 // leaq 0x8(%r13), %rax
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	LONG $0x240c0148 // addq %rcx, (%rsp)
-	LONG $0x244c0148; BYTE $0x58 // addq %rcx, 0x58(%rsp)
-	LONG $0x244c0148; BYTE $0x50 // addq %rcx, 0x50(%rsp)
-	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
-	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
 	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
 	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xf1e48f0f; WORD $0xffff // jg 0x7ee7 <k_conv+0x7ed7>
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xf11c8f0f; WORD $0xffff // jg 0x91c6 <k_conv+0x91b6>
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
+	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	WORD $0x4e7e // jle 0xa120 <k_conv+0xa110>
+	LONG $0x487cf162; WORD $0x3910 // vmovups (%rcx), %zmm7
+	LONG $0x487cf162; WORD $0x3010 // vmovups (%rax), %zmm6
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x487cf162; WORD $0x2810 // vmovups (%rax), %zmm5
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x487cf162; WORD $0x2010 // vmovups (%rax), %zmm4
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x487cf162; WORD $0x1810 // vmovups (%rax), %zmm3
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
 	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	QUAD $0x0000009024a4894c // movq %r12, 0x90(%rsp)
-	LONG $0x01538e0f; WORD $0x0000 // jle 0x8e80 <k_conv+0x8e70>
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x487cf162; WORD $0x0810 // vmovups (%rax), %zmm1
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	WORD $0x4ceb // jmp 0xa168 <k_conv+0xa158>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x3910 // vmovups (%rcx), %zmm7 {%k1} {z}
+	LONG $0xc97cf162; WORD $0x3010 // vmovups (%rax), %zmm6 {%k1} {z}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0xc97cf162; WORD $0x2810 // vmovups (%rax), %zmm5 {%k1} {z}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0xc97cf162; WORD $0x1810 // vmovups (%rax), %zmm3 {%k1} {z}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x30688b48 // movq 0x30(%rax), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	QUAD $0x000000c824ac894c // movq %r13, 0xc8(%rsp)
+	LONG $0x011e8e0f; WORD $0x0000 // jle 0xa2a0 <k_conv+0xa290>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0x28418b48 // movq 0x28(%rcx), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
 	LONG $0x38498b4c // movq 0x38(%rcx), %r9
-	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfa28 // vmovaps %zmm2, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1deb // jmp 0x8dae <k_conv+0x8d9e>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x0deb // jmp 0xa1cc <k_conv+0xa1bc>
+	BYTE $0x90 // nop
 	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0x246c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r13
-	LONG $0x00fc840f; WORD $0x0000 // je 0x8eaa <k_conv+0x8e9a>
+	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
+	LONG $0x00d4840f; WORD $0x0000 // je 0xa2a0 <k_conv+0xa290>
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xed7e // jle 0x8da0 <k_conv+0x8d90>
+	WORD $0xef7e // jle 0xa1c0 <k_conv+0xa1b0>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
 	LONG $0xe8148b4a // movq (%rax,%r13,8), %rdx
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0x893c8d4a // leaq (%rcx,%r9,4), %rdi
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x883c8d4a // leaq (%rax,%r9,4), %rdi
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c7162; WORD $0x1610 // vmovups (%rsi), %zmm10
-	LONG $0x582d5262; WORD $0x0cb8; BYTE $0x12 // vfmadd231ps (%r10,%rdx){1to16}, %zmm10, %zmm9 # zmm9 = (zmm10 * mem) + zmm9
-	LONG $0x582d5262; WORD $0x04b8; BYTE $0x14 // vfmadd231ps (%r12,%rdx){1to16}, %zmm10, %zmm8 # zmm8 = (zmm10 * mem) + zmm8
-	LONG $0x582dd262; WORD $0x3cb8; BYTE $0x17 // vfmadd231ps (%r15,%rdx){1to16}, %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
-	LONG $0x582dd262; WORD $0x34b8; BYTE $0x16 // vfmadd231ps (%r14,%rdx){1to16}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
-	LONG $0x582df262; WORD $0x2cb8; BYTE $0x13 // vfmadd231ps (%rbx,%rdx){1to16}, %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
-	LONG $0x582dd262; WORD $0x24b8; BYTE $0x13 // vfmadd231ps (%r11,%rdx){1to16}, %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
-	LONG $0x582dd262; WORD $0x1cb8; BYTE $0x10 // vfmadd231ps (%r8,%rdx){1to16}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
-	LONG $0x582df262; WORD $0x14b8; BYTE $0x11 // vfmadd231ps (%rcx,%rdx){1to16}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x24048b48 // movq (%rsp), %rax
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
+	LONG $0x583dd262; WORD $0x3cb8; BYTE $0x12 // vfmadd231ps (%r10,%rdx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0x583dd262; WORD $0x34b8; BYTE $0x14 // vfmadd231ps (%r12,%rdx){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x583dd262; WORD $0x2cb8; BYTE $0x17 // vfmadd231ps (%r15,%rdx){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583dd262; WORD $0x24b8; BYTE $0x16 // vfmadd231ps (%r14,%rdx){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x583df262; WORD $0x1cb8; BYTE $0x13 // vfmadd231ps (%rbx,%rdx){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x583dd262; WORD $0x14b8; BYTE $0x13 // vfmadd231ps (%r11,%rdx){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x583dd262; WORD $0x0cb8; BYTE $0x10 // vfmadd231ps (%r8,%rdx){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x583df262; WORD $0x04b8; BYTE $0x10 // vfmadd231ps (%rax,%rdx){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
 	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x04c08349 // addq $0x4, %r8
 	LONG $0x04c38349 // addq $0x4, %r11
 	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0x04c78349 // addq $0x4, %r15
 	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x122c8d49 // leaq (%r10,%rdx), %rbp
-	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x120c8d49 // leaq (%r10,%rdx), %rcx
+	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x04c28349 // addq $0x4, %r10
-	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	WORD $0x9172 // jb 0x8e00 <k_conv+0x8df0>
-	LONG $0xffff2ce9; BYTE $0xff // jmp 0x8da0 <k_conv+0x8d90>
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	WORD $0x9172 // jb 0xa220 <k_conv+0xa210>
+	LONG $0xffff2ce9; BYTE $0xff // jmp 0xa1c0 <k_conv+0xa1b0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfa28 // vmovaps %zmm2, %zmm7
-	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
-	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x54af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rdx
-	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x74af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rsi
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487d7262; WORD $0x4918; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm9
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	LONG $0x487d7262; WORD $0x4118; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm8
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
 	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0xfc958c0f; WORD $0xffff // jl 0x8b80 <k_conv+0x8b70>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
-	LONG $0x0192840f; WORD $0x0000 // je 0x9091 <k_conv+0x9081>
-	LONG $0x48347162; WORD $0x0a58 // vaddps (%rdx), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c7162; WORD $0x0811 // vmovups %zmm9, (%rax)
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
-	LONG $0x483c3162; WORD $0x0458; BYTE $0x82 // vaddps (%rdx,%r8,4), %zmm8, %zmm8
-	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c7162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm8, (%rax,%rdi,4)
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x82348d4a // leaq (%rdx,%r8,4), %rsi
-	LONG $0x4844b162; WORD $0x3c58; BYTE $0x82 // vaddps (%rdx,%r8,4), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0xb9 // vmovups %zmm7, (%rcx,%rdi,4)
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0x484cb162; WORD $0x3458; BYTE $0x86 // vaddps (%rsi,%r8,4), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cf162; WORD $0x3411; BYTE $0xb8 // vmovups %zmm6, (%rax,%rdi,4)
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x82348d4a // leaq (%rdx,%r8,4), %rsi
-	LONG $0x4854b162; WORD $0x2c58; BYTE $0x82 // vaddps (%rdx,%r8,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm5, (%rcx,%rdi,4)
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x485cb162; WORD $0x2458; BYTE $0x86 // vaddps (%rsi,%r8,4), %zmm4, %zmm4
-	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x2411; BYTE $0xb8 // vmovups %zmm4, (%rax,%rdi,4)
-	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
-	LONG $0x4864b162; WORD $0x1c58; BYTE $0x82 // vaddps (%rdx,%r8,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb9 // vmovups %zmm3, (%rcx,%rdi,4)
-	LONG $0x486cb162; WORD $0x1458; BYTE $0x80 // vaddps (%rax,%r8,4), %zmm2, %zmm2
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x000139e9; BYTE $0x00 // jmp 0x912d <k_conv+0x911d>
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x497c7162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm8, (%rax,%rdi,4) {%k1}
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x497cf162; WORD $0x3c11; BYTE $0xb9 // vmovups %zmm7, (%rcx,%rdi,4) {%k1}
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x497cf162; WORD $0x3411; BYTE $0xb8 // vmovups %zmm6, (%rax,%rdi,4) {%k1}
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm5, (%rcx,%rdi,4) {%k1}
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cf162; WORD $0x2411; BYTE $0xb8 // vmovups %zmm4, (%rax,%rdi,4) {%k1}
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0xb9 // vmovups %zmm3, (%rcx,%rdi,4) {%k1}
-	LONG $0xfffc23e9; BYTE $0xff // jmp 0x8cb4 <k_conv+0x8ca4>
-	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
-	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
-	LONG $0x487c7162; WORD $0x0811 // vmovups %zmm9, (%rax)
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
-	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
-	LONG $0x487c7162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm8, (%rax,%rdi,4)
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
-	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0xb9 // vmovups %zmm7, (%rcx,%rdi,4)
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
-	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
-	LONG $0x487cf162; WORD $0x3411; BYTE $0xb8 // vmovups %zmm6, (%rax,%rdi,4)
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm5, (%rcx,%rdi,4)
-	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0x2411; BYTE $0xb8 // vmovups %zmm4, (%rax,%rdi,4)
-	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb9 // vmovups %zmm3, (%rcx,%rdi,4)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cf162; WORD $0x1411; BYTE $0xb8 // vmovups %zmm2, (%rax,%rdi,4)
-	LONG $0xfffb82e9; BYTE $0xff // jmp 0x8cc7 <k_conv+0x8cb7>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x70728b48 // movq 0x70(%rdx), %rsi
-	LONG $0x304a8b48 // movq 0x30(%rdx), %rcx
-	LONG $0x60528b4c // movq 0x60(%rdx), %r10
-	LONG $0x80ba8b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdx), %rdi
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x487df262; WORD $0x4218; BYTE $0x22 // vbroadcastss 0x88(%rdx), %zmm0
-	LONG $0x487df262; WORD $0x4a18; BYTE $0x23 // vbroadcastss 0x8c(%rdx), %zmm1
-	QUAD $0x00000000a51c8d4a // leaq (,%r12,4), %rbx
-	QUAD $0x0000000ca53c8d4a // leaq 0xc(,%r12,4), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x04e7c148 // shlq $0x4, %rdi
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	QUAD $0x00000008a53c8d4a // leaq 0x8(,%r12,4), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0xdeaf0f48 // imulq %rsi, %rbx
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	QUAD $0x00000004a50c8d4e // leaq 0x4(,%r12,4), %r9
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0xceaf0f4c // imulq %rsi, %r9
-	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
-	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
-	LONG $0x0000d8e9; BYTE $0x00 // jmp 0x92bb <k_conv+0x92ab>
+	LONG $0xfc2c8c0f; WORD $0xffff // jl 0x9f20 <k_conv+0x9f10>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	QUAD $0x000000b824ac8b4c // movq 0xb8(%rsp), %r13
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x0192840f; WORD $0x0000 // je 0xa49f <k_conv+0xa48f>
+	LONG $0x4844f162; WORD $0x3a58 // vaddps (%rdx), %zmm7, %zmm7
+	LONG $0x4834f162; WORD $0xff5f // vmaxps %zmm7, %zmm9, %zmm7
+	LONG $0x483cf162; WORD $0xff5d // vminps %zmm7, %zmm8, %zmm7
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x484cb162; WORD $0x3458; BYTE $0x8a // vaddps (%rdx,%r9,4), %zmm6, %zmm6
+	LONG $0x8a148d4a // leaq (%rdx,%r9,4), %rdx
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4)
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x8a348d4a // leaq (%rdx,%r9,4), %rsi
+	LONG $0x4854b162; WORD $0x2c58; BYTE $0x8a // vaddps (%rdx,%r9,4), %zmm5, %zmm5
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%rcx,%r8,4)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
+	LONG $0x485cb162; WORD $0x2458; BYTE $0x8e // vaddps (%rsi,%r9,4), %zmm4, %zmm4
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4)
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x8a348d4a // leaq (%rdx,%r9,4), %rsi
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0x8a // vaddps (%rdx,%r9,4), %zmm3, %zmm3
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%r8,4)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x486cb162; WORD $0x1458; BYTE $0x8e // vaddps (%rsi,%r9,4), %zmm2, %zmm2
+	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4)
+	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0x8a // vaddps (%rdx,%r9,4), %zmm1, %zmm1
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%r8,4)
+	LONG $0x487cb162; WORD $0x0458; BYTE $0x88 // vaddps (%rax,%r9,4), %zmm0, %zmm0
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x000139e9; BYTE $0x00 // jmp 0xa53b <k_conv+0xa52b>
+	LONG $0x4834f162; WORD $0xff5f // vmaxps %zmm7, %zmm9, %zmm7
+	LONG $0x483cf162; WORD $0xff5d // vminps %zmm7, %zmm8, %zmm7
+	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4) {%k1}
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%rcx,%r8,4) {%k1}
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4) {%k1}
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%r8,4) {%k1}
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4) {%k1}
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%r8,4) {%k1}
+	LONG $0xfffbbae9; BYTE $0xff // jmp 0xa059 <k_conv+0xa049>
+	LONG $0x4834f162; WORD $0xff5f // vmaxps %zmm7, %zmm9, %zmm7
+	LONG $0x483cf162; WORD $0xff5d // vminps %zmm7, %zmm8, %zmm7
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x4834f162; WORD $0xf65f // vmaxps %zmm6, %zmm9, %zmm6
+	LONG $0x483cf162; WORD $0xf65d // vminps %zmm6, %zmm8, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4)
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4834f162; WORD $0xed5f // vmaxps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%rcx,%r8,4)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x483cf162; WORD $0xe45d // vminps %zmm4, %zmm8, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4)
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4834f162; WORD $0xdb5f // vmaxps %zmm3, %zmm9, %zmm3
+	LONG $0x483cf162; WORD $0xdb5d // vminps %zmm3, %zmm8, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%r8,4)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x4834f162; WORD $0xd25f // vmaxps %zmm2, %zmm9, %zmm2
+	LONG $0x483cf162; WORD $0xd25d // vminps %zmm2, %zmm8, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4)
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4834f162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm1
+	LONG $0x483cf162; WORD $0xc95d // vminps %zmm1, %zmm8, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%r8,4)
+	LONG $0x4834f162; WORD $0xc05f // vmaxps %zmm0, %zmm9, %zmm0
+	LONG $0x483cf162; WORD $0xc05d // vminps %zmm0, %zmm8, %zmm0
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x80 // vmovups %zmm0, (%rax,%r8,4)
+	LONG $0xfffb19e9; BYTE $0xff // jmp 0xa06c <k_conv+0xa05c>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
-	LONG $0x0274840f; WORD $0x0000 // je 0x947c <k_conv+0x946c>
-	LONG $0xc97cf162; WORD $0x3710 // vmovups (%rdi), %zmm6 {%k1} {z}
-	LONG $0x4854f162; WORD $0xee58 // vaddps %zmm6, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x97048d4c // leaq (%rdi,%rdx,4), %r8
-	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x97 // vmovups (%rdi,%rdx,4), %zmm5 {%k1} {z}
-	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x90 // vmovups %zmm4, (%rax,%r10,4) {%k1}
-	LONG $0x96048d4a // leaq (%rsi,%r10,4), %rax
-	LONG $0x903c8d49 // leaq (%r8,%rdx,4), %rdi
-	LONG $0xc97cd162; WORD $0x2410; BYTE $0x90 // vmovups (%r8,%rdx,4), %zmm4 {%k1} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x96 // vmovups %zmm3, (%rsi,%r10,4) {%k1}
-	LONG $0xc97cf162; WORD $0x1c10; BYTE $0x97 // vmovups (%rdi,%rdx,4), %zmm3 {%k1} {z}
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x88918b48; WORD $0x0000; BYTE $0x00 // movq 0x88(%rcx), %rdx
+	LONG $0x50718b48 // movq 0x50(%rcx), %rsi
+	LONG $0x78798b48 // movq 0x78(%rcx), %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	LONG $0x98898b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	QUAD $0x00000000ad1c8d4a // leaq (,%r13,4), %rbx
+	QUAD $0x0000000cad3c8d4a // leaq 0xc(,%r13,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x00000110248c8b48 // movq 0x110(%rsp), %rcx
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	QUAD $0x00000008ad3c8d4a // leaq 0x8(,%r13,4), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0xdaaf0f48 // imulq %rdx, %rbx
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	QUAD $0x00000004ad0c8d4e // leaq 0x4(,%r13,4), %r9
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x0000cae9; BYTE $0x00 // jmp 0xa6b7 <k_conv+0xa6a7>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x02c2840f; WORD $0x0000 // je 0xa8c2 <k_conv+0xa8b2>
+	LONG $0xc97cf162; WORD $0x3610 // vmovups (%rsi), %zmm6 {%k1} {z}
+	LONG $0x4864f162; WORD $0xde58 // vaddps %zmm6, %zmm3, %zmm3
+	LONG $0x4854f162; WORD $0xdb5f // vmaxps %zmm3, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x963c8d48 // leaq (%rsi,%rdx,4), %rdi
+	LONG $0xc97cf162; WORD $0x1c10; BYTE $0x96 // vmovups (%rsi,%rdx,4), %zmm3 {%k1} {z}
 	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x90 // vmovups %zmm2, (%rax,%r10,4) {%k1}
-	LONG $0x24448d49; BYTE $0x04 // leaq 0x4(%r12), %rax
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x24540148; BYTE $0x38 // addq %rdx, 0x38(%rsp)
-	LONG $0x24540148; BYTE $0x48 // addq %rdx, 0x48(%rsp)
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xec3c8f0f; WORD $0xffff // jg 0x7ef7 <k_conv+0x7ee7>
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4) {%k1}
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x97348d48 // leaq (%rdi,%rdx,4), %rsi
+	LONG $0xc97cf162; WORD $0x1410; BYTE $0x97 // vmovups (%rdi,%rdx,4), %zmm2 {%k1} {z}
+	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%r8,4) {%k1}
+	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x96 // vmovups (%rsi,%rdx,4), %zmm1 {%k1} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4854f162; WORD $0xc05f // vmaxps %zmm0, %zmm5, %zmm0
+	LONG $0x485cf162; WORD $0xc05d // vminps %zmm0, %zmm4, %zmm0
+	LONG $0x497cb162; WORD $0x0411; BYTE $0x80 // vmovups %zmm0, (%rax,%r8,4) {%k1}
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x04458d49 // leaq 0x4(%r13), %rax
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	LONG $0x240c0148 // addq %rcx, (%rsp)
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xeb1e8f0f; WORD $0xffff // jg 0x91d5 <k_conv+0x91c5>
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
+	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x297e // jle 0xa700 <k_conv+0xa6f0>
+	LONG $0x487cf162; WORD $0x1910 // vmovups (%rcx), %zmm3
 	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x2464894c; BYTE $0x60 // movq %r12, 0x60(%rsp)
-	LONG $0x00d18e0f; WORD $0x0000 // jle 0x93b0 <k_conv+0x93a0>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
-	LONG $0x82348d4c // leaq (%rdx,%rax,4), %r14
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x28788b4c // movq 0x28(%rax), %r15
-	LONG $0x38608b4c // movq 0x38(%rax), %r12
-	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x0deb // jmp 0x932c <k_conv+0x931c>
-	BYTE $0x90 // nop
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
-	LONG $0x0096840f; WORD $0x0000 // je 0x93c2 <k_conv+0x93b2>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xef7e // jle 0x9320 <k_conv+0x9310>
-	LONG $0xef048b49 // movq (%r15,%rbp,8), %rax
-	LONG $0x86348d49 // leaq (%r14,%rax,4), %rsi
-	LONG $0xa6348d4a // leaq (%rsi,%r12,4), %rsi
-	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0x487cf162; WORD $0x0810 // vmovups (%rax), %zmm1
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	WORD $0x27eb // jmp 0xa720 <k_conv+0xa710>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x1910 // vmovups (%rcx), %zmm3 {%k1} {z}
+	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0xc97cf162; WORD $0x0810 // vmovups (%rax), %zmm1 {%k1} {z}
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x30718b4c // movq 0x30(%rcx), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x246c894c; BYTE $0x20 // movq %r13, 0x20(%rsp)
+	LONG $0x00b18e0f; WORD $0x0000 // jle 0xa7f0 <k_conv+0xa7e0>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
+	LONG $0x28618b4c // movq 0x28(%rcx), %r12
+	LONG $0x38698b4c // movq 0x38(%rcx), %r13
+	QUAD $0x000000a824ac8b48 // movq 0xa8(%rsp), %rbp
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x10eb // jmp 0xa778 <k_conv+0xa768>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
+	WORD $0x7874 // je 0xa7f0 <k_conv+0xa7e0>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0xf37e // jle 0xa770 <k_conv+0xa760>
+	LONG $0xc40c8b49 // movq (%r12,%rax,8), %rcx
+	LONG $0x8f348d49 // leaq (%r15,%rcx,4), %rsi
+	LONG $0xae348d4a // leaq (%rsi,%r13,4), %rsi
+	LONG $0x02e1c148 // shlq $0x2, %rcx
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x7510; BYTE $0x00 // vmovups (%r13), %zmm6
-	LONG $0x584df262; WORD $0x2cb8; BYTE $0x07 // vfmadd231ps (%rdi,%rax){1to16}, %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
-	LONG $0x584dd262; WORD $0x24b8; BYTE $0x03 // vfmadd231ps (%r11,%rax){1to16}, %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
-	LONG $0x584dd262; WORD $0x1cb8; BYTE $0x02 // vfmadd231ps (%r10,%rax){1to16}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
-	LONG $0x584dd262; WORD $0x14b8; BYTE $0x00 // vfmadd231ps (%r8,%rax){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
-	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487cf162; WORD $0x6510; BYTE $0x00 // vmovups (%rbp), %zmm4
+	LONG $0x585df262; WORD $0x1cb8; BYTE $0x0f // vfmadd231ps (%rdi,%rcx){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585dd262; WORD $0x14b8; BYTE $0x0b // vfmadd231ps (%r11,%rcx){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585dd262; WORD $0x0cb8; BYTE $0x0a // vfmadd231ps (%r10,%rcx){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585dd262; WORD $0x04b8; BYTE $0x08 // vfmadd231ps (%r8,%rcx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x40c58348 // addq $0x40, %rbp
 	LONG $0x04c08349 // addq $0x4, %r8
 	LONG $0x04c28349 // addq $0x4, %r10
 	LONG $0x04c38349 // addq $0x4, %r11
-	LONG $0x07148d48 // leaq (%rdi,%rax), %rdx
+	LONG $0x0f148d48 // leaq (%rdi,%rcx), %rdx
 	LONG $0x04c28348 // addq $0x4, %rdx
 	LONG $0x04c78348 // addq $0x4, %rdi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xbc72 // jb 0x9360 <k_conv+0x9350>
-	LONG $0xffff77e9; BYTE $0xff // jmp 0x9320 <k_conv+0x9310>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	WORD $0xbc72 // jb 0xa7a0 <k_conv+0xa790>
+	WORD $0x8aeb // jmp 0xa770 <k_conv+0xa760>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x34af0f48; BYTE $0x24 // imulq (%rsp), %rsi
-	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0xb23c8d48 // leaq (%rdx,%rsi,4), %rdi
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x74af0f48; WORD $0x4824 // imulq 0x48(%rsp), %rsi
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487df262; WORD $0x6918; BYTE $0x28 // vbroadcastss 0xa0(%rcx), %zmm5
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xb2348d48 // leaq (%rdx,%rsi,4), %rsi
+	LONG $0x487df262; WORD $0x6118; BYTE $0x29 // vbroadcastss 0xa4(%rcx), %zmm4
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
 	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0xfdf48c0f; WORD $0xffff // jl 0x91f0 <k_conv+0x91e0>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
-	LONG $0x00ad840f; WORD $0x0000 // je 0x94bd <k_conv+0x94ad>
-	LONG $0x4854f162; WORD $0x2f58 // vaddps (%rdi), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
-	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x485cf162; WORD $0x2458; BYTE $0x97 // vaddps (%rdi,%rdx,4), %zmm4, %zmm4
-	LONG $0x973c8d48 // leaq (%rdi,%rdx,4), %rdi
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x90 // vmovups %zmm4, (%rax,%r10,4)
-	LONG $0x97048d48 // leaq (%rdi,%rdx,4), %rax
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0x97 // vaddps (%rdi,%rdx,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x96 // vmovups %zmm3, (%rsi,%r10,4)
-	LONG $0x486cf162; WORD $0x1458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm2, %zmm2
-	LONG $0x96048d4a // leaq (%rsi,%r10,4), %rax
-	LONG $0x000081e9; BYTE $0x00 // jmp 0x94fd <k_conv+0x94ed>
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x90 // vmovups %zmm4, (%rax,%r10,4) {%k1}
-	LONG $0x96048d4a // leaq (%rsi,%r10,4), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x96 // vmovups %zmm3, (%rsi,%r10,4) {%k1}
-	LONG $0xfffdc6e9; BYTE $0xff // jmp 0x9283 <k_conv+0x9273>
-	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
-	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
-	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
-	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
-	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x90 // vmovups %zmm4, (%rax,%r10,4)
-	LONG $0x96048d4a // leaq (%rsi,%r10,4), %rax
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x96 // vmovups %zmm3, (%rsi,%r10,4)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x90 // vmovups %zmm2, (%rax,%r10,4)
-	LONG $0xfffd81e9; BYTE $0xff // jmp 0x9296 <k_conv+0x9286>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x70478b48 // movq 0x70(%rdi), %rax
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x80b78b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rsi
-	LONG $0x487df262; WORD $0x4718; BYTE $0x22 // vbroadcastss 0x88(%rdi), %zmm0
-	LONG $0x487df262; WORD $0x4f18; BYTE $0x23 // vbroadcastss 0x8c(%rdi), %zmm1
-	QUAD $0x00000004a53c8d4a // leaq 0x4(,%r12,4), %rdi
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	QUAD $0x0000010024bc0348 // addq 0x100(%rsp), %rdi
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	QUAD $0x00000000c5048d4c // leaq (,%rax,8), %r8
-	WORD $0x67eb // jmp 0x95d0 <k_conv+0x95c0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x0162840f; WORD $0x0000 // je 0x96e1 <k_conv+0x96d1>
-	LONG $0xc97cd162; WORD $0x2110 // vmovups (%r9), %zmm4 {%k1} {z}
-	LONG $0x4864f162; WORD $0xdc58 // vaddps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
-	LONG $0xc97cd162; WORD $0x1c10; BYTE $0xb1 // vmovups (%r9,%rsi,4), %zmm3 {%k1} {z}
-	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x497cd162; WORD $0x1411; BYTE $0x92 // vmovups %zmm2, (%r10,%rdx,4) {%k1}
-	LONG $0x24548d4d; BYTE $0x02 // leaq 0x2(%r12), %r10
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0xe9378f0f; WORD $0xffff // jg 0x7f07 <k_conv+0x7ef7>
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
-	LONG $0x487cd162; WORD $0x1210 // vmovups (%r10), %zmm2
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x00938e0f; WORD $0x0000 // jle 0x9680 <k_conv+0x9670>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0xd1af0f4d // imulq %r9, %r10
-	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x285b8b4c // movq 0x28(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x16eb // jmp 0x9638 <k_conv+0x9628>
+	QUAD $0x000000b824ac8b4c // movq 0xb8(%rsp), %r13
+	LONG $0xfda78c0f; WORD $0xffff // jl 0xa5f0 <k_conv+0xa5e0>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	LONG $0x00ae840f; WORD $0x0000 // je 0xa903 <k_conv+0xa8f3>
+	LONG $0x4864f162; WORD $0x1e58 // vaddps (%rsi), %zmm3, %zmm3
+	LONG $0x4854f162; WORD $0xdb5f // vmaxps %zmm3, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x486cf162; WORD $0x1458; BYTE $0x96 // vaddps (%rsi,%rdx,4), %zmm2, %zmm2
+	LONG $0x96348d48 // leaq (%rsi,%rdx,4), %rsi
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4)
+	LONG $0x96048d48 // leaq (%rsi,%rdx,4), %rax
+	LONG $0x4874f162; WORD $0x0c58; BYTE $0x96 // vaddps (%rsi,%rdx,4), %zmm1, %zmm1
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%r8,4)
+	LONG $0x487cf162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm0, %zmm0
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x000081e9; BYTE $0x00 // jmp 0xa943 <k_conv+0xa933>
+	LONG $0x4854f162; WORD $0xdb5f // vmaxps %zmm3, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4) {%k1}
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%r8,4) {%k1}
+	LONG $0xfffd79e9; BYTE $0xff // jmp 0xa67c <k_conv+0xa66c>
+	LONG $0x4854f162; WORD $0xdb5f // vmaxps %zmm3, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
+	LONG $0x4854f162; WORD $0xd25f // vmaxps %zmm2, %zmm5, %zmm2
+	LONG $0x485cf162; WORD $0xd25d // vminps %zmm2, %zmm4, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4)
+	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
+	LONG $0x4854f162; WORD $0xc95f // vmaxps %zmm1, %zmm5, %zmm1
+	LONG $0x485cf162; WORD $0xc95d // vminps %zmm1, %zmm4, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%r8,4)
+	LONG $0x4854f162; WORD $0xc05f // vmaxps %zmm0, %zmm5, %zmm0
+	LONG $0x485cf162; WORD $0xc05d // vminps %zmm0, %zmm4, %zmm0
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x80 // vmovups %zmm0, (%rax,%r8,4)
+	LONG $0xfffd34e9; BYTE $0xff // jmp 0xa68f <k_conv+0xa67f>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x88868b4c; WORD $0x0000; BYTE $0x00 // movq 0x88(%rsi), %r8
+	LONG $0x504e8b48 // movq 0x50(%rsi), %rcx
+	LONG $0x78568b48 // movq 0x78(%rsi), %rdx
+	LONG $0x98b68b48; WORD $0x0000; BYTE $0x00 // movq 0x98(%rsi), %rsi
+	QUAD $0x00000004ad3c8d4a // leaq 0x4(,%r13,4), %rdi
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	QUAD $0x0000011024bc0348 // addq 0x110(%rsp), %rdi
+	LONG $0x2404894c // movq %r8, (%rsp)
+	QUAD $0x00000000c5048d4e // leaq (,%r8,8), %r8
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	WORD $0x6feb // jmp 0xaa11 <k_conv+0xaa01>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	WORD $0x4e74 // je 0x9686 <k_conv+0x9676>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xf37e // jle 0x9630 <k_conv+0x9620>
-	LONG $0xfb2c8b4b // movq (%r11,%r15,8), %rbp
-	LONG $0xaa248d4d // leaq (%r10,%rbp,4), %r12
-	LONG $0x9c2c8d4d // leaq (%r12,%rbx,4), %r13
-	LONG $0xaf2c8d48 // leaq (%rdi,%rbp,4), %rbp
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cd162; WORD $0x2610 // vmovups (%r14), %zmm4
-	LONG $0x585dd262; WORD $0x1cb8; BYTE $0x24 // vfmadd231ps (%r12){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x585df262; WORD $0x55b8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x40c68349 // addq $0x40, %r14
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0xdb72 // jb 0x9650 <k_conv+0x9640>
-	WORD $0xb9eb // jmp 0x9630 <k_conv+0x9620>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	LONG $0xd1af0f4d // imulq %r9, %r10
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0x01c2840f; WORD $0x0000 // je 0xab81 <k_conv+0xab71>
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0x4874f162; WORD $0xcc58 // vaddps %zmm4, %zmm1, %zmm1
+	LONG $0x4864f162; WORD $0xc95f // vmaxps %zmm1, %zmm3, %zmm1
+	LONG $0x486cf162; WORD $0xc95d // vminps %zmm1, %zmm2, %zmm1
+	LONG $0x497cd162; WORD $0x0a11 // vmovups %zmm1, (%r10) {%k1}
+	LONG $0xc97cf162; WORD $0x0c10; BYTE $0xb0 // vmovups (%rax,%rsi,4), %zmm1 {%k1} {z}
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x4864f162; WORD $0xc05f // vmaxps %zmm0, %zmm3, %zmm0
+	LONG $0x486cf162; WORD $0xc05d // vminps %zmm0, %zmm2, %zmm0
+	LONG $0x497cd162; WORD $0x0411; BYTE $0x92 // vmovups %zmm0, (%r10,%rdx,4) {%k1}
+	LONG $0x02458d49 // leaq 0x2(%r13), %rax
+	LONG $0x247c0348; BYTE $0x08 // addq 0x8(%rsp), %rdi
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xe7d38f0f; WORD $0xffff // jg 0x91e4 <k_conv+0x91d4>
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
+	LONG $0x82148d4d // leaq (%r10,%rax,4), %r10
+	LONG $0x8a048d49 // leaq (%r10,%rcx,4), %rax
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x2c7e // jle 0xaa60 <k_conv+0xaa50>
+	LONG $0x487cd162; WORD $0x0a10 // vmovups (%r10), %zmm1
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x30508b4c // movq 0x30(%rax), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x307f // jg 0xaa7e <k_conv+0xaa6e>
+	LONG $0x0000bde9; BYTE $0x00 // jmp 0xab10 <k_conv+0xab00>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x0a10 // vmovups (%r10), %zmm1 {%k1} {z}
+	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x30508b4c // movq 0x30(%rax), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x00928e0f; WORD $0x0000 // jle 0xab10 <k_conv+0xab00>
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	QUAD $0x000000e0249c8b4c // movq 0xe0(%rsp), %r11
+	LONG $0x831c8d4d // leaq (%r11,%rax,4), %r11
+	LONG $0x285e8b49 // movq 0x28(%r14), %rbx
+	LONG $0x38768b4d // movq 0x38(%r14), %r14
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x0eeb // jmp 0xaab8 <k_conv+0xaaa8>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	WORD $0x5874 // je 0xab10 <k_conv+0xab00>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xf37e // jle 0xaab0 <k_conv+0xaaa0>
+	LONG $0xe3048b4a // movq (%rbx,%r12,8), %rax
+	LONG $0x832c8d4d // leaq (%r11,%rax,4), %r13
+	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
+	LONG $0x586dd262; WORD $0x4db8; BYTE $0x00 // vfmadd231ps (%r13){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x586df262; WORD $0x00b8 // vfmadd231ps (%rax){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x40c78349 // addq $0x40, %r15
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
+	WORD $0xdc72 // jb 0xaae0 <k_conv+0xaad0>
+	WORD $0xaaeb // jmp 0xaab0 <k_conv+0xaaa0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0xceaf0f4c // imulq %rsi, %r9
-	QUAD $0x000000c0249c8b4c // movq 0xc0(%rsp), %r11
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
-	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	QUAD $0x000000b024948b4c // movq 0xb0(%rsp), %r10
+	LONG $0x82148d4d // leaq (%r10,%rax,4), %r10
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x487dd262; WORD $0x5b18; BYTE $0x28 // vbroadcastss 0xa0(%r11), %zmm3
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x487dd262; WORD $0x5318; BYTE $0x29 // vbroadcastss 0xa4(%r11), %zmm2
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
 	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0xfebb8c0f; WORD $0xffff // jl 0x9570 <k_conv+0x9560>
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	WORD $0x3874 // je 0x96f8 <k_conv+0x96e8>
-	LONG $0x4864d162; WORD $0x1958 // vaddps (%r9), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
-	LONG $0x486cd162; WORD $0x1458; BYTE $0xb1 // vaddps (%r9,%rsi,4), %zmm2, %zmm2
-	WORD $0x29eb // jmp 0x970a <k_conv+0x96fa>
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
-	LONG $0xfffeb2e9; BYTE $0xff // jmp 0x95aa <k_conv+0x959a>
-	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
-	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
-	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
-	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
-	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
-	LONG $0x487cd162; WORD $0x1411; BYTE $0x92 // vmovups %zmm2, (%r10,%rdx,4)
-	LONG $0xfffe9be9; BYTE $0xff // jmp 0x95bd <k_conv+0x95ad>
-	LONG $0x70c48148; WORD $0x0001; BYTE $0x00 // addq $0x170, %rsp # imm = 0x170
+	LONG $0xfe5b8c0f; WORD $0xffff // jl 0xa9b0 <k_conv+0xa9a0>
+	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	WORD $0x3874 // je 0xab98 <k_conv+0xab88>
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0x4864f162; WORD $0xc95f // vmaxps %zmm1, %zmm3, %zmm1
+	LONG $0x486cf162; WORD $0xc95d // vminps %zmm1, %zmm2, %zmm1
+	LONG $0x487cd162; WORD $0x0a11 // vmovups %zmm1, (%r10)
+	LONG $0x487cf162; WORD $0x0458; BYTE $0xb0 // vaddps (%rax,%rsi,4), %zmm0, %zmm0
+	WORD $0x29eb // jmp 0xabaa <k_conv+0xab9a>
+	LONG $0x4864f162; WORD $0xc95f // vmaxps %zmm1, %zmm3, %zmm1
+	LONG $0x486cf162; WORD $0xc95d // vminps %zmm1, %zmm2, %zmm1
+	LONG $0x497cd162; WORD $0x0a11 // vmovups %zmm1, (%r10) {%k1}
+	LONG $0xfffe52e9; BYTE $0xff // jmp 0xa9ea <k_conv+0xa9da>
+	LONG $0x4864f162; WORD $0xc95f // vmaxps %zmm1, %zmm3, %zmm1
+	LONG $0x486cf162; WORD $0xc95d // vminps %zmm1, %zmm2, %zmm1
+	LONG $0x487cd162; WORD $0x0a11 // vmovups %zmm1, (%r10)
+	LONG $0x4864f162; WORD $0xc05f // vmaxps %zmm0, %zmm3, %zmm0
+	LONG $0x486cf162; WORD $0xc05d // vminps %zmm0, %zmm2, %zmm0
+	LONG $0x487cd162; WORD $0x0411; BYTE $0x92 // vmovups %zmm0, (%r10,%rdx,4)
+	LONG $0xfffe3be9; BYTE $0xff // jmp 0xa9fd <k_conv+0xa9ed>
+	LONG $0x88c48148; WORD $0x0001; BYTE $0x00 // addq $0x188, %rsp # imm = 0x188
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -7602,9 +8882,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x2975 // jne 0x9789 <k_depthwise+0x49>
+	WORD $0x2975 // jne 0xac29 <k_depthwise+0x49>
 	LONG $0x287f8348; BYTE $0x03 // cmpq $0x3, 0x28(%rdi)
-	WORD $0x2275 // jne 0x9789 <k_depthwise+0x49>
+	WORD $0x2275 // jne 0xac29 <k_depthwise+0x49>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0x70473b48 // cmpq 0x70(%rdi), %rax
 	WORD $0x940f; BYTE $0xc0 // sete %al
@@ -7612,18 +8892,18 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1f7f // jg 0x97a3 <k_depthwise+0x63>
-	LONG $0x000e84e9; BYTE $0x00 // jmp 0xa60d <k_depthwise+0xecd>
+	WORD $0x1f7f // jg 0xac43 <k_depthwise+0x63>
+	LONG $0x000e84e9; BYTE $0x00 // jmp 0xbaad <k_depthwise+0xecd>
 	QUAD $0x000000001c2444c7 // movl $0x0, 0x1c(%rsp)
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0e6a8e0f; WORD $0x0000 // jle 0xa60d <k_depthwise+0xecd>
+	LONG $0x0e6a8e0f; WORD $0x0000 // jle 0xbaad <k_depthwise+0xecd>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x30408b48 // movq 0x30(%rax), %rax
 	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0e508e0f; WORD $0x0000 // jle 0xa60d <k_depthwise+0xecd>
+	LONG $0x0e508e0f; WORD $0x0000 // jle 0xbaad <k_depthwise+0xecd>
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0x8b48; BYTE $0x01 // movq (%rcx), %rax
 	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
@@ -7673,12 +8953,12 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000d024b48948 // movq %rsi, 0xd0(%rsp)
-	WORD $0x21eb // jmp 0x98f9 <k_depthwise+0x1b9>
+	WORD $0x21eb // jmp 0xad99 <k_depthwise+0x1b9>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
 	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0x0d148d0f; WORD $0x0000 // jge 0xa60d <k_depthwise+0xecd>
+	LONG $0x0d148d0f; WORD $0x0000 // jge 0xbaad <k_depthwise+0xecd>
 	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
 	LONG $0x10c08348 // addq $0x10, %rax
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
@@ -7688,14 +8968,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
 	WORD $0xff31 // xorl %edi, %edi
 	QUAD $0x0000012024b48948 // movq %rsi, 0x120(%rsp)
-	WORD $0x2deb // jmp 0x995d <k_depthwise+0x21d>
+	WORD $0x2deb // jmp 0xadfd <k_depthwise+0x21d>
 	QUAD $0x0000011024bc8b48 // movq 0x110(%rsp), %rdi
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
 	QUAD $0x000000e024840348 // addq 0xe0(%rsp), %rax
 	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
 	QUAD $0x0000010024bc3b48 // cmpq 0x100(%rsp), %rdi
-	WORD $0x8374 // je 0x98e0 <k_depthwise+0x1a0>
+	WORD $0x8374 // je 0xad80 <k_depthwise+0x1a0>
 	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
 	LONG $0xc7af0f48 // imulq %rdi, %rax
 	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
@@ -7708,13 +8988,13 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
 	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
 	QUAD $0x0000010824848b4c // movq 0x108(%rsp), %r8
-	WORD $0x1deb // jmp 0x99cc <k_depthwise+0x28c>
+	WORD $0x1deb // jmp 0xae6c <k_depthwise+0x28c>
 	BYTE $0x90 // nop
 	QUAD $0x0000013824848b4c // movq 0x138(%rsp), %r8
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
 	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	LONG $0xff648d0f; WORD $0xffff // jge 0x9930 <k_depthwise+0x1f0>
+	LONG $0xff648d0f; WORD $0xffff // jge 0xadd0 <k_depthwise+0x1f0>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0xc0af0f49 // imulq %r8, %rax
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
@@ -7740,19 +9020,19 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	QUAD $0x000000c0248c894c // movq %r9, 0xc0(%rsp)
 	QUAD $0x000001382484894c // movq %r8, 0x138(%rsp)
-	LONG $0x02758e0f; WORD $0x0000 // jle 0x9cc0 <k_depthwise+0x580>
+	LONG $0x02758e0f; WORD $0x0000 // jle 0xb160 <k_depthwise+0x580>
 	LONG $0x01f98341 // cmpl $0x1, %r9d
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x04d9840f; WORD $0x0000 // je 0x9f33 <k_depthwise+0x7f3>
+	LONG $0x04d9840f; WORD $0x0000 // je 0xb3d3 <k_depthwise+0x7f3>
 	LONG $0x08f98341 // cmpl $0x8, %r9d
-	LONG $0x06b9850f; WORD $0x0000 // jne 0xa11d <k_depthwise+0x9dd>
+	LONG $0x06b9850f; WORD $0x0000 // jne 0xb5bd <k_depthwise+0x9dd>
 	LONG $0x487df262; WORD $0x4118; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm0
 	LONG $0x487df262; WORD $0x4918; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm1
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x00012ae9; BYTE $0x00 // jmp 0x9bb2 <k_depthwise+0x472>
+	LONG $0x00012ae9; BYTE $0x00 // jmp 0xb052 <k_depthwise+0x472>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
 	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
@@ -7802,15 +9082,15 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x9cd1 <k_depthwise+0x591>
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0xb171 <k_depthwise+0x591>
 	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0xfecc8e0f; WORD $0xffff // jle 0x9a90 <k_depthwise+0x350>
+	LONG $0xfecc8e0f; WORD $0xffff // jle 0xaf30 <k_depthwise+0x350>
 	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x28418b48 // movq 0x28(%rcx), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xfeba8e0f; WORD $0xffff // jle 0x9a93 <k_depthwise+0x353>
+	LONG $0xfeba8e0f; WORD $0xffff // jle 0xaf33 <k_depthwise+0x353>
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0x68498b48 // movq 0x68(%rcx), %rcx
 	LONG $0x707f8b48 // movq 0x70(%rdi), %rdi
@@ -7849,12 +9129,12 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
 	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
 	WORD $0xff49; BYTE $0xcf // decq %r15
-	WORD $0x9b75 // jne 0x9c40 <k_depthwise+0x500>
+	WORD $0x9b75 // jne 0xb0e0 <k_depthwise+0x500>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	LONG $0xff7a850f; WORD $0xffff // jne 0x9c30 <k_depthwise+0x4f0>
-	LONG $0xfffe02e9; BYTE $0xff // jmp 0x9abd <k_depthwise+0x37d>
+	LONG $0xff7a850f; WORD $0xffff // jne 0xb0d0 <k_depthwise+0x4f0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0xaf5d <k_depthwise+0x37d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
@@ -7862,7 +9142,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
-	LONG $0xfcce8e0f; WORD $0xffff // jle 0x99b0 <k_depthwise+0x270>
+	LONG $0xfcce8e0f; WORD $0xffff // jle 0xae50 <k_depthwise+0x270>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
@@ -7873,7 +9153,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	WORD $0x50eb // jmp 0x9d60 <k_depthwise+0x620>
+	WORD $0x50eb // jmp 0xb200 <k_depthwise+0x620>
 	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
 	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
 	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
@@ -7888,16 +9168,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
-	LONG $0xfc50840f; WORD $0xffff // je 0x99b0 <k_depthwise+0x270>
+	LONG $0xfc50840f; WORD $0xffff // je 0xae50 <k_depthwise+0x270>
 	LONG $0xc97cd162; WORD $0x1110 // vmovups (%r9), %zmm2 {%k1} {z}
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
 	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
 	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
-	WORD $0x927e // jle 0x9d10 <k_depthwise+0x5d0>
+	WORD $0x927e // jle 0xb1b0 <k_depthwise+0x5d0>
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x28518b4c // movq 0x28(%rcx), %r10
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x847e // jle 0x9d10 <k_depthwise+0x5d0>
+	WORD $0x847e // jle 0xb1b0 <k_depthwise+0x5d0>
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0xc6af0f49 // imulq %r14, %rax
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
@@ -7927,23 +9207,23 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
 	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
-	WORD $0x23eb // jmp 0x9e39 <k_depthwise+0x6f9>
+	WORD $0x23eb // jmp 0xb2d9 <k_depthwise+0x6f9>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	QUAD $0x0000008024bc034c // addq 0x80(%rsp), %r15
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	LONG $0xfed7840f; WORD $0xffff // je 0x9d10 <k_depthwise+0x5d0>
+	LONG $0xfed7840f; WORD $0xffff // je 0xb1b0 <k_depthwise+0x5d0>
 	LONG $0x04fa8349 // cmpq $0x4, %r10
-	WORD $0x3173 // jae 0x9e70 <k_depthwise+0x730>
+	WORD $0x3173 // jae 0xb310 <k_depthwise+0x730>
 	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
 	LONG $0xf0af0f49 // imulq %r8, %rsi
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0xb73c8d48 // leaq (%rdi,%rsi,4), %rdi
 	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0x00a4850f; WORD $0x0000 // jne 0x9f04 <k_depthwise+0x7c4>
-	WORD $0xbeeb // jmp 0x9e20 <k_depthwise+0x6e0>
+	LONG $0x00a4850f; WORD $0x0000 // jne 0xb3a4 <k_depthwise+0x7c4>
+	WORD $0xbeeb // jmp 0xb2c0 <k_depthwise+0x6e0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
 	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
@@ -7968,12 +9248,12 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0x9a75 // jne 0x9e80 <k_depthwise+0x740>
+	WORD $0x9a75 // jne 0xb320 <k_depthwise+0x740>
 	QUAD $0x000000c824a4034c // addq 0xc8(%rsp), %r12
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0xff1c840f; WORD $0xffff // je 0x9e20 <k_depthwise+0x6e0>
+	LONG $0xff1c840f; WORD $0xffff // je 0xb2c0 <k_depthwise+0x6e0>
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc97cd162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm3 {%k1} {z}
@@ -7982,14 +9262,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
 	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe275 // jne 0x9f10 <k_depthwise+0x7d0>
-	LONG $0xfffeede9; BYTE $0xff // jmp 0x9e20 <k_depthwise+0x6e0>
+	WORD $0xe275 // jne 0xb3b0 <k_depthwise+0x7d0>
+	LONG $0xfffeede9; BYTE $0xff // jmp 0xb2c0 <k_depthwise+0x6e0>
 	LONG $0x487df262; WORD $0x4118; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm0
 	LONG $0x487df262; WORD $0x4918; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm1
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x59eb // jmp 0x9faa <k_depthwise+0x86a>
+	WORD $0x59eb // jmp 0xb44a <k_depthwise+0x86a>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
 	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
@@ -8005,16 +9285,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0xfd278e0f; WORD $0xffff // jle 0x9cd1 <k_depthwise+0x591>
+	LONG $0xfd278e0f; WORD $0xffff // jle 0xb171 <k_depthwise+0x591>
 	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
 	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x9e7e // jle 0x9f60 <k_depthwise+0x820>
+	WORD $0x9e7e // jle 0xb400 <k_depthwise+0x820>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x28488b4c // movq 0x28(%rax), %r9
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x907e // jle 0x9f60 <k_depthwise+0x820>
+	WORD $0x907e // jle 0xb400 <k_depthwise+0x820>
 	LONG $0x68488b48 // movq 0x68(%rax), %rcx
 	LONG $0x70788b48 // movq 0x70(%rax), %rdi
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
@@ -8038,23 +9318,23 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
-	WORD $0x1deb // jmp 0xa05b <k_depthwise+0x91b>
+	WORD $0x1deb // jmp 0xb4fb <k_depthwise+0x91b>
 	WORD $0x9066 // nop
 	QUAD $0x0000008024840348 // addq 0x80(%rsp), %rax
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x2454034c; BYTE $0x78 // addq 0x78(%rsp), %r10
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	LONG $0xff05840f; WORD $0xffff // je 0x9f60 <k_depthwise+0x820>
+	LONG $0xff05840f; WORD $0xffff // je 0xb400 <k_depthwise+0x820>
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0x1f73 // jae 0xa080 <k_depthwise+0x940>
+	WORD $0x1f73 // jae 0xb520 <k_depthwise+0x940>
 	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0xb02c8d49 // leaq (%r8,%rsi,4), %rbp
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	WORD $0x7d75 // jne 0xa0fb <k_depthwise+0x9bb>
-	WORD $0xc0eb // jmp 0xa040 <k_depthwise+0x900>
+	WORD $0x7d75 // jne 0xb59b <k_depthwise+0x9bb>
+	WORD $0xc0eb // jmp 0xb4e0 <k_depthwise+0x900>
 	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
 	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
@@ -8074,21 +9354,21 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xae75 // jne 0xa090 <k_depthwise+0x950>
+	WORD $0xae75 // jne 0xb530 <k_depthwise+0x950>
 	QUAD $0x000000c8249c034c // addq 0xc8(%rsp), %r11
 	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0xff45840f; WORD $0xffff // je 0xa040 <k_depthwise+0x900>
+	LONG $0xff45840f; WORD $0xffff // je 0xb4e0 <k_depthwise+0x900>
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	LONG $0x487cd162; WORD $0x1b10 // vmovups (%r11), %zmm3
 	LONG $0x4865f262; WORD $0x55b8; BYTE $0x00 // vfmadd231ps (%rbp), %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
 	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
 	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe875 // jne 0xa100 <k_depthwise+0x9c0>
-	LONG $0xffff23e9; BYTE $0xff // jmp 0xa040 <k_depthwise+0x900>
+	WORD $0xe875 // jne 0xb5a0 <k_depthwise+0x9c0>
+	LONG $0xffff23e9; BYTE $0xff // jmp 0xb4e0 <k_depthwise+0x900>
 	LONG $0x1c247c80; BYTE $0x00 // cmpb $0x0, 0x1c(%rsp)
-	LONG $0x018c840f; WORD $0x0000 // je 0xa2b4 <k_depthwise+0xb74>
+	LONG $0x018c840f; WORD $0x0000 // je 0xb754 <k_depthwise+0xb74>
 	LONG $0x487df262; WORD $0x4118; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm0
 	LONG $0x68418b48 // movq 0x68(%rcx), %rax
 	LONG $0x487df262; WORD $0x4918; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm1
@@ -8136,7 +9416,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
 	WORD $0xc9ff // decl %ecx
-	LONG $0xff67850f; WORD $0xffff // jne 0xa190 <k_depthwise+0xa50>
+	LONG $0xff67850f; WORD $0xffff // jne 0xb630 <k_depthwise+0xa50>
 	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
 	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
@@ -8160,8 +9440,8 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xfeb18f0f; WORD $0xffff // jg 0xa160 <k_depthwise+0xa20>
-	LONG $0xfffa1de9; BYTE $0xff // jmp 0x9cd1 <k_depthwise+0x591>
+	LONG $0xfeb18f0f; WORD $0xffff // jg 0xb600 <k_depthwise+0xa20>
+	LONG $0xfffa1de9; BYTE $0xff // jmp 0xb171 <k_depthwise+0x591>
 	LONG $0x487df262; WORD $0x4118; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm0
 	LONG $0x487df262; WORD $0x4918; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm1
 	QUAD $0x0000000c851c8d4e // leaq 0xc(,%r8,4), %r11
@@ -8185,7 +9465,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
 	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0xa3f8 <k_depthwise+0xcb8>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0xb898 <k_depthwise+0xcb8>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
 	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
@@ -8218,16 +9498,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
 	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
-	LONG $0xf8d98e0f; WORD $0xffff // jle 0x9cd1 <k_depthwise+0x591>
+	LONG $0xf8d98e0f; WORD $0xffff // jle 0xb171 <k_depthwise+0x591>
 	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
 	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
 	QUAD $0x0000014024bc8948 // movq %rdi, 0x140(%rsp)
-	LONG $0xff298e0f; WORD $0xffff // jle 0xa340 <k_depthwise+0xc00>
+	LONG $0xff298e0f; WORD $0xffff // jle 0xb7e0 <k_depthwise+0xc00>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x28508b4c // movq 0x28(%rax), %r10
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff178e0f; WORD $0xffff // jle 0xa340 <k_depthwise+0xc00>
+	LONG $0xff178e0f; WORD $0xffff // jle 0xb7e0 <k_depthwise+0xc00>
 	LONG $0x68788b48 // movq 0x68(%rax), %rdi
 	LONG $0x70408b48 // movq 0x70(%rax), %rax
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
@@ -8253,7 +9533,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000017824bc894c // movq %r15, 0x178(%rsp)
 	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
 	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
-	WORD $0x4beb // jmp 0xa50b <k_depthwise+0xdcb>
+	WORD $0x4beb // jmp 0xb9ab <k_depthwise+0xdcb>
 	LONG $0x487cf162; WORD $0x3010 // vmovups (%rax), %zmm6
 	LONG $0x484df262; WORD $0x11b8 // vfmadd231ps (%rcx), %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
 	LONG $0x484db262; WORD $0x1cb8; BYTE $0xb1 // vfmadd231ps (%rcx,%r14,4), %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
@@ -8266,17 +9546,17 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	LONG $0xfe47840f; WORD $0xffff // je 0xa352 <k_depthwise+0xc12>
+	LONG $0xfe47840f; WORD $0xffff // je 0xb7f2 <k_depthwise+0xc12>
 	LONG $0x01fa8349 // cmpq $0x1, %r10
 	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
-	WORD $0x2a75 // jne 0xa540 <k_depthwise+0xe00>
+	WORD $0x2a75 // jne 0xb9e0 <k_depthwise+0xe00>
 	QUAD $0x00000188248c8b48 // movq 0x188(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x880c8d49 // leaq (%r8,%rcx,4), %rcx
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0xc474 // je 0xa4f5 <k_depthwise+0xdb5>
-	WORD $0x8deb // jmp 0xa4c0 <k_depthwise+0xd80>
+	WORD $0xc474 // je 0xb995 <k_depthwise+0xdb5>
+	WORD $0x8deb // jmp 0xb960 <k_depthwise+0xd80>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000018024848b4c // movq 0x180(%rsp), %r8
 	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
@@ -8304,7 +9584,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
 	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xa075 // jne 0xa580 <k_depthwise+0xe40>
+	WORD $0xa075 // jne 0xba20 <k_depthwise+0xe40>
 	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
 	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
 	QUAD $0x0000017824bc8b4c // movq 0x178(%rsp), %r15
@@ -8312,8 +9592,8 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
 	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	LONG $0xfeed840f; WORD $0xffff // je 0xa4f5 <k_depthwise+0xdb5>
-	LONG $0xfffeb3e9; BYTE $0xff // jmp 0xa4c0 <k_depthwise+0xd80>
+	LONG $0xfeed840f; WORD $0xffff // je 0xb995 <k_depthwise+0xdb5>
+	LONG $0xfffeb3e9; BYTE $0xff // jmp 0xb960 <k_depthwise+0xd80>
 	LONG $0x90c48148; WORD $0x0001; BYTE $0x00 // addq $0x190, %rsp # imm = 0x190
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -8336,14 +9616,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05908e0f; WORD $0x0000 // jle 0xabe3 <k_pool_max+0x5b3>
+	LONG $0x05908e0f; WORD $0x0000 // jle 0xc083 <k_pool_max+0x5b3>
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x057e8e0f; WORD $0x0000 // jle 0xabe3 <k_pool_max+0x5b3>
+	LONG $0x057e8e0f; WORD $0x0000 // jle 0xc083 <k_pool_max+0x5b3>
 	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x05718e0f; WORD $0x0000 // jle 0xabe3 <k_pool_max+0x5b3>
+	LONG $0x05718e0f; WORD $0x0000 // jle 0xc083 <k_pool_max+0x5b3>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
@@ -8365,14 +9645,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
 	QUAD $0x0000009024ac8948 // movq %rbp, 0x90(%rsp)
-	WORD $0x21eb // jmp 0xa6fd <k_pool_max+0xcd>
+	WORD $0x21eb // jmp 0xbb9d <k_pool_max+0xcd>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
 	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0x04e6840f; WORD $0x0000 // je 0xabe3 <k_pool_max+0x5b3>
+	LONG $0x04e6840f; WORD $0x0000 // je 0xc083 <k_pool_max+0x5b3>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
@@ -8386,14 +9666,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x26eb // jmp 0xa75f <k_pool_max+0x12f>
+	WORD $0x26eb // jmp 0xbbff <k_pool_max+0x12f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
 	LONG $0x24740348; BYTE $0x50 // addq 0x50(%rsp), %rsi
 	LONG $0x24543b48; BYTE $0x68 // cmpq 0x68(%rsp), %rdx
-	WORD $0x8174 // je 0xa6e0 <k_pool_max+0xb0>
+	WORD $0x8174 // je 0xbb80 <k_pool_max+0xb0>
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
@@ -8408,29 +9688,29 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x26eb // jmp 0xa7ce <k_pool_max+0x19e>
+	WORD $0x26eb // jmp 0xbc6e <k_pool_max+0x19e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%rdx,4)
 	LONG $0x10c28348 // addq $0x10, %rdx
 	LONG $0x24048348; BYTE $0x40 // addq $0x40, (%rsp)
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xff728d0f; WORD $0xffff // jge 0xa740 <k_pool_max+0x110>
+	LONG $0xff728d0f; WORD $0xffff // jge 0xbbe0 <k_pool_max+0x110>
 	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
 	LONG $0x902c8d4c // leaq (%rax,%rdx,4), %r13
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x01d68e0f; WORD $0x0000 // jle 0xa9c0 <k_pool_max+0x390>
+	LONG $0x01d68e0f; WORD $0x0000 // jle 0xbe60 <k_pool_max+0x390>
 	LONG $0x487cd162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm1
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x00a88e0f; WORD $0x0000 // jle 0xa8a7 <k_pool_max+0x277>
+	LONG $0x00a88e0f; WORD $0x0000 // jle 0xbd47 <k_pool_max+0x277>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0xff418d4c // leaq -0x1(%rcx), %r8
 	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x6874 // je 0xa87b <k_pool_max+0x24b>
+	WORD $0x6874 // je 0xbd1b <k_pool_max+0x24b>
 	QUAD $0x00000000c5348d48 // leaq (,%rax,8), %rsi
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	LONG $0xfee38349 // andq $-0x2, %r11
@@ -8450,9 +9730,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x02c28349 // addq $0x2, %r10
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0xb575 // jne 0xa830 <k_pool_max+0x200>
+	WORD $0xb575 // jne 0xbcd0 <k_pool_max+0x200>
 	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x2674 // je 0xa8a7 <k_pool_max+0x277>
+	WORD $0x2674 // je 0xbd47 <k_pool_max+0x277>
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	QUAD $0x00855410487cd162 // vmovups (%r13,%rax,4), %zmm2
 	LONG $0x4874f162; WORD $0xcac2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k1
@@ -8465,7 +9745,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc69f0f40 // setg %sil
 	WORD $0x8440; BYTE $0xf0 // testb %sil, %al
-	LONG $0xfeee840f; WORD $0xffff // je 0xa7b0 <k_pool_max+0x180>
+	LONG $0xfeee840f; WORD $0xffff // je 0xbc50 <k_pool_max+0x180>
 	LONG $0x58778b4c // movq 0x58(%rdi), %r14
 	LONG $0x605f8b48 // movq 0x60(%rdi), %rbx
 	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
@@ -8476,16 +9756,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0148d4e // leaq (%rax,%r14,4), %r10
 	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	WORD $0x15eb // jmp 0xa90f <k_pool_max+0x2df>
+	WORD $0x15eb // jmp 0xbdaf <k_pool_max+0x2df>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
 	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0xfea1840f; WORD $0xffff // je 0xa7b0 <k_pool_max+0x180>
+	LONG $0xfea1840f; WORD $0xffff // je 0xbc50 <k_pool_max+0x180>
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	WORD $0x0b75 // jne 0xa920 <k_pool_max+0x2f0>
+	WORD $0x0b75 // jne 0xbdc0 <k_pool_max+0x2f0>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x58eb // jmp 0xa971 <k_pool_max+0x341>
+	WORD $0x58eb // jmp 0xbe11 <k_pool_max+0x341>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0xf631 // xorl %esi, %esi
@@ -8501,9 +9781,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68348 // addq $0x2, %rsi
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0xbf75 // jne 0xa930 <k_pool_max+0x300>
+	WORD $0xbf75 // jne 0xbdd0 <k_pool_max+0x300>
 	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	WORD $0x8a74 // je 0xa900 <k_pool_max+0x2d0>
+	WORD $0x8a74 // je 0xbda0 <k_pool_max+0x2d0>
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
 	LONG $0xc8af0f4d // imulq %r8, %r9
 	QUAD $0x000000008d0c8d4e // leaq (,%r9,4), %r9
@@ -8514,7 +9794,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x496cf162; WORD $0xc8c2; BYTE $0x07 // vcmpordps %zmm0, %zmm2, %k1 {%k1}
 	LONG $0x497cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k1}
 	LONG $0x487cf162; WORD $0xca28 // vmovaps %zmm2, %zmm1
-	LONG $0xffff4ee9; BYTE $0xff // jmp 0xa900 <k_pool_max+0x2d0>
+	LONG $0xffff4ee9; BYTE $0xff // jmp 0xbda0 <k_pool_max+0x2d0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
@@ -8523,12 +9803,12 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cd162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm1 {%k1} {z}
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0x00b48e0f; WORD $0x0000 // jle 0xaa96 <k_pool_max+0x466>
+	LONG $0x00b48e0f; WORD $0x0000 // jle 0xbf36 <k_pool_max+0x466>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x7574 // je 0xaa6b <k_pool_max+0x43b>
+	WORD $0x7574 // je 0xbf0b <k_pool_max+0x43b>
 	QUAD $0x00000000c5348d48 // leaq (,%rax,8), %rsi
 	QUAD $0x0000000085148d4c // leaq (,%rax,4), %r10
 	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
@@ -8549,9 +9829,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0xb575 // jne 0xaa20 <k_pool_max+0x3f0>
+	WORD $0xb575 // jne 0xbec0 <k_pool_max+0x3f0>
 	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	WORD $0x2674 // je 0xaa96 <k_pool_max+0x466>
+	WORD $0x2674 // je 0xbf36 <k_pool_max+0x466>
 	LONG $0xc0af0f49 // imulq %r8, %rax
 	QUAD $0x00855410c97cd162 // vmovups (%r13,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
@@ -8564,7 +9844,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
 	WORD $0x9f0f; BYTE $0xc1 // setg %cl
 	WORD $0xc884 // testb %cl, %al
-	LONG $0x0101840f; WORD $0x0000 // je 0xabb0 <k_pool_max+0x580>
+	LONG $0x0101840f; WORD $0x0000 // je 0xc050 <k_pool_max+0x580>
 	LONG $0x58778b4c // movq 0x58(%rdi), %r14
 	LONG $0x60678b4c // movq 0x60(%rdi), %r12
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
@@ -8576,16 +9856,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb00c8d4e // leaq (%rax,%r14,4), %r9
 	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	WORD $0x10eb // jmp 0xaaff <k_pool_max+0x4cf>
+	WORD $0x10eb // jmp 0xbf9f <k_pool_max+0x4cf>
 	BYTE $0x90 // nop
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
 	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0x00b1840f; WORD $0x0000 // je 0xabb0 <k_pool_max+0x580>
+	LONG $0x00b1840f; WORD $0x0000 // je 0xc050 <k_pool_max+0x580>
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x0b75 // jne 0xab10 <k_pool_max+0x4e0>
+	WORD $0x0b75 // jne 0xbfb0 <k_pool_max+0x4e0>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x58eb // jmp 0xab61 <k_pool_max+0x531>
+	WORD $0x58eb // jmp 0xc001 <k_pool_max+0x531>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0xf631 // xorl %esi, %esi
@@ -8601,9 +9881,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68348 // addq $0x2, %rsi
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xbf75 // jne 0xab20 <k_pool_max+0x4f0>
+	WORD $0xbf75 // jne 0xbfc0 <k_pool_max+0x4f0>
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x8a74 // je 0xaaf0 <k_pool_max+0x4c0>
+	WORD $0x8a74 // je 0xbf90 <k_pool_max+0x4c0>
 	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0xd0af0f4d // imulq %r8, %r10
 	QUAD $0x0000000095148d4e // leaq (,%r10,4), %r10
@@ -8614,7 +9894,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4a6cf162; WORD $0xd0c2; BYTE $0x07 // vcmpordps %zmm0, %zmm2, %k2 {%k2}
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
 	LONG $0x487cf162; WORD $0xca28 // vmovaps %zmm2, %zmm1
-	LONG $0xffff4ee9; BYTE $0xff // jmp 0xaaf0 <k_pool_max+0x4c0>
+	LONG $0xffff4ee9; BYTE $0xff // jmp 0xbf90 <k_pool_max+0x4c0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%rdx,4) {%k1}
@@ -8623,8 +9903,8 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28348 // addq $0x10, %rdx
 	LONG $0x24048348; BYTE $0x40 // addq $0x40, (%rsp)
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xfbf08c0f; WORD $0xffff // jl 0xa7ce <k_pool_max+0x19e>
-	LONG $0xfffb5de9; BYTE $0xff // jmp 0xa740 <k_pool_max+0x110>
+	LONG $0xfbf08c0f; WORD $0xffff // jl 0xbc6e <k_pool_max+0x19e>
+	LONG $0xfffb5de9; BYTE $0xff // jmp 0xbbe0 <k_pool_max+0x110>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -8647,14 +9927,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05898e0f; WORD $0x0000 // jle 0xb1ac <k_pool_mean+0x5ac>
+	LONG $0x05898e0f; WORD $0x0000 // jle 0xc64c <k_pool_mean+0x5ac>
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05778e0f; WORD $0x0000 // jle 0xb1ac <k_pool_mean+0x5ac>
+	LONG $0x05778e0f; WORD $0x0000 // jle 0xc64c <k_pool_mean+0x5ac>
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x056a8e0f; WORD $0x0000 // jle 0xb1ac <k_pool_mean+0x5ac>
+	LONG $0x056a8e0f; WORD $0x0000 // jle 0xc64c <k_pool_mean+0x5ac>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
@@ -8674,14 +9954,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x243c8948 // movq %rdi, (%rsp)
 	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	WORD $0x2ceb // jmp 0xaccd <k_pool_mean+0xcd>
+	WORD $0x2ceb // jmp 0xc16d <k_pool_mean+0xcd>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0x04df840f; WORD $0x0000 // je 0xb1ac <k_pool_mean+0x5ac>
+	LONG $0x04df840f; WORD $0x0000 // je 0xc64c <k_pool_mean+0x5ac>
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
@@ -8697,14 +9977,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x31eb // jmp 0xad43 <k_pool_mean+0x143>
+	WORD $0x31eb // jmp 0xc1e3 <k_pool_mean+0x143>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x58 // addq 0x58(%rsp), %r8
 	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
-	LONG $0xff6d840f; WORD $0xffff // je 0xacb0 <k_pool_mean+0xb0>
+	LONG $0xff6d840f; WORD $0xffff // je 0xc150 <k_pool_mean+0xb0>
 	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
@@ -8720,7 +10000,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
 	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x44eb // jmp 0xadd5 <k_pool_mean+0x1d5>
+	WORD $0x44eb // jmp 0xc275 <k_pool_mean+0x1d5>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x587cf162; WORD $0x4759; BYTE $0x1a // vmulps 0x68(%rdi){1to16}, %zmm0, %zmm0
@@ -8731,23 +10011,23 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c58348 // addq $0x40, %rbp
 	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff4b8d0f; WORD $0xffff // jge 0xad20 <k_pool_mean+0x120>
+	LONG $0xff4b8d0f; WORD $0xffff // jge 0xc1c0 <k_pool_mean+0x120>
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
 	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
 	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0xafa0 <k_pool_mean+0x3a0>
+	LONG $0x01ad8e0f; WORD $0x0000 // jle 0xc440 <k_pool_mean+0x3a0>
 	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x00a78e0f; WORD $0x0000 // jle 0xaeae <k_pool_mean+0x2ae>
+	LONG $0x00a78e0f; WORD $0x0000 // jle 0xc34e <k_pool_mean+0x2ae>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0xff418d4c // leaq -0x1(%rcx), %r8
 	LONG $0xfe498d4c // leaq -0x2(%rcx), %r9
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
 	LONG $0x03f98349 // cmpq $0x3, %r9
-	WORD $0x6372 // jb 0xae81 <k_pool_mean+0x281>
+	WORD $0x6372 // jb 0xc321 <k_pool_mean+0x281>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x04e2c149 // shlq $0x4, %r10
 	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
@@ -8767,9 +10047,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0xcf75 // jne 0xae50 <k_pool_mean+0x250>
+	WORD $0xcf75 // jne 0xc2f0 <k_pool_mean+0x250>
 	LONG $0x03e08341 // andl $0x3, %r8d
-	WORD $0x2774 // je 0xaeae <k_pool_mean+0x2ae>
+	WORD $0x2774 // je 0xc34e <k_pool_mean+0x2ae>
 	LONG $0xf0af0f48 // imulq %rax, %rsi
 	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
@@ -8778,14 +10058,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x0658 // vaddps (%rsi), %zmm0, %zmm0
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xf275 // jne 0xaea0 <k_pool_mean+0x2a0>
+	WORD $0xf275 // jne 0xc340 <k_pool_mean+0x2a0>
 	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
 	LONG $0x02fd8349 // cmpq $0x2, %r13
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc69f0f40 // setg %sil
 	WORD $0x8440; BYTE $0xf0 // testb %sil, %al
-	LONG $0xfed7840f; WORD $0xffff // je 0xada0 <k_pool_mean+0x1a0>
+	LONG $0xfed7840f; WORD $0xffff // je 0xc240 <k_pool_mean+0x1a0>
 	LONG $0x585f8b4c // movq 0x58(%rdi), %r11
 	LONG $0x605f8b48 // movq 0x60(%rdi), %rbx
 	WORD $0x8941; BYTE $0xca // movl %ecx, %r10d
@@ -8801,16 +10081,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
 	LONG $0x04e4c149 // shlq $0x4, %r12
 	LONG $0x000001bd; BYTE $0x00 // movl $0x1, %ebp
-	WORD $0x1eeb // jmp 0xaf2f <k_pool_mean+0x32f>
+	WORD $0x1eeb // jmp 0xc3cf <k_pool_mean+0x32f>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
 	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
-	LONG $0xfe71840f; WORD $0xffff // je 0xada0 <k_pool_mean+0x1a0>
+	LONG $0xfe71840f; WORD $0xffff // je 0xc240 <k_pool_mean+0x1a0>
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0b73 // jae 0xaf40 <k_pool_mean+0x340>
+	WORD $0x0b73 // jae 0xc3e0 <k_pool_mean+0x340>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x3eeb // jmp 0xaf77 <k_pool_mean+0x377>
+	WORD $0x3eeb // jmp 0xc417 <k_pool_mean+0x377>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	WORD $0xf631 // xorl %esi, %esi
@@ -8822,9 +10102,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0xd975 // jne 0xaf50 <k_pool_mean+0x350>
+	WORD $0xd975 // jne 0xc3f0 <k_pool_mean+0x350>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xa474 // je 0xaf20 <k_pool_mean+0x320>
+	WORD $0xa474 // je 0xc3c0 <k_pool_mean+0x320>
 	LONG $0xf6af0f49 // imulq %r14, %rsi
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
@@ -8832,8 +10112,8 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x0658 // vaddps (%rsi), %zmm0, %zmm0
 	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xf275 // jne 0xaf90 <k_pool_mean+0x390>
-	WORD $0x80eb // jmp 0xaf20 <k_pool_mean+0x320>
+	WORD $0xf275 // jne 0xc430 <k_pool_mean+0x390>
+	WORD $0x80eb // jmp 0xc3c0 <k_pool_mean+0x320>
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
@@ -8841,13 +10121,13 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0x00c38e0f; WORD $0x0000 // jle 0xb084 <k_pool_mean+0x484>
+	LONG $0x00c38e0f; WORD $0x0000 // jle 0xc524 <k_pool_mean+0x484>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
 	LONG $0xfe438d4c // leaq -0x2(%rbx), %r8
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
 	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x7172 // jb 0xb049 <k_pool_mean+0x449>
+	WORD $0x7172 // jb 0xc4e9 <k_pool_mean+0x449>
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	LONG $0x04e0c149 // shlq $0x4, %r8
 	QUAD $0x0000000085148d4c // leaq (,%rax,4), %r10
@@ -8870,9 +10150,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18349 // addq $0x4, %r9
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0xb775 // jne 0xb000 <k_pool_mean+0x400>
+	WORD $0xb775 // jne 0xc4a0 <k_pool_mean+0x400>
 	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
-	WORD $0x3674 // je 0xb084 <k_pool_mean+0x484>
+	WORD $0x3674 // je 0xc524 <k_pool_mean+0x484>
 	LONG $0xf0af0f48 // imulq %rax, %rsi
 	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
@@ -8882,14 +10162,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0xec75 // jne 0xb070 <k_pool_mean+0x470>
+	WORD $0xec75 // jne 0xc510 <k_pool_mean+0x470>
 	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
 	LONG $0x02fd8349 // cmpq $0x2, %r13
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
 	WORD $0x9f0f; BYTE $0xc1 // setg %cl
 	WORD $0xc884 // testb %cl, %al
-	LONG $0x00f3840f; WORD $0x0000 // je 0xb190 <k_pool_mean+0x590>
+	LONG $0x00f3840f; WORD $0x0000 // je 0xc630 <k_pool_mean+0x590>
 	LONG $0x585f8b4c // movq 0x58(%rdi), %r11
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	WORD $0xd989 // movl %ebx, %ecx
@@ -8907,16 +10187,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e6c149 // shlq $0x4, %r14
 	LONG $0x03e0c148 // shlq $0x3, %rax
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	WORD $0x12eb // jmp 0xb0ff <k_pool_mean+0x4ff>
+	WORD $0x12eb // jmp 0xc59f <k_pool_mean+0x4ff>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
 	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
-	LONG $0x0091840f; WORD $0x0000 // je 0xb190 <k_pool_mean+0x590>
+	LONG $0x0091840f; WORD $0x0000 // je 0xc630 <k_pool_mean+0x590>
 	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x0b73 // jae 0xb110 <k_pool_mean+0x510>
+	WORD $0x0b73 // jae 0xc5b0 <k_pool_mean+0x510>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x56eb // jmp 0xb15f <k_pool_mean+0x55f>
+	WORD $0x56eb // jmp 0xc5ff <k_pool_mean+0x55f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0xf631 // xorl %esi, %esi
@@ -8932,9 +10212,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
 	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0xc175 // jne 0xb120 <k_pool_mean+0x520>
+	WORD $0xc175 // jne 0xc5c0 <k_pool_mean+0x520>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x8c74 // je 0xb0f0 <k_pool_mean+0x4f0>
+	WORD $0x8c74 // je 0xc590 <k_pool_mean+0x4f0>
 	LONG $0xf5af0f48 // imulq %rbp, %rsi
 	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
 	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
@@ -8943,14 +10223,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
 	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xec75 // jne 0xb170 <k_pool_mean+0x570>
-	LONG $0xffff67e9; BYTE $0xff // jmp 0xb0f0 <k_pool_mean+0x4f0>
+	WORD $0xec75 // jne 0xc610 <k_pool_mean+0x570>
+	LONG $0xffff67e9; BYTE $0xff // jmp 0xc590 <k_pool_mean+0x4f0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x587cf162; WORD $0x4759; BYTE $0x1a // vmulps 0x68(%rdi){1to16}, %zmm0, %zmm0
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x497cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4) {%k1}
-	LONG $0xfffc0be9; BYTE $0xff // jmp 0xadb7 <k_pool_mean+0x1b7>
+	LONG $0xfffc0be9; BYTE $0xff // jmp 0xc257 <k_pool_mean+0x1b7>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -8960,38 +10240,6 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -25,6 +25,8 @@ func convCases(rng *rand.Rand) []convCase {
 		{3, 16, 5, 13, Kernel{3, 3, 2, 2, 1, 1}, true, 0, false, 0, infinity},
 		{1, 8, 7, 14, Plain(5, 5), false, 0, false, 0, infinity},
 		{256, 130, 11, 1, Plain(5, 1), false, 0, true, -1, 1},
+		{100, 70, 5, 7, Plain(3, 3), false, 0, false, -1, 1}, // windows taken in parts, by segments of 300
+		{30, 70, 5, 7, Plain(5, 3), true, 2, false, -1, 1},   // and of 3
 		{1, 34, 3, 1, Kernel{256, 1, 128, 1, 1, 1}, false, 0, false, -infinity, infinity},
 	}
 	for range 150 {
@@ -132,14 +134,20 @@ func TestConv(t *testing.T) {
 // Pixels come out the same bits alone and among others, at every compiled level.
 func TestConvBits(t *testing.T) {
 	rng := newRand()
-	weights, bias := random(rng, 70*9*5), random(rng, 70)
-	x, _ := image(rng, 3, 31, 5, 0)
+	for _, in := range []int{5, 64} { // the window of 64 is taken in parts, except alone
+		convBits(t, rng, in)
+	}
+}
+
+func convBits(t *testing.T, rng *rand.Rand, in int) {
+	weights, bias := random(rng, 70*9*in), random(rng, 70)
+	x, _ := image(rng, 3, 31, in, 0)
 	var first []float32
 	for _, s := range All() {
 		if s.code == nil {
 			continue
 		}
-		conv := s.NewConv(Plain(3, 3), 70, 5, false, weights, bias)
+		conv := s.NewConv(Plain(3, 3), 70, in, false, weights, bias)
 		win := conv.Windows(x.Row, x.Pixel, 0)
 		whole, single := NewImage(make([]float32, 29*70), 1, 29, 70), NewImage(make([]float32, 29*70), 1, 29, 70)
 		conv.Run(whole, x.Data, win, Linear)

@@ -95,16 +95,16 @@ var units = []unit{
 	{cpu.AVX2, convAVX2Addr(), []entry{
 		{fnConvShape, 0x0},
 		{fnConv, 0x10},
-		{fnDepthwise, 0x26c0},
-		{fnPoolMax, 0x34b0},
-		{fnPoolMean, 0x3a30},
+		{fnDepthwise, 0x2ae0},
+		{fnPoolMax, 0x38d0},
+		{fnPoolMean, 0x3e50},
 	}},
 	{cpu.AVX512, convAVX512Addr(), []entry{
 		{fnConvShape, 0x0},
 		{fnConv, 0x10},
-		{fnDepthwise, 0x9740},
-		{fnPoolMax, 0xa630},
-		{fnPoolMean, 0xac00},
+		{fnDepthwise, 0xabe0},
+		{fnPoolMax, 0xbad0},
+		{fnPoolMean, 0xc0a0},
 	}},
 	{cpu.AVX2, curvesAVX2Addr(), []entry{
 		{fnTanh, 0x0},

@@ -56,9 +56,9 @@ var units = []unit{
 	{cpu.NEON, convNEONAddr(), []entry{
 		{fnConvShape, 0x0},
 		{fnConv, 0x10},
-		{fnDepthwise, 0xe3b0},
-		{fnPoolMax, 0xed18},
-		{fnPoolMean, 0xf1b0},
+		{fnDepthwise, 0xf534},
+		{fnPoolMax, 0xfe9c},
+		{fnPoolMean, 0x10334},
 	}},
 	{cpu.NEON, curvesNEONAddr(), []entry{
 		{fnTanh, 0x0},

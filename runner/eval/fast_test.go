@@ -212,6 +212,10 @@ func single(v float32) *graph.Value {
 	return &graph.Value{Name: fmt.Sprint("s", v), Type: graph.Float32, Const: tensorOf(graph.Float32, []float32{v})}
 }
 
+func ints(v ...int64) *graph.Value {
+	return &graph.Value{Name: fmt.Sprint("i", v), Type: graph.Int64, Const: tensorOf(graph.Int64, v, len(v))}
+}
+
 // Networks that use every rewriting come to the same numbers with and without it.
 func TestFastIsTheSame(t *testing.T) {
 	pads := func(n int64) []int64 { return []int64{n, n, n, n} }
@@ -257,6 +261,30 @@ func TestFastIsTheSame(t *testing.T) {
 			up := n.op("Resize", attrs{"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, z, nil, sizes)
 			mean := n.op("AveragePool", attrs{"kernel_shape": []int64{3, 2}}, n.op("Mul", nil, up, up))
 			return []*graph.Value{n.op("GlobalMaxPool", nil, up), n.op("GlobalAveragePool", nil, mean), n.op("ReduceSum", nil, z), y}
+		},
+		"pixels without a step": func(n *net, x *graph.Value) []*graph.Value {
+			y := n.op("Conv", nil, n.op("Transpose", attrs{"perm": []int64{0, 3, 1, 2}}, x), n.constant(5, 17, 1, 1))
+			y = n.op("Add", nil, n.op("Mul", nil, y, n.constant(5, 1, 1)), n.constant(1, 5, 1, 1))
+			y = n.op("Reshape", nil, y, ints(2, 5, 6*13))
+			z := n.op("Slice", nil, y, ints(0), ints(1<<40), ints(2))
+			turned := n.op("Slice", nil, y, ints(-1), ints(-1<<40), ints(2), ints(-1))
+			return []*graph.Value{n.op("GlobalMaxPool", nil, z), turned, n.op("Reshape", nil, y, ints(2, 13, 30))}
+		},
+		"sums": func(n *net, x *graph.Value) []*graph.Value {
+			return []*graph.Value{
+				n.op("ReduceSum", attrs{"keepdims": 0}, x, ints(1)), n.op("ReduceSum", nil, x, ints(-1)),
+				n.op("ReduceMean", attrs{"axes": []int64{2}}, x), n.op("GlobalMaxPool", nil, x),
+			}
+		},
+		"one of n": func(n *net, x *graph.Value) []*graph.Value {
+			list := make([]float32, 9)
+			for i := range list {
+				list[i] = float32(i)
+			}
+			numbers := &graph.Value{Name: "numbers", Type: graph.Float32, Const: tensorOf(graph.Float32, list, 1, 9)}
+			index := n.op("Reshape", nil, n.op("Floor", nil, n.op("Mul", nil, x, single(5))), ints(2, 6*13, 17, 1))
+			hot := n.op("Cast", attrs{"to": 1}, n.op("Equal", nil, index, numbers))
+			return []*graph.Value{n.op("MatMul", nil, hot, n.constant(9, 6))}
 		},
 		"dense": func(n *net, x *graph.Value) []*graph.Value {
 			y := n.op("MatMul", nil, x, n.constant(17, 45))

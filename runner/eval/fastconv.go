@@ -152,7 +152,7 @@ func (c *conv) absorb(f *fast, t *step, next int, bias *[]float32) bool {
 		c.finish.Lo, c.finish.Hi = lo, hi
 		return true
 	}
-	if act := activation(s.node); last && act != nil {
+	if act := curveOf(s.node); last && act != nil {
 		c.act = act
 		return true
 	}
@@ -184,8 +184,8 @@ func clipBounds(f *fast, s *step) (lo, hi float32, ok bool) {
 	return lo, hi, lo <= hi
 }
 
-// activation is a function that kernels have, or nil.
-func activation(n *node) func(s *kernels.Set, x []float32) {
+// curveOf is a function that kernels have, or nil.
+func curveOf(n *node) func(s *kernels.Set, x []float32) {
 	switch n.Op {
 	case "Sigmoid":
 		return func(s *kernels.Set, x []float32) { s.Sigmoid(x, x) }

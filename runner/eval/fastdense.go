@@ -32,6 +32,9 @@ func joinDense(f *fast, i int, s *step) (*step, int) {
 	if weights == nil || x.Type != graph.Float32 || len(w.Shape) != 2 || len(x.Shape) < 1 || graph.Elems(s.Out[0].Shape) == 0 || graph.Elems(w.Shape) == 0 {
 		return nil, 0
 	}
+	if t, at := joinOneHot(f, i, s); t != nil {
+		return t, at
+	}
 	d := &dense{in: w.Shape[0], out: w.Shape[1], finish: kernels.Linear}
 	var bias []float32
 	transposed := false
@@ -63,7 +66,7 @@ func joinDense(f *fast, i int, s *step) (*step, int) {
 			}
 		} else if u.node.Op == "Relu" {
 			d.act = func(s *kernels.Set, x []float32) { s.Clip(x, x, 0, kernels.Linear.Hi) }
-		} else if d.act = activation(u.node); d.act == nil {
+		} else if d.act = curveOf(u.node); d.act == nil {
 			break
 		}
 		f.gone[at] = true
@@ -134,4 +137,89 @@ func (d *dense) item(_, item int) {
 	if d.act != nil {
 		d.act(d.worker.Kernels, y)
 	}
+}
+
+// joinOneHot replaces the product of a matrix with rows of zeros and a single one, which are written as
+// Cast(Equal(index, 0..n-1)), by the matrix's rows. An index that is not in the matrix makes zeros.
+func joinOneHot(f *fast, i int, s *step) (*step, int) {
+	made := func(slot int, op string) *step {
+		if slot < 0 || f.readers[slot] != 1 || f.maker[slot] < 0 {
+			return nil
+		}
+		m := f.p.steps[f.maker[slot]]
+		if m.node.Op != op || m.open || m.node.Domain != "" || f.gone[f.maker[slot]] {
+			return nil
+		}
+		return m
+	}
+	if s.node.Op != "MatMul" {
+		return nil, 0
+	}
+	cast := made(s.in[0], "Cast")
+	if cast == nil || f.p.specs[cast.in[0]].Type != graph.Bool {
+		return nil, 0
+	}
+	equal := made(cast.in[0], "Equal")
+	if equal == nil {
+		return nil, 0
+	}
+	w := f.p.specs[s.in[1]]
+	index, list := equal.in[0], equal.in[1]
+	if !counts(f.p.specs[list], w.Shape[0]) {
+		index, list = list, index
+	}
+	x := f.p.specs[index]
+	rows := graph.Elems(s.Out[0].Shape) / w.Shape[1]
+	if !counts(f.p.specs[list], w.Shape[0]) || len(x.Shape) == 0 || x.Shape[len(x.Shape)-1] != 1 || graph.Elems(x.Shape) != rows || !readsIndex(x.Type) {
+		return nil, 0
+	}
+	f.gone[f.maker[s.in[0]]], f.gone[f.maker[cast.in[0]]] = true, true
+	n, width := w.Shape[0], w.Shape[1]
+	t := again(s, func(wk *Worker, in, out []*graph.Tensor) error {
+		table, y := elems[float32](in[1]), elems[float32](out[0])
+		wk.Range(rows, width/2, func(lo, hi int) {
+			for r := lo; r < hi; r++ {
+				if k, ok := indexAt(in[0], r); ok && k >= 0 && k < n {
+					copy(y[r*width:(r+1)*width], table[k*width:])
+				} else {
+					clear(y[r*width : (r+1)*width])
+				}
+			}
+		})
+		return nil
+	})
+	t.in, t.Scratch = []int{index, s.in[1]}, 0
+	return t, i
+}
+
+// counts reports whether a value is the constant 0, 1, ... n-1 along its last dimension.
+func counts(s Spec, n int) bool {
+	if !s.Const || len(s.Shape) == 0 || s.Shape[len(s.Shape)-1] != n || graph.Elems(s.Shape) != n || !readsIndex(s.Type) {
+		return false
+	}
+	for i := range n {
+		if k, ok := indexAt(s.Known, i); !ok || k != i {
+			return false
+		}
+	}
+	return true
+}
+
+func readsIndex(t graph.DType) bool {
+	return t == graph.Int32 || t == graph.Int64 || t == graph.Float32
+}
+
+// indexAt is element i as an integer, when it is one.
+func indexAt(t *graph.Tensor, i int) (int, bool) {
+	switch t.Type {
+	case graph.Int32:
+		return int(elems[int32](t)[i]), true
+	case graph.Int64:
+		return int(elems[int64](t)[i]), true
+	}
+	v := elems[float32](t)[i]
+	if !(v > -1<<24 && v < 1<<24) {
+		return 0, false
+	}
+	return int(v), float32(int(v)) == v
 }

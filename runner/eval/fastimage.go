@@ -10,7 +10,7 @@ import (
 func init() {
 	for _, op := range []string{
 		"Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Tanh", "Softplus", "Softsign",
-		"ThresholdedRelu", "Gelu", "Swish", "Erf", "Exp", "Log", "Sqrt", "Neg", "Abs", "Reciprocal", "Identity", "Floor", "Ceil", "Round", "Sign", "Dropout",
+		"ThresholdedRelu", "Gelu", "Swish", "Erf", "Exp", "Log", "Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round", "Sign", "Dropout",
 	} {
 		layouts[op] = keepLayout
 	}
@@ -23,6 +23,10 @@ func init() {
 	layouts["GlobalMaxPool"] = layoutGlobal
 	layouts["Concat"] = layoutConcat
 	layouts["Transpose"] = layoutTranspose
+	joins["Transpose"] = joinTranspose
+	for _, op := range []string{"Squeeze", "Unsqueeze", "Reshape", "Slice", "Identity"} {
+		layouts[op] = layoutView
+	}
 	layouts["Resize"] = layoutResize
 	layouts["Upsample"] = layoutResize
 }
@@ -41,8 +45,75 @@ func keepLayout(f *fast, s *step) bool {
 	return true
 }
 
+// layoutView notices what leaves every number where it is.
+func layoutView(f *fast, s *step) bool {
+	in, _ := f.geometry(s.in[0])
+	out, ok := f.geometry(s.out[0])
+	if !ok || len(s.out) != 1 || in.n != out.n || in.c != out.c || in.pixels() != out.pixels() {
+		return false
+	}
+	for _, slot := range s.in[1:] {
+		if slot >= 0 && f.p.specs[slot].Later {
+			return false
+		}
+	}
+	if s.node.Op == "Slice" { // one that turns an axis round has the same shape
+		for _, slot := range s.in[1:] {
+			if slot < 0 || f.p.specs[slot].Known == nil {
+				return false
+			}
+		}
+		if len(s.in) > 4 {
+			steps, err := f.p.specs[s.in[4]].Known.Ints()
+			if err != nil || slices.ContainsFunc(steps, func(n int64) bool { return n != 1 }) {
+				return false
+			}
+		}
+	}
+	s.Run, s.Alias, s.Scratch = nil, true, 0
+	f.mark(s.out[0])
+	return true
+}
+
+// channelRows serves an image and a constant that has a number for each channel.
+func channelRows(f *fast, s *step) bool {
+	if len(s.in) != 2 || s.in[0] < 0 || s.in[1] < 0 {
+		return false
+	}
+	x, row := 0, 1
+	if f.constant(s.in[row]) == nil {
+		x, row = 1, 0
+	}
+	g, ok := f.geometry(s.in[x])
+	set := s.node.prog.worker.Kernels
+	op := map[string]func(dst, x, y []float32){"Add": set.AddTo, "Mul": set.MulTo}[s.node.Op]
+	if row == 1 && op == nil {
+		op = map[string]func(dst, x, y []float32){"Sub": set.SubTo, "Div": set.DivTo}[s.node.Op]
+	}
+	shape, whole := f.p.specs[s.in[row]].Shape, f.p.specs[s.in[x]].Shape
+	if !ok || op == nil || g.c == 1 || f.constant(s.in[row]) == nil || !f.pixels[s.in[x]] || !slices.Equal(whole, s.Out[0].Shape) ||
+		graph.Elems(shape) != g.c || !ofChannels(shape, whole, g.c) {
+		return false
+	}
+	s.Run = func(w *Worker, in, out []*graph.Tensor) error {
+		p, q, dst := elems[float32](in[x]), elems[float32](in[row]), elems[float32](out[0])
+		w.Range(g.n*g.pixels(), 2*g.c, func(lo, hi int) {
+			for at := lo * g.c; at < hi*g.c; at += g.c {
+				op(dst[at:at+g.c], p[at:at+g.c], q)
+			}
+		})
+		return nil
+	}
+	s.InPlace = []int{x}
+	f.mark(s.out[0])
+	return true
+}
+
 // sameLayout serves what works number by number on images of one shape, and on single numbers.
 func sameLayout(f *fast, s *step) bool {
+	if channelRows(f, s) {
+		return true
+	}
 	for _, slot := range s.in {
 		if slot < 0 || f.p.specs[slot].Type != graph.Float32 || f.p.specs[slot].Later {
 			return false
@@ -184,6 +255,40 @@ func layoutTranspose(f *fast, s *step) bool {
 	}
 	s.Run, s.Alias = nil, true
 	return true
+}
+
+// joinTranspose makes an alias of a transposition after which channels lie together: the image is there already.
+func joinTranspose(f *fast, i int, s *step) (*step, int) {
+	perm := s.node.Ints("perm")
+	in := f.p.specs[s.in[0]]
+	out, ok := f.geometry(s.out[0])
+	if !ok || len(perm) != len(in.Shape) || s.Run == nil || out.same() {
+		return nil, 0
+	}
+	// the order of the input's dimensions in memory once channels are last, those of one element aside
+	order := slices.Concat(perm[:1], perm[2:], perm[1:2])
+	last := -1
+	for _, d := range order {
+		if in.Shape[d] == 1 {
+			continue
+		}
+		if d < last {
+			return nil, 0
+		}
+		last = d
+	}
+	t := again(s, nil)
+	t.Alias, t.Scratch, t.fast = true, 0, pixelView{}
+	return t, i
+}
+
+// pixelView is a view of numbers as an image whose channels lie together.
+type pixelView struct{}
+
+func (pixelView) place(f *fast, s *step) {
+	s.in = slices.Clone(s.in)
+	s.in[0] = f.planes(s.in[0])
+	f.mark(s.out[0])
 }
 
 // layoutResize repeats pixels a whole number of times.

@@ -30,10 +30,12 @@ KERNEL(conv_shape, conv_shape)
 
 struct conv {
   float* dst;
-  const float *x, *w, *start; // start: bias, for all vectors of the panels
+  const float *x, *w, *start; // what sums begin with
   const float* add;           // numbers that are added to sums, or nothing
   const int64_t* seg;         // where segments begin, from the first number of the window
   long segs, len;             // how many, how long
+  long window;                // numbers of a whole window, of which these segments may be a part
+  long start_row, start_pix;  // 0 where every pixel begins with the bias; those of dst to go on with its sums
   long rows, cols, n;         // output pixels, output channels
   long dst_row, dst_pix, x_row, x_pix, add_row, add_pix;
   float lo, hi;
@@ -46,8 +48,13 @@ INLINE void conv_tile(const struct conv* restrict p, const int mr, const int nv,
 {
   vf acc[MR][NV];
   const long step = p->x_pix;
-  UNROLL for (int c = 0; c < nv; c++)
-    UNROLL for (int r = 0; r < mr; r++) acc[r][c] = load(start + c * VL);
+  UNROLL for (int r = 0; r < mr; r++, start += p->start_pix) {
+    __asm__("" : "+r"(start)); // twelve multiples of start_pix have no place to be kept
+    UNROLL for (int c = 0; c < nv; c++) {
+      const long rest = left - c * VL;
+      acc[r][c] = rest >= VL ? load(start + c * VL) : load_part(start + c * VL, rest);
+    }
+  }
   for (long s = 0; s < p->segs; s++) {
     const float* a = x + p->seg[s];
     for (const float* end = a + p->len; a < end; a++, w += nv * VL) {
@@ -69,16 +76,17 @@ INLINE void conv_tile(const struct conv* restrict p, const int mr, const int nv,
 }
 
 #define TILES(mr, nv) \
-  for (; j + mr <= p->cols; j += mr) conv_tile(p, mr, nv, x + j * p->x_pix, w, start, d + j * p->dst_pix, e + j * p->add_pix, left);
+  for (; j + mr <= p->cols; j += mr) conv_tile(p, mr, nv, x + j * p->x_pix, w, b + j * p->start_pix, d + j * p->dst_pix, e + j * p->add_pix, left);
 
 KERNEL(conv, conv)
 {
   const float *w = p->w, *start = p->start;
-  for (long c = 0, nv; c < p->n; c += NV * VL, w += p->segs * p->len * nv * VL, start += NV * VL) {
+  for (long c = 0, nv; c < p->n; c += NV * VL, w += p->window * nv * VL, start += NV * VL) {
     const long left = p->n - c;
     nv = left >= NV * VL ? NV : (left + VL - 1) / VL;
     for (long i = 0; i < p->rows; i++) {
       const float *x = p->x + i * p->x_row, *e = p->add + (p->add ? i * p->add_row + c : 0);
+      const float* b = start + i * p->start_row;
       float* d = p->dst + i * p->dst_row + c;
       long j = 0;
 #if VL == 8
