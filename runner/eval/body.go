@@ -13,7 +13,10 @@ type Body struct {
 	outer *plan
 	slots []int // of the captures, in the outer plan
 	plans []*plan
-	seen  []Value // captures of the run under way
+
+	// Of the run under way: inputs and captures as they are, outputs.
+	specs, captures []Spec
+	seen, outs      []Value
 }
 
 // bodyPlans bounds the plans that a body keeps, for different shapes.
@@ -91,26 +94,29 @@ func sameSpecs(a, b []Spec) bool {
 	return slices.EqualFunc(a, b, Spec.same)
 }
 
-// Run runs the subgraph. What it returns belongs to the caller.
+// Run runs the subgraph. The values that it returns belong to the caller; the list of them is valid until the
+// next run.
 func (b *Body) Run(w *Worker, inputs []Value) ([]Value, error) {
 	if len(inputs) != len(b.code.inputs) {
 		return nil, errCount(len(inputs), len(b.code.inputs))
 	}
-	specs := make([]Spec, len(inputs))
-	for i, v := range inputs {
-		specs[i] = v.actual()
+	b.specs = b.specs[:0]
+	for _, v := range inputs {
+		b.specs = append(b.specs, v.actual())
 	}
-	captures := make([]Spec, len(b.slots))
+	b.captures = b.captures[:0]
 	b.seen = b.seen[:0]
-	for i, s := range b.slots {
+	for _, s := range b.slots {
 		b.seen = append(b.seen, b.outer.vals[s])
 		// A value that is known in the outer plan is the same in each of its runs; others are not.
-		if captures[i] = b.outer.specs[s]; captures[i].Later {
-			captures[i] = b.outer.vals[s].actual()
-			captures[i].Known = nil
+		spec := b.outer.specs[s]
+		if spec.Later {
+			spec = b.outer.vals[s].actual()
+			spec.Known = nil
 		}
+		b.captures = append(b.captures, spec)
 	}
-	p, err := b.plan(specs, captures)
+	p, err := b.plan(b.specs, b.captures)
 	if err != nil {
 		return nil, err
 	}
@@ -118,11 +124,11 @@ func (b *Body) Run(w *Worker, inputs []Value) ([]Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	mine := make([]Value, len(outs))
-	for i, v := range outs {
-		mine[i] = p.leave(v)
+	b.outs = b.outs[:0]
+	for _, v := range outs {
+		b.outs = append(b.outs, p.leave(v))
 	}
-	return mine, nil
+	return b.outs, nil
 }
 
 // leave copies what lies in the arena of a plan, so that the next run does not overwrite it.
