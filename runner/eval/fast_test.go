@@ -103,7 +103,7 @@ func outputs(t *testing.T, p *Program, in ...*graph.Tensor) []*graph.Tensor {
 }
 
 // Real networks come to what ONNX Runtime computed.
-func TestRealDigits(t *testing.T) {
+func TestFastDigits(t *testing.T) {
 	f, err := os.Open(filepath.Join(realGraphs, "mnist/images-idx3-ubyte.gz"))
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestRealDigits(t *testing.T) {
 	})
 }
 
-func TestRealFaces(t *testing.T) {
+func TestFastFaces(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(realGraphs, "yunet/astronaut.png"))
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +157,7 @@ func TestRealFaces(t *testing.T) {
 	})
 }
 
-func TestRealFileTypes(t *testing.T) {
+func TestFastFileTypes(t *testing.T) {
 	inputs, want := npy[int32](t, "magika/inputs.npy"), npy[float32](t, "magika/scores.npy")
 	ways(t, realModel(t, "magika/model.onnx"), func(t *testing.T, p *Program) {
 		n := 2
@@ -167,6 +167,43 @@ func TestRealFileTypes(t *testing.T) {
 		out := outputs(t, p, tensorOf(graph.Int32, inputs[:n*2048], n, 2048))
 		// its norms take variances as differences of means, which makes much of little
 		closeTo(t, "scores", elems[float32](out[0]), want[:n*214], 1e-3)
+	})
+}
+
+// One step after the other, each with the state of the one before.
+func TestFastNoise(t *testing.T) {
+	frames, want := npy[float32](t, "dtln/magnitudes.npy"), npy[float32](t, "dtln/masks.npy")
+	ways(t, realModel(t, "dtln/model_1.onnx"), func(t *testing.T, p *Program) {
+		state := graph.New(graph.Float32, 1, 2, 128, 2)
+		for i := range 40 {
+			out := outputs(t, p, tensorOf(graph.Float32, frames[i*257:(i+1)*257], 1, 1, 257), state)
+			closeTo(t, fmt.Sprint("mask ", i), elems[float32](out[0]), want[i*257:(i+1)*257], 1e-4)
+			state = clone(out[1])
+		}
+	})
+}
+
+func TestFastSpeech(t *testing.T) {
+	wav, err := os.ReadFile(filepath.Join(realGraphs, "silero/speech.wav"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wav = wav[bytes.Index(wav, []byte("data"))+8:]
+	want := npy[float32](t, "silero/probabilities.npy")
+	ways(t, realModel(t, "silero/silero_vad_16k_op15.onnx"), func(t *testing.T, p *Program) {
+		state, rate := graph.New(graph.Float32, 2, 1, 128), tensorOf(graph.Int64, []int64{16000})
+		chunk := make([]float32, 64+512) // the last 64 samples of the chunk before come first
+		for i := range 60 {
+			copy(chunk, chunk[512:])
+			for k := range 512 {
+				chunk[64+k] = float32(int16(binary.LittleEndian.Uint16(wav[2*(i*512+k):]))) / 32768
+			}
+			out := outputs(t, p, tensorOf(graph.Float32, chunk, 1, 576), state, rate)
+			if got := elems[float32](out[0])[0]; math.Abs(float64(got-want[i])) > 1e-4 {
+				t.Fatalf("chunk %d: %v, want %v", i, got, want[i])
+			}
+			state = clone(out[1])
+		}
 	})
 }
 
@@ -285,6 +322,23 @@ func TestFastIsTheSame(t *testing.T) {
 			index := n.op("Reshape", nil, n.op("Floor", nil, n.op("Mul", nil, x, single(5))), ints(2, 6*13, 17, 1))
 			hot := n.op("Cast", attrs{"to": 1}, n.op("Equal", nil, index, numbers))
 			return []*graph.Value{n.op("MatMul", nil, hot, n.constant(9, 6))}
+		},
+		"cells": func(n *net, x *graph.Value) []*graph.Value {
+			y := n.op("Reshape", nil, x, ints(6, 13, 34))
+			cell := func(name string, gates int, at map[string]any, state ...*graph.Value) []*graph.Value {
+				at["hidden_size"] = 19
+				in := append([]*graph.Value{y, n.constant(1, gates*19, 34), n.constant(1, gates*19, 19), n.constant(1, 2*gates*19), nil}, state...)
+				out := []*graph.Value{n.op(name, at, in...)}
+				node := n.Nodes[len(n.Nodes)-1]
+				for len(node.Out) < 2+len(state)/2 {
+					v := &graph.Value{Name: fmt.Sprint(out[0].Name, "-", len(node.Out))}
+					node.Out, out = append(node.Out, v), append(out, v)
+				}
+				return out
+			}
+			out := cell("LSTM", 4, attrs{}, n.constant(1, 13, 19), n.constant(1, 13, 19))
+			out = append(out, cell("GRU", 3, attrs{"linear_before_reset": 1}, n.constant(1, 13, 19))...)
+			return append(out, cell("GRU", 3, attrs{})...)
 		},
 		"dense": func(n *net, x *graph.Value) []*graph.Value {
 			y := n.op("MatMul", nil, x, n.constant(17, 45))
