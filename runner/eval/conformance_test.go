@@ -239,6 +239,11 @@ func toFloat64(t *graph.Tensor) []float64 {
 var refused = map[string]string{
 	"node/test_training_dropout":              randomReason,
 	"node/test_training_dropout_default_mask": randomReason,
+	"node/test_bernoulli":                     randomReason,
+	"node/test_bernoulli_expanded":            randomReason,
+	"node/test_bernoulli_seed":                randomReason,
+	"node/test_bernoulli_seed_expanded":       randomReason,
+	"node/test_dft_inverse_opset19":           "the expected output has the rounding errors of one library where it is 0",
 	"ImageDecoder":                            "decoding of image files is not part of a network here; give the pixels",
 	"ai.onnx.preview.training.Adagrad":        trainingReason,
 	"ai.onnx.preview.training.Adam":           trainingReason,

@@ -259,10 +259,10 @@ func layoutTranspose(f *fast, s *step) bool {
 
 // joinTranspose makes an alias of a transposition after which channels lie together: the image is there already.
 func joinTranspose(f *fast, i int, s *step) (*step, int) {
-	perm := s.node.Ints("perm")
 	in := f.p.specs[s.in[0]]
+	perm, err := axesOf(s.node.Ints("perm"), len(in.Shape))
 	out, ok := f.geometry(s.out[0])
-	if !ok || len(perm) != len(in.Shape) || s.Run == nil || out.same() {
+	if err != nil || !ok || len(perm) != len(in.Shape) || s.Run == nil || out.same() {
 		return nil, 0
 	}
 	// the order of the input's dimensions in memory once channels are last, those of one element aside
