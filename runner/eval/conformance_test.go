@@ -244,6 +244,7 @@ var refused = map[string]string{
 	"node/test_bernoulli_seed":                randomReason,
 	"node/test_bernoulli_seed_expanded":       randomReason,
 	"node/test_dft_inverse_opset19":           "the expected output has the rounding errors of one library where it is 0",
+	"ai.onnx.ml.TreeEnsemble":                 "trees are no network",
 	"ImageDecoder":                            "decoding of image files is not part of a network here; give the pixels",
 	"ai.onnx.preview.training.Adagrad":        trainingReason,
 	"ai.onnx.preview.training.Adam":           trainingReason,
