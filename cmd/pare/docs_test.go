@@ -101,6 +101,9 @@ func TestDocsCommands(t *testing.T) {
 		t.Skip("runs every command of the documents")
 	}
 	dir := sample(t)
+	if err := os.CopyFS(filepath.Join(dir, "graphs"), os.DirFS(filepath.Join(top, "testdata", "graphs"))); err != nil {
+		t.Fatal(err)
+	}
 	env := map[string]string{"PARE_TOKENS": "1024", "PARE_CHUNKS": "8", "PARE_WRITE": "16", "PARE_REPEAT": "2", "PARE_NO_BENCH": "true"}
 	ranking := maps.Clone(env)
 	ranking["PARE_CHUNKS"], ranking["PARE_CONTEXT"] = "1", "128"

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/npy"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
@@ -139,13 +140,13 @@ func saveEmbeddings(dir string, object embeddings, force bool) (err error) {
 	if err := free(path, force); err != nil {
 		return err
 	}
-	w, err := newNpy(path, len(object.Texts), object.Dimensions)
+	w, err := npy.Create(path, npy.Elem{Kind: 'f', Size: 4}, len(object.Texts), object.Dimensions)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.Close()) }()
 	for _, t := range object.Texts {
-		if err := w.row(t.Embedding); err != nil {
+		if err := w.Floats(t.Embedding); err != nil {
 			return err
 		}
 	}

@@ -134,6 +134,15 @@ func inFile(path string, err error) error {
 	return &fault.Error{File: path, Err: err}
 }
 
+// inFileEach is inFile for every error of a list.
+func inFileEach(path string, err error) error {
+	var list []error
+	for _, e := range flatten(err) {
+		list = append(list, inFile(path, e))
+	}
+	return errors.Join(list...)
+}
+
 // warn tells what reading a model found, before its numbers are believed.
 func (a *app) warn(path string, m *ir.Model) {
 	for _, p := range m.Problems {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/npy"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/runner"
@@ -33,6 +34,8 @@ type runFlags struct {
 	special     bool
 	force       bool
 	save        string
+	classes     string
+	graph       inputFlags
 	changed     func(flag string) bool
 }
 
@@ -56,10 +59,13 @@ func (a *app) runCmd() *cobra.Command {
 		Long: `Run a model in any format that pare reads: text in, text out, streamed as it is made. The same
 seed gives the same text. With --logits the numbers before any sampling go to a file; --encode and
 --decode show what the tokenizer does. A text encoder (BERT and its relatives) makes an embedding of
-every line of the text, in place of more text.`,
+every line of the text, in place of more text. A graph (ONNX) takes arrays, pictures, sounds, texts and numbers
+with --input, and gives one array an output; what has several samples is run one by one.`,
 		Example: `  pare run books-llama/model -p "It was a dark" -n 48 --temperature 0
   pare run books-llama/model --tokens 1,15,27 --logits out.npy
-  pare run books-llama/model --encode "It was a dark"`,
+  pare run books-llama/model --encode "It was a dark"
+  pare run graphs/mnist/mnist-8.onnx --input Input3=graphs/mnist/images-idx3-ubyte.gz --save-output digits
+  pare run graphs/yunet/yunet_n_320_320.onnx --input graphs/yunet/astronaut.png -r graphs/yunet/recipe.toml`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fl.sampling.Seed = a.seed
@@ -69,7 +75,12 @@ every line of the text, in place of more text.`,
 				return a.runEncode(cmd.Context(), args[0], &fl)
 			case cmd.Flags().Changed("decode"):
 				return a.runDecode(cmd.Context(), args[0], &fl)
+			case len(fl.graph.inputs) > 0 || len(fl.graph.shapes) > 0 || fl.graph.recipe != "":
+				return a.runInputs(cmd.Context(), args[0], &fl)
 			case !cmd.Flags().Changed("prompt") && len(fl.tokens) == 0:
+				if a.isGraph(cmd.Context(), args[0]) {
+					return a.runInputs(cmd.Context(), args[0], &fl)
+				}
 				return misuse(`pare run MODEL -p "It was a dark"`, "nothing to run: give --prompt or --tokens")
 			case cmd.Flags().Changed("prompt") && len(fl.tokens) > 0:
 				return misusef("--prompt and --tokens are two ways to say one thing: give one of them")
@@ -96,12 +107,37 @@ every line of the text, in place of more text.`,
 	f.StringVar(&fl.encode, "encode", "", "print the token ids of `TEXT` and stop")
 	f.Int32SliceVar(&fl.decode, "decode", nil, "print the text of token `IDS` and stop")
 	f.BoolVar(&fl.special, "special", false, "read control tokens in the text, such as <|im_end|>, as tokens")
-	f.StringVar(&fl.save, "save-output", "", "write the embeddings of a text encoder into `DIR`, as embeddings.npy, float32 [texts, dimensions]")
+	f.StringVar(&fl.save, "save-output", "", "write what a graph gives into `DIR`, one .npy an output; of a text encoder embeddings.npy, float32 [texts, dimensions]")
+	f.StringArrayVar(&fl.graph.inputs, "input", nil, "`NAME=FILE` for an input of a graph: .npy, idx, picture, .wav, .txt, folder, number, zeros or ones; without a name for the only one; repeat it for several")
+	f.StringVar(&fl.classes, "classes", "", "`FILE` with the names of a classifier's classes, one a line")
+	fl.graph.register(c)
 	f.BoolVar(&fl.force, "force", false, "replace the file of --logits or --save-output")
-	for _, input := range []string{"prompt", "tokens", "encode", "decode", "logits", "save-output"} {
+	for _, input := range []string{"prompt", "tokens", "encode", "decode", "logits", "save-output", "input", "classes"} {
 		f.Lookup(input).Annotations = map[string][]string{noEnv: {"input"}}
 	}
 	return c
+}
+
+// isGraph reports whether a model that can be opened is a graph.
+func (a *app) isGraph(ctx context.Context, path string) bool {
+	m, err := a.openModel(ctx, path)
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	return m.Graph != nil
+}
+
+// runInputs runs a model that must be a graph, since it is given inputs.
+func (a *app) runInputs(ctx context.Context, path string, fl *runFlags) error {
+	m, err := a.openModel(ctx, path)
+	if err != nil {
+		return err
+	}
+	if m.Graph == nil {
+		return errors.Join(misuse(`give a text with --prompt`, "%s is no graph: --input, --shape and --recipe say nothing to it", path), m.Close())
+	}
+	return a.runGraph(ctx, path, m, fl)
 }
 
 func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
@@ -122,6 +158,9 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 	m, err := a.openModel(ctx, path)
 	if err != nil {
 		return err
+	}
+	if m.Graph != nil {
+		return a.runGraph(ctx, path, m, fl)
 	}
 	if m.Encoder != nil {
 		return a.embed(ctx, path, m, text, fl)
@@ -260,18 +299,18 @@ func (a *app) writeLogits(ctx context.Context, r *runner.Runner, prompt []int32,
 	if err := free(fl.logits, fl.force); err != nil {
 		return err
 	}
-	w, err := newNpy(fl.logits, len(prompt), r.Vocab())
+	w, err := npy.Create(fl.logits, npy.Elem{Kind: 'f', Size: 4}, len(prompt), r.Vocab())
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.Close()) }()
 	s := r.NewSession()
 	defer s.Close()
 	sink := a.progressSink()
 	sink.Stage("run", int64(len(prompt)), "tokens")
 	return s.Append(ctx, prompt, runner.WantAll, func(_ int, x []float32) error {
 		sink.Add(1)
-		return w.row(x)
+		return w.Floats(x)
 	})
 }
 

@@ -34,6 +34,7 @@ var contracts = map[string]struct {
 		"targets.tensors.name targets.tensors.from targets.tensors.to targets.tensors.reason targets.refusals.tensor targets.refusals.reason targets.refusals.hint peak_memory_bytes disk_bytes estimate_s"},
 	"run":               {generation{}, "schema prompt_tokens tokens text finish"},
 	"run-embeddings":    {embeddings{}, "schema model dimensions pooling normalized texts.tokens texts.embedding"},
+	"run-graph":         {graphRun{}, "schema model samples outputs.name outputs.type outputs.shape outputs.min outputs.max outputs.mean outputs.top.classes outputs.top.scores load_s run_s"},
 	"verify-embeddings": {verify.Embeddings{}, "schema protocol.texts cosine.mean cosine.lower95 cosine.min neighbours.agreement neighbours.lower95 bytes.original bytes.package gate.verdict"},
 	"doctor":            {diagnosis{}, "schema isa read_gb_s"},
 }

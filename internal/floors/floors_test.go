@@ -65,7 +65,7 @@ func floor(pkg string) float64 {
 		}
 		return 30
 	case "targets":
-		return map[string]float64{"": 40, "recipe": 40, "report": 41, "pack": 41, "build": 42}[rest]
+		return map[string]float64{"": 40, "recipe": 40, "report": 41, "samples": 41, "pack": 41, "build": 42}[rest]
 	case "cmd":
 		return 50
 	}

@@ -32,6 +32,12 @@ func (r *Recipe) TOML() []byte {
 				section(&b, "[["+name+"]]", fields(f.Index(k)))
 			}
 		case reflect.Map:
+			if name == "preprocess" {
+				for _, k := range sortedKeys(r.Preprocess) {
+					section(&b, "["+name+"."+quote(k)+"]", fields(reflect.ValueOf(r.Preprocess[k])))
+				}
+				continue
+			}
 			var lines []string
 			for _, k := range sortedKeys(r.Gate) {
 				lines = append(lines, k+" = "+literal(reflect.ValueOf(r.Gate[k])))
@@ -140,6 +146,8 @@ func schema(t reflect.Type, enum string) map[string]any {
 		return map[string]any{"type": "object", "properties": props, "additionalProperties": false}
 	}
 	switch t.Kind() {
+	case reflect.Map:
+		return map[string]any{"type": "object", "additionalProperties": schema(t.Elem(), "")}
 	case reflect.Pointer:
 		return schema(t.Elem(), enum)
 	case reflect.Struct:

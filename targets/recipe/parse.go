@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -123,6 +124,9 @@ func (d *decoder) value(path, section string, v any, out reflect.Value, enum str
 		return
 	case Gate:
 		d.gate(path, v, out)
+		return
+	case Inputs:
+		d.inputs(path, v, out)
 		return
 	}
 	switch out.Kind() {
@@ -279,6 +283,27 @@ func (d *decoder) gate(path string, v any, out reflect.Value) {
 	out.Set(reflect.ValueOf(g))
 }
 
+func (d *decoder) inputs(path string, v any, out reflect.Value) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		d.fail(path, "", "preprocess must be tables: write [preprocess.NAME] with the name of an input")
+		return
+	}
+	all := Inputs{}
+	for _, name := range sortedKeys(m) {
+		at := join(path, name)
+		table, ok := m[name].(map[string]any)
+		if !ok {
+			d.fail(at, "write [preprocess.NAME] above it, with the name of an input", "%s is no input of a graph", name)
+			continue
+		}
+		var p Preprocess
+		d.table(at, table, reflect.ValueOf(&p).Elem())
+		all[name] = p
+	}
+	out.Set(reflect.ValueOf(all))
+}
+
 func checkGate(name string) error {
 	known := sortedKeys(verify.GateNames)
 	if slices.Contains(known, name) {
@@ -318,6 +343,18 @@ func (r *Recipe) rebase(dir string) {
 	for i := range r.Verify.Text {
 		fix(&r.Verify.Text[i])
 	}
+	for name, p := range r.Preprocess {
+		fix(&p.Tokenizer)
+		if strings.ContainsAny(p.Value, "./\\") && !isNumber(p.Value) {
+			fix(&p.Value)
+		}
+		r.Preprocess[name] = p
+	}
+}
+
+func isNumber(s string) bool {
+	_, err := strconv.ParseFloat(s, 64)
+	return err == nil
 }
 
 func misuse(format string, a ...any) error {

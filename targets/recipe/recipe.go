@@ -22,11 +22,12 @@ type Recipe struct {
 	Verify      Verify      `json:"verify" doc:"how a package is compared with the original"`
 	Bench       Bench       `json:"bench" doc:"how latency is measured"`
 	Gate        Gate        `json:"gate,omitempty" doc:"limits; a package that misses one is not published"`
+	Preprocess  Inputs      `json:"preprocess,omitempty" doc:"how files become inputs of a graph, one table an input"`
 }
 
 // Source names the model and what is merged into it.
 type Source struct {
-	Model    string    `json:"model,omitempty" doc:"Hugging Face folder, .safetensors, .gguf or llama2.c .bin"`
+	Model    string    `json:"model,omitempty" doc:"Hugging Face folder, .safetensors, .gguf, .onnx or llama2.c .bin"`
 	Adapters []Adapter `json:"adapters,omitempty" doc:"PEFT folders, merged in this order; \"DIR\" or \"DIR:WEIGHT\""`
 	// Dtype is how merged and pruned weights are held when they are stored or handed to the next step.
 	Dtype             string `json:"dtype,omitempty" doc:"type of merged weights: cast once, after the last merge" enum:"keep,f32,f16,bf16"`
