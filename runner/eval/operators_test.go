@@ -187,3 +187,76 @@ func TestMaxRoiPool(t *testing.T) {
 		t.Errorf("maxima %v, want %v", got, want)
 	}
 }
+
+// Weights of few bits, as the documentation of MatMulNBits packs them: the first code in the low bits, a zero point
+// for each block packed alike, 2^(bits-1) without; a row of 20 numbers takes two blocks of 16.
+func TestMatMulNBits(t *testing.T) {
+	const n, k, block, blocks = 3, 20, 16, 2
+	random := rand.New(rand.NewPCG(7, 8))
+	for _, bits := range []int{2, 4, 8} {
+		for _, zeros := range []bool{false, true} {
+			x, scale := graph.New(graph.Float32, 2, k), graph.New(graph.Float32, n*blocks)
+			for _, s := range [][]float32{graph.Of[float32](x), graph.Of[float32](scale)} {
+				for i := range s {
+					s[i] = random.Float32() - 0.5
+				}
+			}
+			w := graph.New(graph.Uint8, n, blocks, block*bits/8)
+			per := (blocks*bits + 7) / 8
+			z := graph.New(graph.Uint8, n*per)
+			var zero *graph.Tensor
+			if zeros {
+				zero = z
+			}
+			want := make([]float64, 2*n)
+			for j := range n {
+				for b := range blocks {
+					middle := 1 << (bits - 1)
+					if zeros {
+						middle = random.IntN(1 << bits)
+						z.Data[j*per+b*bits/8] |= byte(middle << (b * bits % 8))
+					}
+					for i := b * block; i < (b+1)*block; i++ {
+						code := random.IntN(1 << bits)
+						w.Data[j*blocks*block*bits/8+i*bits/8] |= byte(code << (i * bits % 8))
+						for r := 0; r < 2 && i < k; r++ {
+							want[r*n+j] += float64(graph.Of[float32](x)[r*k+i]) * float64(code-middle) * float64(graph.Of[float32](scale)[j*blocks+b])
+						}
+					}
+				}
+			}
+			y := runNode(t, msDomain, "MatMulNBits", map[string]graph.Attr{
+				"N": intAttr(n), "K": intAttr(k), "bits": intAttr(int64(bits)), "block_size": intAttr(block),
+			}, x, w, scale, zero)
+			for i, v := range graph.Of[float32](y) {
+				if math.Abs(float64(v)-want[i]) > 1e-5*(1+math.Abs(want[i])) {
+					t.Errorf("%d bits, zero points %v: %v at %d, want %v", bits, zeros, v, i, want[i])
+				}
+			}
+		}
+	}
+}
+
+// The functions of ONNX Runtime's documentation: x times the normal distribution, and what comes near it.
+func TestGelus(t *testing.T) {
+	x := graph.From(graph.Float32, []float32{-1, 0, 1, 2}, 2, 2)
+	bias := graph.From(graph.Float32, []float32{1, -1}, 2)
+	for _, c := range []struct {
+		op   string
+		in   []*graph.Tensor
+		want []float64
+	}{
+		// PyTorch's gelu and gelu(approximate="tanh") of -1, 0, 1, 2
+		{"Gelu", []*graph.Tensor{x}, []float64{-0.158655, 0, 0.841345, 1.954500}},
+		{"FastGelu", []*graph.Tensor{x}, []float64{-0.158808, 0, 0.841192, 1.954598}},
+		{"BiasGelu", []*graph.Tensor{x, bias}, []float64{0, -0.158655, 1.954500, 0.841345}},
+		{"FastGelu", []*graph.Tensor{x, bias}, []float64{0, -0.158808, 1.954598, 0.841192}},
+		{"QuickGelu", []*graph.Tensor{x}, []float64{-0.154204, 0, 0.845796, 1.935659}}, // x/(1+e^(-1.702x))
+	} {
+		for i, v := range graph.Of[float32](runNode(t, msDomain, c.op, nil, c.in...)) {
+			if math.Abs(float64(v)-c.want[i]) > 2e-6 {
+				t.Errorf("%s: %v at %d, want %v", c.op, v, i, c.want[i])
+			}
+		}
+	}
+}
