@@ -260,3 +260,29 @@ func TestGelus(t *testing.T) {
 		}
 	}
 }
+
+// What is normalized with what goes around it is what LayerNormalization and RMSNormalization, which the suite
+// covers, make of the sum.
+func TestSkipNormalization(t *testing.T) {
+	random := rand.New(rand.NewPCG(9, 10))
+	fill := func(shape ...int) *graph.Tensor {
+		x := graph.New(graph.Float32, shape...)
+		for i := range graph.Of[float32](x) {
+			graph.Of[float32](x)[i] = random.Float32() - 0.3
+		}
+		return x
+	}
+	x, gamma, beta, bias := fill(2, 3, 8), fill(8), fill(8), fill(8)
+	eps := map[string]graph.Attr{"epsilon": {Kind: graph.AttrFloat, Float: 1e-5}}
+	for _, skip := range []*graph.Tensor{fill(2, 3, 8), fill(1, 3, 8), fill(3, 8)} {
+		sum := runNode(t, "", "Add", nil, runNode(t, "", "Add", nil, x, skip), bias)
+		for _, c := range []struct{ got, want *graph.Tensor }{
+			{runNode(t, msDomain, "SkipLayerNormalization", eps, x, skip, gamma, beta, bias), runNode(t, "", "LayerNormalization", eps, sum, gamma, beta)},
+			{runNode(t, msDomain, "SkipSimplifiedLayerNormalization", eps, x, skip, gamma, bias), runNode(t, "", "RMSNormalization", eps, sum, gamma)},
+		} {
+			if err := sameTensor(c.got, c.want, 1e-6); err != nil {
+				t.Errorf("skip %v: %v", skip.Shape, err)
+			}
+		}
+	}
+}
