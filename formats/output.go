@@ -65,9 +65,12 @@ func writeFolder(path string, fn func(dir string) error) (err error) {
 // errForeign is the reason when replacing a folder would remove what is not ours.
 var errForeign = errors.New("the folder holds more than a model and is not replaced")
 
-// Replaceable fails when a folder lies at path that holds more than a model: writing a model there
-// would remove it. What lies there besides a folder is the business of Write.
+// Replaceable fails when a folder lies at path that holds more than a model, or what is neither a file
+// nor a folder: writing a model there would remove it. A file there is the business of Write.
 func Replaceable(path string) error {
+	if err := diskfile.Special(path); err != nil {
+		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, err), Hint: "name a file or a folder"}
+	}
 	if st, err := os.Stat(path); err != nil || !st.IsDir() {
 		return nil
 	}

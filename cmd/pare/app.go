@@ -50,7 +50,7 @@ type app struct {
 	threadsSet bool
 
 	mu   sync.Mutex
-	kept string // what an interrupted run leaves behind; guarded by mu
+	kept string // the work folder of an interrupted run; guarded by mu
 	sink sink
 	pool *par.Pool // of all models that run, made by workers
 }
@@ -248,11 +248,11 @@ func (a *app) stopProgress() {
 	}
 }
 
-// keep says what an interruption would leave behind.
-func (a *app) keep(what string) {
+// keep says where an interruption would leave finished stages.
+func (a *app) keep(work string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.kept = what
+	a.kept = work
 }
 
 func levels() string { return strings.Join(isaNames()[2:], ", ") }

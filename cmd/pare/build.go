@@ -64,7 +64,10 @@ func (a *app) build(ctx context.Context, r *recipe.Recipe, o build.Options) (*re
 	if work == "" {
 		work = filepath.Join(o.Out, ".work")
 	}
-	a.keep("finished stages are kept in " + work)
+	if err := ordinary(o.Out); err != nil {
+		return nil, err
+	}
+	a.keep(work)
 	rep, err := build.Run(ctx, r, o)
 	if err != nil {
 		return nil, err

@@ -174,6 +174,9 @@ func textLine(out, model, kind string) string {
 
 // writeNew writes a file that must not exist yet, unless force is given.
 func writeNew(path, text string, force bool) error {
+	if err := ordinary(path); err != nil {
+		return err
+	}
 	how := os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	if force {
 		how = os.O_WRONLY | os.O_CREATE | os.O_TRUNC

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/pare-dev/pare/internal/diskfile"
 	"github.com/pare-dev/pare/internal/fault"
 )
 
@@ -19,8 +20,19 @@ func needOut(out string) error {
 	return nil
 }
 
-// free fails when something lies where a verb wants to write.
+// ordinary fails when what lies at path is neither a file nor a folder.
+func ordinary(path string) error {
+	if err := diskfile.Special(path); err != nil {
+		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, err), Hint: "name a file or a folder"}
+	}
+	return nil
+}
+
+// free fails when something lies where a verb wants to write, with --force only what is no file.
 func free(path string, force bool) error {
+	if err := ordinary(path); err != nil {
+		return err
+	}
 	if force {
 		return nil
 	}

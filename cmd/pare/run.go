@@ -147,6 +147,11 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 	if p := fl.sampling.RepetitionPenalty; p <= 0 {
 		return flagFault("repetition-penalty", misusef("%g is no factor; 1 changes nothing", p))
 	}
+	for _, place := range []string{fl.logits, fl.save} {
+		if err := ordinary(place); place != "" && err != nil {
+			return err
+		}
+	}
 	prompt, text := fl.tokens, fl.prompt
 	if text == "-" {
 		b, err := io.ReadAll(a.in)
@@ -163,7 +168,7 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 		return a.runGraph(ctx, path, m, fl)
 	}
 	if m.Encoder != nil {
-		return a.embed(ctx, path, m, text, fl)
+		return unfit(a.embed(ctx, path, m, text, fl))
 	}
 	if fl.save != "" {
 		return errors.Join(flagFault("save-output", misusef("this is no text encoder; --logits writes the numbers of a language model")), m.Close())
@@ -190,9 +195,17 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 		}
 	}
 	if fl.logits != "" {
-		return a.writeLogits(ctx, l.runner, prompt, fl)
+		return unfit(a.writeLogits(ctx, l.runner, prompt, fl))
 	}
-	return a.generate(ctx, path, l, runner.Generation{Sampling: fl.sampling}, prompt, fl.n)
+	return unfit(a.generate(ctx, path, l, runner.Generation{Sampling: fl.sampling}, prompt, fl.n))
+}
+
+// unfit makes a mistake on the line of a prompt that the model cannot take.
+func unfit(err error) error {
+	if errors.Is(err, runner.ErrContext) || errors.Is(err, runner.ErrToken) {
+		return fault.As(fault.ErrMisuse, err)
+	}
+	return err
 }
 
 // pace says how fast a prompt was read and its answer made. The first token of that comes of reading the
@@ -277,7 +290,7 @@ func (a *app) generate(ctx context.Context, path string, l *loaded, gen runner.G
 			}
 		}
 	}
-	if live {
+	if live && len(g.Tokens) > 0 {
 		a.printf("\n")
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -41,16 +42,22 @@ func (a *app) guarded(ctx context.Context, sig <-chan os.Signal, exit func(int),
 	return exitInterrupted
 }
 
-// farewell says what an interrupted run leaves behind and the line that goes on from it.
+// farewell says what an interrupted run leaves behind and the line that goes on from it. A work folder
+// in which nothing was finished is gone by now; while there is one, there is a lock in it.
 func (a *app) farewell() {
 	a.mu.Lock()
 	kept := a.kept
 	a.mu.Unlock()
+	if kept != "" {
+		if _, err := os.Lstat(filepath.Join(kept, "lock")); err != nil {
+			kept = ""
+		}
+	}
 	if kept == "" {
 		a.say("stopped; nothing was written")
 		return
 	}
-	a.say("stopped; %s", kept)
+	a.say("stopped; finished stages are kept in %s", kept)
 	a.say("go on with: pare %s", shellLine(a.args))
 }
 

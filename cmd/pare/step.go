@@ -54,6 +54,10 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 	}
 	o := a.options()
 	o.Force = fl.force
+	if o.Work == "" {
+		o.Work = build.StepWork(s.Out)
+	}
+	a.keep(o.Work)
 	rep, err := build.Transform(ctx, s, o)
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 	}
 	o.Out = filepath.Dir(filepath.Clean(s.Out))
 	if o.Work == "" {
-		o.Work = filepath.Clean(s.Out) + ".work"
+		o.Work = StepWork(s.Out)
 	}
 	e, err := newEngine(ctx, in, o)
 	if err != nil {
@@ -92,6 +92,10 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 	e.rep.Verdict, e.rep.Seconds, e.rep.PeakMemoryBytes = report.None, time.Since(start).Seconds(), proc.PeakMemory()
 	return e.rep, nil
 }
+
+// StepWork is the folder beside the output of a step that keeps what it has finished, unless Options.Work
+// names another.
+func StepWork(out string) string { return filepath.Clean(out) + ".work" }
 
 // check finds what is wrong with a step before anything is opened, and fills in the format.
 func (s *Step) check(in *recipe.Recipe, o Options) error {

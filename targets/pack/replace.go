@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/pare-dev/pare/internal/diskfile"
 	"github.com/pare-dev/pare/internal/fault"
 )
 
@@ -16,8 +17,12 @@ var ErrExists = errors.New("already exists")
 // ErrForeign is the reason when what is in the way is more than a package.
 var ErrForeign = errors.New("is not a package and is not replaced")
 
-// Free fails with misuse when something lies at path and force is not set.
+// Free fails with misuse when something lies at path and force is not set, or what is neither a file nor
+// a folder.
 func Free(path string, force bool) error {
+	if err := diskfile.Special(path); err != nil {
+		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, err), Hint: "name a file or a folder"}
+	}
 	if _, err := os.Lstat(path); err == nil && !force {
 		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, ErrExists), Hint: "pass --force to replace it"}
 	}
