@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,9 +54,14 @@ func (n *network) run(ctx context.Context, sample ir.Sample) ([]eval.Value, erro
 	return out, inFile(n.path, err)
 }
 
-// each runs all samples in order, states carried from one chunk of a file to the next.
-func (n *network) each(ctx context.Context, set *samples.Set, fn func(i int, sample ir.Sample, out []eval.Value) error) error {
-	from := map[string]int{} // input -> output that it continues with
+// carrier hands the states of a network from one chunk of a file to the next.
+type carrier struct {
+	from map[string]int // input -> output that it continues with
+	held map[string]*graph.Tensor
+}
+
+func (n *network) carrier(set *samples.Set) (*carrier, error) {
+	c := &carrier{map[string]int{}, map[string]*graph.Tensor{}}
 	for input, output := range set.States() {
 		at := slices.IndexFunc(n.program.Graph.Outputs, func(v *graph.Value) bool { return v.Name == output })
 		if at < 0 {
@@ -63,33 +69,49 @@ func (n *network) each(ctx context.Context, set *samples.Set, fn func(i int, sam
 			for _, v := range n.program.Graph.Outputs {
 				names = append(names, v.Name)
 			}
-			return &fault.Error{File: n.path, Op: "input " + input, Err: misusef("state = %q is no output", output), Hint: "outputs: " + strings.Join(names, ", ")}
+			return nil, &fault.Error{File: n.path, Op: "input " + input, Err: misusef("state = %q is no output", output), Hint: "outputs: " + strings.Join(names, ", ")}
 		}
-		from[input] = at
+		c.from[input] = at
 	}
-	carried := map[string]*graph.Tensor{}
+	return c, nil
+}
+
+// step runs a sample with the states of the one before, unless it begins a file.
+func (c *carrier) step(ctx context.Context, n *network, sample ir.Sample, fresh bool) (ir.Sample, []eval.Value, error) {
+	sample = maps.Clone(sample)
+	if !fresh {
+		maps.Copy(sample, c.held)
+	}
+	out, err := n.run(ctx, sample)
+	if err != nil {
+		return nil, nil, err
+	}
+	for input, at := range c.from {
+		t := out[at].Tensor
+		if t == nil {
+			return nil, nil, &fault.Error{File: n.path, Op: "input " + input, Err: misusef("its state is no tensor")}
+		}
+		x := graph.New(t.Type, t.Shape...) // results are gone with the next run
+		copy(x.Data, t.Data)
+		c.held[input] = x
+	}
+	return sample, out, nil
+}
+
+// each runs all samples in order, states carried from one chunk of a file to the next.
+func (n *network) each(ctx context.Context, set *samples.Set, fn func(i int, sample ir.Sample, out []eval.Value) error) error {
+	c, err := n.carrier(set)
+	if err != nil {
+		return err
+	}
 	for i := range set.Len() {
 		sample, err := set.Sample(ctx, i)
 		if err != nil {
 			return err
 		}
-		if !set.Fresh(i) {
-			for input, t := range carried {
-				sample[input] = t
-			}
-		}
-		out, err := n.run(ctx, sample)
+		sample, out, err := c.step(ctx, n, sample, set.Fresh(i))
 		if err != nil {
 			return err
-		}
-		for input, at := range from {
-			t := out[at].Tensor
-			if t == nil {
-				return &fault.Error{File: n.path, Op: "input " + input, Err: misusef("its state is no tensor")}
-			}
-			c := graph.New(t.Type, t.Shape...) // results are gone with the next run
-			copy(c.Data, t.Data)
-			carried[input] = c
 		}
 		if err := fn(i, sample, out); err != nil {
 			return err

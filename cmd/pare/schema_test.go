@@ -36,6 +36,8 @@ var contracts = map[string]struct {
 	"run-embeddings":    {embeddings{}, "schema model dimensions pooling normalized texts.tokens texts.embedding"},
 	"run-graph":         {graphRun{}, "schema model samples outputs.name outputs.type outputs.shape outputs.min outputs.max outputs.mean outputs.top.classes outputs.top.scores load_s run_s"},
 	"verify-embeddings": {verify.Embeddings{}, "schema protocol.texts cosine.mean cosine.lower95 cosine.min neighbours.agreement neighbours.lower95 bytes.original bytes.package gate.verdict"},
+	"verify-graphs":     {verify.Graphs{}, "schema samples outputs.name outputs.sqnr_db outputs.cosine outputs.max_abs task.metric task.original task.package task.n top1.agreement bytes.original bytes.package gate.verdict gate.checks.name"},
+	"quantize-graph":    {graphQuantization{}, "schema model package type samples integer kept.node kept.reason bytes.original bytes.package"},
 	"doctor":            {diagnosis{}, "schema isa read_gb_s"},
 }
 

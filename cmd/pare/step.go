@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/calib"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/prune"
 	"github.com/pare-dev/pare/quantize"
@@ -104,18 +105,29 @@ func (a *app) quantizeCmd() *cobra.Command {
 	var typ, method, imatrix string
 	var keep, calibration []string
 	var tokens int
+	var inputs inputFlags
 	c := &cobra.Command{
 		Use:   "quantize MODEL",
 		Short: "Store the weights of a model in fewer bits",
 		Long: `Store the weights of a model in fewer bits: a GGUF type (q8_0, q4_0, ...), a preset mix of them
 (q4_k_m, ...), or a uniform scheme (int8, int4g128). With calibration text 4-bit types are rounded by
-GPTQ, which halves their loss at the same size.`,
+GPTQ, which halves their loss at the same size. A graph (ONNX) becomes one of integers: uint8, int8 or int16 with ranges
+from samples given by --calibration, dynamic-int8 without them, or weights alone in blocks (int4-32, int8-128).`,
 		Example: `  pare quantize books-llama/model --type q4_0 -o books-q4_0.gguf
-  pare quantize books-llama/model --type q4_k_m --calibration books-llama/text/calibration.txt --keep "*.attn_v.*=q8_0" -o books-q4_k_m.gguf`,
+  pare quantize books-llama/model --type q4_k_m --calibration books-llama/text/calibration.txt --keep "*.attn_v.*=q8_0" -o books-q4_k_m.gguf
+  pare quantize graphs/mnist/mnist-8.onnx --type uint8 --calibration graphs/mnist/images-idx3-ubyte.gz -o mnist-uint8.onnx
+  pare quantize graphs/magika/model.onnx --type dynamic-int8 -o magika-int8.onnx`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if typ == "" {
 				return misuse("add --type q4_k_m", "nothing says which type to store the weights in")
+			}
+			if f, err := formats.Sniff(args[0]); err == nil && f.Name == "onnx" {
+				m, err := a.openModel(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return a.quantizeGraph(cmd.Context(), args[0], m, &graphQuantizeFlags{typ: typ, method: method, keep: keep, calibration: calibration, graph: inputs, step: &fl})
 			}
 			r := &recipe.Recipe{Source: recipe.Source{Model: args[0]}}
 			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix, Tokens: tokens}
@@ -124,14 +136,15 @@ GPTQ, which halves their loss at the same size.`,
 	}
 	fl.register(c)
 	f := c.Flags()
-	f.StringVar(&typ, "type", "", "`TYPE`, such as q8_0, q4_k_m, int8, int4g128, bf16")
-	f.StringVar(&method, "method", "", "how codes are chosen: "+strings.Join(quantize.MethodNames(), " or ")+"; default gptq for 4-bit types when there is calibration text")
-	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts")
-	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that methods learn from; repeat it for several")
+	f.StringVar(&typ, "type", "", "`TYPE`, such as q8_0, q4_k_m, int8, int4g128, bf16; of graphs "+strings.Join(graphTypes, ", "))
+	f.StringVar(&method, "method", "", "how codes are chosen: "+strings.Join(quantize.MethodNames(), " or ")+"; default gptq for 4-bit types when there is calibration text; of graphs how ranges are: "+strings.Join(calib.MethodNames(), ", ")+"; default mse")
+	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts; of graphs the pattern of nodes that stay float")
+	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that methods learn from; of graphs samples, as pare run --input takes them; repeat it for several")
+	inputs.register(c)
 	intFrom(f, &tokens, "tokens", "", 1, 0, "tokens of it to use; default 65536")
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	completeTypes(c, "type")
-	complete(c, "method", quantize.MethodNames()...)
+	complete(c, "method", append(quantize.MethodNames(), calib.MethodNames()...)...)
 	completePatterns(c, "keep", true)
 	return c
 }

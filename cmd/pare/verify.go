@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -30,6 +31,9 @@ type verifyFlags struct {
 	undecided   choice
 	activations choice
 	write       int
+	labels      string
+	layers      bool
+	graph       inputFlags
 	changed     func(flag string) bool
 }
 
@@ -41,9 +45,11 @@ func (a *app) verifyCmd() *cobra.Command {
 		Long: `Compare the accuracy of a package, or of any model that pare reads, with its original on a text:
 perplexity, KL divergence, agreement of the most likely token, the error after every block, and what
 both write. Text encoders are compared by the embeddings of the text's lines: the cosine between both, and
-whether a line finds the same nearest other line. With --gate the exit code is 3 when a limit is missed.`,
+whether a line finds the same nearest other line. Graphs (ONNX) are compared by their outputs on samples: the ratio of
+signal to error, and, with labels, how often they are right. With --gate the exit code is 3 when a limit is missed.`,
 		Example: `  pare verify books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 16
-  pare verify books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 16 --gate kl_mean=0.05`,
+  pare verify books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 16 --gate kl_mean=0.05
+  pare verify graphs/mnist/mnist-8.onnx graphs/mnist/mnist-8.onnx --samples graphs/mnist/images-idx3-ubyte.gz --labels graphs/mnist/labels-idx1-ubyte.gz --gate sqnr_db=38`,
 		Args: exactly("an ORIGINAL", "a PACKAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fl.changed = cmd.Flags().Changed
@@ -58,6 +64,10 @@ whether a line finds the same nearest other line. With --gate the exit code is 3
 	activationsFlag(c, &fl.activations)
 	f.Var(&fl.undecided, "undecided", "what a gate that cannot tell means: fail or pass")
 	intFrom(f, &fl.write, "write", "", 0, 384, "tokens that both models write to see whether the package repeats itself; 0 for none")
+	f.StringArrayVar(&fl.graph.inputs, "samples", nil, "`FILE` or folder that graphs are compared on: .npy, idx, pictures, sounds; NAME=FILE where there are several inputs; repeat it for several")
+	f.StringVar(&fl.labels, "labels", "", "`FILE` with the right class of every sample: .npy, idx, or a number a line")
+	f.BoolVar(&fl.layers, "layers", false, "compare also values inside of graphs that have the same name in both")
+	fl.graph.register(c)
 	completeGates(c)
 	complete(c, "undecided", fl.undecided.of...)
 	return c
@@ -87,6 +97,12 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 	first, second, err := a.openPair(ctx, original, pkg)
 	if err != nil {
 		return err
+	}
+	if first.Graph != nil || second.Graph != nil {
+		return a.verifyGraphs(ctx, first, second, [2]string{original, pkg}, limits, fl)
+	}
+	if len(fl.graph.inputs) > 0 {
+		return errors.Join(flagFault("samples", misusef("these are no graphs: compare them on a text, with --text")), first.Close(), second.Close())
 	}
 	if first.Encoder != nil || second.Encoder != nil {
 		return a.verifyEncoders(ctx, first, second, [2]string{original, pkg}, limits, fl)

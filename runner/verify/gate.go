@@ -51,6 +51,8 @@ var GateNames = map[string]string{
 	"perplexity_increase": "largest growth of the perplexity, a fraction (0.04) or 4%",
 	"cosine_mean":         "smallest mean cosine between embeddings of a text encoder, 0..1",
 	"retrieval":           "smallest share of texts that find the same nearest other text, 0..1",
+	"sqnr_db":             "smallest ratio of signal to error of any output of a graph, dB",
+	"accuracy_drop":       "largest loss of accuracy of a graph on labelled samples, a fraction",
 	"size_ratio":          "largest size against the original, a fraction",
 	"decode_speedup":      "smallest decode speed against the original, a ratio",
 	"prefill_speedup":     "smallest prefill speed against the original, a ratio",
@@ -179,7 +181,7 @@ func limitsAccuracy(l Limits) bool {
 
 // atLeast says that a gate wants a large value.
 func atLeast(name string) bool {
-	return name == "top1" || name == "cosine_mean" || name == "retrieval" || strings.HasSuffix(name, "_speedup")
+	return name == "top1" || name == "sqnr_db" || name == "cosine_mean" || name == "retrieval" || strings.HasSuffix(name, "_speedup")
 }
 
 func worse(a, b Verdict) Verdict {
