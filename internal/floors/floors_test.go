@@ -16,6 +16,7 @@ const module = "github.com/pare-dev/pare/"
 //	19   ir/graph; ir/rewrite above it
 //	20   ir, and the rest of ir/* above it
 //	30   formats, quantize, prune, lora, runner, and runner/* above runner
+//	39   targets/npu: data and rules of processors
 //	40   targets, targets/*
 //	50   cmd
 //	60   internal/peers: measures all of it beside other programs; its models need only formats
@@ -65,7 +66,7 @@ func floor(pkg string) float64 {
 		}
 		return 30
 	case "targets":
-		return map[string]float64{"": 40, "recipe": 40, "report": 41, "samples": 41, "pack": 41, "build": 42}[rest]
+		return map[string]float64{"npu": 39, "": 40, "recipe": 40, "report": 41, "samples": 41, "pack": 41, "build": 42}[rest]
 	case "cmd":
 		return 50
 	}
