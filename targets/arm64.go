@@ -7,6 +7,7 @@ func init() {
 		Name:       "arm64",
 		Doc:        "64-bit ARM CPUs: Linux boards and servers, Android, Apple",
 		Containers: []Container{gguf()},
+		Graph:      arm64Graph(),
 		Quantize:   "q4_0",
 		Options: []Option{
 			{"q4_k_m", "better accuracy at about the same size, slower than q4_0 here"},

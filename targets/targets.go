@@ -5,6 +5,7 @@
 package targets
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -22,8 +23,11 @@ type Target struct {
 	Name string `json:"name"`
 	Doc  string `json:"doc"` // one line for listings
 
-	// Containers are the file formats its runtimes load, default first.
+	// Containers are the file formats its runtimes load language models from, default first; none for
+	// processors that run networks only.
 	Containers []Container `json:"containers"`
+	// Graph is what it takes of networks of operators, nil for nothing.
+	Graph *Graph `json:"graph,omitempty"`
 
 	// Quantize is what a build makes when nobody says: a preset or scheme of package quantize.
 	// Options are other choices that make sense here, each with its reason.
@@ -145,6 +149,12 @@ func (t *Target) Container(format string) (*Container, error) {
 			return c, nil
 		}
 		names = append(names, t.Containers[i].Format)
+	}
+	if len(names) == 0 {
+		return nil, &fault.Error{
+			Op: "target " + t.Name, Err: fault.As(fault.ErrMisuse, errors.New("it takes networks in ONNX files, no language models")),
+			Hint: "pare plan NETWORK.onnx -t " + t.Name + " says whether it runs one",
+		}
 	}
 	return nil, &fault.Error{Op: "target " + t.Name, Err: fault.As(fault.ErrMisuse, fmt.Errorf("no container %q", format)), Hint: "choose " + strings.Join(names, ", ")}
 }

@@ -15,7 +15,7 @@ import (
 
 // Every table speaks of things that exist: formats that can be written, types, presets.
 func TestTablesAreSound(t *testing.T) {
-	if got := strings.Join(Names(), " "); got != "arm64 gpu-vllm x86-64-v3 x86-64-v4" {
+	if got := strings.Join(Names(), " "); got != "arm64 gpu-vllm npu-amd npu-intel npu-qnn npu-rknn x86-64-v3 x86-64-v4" {
 		t.Errorf("targets %s", got)
 	}
 	for _, x := range All() {
@@ -27,6 +27,12 @@ func TestTablesAreSound(t *testing.T) {
 			if err != nil || q.Why == "" {
 				t.Errorf("%s: option %q: %v", x.Name, q.Quantize, err)
 			}
+			if len(x.Containers) == 0 {
+				if x.Graph == nil || x.Graph.Rules == nil || x.NotExecuted == "" {
+					t.Errorf("%s: takes nothing, or says not what was never executed", x.Name)
+				}
+				continue
+			}
 			c := x.Containers[0]
 			fits := r.Preset != nil && slices.Contains(c.Types, r.Preset.Base)
 			for _, s := range c.Schemes {
@@ -35,6 +41,9 @@ func TestTablesAreSound(t *testing.T) {
 			if !fits {
 				t.Errorf("%s offers %s, which its container refuses", x.Name, q.Quantize)
 			}
+		}
+		if g := x.Graph; g != nil && (g.Static.Check() != nil || len(g.Runtimes) == 0 || g.Quantize == "") {
+			t.Errorf("%s: networks: %+v", x.Name, g)
 		}
 		for _, c := range x.Containers {
 			if f, ok := formats.Lookup(c.Format); !ok || f.Write == nil {
@@ -87,7 +96,7 @@ func TestLookup(t *testing.T) {
 		t.Errorf("%v, %v", x, err)
 	}
 	_, err := Lookup("amr64")
-	if !errors.Is(err, fault.ErrMisuse) || err.Error() != `unknown target "amr64"; did you mean arm64?   (pare targets lists all 4)` {
+	if !errors.Is(err, fault.ErrMisuse) || err.Error() != `unknown target "amr64"; did you mean arm64?   (pare targets lists all 8)` {
 		t.Errorf("%v", err)
 	}
 	_, err = Lookup("toaster")

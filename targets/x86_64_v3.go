@@ -7,6 +7,7 @@ func init() {
 		Name:       "x86-64-v3",
 		Doc:        "64-bit x86 CPUs with AVX2: most since 2013 (Haswell, Zen)",
 		Containers: []Container{gguf()},
+		Graph:      x86v3Graph(),
 		Quantize:   "q4_k_m",
 		Options:    x86Options(),
 		Calibrated: "gptq",

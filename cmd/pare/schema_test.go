@@ -38,6 +38,7 @@ var contracts = map[string]struct {
 	"verify-embeddings": {verify.Embeddings{}, "schema protocol.texts cosine.mean cosine.lower95 cosine.min neighbours.agreement neighbours.lower95 bytes.original bytes.package gate.verdict"},
 	"verify-graphs":     {verify.Graphs{}, "schema samples outputs.name outputs.sqnr_db outputs.cosine outputs.max_abs task.metric task.original task.package task.n top1.agreement bytes.original bytes.package gate.verdict gate.checks.name"},
 	"quantize-graph":    {graphQuantization{}, "schema model package type samples integer kept.node kept.reason bytes.original bytes.package"},
+	"plan-graph":        {graphPlan{}, "schema model opset nodes targets.target targets.verdict targets.findings.node targets.findings.rule targets.findings.reason targets.not_executed"},
 	"doctor":            {diagnosis{}, "schema isa read_gb_s"},
 }
 

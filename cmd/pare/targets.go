@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pare-dev/pare/targets"
+	"github.com/pare-dev/pare/targets/npu"
 )
 
 func (a *app) targetsCmd() *cobra.Command {
@@ -15,7 +16,8 @@ func (a *app) targetsCmd() *cobra.Command {
 		Use:   "targets [NAME]",
 		Short: "List the targets, or say what one can take and gains",
 		Example: `  pare targets
-  pare targets arm64`,
+  pare targets arm64
+  pare targets npu-qnn`,
 		Args: atMost(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return targets.Names(), cobra.ShellCompDirectiveNoFileComp
@@ -36,12 +38,18 @@ func (a *app) targetsCmd() *cobra.Command {
 			t := &table{head: []string{"target", "default", "container", "for", "opens in"}}
 			var lines []any
 			for _, x := range list {
-				c := x.Containers[0]
+				format, runtimes := "onnx", []targets.Runtime(nil)
+				if x.Graph != nil {
+					runtimes = x.Graph.Runtimes
+				}
+				if len(x.Containers) > 0 {
+					format, runtimes = x.Containers[0].Format, x.Containers[0].Runtimes
+				}
 				var runs []string
-				for _, r := range c.Runtimes {
+				for _, r := range runtimes {
 					runs = append(runs, r.Name)
 				}
-				t.add(x.Name, method(x.Quantize, x.Calibrated), c.Format, x.Doc, strings.Join(runs, ", "))
+				t.add(x.Name, method(x.Quantize, x.Calibrated), format, x.Doc, strings.Join(runs, ", "))
 				lines = append(lines, x)
 			}
 			r := result{object: object, lines: lines, table: t}
@@ -60,22 +68,73 @@ func method(quantize, calibrated string) string {
 	return quantize + " " + calibrated
 }
 
+func runtimeText(r targets.Runtime) string {
+	text := strings.TrimSpace(r.Name + " " + r.Since)
+	if r.Note != "" {
+		text += " (" + r.Note + ")"
+	}
+	return text
+}
+
+// rulesText writes what a neural processor takes of a network.
+func rulesText(line func(name, text string), r *npu.Rules) {
+	if r == nil {
+		return
+	}
+	line("rules", r.Source)
+	line("  opset", fmt.Sprintf("%d to %d; codes of 16 and 4 bits from %d, or of com.microsoft", r.Opset[0], r.Opset[1], r.Narrow))
+	shapes := "every dimension known ahead"
+	if r.Dynamic {
+		shapes = "dimensions may be unknown"
+	}
+	line("  shapes", fmt.Sprintf("%s, %d at most", shapes, r.Rank))
+	line("  codes", strings.Join(r.Codes, " "))
+	if r.Symmetric {
+		line("", "zero points in the middle")
+	}
+	if r.PowerOfTwo {
+		line("", "scales are powers of two")
+	}
+	for _, f := range r.Forms {
+		if len(f.Types) == 0 {
+			continue
+		}
+		on := strings.Join(f.Types, " ")
+		if len(f.Weights) > 0 {
+			on += ", weights " + strings.Join(f.Weights, " ")
+		}
+		if len(f.With) > 0 {
+			on += ", second operand " + strings.Join(f.With, " ")
+		}
+		line("  "+on, "")
+		line("", strings.Join(f.Ops, " "))
+	}
+}
+
 // describeTarget writes one target's table of capabilities.
 func describeTarget(w io.Writer, t *targets.Target) {
 	line := func(name, text string) {
-		if text != "" {
+		switch {
+		case text != "":
 			fmt.Fprintf(w, "%-11s %s\n", name, text)
+		case strings.HasPrefix(name, "  "): // a heading
+			fmt.Fprintln(w, name)
 		}
 	}
 	fmt.Fprintf(w, "%s: %s\n", t.Name, t.Doc)
-	line("default", method(t.Quantize, t.Calibrated))
-	for i, o := range t.Options {
-		name := ""
-		if i == 0 {
-			name = "or"
-		}
-		line(name, o.Quantize+": "+o.Why)
+	if len(t.Containers) > 0 {
+		line("default", method(t.Quantize, t.Calibrated))
 	}
+	options := func(list []targets.Option) {
+		for i, o := range list {
+			name := ""
+			if i == 0 {
+				name = "or"
+			}
+			line(name, o.Quantize+": "+o.Why)
+		}
+	}
+	options(t.Options)
 	line("processor", strings.TrimSpace(t.Arch+" "+t.ISA))
 	for _, c := range t.Containers {
 		var types []string
@@ -103,12 +162,19 @@ func describeTarget(w io.Writer, t *targets.Target) {
 			line("  scheme", fmt.Sprintf("%s: %d bits, groups %s, %s, rows a multiple of %d, columns of %d", s.Name, s.Bits, strings.Join(groups, " or "), zero, max(1, s.RowsMultiple), max(1, s.ColsMultiple)))
 		}
 		for _, r := range c.Runtimes {
-			text := strings.TrimSpace(r.Name + " " + r.Since)
-			if r.Note != "" {
-				text += " (" + r.Note + ")"
-			}
-			line("  opens in", text)
+			line("  opens in", runtimeText(r))
 		}
+	}
+	if g := t.Graph; g != nil {
+		line("networks", "onnx, "+g.Quantize)
+		options(g.Options)
+		for _, r := range g.Runtimes {
+			line("  opens in", runtimeText(r))
+		}
+		for _, n := range g.Notes {
+			line("  note", n)
+		}
+		rulesText(line, g.Rules)
 	}
 	line("zeros", t.Zeros)
 	for _, n := range t.Notes {
