@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
@@ -177,7 +178,7 @@ package is good enough. One binary, no Python, no network.`,
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "every decision, also the small ones")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours (also NO_COLOR)")
 	f.IntVarP(&a.threads, "threads", "j", 0, "threads, 0 for all cores; never changes a result")
-	f.Var(&a.maxMemory, "max-memory", "most memory to use, such as 512MiB; work that needs more is refused before it starts")
+	f.Var(&a.maxMemory, "max-memory", "most memory to use, such as 512MiB, 0 for no limit; work that needs more is refused before it starts")
 	f.StringVar(&a.work, "work", "", "folder for intermediate results that a later run continues from")
 	f.Uint64Var(&a.seed, "seed", 0, "seed of everything random")
 	f.StringVar(&a.isa, "isa", "auto", "instruction set: auto, portable, "+levels())
@@ -224,7 +225,9 @@ func (a *app) ready(cmd *cobra.Command) error {
 	if a.threads < 0 {
 		return flagFault("threads", misusef("%d is not a number of threads; 0 means all cores", a.threads))
 	}
-	if err := proc.Afford("", proc.Program, int64(a.maxMemory), ""); err != nil {
+	// verbs that add up what their work takes name that, and not first what the program alone does
+	sums := slices.Contains([]string{"run", "bench", "quantize", "prune", "convert"}, cmd.Name()) && !cmd.Flags().Changed("encode") && !cmd.Flags().Changed("decode")
+	if err := proc.Afford("", proc.Program, int64(a.maxMemory), ""); err != nil && !sums {
 		return err
 	}
 	proc.LimitMemory(int64(a.maxMemory), 0)

@@ -118,10 +118,11 @@ func (a *app) subject(path string, o bench.Options) bench.Subject {
 			cmd.Stderr = &said
 			out, err := cmd.Output()
 			if err != nil {
-				if text := strings.TrimSpace(said.String()); text != "" {
-					err = errors.New(strings.TrimPrefix(text, "pare: ")) // what the process said says more than its code
+				op := "peak memory"
+				if text := strings.TrimSpace(said.String()); text != "" { // that says more than its code
+					op, err = "run", errors.New(strings.TrimPrefix(text, "pare: "))
 				}
-				return 0, &fault.Error{File: path, Op: "peak memory", Err: err}
+				return 0, &fault.Error{File: path, Op: op, Err: err}
 			}
 			var got peak
 			return got.Bytes, json.Unmarshal(out, &got)

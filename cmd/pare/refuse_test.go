@@ -130,3 +130,17 @@ func TestRefusedStdout(t *testing.T) {
 		t.Errorf("exit code %d after %d writes\n%s", code, out.tries, said.String())
 	}
 }
+
+// The first refusal of a limit names a size that is accepted, however small the limit was.
+func TestFirstRefusalOfMemory(t *testing.T) {
+	dir := sample(t)
+	args := []string{"run", "books-llama/model", "--tokens", "1,2,3", "-n", "2", "-j", "2", "--max-memory"}
+	d := pare(t, dir, append(args, "1MiB")...)
+	least := atLeastSize.FindStringSubmatch(d.err)
+	if d.code != exitBudget || least == nil {
+		t.Fatalf("exit code %d\n%s", d.code, d.err)
+	}
+	if d := pare(t, dir, append(args, strings.ReplaceAll(least[1], " ", ""))...); d.code != 0 {
+		t.Errorf("%s: exit code %d\n%s", least[1], d.code, d.err)
+	}
+}

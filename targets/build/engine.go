@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -322,7 +323,10 @@ func (e *engine) inSourceFile(err error) error {
 	}
 	c := *fe
 	c.File = e.src.Path
-	if c.Hint == "" {
+	// what lies beyond the range of a type is a number in bf16; what is none fails in every type
+	if c.Hint == "" && !strings.Contains(fe.Err.Error(), "beyond") {
+		c.Hint = "pare inspect lists every such tensor; no type stores it: get the file anew, or from an earlier checkpoint"
+	} else if c.Hint == "" {
 		c.Hint = "pare inspect lists every such tensor; --keep \"" + c.Tensor + "=bf16\" stores it as bf16, if it is meant to be so large"
 	}
 	return &c
