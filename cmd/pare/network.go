@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -207,9 +206,4 @@ func (fl *inputFlags) given(inputs []*graph.Value) []samples.Given {
 		list = append(list, g)
 	}
 	return list
-}
-
-// signature spells an input or output: name, type, shape.
-func signature(v *graph.Value) string {
-	return fmt.Sprintf("%s %s %s", v.Name, v.Type, v.Shape.Text())
 }
