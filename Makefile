@@ -44,7 +44,7 @@ arm64:
 
 # Every level of instructions on an emulated processor that has no higher one, so that a kernel which
 # borrows from above fails as it would on such a machine: all kernels against their references, and all
-# encoders; some minutes each. Left out is the portable level, the same Go code on all of them, which
+# encoders; about two minutes each. Left out is the portable level, the same Go code on all of them, which
 # arm64 and test have run. This machine's own levels need no emulator.
 emulated: arm64
 	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu cortex-a53' -skip /^portable ./internal/kernels ./internal/storage

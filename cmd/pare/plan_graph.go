@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/pare-dev/pare/formats"
@@ -99,12 +99,12 @@ func (a *app) planGraph(ctx context.Context, args, names []string, fl graphFlags
 func judgeGraph(ctx context.Context, m *ir.Model, names, shapes []string) (*graphPlan, error) {
 	g, _ := m.Graph.Clone()
 	rewrite.Freeze(g)
-	for _, s := range shapes {
-		name, dims, err := shapeFlag(s)
-		if err != nil {
-			return nil, err
-		}
-		if err := rewrite.Fix(g, name, dims); err != nil {
+	given, err := shapesOf(shapes, g.Inputs)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if err := rewrite.Fix(g, name, given[name]); err != nil {
 			return nil, err
 		}
 	}
@@ -132,22 +132,6 @@ func judgeGraph(ctx context.Context, m *ir.Model, names, shapes []string) (*grap
 		p.Targets = append(p.Targets, x)
 	}
 	return p, nil
-}
-
-// shapeFlag reads INPUT=1x3x224x224.
-func shapeFlag(s string) (name string, dims []int, err error) {
-	name, text, ok := strings.Cut(s, "=")
-	for _, d := range strings.Split(text, "x") {
-		n, err := strconv.Atoi(d)
-		if err != nil || n < 1 {
-			ok = false
-		}
-		dims = append(dims, n)
-	}
-	if !ok || name == "" {
-		return "", nil, misuse("write it as INPUT=1x3x224x224", "--shape %q", s)
-	}
-	return name, dims, graph.CheckShape(dims)
 }
 
 // text is the verdict as a person reads it.

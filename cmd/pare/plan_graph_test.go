@@ -33,7 +33,7 @@ func TestPlanGraph(t *testing.T) {
 		{[]string{"plan", mnist, "-t", "gpu-vllm"}, exitRefused, "language models only"},
 		{[]string{"plan", mnist, "-t", "npu-qnm"}, 2, "Did you mean npu-qnn"},
 		{[]string{"plan", mnist, "-t", "npu-qnn", "--shape", "Input3=1x1"}, 2, "dimensions"},
-		{[]string{"plan", mnist, "-t", "npu-qnn", "--shape", "Input3"}, 2, "INPUT=1x3x224x224"},
+		{[]string{"plan", mnist, "-t", "npu-qnn", "--shape", "Input3"}, 2, "write Input3=1x3x224x224"},
 		{[]string{"plan", "missing.onnx", "-t", "npu-qnn"}, 1, "missing.onnx"},
 		{[]string{"plan", mnist, "-t", "npu-qnn", "--fail-on", "rain"}, 2, "--fail-on"},
 		{[]string{"plan", "silero/silero_vad_16k_op15.onnx", "-t", "npu-qnn"}, 0, "input input: the dimensions of input are not known"},

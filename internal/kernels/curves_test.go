@@ -46,13 +46,21 @@ func TestCurves(t *testing.T) {
 	for b := uint32(0); b < math.Float32bits(80); b += 9973 {
 		x = append(x, math.Float32frombits(b), -math.Float32frombits(b))
 	}
+	wants := make([][]float64, len(cases)) // once for all levels, which an emulated processor notices
+	for k, c := range cases {
+		for _, v := range x {
+			wants[k] = append(wants[k], c.want(float64(v)))
+		}
+	}
 	levels(t, func(t *testing.T, s *Set) {
 		y := make([]float32, len(x))
-		for _, c := range cases {
+		for k, c := range cases {
 			c.run(s, y, x)
 			for i, v := range x {
-				want := c.want(float64(v))
-				near(t, fmt.Sprint(c.name, " of ", v), float64(y[i]), want, c.tol(float64(v), want))
+				want := wants[k][i]
+				if tol := c.tol(float64(v), want); !(math.Abs(float64(y[i])-want) <= tol) { // the text of each costs more than its value
+					near(t, fmt.Sprint(c.name, " of ", v), float64(y[i]), want, tol)
+				}
 			}
 			for _, n := range sizes() { // every place of a row, NaN everywhere
 				row, check := guarded(n)
