@@ -29,17 +29,30 @@ func (a *app) benchCmd() *cobra.Command {
 	var limit time.Duration
 	o := bench.Options{}
 	kv, activations := cacheTypes("f16"), activationForms()
+	var fl graphBench
 	c := &cobra.Command{
 		Use:   "bench MODEL",
-		Short: "Measure how fast a model runs here: load, prefill, generation, memory",
+		Short: "Measure how fast a model runs here: load, prefill, generation, latency, memory",
 		Long: `Measure how fast a model, in any format that pare reads, runs on this machine: loading, prefill,
-generation, time to the first token, the spread of single tokens, and peak memory. With --vs two
+generation, time to the first token, the spread of single tokens, and peak memory. Of graphs (ONNX) it is the
+latency of batches of 1 and 8, on --samples or on random numbers. With --vs two
 models are measured in turns, so that a machine that slows down slows both, and ratios have bounds.`,
-		Example: `  pare bench books-q4_0.gguf --vs books-llama/model --prompt 128 --generate 32 --repeat 5`,
-		Args:    exactly("a MODEL"),
+		Example: `  pare bench books-q4_0.gguf --vs books-llama/model --prompt 128 --generate 32 --repeat 5
+  pare bench graphs/magika/model.onnx --samples graphs/magika/inputs.npy --repeat 5`,
+		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			o.Limit, o.Progress = limit, a.progressSink()
+			graphs, err := a.areGraphs(cmd.Context(), args[0], vs)
+			if err != nil {
+				return err
+			}
+			if fl.changed = typed(cmd); graphs {
+				return a.benchGraphs(cmd.Context(), &fl, o, args[0], vs)
+			}
+			if err := fl.refuse(graphBenchFlags, "it measures graphs; these are none"); err != nil {
+				return err
+			}
 			o.Runner.KV, o.Runner.Activations = storage.Type(kv.value), runner.Activations(activations.value)
 			subjects := []bench.Subject{a.subject(args[0], o)}
 			a.budget.shares = 2 // the model, and what the bandwidth is measured on
@@ -70,6 +83,7 @@ models are measured in turns, so that a machine that slows down slows both, and 
 	intFrom(f, &o.Rounds, "repeat", "", 1, 20, "rounds of prefill and generation")
 	kvFlag(c, &kv)
 	activationsFlag(c, &activations)
+	fl.register(c)
 	f.DurationVar(&limit, "limit", 0, "stop after the round in which this `TIME` passes, such as 60s, but not before 5 rounds")
 	return c
 }
@@ -105,29 +119,34 @@ func (a *app) subject(path string, o bench.Options) bench.Subject {
 		Path: path,
 		Open: func(ctx context.Context) (*ir.Model, error) { return a.openModel(ctx, path) },
 		Peak: func(ctx context.Context) (int64, error) {
-			exe, err := os.Executable()
-			if err != nil {
-				return 0, err
-			}
-			cmd := exec.CommandContext(ctx, exe, "peak", path, "--prompt", strconv.Itoa(o.Prompt), "--generate", strconv.Itoa(o.Generate),
-				"--kv", string(o.Runner.KV), "--activations", string(o.Runner.Activations), "-j", strconv.Itoa(a.threads), "--isa", string(a.level), "--quiet")
-			if a.maxMemory > 0 {
-				cmd.Args = append(cmd.Args, "--max-memory", strconv.FormatInt(int64(a.maxMemory), 10))
-			}
-			var said bytes.Buffer
-			cmd.Stderr = &said
-			out, err := cmd.Output()
-			if err != nil {
-				op := "peak memory"
-				if text := strings.TrimSpace(said.String()); text != "" { // that says more than its code
-					op, err = "run", errors.New(strings.TrimPrefix(text, "pare: "))
-				}
-				return 0, &fault.Error{File: path, Op: op, Err: err}
-			}
-			var got peak
-			return got.Bytes, json.Unmarshal(out, &got)
+			return a.peakOf(ctx, path, "--prompt", strconv.Itoa(o.Prompt), "--generate", strconv.Itoa(o.Generate),
+				"--kv", string(o.Runner.KV), "--activations", string(o.Runner.Activations))
 		},
 	}
+}
+
+// peakOf starts a process that does nothing but run a model, and asks for its peak memory.
+func (a *app) peakOf(ctx context.Context, path string, flags ...string) (int64, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, exe, append([]string{"peak", path, "-j", strconv.Itoa(a.threads), "--isa", string(a.level), "--quiet"}, flags...)...)
+	if a.maxMemory > 0 {
+		cmd.Args = append(cmd.Args, "--max-memory", strconv.FormatInt(int64(a.maxMemory), 10))
+	}
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		op := "peak memory"
+		if text := strings.TrimSpace(said.String()); text != "" { // that says more than its code
+			op, err = "run", errors.New(strings.TrimPrefix(text, "pare: "))
+		}
+		return 0, &fault.Error{File: path, Op: op, Err: err}
+	}
+	var got peak
+	return got.Bytes, json.Unmarshal(out, &got)
 }
 
 // peak is what a process that only runs a model says when it is done.
@@ -138,6 +157,7 @@ type peak struct {
 // peakCmd is the process that bench starts to measure the memory of one model.
 func (a *app) peakCmd() *cobra.Command {
 	var prompt, generate int
+	var fl graphBench
 	kv, activations := cacheTypes("f16"), activationForms()
 	c := &cobra.Command{
 		Use:    "peak MODEL",
@@ -145,7 +165,14 @@ func (a *app) peakCmd() *cobra.Command {
 		Hidden: true,
 		Args:   exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := a.load(cmd.Context(), args[0], runner.Options{Tokens: prompt + generate, KV: storage.Type(kv.value), Activations: runner.Activations(activations.value)})
+			m, err := a.openModel(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if m.Graph != nil {
+				return a.peakGraph(cmd.Context(), args[0], m, &fl)
+			}
+			l, err := a.loadOpened(cmd.Context(), args[0], m, runner.Options{Tokens: prompt + generate, KV: storage.Type(kv.value), Activations: runner.Activations(activations.value)})
 			if err != nil {
 				return err
 			}
@@ -163,6 +190,7 @@ func (a *app) peakCmd() *cobra.Command {
 	intFrom(c.Flags(), &generate, "generate", "", 1, 64, "tokens generated after it")
 	kvFlag(c, &kv)
 	activationsFlag(c, &activations)
+	fl.register(c)
 	return c
 }
 

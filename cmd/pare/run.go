@@ -69,7 +69,7 @@ with --input, and gives one array an output; what has several samples is run one
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fl.sampling.Seed = a.seed
-			fl.changed = cmd.Flags().Changed
+			fl.changed = typed(cmd)
 			switch {
 			case cmd.Flags().Changed("encode"):
 				return a.runEncode(cmd.Context(), args[0], &fl)

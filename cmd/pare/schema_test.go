@@ -30,6 +30,8 @@ var contracts = map[string]struct {
 	"explain": {verify.Explanation{}, "schema kl losses.tensor losses.kl losses.share losses.price_bytes"},
 	"bench": {bench.Result{}, "schema machine.cpu machine.isa machine.threads machine.read_gb_s models.path models.load_s models.prefill_tok_s.median models.prefill_tok_s.p10 models.prefill_tok_s.p90 " +
 		"models.decode_tok_s.median models.ttft_s models.token_s.p50 models.token_s.p90 models.token_s.p99 models.peak_rss_bytes ratio.prefill ratio.decode ratio.load ratio.rss"},
+	"bench-graphs": {bench.Graphs{}, "schema machine.cpu machine.isa machine.threads inputs rounds models.path models.bytes models.load_s models.latency_s.p50 models.latency_s.p90 models.latency_s.p99 " +
+		"models.batches.batch models.batches.together models.batches.latency_s.p50 models.batches.samples_s.median models.peak_rss_bytes ratio.latency ratio.batches.speed ratio.batches.lower95 ratio.load ratio.rss"},
 	"build": {report.Report{}, "schema verdict targets.name targets.package targets.bytes targets.digest targets.verdict targets.perplexity targets.kl targets.top1 targets.bench targets.notes " +
 		"targets.tensors.name targets.tensors.from targets.tensors.to targets.tensors.reason targets.refusals.tensor targets.refusals.reason targets.refusals.hint peak_memory_bytes disk_bytes estimate_s"},
 	"run":               {generation{}, "schema prompt_tokens tokens text finish"},

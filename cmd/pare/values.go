@@ -90,8 +90,24 @@ func (a *app) environment(cmd *cobra.Command) error {
 		if e := cmd.Flags().Set(f.Name, v); e != nil {
 			err = misusef("%s: %w", name, flagError(cmd, e))
 		}
+		if f.Annotations == nil {
+			f.Annotations = map[string][]string{}
+		}
+		f.Annotations[fromEnv] = []string{name}
 	})
 	return err
+}
+
+// fromEnv marks flags whose value is that of an environment variable.
+const fromEnv = "pare-from-env"
+
+// typed reports flags that stand on the command line. What the environment sets for every verb and model is no
+// mistake where it means nothing.
+func typed(cmd *cobra.Command) func(flag string) bool {
+	return func(flag string) bool {
+		f := cmd.Flags().Lookup(flag)
+		return f != nil && f.Changed && f.Annotations[fromEnv] == nil
+	}
 }
 
 // noEnv marks flags that are the work itself, not a way to do it: no environment variable stands in

@@ -52,7 +52,7 @@ signal to error, and, with labels, how often they are right. With --gate the exi
   pare verify graphs/mnist/mnist-8.onnx graphs/mnist/mnist-8.onnx --samples graphs/mnist/images-idx3-ubyte.gz --labels graphs/mnist/labels-idx1-ubyte.gz --gate sqnr_db=38`,
 		Args: exactly("an ORIGINAL", "a PACKAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			fl.changed = cmd.Flags().Changed
+			fl.changed = typed(cmd)
 			fl.contextSet = cmd.Flags().Changed("context")
 			return a.verify(cmd.Context(), args[0], args[1], &fl)
 		},
