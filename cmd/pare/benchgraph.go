@@ -187,7 +187,7 @@ func (a *app) feed(ctx context.Context, path string, m *ir.Model, fl *graphBench
 		return nil, err
 	}
 	f := &fed{network: n, ready: map[int]bool{}}
-	inputs := n.program.Inputs()
+	inputs := n.Program.Inputs()
 	f.axes = batchAxes(inputs)
 	if len(fl.graph.inputs) == 0 && fl.graph.recipe == "" {
 		var sample ir.Sample
@@ -323,7 +323,7 @@ func (f *fed) Batch(ctx context.Context, n int) (bool, error) {
 	f.batch, f.runs, f.now, f.at = n, n, f.samples, 0
 	together, known := f.ready[n]
 	if n == 1 || known && !together || len(f.axes) == 0 || slices.ContainsFunc(f.samples, func(s ir.Sample) bool {
-		return slices.ContainsFunc(f.program.Inputs(), func(v *graph.Value) bool { return s[v.Name] != nil && s[v.Name].Type == graph.String })
+		return slices.ContainsFunc(f.Program.Inputs(), func(v *graph.Value) bool { return s[v.Name] != nil && s[v.Name].Type == graph.String })
 	}) {
 		return n == 1, nil
 	}
@@ -340,7 +340,7 @@ func (f *fed) Batch(ctx context.Context, n int) (bool, error) {
 		wide = append(wide, w)
 	}
 	if !known { // not every graph can do what its inputs promise
-		_, err := f.run(ctx, wide[0])
+		_, err := f.network.Run(ctx, wide[0])
 		if f.ready[n] = err == nil; err != nil {
 			return false, ctx.Err()
 		}
@@ -356,7 +356,7 @@ func (f *fed) Run(ctx context.Context) error {
 		if f.at++; f.at == len(f.now) {
 			f.at = 0
 		}
-		if _, err := f.network.run(ctx, s); err != nil {
+		if _, err := f.network.Run(ctx, s); err != nil {
 			return err
 		}
 	}

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 	"github.com/pare-dev/pare/runner/eval"
@@ -18,11 +15,10 @@ import (
 	"github.com/pare-dev/pare/targets/samples"
 )
 
-// network is a graph that runs.
+// network is a graph of an open model that runs.
 type network struct {
-	path    string
-	model   *ir.Model
-	program *eval.Program
+	samples.Network
+	model *ir.Model
 }
 
 // networkOptions are those that every verb has.
@@ -37,86 +33,7 @@ func (a *app) compile(path string, m *ir.Model, opt eval.Options) (*network, err
 		return nil, errors.Join(inFile(path, err), m.Close())
 	}
 	a.warn(path, m)
-	return &network{path: path, model: m, program: p}, nil
-}
-
-// run computes one sample, states in place of what the sample has for them.
-func (n *network) run(ctx context.Context, sample ir.Sample) ([]eval.Value, error) {
-	inputs := n.program.Inputs()
-	list := make([]eval.Value, len(inputs))
-	for i, v := range inputs {
-		if t := sample[v.Name]; t != nil {
-			list[i] = eval.Of(t)
-		}
-	}
-	out, err := n.program.Run(ctx, list...)
-	return out, inFile(n.path, err)
-}
-
-// carrier hands the states of a network from one chunk of a file to the next.
-type carrier struct {
-	from map[string]int // input -> output that it continues with
-	held map[string]*graph.Tensor
-}
-
-func (n *network) carrier(set *samples.Set) (*carrier, error) {
-	c := &carrier{map[string]int{}, map[string]*graph.Tensor{}}
-	for input, output := range set.States() {
-		at := slices.IndexFunc(n.program.Graph.Outputs, func(v *graph.Value) bool { return v.Name == output })
-		if at < 0 {
-			var names []string
-			for _, v := range n.program.Graph.Outputs {
-				names = append(names, v.Name)
-			}
-			return nil, &fault.Error{File: n.path, Op: "input " + input, Err: misusef("state = %q is no output", output), Hint: "outputs: " + strings.Join(names, ", ")}
-		}
-		c.from[input] = at
-	}
-	return c, nil
-}
-
-// step runs a sample with the states of the one before, unless it begins a file.
-func (c *carrier) step(ctx context.Context, n *network, sample ir.Sample, fresh bool) (ir.Sample, []eval.Value, error) {
-	sample = maps.Clone(sample)
-	if !fresh {
-		maps.Copy(sample, c.held)
-	}
-	out, err := n.run(ctx, sample)
-	if err != nil {
-		return nil, nil, err
-	}
-	for input, at := range c.from {
-		t := out[at].Tensor
-		if t == nil {
-			return nil, nil, &fault.Error{File: n.path, Op: "input " + input, Err: misusef("its state is no tensor")}
-		}
-		x := graph.New(t.Type, t.Shape...) // results are gone with the next run
-		copy(x.Data, t.Data)
-		c.held[input] = x
-	}
-	return sample, out, nil
-}
-
-// each runs all samples in order, states carried from one chunk of a file to the next.
-func (n *network) each(ctx context.Context, set *samples.Set, fn func(i int, sample ir.Sample, out []eval.Value) error) error {
-	c, err := n.carrier(set)
-	if err != nil {
-		return err
-	}
-	for i := range set.Len() {
-		sample, err := set.Sample(ctx, i)
-		if err != nil {
-			return err
-		}
-		sample, out, err := c.step(ctx, n, sample, set.Fresh(i))
-		if err != nil {
-			return err
-		}
-		if err := fn(i, sample, out); err != nil {
-			return err
-		}
-	}
-	return nil
+	return &network{samples.Network{Path: path, Program: p}, m}, nil
 }
 
 // Close closes the model.

@@ -18,6 +18,7 @@ import (
 	"github.com/pare-dev/pare/ir/graph"
 	"github.com/pare-dev/pare/quantize/qgraph"
 	"github.com/pare-dev/pare/runner/eval"
+	"github.com/pare-dev/pare/targets/samples"
 )
 
 // graphQuantization is the object of `pare quantize --output json` for a graph.
@@ -176,24 +177,16 @@ func (a *app) quantizeStatic(ctx context.Context, path string, m *ir.Model, fl *
 		return nil, nil, err
 	}
 	fl.graph.inputs = fl.calibration
-	inputs := n.program.Inputs()
+	inputs := n.Program.Inputs()
 	set, err := fl.graph.set(inputs, fl.graph.given(inputs), true)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer set.Close()
 	r.Samples = set.Len()
-	var list ir.Samples = set
-	if len(set.States()) > 0 { // the float network says what its states are
-		var with ir.SampleList
-		err := n.each(ctx, set, func(_ int, sample ir.Sample, _ []eval.Value) error {
-			with = append(with, sample)
-			return nil
-		})
-		if err != nil {
-			return nil, nil, err
-		}
-		list = with
+	list, err := n.Given(ctx, set)
+	if err != nil {
+		return nil, nil, err
 	}
 	net, err := a.passNetwork(ctx, list)
 	if err != nil {
@@ -210,7 +203,7 @@ func (a *app) quantizeStatic(ctx context.Context, path string, m *ir.Model, fl *
 // network compiles the graph of a model that stays open whatever happens.
 func (a *app) network(path string, m *ir.Model) (*network, error) {
 	p, err := eval.Compile(m.Graph, a.networkOptions())
-	return &network{path: path, model: m, program: p}, err
+	return &network{samples.Network{Path: path, Program: p}, m}, err
 }
 
 // passNetwork runs graphs for passes, at the shapes that samples have.

@@ -27,6 +27,17 @@ func TestQuantizeGraph(t *testing.T) {
 	if d := pare(t, dir, append(verify, "sqnr_db=80")...); d.code != exitGate {
 		t.Errorf("exit code %d\n%s", d.code, d.err)
 	}
+	// What stands in the environment for language models is no mistake here; the same on the line is one.
+	standing := map[string]string{"PARE_CHUNKS": "16", "PARE_CONTEXT": "256", "PARE_TEXT": "corpus.txt", "PARE_KV": "f16", "PARE_TEMPERATURE": "0"}
+	if d := pareEnv(t, dir, standing, append(verify, "sqnr_db=30")...); d.code != 0 {
+		t.Errorf("verify with %v: exit code %d\n%s", standing, d.code, d.err)
+	}
+	if d := pareEnv(t, dir, standing, "run", "mnist/mnist-8.onnx", "--input", images); d.code != 0 {
+		t.Errorf("run with %v: exit code %d\n%s", standing, d.code, d.err)
+	}
+	if d := pare(t, dir, append(verify, "sqnr_db=30", "--chunks", "16")...); d.code != exitMisuse {
+		t.Errorf("--chunks: exit code %d\n%s", d.code, d.err)
+	}
 	ok(t, dir, "quantize", "magika/model.onnx", "--type", "dynamic-int8", "-o", "types.onnx")
 	ok(t, dir, "verify", "magika/model.onnx", "types.onnx", "--samples", "magika/inputs.npy", "--gate", "top1=0.5")
 	ok(t, dir, "quantize", "magika/model.onnx", "--type", "int4-32", "-o", filepath.Join(dir, "blocks.onnx"))

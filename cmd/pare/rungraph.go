@@ -84,13 +84,13 @@ func (a *app) runGraph(ctx context.Context, path string, m *ir.Model, fl *runFla
 		return err
 	}
 	defer n.Close()
-	set, err := fl.graph.set(n.program.Inputs(), fl.graph.given(n.program.Inputs()), false)
+	set, err := fl.graph.set(n.Program.Inputs(), fl.graph.given(n.Program.Inputs()), false)
 	if err != nil {
 		return inFileEach(path, err)
 	}
 	defer set.Close()
 	r := graphRun{Schema: 1, Model: path, Samples: set.Len(), LoadS: time.Since(start).Seconds()}
-	for _, v := range n.program.Graph.Outputs {
+	for _, v := range n.Program.Graph.Outputs {
 		r.Outputs = append(r.Outputs, graphOutput{Name: v.Name})
 	}
 	if fl.save != "" {
@@ -105,7 +105,7 @@ func (a *app) runGraph(ctx context.Context, path string, m *ir.Model, fl *runFla
 	start = time.Now()
 	sink := a.progressSink()
 	sink.Stage("run", int64(set.Len()), "samples")
-	err = n.each(ctx, set, func(i int, _ ir.Sample, out []eval.Value) error {
+	err = n.Each(ctx, set, func(i int, _ ir.Sample, out []eval.Value) error {
 		sink.Add(1)
 		for k := range out {
 			if err := r.Outputs[k].add(i, set.Len(), out[k], names); err != nil {
@@ -186,7 +186,7 @@ func (o *graphOutput) add(i, n int, v eval.Value, names []string) error {
 			return err
 		}
 		o.count64(x)
-		if rows, classes := scores(t); classes > 0 {
+		if rows, classes := samples.Scores(t); classes > 0 {
 			for k := range rows {
 				o.Top = append(o.Top, highest(len(o.Top), x[k*classes:(k+1)*classes], names))
 			}
@@ -271,17 +271,6 @@ func (o *graphOutput) close() error {
 		return nil
 	}
 	return o.w.Close()
-}
-
-// scores says how many rows of how many classes a tensor has, when it looks like the output of a classifier:
-// floats, two axes at most that are longer than 1.
-func scores(t *graph.Tensor) (rows, classes int) {
-	r := len(t.Shape)
-	if !t.Type.Float() || r == 0 || r > 2 || t.Shape[r-1] < 2 || t.Shape[r-1] > 1<<17 {
-		return 0, 0
-	}
-	classes = t.Shape[r-1]
-	return t.Elems() / classes, classes
 }
 
 // highest finds the highest scores; of equal ones, the first.
