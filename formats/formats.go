@@ -67,6 +67,8 @@ type WriteOptions struct {
 	Name       string  // GGUF general.name; "" takes the source's
 	ShardBytes int64   // largest safetensors file; 0: 5 GB
 	External   bool    // ONNX: the data of large tensors in a file beside the model, as it must be from 2 GiB on
+	Opset      int     // ONNX, for text encoders: the version of the operator set; 0: the oldest that has what they need
+	Pooled     bool    // ONNX, for text encoders: an output with the embedding of each text besides
 }
 
 func (o WriteOptions) sink() progress.Sink {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -62,17 +63,15 @@ type onnxWriter struct {
 // layONNX decides every byte but the data. A model that nobody has changed is written as it was read, with its
 // functions, annotations and what pare does not know; a changed one is put together from its graph.
 func layONNX(m *ir.Model, o WriteOptions, location string) (*onnxWriter, error) {
-	if m.Graph == nil {
-		return nil, &fault.Error{
-			File: m.Path, Op: "onnx", Err: fault.As(fault.ErrRefused, fmt.Errorf("%w: the model is no graph of operators", ErrInexact)),
-			Hint: "write a Hugging Face folder or GGUF instead",
-		}
+	m, notes, err := asGraph(m, o)
+	if err != nil {
+		return nil, err
 	}
 	for _, external := range []bool{false, true} {
 		if o.External && !external {
 			continue
 		}
-		w := &onnxWriter{m: m, o: o}
+		w := &onnxWriter{m: m, o: o, notes: slices.Clone(notes)}
 		p, err := w.model()
 		if err != nil {
 			return nil, err

@@ -80,3 +80,25 @@ func TestVerifyEmbeddings(t *testing.T) {
 		t.Errorf("a folder made from the GGUF file: cosine %v", again)
 	}
 }
+
+// TestEncoderAsGraph: an encoder becomes ONNX; flags that mean nothing elsewhere say so.
+func TestEncoderAsGraph(t *testing.T) {
+	dir := t.TempDir()
+	bert := encoderFolder()
+	ok(t, dir, "convert", bert, "-o", "bert.onnx", "--opset", "20", "--embeddings")
+	out := ok(t, dir, "inspect", "bert.onnx")
+	for _, want := range []string{"input_ids", "attention_mask", "token_type_ids", "batch x sequence", "last_hidden_state", "sentence_embedding"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %s in %s", want, out)
+		}
+	}
+	for _, args := range [][]string{
+		{"convert", bert, "-o", "old.onnx", "--opset", "13"},
+		{"convert", bert, "-o", "same.gguf", "--embeddings"},
+		{"convert", "bert.onnx", "-o", "again.onnx", "--opset", "18"},
+	} {
+		if d := pare(t, dir, args...); d.code != exitMisuse {
+			t.Errorf("%v: exit code %d, %s", args, d.code, d.err)
+		}
+	}
+}

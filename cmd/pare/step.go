@@ -246,18 +246,21 @@ merged model is run beside base plus adapter, and the largest difference is in t
 func (a *app) convertCmd() *cobra.Command {
 	var fl stepFlags
 	var dtype string
-	var external bool
+	var external, pooled bool
+	var opset int
 	c := &cobra.Command{
 		Use:   "convert MODEL",
 		Short: "Write a model in another format, weights unchanged",
 		Long: `Write a model in another format. The suffix of -o names it (.gguf, .safetensors); a path without
 one is a Hugging Face folder. Weights keep their type unless --dtype asks for another. A graph (.onnx)
-stays one: what was not changed is written as it was read.`,
+stays one: what was not changed is written as it was read. A text encoder (BERT and its relatives) becomes
+a graph when it is written as .onnx: inputs input_ids, attention_mask and, where it has types of tokens,
+token_type_ids of any batch and length; output last_hidden_state, and with --embeddings sentence_embedding.`,
 		Example: `  pare convert books-llama/model -o books.gguf
   pare convert books.gguf -o books-hf`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s := build.Step{Recipe: &recipe.Recipe{Source: recipe.Source{Model: args[0]}}, External: external}
+			s := build.Step{Recipe: &recipe.Recipe{Source: recipe.Source{Model: args[0]}}, External: external, Opset: opset, Pooled: pooled}
 			if dtype != "" && dtype != "keep" {
 				s.Quantize = &recipe.Target{Quantize: dtype}
 			}
@@ -267,6 +270,8 @@ stays one: what was not changed is written as it was read.`,
 	fl.register(c)
 	c.Flags().StringVar(&dtype, "dtype", "keep", "`TYPE` of weights: keep, f32, f16 or bf16")
 	c.Flags().BoolVar(&external, "external-data", false, "ONNX: large tensors in a file beside the model, as from 2 GiB on")
+	c.Flags().IntVar(&opset, "opset", 0, "ONNX of a text encoder: `VERSION` of the operator set, 17 to 23 (default 17)")
+	c.Flags().BoolVar(&pooled, "embeddings", false, "ONNX of a text encoder: also give the embedding of each text, pooled as the model asks for")
 	complete(c, "dtype", "keep", "f32", "f16", "bf16")
 	return c
 }

@@ -30,6 +30,8 @@ type Step struct {
 	To       string // format; empty: from the suffix of Out, a Hugging Face folder without one
 	Pre      string // GGUF tokenizer.ggml.pre, when the tokenizer does not say which it is
 	External bool   // ONNX: large tensors in a file beside the model
+	Opset    int    // ONNX of a text encoder: version of the operator set; 0: as old as can be
+	Pooled   bool   // ONNX of a text encoder: an output with embeddings
 }
 
 // anyTarget stands in for a target where a step has none.
@@ -70,7 +72,7 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := formats.Plan(s.To, made, formats.WriteOptions{Force: true, Pre: s.Pre, External: s.External}); err != nil {
+	if _, err := formats.Plan(s.To, made, formats.WriteOptions{Force: true, Pre: s.Pre, External: s.External, Opset: s.Opset, Pooled: s.Pooled}); err != nil {
 		return nil, err
 	}
 	if j.rep.Bytes == 0 { // nothing is quantized, and all of it is written
@@ -107,6 +109,9 @@ func (s *Step) check(in *recipe.Recipe, o Options) error {
 	}
 	if err := s.format(); err != nil {
 		return err
+	}
+	if s.To != "onnx" && (s.Opset != 0 || s.Pooled) {
+		return misuse("step", "write .onnx", "the operator set and the embeddings can be chosen for ONNX, not for %s", s.To)
 	}
 	if err := formats.Replaceable(s.Out); err != nil {
 		return err
@@ -235,7 +240,7 @@ func (e *engine) step(ctx context.Context, s *Step, j *job) error {
 		}
 	}
 	err = e.timed("write", "", func() (bool, error) {
-		o := formats.WriteOptions{Threads: e.o.Threads, Memory: e.streamMemory(), Progress: e.meter, Force: e.o.Force, Pre: s.Pre, External: s.External}
+		o := formats.WriteOptions{Threads: e.o.Threads, Memory: e.streamMemory(), Progress: e.meter, Force: e.o.Force, Pre: s.Pre, External: s.External, Opset: s.Opset, Pooled: s.Pooled}
 		if j.req.Preset != nil {
 			o.FileType = &j.req.Preset.FileType
 		}
