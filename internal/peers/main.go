@@ -33,6 +33,8 @@ var parts = []part{
 	{"small", "Small model (6.8 M weights): what a token costs beyond reading the weights", (*bench).small},
 	{"gemm", "Matrix products", (*bench).gemm},
 	{"growth", "Growth", (*bench).growth},
+	{"graphs", "Graphs: real networks, batch 1", (*bench).graphs},
+	{"calibrate", "Graphs: calibrating and quantizing to 8 bits", (*bench).calibrate},
 }
 
 // bench is what every part works with.
