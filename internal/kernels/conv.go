@@ -6,55 +6,6 @@ import (
 	"unsafe"
 )
 
-// Image is a view of an image whose channels lie together (NHWC): pixel (y,x) is the C numbers at
-// Data[y*Row + x*Pixel]. Rows may be farther apart than their pixels take, and pixels farther than their
-// channels, so that a view can be a part of a larger image or some channels of it.
-type Image struct {
-	Data       []float32
-	H, W, C    int
-	Row, Pixel int
-}
-
-// NewImage is a view of adjacent pixels over data, which holds h*w*c numbers or more.
-func NewImage(data []float32, h, w, c int) Image { return Image{data, h, w, c, w * c, c} }
-
-// At is the view that begins at pixel (y,x) and is h rows high and w pixels wide.
-func (m Image) At(y, x, h, w int) Image {
-	if y < 0 || x < 0 || h < 0 || w < 0 || y+h > m.H || x+w > m.W {
-		panic(fmt.Sprintf("kernels: part %dx%d at %d,%d of an image of %dx%d", h, w, y, x, m.H, m.W))
-	}
-	if h == 0 || w == 0 {
-		return Image{nil, h, w, m.C, m.Row, m.Pixel}
-	}
-	return Image{m.Data[y*m.Row+x*m.Pixel:], h, w, m.C, m.Row, m.Pixel}
-}
-
-// Channels is the view of channels [lo,hi).
-func (m Image) Channels(lo, hi int) Image {
-	if lo < 0 || hi < lo || hi > m.C {
-		panic(fmt.Sprintf("kernels: channels [%d:%d] of %d", lo, hi, m.C))
-	}
-	if m.H > 0 && m.W > 0 && hi > lo {
-		m.Data = m.Data[lo:]
-	}
-	m.C = hi - lo
-	return m
-}
-
-// need is how many numbers a view takes whose pixels have c of them.
-func (m Image) need(c int) int {
-	if m.H == 0 || m.W == 0 || c == 0 {
-		return 0
-	}
-	return (m.H-1)*m.Row + (m.W-1)*m.Pixel + c
-}
-
-func (m Image) check(name string) {
-	if m.H < 0 || m.W < 0 || m.C < 0 || m.Row < 0 || m.Pixel < 0 || len(m.Data) < m.need(m.C) {
-		panic(fmt.Sprintf("kernels: %s is %dx%dx%d with strides %d and %d over %d numbers", name, m.H, m.W, m.C, m.Row, m.Pixel, len(m.Data)))
-	}
-}
-
 // Kernel is the shape of a window and how windows and their taps are spaced.
 type Kernel struct{ H, W, StrideH, StrideW, DilationH, DilationW int }
 

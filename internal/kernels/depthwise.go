@@ -64,7 +64,7 @@ func (d *Depthwise) Run(dst, x Image, lo, hi float32) {
 }
 
 // windows says whether all windows of dst lie in x, which has the same channels; of an empty dst, 0.
-func windows(k Kernel, dst, x Image) (rows int, ok bool) {
+func windows[T any](k Kernel, dst, x Pixels[T]) (rows int, ok bool) {
 	dst.check("dst")
 	x.check("x")
 	if dst.H == 0 || dst.W == 0 || dst.C == 0 {

@@ -94,6 +94,17 @@ const (
 	fnPlanesRow8
 	fnPlanesMul4
 	fnPlanesMul8
+	fnQconvShape
+	fnQconv
+	fnQdepth
+	fnQdepth3
+	fnCodesOf
+	fnCodesReal
+	fnCodesLookup
+	fnCodesRecode
+	fnCodesAdd
+	fnCodesMul
+	fnCodesMax
 	fnExp
 	fnMax
 	fnFind

@@ -14,6 +14,7 @@ type Set struct {
 	code  *code // nil for Portable
 	shape shape // of packed operands
 	conv  convShape
+	codes codeShape
 }
 
 // code is the address of every compiled kernel as one level has it: its own, or that of the nearest
@@ -73,6 +74,7 @@ func For(level cpu.Level) *Set {
 	if s.code != nil {
 		s.shape = s.code.shape()
 		s.code.call(fnConvShape, unsafe.Pointer(&s.conv))
+		s.code.call(fnQconvShape, unsafe.Pointer(&s.codes))
 	}
 	return s
 }

@@ -40,6 +40,16 @@ func outerAVX2Addr() uintptr
 func outerAVX512Addr() uintptr
 func planesAVX2Addr() uintptr
 func planesAVX512Addr() uintptr
+func qconvAVX2Addr() uintptr
+func qconvAVXVNNIAddr() uintptr
+func qconvAVX512Addr() uintptr
+func qconvAVX512VNNIAddr() uintptr
+func qdepthAVX2Addr() uintptr
+func qdepthAVXVNNIAddr() uintptr
+func qdepthAVX512Addr() uintptr
+func qdepthAVX512VNNIAddr() uintptr
+func qrowsAVX2Addr() uintptr
+func qrowsAVX512Addr() uintptr
 func rowsAVX2Addr() uintptr
 func rowsAVX512Addr() uintptr
 func tileAVX2Addr() uintptr
@@ -299,6 +309,56 @@ var units = []unit{
 		{fnPlanesRow8, 0x190},
 		{fnPlanesMul4, 0x350},
 		{fnPlanesMul8, 0xe90},
+	}},
+	{cpu.AVX2, qconvAVX2Addr(), []entry{
+		{fnQconvShape, 0x0},
+		{fnQconv, 0x20},
+	}},
+	{cpu.AVXVNNI, qconvAVXVNNIAddr(), []entry{
+		{fnQconvShape, 0x0},
+		{fnQconv, 0x20},
+	}},
+	{cpu.AVX512, qconvAVX512Addr(), []entry{
+		{fnQconvShape, 0x0},
+		{fnQconv, 0x20},
+	}},
+	{cpu.AVX512VNNI, qconvAVX512VNNIAddr(), []entry{
+		{fnQconvShape, 0x0},
+		{fnQconv, 0x20},
+	}},
+	{cpu.AVX2, qdepthAVX2Addr(), []entry{
+		{fnQdepth, 0x0},
+		{fnQdepth3, 0x580},
+	}},
+	{cpu.AVXVNNI, qdepthAVXVNNIAddr(), []entry{
+		{fnQdepth, 0x0},
+		{fnQdepth3, 0x4b0},
+	}},
+	{cpu.AVX512, qdepthAVX512Addr(), []entry{
+		{fnQdepth, 0x0},
+		{fnQdepth3, 0x3f0},
+	}},
+	{cpu.AVX512VNNI, qdepthAVX512VNNIAddr(), []entry{
+		{fnQdepth, 0x0},
+		{fnQdepth3, 0x310},
+	}},
+	{cpu.AVX2, qrowsAVX2Addr(), []entry{
+		{fnCodesOf, 0x0},
+		{fnCodesReal, 0x330},
+		{fnCodesLookup, 0x590},
+		{fnCodesRecode, 0x740},
+		{fnCodesAdd, 0x890},
+		{fnCodesMul, 0xa60},
+		{fnCodesMax, 0xc30},
+	}},
+	{cpu.AVX512, qrowsAVX512Addr(), []entry{
+		{fnCodesOf, 0x0},
+		{fnCodesReal, 0x2b0},
+		{fnCodesLookup, 0x5d0},
+		{fnCodesRecode, 0x7a0},
+		{fnCodesAdd, 0x8f0},
+		{fnCodesMul, 0xae0},
+		{fnCodesMax, 0xcd0},
 	}},
 	{cpu.AVX2, rowsAVX2Addr(), []entry{
 		{fnExp, 0x0},

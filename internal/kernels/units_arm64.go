@@ -23,6 +23,13 @@ func gemmNEONAddr() uintptr
 func layoutNEONAddr() uintptr
 func outerNEONAddr() uintptr
 func planesNEONAddr() uintptr
+func qconvNEONAddr() uintptr
+func qconvDOTPRODAddr() uintptr
+func qconvI8MMAddr() uintptr
+func qdepthNEONAddr() uintptr
+func qdepthDOTPRODAddr() uintptr
+func qdepthI8MMAddr() uintptr
+func qrowsNEONAddr() uintptr
 func rowsNEONAddr() uintptr
 func tileNEONAddr() uintptr
 func tileDOTPRODAddr() uintptr
@@ -156,6 +163,39 @@ var units = []unit{
 		{fnPlanesRow8, 0x1d4},
 		{fnPlanesMul4, 0x3f0},
 		{fnPlanesMul8, 0xc98},
+	}},
+	{cpu.NEON, qconvNEONAddr(), []entry{
+		{fnQconvShape, 0x0},
+		{fnQconv, 0x18},
+	}},
+	{cpu.DotProd, qconvDOTPRODAddr(), []entry{
+		{fnQconvShape, 0x0},
+		{fnQconv, 0x18},
+	}},
+	{cpu.I8MM, qconvI8MMAddr(), []entry{
+		{fnQconvShape, 0x0},
+		{fnQconv, 0x14},
+	}},
+	{cpu.NEON, qdepthNEONAddr(), []entry{
+		{fnQdepth, 0x0},
+		{fnQdepth3, 0x358},
+	}},
+	{cpu.DotProd, qdepthDOTPRODAddr(), []entry{
+		{fnQdepth, 0x0},
+		{fnQdepth3, 0x308},
+	}},
+	{cpu.I8MM, qdepthI8MMAddr(), []entry{
+		{fnQdepth, 0x0},
+		{fnQdepth3, 0x2f4},
+	}},
+	{cpu.NEON, qrowsNEONAddr(), []entry{
+		{fnCodesOf, 0x0},
+		{fnCodesReal, 0x298},
+		{fnCodesLookup, 0x470},
+		{fnCodesRecode, 0x49c},
+		{fnCodesAdd, 0x564},
+		{fnCodesMul, 0x6f8},
+		{fnCodesMax, 0x88c},
 	}},
 	{cpu.NEON, rowsNEONAddr(), []entry{
 		{fnExp, 0x0},
