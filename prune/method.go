@@ -13,6 +13,8 @@ type Method struct {
 	// Learns says that the method weighs inputs: of an importance matrix, or measured on
 	// calibration text when there is none.
 	Learns bool
+	// Runs says that it takes more of calibration text than an importance matrix has.
+	Runs bool
 	// Scope is what competes when neither scope nor pattern is asked for.
 	Scope Scope
 	// New makes the pass; importance is nil when there is no importance matrix.

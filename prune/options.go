@@ -36,6 +36,8 @@ type Options struct {
 	Only     []string // tensor patterns; empty: the matrices of the blocks
 	Skip     []string // tensor patterns left alone
 	Schedule []Share  // the first match replaces Sparsity; 0 leaves a tensor alone
+	// NoRefit leaves out the fit of the kept weights that ends methods which change them.
+	NoRefit bool
 }
 
 // ParsePattern reads "N:M": at most n of m consecutive weights stay.

@@ -177,3 +177,58 @@ func TestWandaNeedsTokens(t *testing.T) {
 		t.Error("applied without tokens")
 	}
 }
+
+// SparseGPT on a trained model: every matrix of the chosen blocks holds its pattern, each step gained, and
+// a second run over the same folder adopts what the first finished without asking for an input.
+func TestSparseGPTOnModel(t *testing.T) {
+	env := ir.Env{Threads: 2, Work: t.TempDir(), ISA: cpu.Portable}
+	for i := range 4 {
+		seq := make([]int32, 64)
+		for j := range seq {
+			seq[j] = int32((i*64+j)*37%4000 + 5)
+		}
+		env.Tokens = append(env.Tokens, seq)
+	}
+	var first []float32
+	for again := range 2 {
+		m, err := formats.Open(t.Context(), "../testdata/books-llama/model")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close() //nolint:errcheck // read only
+		s := &spy{Executor: runner.NewExecutor(runner.Options{Threads: 1, ISA: cpu.Portable}), seen: map[[2]int][]float64{}}
+		env.Executor = s
+		p := &prune.SparseGPT{Options: prune.Options{Pattern: "2:4", Only: []string{"*.layers.0.*_proj"}}}
+		want, err := p.Expect(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := run(t, m, p, env)
+		if res.Changed != 7 || len(s.seen) != 4*(1-again) {
+			t.Errorf("%d matrices changed, %d stages measured", res.Changed, len(s.seen))
+		}
+		for name, f := range res.Tensors {
+			if !(f["loss_dropped"] > f["loss_repaired"] && f["loss_repaired"] > f["loss_refitted"] && f["loss_refitted"] > 0) {
+				t.Errorf("%s: %v", name, f)
+			}
+		}
+		found, err := prune.Verify(t.Context(), m, want)
+		if err != nil || len(found) != 7 {
+			t.Fatal(found, err)
+		}
+		for _, f := range found {
+			if !f.Holds {
+				t.Errorf("%+v", f)
+			}
+		}
+		x, err := ir.ReadAll(t.Context(), m.Find(found[3].Tensor))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again == 0 {
+			first = x
+		} else if !slices.Equal(first, x) {
+			t.Error("the second run made other weights")
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/par"
@@ -102,10 +101,6 @@ func (p *Wanda) find(t *ir.Tensor) []float32 {
 	return nil
 }
 
-func stageOf(r ir.Role) int {
-	return slices.IndexFunc(ir.Stages, func(s ir.Stage) bool { return slices.Contains(s.Roles, r) })
-}
-
 // Plan implements ir.Pass.
 func (p *Wanda) Plan(ctx context.Context, m *ir.Model) (*ir.Plan, error) {
 	if err := ctx.Err(); err != nil {
@@ -148,37 +143,7 @@ func (p *Wanda) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) 
 	if p.Importance != nil {
 		err = swap(chosen, func(r *request) []float32 { return p.find(r.t) })
 	} else {
-		err = p.walk(ctx, m, chosen, env, swap)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return res, nil
-}
-
-// walk measures inputs stage by stage and prunes as it goes.
-func (p *Wanda) walk(ctx context.Context, m *ir.Model, chosen []*request, env ir.Env, swap func([]*request, func(*request) []float32) error) (err error) {
-	if env.Executor == nil || len(env.Tokens) == 0 {
-		return &fault.Error{Op: p.Name(), Err: fault.As(fault.ErrMisuse, errors.New("no calibration tokens")), Hint: "give --calibration FILE, or --imatrix FILE"}
-	}
-	byPlace := map[[2]int][]*request{}
-	last := 0
-	for _, r := range chosen {
-		at := [2]int{r.t.Block, stageOf(r.t.Role)}
-		byPlace[at] = append(byPlace[at], r)
-		last = max(last, r.t.Block)
-	}
-	w, err := env.Executor.Start(ctx, m, env.Tokens)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, w.Close()) }()
-	for b := 0; b <= last; b++ {
-		for i, s := range ir.Stages {
-			list := byPlace[[2]int{b, i}]
-			if len(list) == 0 {
-				continue
-			}
+		err = walk(ctx, p.Name(), m, chosen, env, func(w ir.Walk, s ir.Stage, list []*request) error {
 			mean, err := meanSquares(ctx, w, s)
 			if err != nil {
 				return err
@@ -188,17 +153,13 @@ func (p *Wanda) walk(ctx context.Context, m *ir.Model, chosen []*request, env ir
 					return ir.Wrap(r.t, p.Name(), fmt.Errorf("%d inputs measured for %d columns", len(mean), r.t.Cols()))
 				}
 			}
-			if err := swap(list, func(*request) []float32 { return mean }); err != nil {
-				return err
-			}
-		}
-		if b < last {
-			if err := w.Next(ctx); err != nil {
-				return err
-			}
-		}
+			return swap(list, func(*request) []float32 { return mean })
+		})
 	}
-	return nil
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
 }
 
 // meanSquares is the mean of x^2 of every input of a stage over all tokens, summed in float64 in the

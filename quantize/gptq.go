@@ -2,16 +2,12 @@ package quantize
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/obs"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 )
@@ -46,13 +42,6 @@ func init() {
 		},
 		New: func(base *RTN) ir.Pass { return &GPTQ{Base: base} },
 	})
-}
-
-// SecondMomentsFit reports whether GPTQ can solve a layer with so many inputs in memory bytes (0: no
-// limit); others are rounded to nearest. It takes second moments in float64, a copy to factor, and the
-// factor in float32, which may be half of the memory.
-func SecondMomentsFit(cols int, memory int64) bool {
-	return memory <= 0 || int64(cols)*int64(cols)*20 <= memory/2
 }
 
 // Name is "quantize.gptq".
@@ -91,7 +80,7 @@ func (g *GPTQ) Apply(ctx context.Context, m *ir.Model, p *ir.Plan, env ir.Env) (
 		return nil, err
 	}
 	defer walk.Close()
-	run := &gptqRun{GPTQ: g, m: m, env: env, res: res, source: source, k: kernels.For(env.ISA)}
+	run := &gptqRun{GPTQ: g, m: m, env: env, res: res, source: source, spill: ir.Spill{Dir: env.Work, Prefix: "gptq"}, k: kernels.For(env.ISA)}
 	if run.Damping == 0 {
 		run.Damping = 0.01
 	}
@@ -124,6 +113,7 @@ type gptqRun struct {
 	env    ir.Env
 	res    *ir.Result
 	source map[string]*ir.Tensor // the handles before Base
+	spill  ir.Spill
 	k      *kernels.Set
 	solved int
 }
@@ -169,7 +159,7 @@ func (g *gptqRun) stage(ctx context.Context, block int, roles []ir.Role, inputs 
 		return nil
 	}
 	cols := todo[0].Cols()
-	if !SecondMomentsFit(cols, g.env.Memory) {
+	if !obs.Fits(cols, g.env.Memory) {
 		for _, t := range todo {
 			reason := fmt.Sprintf("rounded to nearest: the second moments of %d inputs do not fit --max-memory", cols)
 			g.res.Notes = append(g.res.Notes, t.Name+": "+reason)
@@ -189,7 +179,7 @@ func (g *gptqRun) stage(ctx context.Context, block int, roles []ir.Role, inputs 
 	for i := range importance {
 		importance[i] = float32(h[i*cols+i] / float64(gram.Rows()))
 	}
-	problem, damping, err := newGPTQ(ctx, h, cols, g.Damping, g.env.Threads, g.k)
+	problem, err := obs.New(ctx, h, cols, obs.Options{ByEnergy: true, Damping: g.Damping, Threads: g.env.Threads}, g.k)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -201,7 +191,7 @@ func (g *gptqRun) stage(ctx context.Context, block int, roles []ir.Role, inputs 
 		return nil
 	}
 	for _, t := range todo {
-		if err := g.tensor(ctx, t, problem, damping, importance); err != nil {
+		if err := g.tensor(ctx, t, gptqProblem{problem}, importance); err != nil {
 			return err
 		}
 	}
@@ -209,14 +199,13 @@ func (g *gptqRun) stage(ctx context.Context, block int, roles []ir.Role, inputs 
 }
 
 // tensor solves one matrix, a band of rows at a time, and spills it.
-func (g *gptqRun) tensor(ctx context.Context, t *ir.Tensor, p *gptqProblem, damping float64, importance []float32) error {
+func (g *gptqRun) tensor(ctx context.Context, t *ir.Tensor, p gptqProblem, importance []float32) error {
 	info := storage.MustLookup(t.Type)
 	rowBytes, err := t.Type.RowBytes(t.Cols())
 	if err != nil {
 		return ir.Wrap(t, g.Name(), err)
 	}
-	path := g.spill(t)
-	f, err := os.Create(path + ".part")
+	f, err := g.spill.Create(t)
 	if err != nil {
 		return err
 	}
@@ -226,7 +215,7 @@ func (g *gptqRun) tensor(ctx context.Context, t *ir.Tensor, p *gptqProblem, damp
 	if err != nil {
 		return err
 	}
-	out := outcome{Damping: damping}
+	out := outcome{Damping: p.Damping}
 	var dst []byte
 	const band = 32 << 20
 	err = ir.EachBand(ctx, src, band, func(b ir.Band, x []float32) error {
@@ -237,22 +226,17 @@ func (g *gptqRun) tensor(ctx context.Context, t *ir.Tensor, p *gptqProblem, damp
 			return ir.Wrap(t, g.Name(), err)
 		}
 		out.Loss, out.Plain = out.Loss+loss, out.Plain+plain
-		if _, err := f.Write(dst); err != nil {
-			return &fault.Error{File: path, Op: "write", Err: err}
-		}
 		g.env.Progress.Add(srcBytes * int64(n) / int64(max(t.Rows(), 1)))
-		return nil
+		return f.Write(dst)
 	})
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(binary.Write(f, binary.LittleEndian, out), f.Sync(), f.Close()); err != nil {
-		return &fault.Error{File: path, Op: "write", Err: err}
-	}
-	if err := os.Rename(path+".part", path); err != nil {
+	made, err := f.Finish(&out)
+	if err != nil {
 		return err
 	}
-	return g.adopt(t, out)
+	return g.adopt(made, out)
 }
 
 // outcome is what solving a tensor gave besides its codes. It stands behind them in the spilled
@@ -268,77 +252,22 @@ func (o outcome) figures() map[string]float64 {
 	return f
 }
 
-// spill is the file that holds the finished tensor: its rows, then the outcome.
-func (g *gptqRun) spill(t *ir.Tensor) string {
-	return filepath.Join(g.env.Work, fmt.Sprintf("gptq-%x.bin", sha256.Sum256([]byte(t.Name)))) // names may hold any character
-}
-
-// resume adopts a tensor that an earlier run finished; its file appears by rename, so it is whole.
+// resume adopts a tensor that an earlier run finished.
 func (g *gptqRun) resume(t *ir.Tensor) (bool, error) {
-	rows, err := t.Bytes()
-	if err != nil {
-		return false, err
-	}
-	f, err := os.Open(g.spill(t))
-	if err != nil {
-		return false, nil //nolint:nilerr // not there: solve it
-	}
-	defer f.Close()
 	var out outcome
-	st, err := f.Stat()
-	if err != nil || st.Size() != rows+int64(binary.Size(out)) {
-		return false, nil //nolint:nilerr // of another shape or cut short: solve it again
-	}
-	if err := binary.Read(io.NewSectionReader(f, rows, int64(binary.Size(out))), binary.LittleEndian, &out); err != nil {
-		return false, &fault.Error{File: g.spill(t), Op: "read", Err: err}
+	made, err := g.spill.Open(t, &out)
+	if made == nil || err != nil {
+		return false, err
 	}
 	if n, err := g.source[t.Name].Bytes(); err == nil {
 		g.env.Progress.Add(n)
 	}
-	return true, g.adopt(t, out)
+	return true, g.adopt(made, out)
 }
 
 // adopt puts the spilled tensor into the model and its figures into the result.
-func (g *gptqRun) adopt(t *ir.Tensor, out outcome) error {
+func (g *gptqRun) adopt(made *ir.Tensor, out outcome) error {
 	g.solved++
-	g.res.Tensors[t.Name] = out.figures()
-	rowBytes, err := t.Type.RowBytes(t.Cols())
-	if err != nil {
-		return err
-	}
-	return g.m.Replace(t.With(t.Type, nil, &spilled{path: g.spill(t), info: storage.MustLookup(t.Type), rows: t.Rows(), rowBytes: rowBytes}))
-}
-
-// spilled is a Source over a file of encoded rows. It opens the file for each read, so that a model
-// of many tensors does not hold many descriptors.
-type spilled struct {
-	path     string
-	info     *storage.Info
-	rows     int
-	rowBytes int64
-}
-
-func (s *spilled) ReadRaw(_ context.Context, part ir.Part, dst []byte, lo, hi int) error {
-	if err := ir.CheckRange(s.rows, lo, hi); err != nil {
-		return err
-	}
-	if part != ir.PartData || int64(len(dst)) != int64(hi-lo)*s.rowBytes {
-		return fmt.Errorf("part %q of %d bytes asked of %d rows of %d bytes", part, len(dst), hi-lo, s.rowBytes)
-	}
-	f, err := os.Open(s.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = f.ReadAt(dst, int64(lo)*s.rowBytes)
-	return err
-}
-
-func (s *spilled) ReadRows(ctx context.Context, dst []float32, lo, hi int) error {
-	raw := make([]byte, int64(hi-lo)*s.rowBytes)
-	if err := s.ReadRaw(ctx, ir.PartData, raw, lo, hi); err != nil {
-		return err
-	}
-	s.info.Decode(dst, raw)
-	return nil
+	g.res.Tensors[made.Name] = out.figures()
+	return g.m.Replace(made)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/obs"
 	"github.com/pare-dev/pare/internal/storage"
 )
 
@@ -37,16 +38,21 @@ var integers = &storage.Info{
 	},
 }
 
+func factored(h []float64, cols int, damping float64, threads int, k *kernels.Set) (gptqProblem, error) {
+	p, err := obs.New(context.Background(), h, cols, obs.Options{ByEnergy: true, Damping: damping, Threads: threads}, k)
+	return gptqProblem{p}, err
+}
+
 // The worked example of the method: H = [[2,1],[1,2]], w = [.6,.6]. Rounding to nearest gives
 // [1,1] and costs 0.96; GPTQ rounds the first up, lowers the second to 0.4 and ends at [1,0], 0.56.
 func TestGPTQByHand(t *testing.T) {
 	for _, k := range kernels.All() {
-		p, _, err := newGPTQ(context.Background(), []float64{2, 1, 1, 2}, 2, 0, 1, k)
+		p, err := factored([]float64{2, 1, 1, 2}, 2, 0, 1, k)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, want := range []float64{.81650, -.40825, 0, .70711} {
-			if got := float64(p.upper.Data[i]); math.Abs(got-want) > 1e-5 {
+			if got := float64(p.Upper.Data[i]); math.Abs(got-want) > 1e-5 {
 				t.Errorf("%s: U[%d] = %v, want %v", k.Level(), i, got, want)
 			}
 		}
@@ -98,9 +104,9 @@ func TestGPTQLossIsTrue(t *testing.T) {
 	for _, k := range kernels.All() {
 		var first []byte
 		for _, threads := range []int{1, 2} {
-			p, damping, err := newGPTQ(context.Background(), append([]float64(nil), h...), cols, 0.01, threads, k)
-			if err != nil || damping != 0.01 {
-				t.Fatal(damping, err)
+			p, err := factored(append([]float64(nil), h...), cols, 0.01, threads, k)
+			if err != nil || p.Damping != 0.01 {
+				t.Fatal(p, err)
 			}
 			dst := make([]byte, rows*cols)
 			loss, plain, err := p.solve(context.Background(), dst, append([]float32(nil), w...), rows, integers, nil, threads)
@@ -170,7 +176,7 @@ func TestGPTQOfUncorrelatedInputsIsRounding(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, _, err := newGPTQ(context.Background(), append([]float64(nil), h...), cols, 0, 1, kernels.For("portable"))
+		p, err := factored(append([]float64(nil), h...), cols, 0, 1, kernels.For("portable"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,10 +196,10 @@ func TestGPTQOfUncorrelatedInputsIsRounding(t *testing.T) {
 // A second-moment matrix of too few tokens is singular: damping rises until it can be factored.
 func TestGPTQRaisesDamping(t *testing.T) {
 	h := []float64{1, 1 + 1e-9, 1 + 1e-9, 1}
-	if _, d, err := newGPTQ(context.Background(), h, 2, 1e-12, 1, kernels.For("portable")); err != nil || d <= 1e-12 || d > 1 {
-		t.Errorf("damping %v, err %v", d, err)
+	if p, err := factored(h, 2, 1e-12, 1, kernels.For("portable")); err != nil || p.Damping <= 1e-12 || p.Damping > 1 {
+		t.Errorf("%v, err %v", p, err)
 	}
-	if _, _, err := newGPTQ(context.Background(), []float64{math.NaN()}, 1, 0.01, 1, kernels.For("portable")); err == nil {
+	if _, err := factored([]float64{math.NaN()}, 1, 0.01, 1, kernels.For("portable")); err == nil {
 		t.Error("NaN moments accepted")
 	}
 }
@@ -216,7 +222,7 @@ func TestGPTQKeepsZeros(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, _, err := newGPTQ(context.Background(), append([]float64(nil), h...), cols, 0.01, 1, kernels.For("portable"))
+		p, err := factored(append([]float64(nil), h...), cols, 0.01, 1, kernels.For("portable"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -53,7 +53,7 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	f.StringVar(&fl.method, "method", "", "how codes are chosen: "+strings.Join(quantize.MethodNames(), " or ")+"; default gptq for 4-bit types when there is calibration text")
 	f.StringArrayVar(&fl.keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts")
 	f.BoolVar(&fl.archive, "archive", false, "write each package as one file, NAME.pare")
-	f.StringVar(&fl.prune, "prune", "", "prune by `METHOD`: magnitude or wanda")
+	f.StringVar(&fl.prune, "prune", "", "prune by `METHOD`: "+strings.Join(prune.MethodNames(), ", "))
 	f.Var(&fl.sparsity, "sparsity", "share of weights to prune, 0.5 or 50%")
 	f.StringVar(&fl.pattern, "pattern", "", "prune in a pattern `N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringArrayVar(&fl.only, "only", nil, "prune tensors that match `PATTERN`; repeat it for several")

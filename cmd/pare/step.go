@@ -154,14 +154,16 @@ func (a *app) pruneCmd() *cobra.Command {
 	var method, pattern, scope, imatrix string
 	var share ratio
 	var only, skip, calibration []string
+	var noRefit bool
 	c := &cobra.Command{
 		Use:   "prune MODEL",
 		Short: "Set the least important weights of a model to zero",
 		Long: `Set the least important weights of a model to zero: the smallest (magnitude), or those that matter
-least for the inputs that a text gives (wanda). Zeros save neither bytes nor time in dense formats;
+least for the inputs that a text gives (wanda), or those that the others can replace best, which are changed to do so (sparsegpt). Zeros save neither bytes nor time in dense formats;
 the report says what the chosen format makes of them.`,
 		Example: `  pare prune books-llama/model --method magnitude --sparsity 30% -o books-pruned
-  pare prune books-llama/model --method wanda --pattern 2:4 --imatrix books-llama/imatrix.gguf -o books-2of4`,
+  pare prune books-llama/model --method wanda --pattern 2:4 --imatrix books-llama/imatrix.gguf -o books-2of4
+  pare prune books-llama/model --method sparsegpt --sparsity 50% --calibration books-llama/text/calibration.txt -o books-half`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := prunePass(method, share, pattern, only)
@@ -169,6 +171,9 @@ the report says what the chosen format makes of them.`,
 				return err
 			}
 			p.Skip, p.Scope = skip, scope
+			if noRefit {
+				p.Refit = new(bool)
+			}
 			r := &recipe.Recipe{Source: recipe.Source{Model: args[0], Dtype: "keep"}, Passes: []recipe.Pass{p}}
 			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix}
 			return a.step(cmd.Context(), build.Step{Recipe: r}, &fl)
@@ -176,13 +181,14 @@ the report says what the chosen format makes of them.`,
 	}
 	fl.register(c)
 	f := c.Flags()
-	f.StringVar(&method, "method", "magnitude", strings.Join(prune.MethodNames(), " or "))
+	f.StringVar(&method, "method", "magnitude", strings.Join(prune.MethodNames(), ", "))
 	f.Var(&share, "sparsity", "share of weights to prune, 0.5 or 50%")
 	f.StringVar(&pattern, "pattern", "", "`N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringVar(&scope, "scope", "", "what competes: row, layer or global; default layer")
+	f.BoolVar(&noRefit, "no-refit", false, "sparsegpt: do not fit the kept weights once more")
 	f.StringArrayVar(&only, "only", nil, "tensors that match `PATTERN`; default all matrices of blocks; repeat it for several")
 	f.StringArrayVar(&skip, "skip", nil, "leave tensors that match `PATTERN` alone; repeat it for several")
-	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that wanda learns from; repeat it for several")
+	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that wanda and sparsegpt learn from; repeat it for several")
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	complete(c, "method", prune.MethodNames()...)
 	complete(c, "pattern", "2:4", "4:8")

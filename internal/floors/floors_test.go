@@ -10,7 +10,7 @@ const module = "github.com/pare-dev/pare/"
 
 // floor is where a package stands. A package may import what stands strictly lower.
 //
-//	0    internal: fault; then progress, cpu, human; then par; then kernels; then storage; then the rest
+//	0    internal: fault; then progress, cpu, human; then par; then kernels; then storage; then the rest; then obs
 //	10   formats/<name>: the bytes of one format
 //	19   ir/graph; ir/rewrite above it
 //	20   ir, and the rest of ir/* above it
@@ -36,6 +36,8 @@ func floor(pkg string) float64 {
 			return 2
 		case "storage":
 			return 3
+		case "obs":
+			return 5
 		case "peers":
 			return 60
 		case "peers/synth":

@@ -99,8 +99,10 @@ func checkPasses(passes []recipe.Pass, adapters bool) (errs []error) {
 		switch {
 		case p.Use == "lora.merge" && !adapters:
 			bad(p.Use, "name the adapters in [source]", "there is no adapter to merge")
-		case p.Use == "lora.merge" && (p.Sparsity != nil || p.Pattern != "" || p.Scope != "" || p.Only != nil || p.Skip != nil || p.Schedule != nil):
+		case p.Use == "lora.merge" && (p.Sparsity != nil || p.Pattern != "" || p.Scope != "" || p.Only != nil || p.Skip != nil || p.Schedule != nil || p.Refit != nil):
 			bad(p.Use, "its options stand in [source]", "the merge takes no options here")
+		case p.Refit != nil && !*p.Refit && p.Use != "prune.sparsegpt":
+			bad(p.Use, "leave it out", "refit = false where no weights are changed")
 		}
 	}
 	return errs

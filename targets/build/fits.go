@@ -8,6 +8,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/obs"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/quantize"
@@ -86,7 +87,7 @@ func (e *engine) cramped(j *job, m *ir.Model) {
 	}
 	matrices := 0
 	for _, t := range m.Tensors() {
-		if t.Role.Linear() && !quantize.SecondMomentsFit(t.Cols(), e.passMemory()) {
+		if t.Role.Linear() && !obs.Fits(t.Cols(), e.passMemory()) {
 			matrices++
 			if !slices.Contains(j.rounded, t.Cols()) {
 				j.rounded = append(j.rounded, t.Cols())

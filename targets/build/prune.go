@@ -15,6 +15,7 @@ func (e *engine) prunePass(i int) (ir.Pass, error) {
 	if p.Sparsity != nil {
 		o.Sparsity = float64(*p.Sparsity)
 	}
+	o.NoRefit = p.Refit != nil && !*p.Refit
 	for _, s := range p.Schedule {
 		o.Schedule = append(o.Schedule, prune.Share{Match: s.Match, Sparsity: float64(s.Sparsity)})
 	}

@@ -157,7 +157,10 @@ func needsRun(r *recipe.Recipe) bool {
 // prunesByActivations says that what is pruned depends on a run of the model, so that the bytes of
 // every target do.
 func prunesByActivations(r *recipe.Recipe) bool {
-	return r.Calibration.Imatrix == "" && slices.ContainsFunc(r.Passes, func(p recipe.Pass) bool { m := prune.Lookup(p.Use); return m != nil && m.Learns })
+	return slices.ContainsFunc(r.Passes, func(p recipe.Pass) bool {
+		m := prune.Lookup(p.Use)
+		return m != nil && (m.Runs || m.Learns && r.Calibration.Imatrix == "")
+	})
 }
 
 // onlySize says that a gate needs no run of the models.

@@ -82,6 +82,7 @@ type Pass struct {
 	Only     []string `json:"only,omitempty" doc:"tensor patterns; default all block matrices"`
 	Skip     []string `json:"skip,omitempty" doc:"tensor patterns left alone"`
 	Schedule []Share  `json:"schedule,omitempty" doc:"sparsity for some layers; the first match counts"`
+	Refit    *bool    `json:"refit,omitempty" doc:"prune.sparsegpt: fit the kept weights once more, all together; true unless said"`
 }
 
 // Share sets a sparsity for the tensors that a pattern matches.
