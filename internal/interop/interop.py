@@ -6,6 +6,8 @@
                                           llama.cpp's own quantizer
     interop.py encoders CACHE PARE        a published text encoder (84 MB are fetched): its embeddings against PyTorch's, its
                                           GGUF files in llama.cpp
+    interop.py graphs  CACHE PARE         quantized ONNX graphs in ONNX Runtime, also on an emulated processor without AVX-512; graphs that
+                                          its tools quantize, in pare
     interop.py torch   CACHE PARE         GPU folders in transformers with compressed-tensors, on the CPU (a large install)
     interop.py setup   CACHE              install what gguf needs, and stop
 
@@ -19,7 +21,7 @@ import sys
 import install
 
 if __name__ == "__main__":
-    verbs = {"gguf": (2, 3), "encoders": (2, 2), "torch": (2, 2), "setup": (1, 1)}
+    verbs = {"gguf": (2, 3), "encoders": (2, 2), "graphs": (2, 2), "torch": (2, 2), "setup": (1, 1)}
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb not in verbs or not verbs[verb][0] <= len(sys.argv) - 2 <= verbs[verb][1]:
         sys.exit(__doc__)
@@ -27,6 +29,7 @@ if __name__ == "__main__":
     os.environ |= {"NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
     if verb == "setup":
         install.llama(paths[0])
+        install.onnx(paths[0])
     elif verb == "gguf":
         import llamacpp
 
@@ -35,6 +38,10 @@ if __name__ == "__main__":
         import encoders
 
         encoders.prove(*paths)
+    elif verb == "graphs":
+        import graphs
+
+        graphs.prove(*paths)
     else:
         import gpu
 

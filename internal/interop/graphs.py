@@ -1,0 +1,134 @@
+"""Graphs that pare quantizes, in the real ONNX Runtime, natively and on an emulated processor without AVX-512; graphs that ONNX
+Runtime's own tools quantize, in pare."""
+import json
+import shutil
+
+import install
+from common import HERE, ROOT, check, finish, quiet, run, step
+
+GRAPHS = ROOT / "testdata" / "graphs"
+MODELS = {"mnist": "mnist/mnist-8.onnx", "yunet": "yunet/yunet_n_320_320.onnx", "magika": "magika/model.onnx", "dtln": "dtln/model_1.onnx", "silero": "silero/silero_vad_16k_op15.onnx"}
+LABELS = GRAPHS / "mnist/labels-idx1-ubyte.gz"
+RECIPE = '[preprocess.input_3]\nstate = "tf_op_layer_stack_2"\n'  # of DTLN
+
+# What is quantized, how, the least signal to noise in decibels of one program's outputs against the other's, and operators that must
+# be left when ONNX Runtime has optimized the graph: the proof that its kernels for integers took it. Small differences are
+# of two kinds: a tie that is rounded the other way moves later layers by a step, and what grows with a state.
+QUANTIZED = [
+    ("mnist", "uint8", 60, {"QLinearConv": 2, "QGemm": 1}),
+    ("mnist", "int8", 60, {"QLinearConv": 2, "QGemm": 1}),
+    ("mnist", "int16", 80, {"Conv": 2, "Gemm": 1}),
+    ("yunet", "uint8", 30, {"QLinearConv": 59, "QLinearAdd": 2}),
+    ("yunet", "int16", 60, {"Conv": 59}),
+    ("silero", "uint8", 60, {"QLinearConv": 6}),
+    ("dtln", "uint8", 60, {"Gemm": 1}),
+    ("dtln", "dynamic-int8", 60, {"DynamicQuantizeMatMul": 1}),
+    ("dtln", "dynamic-uint8", 60, {"DynamicQuantizeMatMul": 1}),
+    ("dtln", "int4-32", 80, {"MatMulNBits": 1}),
+    ("dtln", "int8-128", 80, {"MatMulNBits": 1}),
+    ("magika", "uint8", 25, {"QLinearConv": 1, "QLinearMatMul": 1, "QGemm": 1}),
+    ("magika", "dynamic-int8", 25, {"DynamicQuantizeMatMul": 2}),
+    ("magika", "int4-32", 35, {"MatMulNBits": 2}),
+]
+# What ONNX Runtime's tools write, and the same bound.
+THEIRS = [
+    ("mnist", "qoperator", 60), ("mnist", "qoperator-s8", 60), ("mnist", "dynamic", 60),
+    ("yunet", "qoperator", 25), ("yunet", "qoperator-s8", 25), ("yunet", "dynamic", 25),
+    ("magika", "qoperator", 60), ("magika", "dynamic", 20),
+]
+# Of these each layer by itself, to one step. Magika is left out: its norms subtract sums of squares that are nearly equal.
+LAYERS = ("mnist-uint8", "mnist-int8", "yunet-uint8")
+SAME = 0.99  # of the samples of a classifier must get the same class
+FLOATS = 1e-3  # how far floats of one layer may be apart, as part of the largest
+
+
+def given(flag, kind, work):
+    """How pare is told where samples of a kind of model are."""
+    name, path, recipe = {
+        "mnist": ("Input3=", GRAPHS / "mnist/images-idx3-ubyte.gz", None),
+        "yunet": ("", GRAPHS / "yunet/astronaut.png", GRAPHS / "yunet/recipe.toml"),
+        "magika": ("", work / "magika-in.npy", None),
+        "dtln": ("input_2=", GRAPHS / "dtln/magnitudes.npy", work / "dtln.toml"),
+        "silero": ("input=", GRAPHS / "silero/speech.wav", GRAPHS / "silero/recipe.toml"),
+    }[kind]
+    return [flag, f"{name}{path}"] + (["-r", recipe] if recipe else [])
+
+
+class Work:
+    """A folder with samples, and the programs on both sides."""
+
+    def __init__(self, pare, python, folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.pare, self.python, self.folder = pare, python, folder
+        (folder / "dtln.toml").write_text(RECIPE)
+        self.judge("inputs", GRAPHS, folder)
+
+    def judge(self, verb, *args, wrapper=()):
+        return run(*wrapper, self.python, HERE / "ortrun.py", verb, *args)
+
+    def jobs(self, verb, jobs, wrapper=()):
+        path = self.folder / f"{verb}.json"
+        path.write_text(json.dumps(jobs, default=str))
+        return self.judge(verb, path, wrapper=wrapper)
+
+    def quantize(self, kind, how):
+        model = self.folder / f"{kind}-{how}.onnx"
+        learn = given("--calibration", kind, self.folder) if how in ("uint8", "int8", "int16") else []
+        quiet(self.pare, "quantize", GRAPHS / MODELS[kind], "--type", how, "-o", model, *learn)
+        return model
+
+    def ours(self, kind, model):
+        """pare runs a model over the samples; what comes back is a job for the other side."""
+        out = self.folder / "pare" / model.stem
+        run(self.pare, "run", model, *given("--input", kind, self.folder), "--save-output", out, "-q")
+        job = {"kind": kind, "model": model, "samples": self.folder / f"{kind}.npy", "ours": out, "out": self.folder / "ort" / model.stem,
+               "optimized": self.folder / "optimized" / model.name}
+        job["optimized"].parent.mkdir(exist_ok=True)
+        return job | {"theirs": job["out"]} | {"mnist": {"classes": 10, "labels": LABELS}, "magika": {"classes": 214}}.get(kind, {})
+
+    def cut(self, kind, model):
+        """Every layer of a model by itself, as pare computes it."""
+        out = self.folder / "cut" / model.stem
+        names = json.loads(self.judge("cut", model, self.folder / f"{kind}.npy", kind, out))
+        inputs = [a for n in names for a in ("--input", f"{n}={out / 'codes' / n}.npy")]
+        run(self.pare, "run", out / "cut.onnx", *inputs, "--save-output", out / "pare", "-q")
+        return out
+
+    def compare(self, jobs, leasts, where=""):
+        for j, got, least in zip(jobs, json.loads(self.jobs("compare", jobs)), leasts):
+            name = j["model"].stem + where
+            told = f"signal to noise {got['db']:.1f} dB (at least {least})"
+            ok = got["db"] >= least
+            if "agree" in got:
+                told, ok = f"{told}, {100 * got['agree']:g} % of {got['samples']} clear samples in the same class", ok and got["agree"] >= SAME
+            if "right" in got:
+                told, ok = f"{told}, right {100 * got['right'][0]:.2f} % in pare and {100 * got['right'][1]:.2f} % there", ok and abs(got["right"][0] - got["right"][1]) <= 1 - SAME
+            check(name, ok, told)
+            for op, n in j.get("counts", {}).items():
+                check(f"{name}: {op}", got["operators"].get(op, 0) >= n, f"{got['operators'].get(op, 0)} after optimization (at least {n})")
+
+
+def layers(what, got):
+    check(what, got["codes"] > 0 and got["steps"] <= 1 and got["floats"] <= FLOATS,
+          f"{got['codes']} codes, {got['differ']} differ, by at most {got['steps']} step (limit 1); floats by {got['floats']:.1e} (limit {FLOATS:g})")
+
+
+def prove(cache, pare):
+    step("install")
+    install.onnx(cache)
+    w = Work(pare, install.python(cache, "venv-onnx"), cache / "work-graphs")
+    step("pare quantizes, ONNX Runtime runs")
+    jobs = [w.ours(kind, w.quantize(kind, how)) | {"counts": counts} for kind, how, _, counts in QUANTIZED]
+    w.jobs("run", jobs)
+    w.compare(jobs, [least for _, _, least, _ in QUANTIZED])
+    step("layer by layer")
+    for j in jobs:
+        if j["model"].stem in LAYERS:
+            layers(f"{j['model'].stem}, each layer", json.loads(w.judge("steps", w.cut(j["kind"], j["model"]))))
+    step("ONNX Runtime quantizes, pare runs")
+    w.judge("quantize", GRAPHS, w.folder)
+    jobs = [w.ours(kind, w.folder / f"ort-{kind}-{how}.onnx") for kind, how, _ in THEIRS]
+    w.jobs("run", jobs)
+    w.compare(jobs, [least for _, _, least in THEIRS])
+    finish()
