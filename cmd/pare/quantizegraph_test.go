@@ -24,6 +24,14 @@ func TestQuantizeGraph(t *testing.T) {
 	if len(got["layers"].([]any)) < 2 {
 		t.Errorf("layers %v", got["layers"])
 	}
+	// what scikit-learn says is tested where it is computed; here, that labels reach it
+	if f1 := realOf(t, task["f1"].(map[string]any)["original"]); f1 < 0.98 || f1 > 0.99 {
+		t.Errorf("F1 %v", f1)
+	}
+	ok(t, dir, "verify", "mnist/mnist-8.onnx", "mnist/mnist-8.onnx", "--samples", images, "--save-output", "saved", "--gate", "cosine=1")
+	for _, side := range []string{"original", "package"} { // ONNX Runtime's logits, testdata/graphs/README.md
+		same(t, filepath.Join(dir, "saved", side, "Plus214_Output_0.npy"), filepath.Join(dir, "mnist", "logits.npy"), 1e-4)
+	}
 	if d := pare(t, dir, append(verify, "sqnr_db=80")...); d.code != exitGate {
 		t.Errorf("exit code %d\n%s", d.code, d.err)
 	}

@@ -33,6 +33,8 @@ type verifyFlags struct {
 	write       int
 	labels      string
 	layers      bool
+	save        string
+	force       bool
 	graph       inputFlags
 	changed     func(flag string) bool
 }
@@ -67,6 +69,11 @@ signal to error, and, with labels, how often they are right. With --gate the exi
 	f.StringArrayVar(&fl.graph.inputs, "samples", nil, "`FILE` or folder that graphs are compared on: .npy, idx, pictures, sounds; NAME=FILE where there are several inputs; repeat it for several")
 	f.StringVar(&fl.labels, "labels", "", "`FILE` with the right class of every sample: .npy, idx, or a number a line")
 	f.BoolVar(&fl.layers, "layers", false, "compare also values inside of graphs that have the same name in both")
+	f.StringVar(&fl.save, "save-output", "", "write every output of graphs to `FOLDER`/original and FOLDER/package as float .npy [samples, ...], for metrics that pare does not have, such as mAP")
+	f.BoolVar(&fl.force, "force", false, "replace what lies in --save-output")
+	for _, name := range []string{"samples", "labels", "save-output"} {
+		f.Lookup(name).Annotations = map[string][]string{noEnv: {"input"}}
+	}
 	fl.graph.register(c)
 	completeGates(c)
 	complete(c, "undecided", fl.undecided.of...)
@@ -101,8 +108,10 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 	if first.Graph != nil || second.Graph != nil {
 		return a.verifyGraphs(ctx, first, second, [2]string{original, pkg}, limits, fl)
 	}
-	if len(fl.graph.inputs) > 0 {
-		return errors.Join(flagFault("samples", misusef("these are no graphs: compare them on a text, with --text")), first.Close(), second.Close())
+	for _, name := range []string{"samples", "labels", "layers", "save-output"} {
+		if fl.changed(name) {
+			return errors.Join(flagFault(name, misusef("these are no graphs: compare them on a text, with --text")), first.Close(), second.Close())
+		}
 	}
 	if first.Encoder != nil || second.Encoder != nil {
 		return a.verifyEncoders(ctx, first, second, [2]string{original, pkg}, limits, fl)

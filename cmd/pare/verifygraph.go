@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/ir/graph"
+	"github.com/pare-dev/pare/runner/eval"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/recipe"
 	"github.com/pare-dev/pare/targets/report"
@@ -18,7 +21,7 @@ import (
 )
 
 // graphGates are the limits on graphs.
-var graphGates = []string{"sqnr_db", "accuracy_drop", "top1", "size_ratio"}
+var graphGates = []string{"sqnr_db", "cosine", "top1", "accuracy_drop", "f1_drop", "auc_drop", "size_ratio"}
 
 // verifyGraphs compares two open graphs on samples, and closes them.
 func (a *app) verifyGraphs(ctx context.Context, orig, made *ir.Model, paths [2]string, limits recipe.Gate, fl *verifyFlags) error {
@@ -73,7 +76,14 @@ func (a *app) verifyGraphs(ctx context.Context, orig, made *ir.Model, paths [2]s
 	sink := a.progressSink()
 	sink.Stage("verify", int64(set.Len()), "samples")
 	c.Progress = func() { sink.Add(1) }
-	if err := c.Run(ctx, &first.Network, &second.Network, set); err != nil {
+	keep := saved{}
+	if fl.save != "" {
+		if err := keep.files(fl.save, fl.force, first.Program.Graph.Outputs); err != nil {
+			return err
+		}
+		c.Save = func(k, i int, original, made eval.Value) error { return keep.add(k, i, set.Len(), original, made) }
+	}
+	if err := errors.Join(c.Run(ctx, &first.Network, &second.Network, set), keep.close()); err != nil {
 		return err
 	}
 	c.Result.Judge(limits.Limits(), verify.Bytes{Original: orig.FileBytes, Package: made.FileBytes})
@@ -82,6 +92,40 @@ func (a *app) verifyGraphs(ctx context.Context, orig, made *ir.Model, paths [2]s
 		return err
 	}
 	return gateError(c.Result.Gate, fl.undecided.value)
+}
+
+// saved are the outputs of both graphs in files: original/NAME.npy and package/NAME.npy, all samples of each.
+type saved [2]graphRun
+
+func (s *saved) files(dir string, force bool, outputs []*graph.Value) error {
+	for side, name := range []string{"original", "package"} {
+		for _, v := range outputs {
+			s[side].Outputs = append(s[side].Outputs, graphOutput{Name: v.Name})
+		}
+		if err := s[side].files(filepath.Join(dir, name), force); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *saved) add(k, i, n int, values ...eval.Value) error {
+	for side, v := range values {
+		if err := s[side].Outputs[k].add(i, n, v, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *saved) close() error {
+	var errs []error
+	for side := range s {
+		for k := range s[side].Outputs {
+			errs = append(errs, s[side].Outputs[k].close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func graphTable(r *verify.Graphs) *table {
@@ -97,7 +141,15 @@ func graphText(w io.Writer, r *verify.Graphs) {
 	_ = graphTable(r).text(w) // a closed stdout is found by the next write
 	fmt.Fprintf(w, "size        %s → %s  %s\n", human.Bytes(r.Bytes.Original), human.Bytes(r.Bytes.Package), times(float64(r.Bytes.Package)/float64(max(1, r.Bytes.Original))))
 	if t := r.Task; t != nil {
-		fmt.Fprintf(w, "accuracy    %s → %s  (95 %%: at least %s)  top-5 %s → %s\n", human.Percent(t.Original, 2), human.Percent(t.Package, 2), human.Percent(t.Lower95, 2), human.Percent(t.OriginalTop5, 2), human.Percent(t.PackageTop5, 2))
+		more := ""
+		if t.OriginalTop5 < 1 || t.PackageTop5 < 1 { // of five classes or fewer it says nothing
+			more = fmt.Sprintf("  top-5 %s → %s", human.Percent(t.OriginalTop5, 2), human.Percent(t.PackageTop5, 2))
+		}
+		fmt.Fprintf(w, "accuracy    %s → %s  (95 %%: at least %s)%s\n", human.Percent(t.Original, 2), human.Percent(t.Package, 2), human.Percent(t.Lower95, 2), more)
+		fmt.Fprintf(w, "F1          %.4f → %.4f\n", t.F1.Original, t.F1.Package)
+		if t.AUC != nil {
+			fmt.Fprintf(w, "AUC         %.4f → %.4f\n", t.AUC.Original, t.AUC.Package)
+		}
 	}
 	if t := r.Top1; t != nil {
 		fmt.Fprintf(w, "top-1       %s rank the same class first  (95 %%: at least %s)\n", human.Percent(t.Agreement, 2), human.Percent(t.Lower95, 2))

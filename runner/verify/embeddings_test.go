@@ -51,7 +51,7 @@ func TestJudge(t *testing.T) {
 		t.Errorf("%v %+v %+v", err, same.Cosine, same.Neighbours)
 	}
 	for name, limit := range map[string]float64{"cosine_mean": 0.2, "retrieval": 0.2} {
-		if err := CheckLimits(Limits{name: limit}); err != nil || !atLeast(name) {
+		if err := CheckLimits(Limits{name: limit}); err != nil || !AtLeast(name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

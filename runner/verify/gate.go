@@ -52,7 +52,10 @@ var GateNames = map[string]string{
 	"cosine_mean":         "smallest mean cosine between embeddings of a text encoder, 0..1",
 	"retrieval":           "smallest share of texts that find the same nearest other text, 0..1",
 	"sqnr_db":             "smallest ratio of signal to error of any output of a graph, dB",
+	"cosine":              "smallest cosine between any output of a graph and the original's, 0..1",
 	"accuracy_drop":       "largest loss of accuracy of a graph on labelled samples, a fraction",
+	"f1_drop":             "largest loss of F1 of a graph on labelled samples, a fraction",
+	"auc_drop":            "largest loss of the area under the curve of a graph on labelled samples of two classes, a fraction",
 	"size_ratio":          "largest size against the original, a fraction",
 	"decode_speedup":      "smallest decode speed against the original, a ratio",
 	"prefill_speedup":     "smallest prefill speed against the original, a ratio",
@@ -69,7 +72,7 @@ func CheckLimits(l Limits) error {
 		if _, ok := GateNames[name]; !ok {
 			return &fault.Error{Op: "gate", Err: fault.As(fault.ErrMisuse, fmt.Errorf("no gate is called %q", name)), Hint: "choose " + strings.Join(known, ", ")}
 		}
-		if math.IsNaN(v) || v < 0 || v > 1 && (name == "top1" || name == "cosine_mean" || name == "retrieval") {
+		if math.IsNaN(v) || v < 0 || v > 1 && slices.Contains([]string{"top1", "cosine", "cosine_mean", "retrieval"}, name) {
 			return &fault.Error{Op: "gate", Err: fault.As(fault.ErrMisuse, fmt.Errorf("%s = %v is out of range: %s", name, v, GateNames[name]))}
 		}
 	}
@@ -130,7 +133,7 @@ type trial struct {
 func newTrial(c *Check, m Evidence) *trial {
 	c.Value, c.Bound, c.Level, c.Note = m.Value, m.Value, 1, ""
 	t := &trial{c: c, m: m, risk: risk / float64(max(1, m.Looks))}
-	least := atLeast(c.Name)
+	least := AtLeast(c.Name)
 	within := func(x float64) bool { return x <= c.Limit }
 	if least {
 		within = func(x float64) bool { return x >= c.Limit }
@@ -165,7 +168,7 @@ func (t *trial) failsAt(share int) bool {
 		return false
 	}
 	r := t.risk / float64(share)
-	t.c.Verdict, t.c.Level, t.c.Bound = Fail, 1-r, t.m.bound(r, !atLeast(t.c.Name))
+	t.c.Verdict, t.c.Level, t.c.Bound = Fail, 1-r, t.m.bound(r, !AtLeast(t.c.Name))
 	return true
 }
 
@@ -179,9 +182,9 @@ func limitsAccuracy(l Limits) bool {
 	return false
 }
 
-// atLeast says that a gate wants a large value.
-func atLeast(name string) bool {
-	return name == "top1" || name == "sqnr_db" || name == "cosine_mean" || name == "retrieval" || strings.HasSuffix(name, "_speedup")
+// AtLeast says that a gate wants a large value.
+func AtLeast(name string) bool {
+	return slices.Contains([]string{"top1", "sqnr_db", "cosine", "cosine_mean", "retrieval"}, name) || strings.HasSuffix(name, "_speedup")
 }
 
 func worse(a, b Verdict) Verdict {

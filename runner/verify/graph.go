@@ -21,6 +21,8 @@ type Graphs struct {
 
 	same, diff []float64
 	hits       [2][2]int // [original, package][top-1, top-5]
+	rows       []row     // those that have labels
+	classes    int       // 2 for a single score
 }
 
 // OutputError is how far a value of the package is from that of the original, over all samples.
@@ -33,7 +35,8 @@ type OutputError struct {
 	aa, bb, ab, ee float64
 }
 
-// Task is how well both do what they were trained for: the share of rows whose label is ranked first.
+// Task is how well both do what they were trained for: the share of rows whose label is ranked first. Of a
+// network with a single score, a probability, it is the share for which that lies on the right side of 0.5.
 // Bounds are Wilson's, one-sided, of the package's share.
 type Task struct {
 	Metric   string  `json:"metric"`
@@ -45,6 +48,10 @@ type Task struct {
 	// shares of rows whose label is among the first five
 	OriginalTop5 float64 `json:"original_top5"`
 	PackageTop5  float64 `json:"package_top5"`
+	// F1 of class 1 where there are two, else the mean over classes (macro). AUC is the area under the receiver
+	// operating characteristic, of two classes that both occur.
+	F1  Pair  `json:"f1"`
+	AUC *Pair `json:"auc,omitempty"`
 }
 
 // Add compares one tensor.
@@ -73,19 +80,30 @@ func (o *OutputError) sum() {
 }
 
 // AddRow compares how both rank classes; label is negative when nobody knows the right one. Of equal scores the
-// first class is ranked first.
+// first class is ranked first. A single score is the probability of class 1 of two.
 func (r *Graphs) AddRow(a, b []float64, label int) {
+	l := row{label: label}
+	for side, x := range [][]float64{a, b} {
+		l.took[side], l.score[side] = decide(x)
+	}
 	same := 0.0
-	if rank(a, -1) == rank(b, -1) {
+	if l.took[0] == l.took[1] {
 		same = 1
 	}
 	r.same = append(r.same, same)
 	if label < 0 {
 		return
 	}
+	r.rows, r.classes = append(r.rows, l), max(2, len(a))
 	var right [2]float64
 	for side, x := range [][]float64{a, b} {
-		switch place := rank(x, label); {
+		place := 0
+		if len(x) > 1 {
+			place = rank(x, label)
+		} else if l.took[side] != label {
+			place = 1
+		}
+		switch {
 		case place == 0:
 			r.hits[side][0]++
 			right[side] = 1
@@ -119,10 +137,10 @@ func rank(x []float64, class int) int {
 
 // Judge makes figures of what was added and applies limits. sizes are those of the files.
 func (r *Graphs) Judge(l Limits, sizes Bytes) {
-	least := math.Inf(1)
+	least, cosine := math.Inf(1), math.Inf(1)
 	for i := range r.Outputs {
 		r.Outputs[i].sum()
-		least = min(least, r.Outputs[i].SQNR)
+		least, cosine = min(least, r.Outputs[i].SQNR), min(cosine, r.Outputs[i].Cosine)
 	}
 	for i := range r.Layers {
 		r.Layers[i].sum()
@@ -130,7 +148,7 @@ func (r *Graphs) Judge(l Limits, sizes Bytes) {
 	r.Bytes = sizes
 	known := map[string]Evidence{"size_ratio": Exact(float64(sizes.Package) / float64(max(sizes.Original, 1)))}
 	if len(r.Outputs) > 0 {
-		known["sqnr_db"] = Exact(least)
+		known["sqnr_db"], known["cosine"] = Exact(least), Exact(cosine)
 	}
 	share := func(x []float64) (float64, []float64) {
 		sum := 0.0
@@ -152,6 +170,12 @@ func (r *Graphs) Judge(l Limits, sizes Bytes) {
 		r.Task = t
 		drop, ones := share(r.diff)
 		known["accuracy_drop"] = Evidence{Value: drop, Resamples: estimateRatio(r.diff, ones).at, Units: n}
+		t.F1, known["f1_drop"] = f1Scores(r.rows, r.classes)
+		if r.classes == 2 {
+			if p, e, ok := areas(r.rows); ok {
+				t.AUC, known["auc_drop"] = &p, e
+			}
+		}
 	}
 	r.Gate = Evaluate(l, known)
 }

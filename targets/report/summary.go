@@ -200,11 +200,10 @@ func (t *Target) VerdictReason() string {
 
 // CheckText says how a limit was met or missed: "kl_mean 0.412 > 0.1 (95 % bound 0.395)".
 func CheckText(c verify.Check) string {
-	least := c.Name == "top1" || strings.HasSuffix(c.Name, "_speedup")
 	sign := map[bool]map[verify.Verdict]string{
 		false: {verify.Pass: "≤", verify.Fail: ">", verify.Inconclusive: "?"},
 		true:  {verify.Pass: "≥", verify.Fail: "<", verify.Inconclusive: "?"},
-	}[least][c.Verdict]
+	}[verify.AtLeast(c.Name)][c.Verdict]
 	if c.Level == 0 { // nothing was weighed
 		return fmt.Sprintf("%s was not measured, limit %s", c.Name, human.Float(c.Limit))
 	}

@@ -18,6 +18,9 @@ type Comparison struct {
 	Labels []int // of the rows of scores, nil when there are none
 	// Progress is told after every sample; nil for silence.
 	Progress func()
+	// Save is given output k of sample i, of the original and of the package; nil keeps none. What it is given is
+	// gone with the next sample.
+	Save func(k, i int, original, made eval.Value) error
 
 	rows   int                  // compared so far
 	values map[string][]float64 // of the original, for the sample that runs
@@ -59,7 +62,12 @@ func (c *Comparison) Run(ctx context.Context, original, made *Network, set *Set)
 			return err
 		}
 		for k := range p {
-			if err := c.output(k, p[k], q[names[c.Result.Outputs[k].Name]]); err != nil {
+			other := q[names[c.Result.Outputs[k].Name]]
+			err := c.output(k, p[k], other)
+			if err == nil && c.Save != nil {
+				err = c.Save(k, i, p[k], other)
+			}
+			if err != nil {
 				return &fault.Error{File: made.Path, Op: "output " + c.Result.Outputs[k].Name, Err: err}
 			}
 		}
@@ -99,6 +107,9 @@ func (c *Comparison) output(k int, p, q eval.Value) error {
 	}
 	c.Result.Outputs[k].Add(x, y)
 	rows, classes := Scores(p.Tensor)
+	if c.Labels != nil && classes == 0 && p.Tensor.Type.Float() && len(p.Tensor.Shape) <= 2 && (len(p.Tensor.Shape) == 0 || p.Tensor.Shape[len(p.Tensor.Shape)-1] == 1) {
+		rows, classes = p.Tensor.Elems(), 1 // a probability each
+	}
 	if k > 0 || classes == 0 {
 		return nil
 	}
@@ -108,8 +119,8 @@ func (c *Comparison) output(k int, p, q eval.Value) error {
 			if c.rows >= len(c.Labels) {
 				return labelFault("%d labels, there are more samples", len(c.Labels))
 			}
-			if label = c.Labels[c.rows]; label < 0 || label >= classes {
-				return labelFault("label %d of sample %d is none of %d classes", label, c.rows, classes)
+			if label = c.Labels[c.rows]; label < 0 || label >= max(2, classes) {
+				return labelFault("label %d of sample %d is none of %d classes", label, c.rows, max(2, classes))
 			}
 		}
 		c.rows++
