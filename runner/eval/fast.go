@@ -30,6 +30,7 @@ type fast struct {
 const many = 1 << 20
 
 func (p *plan) speedUp() {
+	p.recognize()
 	f := &fast{
 		p: p, readers: make([]int, len(p.specs)), maker: make([]int, len(p.specs)),
 		pixels: make([]bool, len(p.specs)), other: map[int]int{}, gone: make([]bool, len(p.steps)),

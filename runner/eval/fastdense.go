@@ -15,11 +15,13 @@ func init() {
 // dense is a product of rows with constant weights, and with what follows it.
 type dense struct {
 	rows, in, out int
-	packed        *kernels.Conv
+	packed        []*kernels.Conv // of so many columns each, the last of the rest
+	cols          int
 	windows       kernels.Windows
 	finish        kernels.Finish
 	act           func(s *kernels.Set, x []float32)
-	items         int
+	bands, band   int // of rows
+	items, parts  int // how many, and of how many packed matrices, each
 	worker        *Worker
 	x, y          []float32
 	do            func(worker, item int)
@@ -78,14 +80,12 @@ func joinDense(f *fast, i int, s *step) (*step, int) {
 		name += " with bias"
 	}
 	set := s.node.prog.worker.Kernels
-	d.packed, _ = Once(&Call{node: s.node}, name, func() (*kernels.Conv, error) {
-		return set.NewDense(d.out, d.in, transposed, weights, bias), nil
+	d.cols = denseCols(d.in, d.out, s.node.prog.worker.Threads)
+	d.packed, _ = Once(&Call{node: s.node}, name, func() ([]*kernels.Conv, error) {
+		return packDense(set, d.in, d.out, d.cols, transposed, weights, bias), nil
 	})
-	d.windows = d.packed.Windows(0, d.in, 0)
-	d.items = max(1, min(4*s.node.prog.worker.Threads, d.rows*d.in*d.out/convPiece, (d.rows+11)/12))
-	if s.node.prog.worker.Threads == 1 {
-		d.items = 1
-	}
+	d.windows = d.packed[0].Windows(0, d.in, 0)
+	d.cut(s.node.prog.worker.Threads)
 	d.do = d.item
 	t.Run = d.run
 	return t, at
@@ -121,21 +121,76 @@ func (d *dense) run(w *Worker, in, out []*graph.Tensor) error {
 	return nil
 }
 
-func (d *dense) item(_, item int) {
-	cut := func(i int) int {
-		if i == d.items {
-			return d.rows
+// panel is a number of columns that every level's kernels take in whole panels.
+const panel = 64
+
+// denseCols is how many columns are packed together, so that threads can share them out. What decides it is the
+// same for every number of rows.
+func denseCols(in, out, threads int) int {
+	if threads == 1 || in*out < convPiece {
+		return out
+	}
+	return panel * max(1, (out+panel-1)/panel/(4*threads))
+}
+
+// packDense packs a matrix in parts of its columns.
+func packDense(set *kernels.Set, in, out, cols int, transposed bool, weights, bias []float32) []*kernels.Conv {
+	if !transposed && cols < out {
+		turned := make([]float32, len(weights))
+		set.Transpose(kernels.View(turned, out, in), kernels.View(weights, in, out))
+		weights, transposed = turned, true
+	}
+	var list []*kernels.Conv
+	for lo := 0; lo < out; lo += cols {
+		hi := min(lo+cols, out)
+		var b []float32
+		if bias != nil {
+			b = bias[lo:hi]
 		}
-		return d.rows * i / d.items / 12 * 12
+		list = append(list, set.NewDense(hi-lo, in, transposed, weights[lo*in:hi*in], b))
 	}
-	lo, hi := cut(item), cut(item+1)
-	if lo == hi {
-		return
+	return list
+}
+
+// denseBand is how many rows at most meet a part of the columns at a time: they stay in the second-level cache,
+// beside the part.
+const denseBand = 192
+
+// cut shares the product out: bands of rows by columns.
+func (d *dense) cut(threads int) {
+	d.bands = (d.rows + denseBand - 1) / denseBand
+	d.band = ((d.rows+d.bands-1)/d.bands + 11) / 12 * 12
+	d.bands = (d.rows + d.band - 1) / d.band
+	d.parts = len(d.packed)
+	if threads > 1 {
+		want := max(1, min(4*threads, d.rows*d.in*d.out/convPiece))
+		d.parts = max(1, len(d.packed)*d.bands/want)
+		if len(d.packed) == 1 { // rows are shared out instead
+			d.band = max(12, (d.rows/want+11)/12*12)
+			d.bands = (d.rows + d.band - 1) / d.band
+		}
 	}
-	y := d.y[lo*d.out : hi*d.out]
-	d.packed.Run(kernels.NewImage(y, 1, hi-lo, d.out), d.x[lo*d.in:], d.windows, d.finish)
-	if d.act != nil {
-		d.act(d.worker.Kernels, y)
+	d.items = d.bands * ((len(d.packed) + d.parts - 1) / d.parts)
+}
+
+func (d *dense) item(_, item int) {
+	groups := d.items / d.bands
+	lo, first := item/groups*d.band, item%groups*d.parts
+	hi, last := min(lo+d.band, d.rows), min(first+d.parts, len(d.packed))
+	from, to := first*d.cols, min(last*d.cols, d.out)
+	y := kernels.NewImage(d.y[lo*d.out:], 1, hi-lo, d.out)
+	for i, p := range d.packed[first:last] {
+		c := from + i*d.cols
+		p.Run(y.Channels(c, min(c+d.cols, d.out)), d.x[lo*d.in:], d.windows, d.finish)
+	}
+	switch {
+	case d.act == nil:
+	case from == 0 && to == d.out:
+		d.act(d.worker.Kernels, d.y[lo*d.out:hi*d.out])
+	default:
+		for r := lo; r < hi; r++ {
+			d.act(d.worker.Kernels, d.y[r*d.out+from:r*d.out+to])
+		}
 	}
 }
 
