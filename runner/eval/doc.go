@@ -21,7 +21,8 @@
 //
 // # Speed
 //
-// A plan is then rewritten (fast.go): convolutions and products with constant weights take what follows them into
+// A plan is then rewritten: functions that exporters write in many operators, such as attention and GELU, become
+// one step (recognize.go), and operators are joined (fast.go): convolutions and products with constant weights take what follows them into
 // their kernels, images between them lie with their channels together, and convolutions of single pixels with
 // the depthwise ones that read them are made a few rows at a time.
 //
