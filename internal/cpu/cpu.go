@@ -20,17 +20,19 @@ const (
 	AVXVNNI    Level = "avxvnni"    // amd64: AVX2 with AVX-VNNI
 	AVX512     Level = "avx512"     // amd64: AVX-512 F, BW, DQ, VL
 	AVX512VNNI Level = "avx512vnni" // amd64: AVX-512 with VNNI
+	AVX512BF16 Level = "avx512bf16" // amd64: AVX-512 with VNNI and dot products of bfloat16
 	NEON       Level = "neon"       // arm64 baseline
 	DotProd    Level = "dotprod"    // arm64 with SDOT and UDOT
 	I8MM       Level = "i8mm"       // arm64 with SMMLA and UMMLA as well
+	BF16       Level = "bf16"       // arm64 with dot products of bfloat16 as well
 )
 
 // below is the next lower level of each; one that is not named stands on Portable.
-var below = map[Level]Level{AVXVNNI: AVX2, AVX512: AVX2, AVX512VNNI: AVX512, DotProd: NEON, I8MM: DotProd}
+var below = map[Level]Level{AVXVNNI: AVX2, AVX512: AVX2, AVX512VNNI: AVX512, AVX512BF16: AVX512VNNI, DotProd: NEON, I8MM: DotProd, BF16: I8MM}
 
 // Levels lists every level there is, of all architectures.
 func Levels() []Level {
-	return []Level{Portable, AVX2, AVXVNNI, AVX512, AVX512VNNI, NEON, DotProd, I8MM}
+	return []Level{Portable, AVX2, AVXVNNI, AVX512, AVX512VNNI, AVX512BF16, NEON, DotProd, I8MM, BF16}
 }
 
 // Below is the level that l stands on: it has every instruction of it. Portable stands on itself.

@@ -2,10 +2,11 @@
 
 #include "textflag.h"
 
-// func features() (ecx uint32)
-TEXT ·features(SB), NOSPLIT, $0-4
-	MOVL $1, AX
+// func cpuid(leaf uint32) (ebx, ecx uint32)
+TEXT ·cpuid(SB), NOSPLIT, $0-16
+	MOVL leaf+0(FP), AX
 	XORL CX, CX
 	CPUID
-	MOVL CX, ecx+0(FP)
+	MOVL BX, ebx+8(FP)
+	MOVL CX, ecx+12(FP)
 	RET

@@ -8,13 +8,16 @@ import (
 	"testing"
 )
 
-// Linux names what the processor can do.
-func TestF16C(t *testing.T) {
+// Linux names what the processor can do, and its maker.
+func TestCPUID(t *testing.T) {
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		t.Skip("no /proc/cpuinfo here")
 	}
-	if want := regexp.MustCompile(`\bf16c\b`).Match(info); (features()&f16c != 0) != want {
+	if want := regexp.MustCompile(`\bf16c\b`).Match(info); f16c() != want {
 		t.Errorf("F16C %v, Linux says %v", !want, want)
+	}
+	if want := regexp.MustCompile(`GenuineIntel`).Match(info); intel() != want {
+		t.Errorf("of Intel %v, Linux says %v", !want, want)
 	}
 }

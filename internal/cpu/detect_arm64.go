@@ -10,6 +10,9 @@ func detect() []Level {
 		found = append(found, DotProd)
 		if x.ARM64.HasI8MM {
 			found = append(found, I8MM)
+			if bf16() {
+				found = append(found, BF16)
+			}
 		}
 	}
 	return found

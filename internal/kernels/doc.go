@@ -15,7 +15,8 @@
 //     weights in tiles (Tiler), and what is put into the cache of keys and values are bit-identical at
 //     every level.
 //   - Packed products (MulPacked, and what is built on it) are bit-identical at every compiled level: one
-//     chain of fused multiply-adds for each piece of a sum. Portable rounds products before it adds.
+//     chain of fused multiply-adds for each piece of a sum. Portable rounds products before it adds. Products
+//     of two matrices of bfloat16 (GemmBF16) are, too, but for the two levels that multiply pairs of them.
 //   - Convolutions and products with packed weights (Conv, Depthwise) likewise: one chain for each number,
 //     from the bias through the window.
 //   - Attention, softmax, norms and other sums along a row use fused multiply-add and as many partial

@@ -83,13 +83,17 @@ const (
 	fnPackRowsF16
 	fnPackRowsBf16
 	fnPackRows64
+	fnPackRowsPairs
 	fnPackCols
 	fnPackCols64
+	fnPackColsBf16
+	fnPackColsPairs
 	fnTranspose4
 	fnDot
 	fnGemmOuter
 	fnGemmOuter64
 	fnGramTile
+	fnMulPanelsPairs
 	fnPlanesRow4
 	fnPlanesRow8
 	fnPlanesMul4

@@ -3,7 +3,6 @@ package kernels
 import (
 	"context"
 	"fmt"
-	"sync"
 	"unsafe"
 
 	"github.com/pare-dev/pare/internal/par"
@@ -60,8 +59,11 @@ func Gemm[T float32 | float64](ctx context.Context, s *Set, threads int, form Fo
 	case form != TN && gemmSmall(s.code, form, dst, a, b, add):
 		return nil
 	}
-	threads = par.Threads(threads)
-	return newGemm(s, threads, dst, l, r, add).run(ctx, threads)
+	fns := panel32
+	if isDouble[T]() {
+		fns = panel64
+	}
+	return newGemm(s, fns, par.Threads(threads), dst, l, r, add).run(ctx)
 }
 
 // GemmNT is dst = x * w^T, or dst += x * w^T, on this thread: x is [m,k], w is [n,k], dst is [m,n].
@@ -91,7 +93,7 @@ func must(err error) {
 	}
 }
 
-func checkProduct[T float32 | float64](dst Dense[T], l, r operand[T]) {
+func checkProduct[T float32 | float64, S element](dst Dense[T], l, r operand[S]) {
 	dst.check("dst")
 	l.check("a")
 	r.check("b")
@@ -160,167 +162,3 @@ func gemmSmall[T float32 | float64](c *code, form Form, dst, a, b Dense[T], add 
 	}
 	return true
 }
-
-// gemm is a large product under way. It takes the left operand block by block. In a first phase the
-// threads pack a block; in a second one each takes bands of columns, packs the right operand of a band
-// and multiplies the block with it.
-type gemm[T float32 | float64] struct {
-	s            *Set
-	dst          Dense[T]
-	left, right  operand[T]
-	add          bool
-	fns          *panelFns
-	group, lanes int // columns of a group of the right operand, numbers of a vector
-
-	rows, depth    int   // of a block
-	bands          []int // where bands of columns begin and the last ends
-	width, height  int   // of the widest band, and rows of an item of the second phase
-	blocks, pieces int   // blocks of rows, pieces of k as deep as a block
-	packed         []T
-	panels         []*[]T // for each thread, a band of the right operand and sums
-}
-
-// panelFns are the kernels for one type of number.
-type panelFns struct{ mul, leftRows, rightRows, cols int }
-
-var (
-	panel32 = &panelFns{fnMulPanels, fnPackRows, fnPackRows, fnPackCols}
-	panel64 = &panelFns{fnMulPanels64, fnPackRows64, fnPackRows64, fnPackCols64}
-)
-
-const (
-	gemmRows = 4096    // about the most rows of a block
-	gemmLeft = 4 << 20 // most numbers of it
-	gemmCols = 256     // most columns of a band
-	gemmPack = 8       // tiles of the left operand that are packed together
-)
-
-func newGemm[T float32 | float64](s *Set, threads int, dst Dense[T], left, right operand[T], add bool) *gemm[T] {
-	g := &gemm[T]{s: s, dst: dst, left: left, right: right, add: add, fns: panel32, lanes: s.shape.lanes}
-	if isDouble[T]() {
-		g.fns, g.lanes = panel64, s.shape.lanes/2
-	}
-	g.group = s.shape.vectors * g.lanes
-	m, n, k, tile := dst.Rows, dst.Cols, left.k(), s.shape.left
-	g.blocks = (m + gemmRows - 1) / gemmRows
-	g.rows = min(m, share(m, g.blocks, tile))
-	g.depth = min(k, max(pieceK, gemmLeft/g.rows/pieceK*pieceK))
-	g.pieces = (k + g.depth - 1) / g.depth
-	g.cut(n, threads)
-	g.height = g.rows
-	if bands := len(g.bands) - 1; threads > 1 && bands < 8*threads {
-		g.height = min(g.rows, max(gemmPack*tile, share(g.rows, 8*threads/bands, tile)))
-	}
-	return g
-}
-
-// cut makes bands of n columns: wide ones, in which a tile of the left operand is used often, and for
-// several threads narrower ones towards the end, so that none waits long for the last.
-func (g *gemm[T]) cut(n, threads int) {
-	g.bands = []int{0}
-	parts := 1
-	if threads > 1 {
-		parts = 4 * threads
-	}
-	for lo := 0; lo < n; {
-		width := min(gemmCols/g.group*g.group, max(2*g.group, share(n-lo, parts, g.group)))
-		g.width = max(g.width, width)
-		lo = min(n, lo+width)
-		g.bands = append(g.bands, lo)
-	}
-}
-
-// share is a part of n that is cut into so many, in whole groups.
-func share(n, parts, group int) int { return roundTo(group)((n + parts - 1) / parts) }
-
-func (g *gemm[T]) run(ctx context.Context, threads int) error {
-	left := take[T]((g.rows + 3) * g.depth)
-	g.packed, g.panels = *left, make([]*[]T, threads)
-	defer func() {
-		give(left)
-		for _, p := range g.panels {
-			if p != nil {
-				give(p)
-			}
-		}
-	}()
-	return par.Phases(ctx, threads, 2*g.blocks*g.pieces, func(phase int) int {
-		l, _, _ := g.block(phase / 2)
-		if phase%2 == 0 {
-			return (l.rows + gemmPack*l.group - 1) / (gemmPack * l.group)
-		}
-		return (len(g.bands) - 1) * ((l.rows + g.height - 1) / g.height)
-	}, func(worker, phase, item int) error {
-		if phase%2 == 0 {
-			g.pack(phase/2, item)
-		} else {
-			g.multiply(worker, phase/2, item)
-		}
-		return nil
-	})
-}
-
-// block is the i-th block of the left operand, and where its rows and its k begin.
-func (g *gemm[T]) block(i int) (l packed[T], row, k int) {
-	row, k = i/g.pieces*g.rows, i%g.pieces*g.depth
-	l = newPacked(g.packed, min(g.rows, g.dst.Rows-row), min(g.depth, g.left.k()-k), g.s.shape.left, leftRound)
-	return l, row, k
-}
-
-// pack packs a few tiles of a block.
-func (g *gemm[T]) pack(block, item int) {
-	l, row, k := g.block(block)
-	lo := item * gemmPack * l.group
-	hi := min(l.rows, lo+gemmPack*l.group)
-	l.pack(g.s.code, g.fns.leftRows, g.fns.cols, g.left.part(row, row+l.rows, k, k+l.k), lo, hi)
-}
-
-// sums is how many numbers mulPacked needs at most for sums between pieces of k: none where rows of dst
-// lie side by side in few pages.
-func (g *gemm[T]) sums() int {
-	const page = 4096
-	if g.depth <= pieceK || g.dst.Stride*int(unsafe.Sizeof(T(0))) < page {
-		return 0
-	}
-	return min(share(g.height, 1, g.s.shape.left)*g.width, max(mulSums(g.lanes), g.s.shape.left*g.width))
-}
-
-// multiply adds products of a block to a band of columns, or where there are few bands, to a part of
-// the rows of one.
-func (g *gemm[T]) multiply(worker, block, item int) {
-	if g.panels[worker] == nil {
-		g.panels[worker] = take[T](g.width*g.depth + g.sums())
-	}
-	l, row, k := g.block(block)
-	parts := (l.rows + g.height - 1) / g.height
-	lo, hi, from := g.bands[item/parts], g.bands[item/parts+1], item%parts*g.height
-	to := min(l.rows, from+g.height)
-	dst, x := g.dst.Slice(row+from, row+to, lo, hi), l.slice(from, to)
-	panel, sums := (*g.panels[worker])[:g.width*g.depth], (*g.panels[worker])[g.width*g.depth:]
-	r := newPacked(panel, hi-lo, l.k, g.group, roundTo(g.lanes))
-	r.pack(g.s.code, g.fns.rightRows, g.fns.cols, g.right.part(lo, hi, k, k+l.k), 0, hi-lo)
-	mulPacked(g.s.code, g.fns.mul, g.lanes, dst, &x, &r, sums, g.add || k > 0)
-}
-
-func isDouble[T float32 | float64]() bool { return unsafe.Sizeof(T(0)) == 8 }
-
-// Pools of scratch, which is kept until a garbage collection finds it unused.
-var pool32, pool64 sync.Pool
-
-func poolOf[T float32 | float64]() *sync.Pool {
-	if isDouble[T]() {
-		return &pool64
-	}
-	return &pool32
-}
-
-func take[T float32 | float64](n int) *[]T {
-	if buf, ok := poolOf[T]().Get().(*[]T); ok && cap(*buf) >= n {
-		*buf = (*buf)[:n]
-		return buf
-	}
-	buf := make([]T, n)
-	return &buf
-}
-
-func give[T float32 | float64](buf *[]T) { poolOf[T]().Put(buf) }

@@ -1132,22 +1132,22 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08f88349 // cmpq $0x8, %r8
 	LONG $0x06168d0f; WORD $0x0000 // jge 0x1b39 <k_mul_panels+0x1b19>
 	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0x13158d48; WORD $0x0075; BYTE $0x00 // leaq 0x7513(%rip), %rdx # 0x8a40 <lanes>
+	LONG $0xd3158d48; WORD $0x0095; BYTE $0x00 // leaq 0x95d3(%rip), %rdx # 0xab00 <lanes>
 	LONG $0x107ca1c4; WORD $0x824c; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm1
 	LONG $0x000655e9; BYTE $0x00 // jmp 0x1b8e <k_mul_panels+0x1b6e>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x18358d48; WORD $0x0075; BYTE $0x00 // leaq 0x7518(%rip), %rsi # 0x8a60 <lanes+0x20>
+	LONG $0xd8358d48; WORD $0x0095; BYTE $0x00 // leaq 0x95d8(%rip), %rsi # 0xab20 <lanes+0x20>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
 	LONG $0x2e3dc2c4; WORD $0x007d // vmaskmovps %ymm7, %ymm8, (%r13)
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xdc158d4c; WORD $0x0074; BYTE $0x00 // leaq 0x74dc(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x9c158d4c; WORD $0x0095; BYTE $0x00 // leaq 0x959c(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x107cc1c4; WORD $0xb27c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm7
 	LONG $0x2e45c2c4; WORD $0x2075 // vmaskmovps %ymm6, %ymm7, 0x20(%r13)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
 	LONG $0xec45840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0xbe158d4c; WORD $0x0074; BYTE $0x00 // leaq 0x74be(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x7e158d4c; WORD $0x0095; BYTE $0x00 // leaq 0x957e(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x7610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm6
@@ -1163,7 +1163,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
 	LONG $0xebf8840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
 	LONG $0x000577e9; BYTE $0x00 // jmp 0x1b44 <k_mul_panels+0x1b24>
-	LONG $0x6c358d48; WORD $0x0074; BYTE $0x00 // leaq 0x746c(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x2c358d48; WORD $0x0095; BYTE $0x00 // leaq 0x952c(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
 	LONG $0x2c5dc2c4; WORD $0x0065 // vmaskmovps (%r13), %ymm4, %ymm4
 	LONG $0xdb58dcc5 // vaddps %ymm3, %ymm4, %ymm3
@@ -1183,7 +1183,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1f74 // je 0x1640 <k_mul_panels+0x1620>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x10158d4c; WORD $0x0074; BYTE $0x00 // leaq 0x7410(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xd0158d4c; WORD $0x0094; BYTE $0x00 // leaq 0x94d0(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x107cc1c4; WORD $0x9264; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm4
 	LONG $0x2c5de2c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm4, %ymm4
 	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
@@ -1215,18 +1215,18 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4911fcc5; BYTE $0x40 // vmovups %ymm1, 0x40(%rcx)
 	LONG $0x4111fcc5; BYTE $0x60 // vmovups %ymm0, 0x60(%rcx)
 	LONG $0xffeafee9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x77358d48; WORD $0x0073; BYTE $0x00 // leaq 0x7377(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x37358d48; WORD $0x0094; BYTE $0x00 // leaq 0x9437(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
 	LONG $0x2e5dc2c4; WORD $0x005d // vmaskmovps %ymm3, %ymm4, (%r13)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
 	LONG $0xeae1840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x5a358d48; WORD $0x0073; BYTE $0x00 // leaq 0x735a(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x1a358d48; WORD $0x0094; BYTE $0x00 // leaq 0x941a(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x5c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm3
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x2e65c2c4; WORD $0xb554; BYTE $0x00 // vmaskmovps %ymm2, %ymm3, (%r13,%rsi,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
 	LONG $0xeabf840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x38358d48; WORD $0x0073; BYTE $0x00 // leaq 0x7338(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0xf8358d48; WORD $0x0093; BYTE $0x00 // leaq 0x93f8(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x5410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm2
 	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
 	LONG $0x2e6dc2c4; WORD $0x354c; BYTE $0x00 // vmaskmovps %ymm1, %ymm2, (%r13,%rsi)
@@ -1236,7 +1236,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00077fe9; BYTE $0x00 // jmp 0x1ead <k_mul_panels+0x1e8d>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x05358d48; WORD $0x0073; BYTE $0x00 // leaq 0x7305(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0xc5358d48; WORD $0x0093; BYTE $0x00 // leaq 0x93c5(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x4c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm1
 	LONG $0x2c75c2c4; WORD $0x004d // vmaskmovps (%r13), %ymm1, %ymm1
 	LONG $0xc058f4c5 // vaddps %ymm0, %ymm1, %ymm0
@@ -1244,7 +1244,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea5d850f; WORD $0xffff // jne 0x1b3 <k_mul_panels+0x193>
 	LONG $0xfffdb2e9; BYTE $0xff // jmp 0x150d <k_mul_panels+0x14ed>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xd61d8d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72d6(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x961d8d4c; WORD $0x0093; BYTE $0x00 // leaq 0x9396(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
@@ -1253,7 +1253,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
 	LONG $0x000176e9; BYTE $0x00 // jmp 0x18fe <k_mul_panels+0x18de>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xa9158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72a9(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x69158d4c; WORD $0x0093; BYTE $0x00 // leaq 0x9369(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x5e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm3
@@ -1262,13 +1262,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
 	LONG $0x0001bee9; BYTE $0x00 // jmp 0x1973 <k_mul_panels+0x1953>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x9c358d48; WORD $0x0072; BYTE $0x00 // leaq 0x729c(%rip), %rsi # 0x8a60 <lanes+0x20>
+	LONG $0x5c358d48; WORD $0x0093; BYTE $0x00 // leaq 0x935c(%rip), %rsi # 0xab20 <lanes+0x20>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
 	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
 	LONG $0x2c3d42c4; WORD $0x0045 // vmaskmovps (%r13), %ymm8, %ymm8
-	LONG $0x5f1d8d4c; WORD $0x0072; BYTE $0x00 // leaq 0x725f(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x1f1d8d4c; WORD $0x0093; BYTE $0x00 // leaq 0x931f(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x107c01c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm9
 	LONG $0x2c3542c4; WORD $0x204d // vmaskmovps 0x20(%r13), %ymm9, %ymm9
 	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
@@ -1282,7 +1282,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c3d42c4; WORD $0xb544; BYTE $0x00 // vmaskmovps (%r13,%rsi,4), %ymm8, %ymm8
 	LONG $0x000263e9; BYTE $0x00 // jmp 0x1a7e <k_mul_panels+0x1a5e>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x16158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x7216(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xd6158d4c; WORD $0x0092; BYTE $0x00 // leaq 0x92d6(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
@@ -1292,14 +1292,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0002bce9; BYTE $0x00 // jmp 0x1b04 <k_mul_panels+0x1ae4>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xe9158d4c; WORD $0x0071; BYTE $0x00 // leaq 0x71e9(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xa9158d4c; WORD $0x0092; BYTE $0x00 // leaq 0x92a9(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x107cc1c4; WORD $0xb27c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm7
 	LONG $0x2e45e2c4; BYTE $0x32 // vmaskmovps %ymm6, %ymm7, (%rdx)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
 	LONG $0xe953840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x117cc1c4; WORD $0xb56c; BYTE $0x00 // vmovups %ymm5, (%r13,%rsi,4)
-	LONG $0xc1158d4c; WORD $0x0071; BYTE $0x00 // leaq 0x71c1(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x81158d4c; WORD $0x0092; BYTE $0x00 // leaq 0x9281(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x107cc1c4; WORD $0x926c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm5
@@ -1317,7 +1317,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03dd850f; WORD $0x0000 // jne 0x1ca0 <k_mul_panels+0x1c80>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x6d1d8d4c; WORD $0x0071; BYTE $0x00 // leaq 0x716d(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x2d1d8d4c; WORD $0x0092; BYTE $0x00 // leaq 0x922d(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x107c81c4; WORD $0x935c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm3
 	LONG $0x2e65e2c4; BYTE $0x16 // vmaskmovps %ymm2, %ymm3, (%rsi)
 	LONG $0x03fc8349 // cmpq $0x3, %r12
@@ -1325,7 +1325,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0003c0e9; BYTE $0x00 // jmp 0x1cae <k_mul_panels+0x1c8e>
 	LONG $0x287c41c4; BYTE $0xdc // vmovaps %ymm12, %ymm11
 	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x421d8d4c; WORD $0x0071; BYTE $0x00 // leaq 0x7142(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x021d8d4c; WORD $0x0092; BYTE $0x00 // leaq 0x9202(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
@@ -1345,10 +1345,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07f88349 // cmpq $0x7, %r8
 	LONG $0x02418e0f; WORD $0x0000 // jle 0x1b99 <k_mul_panels+0x1b79>
 	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
-	LONG $0xdd358d4c; WORD $0x0070; BYTE $0x00 // leaq 0x70dd(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x9d358d4c; WORD $0x0091; BYTE $0x00 // leaq 0x919d(%rip), %r14 # 0xab00 <lanes>
 	LONG $0x000251e9; BYTE $0x00 // jmp 0x1bb9 <k_mul_panels+0x1b99>
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0xcd158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x70cd(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x8d158d4c; WORD $0x0091; BYTE $0x00 // leaq 0x918d(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
 	LONG $0x107cc1c4; WORD $0xb25c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm3
@@ -1371,14 +1371,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x17f88349 // cmpq $0x17, %r8
 	LONG $0x0165870f; WORD $0x0000 // ja 0x1b39 <k_mul_panels+0x1b19>
-	LONG $0x65158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7065(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x25158d4c; WORD $0x0091; BYTE $0x00 // leaq 0x9125(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x5ceb // jmp 0x1a39 <k_mul_panels+0x1a19>
 	LONG $0x1111fcc5 // vmovups %ymm2, (%rcx)
 	LONG $0x4911fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx)
 	LONG $0x4111fcc5; BYTE $0x40 // vmovups %ymm0, 0x40(%rcx)
 	LONG $0xffe7d0e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x41158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7041(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x01158d4c; WORD $0x0091; BYTE $0x00 // leaq 0x9101(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x5e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm3
@@ -1386,7 +1386,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
 	WORD $0x0beb // jmp 0x1a21 <k_mul_panels+0x1a01>
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x1f158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x701f(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xdf158d4c; WORD $0x0090; BYTE $0x00 // leaq 0x90df(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
 	LONG $0x107cc1c4; WORD $0xb254; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm2
@@ -1396,7 +1396,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000141e9; BYTE $0x00 // jmp 0x1b84 <k_mul_panels+0x1b64>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xee158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6fee(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xae158d4c; WORD $0x0090; BYTE $0x00 // leaq 0x90ae(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x107c41c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm8
 	LONG $0x2c3d62c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm8, %ymm8
 	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
@@ -1404,7 +1404,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf519840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x107c41c4; WORD $0xb544; BYTE $0x00 // vmovups (%r13,%rsi,4), %ymm8
-	LONG $0xc21d8d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6fc2(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x821d8d4c; WORD $0x0090; BYTE $0x00 // leaq 0x9082(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x107c41c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%rdx,4), %ymm9
@@ -1424,7 +1424,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0359850f; WORD $0x0000 // jne 0x1e23 <k_mul_panels+0x1e03>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x661d8d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6f66(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x261d8d4c; WORD $0x0090; BYTE $0x00 // leaq 0x9026(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x107c01c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm9
 	LONG $0x2c3562c4; BYTE $0x0e // vmaskmovps (%rsi), %ymm9, %ymm9
 	LONG $0xdb58bcc5 // vaddps %ymm3, %ymm8, %ymm3
@@ -1432,7 +1432,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03fc8349 // cmpq $0x3, %r12
 	LONG $0xf48d840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
 	LONG $0x00033ce9; BYTE $0x00 // jmp 0x1e39 <k_mul_panels+0x1e19>
-	LONG $0x3c158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6f3c(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xfc158d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8ffc(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
 	LONG $0x107cc1c4; WORD $0xb254; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm2
@@ -1452,21 +1452,21 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
 	LONG $0xffe66ee9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xdf158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6edf(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x9f158d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8f9f(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
 	LONG $0x2e6dc2c4; WORD $0x004d // vmaskmovps %ymm1, %ymm2, (%r13)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x07eb // jmp 0x1b7f <k_mul_panels+0x1b5f>
-	LONG $0xc1158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6ec1(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x81158d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8f81(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x107cc1c4; WORD $0x924c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm1
 	LONG $0x2e75c2c4; WORD $0x0045 // vmaskmovps %ymm0, %ymm1, (%r13)
 	LONG $0xffe627e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x98358d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e98(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x58358d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8f58(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
@@ -1498,7 +1498,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0137850f; WORD $0x0000 // jne 0x1d5f <k_mul_panels+0x1d3f>
 	LONG $0x0008be41; WORD $0x0000 // movl $0x8, %r14d
 	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0x08258d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e08(%rip), %r12 # 0x8a40 <lanes>
+	LONG $0xc8258d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8ec8(%rip), %r12 # 0xab00 <lanes>
 	LONG $0x107c81c4; WORD $0xb444; BYTE $0x20 // vmovups 0x20(%r12,%r14,4), %ymm0
 	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
 	LONG $0x2c7d42c4; BYTE $0x2b // vmaskmovps (%r11), %ymm0, %ymm13
@@ -1507,12 +1507,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x011b850f; WORD $0x0000 // jne 0x1d71 <k_mul_panels+0x1d51>
 	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
 	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
-	LONG $0xda358d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6dda(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x9a358d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e9a(%rip), %r14 # 0xab00 <lanes>
 	LONG $0x107c81c4; WORD $0x9e44; BYTE $0x20 // vmovups 0x20(%r14,%r11,4), %ymm0
 	LONG $0x2c7d42c4; BYTE $0x32 // vmaskmovps (%r10), %ymm0, %ymm14
 	LONG $0x0000ffe9; BYTE $0x00 // jmp 0x1d76 <k_mul_panels+0x1d56>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xba1d8d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6dba(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x7a1d8d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e7a(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x107cc1c4; WORD $0x2063 // vmovups 0x20(%r11), %ymm4
 	LONG $0x2e5de2c4; BYTE $0x1e // vmaskmovps %ymm3, %ymm4, (%rsi)
@@ -1532,7 +1532,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001d1e9; BYTE $0x00 // jmp 0x1ea5 <k_mul_panels+0x1e85>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x5d158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d5d(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x1d158d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e1d(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x107cc1c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm0, %ymm0
 	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
@@ -1544,12 +1544,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107c41c4; WORD $0x9564; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm12
 	LONG $0x107c41c4; WORD $0x956c; BYTE $0x20 // vmovups 0x20(%r13,%rdx,4), %ymm13
 	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x1f358d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d1f(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xdf358d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8ddf(%rip), %r14 # 0xab00 <lanes>
 	LONG $0xfffea2e9; BYTE $0xff // jmp 0x1bc8 <k_mul_panels+0x1ba8>
-	LONG $0x13158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d13(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xd3158d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8dd3(%rip), %r10 # 0xab00 <lanes>
 	LONG $0xfffc5de9; BYTE $0xff // jmp 0x198f <k_mul_panels+0x196f>
 	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0xff358d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6cff(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xbf358d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8dbf(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xde // subq %r11, %r14
 	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
 	LONG $0x2c7d42c4; BYTE $0x22 // vmaskmovps (%r10), %ymm0, %ymm12
@@ -1577,7 +1577,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0139850f; WORD $0x0000 // jne 0x1ee8 <k_mul_panels+0x1ec8>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x82358d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c82(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x42358d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8d42(%rip), %r14 # 0xab00 <lanes>
 	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
 	LONG $0x2c7d42c4; BYTE $0x2b // vmaskmovps (%r11), %ymm0, %ymm13
 	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
@@ -1586,12 +1586,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0123850f; WORD $0x0000 // jne 0x1efe <k_mul_panels+0x1ede>
 	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x56358d48; WORD $0x006c; BYTE $0x00 // leaq 0x6c56(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x16358d48; WORD $0x008d; BYTE $0x00 // leaq 0x8d16(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
 	LONG $0x2c7d42c4; BYTE $0x32 // vmaskmovps (%r10), %ymm0, %ymm14
 	LONG $0x000109e9; BYTE $0x00 // jmp 0x1f03 <k_mul_panels+0x1ee3>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x371d8d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c37(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0xf71d8d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8cf7(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x107c41c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm8
 	LONG $0x2c3d62c4; BYTE $0x06 // vmaskmovps (%rsi), %ymm8, %ymm8
@@ -1613,12 +1613,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x045c850f; WORD $0x0000 // jne 0x22b7 <k_mul_panels+0x2297>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0xd6158d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6bd6(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x96158d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c96(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x107c41c4; WORD $0x924c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm9
 	LONG $0x2c3562c4; BYTE $0x0e // vmaskmovps (%rsi), %ymm9, %ymm9
 	LONG $0x000440e9; BYTE $0x00 // jmp 0x22bb <k_mul_panels+0x229b>
 	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	LONG $0xb6158d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6bb6(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x76158d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c76(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
 	LONG $0x107cc1c4; WORD $0x2052 // vmovups 0x20(%r10), %ymm2
 	LONG $0x2e6dc2c4; WORD $0x004d // vmaskmovps %ymm1, %ymm2, (%r13)
@@ -1627,11 +1627,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc94850f; WORD $0xffff // jne 0x1b39 <k_mul_panels+0x1b19>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x8c358d48; WORD $0x006b; BYTE $0x00 // leaq 0x6b8c(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x4c358d48; WORD $0x008c; BYTE $0x00 // leaq 0x8c4c(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x4c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm1
 	LONG $0xfffccfe9; BYTE $0xff // jmp 0x1b8e <k_mul_panels+0x1b6e>
 	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x72358d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b72(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x32358d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c32(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xde // subq %r11, %r14
 	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
 	LONG $0x2c7d42c4; BYTE $0x22 // vmaskmovps (%r10), %ymm0, %ymm12
@@ -1692,7 +1692,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000001608111fcc5 // vmovups %ymm0, 0x160(%rcx)
 	LONG $0xffe1c1e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x32158d4c; WORD $0x006a; BYTE $0x00 // leaq 0x6a32(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xf2158d4c; WORD $0x008a; BYTE $0x00 // leaq 0x8af2(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
@@ -1700,7 +1700,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
 	WORD $0x0beb // jmp 0x2030 <k_mul_panels+0x2010>
 	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x10158d4c; WORD $0x006a; BYTE $0x00 // leaq 0x6a10(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xd0158d4c; WORD $0x008a; BYTE $0x00 // leaq 0x8ad0(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x107cc1c4; WORD $0x9244; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm0
@@ -1717,10 +1717,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07f88349 // cmpq $0x7, %r8
 	WORD $0x0d7e // jle 0x2085 <k_mul_panels+0x2065>
 	LONG $0x3e117cc5 // vmovups %ymm15, (%rsi)
-	LONG $0xbd358d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69bd(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x7d358d4c; WORD $0x008a; BYTE $0x00 // leaq 0x8a7d(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x20eb // jmp 0x20a5 <k_mul_panels+0x2085>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xac358d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69ac(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x6c358d4c; WORD $0x008a; BYTE $0x00 // leaq 0x8a6c(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
@@ -1746,7 +1746,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c8850f; WORD $0x0000 // jne 0x21c6 <k_mul_panels+0x21a6>
 	LONG $0x0008be41; WORD $0x0000 // movl $0x8, %r14d
 	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0x32258d4c; WORD $0x0069; BYTE $0x00 // leaq 0x6932(%rip), %r12 # 0x8a40 <lanes>
+	LONG $0xf2258d4c; WORD $0x0089; BYTE $0x00 // leaq 0x89f2(%rip), %r12 # 0xab00 <lanes>
 	LONG $0x107c81c4; WORD $0xb444; BYTE $0x20 // vmovups 0x20(%r12,%r14,4), %ymm0
 	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
 	LONG $0x2e7dc2c4; BYTE $0x23 // vmaskmovps %ymm4, %ymm0, (%r11)
@@ -1755,7 +1755,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ac850f; WORD $0x0000 // jne 0x21d7 <k_mul_panels+0x21b7>
 	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
 	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
-	LONG $0x05358d4c; WORD $0x0069; BYTE $0x00 // leaq 0x6905(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xc5358d4c; WORD $0x0089; BYTE $0x00 // leaq 0x89c5(%rip), %r14 # 0xab00 <lanes>
 	LONG $0x107c81c4; WORD $0x9e44; BYTE $0x20 // vmovups 0x20(%r14,%r11,4), %ymm0
 	LONG $0x2e7d42c4; BYTE $0x32 // vmaskmovps %ymm14, %ymm0, (%r10)
 	LONG $0x03fc8349 // cmpq $0x3, %r12
@@ -1763,7 +1763,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000090e9; BYTE $0x00 // jmp 0x21e6 <k_mul_panels+0x21c6>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xdb158d4c; WORD $0x0068; BYTE $0x00 // leaq 0x68db(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x9b158d4c; WORD $0x0089; BYTE $0x00 // leaq 0x899b(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x107cc1c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm0
 	LONG $0x2e7d62c4; BYTE $0x0a // vmaskmovps %ymm9, %ymm0, (%rdx)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
@@ -1772,10 +1772,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c41c4; WORD $0x957c; BYTE $0x00 // vmovups %ymm15, (%r13,%rdx,4)
 	LONG $0x117c41c4; WORD $0x956c; BYTE $0x20 // vmovups %ymm13, 0x20(%r13,%rdx,4)
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0xa9358d4c; WORD $0x0068; BYTE $0x00 // leaq 0x68a9(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x69358d4c; WORD $0x0089; BYTE $0x00 // leaq 0x8969(%rip), %r14 # 0xab00 <lanes>
 	LONG $0xffff18e9; BYTE $0xff // jmp 0x20b4 <k_mul_panels+0x2094>
 	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x95358d4c; WORD $0x0068; BYTE $0x00 // leaq 0x6895(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x55358d4c; WORD $0x0089; BYTE $0x00 // leaq 0x8955(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xde // subq %r11, %r14
 	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
 	LONG $0x2e7dc2c4; BYTE $0x2a // vmaskmovps %ymm5, %ymm0, (%r10)
@@ -1798,7 +1798,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7075 // jne 0x2270 <k_mul_panels+0x2250>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x311d8d4c; WORD $0x0068; BYTE $0x00 // leaq 0x6831(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0xf11d8d4c; WORD $0x0088; BYTE $0x00 // leaq 0x88f1(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x107cc1c4; WORD $0xb344; BYTE $0x20 // vmovups 0x20(%r11,%rsi,4), %ymm0
 	LONG $0x2e7dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm0, (%r10)
 	LONG $0x40c58349 // addq $0x40, %r13
@@ -1807,12 +1807,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5a75 // jne 0x2283 <k_mul_panels+0x2263>
 	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x08358d48; WORD $0x0068; BYTE $0x00 // leaq 0x6808(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0xc8358d48; WORD $0x0088; BYTE $0x00 // leaq 0x88c8(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
 	LONG $0x2e7d42c4; WORD $0x007d // vmaskmovps %ymm15, %ymm0, (%r13)
 	LONG $0xffdf77e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xe81d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67e8(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0xa81d8d4c; WORD $0x0088; BYTE $0x00 // leaq 0x88a8(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
 	LONG $0x2e7dc2c4; WORD $0x0055 // vmaskmovps %ymm2, %ymm0, (%r13)
@@ -1827,7 +1827,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c41c4; WORD $0x007d // vmovups %ymm15, (%r13)
 	LONG $0xffdf32e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xa31d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67a3(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x631d8d4c; WORD $0x0088; BYTE $0x00 // leaq 0x8863(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x107c41c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm8
 	LONG $0x2c3d62c4; BYTE $0x06 // vmaskmovps (%rsi), %ymm8, %ymm8
@@ -2961,22 +2961,22 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04f88349 // cmpq $0x4, %r8
 	LONG $0x06248d0f; WORD $0x0000 // jge 0x3df7 <k_mul_panels_64+0x1b17>
 	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0x63158d48; WORD $0x0052; BYTE $0x00 // leaq 0x5263(%rip), %rdx # 0x8a40 <lanes>
+	LONG $0x23158d48; WORD $0x0073; BYTE $0x00 // leaq 0x7323(%rip), %rdx # 0xab00 <lanes>
 	LONG $0x257da2c4; WORD $0x824c; BYTE $0x20 // vpmovsxdq 0x20(%rdx,%r8,4), %ymm1
 	LONG $0x000664e9; BYTE $0x00 // jmp 0x3e4d <k_mul_panels_64+0x1b6d>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x68358d48; WORD $0x0052; BYTE $0x00 // leaq 0x5268(%rip), %rsi # 0x8a60 <lanes+0x20>
+	LONG $0x28358d48; WORD $0x0073; BYTE $0x00 // leaq 0x7328(%rip), %rsi # 0xab20 <lanes+0x20>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257d62c4; BYTE $0x06 // vpmovsxdq (%rsi), %ymm8
 	LONG $0x2f3dc2c4; WORD $0x007d // vmaskmovpd %ymm7, %ymm8, (%r13)
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x2b158d4c; WORD $0x0052; BYTE $0x00 // leaq 0x522b(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xeb158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72eb(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x257dc2c4; WORD $0xb27c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm7
 	LONG $0x2f45c2c4; WORD $0x2075 // vmaskmovpd %ymm6, %ymm7, 0x20(%r13)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
 	LONG $0xec54840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x0d158d4c; WORD $0x0052; BYTE $0x00 // leaq 0x520d(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xcd158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72cd(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257de2c4; WORD $0x2076 // vpmovsxdq 0x20(%rsi), %ymm6
@@ -2992,7 +2992,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
 	LONG $0xec06840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
 	LONG $0x000583e9; BYTE $0x00 // jmp 0x3e02 <k_mul_panels_64+0x1b22>
-	LONG $0xba358d48; WORD $0x0051; BYTE $0x00 // leaq 0x51ba(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x7a358d48; WORD $0x0072; BYTE $0x00 // leaq 0x727a(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
 	LONG $0x2d5dc2c4; WORD $0x0065 // vmaskmovpd (%r13), %ymm4, %ymm4
 	LONG $0xdb58ddc5 // vaddpd %ymm3, %ymm4, %ymm3
@@ -3012,7 +3012,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1f74 // je 0x38f5 <k_mul_panels_64+0x1615>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x5b158d4c; WORD $0x0051; BYTE $0x00 // leaq 0x515b(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x1b158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x721b(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x257dc2c4; WORD $0x9264; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm4
 	LONG $0x2d5de2c4; BYTE $0x26 // vmaskmovpd (%rsi), %ymm4, %ymm4
 	LONG $0xc058ddc5 // vaddpd %ymm0, %ymm4, %ymm0
@@ -3044,18 +3044,18 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4911fdc5; BYTE $0x40 // vmovupd %ymm1, 0x40(%rcx)
 	LONG $0x4111fdc5; BYTE $0x60 // vmovupd %ymm0, 0x60(%rcx)
 	LONG $0xffeb08e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0xc1358d48; WORD $0x0050; BYTE $0x00 // leaq 0x50c1(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x81358d48; WORD $0x0071; BYTE $0x00 // leaq 0x7181(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
 	LONG $0x2f5dc2c4; WORD $0x005d // vmaskmovpd %ymm3, %ymm4, (%r13)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
 	LONG $0xeaea840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0xa3358d48; WORD $0x0050; BYTE $0x00 // leaq 0x50a3(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x63358d48; WORD $0x0071; BYTE $0x00 // leaq 0x7163(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x257de2c4; WORD $0x965c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm3
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x2f65c2c4; WORD $0xf554; BYTE $0x00 // vmaskmovpd %ymm2, %ymm3, (%r13,%rsi,8)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
 	LONG $0xeac7840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x80358d48; WORD $0x0050; BYTE $0x00 // leaq 0x5080(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x40358d48; WORD $0x0071; BYTE $0x00 // leaq 0x7140(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x257de2c4; WORD $0x9654; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm2
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	LONG $0x2f6dc2c4; WORD $0x354c; BYTE $0x00 // vmaskmovpd %ymm1, %ymm2, (%r13,%rsi)
@@ -3065,7 +3065,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000786e9; BYTE $0x00 // jmp 0x416d <k_mul_panels_64+0x1e8d>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x4c358d48; WORD $0x0050; BYTE $0x00 // leaq 0x504c(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x0c358d48; WORD $0x0071; BYTE $0x00 // leaq 0x710c(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x257de2c4; WORD $0x964c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm1
 	LONG $0x2d75c2c4; WORD $0x004d // vmaskmovpd (%r13), %ymm1, %ymm1
 	LONG $0xc058f5c5 // vaddpd %ymm0, %ymm1, %ymm0
@@ -3073,7 +3073,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea62850f; WORD $0xffff // jne 0x2472 <k_mul_panels_64+0x192>
 	LONG $0xfffda8e9; BYTE $0xff // jmp 0x37bd <k_mul_panels_64+0x14dd>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x1c158d4c; WORD $0x0050; BYTE $0x00 // leaq 0x501c(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xdc158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x70dc(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257de2c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm0
@@ -3082,7 +3082,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
 	LONG $0x000179e9; BYTE $0x00 // jmp 0x3bbc <k_mul_panels_64+0x18dc>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xee158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4fee(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xae158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x70ae(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257de2c4; WORD $0x205e // vpmovsxdq 0x20(%rsi), %ymm3
@@ -3091,13 +3091,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
 	LONG $0x0001bfe9; BYTE $0x00 // jmp 0x3c30 <k_mul_panels_64+0x1950>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xe0358d48; WORD $0x004f; BYTE $0x00 // leaq 0x4fe0(%rip), %rsi # 0x8a60 <lanes+0x20>
+	LONG $0xa0358d48; WORD $0x0070; BYTE $0x00 // leaq 0x70a0(%rip), %rsi # 0xab20 <lanes+0x20>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257d62c4; BYTE $0x06 // vpmovsxdq (%rsi), %ymm8
 	LONG $0x2d3d42c4; WORD $0x0045 // vmaskmovpd (%r13), %ymm8, %ymm8
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xa3158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4fa3(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x63158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7063(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x257d42c4; WORD $0xb24c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm9
 	LONG $0x2d3542c4; WORD $0x204d // vmaskmovpd 0x20(%r13), %ymm9, %ymm9
 	LONG $0xff58bdc5 // vaddpd %ymm7, %ymm8, %ymm7
@@ -3111,7 +3111,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2d3d42c4; WORD $0xf544; BYTE $0x00 // vmaskmovpd (%r13,%rsi,8), %ymm8, %ymm8
 	LONG $0x000264e9; BYTE $0x00 // jmp 0x3d3c <k_mul_panels_64+0x1a5c>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x59158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f59(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x19158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7019(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257de2c4; WORD $0x2056 // vpmovsxdq 0x20(%rsi), %ymm2
@@ -3121,14 +3121,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0002bce9; BYTE $0x00 // jmp 0x3dc2 <k_mul_panels_64+0x1ae2>
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x2b158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f2b(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xeb158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6feb(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x257dc2c4; WORD $0xb27c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm7
 	LONG $0x2f45e2c4; BYTE $0x32 // vmaskmovpd %ymm6, %ymm7, (%rdx)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
 	LONG $0xe955840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x117dc1c4; WORD $0xf56c; BYTE $0x00 // vmovupd %ymm5, (%r13,%rsi,8)
-	LONG $0x03158d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f03(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xc3158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6fc3(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x257dc2c4; WORD $0x926c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm5
@@ -3146,7 +3146,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03de850f; WORD $0x0000 // jne 0x3f5f <k_mul_panels_64+0x1c7f>
 	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
 	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0xaf1d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4eaf(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x6f1d8d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6f6f(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x257d82c4; WORD $0x935c; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r10,4), %ymm3
 	LONG $0x2f65e2c4; BYTE $0x16 // vmaskmovpd %ymm2, %ymm3, (%rsi)
 	LONG $0x03fc8349 // cmpq $0x3, %r12
@@ -3154,7 +3154,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0003c1e9; BYTE $0x00 // jmp 0x3f6d <k_mul_panels_64+0x1c8d>
 	LONG $0x287d41c4; BYTE $0xdc // vmovapd %ymm12, %ymm11
 	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x84158d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e84(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x44158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6f44(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x257dc2c4; WORD $0x9244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm0
@@ -3174,10 +3174,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03f88349 // cmpq $0x3, %r8
 	LONG $0x02438e0f; WORD $0x0000 // jle 0x3e58 <k_mul_panels_64+0x1b78>
 	LONG $0x26107dc5 // vmovupd (%rsi), %ymm12
-	LONG $0x20358d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e20(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xe0358d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6ee0(%rip), %r14 # 0xab00 <lanes>
 	LONG $0x000253e9; BYTE $0x00 // jmp 0x3e78 <k_mul_panels_64+0x1b98>
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x10158d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e10(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xd0158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6ed0(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
 	LONG $0x257dc2c4; WORD $0xb25c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm3
@@ -3200,14 +3200,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x0bf88349 // cmpq $0xb, %r8
 	LONG $0x0166870f; WORD $0x0000 // ja 0x3df7 <k_mul_panels_64+0x1b17>
-	LONG $0xa8158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4da8(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x68158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e68(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x5deb // jmp 0x3cf7 <k_mul_panels_64+0x1a17>
 	LONG $0x1111fdc5 // vmovupd %ymm2, (%rcx)
 	LONG $0x4911fdc5; BYTE $0x20 // vmovupd %ymm1, 0x20(%rcx)
 	LONG $0x4111fdc5; BYTE $0x40 // vmovupd %ymm0, 0x40(%rcx)
 	LONG $0xffe7d3e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x84158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d84(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x44158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e44(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257de2c4; WORD $0x205e // vpmovsxdq 0x20(%rsi), %ymm3
@@ -3215,7 +3215,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
 	WORD $0x0beb // jmp 0x3cdf <k_mul_panels_64+0x19ff>
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x61158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d61(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x21158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e21(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
 	LONG $0x257dc2c4; WORD $0xb254; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm2
@@ -3225,7 +3225,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000142e9; BYTE $0x00 // jmp 0x3e43 <k_mul_panels_64+0x1b63>
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x30158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d30(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xf0158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6df0(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x257d42c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm8
 	LONG $0x2d3d62c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm8, %ymm8
 	LONG $0xf658bdc5 // vaddpd %ymm6, %ymm8, %ymm6
@@ -3233,7 +3233,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf50b840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x107d41c4; WORD $0xf544; BYTE $0x00 // vmovupd (%r13,%rsi,8), %ymm8
-	LONG $0x04158d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d04(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xc4158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6dc4(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x257d42c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm9
@@ -3253,7 +3253,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x035b850f; WORD $0x0000 // jne 0x40e3 <k_mul_panels_64+0x1e03>
 	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
 	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0xa81d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4ca8(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x681d8d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d68(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x257d02c4; WORD $0x934c; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r10,4), %ymm9
 	LONG $0x2d3562c4; BYTE $0x0e // vmaskmovpd (%rsi), %ymm9, %ymm9
 	LONG $0xdb58bdc5 // vaddpd %ymm3, %ymm8, %ymm3
@@ -3261,7 +3261,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03fc8349 // cmpq $0x3, %r12
 	LONG $0xf47f840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
 	LONG $0x00033ee9; BYTE $0x00 // jmp 0x40f9 <k_mul_panels_64+0x1e19>
-	LONG $0x7e158d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c7e(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x3e158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d3e(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
 	LONG $0x257dc2c4; WORD $0xb254; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm2
@@ -3281,21 +3281,21 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4111fdc5; BYTE $0x20 // vmovupd %ymm0, 0x20(%rcx)
 	LONG $0xffe670e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x21158d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c21(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xe1158d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6ce1(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257de2c4; WORD $0x2056 // vpmovsxdq 0x20(%rsi), %ymm2
 	LONG $0x2f6dc2c4; WORD $0x004d // vmaskmovpd %ymm1, %ymm2, (%r13)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x07eb // jmp 0x3e3e <k_mul_panels_64+0x1b5e>
-	LONG $0x02158d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c02(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xc2158d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6cc2(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x257dc2c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm1
 	LONG $0x2f75c2c4; WORD $0x0045 // vmaskmovpd %ymm0, %ymm1, (%r13)
 	LONG $0xffe628e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xd9358d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4bd9(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x99358d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c99(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
@@ -3327,7 +3327,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0137850f; WORD $0x0000 // jne 0x401e <k_mul_panels_64+0x1d3e>
 	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
 	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0x49258d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b49(%rip), %r12 # 0x8a40 <lanes>
+	LONG $0x09258d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c09(%rip), %r12 # 0xab00 <lanes>
 	LONG $0x257d82c4; WORD $0xb444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r14,4), %ymm0
 	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
 	LONG $0x2d7d42c4; BYTE $0x2b // vmaskmovpd (%r11), %ymm0, %ymm13
@@ -3336,12 +3336,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x011b850f; WORD $0x0000 // jne 0x4030 <k_mul_panels_64+0x1d50>
 	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
 	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
-	LONG $0x1b358d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b1b(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xdb358d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6bdb(%rip), %r14 # 0xab00 <lanes>
 	LONG $0x257d82c4; WORD $0x9e44; BYTE $0x20 // vpmovsxdq 0x20(%r14,%r11,4), %ymm0
 	LONG $0x2d7d42c4; BYTE $0x32 // vmaskmovpd (%r10), %ymm0, %ymm14
 	LONG $0x0000ffe9; BYTE $0x00 // jmp 0x4035 <k_mul_panels_64+0x1d55>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xfb1d8d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4afb(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0xbb1d8d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6bbb(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x257dc2c4; WORD $0x2063 // vpmovsxdq 0x20(%r11), %ymm4
 	LONG $0x2f5de2c4; BYTE $0x1e // vmaskmovpd %ymm3, %ymm4, (%rsi)
@@ -3361,7 +3361,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001d2e9; BYTE $0x00 // jmp 0x4165 <k_mul_panels_64+0x1e85>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x9e158d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a9e(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x5e158d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b5e(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x257dc2c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm0
 	LONG $0x2d7de2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm0, %ymm0
 	LONG $0xc85835c5 // vaddpd %ymm0, %ymm9, %ymm9
@@ -3373,12 +3373,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107d41c4; WORD $0xd564; BYTE $0x00 // vmovupd (%r13,%rdx,8), %ymm12
 	LONG $0x107d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd 0x20(%r13,%rdx,8), %ymm13
 	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x60358d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a60(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x20358d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b20(%rip), %r14 # 0xab00 <lanes>
 	LONG $0xfffea2e9; BYTE $0xff // jmp 0x3e87 <k_mul_panels_64+0x1ba7>
-	LONG $0x54158d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a54(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x14158d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b14(%rip), %r10 # 0xab00 <lanes>
 	LONG $0xfffc5be9; BYTE $0xff // jmp 0x3c4c <k_mul_panels_64+0x196c>
 	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x40358d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a40(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x00358d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b00(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xde // subq %r11, %r14
 	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
 	LONG $0x2d7d42c4; BYTE $0x22 // vmaskmovpd (%r10), %ymm0, %ymm12
@@ -3406,7 +3406,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x013b850f; WORD $0x0000 // jne 0x41a9 <k_mul_panels_64+0x1ec9>
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0xc3358d4c; WORD $0x0049; BYTE $0x00 // leaq 0x49c3(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x83358d4c; WORD $0x006a; BYTE $0x00 // leaq 0x6a83(%rip), %r14 # 0xab00 <lanes>
 	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
 	LONG $0x2d7d42c4; BYTE $0x2b // vmaskmovpd (%r11), %ymm0, %ymm13
 	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
@@ -3415,12 +3415,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0125850f; WORD $0x0000 // jne 0x41bf <k_mul_panels_64+0x1edf>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x97358d48; WORD $0x0049; BYTE $0x00 // leaq 0x4997(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x57358d48; WORD $0x006a; BYTE $0x00 // leaq 0x6a57(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x257de2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm0
 	LONG $0x2d7d42c4; BYTE $0x32 // vmaskmovpd (%r10), %ymm0, %ymm14
 	LONG $0x00010ae9; BYTE $0x00 // jmp 0x41c4 <k_mul_panels_64+0x1ee4>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x771d8d4c; WORD $0x0049; BYTE $0x00 // leaq 0x4977(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x371d8d4c; WORD $0x006a; BYTE $0x00 // leaq 0x6a37(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x257d42c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm8
 	LONG $0x2d3d62c4; BYTE $0x06 // vmaskmovpd (%rsi), %ymm8, %ymm8
@@ -3442,12 +3442,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x045f850f; WORD $0x0000 // jne 0x457a <k_mul_panels_64+0x229a>
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x16158d4c; WORD $0x0049; BYTE $0x00 // leaq 0x4916(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xd6158d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69d6(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x257d42c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm9
 	LONG $0x2d3562c4; BYTE $0x0e // vmaskmovpd (%rsi), %ymm9, %ymm9
 	LONG $0x000443e9; BYTE $0x00 // jmp 0x457e <k_mul_panels_64+0x229e>
 	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	LONG $0xf6158d4c; WORD $0x0048; BYTE $0x00 // leaq 0x48f6(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xb6158d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69b6(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
 	LONG $0x257dc2c4; WORD $0x2052 // vpmovsxdq 0x20(%r10), %ymm2
 	LONG $0x2f6dc2c4; WORD $0x004d // vmaskmovpd %ymm1, %ymm2, (%r13)
@@ -3456,11 +3456,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc92850f; WORD $0xffff // jne 0x3df7 <k_mul_panels_64+0x1b17>
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0xcc358d48; WORD $0x0048; BYTE $0x00 // leaq 0x48cc(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x8c358d48; WORD $0x0069; BYTE $0x00 // leaq 0x698c(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x257de2c4; WORD $0x964c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm1
 	LONG $0xfffccde9; BYTE $0xff // jmp 0x3e4d <k_mul_panels_64+0x1b6d>
 	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0xb1358d4c; WORD $0x0048; BYTE $0x00 // leaq 0x48b1(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x71358d4c; WORD $0x0069; BYTE $0x00 // leaq 0x6971(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xde // subq %r11, %r14
 	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
 	LONG $0x2d7d42c4; BYTE $0x22 // vmaskmovpd (%r10), %ymm0, %ymm12
@@ -3521,7 +3521,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000001608111fdc5 // vmovupd %ymm0, 0x160(%rcx)
 	LONG $0xffe1c0e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
 	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x71158d4c; WORD $0x0047; BYTE $0x00 // leaq 0x4771(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x31158d4c; WORD $0x0068; BYTE $0x00 // leaq 0x6831(%rip), %r10 # 0xab00 <lanes>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257de2c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm0
@@ -3529,7 +3529,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
 	WORD $0x0beb // jmp 0x42f2 <k_mul_panels_64+0x2012>
 	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x4e158d4c; WORD $0x0047; BYTE $0x00 // leaq 0x474e(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0x0e158d4c; WORD $0x0068; BYTE $0x00 // leaq 0x680e(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x257dc2c4; WORD $0x9244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm0
@@ -3546,10 +3546,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03f88349 // cmpq $0x3, %r8
 	WORD $0x0d7e // jle 0x4347 <k_mul_panels_64+0x2067>
 	LONG $0x3e117dc5 // vmovupd %ymm15, (%rsi)
-	LONG $0xfb358d4c; WORD $0x0046; BYTE $0x00 // leaq 0x46fb(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xbb358d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67bb(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x20eb // jmp 0x4367 <k_mul_panels_64+0x2087>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xea358d4c; WORD $0x0046; BYTE $0x00 // leaq 0x46ea(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xaa358d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67aa(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
@@ -3575,7 +3575,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c8850f; WORD $0x0000 // jne 0x4488 <k_mul_panels_64+0x21a8>
 	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
 	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0x70258d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4670(%rip), %r12 # 0x8a40 <lanes>
+	LONG $0x30258d4c; WORD $0x0067; BYTE $0x00 // leaq 0x6730(%rip), %r12 # 0xab00 <lanes>
 	LONG $0x257d82c4; WORD $0xb444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r14,4), %ymm0
 	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
 	LONG $0x2f7dc2c4; BYTE $0x23 // vmaskmovpd %ymm4, %ymm0, (%r11)
@@ -3584,7 +3584,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ac850f; WORD $0x0000 // jne 0x4499 <k_mul_panels_64+0x21b9>
 	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
 	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
-	LONG $0x43358d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4643(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x03358d4c; WORD $0x0067; BYTE $0x00 // leaq 0x6703(%rip), %r14 # 0xab00 <lanes>
 	LONG $0x257d82c4; WORD $0x9e44; BYTE $0x20 // vpmovsxdq 0x20(%r14,%r11,4), %ymm0
 	LONG $0x2f7d42c4; BYTE $0x32 // vmaskmovpd %ymm14, %ymm0, (%r10)
 	LONG $0x03fc8349 // cmpq $0x3, %r12
@@ -3592,7 +3592,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000090e9; BYTE $0x00 // jmp 0x44a8 <k_mul_panels_64+0x21c8>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x19158d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4619(%rip), %r10 # 0x8a40 <lanes>
+	LONG $0xd9158d4c; WORD $0x0066; BYTE $0x00 // leaq 0x66d9(%rip), %r10 # 0xab00 <lanes>
 	LONG $0x257dc2c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm0
 	LONG $0x2f7d62c4; BYTE $0x0a // vmaskmovpd %ymm9, %ymm0, (%rdx)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
@@ -3601,10 +3601,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0xd57c; BYTE $0x00 // vmovupd %ymm15, (%r13,%rdx,8)
 	LONG $0x117d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd %ymm13, 0x20(%r13,%rdx,8)
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0xe7358d4c; WORD $0x0045; BYTE $0x00 // leaq 0x45e7(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0xa7358d4c; WORD $0x0066; BYTE $0x00 // leaq 0x66a7(%rip), %r14 # 0xab00 <lanes>
 	LONG $0xffff18e9; BYTE $0xff // jmp 0x4376 <k_mul_panels_64+0x2096>
 	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0xd3358d4c; WORD $0x0045; BYTE $0x00 // leaq 0x45d3(%rip), %r14 # 0x8a40 <lanes>
+	LONG $0x93358d4c; WORD $0x0066; BYTE $0x00 // leaq 0x6693(%rip), %r14 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xde // subq %r11, %r14
 	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
 	LONG $0x2f7dc2c4; BYTE $0x2a // vmaskmovpd %ymm5, %ymm0, (%r10)
@@ -3627,7 +3627,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7175 // jne 0x4533 <k_mul_panels_64+0x2253>
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x6f1d8d4c; WORD $0x0045; BYTE $0x00 // leaq 0x456f(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0x2f1d8d4c; WORD $0x0066; BYTE $0x00 // leaq 0x662f(%rip), %r11 # 0xab00 <lanes>
 	LONG $0x257dc2c4; WORD $0xb344; BYTE $0x20 // vpmovsxdq 0x20(%r11,%rsi,4), %ymm0
 	LONG $0x2f7dc2c4; BYTE $0x0a // vmaskmovpd %ymm1, %ymm0, (%r10)
 	LONG $0x40c58349 // addq $0x40, %r13
@@ -3636,12 +3636,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5b75 // jne 0x4546 <k_mul_panels_64+0x2266>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x46358d48; WORD $0x0045; BYTE $0x00 // leaq 0x4546(%rip), %rsi # 0x8a40 <lanes>
+	LONG $0x06358d48; WORD $0x0066; BYTE $0x00 // leaq 0x6606(%rip), %rsi # 0xab00 <lanes>
 	LONG $0x257de2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm0
 	LONG $0x2f7d42c4; WORD $0x007d // vmaskmovpd %ymm15, %ymm0, (%r13)
 	LONG $0xffdf74e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x251d8d4c; WORD $0x0045; BYTE $0x00 // leaq 0x4525(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0xe51d8d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65e5(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
 	LONG $0x2f7dc2c4; WORD $0x0055 // vmaskmovpd %ymm2, %ymm0, (%r13)
@@ -3656,7 +3656,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x007d // vmovupd %ymm15, (%r13)
 	LONG $0xffdf2fe9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
 	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xe01d8d4c; WORD $0x0044; BYTE $0x00 // leaq 0x44e0(%rip), %r11 # 0x8a40 <lanes>
+	LONG $0xa01d8d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65a0(%rip), %r11 # 0xab00 <lanes>
 	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
 	LONG $0x257d42c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm8
 	LONG $0x2d3d62c4; BYTE $0x06 // vmaskmovpd (%rsi), %ymm8, %ymm8
@@ -3678,573 +3678,585 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 
 	// pack_rows
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x0a8d8e0f; WORD $0x0000 // jle 0x503a <k_pack_rows+0xa9a>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
-	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
+	LONG $0x40ec8148; WORD $0x0001; BYTE $0x00 // subq $0x140, %rsp # imm = 0x140
+	LONG $0x206f8b48 // movq 0x20(%rdi), %rbp
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x0a5f8e0f; WORD $0x0000 // jle 0x501d <k_pack_rows+0xa7d>
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0a528e0f; WORD $0x0000 // jle 0x501d <k_pack_rows+0xa7d>
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	LONG $0x0a5e8e0f; WORD $0x0000 // jle 0x5029 <k_pack_rows+0xa89>
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	LONG $0x04e0c148 // shlq $0x4, %rax
-	QUAD $0x00000000e50c8d4a // leaq (,%r12,8), %rcx
-	QUAD $0x00000000a50c8d4e // leaq (,%r12,4), %r9
-	LONG $0xe4148d4b // leaq (%r12,%r12,8), %rdx
-	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
-	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	QUAD $0x00000000ed0c8d48 // leaq (,%rbp,8), %rcx
+	QUAD $0x00000000ad148d4c // leaq (,%rbp,4), %r10
+	QUAD $0x00000000ed148d48 // leaq (,%rbp,8), %rdx
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	LONG $0x521c8d4c // leaq (%rdx,%rdx,2), %r11
+	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
 	LONG $0x05e2c148 // shlq $0x5, %rdx
-	QUAD $0x0000010824948948 // movq %rdx, 0x108(%rsp)
+	QUAD $0x000000f024948948 // movq %rdx, 0xf0(%rsp)
 	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0x49348d4b // leaq (%r9,%r9,2), %rsi
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	LONG $0x52348d4b // leaq (%r10,%r10,2), %rsi
+	WORD $0x8b4c; BYTE $0x2f // movq (%rdi), %r13
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
 	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0x08e3c148 // shlq $0x8, %rbx
-	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
-	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
-	QUAD $0x000001102494894c // movq %r10, 0x110(%rsp)
-	LONG $0x0f148d4c // leaq (%rdi,%rcx), %r10
-	QUAD $0x000001002494894c // movq %r10, 0x100(%rsp)
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x04e2c149 // shlq $0x4, %r10
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	WORD $0xf748; BYTE $0xdb // negq %rbx
-	QUAD $0x000000d0249c8948 // movq %rbx, 0xd0(%rsp)
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x08e6c149 // shlq $0x8, %r14
+	QUAD $0x0000008824b4894c // movq %r14, 0x88(%rsp)
+	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
+	QUAD $0x000000f8249c894c // movq %r11, 0xf8(%rsp)
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x2e3c8d4a // leaq (%rsi,%r13), %rdi
+	QUAD $0x000000e024bc8948 // movq %rdi, 0xe0(%rsp)
+	LONG $0x293c8d4a // leaq (%rcx,%r13), %rdi
+	QUAD $0x0000013824bc8948 // movq %rdi, 0x138(%rsp)
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	QUAD $0x000000c024bc8948 // movq %rdi, 0xc0(%rsp)
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x0cc18348 // addq $0xc, %rcx
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x370c8d48 // leaq (%rdi,%rsi), %rcx
-	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
-	LONG $0x374c8d48; BYTE $0x0c // leaq 0xc(%rdi,%rsi), %rcx
+	LONG $0x354c8d49; BYTE $0x0c // leaq 0xc(%r13,%rsi), %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x070c8d48 // leaq (%rdi,%rax), %rcx
-	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	LONG $0x07448d48; BYTE $0x0c // leaq 0xc(%rdi,%rax), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x00000130248c894c // movq %r9, 0x130(%rsp)
-	LONG $0x89048d4b // leaq (%r9,%r9,4), %rax
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x070c8d48 // leaq (%rdi,%rax), %rcx
-	QUAD $0x00000148248c8948 // movq %rcx, 0x148(%rsp)
-	LONG $0x07448d48; BYTE $0x0c // leaq 0xc(%rdi,%rax), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x17048d48 // leaq (%rdi,%rdx), %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	LONG $0x17448d48; BYTE $0x0c // leaq 0xc(%rdi,%rdx), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	QUAD $0x00000000dd048d4a // leaq (,%r11,8), %rax
-	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0xa70c8d4a // leaq (%rdi,%r12,4), %rcx
+	LONG $0x054c8d49; BYTE $0x00 // leaq (%r13,%rax), %rcx
 	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	QUAD $0x00000400328c8d4a // leaq 0x400(%rdx,%r14), %rcx
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	QUAD $0x0000040030948d4a // leaq 0x400(%rax,%r14), %rdx
-	QUAD $0x000004009eb48d4b // leaq 0x400(%r14,%r11,4), %rsi
-	LONG $0x0c478d48 // leaq 0xc(%rdi), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0xa7048d4a // leaq (%rdi,%r12,4), %rax
-	LONG $0x0cc08348 // addq $0xc, %rax
+	LONG $0x05448d49; BYTE $0x0c // leaq 0xc(%r13,%rax), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	WORD $0xdb31 // xorl %ebx, %ebx
-	QUAD $0x0000009024b4894c // movq %r14, 0x90(%rsp)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000a024ac8948 // movq %rbp, 0xa0(%rsp)
-	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
-	QUAD $0x00000138249c894c // movq %r11, 0x138(%rsp)
-	QUAD $0x000000f82494894c // movq %r10, 0xf8(%rsp)
-	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
-	LONG $0x000093e9; BYTE $0x00 // jmp 0x47ef <k_pack_rows+0x24f>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
-	LONG $0x40c78349 // addq $0x40, %r15
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	QUAD $0x000000b0249c8b48 // movq 0xb0(%rsp), %rbx
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
-	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
-	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
-	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
-	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
-	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
-	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
-	QUAD $0x000000a024ac8b48 // movq 0xa0(%rsp), %rbp
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0x082e8d0f; WORD $0x0000 // jge 0x501d <k_pack_rows+0xa7d>
-	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
-	LONG $0x40fd8348 // cmpq $0x40, %rbp
-	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
-	LONG $0xed4c0f4c // cmovlq %rbp, %r13
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
-	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
-	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
-	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
-	LONG $0x2474894c; BYTE $0x60 // movq %r14, 0x60(%rsp)
-	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
-	WORD $0x2d7d // jge 0x4860 <k_pack_rows+0x2c0>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	LONG $0xff1c8e0f; WORD $0xffff // jle 0x4760 <k_pack_rows+0x1c0>
-	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00032fe9; BYTE $0x00 // jmp 0x4b88 <k_pack_rows+0x5e8>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
-	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
-	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
-	LONG $0xb83c8d4e // leaq (%rax,%r15,4), %r15
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x8948; BYTE $0xcd // movq %rcx, %rbp
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	QUAD $0x0000011824bc894c // movq %r15, 0x118(%rsp)
-	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
-	WORD $0x42eb // jmp 0x48eb <k_pack_rows+0x34b>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0xfcc08349 // addq $-0x4, %r8
-	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
-	QUAD $0x0000014024b48b48 // movq 0x140(%rsp), %rsi
-	LONG $0x10c68348 // addq $0x10, %rsi
-	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
-	WORD $0x014d; BYTE $0xce // addq %r9, %r14
-	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
-	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	LONG $0xfe758d0f; WORD $0xffff // jge 0x4760 <k_pack_rows+0x1c0>
-	LONG $0x2474894c; BYTE $0x78 // movq %r14, 0x78(%rsp)
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x8f348d4d // leaq (%r15,%rcx,4), %r14
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
+	QUAD $0x000001102494894c // movq %r10, 0x110(%rsp)
+	LONG $0x92048d4b // leaq (%r10,%r10,4), %rax
+	LONG $0x054c8d49; BYTE $0x00 // leaq (%r13,%rax), %rcx
+	QUAD $0x00000130248c8948 // movq %rcx, 0x130(%rsp)
+	LONG $0x05448d49; BYTE $0x0c // leaq 0xc(%r13,%rax), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x154c8d49; BYTE $0x00 // leaq (%r13,%rdx), %rcx
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	LONG $0x154c8d49; BYTE $0x0c // leaq 0xc(%r13,%rdx), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x490c8d4b // leaq (%r9,%r9,2), %rcx
+	LONG $0xad548d49; BYTE $0x00 // leaq (%r13,%rbp,4), %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	QUAD $0x000000008d148d4a // leaq (,%r9,4), %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	QUAD $0x0000040019948d49 // leaq 0x400(%r9,%rbx), %rdx
+	LONG $0x09348d4b // leaq (%r9,%r9), %rsi
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	QUAD $0x000004004bb48d4a // leaq 0x400(%rbx,%r9,2), %rsi
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	QUAD $0x000004000bbc8d48 // leaq 0x400(%rbx,%rcx), %rdi
+	LONG $0x0c4d8d49 // leaq 0xc(%r13), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	QUAD $0x0000014024b48948 // movq %rsi, 0x140(%rsp)
-	LONG $0x01568c0f; WORD $0x0000 // jl 0x4a70 <k_pack_rows+0x4d0>
-	QUAD $0x00000128249c8948 // movq %rbx, 0x128(%rsp)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00000110249c8b48 // movq 0x110(%rsp), %rbx
-	QUAD $0x0000010824bc8b48 // movq 0x108(%rsp), %rdi
-	QUAD $0x00000100248c8b4c // movq 0x100(%rsp), %r9
-	QUAD $0x000000f024948b4c // movq 0xf0(%rsp), %r10
-	QUAD $0x000000e824848b4c // movq 0xe8(%rsp), %r8
-	QUAD $0x000000e024bc8b4c // movq 0xe0(%rsp), %r15
-	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x000400988c180f42; BYTE $0x00 // prefetcht0 0x400(%rax,%r11,4)
-	LONG $0x0c180f43; BYTE $0x9c // prefetcht0 (%r12,%r11,4)
-	LONG $0x0c180f42; BYTE $0x9a // prefetcht0 (%rdx,%r11,4)
-	LONG $0x4c180f42; WORD $0x009d // prefetcht0 (%rbp,%r11,4)
-	LONG $0x107ca1c4; WORD $0x9804 // vmovups (%rax,%r11,4), %ymm0
-	QUAD $0xfc009c8c107c81c4; WORD $0xffff // vmovups -0x400(%r12,%r11,4), %ymm1
-	QUAD $0xfc009a94107ca1c4; WORD $0xffff // vmovups -0x400(%rdx,%r11,4), %ymm2
-	QUAD $0xfc009d9c107ca1c4; WORD $0xffff // vmovups -0x400(%rbp,%r11,4), %ymm3
+	QUAD $0x0000000cad0c8d48 // leaq 0xc(,%rbp,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
+	LONG $0x246c8948; BYTE $0x70 // movq %rbp, 0x70(%rsp)
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x000000e8249c894c // movq %r11, 0xe8(%rsp)
+	LONG $0x00009be9; BYTE $0x00 // jmp 0x47ec <k_pack_rows+0x24c>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000009824bc8b4c // movq 0x98(%rsp), %r15
+	LONG $0x40c78349 // addq $0x40, %r15
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	QUAD $0x000000b024b48b48 // movq 0xb0(%rsp), %rsi
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	LONG $0x244c0148; BYTE $0x38 // addq %rcx, 0x38(%rsp)
+	LONG $0x244c0148; BYTE $0x30 // addq %rcx, 0x30(%rsp)
+	LONG $0x244c0148; BYTE $0x48 // addq %rcx, 0x48(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	LONG $0x244c0148; BYTE $0x28 // addq %rcx, 0x28(%rsp)
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
+	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	LONG $0x083d8d0f; WORD $0x0000 // jge 0x5029 <k_pack_rows+0xa89>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0x40f98348 // cmpq $0x40, %rcx
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	LONG $0xe14c0f4c // cmovlq %rcx, %r12
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	QUAD $0x000000b024b48948 // movq %rsi, 0xb0(%rsp)
+	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
+	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	QUAD $0x0000009824bc894c // movq %r15, 0x98(%rsp)
+	WORD $0x2d7d // jge 0x4860 <k_pack_rows+0x2c0>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0xff1f8e0f; WORD $0xffff // jle 0x4760 <k_pack_rows+0x1c0>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000331e9; BYTE $0x00 // jmp 0x4b88 <k_pack_rows+0x5e8>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0xb90c8d4a // leaq (%rcx,%r15,4), %rcx
+	QUAD $0x00000118248c8948 // movq %rcx, 0x118(%rsp)
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x2424894c // movq %r12, (%rsp)
+	WORD $0x3deb // jmp 0x48f3 <k_pack_rows+0x353>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x246c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbp
+	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
+	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x4760 <k_pack_rows+0x1c0>
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0xc8af0f4c // imulq %rax, %r9
+	QUAD $0x00000118248c034c // addq 0x118(%rsp), %r9
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x294c; BYTE $0xd0 // subq %r10, %rax
+	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
+	LONG $0x01418c0f; WORD $0x0000 // jl 0x4a70 <k_pack_rows+0x4d0>
+	QUAD $0x0000010824b4894c // movq %r14, 0x108(%rsp)
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000f824ac8b48 // movq 0xf8(%rsp), %rbp
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
+	QUAD $0x000000e024b48b4c // movq 0xe0(%rsp), %r14
+	QUAD $0x000000d824848b4c // movq 0xd8(%rsp), %r8
+	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
+	QUAD $0x000000c824a48b4c // movq 0xc8(%rsp), %r12
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	QUAD $0x000400828c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rax,4)
+	LONG $0x830c180f // prefetcht0 (%rbx,%rax,4)
+	LONG $0x0c180f41; BYTE $0x87 // prefetcht0 (%r15,%rax,4)
+	LONG $0x820c180f // prefetcht0 (%rdx,%rax,4)
+	LONG $0x107cc1c4; WORD $0x8204 // vmovups (%r10,%rax,4), %ymm0
+	QUAD $0xfffc00838c10fcc5; BYTE $0xff // vmovups -0x400(%rbx,%rax,4), %ymm1
+	QUAD $0xfc008794107cc1c4; WORD $0xffff // vmovups -0x400(%r15,%rax,4), %ymm2
+	QUAD $0xfffc00829c10fcc5; BYTE $0xff // vmovups -0x400(%rdx,%rax,4), %ymm3
 	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
 	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
 	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
 	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
 	LONG $0xd914ddc5 // vunpcklpd %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
-	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
 	LONG $0x1178c1c4; WORD $0x331c // vmovups %xmm3, (%r11,%rsi)
 	LONG $0x197dc3c4; WORD $0x301c; BYTE $0x01 // vextractf128 $0x1, %ymm3, (%r8,%rsi)
 	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
-	LONG $0x1178c1c4; WORD $0x354c; BYTE $0x00 // vmovups %xmm1, (%r13,%rsi)
-	QUAD $0x00000148249c8b4c // movq 0x148(%rsp), %r11
-	LONG $0x197dc3c4; WORD $0x330c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%r11,%rsi)
+	LONG $0x1178c1c4; WORD $0x340c // vmovups %xmm1, (%r12,%rsi)
+	QUAD $0x0000013024848b48 // movq 0x130(%rsp), %rax
+	LONG $0x197de3c4; WORD $0x300c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%rax,%rsi)
 	LONG $0xca14fdc5 // vunpcklpd %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
-	LONG $0x1178c1c4; WORD $0x310c // vmovups %xmm1, (%r9,%rsi)
-	LONG $0x197dc3c4; WORD $0x370c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%r15,%rsi)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	LONG $0x0c11f8c5; BYTE $0x30 // vmovups %xmm1, (%rax,%rsi)
+	LONG $0x197de3c4; WORD $0x370c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%rdi,%rsi)
 	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
-	LONG $0x1178c1c4; WORD $0x3204 // vmovups %xmm0, (%r10,%rsi)
-	LONG $0x197de3c4; WORD $0x3304; BYTE $0x01 // vextractf128 $0x1, %ymm0, (%rbx,%rsi)
-	LONG $0x20c68349 // addq $0x20, %r14
-	LONG $0x08598d4c // leaq 0x8(%rcx), %r11
+	LONG $0x1178c1c4; WORD $0x3604 // vmovups %xmm0, (%r14,%rsi)
+	QUAD $0x01003544197de3c4 // vextractf128 $0x1, %ymm0, (%rbp,%rsi)
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0x08418d48 // leaq 0x8(%rcx), %rax
 	LONG $0x10c18348 // addq $0x10, %rcx
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	QUAD $0x00000088248c3b48 // cmpq 0x88(%rsp), %rcx
-	LONG $0xff3e8e0f; WORD $0xffff // jle 0x4970 <k_pack_rows+0x3d0>
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	QUAD $0x000000f8248c8b4c // movq 0xf8(%rsp), %r9
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
-	QUAD $0x0000008824ac8b4c // movq 0x88(%rsp), %r13
-	QUAD $0x0000011824bc8b4c // movq 0x118(%rsp), %r15
-	QUAD $0x00000128249c8b48 // movq 0x128(%rsp), %rbx
-	WORD $0x16eb // jmp 0x4a7f <k_pack_rows+0x4df>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x00000120248c8b48 // movq 0x120(%rsp), %rcx
-	LONG $0x99348d48 // leaq (%rcx,%rbx,4), %rsi
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
-	LONG $0xc39f0f41 // setg %r11b
-	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	WORD $0x9f0f; BYTE $0xc3 // setg %bl
-	WORD $0x2044; BYTE $0xdb // andb %r11b, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	QUAD $0x00000138249c8b4c // movq 0x138(%rsp), %r11
-	QUAD $0x00000130249c8b48 // movq 0x130(%rsp), %rbx
-	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
-	LONG $0xfdfd850f; WORD $0xffff // jne 0x48b0 <k_pack_rows+0x310>
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	LONG $0xff488e0f; WORD $0xffff // jle 0x4980 <k_pack_rows+0x3e0>
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	QUAD $0x000000e8249c8b4c // movq 0xe8(%rsp), %r11
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x246c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbp
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	QUAD $0x0000010824b48b4c // movq 0x108(%rsp), %r14
+	WORD $0x1beb // jmp 0x4a7e <k_pack_rows+0x4de>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	LONG $0xb0348d4a // leaq (%rax,%r14,4), %rsi
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	WORD $0x394c; BYTE $0xf5 // cmpq %r14, %rbp
+	LONG $0xc59f0f40 // setg %bpl
+	WORD $0x2040; BYTE $0xc5 // andb %al, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	QUAD $0x0000011024ac8b48 // movq 0x110(%rsp), %rbp
+	QUAD $0x0000012024b48b4c // movq 0x120(%rsp), %r14
+	LONG $0xfe0d850f; WORD $0xffff // jne 0x48c0 <k_pack_rows+0x320>
 	LONG $0x0cc68348 // addq $0xc, %rsi
 	WORD $0x17eb // jmp 0x4ad0 <k_pack_rows+0x530>
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x04c68349 // addq $0x4, %r14
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xfde0840f; WORD $0xffff // je 0x48b0 <k_pack_rows+0x310>
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0x187e // jle 0x4af0 <k_pack_rows+0x550>
-	LONG $0x107ac1c4; BYTE $0x06 // vmovss (%r14), %xmm0
+	LONG $0xfdf0840f; WORD $0xffff // je 0x48c0 <k_pack_rows+0x320>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1b7e // jle 0x4af0 <k_pack_rows+0x550>
+	LONG $0x107ac1c4; BYTE $0x01 // vmovss (%r9), %xmm0
 	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	WORD $0xd87c // jl 0x4ac0 <k_pack_rows+0x520>
-	WORD $0x15eb // jmp 0x4aff <k_pack_rows+0x55f>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0xdb7c // jl 0x4ac0 <k_pack_rows+0x520>
+	WORD $0x18eb // jmp 0x4aff <k_pack_rows+0x55f>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
-	LONG $0x02f88349 // cmpq $0x2, %r8
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
 	WORD $0xc17c // jl 0x4ac0 <k_pack_rows+0x520>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x247c8348; WORD $0x0238 // cmpq $0x2, 0x38(%rsp)
-	WORD $0x067c // jl 0x4b11 <k_pack_rows+0x571>
-	LONG $0x107a81c4; WORD $0x9e04 // vmovss (%r14,%r11,4), %xmm0
+	LONG $0x02fe8349 // cmpq $0x2, %r14
+	WORD $0x067c // jl 0x4b0f <k_pack_rows+0x56f>
+	LONG $0x107ac1c4; WORD $0x0104 // vmovss (%r9,%rax), %xmm0
 	LONG $0x4611fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi)
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	WORD $0xa474 // je 0x4ac0 <k_pack_rows+0x520>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0xa674 // je 0x4ac0 <k_pack_rows+0x520>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x247c8348; WORD $0x0338 // cmpq $0x3, 0x38(%rsp)
-	WORD $0x067c // jl 0x4b2e <k_pack_rows+0x58e>
-	LONG $0x107ac1c4; WORD $0x0604 // vmovss (%r14,%rax), %xmm0
+	LONG $0x03fe8349 // cmpq $0x3, %r14
+	WORD $0x107c // jl 0x4b34 <k_pack_rows+0x594>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x107ac1c4; WORD $0x3904 // vmovss (%r9,%rdi), %xmm0
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
 	LONG $0x4611fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi)
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x8774 // je 0x4ac0 <k_pack_rows+0x520>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x8174 // je 0x4ac0 <k_pack_rows+0x520>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x247c8348; WORD $0x0438 // cmpq $0x4, 0x38(%rsp)
-	LONG $0xff708c0f; WORD $0xffff // jl 0x4ab9 <k_pack_rows+0x519>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x107a81c4; WORD $0x0604 // vmovss (%r14,%r8), %xmm0
-	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
-	LONG $0xffff5ce9; BYTE $0xff // jmp 0x4ab9 <k_pack_rows+0x519>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0xff6c8c0f; WORD $0xffff // jl 0x4ab9 <k_pack_rows+0x519>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x107ac1c4; WORD $0x3904 // vmovss (%r9,%rdi), %xmm0
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0xffff57e9; BYTE $0xff // jmp 0x4ab9 <k_pack_rows+0x519>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x04c48349 // addq $0x4, %r12
 	LONG $0xfcc18348 // addq $-0x4, %rcx
-	LONG $0xfcc58349 // addq $-0x4, %r13
-	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
 	LONG $0xfbd88d0f; WORD $0xffff // jge 0x4760 <k_pack_rows+0x1c0>
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
 	WORD $0xe37e // jle 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x087e // jle 0x4b9a <k_pack_rows+0x5fa>
-	LONG $0x107ac1c4; WORD $0x2404 // vmovss (%r12), %xmm0
-	WORD $0x04eb // jmp 0x4b9e <k_pack_rows+0x5fe>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x067e // jle 0x4b98 <k_pack_rows+0x5f8>
+	LONG $0x0310fac5 // vmovss (%rbx), %xmm0
+	WORD $0x04eb // jmp 0x4b9c <k_pack_rows+0x5fc>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	LONG $0x381c8d4a // leaq (%rax,%r15), %rbx
-	LONG $0x03c38348 // addq $0x3, %rbx
-	LONG $0x38348d4e // leaq (%rax,%r15), %r14
-	LONG $0x02c68349 // addq $0x2, %r14
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
+	LONG $0x223c8d4e // leaq (%rdx,%r12), %r15
+	LONG $0x03c78349 // addq $0x3, %r15
+	LONG $0x22348d4a // leaq (%rdx,%r12), %rsi
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x687c // jl 0x4c30 <k_pack_rows+0x690>
+	WORD $0x6a7c // jl 0x4c30 <k_pack_rows+0x690>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x0b7c // jl 0x4bdd <k_pack_rows+0x63d>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0404 // vmovss (%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x4274 // je 0x4c30 <k_pack_rows+0x690>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x057c // jl 0x4bd5 <k_pack_rows+0x635>
+	LONG $0x0410fac5; BYTE $0x03 // vmovss (%rbx,%rax), %xmm0
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4a74 // je 0x4c30 <k_pack_rows+0x690>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x067c // jl 0x4bfe <k_pack_rows+0x65e>
-	LONG $0x107ac1c4; WORD $0x1404 // vmovss (%r12,%rdx), %xmm0
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2174 // je 0x4c30 <k_pack_rows+0x690>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0a7c // jl 0x4bfa <k_pack_rows+0x65a>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x0410fac5; BYTE $0x13 // vmovss (%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2574 // je 0x4c30 <k_pack_rows+0x690>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x0a7c // jl 0x4c23 <k_pack_rows+0x683>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0404 // vmovss (%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
-	WORD $0x9066 // nop
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0a7c // jl 0x4c1f <k_pack_rows+0x67f>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x0410fac5; BYTE $0x13 // vmovss (%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x01f98349 // cmpq $0x1, %r9
 	LONG $0xff36840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1e7e // jle 0x4c5d <k_pack_rows+0x6bd>
-	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x04 // vmovss 0x4(%r12), %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1c7e // jle 0x4c5b <k_pack_rows+0x6bb>
+	LONG $0x4310fac5; BYTE $0x04 // vmovss 0x4(%rbx), %xmm0
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1b7d // jge 0x4c73 <k_pack_rows+0x6d3>
-	LONG $0x000083e9; BYTE $0x00 // jmp 0x4ce0 <k_pack_rows+0x740>
+	WORD $0x1b7d // jge 0x4c71 <k_pack_rows+0x6d1>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x4ce0 <k_pack_rows+0x740>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x6d7c // jl 0x4ce0 <k_pack_rows+0x740>
+	WORD $0x6f7c // jl 0x4ce0 <k_pack_rows+0x740>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x0c7c // jl 0x4c89 <k_pack_rows+0x6e9>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x04 // vmovss 0x4(%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x4674 // je 0x4ce0 <k_pack_rows+0x740>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x067c // jl 0x4c81 <k_pack_rows+0x6e1>
+	LONG $0x4410fac5; WORD $0x0403 // vmovss 0x4(%rbx,%rax), %xmm0
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4e74 // je 0x4ce0 <k_pack_rows+0x740>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x077c // jl 0x4cab <k_pack_rows+0x70b>
-	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x04 // vmovss 0x4(%r12,%rdx), %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2474 // je 0x4ce0 <k_pack_rows+0x740>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0b7c // jl 0x4ca7 <k_pack_rows+0x707>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x4410fac5; WORD $0x0413 // vmovss 0x4(%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2874 // je 0x4ce0 <k_pack_rows+0x740>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x0b7c // jl 0x4cd1 <k_pack_rows+0x731>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x04 // vmovss 0x4(%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0b7c // jl 0x4ccd <k_pack_rows+0x72d>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x4410fac5; WORD $0x0413 // vmovss 0x4(%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x02f98349 // cmpq $0x2, %r9
 	LONG $0xfe86840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1b7e // jle 0x4d0a <k_pack_rows+0x76a>
-	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x08 // vmovss 0x8(%r12), %xmm0
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x4d08 <k_pack_rows+0x768>
+	LONG $0x4310fac5; BYTE $0x08 // vmovss 0x8(%rbx), %xmm0
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x4d20 <k_pack_rows+0x780>
-	WORD $0x70eb // jmp 0x4d7a <k_pack_rows+0x7da>
+	WORD $0x187d // jge 0x4d1e <k_pack_rows+0x77e>
+	WORD $0x7eeb // jmp 0x4d86 <k_pack_rows+0x7e6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x5a7c // jl 0x4d7a <k_pack_rows+0x7da>
+	WORD $0x687c // jl 0x4d86 <k_pack_rows+0x7e6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x0c7c // jl 0x4d36 <k_pack_rows+0x796>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x107ac1c4; WORD $0x3444; BYTE $0x08 // vmovss 0x8(%r12,%rsi), %xmm0
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3874 // je 0x4d7a <k_pack_rows+0x7da>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x067c // jl 0x4d2e <k_pack_rows+0x78e>
+	LONG $0x4410fac5; WORD $0x0803 // vmovss 0x8(%rbx,%rax), %xmm0
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4c74 // je 0x4d86 <k_pack_rows+0x7e6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x077c // jl 0x4d53 <k_pack_rows+0x7b3>
-	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x08 // vmovss 0x8(%r12,%rdx), %xmm0
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1b74 // je 0x4d7a <k_pack_rows+0x7da>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x0b7c // jl 0x4d74 <k_pack_rows+0x7d4>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x137c // jl 0x4d57 <k_pack_rows+0x7b7>
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x4410fac5; WORD $0x0833 // vmovss 0x8(%rbx,%rsi), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x107ac1c4; WORD $0x3444; BYTE $0x08 // vmovss 0x8(%r12,%rsi), %xmm0
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xfdec840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1b7e // jle 0x4da4 <k_pack_rows+0x804>
-	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x0c // vmovss 0xc(%r12), %xmm0
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x4dba <k_pack_rows+0x81a>
-	WORD $0x70eb // jmp 0x4e14 <k_pack_rows+0x874>
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2374 // je 0x4d86 <k_pack_rows+0x7e6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x5a7c // jl 0x4e14 <k_pack_rows+0x874>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x0c7c // jl 0x4dd0 <k_pack_rows+0x830>
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x137c // jl 0x4d80 <k_pack_rows+0x7e0>
+	LONG $0x24348948 // movq %rsi, (%rsp)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x107ac1c4; WORD $0x3444; BYTE $0x0c // vmovss 0xc(%r12,%rsi), %xmm0
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3874 // je 0x4e14 <k_pack_rows+0x874>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x077c // jl 0x4ded <k_pack_rows+0x84d>
-	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x0c // vmovss 0xc(%r12,%rdx), %xmm0
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1b74 // je 0x4e14 <k_pack_rows+0x874>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x0b7c // jl 0x4e0e <k_pack_rows+0x86e>
+	LONG $0x4410fac5; WORD $0x0833 // vmovss 0x8(%rbx,%rsi), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x107ac1c4; WORD $0x3444; BYTE $0x0c // vmovss 0xc(%r12,%rsi), %xmm0
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xfd52840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1b7e // jle 0x4e3e <k_pack_rows+0x89e>
-	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x10 // vmovss 0x10(%r12), %xmm0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	LONG $0x03f98349 // cmpq $0x3, %r9
+	LONG $0xfde0840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x4dae <k_pack_rows+0x80e>
+	LONG $0x4310fac5; BYTE $0x0c // vmovss 0xc(%rbx), %xmm0
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x4e54 <k_pack_rows+0x8b4>
-	WORD $0x7feb // jmp 0x4ebd <k_pack_rows+0x91d>
+	WORD $0x187d // jge 0x4dc4 <k_pack_rows+0x824>
+	WORD $0x7eeb // jmp 0x4e2c <k_pack_rows+0x88c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x697c // jl 0x4ebd <k_pack_rows+0x91d>
+	WORD $0x687c // jl 0x4e2c <k_pack_rows+0x88c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x0c7c // jl 0x4e6a <k_pack_rows+0x8ca>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x10 // vmovss 0x10(%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x4274 // je 0x4ebd <k_pack_rows+0x91d>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x067c // jl 0x4dd4 <k_pack_rows+0x834>
+	LONG $0x4410fac5; WORD $0x0c03 // vmovss 0xc(%rbx,%rax), %xmm0
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4c74 // je 0x4e2c <k_pack_rows+0x88c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x077c // jl 0x4e8c <k_pack_rows+0x8ec>
-	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x10 // vmovss 0x10(%r12,%rdx), %xmm0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2074 // je 0x4ebd <k_pack_rows+0x91d>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x137c // jl 0x4dfd <k_pack_rows+0x85d>
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x4410fac5; WORD $0x0c33 // vmovss 0xc(%rbx,%rsi), %xmm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2374 // je 0x4e2c <k_pack_rows+0x88c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x0b7c // jl 0x4eb2 <k_pack_rows+0x912>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x10 // vmovss 0x10(%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xfca9840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1b7e // jle 0x4ee7 <k_pack_rows+0x947>
-	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x14 // vmovss 0x14(%r12), %xmm0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x137c // jl 0x4e26 <k_pack_rows+0x886>
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x4410fac5; WORD $0x0c33 // vmovss 0xc(%rbx,%rsi), %xmm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	LONG $0x04f98349 // cmpq $0x4, %r9
+	LONG $0xfd3a840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x4e54 <k_pack_rows+0x8b4>
+	LONG $0x4310fac5; BYTE $0x10 // vmovss 0x10(%rbx), %xmm0
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x4efd <k_pack_rows+0x95d>
-	WORD $0x7feb // jmp 0x4f66 <k_pack_rows+0x9c6>
+	WORD $0x187d // jge 0x4e6a <k_pack_rows+0x8ca>
+	WORD $0x7deb // jmp 0x4ed1 <k_pack_rows+0x931>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x697c // jl 0x4f66 <k_pack_rows+0x9c6>
+	WORD $0x677c // jl 0x4ed1 <k_pack_rows+0x931>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x0c7c // jl 0x4f13 <k_pack_rows+0x973>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x14 // vmovss 0x14(%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x4274 // je 0x4f66 <k_pack_rows+0x9c6>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x067c // jl 0x4e7a <k_pack_rows+0x8da>
+	LONG $0x4410fac5; WORD $0x1003 // vmovss 0x10(%rbx,%rax), %xmm0
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4674 // je 0x4ed1 <k_pack_rows+0x931>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x077c // jl 0x4f35 <k_pack_rows+0x995>
-	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x14 // vmovss 0x14(%r12,%rdx), %xmm0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2074 // je 0x4f66 <k_pack_rows+0x9c6>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0b7c // jl 0x4ea0 <k_pack_rows+0x900>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x4410fac5; WORD $0x1013 // vmovss 0x10(%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2074 // je 0x4ed1 <k_pack_rows+0x931>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x0b7c // jl 0x4f5b <k_pack_rows+0x9bb>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x14 // vmovss 0x14(%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xfc00840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1f7e // jle 0x4f94 <k_pack_rows+0x9f4>
-	LONG $0x107ac1c4; WORD $0x2444; BYTE $0x18 // vmovss 0x18(%r12), %xmm0
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0b7c // jl 0x4ec6 <k_pack_rows+0x926>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x4410fac5; WORD $0x1013 // vmovss 0x10(%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	LONG $0x05f98349 // cmpq $0x5, %r9
+	LONG $0xfc95840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x4ef9 <k_pack_rows+0x959>
+	LONG $0x4310fac5; BYTE $0x14 // vmovss 0x14(%rbx), %xmm0
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfbde8c0f; WORD $0xffff // jl 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x1aeb // jmp 0x4fae <k_pack_rows+0xa0e>
+	WORD $0x187d // jge 0x4f0f <k_pack_rows+0x96f>
+	WORD $0x7deb // jmp 0x4f76 <k_pack_rows+0x9d6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r15,4)
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfbc28c0f; WORD $0xffff // jl 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x677c // jl 0x4f76 <k_pack_rows+0x9d6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x0c7c // jl 0x4fc4 <k_pack_rows+0xa24>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x18 // vmovss 0x18(%r12,%rax), %xmm0
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xfb97840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x067c // jl 0x4f1f <k_pack_rows+0x97f>
+	LONG $0x4410fac5; WORD $0x1403 // vmovss 0x14(%rbx,%rax), %xmm0
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4674 // je 0x4f76 <k_pack_rows+0x9d6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x077c // jl 0x4fea <k_pack_rows+0xa4a>
-	LONG $0x107ac1c4; WORD $0x1444; BYTE $0x18 // vmovss 0x18(%r12,%rdx), %xmm0
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xfb71840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0b7c // jl 0x4f45 <k_pack_rows+0x9a5>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x4410fac5; WORD $0x1413 // vmovss 0x14(%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2074 // je 0x4f76 <k_pack_rows+0x9d6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	LONG $0xfb508c0f; WORD $0xffff // jl 0x4b5d <k_pack_rows+0x5bd>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x107ac1c4; WORD $0x0444; BYTE $0x18 // vmovss 0x18(%r12,%rax), %xmm0
-	LONG $0xfffb40e9; BYTE $0xff // jmp 0x4b5d <k_pack_rows+0x5bd>
-	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0b7c // jl 0x4f6b <k_pack_rows+0x9cb>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x4410fac5; WORD $0x1413 // vmovss 0x14(%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	LONG $0x06f98349 // cmpq $0x6, %r9
+	LONG $0xfbf0840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1d7e // jle 0x4fa2 <k_pack_rows+0xa02>
+	LONG $0x4310fac5; BYTE $0x18 // vmovss 0x18(%rbx), %xmm0
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfbd08c0f; WORD $0xffff // jl 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0x1aeb // jmp 0x4fbc <k_pack_rows+0xa1c>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfbb48c0f; WORD $0xffff // jl 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x067c // jl 0x4fcc <k_pack_rows+0xa2c>
+	LONG $0x4410fac5; WORD $0x1803 // vmovss 0x18(%rbx,%rax), %xmm0
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfb8f840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0b7c // jl 0x4ff6 <k_pack_rows+0xa56>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x4410fac5; WORD $0x1813 // vmovss 0x18(%rbx,%rdx), %xmm0
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xfb65840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xfb498c0f; WORD $0xffff // jl 0x4b62 <k_pack_rows+0x5c2>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x4410fac5; WORD $0x1813 // vmovss 0x18(%rbx,%rdx), %xmm0
+	LONG $0xfffb39e9; BYTE $0xff // jmp 0x4b62 <k_pack_rows+0x5c2>
+	LONG $0x40c48148; WORD $0x0001; BYTE $0x00 // addq $0x140, %rsp # imm = 0x140
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4253,51 +4265,51 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x9066 // nop
 
 	// pack_rows_f16
 	LONG $0x28478b4c // movq 0x28(%rdi), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0be18e0f; WORD $0x0000 // jle 0x5c2e <k_pack_rows_f16+0xbee>
+	LONG $0x0b948e0f; WORD $0x0000 // jle 0x5be1 <k_pack_rows_f16+0xba1>
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0bd48e0f; WORD $0x0000 // jle 0x5c2e <k_pack_rows_f16+0xbee>
+	LONG $0x0b878e0f; WORD $0x0000 // jle 0x5be1 <k_pack_rows_f16+0xba1>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x58ec8148; WORD $0x0001; BYTE $0x00 // subq $0x158, %rsp # imm = 0x158
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
 	LONG $0x04e0c148 // shlq $0x4, %rax
-	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
-	QUAD $0x00000000ad248d4e // leaq (,%r13,4), %r12
-	QUAD $0x00000000ed148d4a // leaq (,%r13,8), %rdx
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	QUAD $0x00000000e50c8d4a // leaq (,%r12,8), %rcx
+	QUAD $0x00000000a52c8d4e // leaq (,%r12,4), %r13
+	LONG $0xe4148d4b // leaq (%r12,%r12,8), %rdx
 	LONG $0x520c8d4c // leaq (%rdx,%rdx,2), %r9
-	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	LONG $0x05e2c148 // shlq $0x5, %rdx
 	QUAD $0x0000010824948948 // movq %rdx, 0x108(%rsp)
 	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0x64348d4b // leaq (%r12,%r12,2), %rsi
+	QUAD $0x000000006d348d4a // leaq (,%r13,2), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
 	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
 	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
 	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
 	LONG $0x08e3c148 // shlq $0x8, %rbx
 	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	QUAD $0x00000150248c894c // movq %r9, 0x150(%rsp)
+	QUAD $0x00000148248c894c // movq %r9, 0x148(%rsp)
 	LONG $0x320c8d4d // leaq (%r10,%rsi), %r9
 	QUAD $0x000000f8248c894c // movq %r9, 0xf8(%rsp)
 	LONG $0x0a0c8d4d // leaq (%r10,%rcx), %r9
-	QUAD $0x00000148248c894c // movq %r9, 0x148(%rsp)
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	WORD $0xf748; BYTE $0xdb // negq %rbx
-	QUAD $0x000000d0249c8948 // movq %rbx, 0xd0(%rsp)
+	QUAD $0x00000140248c894c // movq %r9, 0x140(%rsp)
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	QUAD $0x000000d0248c894c // movq %r9, 0xd0(%rsp)
 	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
 	LONG $0x0cc18348 // addq $0xc, %rcx
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
@@ -4306,163 +4318,162 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x020c8d49 // leaq (%r10,%rax), %rcx
 	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
 	LONG $0x02448d49; BYTE $0x0c // leaq 0xc(%r10,%rax), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0xa4048d4b // leaq (%r12,%r12,4), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0xad448d4b; BYTE $0x00 // leaq (%r13,%r13,4), %rax
 	LONG $0x020c8d49 // leaq (%r10,%rax), %rcx
 	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
 	LONG $0x02448d49; BYTE $0x0c // leaq 0xc(%r10,%rax), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0x12048d49 // leaq (%r10,%rdx), %rax
 	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
 	LONG $0x12448d49; BYTE $0x0c // leaq 0xc(%r10,%rdx), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
-	LONG $0x2d4c8d48; BYTE $0x00 // leaq (%rbp,%rbp), %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0xaa0c8d4b // leaq (%r10,%r13,4), %rcx
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x6d448d48; BYTE $0x00 // leaq (%rbp,%rbp,2), %rax
+	LONG $0xa20c8d4b // leaq (%r10,%r12,4), %rcx
 	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
-	QUAD $0x00000000ed0c8d48 // leaq (,%rbp,8), %rcx
+	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
 	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	QUAD $0x000004001a948d4a // leaq 0x400(%rdx,%r11), %rdx
+	QUAD $0x000004001d948d4a // leaq 0x400(%rbp,%r11), %rdx
+	LONG $0x2d4c8d48; BYTE $0x00 // leaq (%rbp,%rbp), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	QUAD $0x000004006bb48d49 // leaq 0x400(%r11,%rbp,2), %rsi
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x0000040018b48d4a // leaq 0x400(%rax,%r11), %rsi
-	QUAD $0x000004006b9c8d49 // leaq 0x400(%r11,%rbp,2), %rbx
+	QUAD $0x00000400038c8d4d // leaq 0x400(%r11,%rax), %r9
 	LONG $0x0c428d49 // leaq 0xc(%r10), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0xaa048d4b // leaq (%r10,%r13,4), %rax
-	LONG $0x0cc08348 // addq $0xc, %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0xa2048d4b // leaq (%r10,%r12,4), %rax
+	LONG $0x0cc08348 // addq $0xc, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0xdb31 // xorl %ebx, %ebx
 	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
 	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
-	QUAD $0x0000013824a4894c // movq %r12, 0x138(%rsp)
-	QUAD $0x0000013024ac8948 // movq %rbp, 0x130(%rsp)
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	QUAD $0x0000013024ac894c // movq %r13, 0x130(%rsp)
+	QUAD $0x0000012824ac8948 // movq %rbp, 0x128(%rsp)
 	QUAD $0x00000100249c894c // movq %r11, 0x100(%rsp)
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x5288 <k_pack_rows_f16+0x248>
-	WORD $0x9066 // nop
-	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x5288 <k_pack_rows_f16+0x248>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
 	LONG $0x40c78348 // addq $0x40, %rdi
 	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	QUAD $0x000000b0249c8b48 // movq 0xb0(%rsp), %rbx
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
 	LONG $0x80ef8349 // subq $-0x80, %r15
 	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
 	LONG $0x80ee8348 // subq $-0x80, %rsi
-	QUAD $0x000000b8249c8b48 // movq 0xb8(%rsp), %rbx
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	LONG $0x80e98349 // subq $-0x80, %r9
 	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
 	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
 	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
-	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
 	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
 	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
 	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
-	LONG $0x09958d0f; WORD $0x0000 // jge 0x5c1d <k_pack_rows_f16+0xbdd>
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0x09488d0f; WORD $0x0000 // jge 0x5bd0 <k_pack_rows_f16+0xb90>
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
 	LONG $0x40f88348 // cmpq $0x40, %rax
-	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
-	LONG $0xc84c0f4c // cmovlq %rax, %r9
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0xc84c0f48 // cmovlq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
 	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
-	QUAD $0x000000b8249c8948 // movq %rbx, 0xb8(%rsp)
-	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
-	LONG $0x247c894c; BYTE $0x58 // movq %r15, 0x58(%rsp)
+	QUAD $0x000000b8248c894c // movq %r9, 0xb8(%rsp)
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
 	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
-	WORD $0x317d // jge 0x5300 <k_pack_rows_f16+0x2c0>
+	WORD $0x2d7d // jge 0x5300 <k_pack_rows_f16+0x2c0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	LONG $0xff208e0f; WORD $0xffff // jle 0x5200 <k_pack_rows_f16+0x1c0>
-	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xff1c8e0f; WORD $0xffff // jle 0x5200 <k_pack_rows_f16+0x1c0>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000393e9; BYTE $0x00 // jmp 0x5688 <k_pack_rows_f16+0x648>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x00036ee9; BYTE $0x00 // jmp 0x5668 <k_pack_rows_f16+0x628>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0xccaf0f49 // imulq %r12, %rcx
 	LONG $0x8a048d49 // leaq (%r10,%rcx,4), %rax
-	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	LONG $0x79048d48 // leaq (%rcx,%rdi,2), %rax
-	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x79248d4c // leaq (%rcx,%rdi,2), %r12
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
-	WORD $0x3feb // jmp 0x5395 <k_pack_rows_f16+0x355>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	LONG $0x24448348; WORD $0x1070 // addq $0x10, 0x70(%rsp)
-	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	QUAD $0x0000011024a4894c // movq %r12, 0x110(%rsp)
+	WORD $0x52eb // jmp 0x53a3 <k_pack_rows_f16+0x363>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x0000013824b48b48 // movq 0x138(%rsp), %rsi
+	LONG $0x10c68348 // addq $0x10, %rsi
 	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	LONG $0xfe6b8d0f; WORD $0xffff // jge 0x5200 <k_pack_rows_f16+0x1c0>
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	LONG $0xfe5d8d0f; WORD $0xffff // jge 0x5200 <k_pack_rows_f16+0x1c0>
 	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	LONG $0xcdaf0f48 // imulq %rbp, %rcx
-	QUAD $0x0000014024848b48 // movq 0x140(%rsp), %rax
-	LONG $0x48348d4c // leaq (%rax,%rcx,2), %r14
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	WORD $0x294d; BYTE $0xcd // subq %r9, %r13
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	LONG $0x016b8c0f; WORD $0x0000 // jl 0x5530 <k_pack_rows_f16+0x4f0>
-	QUAD $0x0000011824ac894c // movq %r13, 0x118(%rsp)
-	QUAD $0x00000120248c894c // movq %r9, 0x120(%rsp)
-	QUAD $0x0000012824bc8948 // movq %rdi, 0x128(%rsp)
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0xcdaf0f4c // imulq %rbp, %r9
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x294c; BYTE $0xf0 // subq %r14, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	QUAD $0x0000013824b48948 // movq %rsi, 0x138(%rsp)
+	LONG $0x01438c0f; WORD $0x0000 // jl 0x5520 <k_pack_rows_f16+0x4e0>
+	QUAD $0x0000012024ac894c // movq %r13, 0x120(%rsp)
 	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000010824a48b4c // movq 0x108(%rsp), %r12
-	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
-	QUAD $0x000000f8248c8b4c // movq 0xf8(%rsp), %r9
+	QUAD $0x0000010824ac8b4c // movq 0x108(%rsp), %r13
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	QUAD $0x000000f824b48b4c // movq 0xf8(%rsp), %r14
 	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
-	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
+	QUAD $0x000000e824a48b4c // movq 0xe8(%rsp), %r12
 	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
 	QUAD $0x000000d8249c8b48 // movq 0xd8(%rsp), %rbx
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
+	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	QUAD $0x0004006a8c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rbp,2)
-	LONG $0x6a0c180f // prefetcht0 (%rdx,%rbp,2)
-	LONG $0x0c180f41; BYTE $0x6f // prefetcht0 (%r15,%rbp,2)
 	LONG $0x680c180f // prefetcht0 (%rax,%rbp,2)
+	LONG $0x0c180f41; BYTE $0x6f // prefetcht0 (%r15,%rbp,2)
+	LONG $0x6a0c180f // prefetcht0 (%rdx,%rbp,2)
 	LONG $0x137dc2c4; WORD $0x6a04 // vcvtph2ps (%r10,%rbp,2), %ymm0
-	QUAD $0xfc006a8c137de2c4; WORD $0xffff // vcvtph2ps -0x400(%rdx,%rbp,2), %ymm1
+	QUAD $0xfc00688c137de2c4; WORD $0xffff // vcvtph2ps -0x400(%rax,%rbp,2), %ymm1
 	QUAD $0xfc006f94137dc2c4; WORD $0xffff // vcvtph2ps -0x400(%r15,%rbp,2), %ymm2
-	QUAD $0xfc00689c137de2c4; WORD $0xffff // vcvtph2ps -0x400(%rax,%rbp,2), %ymm3
+	QUAD $0xfc006a9c137de2c4; WORD $0xffff // vcvtph2ps -0x400(%rdx,%rbp,2), %ymm3
 	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
 	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
 	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
@@ -4472,446 +4483,430 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197dc3c4; WORD $0x301c; BYTE $0x01 // vextractf128 $0x1, %ymm3, (%r8,%rsi)
 	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
 	LONG $0x0c11f8c5; BYTE $0x33 // vmovups %xmm1, (%rbx,%rsi)
-	QUAD $0x0100354c197dc3c4 // vextractf128 $0x1, %ymm1, (%r13,%rsi)
+	LONG $0x197dc3c4; WORD $0x340c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%r12,%rsi)
 	LONG $0xca14fdc5 // vunpcklpd %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
-	QUAD $0x0000014824ac8b48 // movq 0x148(%rsp), %rbp
+	QUAD $0x0000014024ac8b48 // movq 0x140(%rsp), %rbp
 	LONG $0x4c11f8c5; WORD $0x0035 // vmovups %xmm1, (%rbp,%rsi)
 	LONG $0x197de3c4; WORD $0x370c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%rdi,%rsi)
 	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
-	LONG $0x1178c1c4; WORD $0x3104 // vmovups %xmm0, (%r9,%rsi)
-	QUAD $0x0000015024ac8b48 // movq 0x150(%rsp), %rbp
+	LONG $0x1178c1c4; WORD $0x3604 // vmovups %xmm0, (%r14,%rsi)
+	QUAD $0x0000014824ac8b48 // movq 0x148(%rsp), %rbp
 	QUAD $0x01003544197de3c4 // vextractf128 $0x1, %ymm0, (%rbp,%rsi)
-	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0x08698d48 // leaq 0x8(%rcx), %rbp
 	LONG $0x10c18348 // addq $0x10, %rcx
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	QUAD $0x00000088248c3b48 // cmpq 0x88(%rsp), %rcx
-	LONG $0xff418e0f; WORD $0xffff // jle 0x5430 <k_pack_rows_f16+0x3f0>
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x244c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rcx
+	LONG $0xff458e0f; WORD $0xffff // jle 0x5430 <k_pack_rows_f16+0x3f0>
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	QUAD $0x00000100249c8b4c // movq 0x100(%rsp), %r11
-	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
-	QUAD $0x0000012824bc8b48 // movq 0x128(%rsp), %rdi
-	QUAD $0x00000120248c8b4c // movq 0x120(%rsp), %r9
-	QUAD $0x0000011824ac8b4c // movq 0x118(%rsp), %r13
-	WORD $0x18eb // jmp 0x553e <k_pack_rows_f16+0x4fe>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000110248c8b48 // movq 0x110(%rsp), %rcx
-	LONG $0x89348d4a // leaq (%rcx,%r9,4), %rsi
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	QUAD $0x0000011024a48b4c // movq 0x110(%rsp), %r12
+	QUAD $0x0000012024ac8b4c // movq 0x120(%rsp), %r13
+	WORD $0x13eb // jmp 0x552e <k_pack_rows_f16+0x4ee>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x0000011824848b48 // movq 0x118(%rsp), %rax
+	LONG $0xa8348d4a // leaq (%rax,%r13,4), %rsi
 	WORD $0xed31 // xorl %ebp, %ebp
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
 	LONG $0xc59f0f40 // setg %bpl
-	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
 	LONG $0xc29f0f41 // setg %r10b
 	WORD $0x2041; BYTE $0xea // andb %bpl, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	QUAD $0x0000013024ac8b48 // movq 0x130(%rsp), %rbp
-	QUAD $0x0000013824a48b4c // movq 0x138(%rsp), %r12
-	LONG $0xfdf4850f; WORD $0xffff // jne 0x5360 <k_pack_rows_f16+0x320>
+	QUAD $0x0000012824ac8b48 // movq 0x128(%rsp), %rbp
+	QUAD $0x0000013024ac8b4c // movq 0x130(%rsp), %r13
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0xfdfc850f; WORD $0xffff // jne 0x5360 <k_pack_rows_f16+0x320>
 	LONG $0x0cc68348 // addq $0xc, %rsi
-	WORD $0x1eeb // jmp 0x5590 <k_pack_rows_f16+0x550>
+	WORD $0x16eb // jmp 0x5580 <k_pack_rows_f16+0x540>
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x02c68349 // addq $0x2, %r14
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	WORD $0x9066 // nop
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xfdd0840f; WORD $0xffff // je 0x5360 <k_pack_rows_f16+0x320>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1b7e // jle 0x55b0 <k_pack_rows_f16+0x570>
-	LONG $0x16b70f45 // movzwl (%r14), %r10d
+	LONG $0xfde0840f; WORD $0xffff // je 0x5360 <k_pack_rows_f16+0x320>
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	WORD $0x287e // jle 0x55b0 <k_pack_rows_f16+0x570>
+	LONG $0x11b70f45 // movzwl (%r9), %r10d
 	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0xd27c // jl 0x5580 <k_pack_rows_f16+0x540>
-	WORD $0x0feb // jmp 0x55bf <k_pack_rows_f16+0x57f>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0xcf7c // jl 0x5570 <k_pack_rows_f16+0x530>
+	WORD $0x1ceb // jmp 0x55bf <k_pack_rows_f16+0x57f>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0xc17c // jl 0x5580 <k_pack_rows_f16+0x540>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0xb17c // jl 0x5570 <k_pack_rows_f16+0x530>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x0f7c // jl 0x55d8 <k_pack_rows_f16+0x598>
-	LONG $0x14b70f45; BYTE $0x6e // movzwl (%r14,%rbp,2), %r10d
+	LONG $0x247c8348; WORD $0x0238 // cmpq $0x2, 0x38(%rsp)
+	WORD $0x0f7c // jl 0x55da <k_pack_rows_f16+0x59a>
+	LONG $0x14b70f45; BYTE $0x29 // movzwl (%r9,%rbp), %r10d
 	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x9d74 // je 0x5580 <k_pack_rows_f16+0x540>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x8b74 // je 0x5570 <k_pack_rows_f16+0x530>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x147c // jl 0x5601 <k_pack_rows_f16+0x5c1>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x14b70f45; BYTE $0x06 // movzwl (%r14,%rax), %r10d
+	LONG $0x247c8348; WORD $0x0338 // cmpq $0x3, 0x38(%rsp)
+	WORD $0x0f7c // jl 0x5600 <k_pack_rows_f16+0x5c0>
+	LONG $0x14b70f47; BYTE $0x01 // movzwl (%r9,%r8), %r10d
 	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0xff70840f; WORD $0xffff // je 0x5580 <k_pack_rows_f16+0x540>
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xff61840f; WORD $0xffff // je 0x5570 <k_pack_rows_f16+0x530>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	LONG $0xff548c0f; WORD $0xffff // jl 0x5572 <k_pack_rows_f16+0x532>
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x14b70f45; BYTE $0x3e // movzwl (%r14,%rdi), %r10d
-	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0x247c8348; WORD $0x0438 // cmpq $0x4, 0x38(%rsp)
+	LONG $0xff4b8c0f; WORD $0xffff // jl 0x556a <k_pack_rows_f16+0x52a>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x14b70f45; BYTE $0x01 // movzwl (%r9,%rax), %r10d
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xffff18e9; BYTE $0xff // jmp 0x5572 <k_pack_rows_f16+0x532>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0xffff2de9; BYTE $0xff // jmp 0x556a <k_pack_rows_f16+0x52a>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x04c48349 // addq $0x4, %r12
 	LONG $0xfcc18348 // addq $-0x4, %rcx
-	LONG $0xfcc38348 // addq $-0x4, %rbx
-	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0xfb788d0f; WORD $0xffff // jge 0x5200 <k_pack_rows_f16+0x1c0>
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	WORD $0xe37e // jle 0x5670 <k_pack_rows_f16+0x630>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x107e // jle 0x56a2 <k_pack_rows_f16+0x662>
-	LONG $0x45b70f41; BYTE $0x00 // movzwl (%r13), %eax
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	LONG $0xfb988d0f; WORD $0xffff // jge 0x5200 <k_pack_rows_f16+0x1c0>
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	WORD $0xe37e // jle 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0e7e // jle 0x5680 <k_pack_rows_f16+0x640>
+	WORD $0xb70f; BYTE $0x03 // movzwl (%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	WORD $0x04eb // jmp 0x56a6 <k_pack_rows_f16+0x666>
+	WORD $0x04eb // jmp 0x5684 <k_pack_rows_f16+0x644>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	LONG $0x383c8d4c // leaq (%rax,%rdi), %r15
+	LONG $0x203c8d4e // leaq (%rax,%r12), %r15
 	LONG $0x03c78349 // addq $0x3, %r15
-	LONG $0x38348d48 // leaq (%rax,%rdi), %rsi
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x20048d4e // leaq (%rax,%r12), %r8
+	LONG $0x02c08349 // addq $0x2, %r8
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x008d8c0f; WORD $0x0000 // jl 0x5760 <k_pack_rows_f16+0x720>
+	LONG $0x007e8c0f; WORD $0x0000 // jl 0x5730 <k_pack_rows_f16+0x6f0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x147c // jl 0x56f1 <k_pack_rows_f16+0x6b1>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0d7c // jl 0x56c9 <k_pack_rows_f16+0x689>
+	LONG $0x2b04b70f // movzwl (%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5f74 // je 0x5760 <k_pack_rows_f16+0x720>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x5674 // je 0x5730 <k_pack_rows_f16+0x6f0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x147c // jl 0x571f <k_pack_rows_f16+0x6df>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x3174 // je 0x5760 <k_pack_rows_f16+0x720>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x137c // jl 0x574c <k_pack_rows_f16+0x70c>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x117c // jl 0x56f5 <k_pack_rows_f16+0x6b5>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff06840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x247e // jle 0x5793 <k_pack_rows_f16+0x753>
-	LONG $0x45b70f41; BYTE $0x02 // movzwl 0x2(%r13), %eax
+	LONG $0x0304b70f // movzwl (%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1e7d // jge 0x57ac <k_pack_rows_f16+0x76c>
-	LONG $0x00009de9; BYTE $0x00 // jmp 0x5830 <k_pack_rows_f16+0x7f0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x00848c0f; WORD $0x0000 // jl 0x5830 <k_pack_rows_f16+0x7f0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x147c // jl 0x57ca <k_pack_rows_f16+0x78a>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5674 // je 0x5830 <k_pack_rows_f16+0x7f0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x147c // jl 0x57f8 <k_pack_rows_f16+0x7b8>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2874 // je 0x5830 <k_pack_rows_f16+0x7f0>
+	WORD $0x2a74 // je 0x5730 <k_pack_rows_f16+0x6f0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x137c // jl 0x5825 <k_pack_rows_f16+0x7e5>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x127c // jl 0x5722 <k_pack_rows_f16+0x6e2>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0304b70f // movzwl (%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
-	BYTE $0x90 // nop
-	LONG $0x02fe8349 // cmpq $0x2, %r14
-	LONG $0xfe36840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x247e // jle 0x5863 <k_pack_rows_f16+0x823>
-	LONG $0x45b70f41; BYTE $0x04 // movzwl 0x4(%r13), %eax
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xff16840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x247e // jle 0x5763 <k_pack_rows_f16+0x723>
+	LONG $0x0243b70f // movzwl 0x2(%rbx), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1f7d // jge 0x577d <k_pack_rows_f16+0x73d>
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x5800 <k_pack_rows_f16+0x7c0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x00838c0f; WORD $0x0000 // jl 0x5800 <k_pack_rows_f16+0x7c0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0e7c // jl 0x5795 <k_pack_rows_f16+0x755>
+	LONG $0x2b44b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rbp), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x5a74 // je 0x5800 <k_pack_rows_f16+0x7c0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x127c // jl 0x57c2 <k_pack_rows_f16+0x782>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2d74 // je 0x5800 <k_pack_rows_f16+0x7c0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x137c // jl 0x57f0 <k_pack_rows_f16+0x7b0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	LONG $0xfe46840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x247e // jle 0x5833 <k_pack_rows_f16+0x7f3>
+	LONG $0x0443b70f // movzwl 0x4(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0x4411fac5; WORD $0xf4ba // vmovss %xmm0, -0xc(%rdx,%rdi,4)
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1a7d // jge 0x5878 <k_pack_rows_f16+0x838>
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x58ec <k_pack_rows_f16+0x8ac>
+	WORD $0x1b7d // jge 0x5849 <k_pack_rows_f16+0x809>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x58b8 <k_pack_rows_f16+0x878>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0x4411fac5; WORD $0xf4ba // vmovss %xmm0, -0xc(%rdx,%rdi,4)
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x747c // jl 0x58ec <k_pack_rows_f16+0x8ac>
+	WORD $0x6f7c // jl 0x58b8 <k_pack_rows_f16+0x878>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x147c // jl 0x5896 <k_pack_rows_f16+0x856>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0e7c // jl 0x5861 <k_pack_rows_f16+0x821>
+	LONG $0x2b44b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0xf8ba // vmovss %xmm0, -0x8(%rdx,%rdi,4)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4b74 // je 0x58ec <k_pack_rows_f16+0x8ac>
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x4b74 // je 0x58b8 <k_pack_rows_f16+0x878>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x147c // jl 0x58bf <k_pack_rows_f16+0x87f>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0xfcba // vmovss %xmm0, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2274 // je 0x58ec <k_pack_rows_f16+0x8ac>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x137c // jl 0x58e7 <k_pack_rows_f16+0x8a7>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x127c // jl 0x5889 <k_pack_rows_f16+0x849>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x0411fac5; BYTE $0xba // vmovss %xmm0, (%rdx,%rdi,4)
-	LONG $0x03fe8349 // cmpq $0x3, %r14
-	LONG $0xfd7a840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x247e // jle 0x591f <k_pack_rows_f16+0x8df>
-	LONG $0x45b70f41; BYTE $0x06 // movzwl 0x6(%r13), %eax
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2374 // je 0x58b8 <k_pack_rows_f16+0x878>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x137c // jl 0x58b2 <k_pack_rows_f16+0x872>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	LONG $0x03f98349 // cmpq $0x3, %r9
+	LONG $0xfd8e840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x247e // jle 0x58eb <k_pack_rows_f16+0x8ab>
+	LONG $0x0643b70f // movzwl 0x6(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x4411fac5; WORD $0xf4ba // vmovss %xmm0, -0xc(%rdx,%rdi,4)
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1a7d // jge 0x5934 <k_pack_rows_f16+0x8f4>
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x59a8 <k_pack_rows_f16+0x968>
+	WORD $0x1b7d // jge 0x5901 <k_pack_rows_f16+0x8c1>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x5970 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x4411fac5; WORD $0xf4ba // vmovss %xmm0, -0xc(%rdx,%rdi,4)
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x747c // jl 0x59a8 <k_pack_rows_f16+0x968>
+	WORD $0x6f7c // jl 0x5970 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x147c // jl 0x5952 <k_pack_rows_f16+0x912>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0e7c // jl 0x5919 <k_pack_rows_f16+0x8d9>
+	LONG $0x2b44b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0xf8ba // vmovss %xmm0, -0x8(%rdx,%rdi,4)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4b74 // je 0x59a8 <k_pack_rows_f16+0x968>
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x4b74 // je 0x5970 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x147c // jl 0x597b <k_pack_rows_f16+0x93b>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0xfcba // vmovss %xmm0, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2274 // je 0x59a8 <k_pack_rows_f16+0x968>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x137c // jl 0x59a3 <k_pack_rows_f16+0x963>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x127c // jl 0x5941 <k_pack_rows_f16+0x901>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x0411fac5; BYTE $0xba // vmovss %xmm0, (%rdx,%rdi,4)
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0xfcbe840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x247e // jle 0x59db <k_pack_rows_f16+0x99b>
-	LONG $0x45b70f41; BYTE $0x08 // movzwl 0x8(%r13), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1e7d // jge 0x59f4 <k_pack_rows_f16+0x9b4>
-	LONG $0x00009ce9; BYTE $0x00 // jmp 0x5a77 <k_pack_rows_f16+0xa37>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x00838c0f; WORD $0x0000 // jl 0x5a77 <k_pack_rows_f16+0xa37>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x147c // jl 0x5a12 <k_pack_rows_f16+0x9d2>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5574 // je 0x5a77 <k_pack_rows_f16+0xa37>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x147c // jl 0x5a40 <k_pack_rows_f16+0xa00>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
+	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2774 // je 0x5a77 <k_pack_rows_f16+0xa37>
+	WORD $0x2374 // je 0x5970 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x137c // jl 0x5a6d <k_pack_rows_f16+0xa2d>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
-	LONG $0x05fe8349 // cmpq $0x5, %r14
-	LONG $0xfbef840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x247e // jle 0x5aaa <k_pack_rows_f16+0xa6a>
-	LONG $0x45b70f41; BYTE $0x0a // movzwl 0xa(%r13), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1e7d // jge 0x5ac3 <k_pack_rows_f16+0xa83>
-	LONG $0x00009ce9; BYTE $0x00 // jmp 0x5b46 <k_pack_rows_f16+0xb06>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x00838c0f; WORD $0x0000 // jl 0x5b46 <k_pack_rows_f16+0xb06>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x147c // jl 0x5ae1 <k_pack_rows_f16+0xaa1>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5574 // je 0x5b46 <k_pack_rows_f16+0xb06>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x147c // jl 0x5b0f <k_pack_rows_f16+0xacf>
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x137c // jl 0x596a <k_pack_rows_f16+0x92a>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
+	LONG $0x04f98349 // cmpq $0x4, %r9
+	LONG $0xfcd6840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x247e // jle 0x59a3 <k_pack_rows_f16+0x963>
+	LONG $0x0843b70f // movzwl 0x8(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2774 // je 0x5b46 <k_pack_rows_f16+0xb06>
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1b7d // jge 0x59b9 <k_pack_rows_f16+0x979>
+	LONG $0x000094e9; BYTE $0x00 // jmp 0x5a37 <k_pack_rows_f16+0x9f7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x137c // jl 0x5b3c <k_pack_rows_f16+0xafc>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x7e7c // jl 0x5a37 <k_pack_rows_f16+0x9f7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0e7c // jl 0x59d1 <k_pack_rows_f16+0x991>
+	LONG $0x2b44b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x0411fac5; BYTE $0xb8 // vmovss %xmm0, (%rax,%rdi,4)
-	LONG $0x06fe8349 // cmpq $0x6, %r14
-	LONG $0xfb20840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x257e // jle 0x5b7a <k_pack_rows_f16+0xb3a>
-	LONG $0x45b70f41; BYTE $0x0c // movzwl 0xc(%r13), %eax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x5574 // je 0x5a37 <k_pack_rows_f16+0x9f7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x127c // jl 0x59fe <k_pack_rows_f16+0x9be>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2874 // je 0x5a37 <k_pack_rows_f16+0x9f7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x137c // jl 0x5a2c <k_pack_rows_f16+0x9ec>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	LONG $0x05f98349 // cmpq $0x5, %r9
+	LONG $0xfc0f840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x247e // jle 0x5a6a <k_pack_rows_f16+0xa2a>
+	LONG $0x0a43b70f // movzwl 0xa(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfaf88c0f; WORD $0xffff // jl 0x5670 <k_pack_rows_f16+0x630>
-	WORD $0x19eb // jmp 0x5b93 <k_pack_rows_f16+0xb53>
+	WORD $0x1b7d // jge 0x5a80 <k_pack_rows_f16+0xa40>
+	LONG $0x000094e9; BYTE $0x00 // jmp 0x5afe <k_pack_rows_f16+0xabe>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf4b8 // vmovss %xmm0, -0xc(%rax,%rdi,4)
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfadd8c0f; WORD $0xffff // jl 0x5670 <k_pack_rows_f16+0x630>
+	WORD $0x7e7c // jl 0x5afe <k_pack_rows_f16+0xabe>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x147c // jl 0x5bb1 <k_pack_rows_f16+0xb71>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0e7c // jl 0x5a98 <k_pack_rows_f16+0xa58>
+	LONG $0x2b44b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xf8b8 // vmovss %xmm0, -0x8(%rax,%rdi,4)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfaab840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x5574 // je 0x5afe <k_pack_rows_f16+0xabe>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x147c // jl 0x5be3 <k_pack_rows_f16+0xba3>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x4411fac5; WORD $0xfcb8 // vmovss %xmm0, -0x4(%rax,%rdi,4)
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfa79840f; WORD $0xffff // je 0x5670 <k_pack_rows_f16+0x630>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	LONG $0xfa558c0f; WORD $0xffff // jl 0x565a <k_pack_rows_f16+0x61a>
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x127c // jl 0x5ac5 <k_pack_rows_f16+0xa85>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xfffa3de9; BYTE $0xff // jmp 0x565a <k_pack_rows_f16+0x61a>
-	LONG $0x58c48148; WORD $0x0001; BYTE $0x00 // addq $0x158, %rsp # imm = 0x158
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2874 // je 0x5afe <k_pack_rows_f16+0xabe>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x137c // jl 0x5af3 <k_pack_rows_f16+0xab3>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
+	LONG $0x06f98349 // cmpq $0x6, %r9
+	LONG $0xfb48840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x257e // jle 0x5b32 <k_pack_rows_f16+0xaf2>
+	LONG $0x0c43b70f // movzwl 0xc(%rbx), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfb208c0f; WORD $0xffff // jl 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0x1aeb // jmp 0x5b4c <k_pack_rows_f16+0xb0c>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfb048c0f; WORD $0xffff // jl 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0e7c // jl 0x5b64 <k_pack_rows_f16+0xb24>
+	LONG $0x2b44b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rbp), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfad7840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x127c // jl 0x5b95 <k_pack_rows_f16+0xb55>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xfaa6840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xfa858c0f; WORD $0xffff // jl 0x563d <k_pack_rows_f16+0x5fd>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rax), %eax
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xfffa6de9; BYTE $0xff // jmp 0x563d <k_pack_rows_f16+0x5fd>
+	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4920,615 +4915,607 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// pack_rows_bf16
 	LONG $0x28478b4c // movq 0x28(%rdi), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0a248e0f; WORD $0x0000 // jle 0x6671 <k_pack_rows_bf16+0xa31>
+	LONG $0x0a0d8e0f; WORD $0x0000 // jle 0x660a <k_pack_rows_bf16+0xa1a>
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0a178e0f; WORD $0x0000 // jle 0x6671 <k_pack_rows_bf16+0xa31>
+	LONG $0x0a008e0f; WORD $0x0000 // jle 0x660a <k_pack_rows_bf16+0xa1a>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x58ec8148; WORD $0x0001; BYTE $0x00 // subq $0x158, %rsp # imm = 0x158
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x48ec8148; WORD $0x0001; BYTE $0x00 // subq $0x148, %rsp # imm = 0x148
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	LONG $0x04e0c148 // shlq $0x4, %rax
-	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
-	QUAD $0x00000000ad1c8d4e // leaq (,%r13,4), %r11
-	QUAD $0x00000000ed148d4a // leaq (,%r13,8), %rdx
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	QUAD $0x00000000e50c8d4a // leaq (,%r12,8), %rcx
+	QUAD $0x00000000a51c8d4e // leaq (,%r12,4), %r11
+	LONG $0xe4148d4b // leaq (%r12,%r12,8), %rdx
 	LONG $0x52148d4c // leaq (%rdx,%rdx,2), %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	LONG $0x05e2c148 // shlq $0x5, %rdx
-	QUAD $0x0000012024948948 // movq %rdx, 0x120(%rsp)
+	QUAD $0x0000010824948948 // movq %rdx, 0x108(%rsp)
 	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
 	LONG $0x5b348d4b // leaq (%r11,%r11,2), %rsi
-	WORD $0x8b4c; BYTE $0x27 // movq (%rdi), %r12
+	WORD $0x8b4c; BYTE $0x2f // movq (%rdi), %r13
 	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
 	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
 	LONG $0x08e6c149 // shlq $0x8, %r14
-	QUAD $0x000000a024b4894c // movq %r14, 0xa0(%rsp)
-	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
-	QUAD $0x000001502494894c // movq %r10, 0x150(%rsp)
-	LONG $0x34148d4d // leaq (%r12,%rsi), %r10
+	QUAD $0x0000009824b4894c // movq %r14, 0x98(%rsp)
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
 	QUAD $0x000001102494894c // movq %r10, 0x110(%rsp)
-	LONG $0x0c148d4d // leaq (%r12,%rcx), %r10
-	QUAD $0x000001082494894c // movq %r10, 0x108(%rsp)
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x2e148d4e // leaq (%rsi,%r13), %r10
+	QUAD $0x000000f82494894c // movq %r10, 0xf8(%rsp)
+	LONG $0x29148d4e // leaq (%rcx,%r13), %r10
+	QUAD $0x000001382494894c // movq %r10, 0x138(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0xf749; BYTE $0xda // negq %r10
-	QUAD $0x000000d82494894c // movq %r10, 0xd8(%rsp)
-	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
+	QUAD $0x000000d02494894c // movq %r10, 0xd0(%rsp)
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x0cc18348 // addq $0xc, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x354c8d49; BYTE $0x0c // leaq 0xc(%r13,%rsi), %rcx
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x344c8d49; BYTE $0x0c // leaq 0xc(%r12,%rsi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x040c8d49 // leaq (%r12,%rax), %rcx
-	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
-	LONG $0x04448d49; BYTE $0x0c // leaq 0xc(%r12,%rax), %rax
+	LONG $0x054c8d49; BYTE $0x00 // leaq (%r13,%rax), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	LONG $0x05448d49; BYTE $0x0c // leaq 0xc(%r13,%rax), %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x00000148249c894c // movq %r11, 0x148(%rsp)
+	QUAD $0x00000140249c894c // movq %r11, 0x140(%rsp)
 	LONG $0x9b048d4b // leaq (%r11,%r11,4), %rax
 	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x040c8d49 // leaq (%r12,%rax), %rcx
-	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
-	LONG $0x04448d49; BYTE $0x0c // leaq 0xc(%r12,%rax), %rax
+	LONG $0x054c8d49; BYTE $0x00 // leaq (%r13,%rax), %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0x05448d49; BYTE $0x0c // leaq 0xc(%r13,%rax), %rax
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x14048d49 // leaq (%r12,%rdx), %rax
-	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
-	LONG $0x14448d49; BYTE $0x0c // leaq 0xc(%r12,%rdx), %rax
+	LONG $0x15448d49; BYTE $0x00 // leaq (%r13,%rdx), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x15448d49; BYTE $0x0c // leaq 0xc(%r13,%rdx), %rax
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
+	LONG $0x49048d4b // leaq (%r9,%r9,2), %rax
+	LONG $0xa54c8d4b; BYTE $0x00 // leaq (%r13,%r12,4), %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	QUAD $0x0000040019948d49 // leaq 0x400(%r9,%rbx), %rdx
 	LONG $0x090c8d4b // leaq (%r9,%r9), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0xac0c8d4b // leaq (%r12,%r13,4), %rcx
-	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
-	QUAD $0x00000000cd0c8d4a // leaq (,%r9,8), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	QUAD $0x000004001a948d48 // leaq 0x400(%rdx,%rbx), %rdx
-	QUAD $0x0000040018b48d48 // leaq 0x400(%rax,%rbx), %rsi
-	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	QUAD $0x000004004bbc8d4a // leaq 0x400(%rbx,%r9,2), %rdi
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x24448d49; BYTE $0x0c // leaq 0xc(%r12), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x2464894c; BYTE $0x48 // movq %r12, 0x48(%rsp)
-	LONG $0xac048d4b // leaq (%r12,%r13,4), %rax
-	LONG $0x0cc08348 // addq $0xc, %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x240c894c // movq %r9, (%rsp)
+	QUAD $0x000004004bb48d4a // leaq 0x400(%rbx,%r9,2), %rsi
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x0000040003bc8d48 // leaq 0x400(%rbx,%rax), %rdi
+	LONG $0x0c458d49 // leaq 0xc(%r13), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x0000000ca5048d4a // leaq 0xc(,%r12,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x000000a82484894c // movq %r8, 0xa8(%rsp)
-	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
-	QUAD $0x00000118249c894c // movq %r11, 0x118(%rsp)
-	QUAD $0x000000e8248c894c // movq %r9, 0xe8(%rsp)
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x5e83 <k_pack_rows_bf16+0x243>
-	BYTE $0x90 // nop
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
-	LONG $0x40c68349 // addq $0x40, %r14
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
+	LONG $0x2464894c; BYTE $0x68 // movq %r12, 0x68(%rsp)
+	QUAD $0x00000100249c894c // movq %r11, 0x100(%rsp)
+	QUAD $0x0000008024ac894c // movq %r13, 0x80(%rsp)
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x5e23 <k_pack_rows_bf16+0x233>
+	WORD $0x9066 // nop
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	LONG $0x40c28349 // addq $0x40, %r10
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
 	LONG $0x80eb8348 // subq $-0x80, %rbx
-	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
 	LONG $0x80ea8348 // subq $-0x80, %rdx
-	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
 	LONG $0x80ee8348 // subq $-0x80, %rsi
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
+	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
 	LONG $0x80ef8348 // subq $-0x80, %rdi
-	LONG $0x24440148; BYTE $0x58 // addq %rax, 0x58(%rsp)
+	LONG $0x24440148; BYTE $0x60 // addq %rax, 0x60(%rsp)
+	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
 	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
 	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
-	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
 	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
 	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
 	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
-	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0x07dd8d0f; WORD $0x0000 // jge 0x6660 <k_pack_rows_bf16+0xa20>
+	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0x07d68d0f; WORD $0x0000 // jge 0x65f9 <k_pack_rows_bf16+0xa09>
 	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	WORD $0x294d; BYTE $0xf7 // subq %r14, %r15
+	WORD $0x294d; BYTE $0xd7 // subq %r10, %r15
 	LONG $0x40ff8349 // cmpq $0x40, %r15
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0xc74c0f49 // cmovlq %r15, %rax
 	LONG $0x08ff8349 // cmpq $0x8, %r15
-	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
-	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
-	QUAD $0x000000c024bc8948 // movq %rdi, 0xc0(%rsp)
-	QUAD $0x000000b82494894c // movq %r10, 0xb8(%rsp)
-	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
-	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
-	WORD $0x277d // jge 0x5ef0 <k_pack_rows_bf16+0x2b0>
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
+	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
+	QUAD $0x000000b0248c894c // movq %r9, 0xb0(%rsp)
+	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
+	QUAD $0x000000a82494894c // movq %r10, 0xa8(%rsp)
+	WORD $0x377d // jge 0x5ea0 <k_pack_rows_bf16+0x2b0>
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xff268e0f; WORD $0xffff // jle 0x5e00 <k_pack_rows_bf16+0x1c0>
-	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00035ce9; BYTE $0x00 // jmp 0x6248 <k_pack_rows_bf16+0x608>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x8f0c8d49 // leaq (%r15,%rcx,4), %rcx
-	QUAD $0x00000130248c8948 // movq %rcx, 0x130(%rsp)
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	LONG $0x712c8d4e // leaq (%rcx,%r14,2), %r13
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xff218e0f; WORD $0xffff // jle 0x5da0 <k_pack_rows_bf16+0x1b0>
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x000346e9; BYTE $0x00 // jmp 0x61d8 <k_pack_rows_bf16+0x5e8>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0xccaf0f49 // imulq %r12, %rcx
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	QUAD $0x00000118248c8948 // movq %rcx, 0x118(%rsp)
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x510c8d4a // leaq (%rcx,%r10,2), %rcx
+	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	QUAD $0x0000012824ac894c // movq %r13, 0x128(%rsp)
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	WORD $0x4beb // jmp 0x5f90 <k_pack_rows_bf16+0x350>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0xfcc08349 // addq $-0x4, %r8
-	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
-	QUAD $0x0000014024948b4c // movq 0x140(%rsp), %r10
-	LONG $0x10c28349 // addq $0x10, %r10
-	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
+	WORD $0x39eb // jmp 0x5f33 <k_pack_rows_bf16+0x343>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	QUAD $0x0000013024b48b48 // movq 0x130(%rsp), %rsi
+	LONG $0x10c68348 // addq $0x10, %rsi
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
 	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xfe708d0f; WORD $0xffff // jge 0x5e00 <k_pack_rows_bf16+0x1c0>
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x4caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rcx
-	QUAD $0x000000004d348d4c // leaq (,%rcx,2), %r14
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x5da0 <k_pack_rows_bf16+0x1b0>
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x0caf0f4c; BYTE $0x24 // imulq (%rsp), %r9
+	QUAD $0x00000128248c034c // addq 0x128(%rsp), %r9
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x294c; BYTE $0xf0 // subq %r14, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	QUAD $0x000001402494894c // movq %r10, 0x140(%rsp)
-	LONG $0x016f8c0f; WORD $0x0000 // jl 0x6140 <k_pack_rows_bf16+0x500>
-	QUAD $0x0000013824a4894c // movq %r12, 0x138(%rsp)
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	QUAD $0x0000013024b48948 // movq %rsi, 0x130(%rsp)
+	LONG $0x01668c0f; WORD $0x0000 // jl 0x60d0 <k_pack_rows_bf16+0x4e0>
+	QUAD $0x0000012024b4894c // movq %r14, 0x120(%rsp)
 	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000012024a48b4c // movq 0x120(%rsp), %r12
-	QUAD $0x00000110248c8b4c // movq 0x110(%rsp), %r9
-	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
-	QUAD $0x0000010024848b4c // movq 0x100(%rsp), %r8
-	QUAD $0x000000f824ac8b4c // movq 0xf8(%rsp), %r13
-	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
-	QUAD $0x000000e0249c8b48 // movq 0xe0(%rsp), %rbx
-	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
-	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000011024948b4c // movq 0x110(%rsp), %r10
+	QUAD $0x0000010824ac8b4c // movq 0x108(%rsp), %r13
+	QUAD $0x000000f824b48b4c // movq 0xf8(%rsp), %r14
+	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
+	QUAD $0x000000d8249c8b48 // movq 0xd8(%rsp), %rbx
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	QUAD $0x0004006a8c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rbp,2)
+	QUAD $0x0004006b8c180f41; BYTE $0x00 // prefetcht0 0x400(%r11,%rbp,2)
 	LONG $0x6a0c180f // prefetcht0 (%rdx,%rbp,2)
 	LONG $0x0c180f41; BYTE $0x6f // prefetcht0 (%r15,%rbp,2)
-	LONG $0x0c180f41; BYTE $0x6b // prefetcht0 (%r11,%rbp,2)
-	LONG $0x337dc2c4; WORD $0x6a04 // vpmovzxwd (%r10,%rbp,2), %ymm0
+	LONG $0x0c180f41; BYTE $0x6c // prefetcht0 (%r12,%rbp,2)
+	LONG $0x337dc2c4; WORD $0x6b04 // vpmovzxwd (%r11,%rbp,2), %ymm0
 	LONG $0xf072fdc5; BYTE $0x10 // vpslld $0x10, %ymm0, %ymm0
 	QUAD $0xfc006a8c337de2c4; WORD $0xffff // vpmovzxwd -0x400(%rdx,%rbp,2), %ymm1
 	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
 	QUAD $0xfc006f94337dc2c4; WORD $0xffff // vpmovzxwd -0x400(%r15,%rbp,2), %ymm2
 	LONG $0xf272edc5; BYTE $0x10 // vpslld $0x10, %ymm2, %ymm2
-	QUAD $0xfc006b9c337dc2c4; WORD $0xffff // vpmovzxwd -0x400(%r11,%rbp,2), %ymm3
+	QUAD $0xfc006c9c337dc2c4; WORD $0xffff // vpmovzxwd -0x400(%r12,%rbp,2), %ymm3
 	LONG $0xf372e5c5; BYTE $0x10 // vpslld $0x10, %ymm3, %ymm3
 	LONG $0xe162fdc5 // vpunpckldq %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
 	LONG $0xc16afdc5 // vpunpckhdq %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
 	LONG $0xcb62edc5 // vpunpckldq %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
 	LONG $0xd36aedc5 // vpunpckhdq %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
 	LONG $0xd96cddc5 // vpunpcklqdq %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
 	LONG $0x5c7ffac5; WORD $0x0035 // vmovdqu %xmm3, (%rbp,%rsi)
 	LONG $0x397dc3c4; WORD $0x301c; BYTE $0x01 // vextracti128 $0x1, %ymm3, (%r8,%rsi)
 	LONG $0xc96dddc5 // vpunpckhqdq %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
 	LONG $0x0c7ffac5; BYTE $0x33 // vmovdqu %xmm1, (%rbx,%rsi)
-	QUAD $0x0100354c397dc3c4 // vextracti128 $0x1, %ymm1, (%r13,%rsi)
+	LONG $0x397de3c4; WORD $0x300c; BYTE $0x01 // vextracti128 $0x1, %ymm1, (%rax,%rsi)
 	LONG $0xca6cfdc5 // vpunpcklqdq %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
-	LONG $0x0c7ffac5; BYTE $0x30 // vmovdqu %xmm1, (%rax,%rsi)
+	QUAD $0x0000013824ac8b48 // movq 0x138(%rsp), %rbp
+	LONG $0x4c7ffac5; WORD $0x0035 // vmovdqu %xmm1, (%rbp,%rsi)
 	LONG $0x397de3c4; WORD $0x370c; BYTE $0x01 // vextracti128 $0x1, %ymm1, (%rdi,%rsi)
 	LONG $0xc26dfdc5 // vpunpckhqdq %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
-	LONG $0x7f7ac1c4; WORD $0x3104 // vmovdqu %xmm0, (%r9,%rsi)
-	QUAD $0x0000015024ac8b48 // movq 0x150(%rsp), %rbp
-	QUAD $0x01003544397de3c4 // vextracti128 $0x1, %ymm0, (%rbp,%rsi)
-	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x7f7ac1c4; WORD $0x3604 // vmovdqu %xmm0, (%r14,%rsi)
+	LONG $0x397dc3c4; WORD $0x3204; BYTE $0x01 // vextracti128 $0x1, %ymm0, (%r10,%rsi)
+	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0x08698d48 // leaq 0x8(%rcx), %rbp
 	LONG $0x10c18348 // addq $0x10, %rcx
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	QUAD $0x00000090248c3b48 // cmpq 0x90(%rsp), %rcx
-	LONG $0xff308e0f; WORD $0xffff // jle 0x6030 <k_pack_rows_bf16+0x3f0>
-	LONG $0x24740348; BYTE $0x48 // addq 0x48(%rsp), %rsi
-	QUAD $0x00000118249c8b4c // movq 0x118(%rsp), %r11
-	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
-	QUAD $0x0000012824ac8b4c // movq 0x128(%rsp), %r13
-	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
-	WORD $0x18eb // jmp 0x6151 <k_pack_rows_bf16+0x511>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x0000013024848b48 // movq 0x130(%rsp), %rax
-	LONG $0xa0348d4a // leaq (%rax,%r12,4), %rsi
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	QUAD $0x00000088248c3b48 // cmpq 0x88(%rsp), %rcx
+	LONG $0xff2e8e0f; WORD $0xffff // jle 0x5fc0 <k_pack_rows_bf16+0x3d0>
+	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	QUAD $0x00000100249c8b4c // movq 0x100(%rsp), %r11
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	QUAD $0x0000012024848b48 // movq 0x120(%rsp), %rax
+	WORD $0x1beb // jmp 0x60e1 <k_pack_rows_bf16+0x4f1>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000011824848b48 // movq 0x118(%rsp), %rax
+	LONG $0xb0348d4a // leaq (%rax,%r14,4), %rsi
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	WORD $0xed31 // xorl %ebp, %ebp
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
 	LONG $0xc59f0f40 // setg %bpl
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
 	LONG $0xc29f0f41 // setg %r10b
 	WORD $0x2041; BYTE $0xea // andb %bpl, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	LONG $0xfdcc850f; WORD $0xffff // jne 0x5f50 <k_pack_rows_bf16+0x310>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0xfdf5850f; WORD $0xffff // jne 0x5f00 <k_pack_rows_bf16+0x310>
 	LONG $0x0cc68348 // addq $0xc, %rsi
-	WORD $0x1beb // jmp 0x61a5 <k_pack_rows_bf16+0x565>
+	WORD $0x24eb // jmp 0x6135 <k_pack_rows_bf16+0x545>
 	WORD $0x2e89 // movl %ebp, (%rsi)
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x02c68349 // addq $0x2, %r14
-	QUAD $0x0000014824b40348 // addq 0x148(%rsp), %rsi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x02c18349 // addq $0x2, %r9
+	QUAD $0x0000014024b40348 // addq 0x140(%rsp), %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xfdab840f; WORD $0xffff // je 0x5f50 <k_pack_rows_bf16+0x310>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x167e // jle 0x61c0 <k_pack_rows_bf16+0x580>
-	LONG $0x2eb70f41 // movzwl (%r14), %ebp
+	LONG $0xfdcb840f; WORD $0xffff // je 0x5f00 <k_pack_rows_bf16+0x310>
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	WORD $0x137e // jle 0x6150 <k_pack_rows_bf16+0x560>
+	LONG $0x29b70f41 // movzwl (%r9), %ebp
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
 	WORD $0x6e89; BYTE $0xf4 // movl %ebp, -0xc(%rsi)
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	WORD $0xd67c // jl 0x6190 <k_pack_rows_bf16+0x550>
-	WORD $0x0feb // jmp 0x61cb <k_pack_rows_bf16+0x58b>
-	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0xd37c // jl 0x6120 <k_pack_rows_bf16+0x530>
+	WORD $0x0ceb // jmp 0x615b <k_pack_rows_bf16+0x56b>
+	BYTE $0x90 // nop
 	WORD $0xed31 // xorl %ebp, %ebp
 	WORD $0x6e89; BYTE $0xf4 // movl %ebp, -0xc(%rsi)
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	WORD $0xc57c // jl 0x6190 <k_pack_rows_bf16+0x550>
-	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x087c // jl 0x61db <k_pack_rows_bf16+0x59b>
-	LONG $0x2cb70f43; BYTE $0x56 // movzwl (%r14,%r10,2), %ebp
+	WORD $0xc57c // jl 0x6120 <k_pack_rows_bf16+0x530>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x247c8348; WORD $0x0228 // cmpq $0x2, 0x28(%rsp)
+	WORD $0x087c // jl 0x616d <k_pack_rows_bf16+0x57d>
+	LONG $0x2cb70f43; BYTE $0x11 // movzwl (%r9,%r10), %ebp
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
 	WORD $0x6e89; BYTE $0xf8 // movl %ebp, -0x8(%rsi)
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	WORD $0xac74 // je 0x6190 <k_pack_rows_bf16+0x550>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0xaa74 // je 0x6120 <k_pack_rows_bf16+0x530>
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x087c // jl 0x61f4 <k_pack_rows_bf16+0x5b4>
-	LONG $0x2cb70f43; BYTE $0x0e // movzwl (%r14,%r9), %ebp
+	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
+	WORD $0x087c // jl 0x6188 <k_pack_rows_bf16+0x598>
+	LONG $0x2cb70f43; BYTE $0x01 // movzwl (%r9,%r8), %ebp
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
 	WORD $0x6e89; BYTE $0xfc // movl %ebp, -0x4(%rsi)
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x9374 // je 0x6190 <k_pack_rows_bf16+0x550>
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x8f74 // je 0x6120 <k_pack_rows_bf16+0x530>
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x857c // jl 0x618a <k_pack_rows_bf16+0x54a>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x2cb70f41; BYTE $0x06 // movzwl (%r14,%rax), %ebp
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x247c8348; WORD $0x0428 // cmpq $0x4, 0x28(%rsp)
+	LONG $0xff728c0f; WORD $0xffff // jl 0x6111 <k_pack_rows_bf16+0x521>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x2cb70f41; BYTE $0x01 // movzwl (%r9,%rax), %ebp
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
-	LONG $0xffff6ce9; BYTE $0xff // jmp 0x618a <k_pack_rows_bf16+0x54a>
+	LONG $0xffff5be9; BYTE $0xff // jmp 0x6111 <k_pack_rows_bf16+0x521>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
+	BYTE $0x90 // nop
+	LONG $0x04c48349 // addq $0x4, %r12
 	LONG $0xfcc18348 // addq $-0x4, %rcx
-	LONG $0xfcc38348 // addq $-0x4, %rbx
-	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	LONG $0xfbb88d0f; WORD $0xffff // jge 0x5e00 <k_pack_rows_bf16+0x1c0>
-	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xe37e // jle 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0a7e // jle 0x625c <k_pack_rows_bf16+0x61c>
-	LONG $0x45b70f41; BYTE $0x00 // movzwl (%r13), %eax
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	LONG $0xfbc88d0f; WORD $0xffff // jge 0x5da0 <k_pack_rows_bf16+0x1b0>
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	WORD $0xe37e // jle 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x087e // jle 0x61ea <k_pack_rows_bf16+0x5fa>
+	WORD $0xb70f; BYTE $0x03 // movzwl (%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x02eb // jmp 0x625e <k_pack_rows_bf16+0x61e>
+	WORD $0x02eb // jmp 0x61ec <k_pack_rows_bf16+0x5fc>
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
-	LONG $0x3a148d4c // leaq (%rdx,%rdi), %r10
-	LONG $0x03c28349 // addq $0x3, %r10
-	LONG $0x3a348d4c // leaq (%rdx,%rdi), %r14
-	LONG $0x02c68349 // addq $0x2, %r14
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	LONG $0x220c8d4e // leaq (%rdx,%r12), %r9
+	LONG $0x03c18349 // addq $0x3, %r9
+	LONG $0x222c8d4a // leaq (%rdx,%r12), %rbp
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x5b7c // jl 0x62e0 <k_pack_rows_bf16+0x6a0>
+	WORD $0x5c7c // jl 0x6270 <k_pack_rows_bf16+0x680>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x0e7c // jl 0x629b <k_pack_rows_bf16+0x65b>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3c74 // je 0x62e0 <k_pack_rows_bf16+0x6a0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x097c // jl 0x62b5 <k_pack_rows_bf16+0x675>
-	LONG $0x44b70f43; WORD $0x000d // movzwl (%r13,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2274 // je 0x62e0 <k_pack_rows_bf16+0x6a0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x0d7c // jl 0x62d3 <k_pack_rows_bf16+0x693>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0b7c // jl 0x6227 <k_pack_rows_bf16+0x637>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0005 // movzwl (%r13,%rax), %eax
+	LONG $0x0304b70f // movzwl (%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3f74 // je 0x6270 <k_pack_rows_bf16+0x680>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x087c // jl 0x6241 <k_pack_rows_bf16+0x651>
+	LONG $0x04b70f42; BYTE $0x03 // movzwl (%rbx,%r8), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x2574 // je 0x6270 <k_pack_rows_bf16+0x680>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0c7c // jl 0x625f <k_pack_rows_bf16+0x66f>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0304b70f // movzwl (%rbx,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff46840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x197e // jle 0x6308 <k_pack_rows_bf16+0x6c8>
-	LONG $0x45b70f41; BYTE $0x02 // movzwl 0x2(%r13), %eax
+	LONG $0xff46840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x6298 <k_pack_rows_bf16+0x6a8>
+	LONG $0x0243b70f // movzwl 0x2(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x137d // jge 0x6319 <k_pack_rows_bf16+0x6d9>
-	WORD $0x68eb // jmp 0x6370 <k_pack_rows_bf16+0x730>
+	WORD $0x147d // jge 0x62aa <k_pack_rows_bf16+0x6ba>
+	WORD $0x68eb // jmp 0x6300 <k_pack_rows_bf16+0x710>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x577c // jl 0x6370 <k_pack_rows_bf16+0x730>
+	WORD $0x567c // jl 0x6300 <k_pack_rows_bf16+0x710>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x0e7c // jl 0x632f <k_pack_rows_bf16+0x6ef>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3874 // je 0x6370 <k_pack_rows_bf16+0x730>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x097c // jl 0x6349 <k_pack_rows_bf16+0x709>
-	LONG $0x44b70f43; WORD $0x020d // movzwl 0x2(%r13,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1e74 // je 0x6370 <k_pack_rows_bf16+0x730>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x0d7c // jl 0x6367 <k_pack_rows_bf16+0x727>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0x62be <k_pack_rows_bf16+0x6ce>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0205 // movzwl 0x2(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3874 // je 0x6300 <k_pack_rows_bf16+0x710>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x097c // jl 0x62d9 <k_pack_rows_bf16+0x6e9>
+	LONG $0x44b70f42; WORD $0x0203 // movzwl 0x2(%rbx,%r8), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1d74 // je 0x6300 <k_pack_rows_bf16+0x710>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0d7c // jl 0x62f8 <k_pack_rows_bf16+0x708>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x02ff8349 // cmpq $0x2, %r15
-	LONG $0xfeb6840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x197e // jle 0x6398 <k_pack_rows_bf16+0x758>
-	LONG $0x45b70f41; BYTE $0x04 // movzwl 0x4(%r13), %eax
+	LONG $0xfeb6840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x6328 <k_pack_rows_bf16+0x738>
+	LONG $0x0443b70f // movzwl 0x4(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x137d // jge 0x63a9 <k_pack_rows_bf16+0x769>
-	WORD $0x62eb // jmp 0x63fa <k_pack_rows_bf16+0x7ba>
+	WORD $0x147d // jge 0x633a <k_pack_rows_bf16+0x74a>
+	WORD $0x64eb // jmp 0x638c <k_pack_rows_bf16+0x79c>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x517c // jl 0x63fa <k_pack_rows_bf16+0x7ba>
+	WORD $0x527c // jl 0x638c <k_pack_rows_bf16+0x79c>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x0e7c // jl 0x63bf <k_pack_rows_bf16+0x77f>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3274 // je 0x63fa <k_pack_rows_bf16+0x7ba>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x097c // jl 0x63d9 <k_pack_rows_bf16+0x799>
-	LONG $0x44b70f43; WORD $0x040d // movzwl 0x4(%r13,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1874 // je 0x63fa <k_pack_rows_bf16+0x7ba>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x0d7c // jl 0x63f7 <k_pack_rows_bf16+0x7b7>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0x634e <k_pack_rows_bf16+0x75e>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0405 // movzwl 0x4(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3474 // je 0x638c <k_pack_rows_bf16+0x79c>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x097c // jl 0x6369 <k_pack_rows_bf16+0x779>
+	LONG $0x44b70f42; WORD $0x0403 // movzwl 0x4(%rbx,%r8), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1974 // je 0x638c <k_pack_rows_bf16+0x79c>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0d7c // jl 0x6388 <k_pack_rows_bf16+0x798>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x03ff8349 // cmpq $0x3, %r15
-	LONG $0xfe2c840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x197e // jle 0x6422 <k_pack_rows_bf16+0x7e2>
-	LONG $0x45b70f41; BYTE $0x06 // movzwl 0x6(%r13), %eax
+	LONG $0xfe2a840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x63b4 <k_pack_rows_bf16+0x7c4>
+	LONG $0x0643b70f // movzwl 0x6(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x137d // jge 0x6433 <k_pack_rows_bf16+0x7f3>
-	WORD $0x62eb // jmp 0x6484 <k_pack_rows_bf16+0x844>
+	WORD $0x147d // jge 0x63c6 <k_pack_rows_bf16+0x7d6>
+	WORD $0x64eb // jmp 0x6418 <k_pack_rows_bf16+0x828>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x517c // jl 0x6484 <k_pack_rows_bf16+0x844>
+	WORD $0x527c // jl 0x6418 <k_pack_rows_bf16+0x828>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x0e7c // jl 0x6449 <k_pack_rows_bf16+0x809>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3274 // je 0x6484 <k_pack_rows_bf16+0x844>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x097c // jl 0x6463 <k_pack_rows_bf16+0x823>
-	LONG $0x44b70f43; WORD $0x060d // movzwl 0x6(%r13,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1874 // je 0x6484 <k_pack_rows_bf16+0x844>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x0d7c // jl 0x6481 <k_pack_rows_bf16+0x841>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0x63da <k_pack_rows_bf16+0x7ea>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0605 // movzwl 0x6(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3474 // je 0x6418 <k_pack_rows_bf16+0x828>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x097c // jl 0x63f5 <k_pack_rows_bf16+0x805>
+	LONG $0x44b70f42; WORD $0x0603 // movzwl 0x6(%rbx,%r8), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1974 // je 0x6418 <k_pack_rows_bf16+0x828>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0d7c // jl 0x6414 <k_pack_rows_bf16+0x824>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0xfda2840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x197e // jle 0x64ac <k_pack_rows_bf16+0x86c>
-	LONG $0x45b70f41; BYTE $0x08 // movzwl 0x8(%r13), %eax
+	LONG $0xfd9e840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x6440 <k_pack_rows_bf16+0x850>
+	LONG $0x0843b70f // movzwl 0x8(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x137d // jge 0x64bd <k_pack_rows_bf16+0x87d>
-	WORD $0x71eb // jmp 0x651d <k_pack_rows_bf16+0x8dd>
+	WORD $0x147d // jge 0x6452 <k_pack_rows_bf16+0x862>
+	WORD $0x73eb // jmp 0x64b3 <k_pack_rows_bf16+0x8c3>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x607c // jl 0x651d <k_pack_rows_bf16+0x8dd>
+	WORD $0x617c // jl 0x64b3 <k_pack_rows_bf16+0x8c3>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x0e7c // jl 0x64d3 <k_pack_rows_bf16+0x893>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3c74 // je 0x651d <k_pack_rows_bf16+0x8dd>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x097c // jl 0x64f2 <k_pack_rows_bf16+0x8b2>
-	LONG $0x44b70f43; WORD $0x080d // movzwl 0x8(%r13,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1d74 // je 0x651d <k_pack_rows_bf16+0x8dd>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x0d7c // jl 0x6515 <k_pack_rows_bf16+0x8d5>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0x6466 <k_pack_rows_bf16+0x876>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0805 // movzwl 0x8(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3e74 // je 0x64b3 <k_pack_rows_bf16+0x8c3>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x097c // jl 0x6486 <k_pack_rows_bf16+0x896>
+	LONG $0x44b70f42; WORD $0x0803 // movzwl 0x8(%rbx,%r8), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1e74 // je 0x64b3 <k_pack_rows_bf16+0x8c3>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0d7c // jl 0x64aa <k_pack_rows_bf16+0x8ba>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x05ff8349 // cmpq $0x5, %r15
-	LONG $0xfd09840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x197e // jle 0x6545 <k_pack_rows_bf16+0x905>
-	LONG $0x45b70f41; BYTE $0x0a // movzwl 0xa(%r13), %eax
+	LONG $0xfd03840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x197e // jle 0x64db <k_pack_rows_bf16+0x8eb>
+	LONG $0x0a43b70f // movzwl 0xa(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x137d // jge 0x6556 <k_pack_rows_bf16+0x916>
-	WORD $0x71eb // jmp 0x65b6 <k_pack_rows_bf16+0x976>
+	WORD $0x147d // jge 0x64ed <k_pack_rows_bf16+0x8fd>
+	WORD $0x73eb // jmp 0x654e <k_pack_rows_bf16+0x95e>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x607c // jl 0x65b6 <k_pack_rows_bf16+0x976>
+	WORD $0x617c // jl 0x654e <k_pack_rows_bf16+0x95e>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x0e7c // jl 0x656c <k_pack_rows_bf16+0x92c>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3c74 // je 0x65b6 <k_pack_rows_bf16+0x976>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x097c // jl 0x658b <k_pack_rows_bf16+0x94b>
-	LONG $0x44b70f43; WORD $0x0a0d // movzwl 0xa(%r13,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1d74 // je 0x65b6 <k_pack_rows_bf16+0x976>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x0d7c // jl 0x65ae <k_pack_rows_bf16+0x96e>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0x6501 <k_pack_rows_bf16+0x911>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0a05 // movzwl 0xa(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	WORD $0x0489; BYTE $0xba // movl %eax, (%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3e74 // je 0x654e <k_pack_rows_bf16+0x95e>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x097c // jl 0x6521 <k_pack_rows_bf16+0x931>
+	LONG $0x44b70f42; WORD $0x0a03 // movzwl 0xa(%rbx,%r8), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1e74 // je 0x654e <k_pack_rows_bf16+0x95e>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0d7c // jl 0x6545 <k_pack_rows_bf16+0x955>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x06ff8349 // cmpq $0x6, %r15
-	LONG $0xfc70840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1d7e // jle 0x65e2 <k_pack_rows_bf16+0x9a2>
-	LONG $0x45b70f41; BYTE $0x0c // movzwl 0xc(%r13), %eax
+	LONG $0xfc68840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1d7e // jle 0x657a <k_pack_rows_bf16+0x98a>
+	LONG $0x0c43b70f // movzwl 0xc(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfc508c0f; WORD $0xffff // jl 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0x15eb // jmp 0x65f7 <k_pack_rows_bf16+0x9b7>
+	LONG $0xfc488c0f; WORD $0xffff // jl 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0x16eb // jmp 0x6590 <k_pack_rows_bf16+0x9a0>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0xf4ba4489 // movl %eax, -0xc(%rdx,%rdi,4)
+	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfc398c0f; WORD $0xffff // jl 0x6230 <k_pack_rows_bf16+0x5f0>
+	LONG $0xfc308c0f; WORD $0xffff // jl 0x61c0 <k_pack_rows_bf16+0x5d0>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x0e7c // jl 0x660d <k_pack_rows_bf16+0x9cd>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0xf8ba4489 // movl %eax, -0x8(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xfc11840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x097c // jl 0x6630 <k_pack_rows_bf16+0x9f0>
-	LONG $0x44b70f43; WORD $0x0c0d // movzwl 0xc(%r13,%r9), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0xfcba4489 // movl %eax, -0x4(%rdx,%rdi,4)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xfbee840f; WORD $0xffff // je 0x6230 <k_pack_rows_bf16+0x5f0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	LONG $0xfbd08c0f; WORD $0xffff // jl 0x621e <k_pack_rows_bf16+0x5de>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x0c7c // jl 0x65a4 <k_pack_rows_bf16+0x9b4>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x44b70f41; WORD $0x0c05 // movzwl 0xc(%r13,%rax), %eax
+	LONG $0x0344b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xfffbbee9; BYTE $0xff // jmp 0x621e <k_pack_rows_bf16+0x5de>
-	LONG $0x58c48148; WORD $0x0001; BYTE $0x00 // addq $0x158, %rsp # imm = 0x158
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xfc09840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x097c // jl 0x65c8 <k_pack_rows_bf16+0x9d8>
+	LONG $0x44b70f42; WORD $0x0c03 // movzwl 0xc(%rbx,%r8), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfbe5840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xfbcf8c0f; WORD $0xffff // jl 0x61b6 <k_pack_rows_bf16+0x5c6>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0344b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rax), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xfffbbde9; BYTE $0xff // jmp 0x61b6 <k_pack_rows_bf16+0x5c6>
+	LONG $0x48c48148; WORD $0x0001; BYTE $0x00 // addq $0x148, %rsp # imm = 0x148
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -5537,7 +5524,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x9066 // nop
 
 	// pack_rows_64
 	BYTE $0x55 // pushq %rbp
@@ -5546,144 +5533,139 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
-	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x064c8e0f; WORD $0x0000 // jle 0x6cea <k_pack_rows_64+0x66a>
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x063f8e0f; WORD $0x0000 // jle 0x6cea <k_pack_rows_64+0x66a>
+	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x06018e0f; WORD $0x0000 // jle 0x6c2f <k_pack_rows_64+0x61f>
+	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x05f48e0f; WORD $0x0000 // jle 0x6c2f <k_pack_rows_64+0x61f>
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x191c8d4a // leaq (%rcx,%r11), %rbx
-	LONG $0x00c38148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rbx # imm = 0x400
-	LONG $0x240c894c // movq %r9, (%rsp)
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x00c18149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r9 # imm = 0x400
-	LONG $0xd33c8d4d // leaq (%r11,%rdx,8), %r15
-	LONG $0x00c78149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r15 # imm = 0x400
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	WORD $0xf748; BYTE $0xd8 // negq %rax
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x18c08348 // addq $0x18, %rax
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	QUAD $0x00000400328c8d4c // leaq 0x400(%rdx,%rsi), %r9
+	LONG $0x123c8d48 // leaq (%rdx,%rdx), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	QUAD $0x0000040056bc8d48 // leaq 0x400(%rsi,%rdx,2), %rdi
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
-	LONG $0x187e8d48 // leaq 0x18(%rsi), %rdi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	LONG $0xf6348d4a // leaq (%rsi,%r14,8), %rsi
-	LONG $0x18c68348 // addq $0x18, %rsi
+	LONG $0x061c8d48 // leaq (%rsi,%rax), %rbx
+	LONG $0x00c38148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rbx # imm = 0x400
+	QUAD $0x00000000dd2c8d4e // leaq (,%r11,8), %r13
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x18c08348 // addq $0x18, %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x18418d4c // leaq 0x18(%rcx), %r8
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0xd90c8d4a // leaq (%rcx,%r11,8), %rcx
+	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
-	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
-	QUAD $0x000000a024b4894c // movq %r14, 0xa0(%rsp)
-	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	WORD $0x64eb // jmp 0x67e4 <k_pack_rows_64+0x164>
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
+	QUAD $0x00000098249c894c // movq %r11, 0x98(%rsp)
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	WORD $0x61eb // jmp 0x6760 <k_pack_rows_64+0x150>
+	BYTE $0x90 // nop
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
 	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
-	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
-	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	LONG $0x00c68149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r14 # imm = 0x200
 	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
 	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
-	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
-	LONG $0x00c78149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r15 # imm = 0x200
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
-	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0x05068d0f; WORD $0x0000 // jge 0x6cea <k_pack_rows_64+0x66a>
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x294d; BYTE $0xd5 // subq %r10, %r13
-	LONG $0x40fd8349 // cmpq $0x40, %r13
-	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
-	LONG $0xfd4c0f49 // cmovlq %r13, %rdi
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x00c78148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rdi # imm = 0x200
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24040148 // addq %rax, (%rsp)
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	LONG $0x04cf8d0f; WORD $0x0000 // jge 0x6c2f <k_pack_rows_64+0x61f>
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
+	LONG $0x40fc8349 // cmpq $0x40, %r12
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0xcc4c0f49 // cmovlq %r12, %rcx
+	LONG $0x04fc8349 // cmpq $0x4, %r12
 	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
-	LONG $0x247c894c; BYTE $0x70 // movq %r15, 0x70(%rsp)
-	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	WORD $0x307d // jge 0x6850 <k_pack_rows_64+0x1d0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xff538e0f; WORD $0xffff // jle 0x6780 <k_pack_rows_64+0x100>
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x0002b8e9; BYTE $0x00 // jmp 0x6afa <k_pack_rows_64+0x47a>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0xce0c8d48 // leaq (%rsi,%rcx,8), %rcx
-	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0xd10c8d4a // leaq (%rcx,%r10,8), %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x2eeb // jmp 0x68b2 <k_pack_rows_64+0x232>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c08349 // addq $0x4, %r8
-	LONG $0xfcc58348 // addq $-0x4, %rbp
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
-	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	LONG $0xfece8d0f; WORD $0xffff // jge 0x6780 <k_pack_rows_64+0x100>
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0xc10c8d4a // leaq (%rcx,%r8,8), %rcx
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
-	LONG $0xf2148d4c // leaq (%rdx,%rsi,8), %r10
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0x00eb8c0f; WORD $0x0000 // jl 0x69d1 <k_pack_rows_64+0x351>
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
+	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	WORD $0x277d // jge 0x67c0 <k_pack_rows_64+0x1b0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xff5e8e0f; WORD $0xffff // jle 0x6700 <k_pack_rows_64+0xf0>
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x000284e9; BYTE $0x00 // jmp 0x6a3a <k_pack_rows_64+0x42a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	QUAD $0x000400f38c180f43; BYTE $0x00 // prefetcht0 0x400(%r11,%r14,8)
-	LONG $0x0c180f43; BYTE $0xf7 // prefetcht0 (%r15,%r14,8)
-	LONG $0x4c180f43; WORD $0x00f5 // prefetcht0 (%r13,%r14,8)
-	LONG $0x0c180f42; BYTE $0xf3 // prefetcht0 (%rbx,%r14,8)
-	LONG $0x107d81c4; WORD $0xf304 // vmovupd (%r11,%r14,8), %ymm0
-	QUAD $0xfc00f78c107d81c4; WORD $0xffff // vmovupd -0x400(%r15,%r14,8), %ymm1
-	QUAD $0xfc00f594107d81c4; WORD $0xffff // vmovupd -0x400(%r13,%r14,8), %ymm2
-	QUAD $0xfc00f39c107da1c4; WORD $0xffff // vmovupd -0x400(%rbx,%r14,8), %ymm3
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0xc6048d48 // leaq (%rsi,%rax,8), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0xd0048d4a // leaq (%rax,%r10,8), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x2beb // jmp 0x6822 <k_pack_rows_64+0x212>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0xfcc58348 // addq $-0x4, %rbp
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0xfede8d0f; WORD $0xffff // jge 0x6700 <k_pack_rows_64+0xf0>
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0xd03c8d4a // leaq (%rax,%r10,8), %rdi
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	QUAD $0x000000a024840348 // addq 0xa0(%rsp), %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	WORD $0x294d; BYTE $0xd6 // subq %r10, %r14
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0x00f28c0f; WORD $0x0000 // jl 0x6944 <k_pack_rows_64+0x334>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	QUAD $0x000400d88c180f43; BYTE $0x00 // prefetcht0 0x400(%r8,%r11,8)
+	LONG $0x0c180f43; BYTE $0xd9 // prefetcht0 (%r9,%r11,8)
+	LONG $0x0c180f43; BYTE $0xdc // prefetcht0 (%r12,%r11,8)
+	LONG $0x0c180f42; BYTE $0xdb // prefetcht0 (%rbx,%r11,8)
+	LONG $0x107d81c4; WORD $0xd804 // vmovupd (%r8,%r11,8), %ymm0
+	QUAD $0xfc00d98c107d81c4; WORD $0xffff // vmovupd -0x400(%r9,%r11,8), %ymm1
+	QUAD $0xfc00dc94107d81c4; WORD $0xffff // vmovupd -0x400(%r12,%r11,8), %ymm2
+	QUAD $0xfc00db9c107da1c4; WORD $0xffff // vmovupd -0x400(%rbx,%r11,8), %ymm3
 	LONG $0x01fde3c4; WORD $0x60e1 // vpermpd $0x60, %ymm1, %ymm4 # ymm4 = ymm1[0,0,2,1]
 	LONG $0x01fde3c4; WORD $0xd4e8 // vpermpd $0xd4, %ymm0, %ymm5 # ymm5 = ymm0[0,1,1,3]
 	LONG $0x0d55e3c4; WORD $0x0ae4 // vblendpd $0xa, %ymm4, %ymm5, %ymm4 # ymm4 = ymm5[0],ymm4[1],ymm5[2],ymm4[3]
@@ -5697,206 +5679,198 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01fde3c4; WORD $0xe6d2 // vpermpd $0xe6, %ymm2, %ymm2 # ymm2 = ymm2[2,1,2,3]
 	LONG $0xd3c6edc5; BYTE $0x0c // vshufpd $0xc, %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[0],ymm3[0],ymm2[3],ymm3[3]
 	LONG $0x185de3c4; WORD $0x01d9 // vinsertf128 $0x1, %xmm1, %ymm4, %ymm3
-	LONG $0x1911fdc5 // vmovupd %ymm3, (%rcx)
+	LONG $0x1f11fdc5 // vmovupd %ymm3, (%rdi)
 	LONG $0x065de3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[2,3],ymm1[2,3]
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x117dc1c4; WORD $0x040c // vmovupd %ymm1, (%r12,%rax)
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	LONG $0x117d81c4; WORD $0x2f0c // vmovupd %ymm1, (%r15,%r13)
 	LONG $0x187de3c4; WORD $0x01ca // vinsertf128 $0x1, %xmm2, %ymm0, %ymm1
-	LONG $0x0c11fdc5; BYTE $0x08 // vmovupd %ymm1, (%rax,%rcx)
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x117dc1c4; WORD $0x3d4c; BYTE $0x00 // vmovupd %ymm1, (%r13,%rdi)
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
 	LONG $0x067de3c4; WORD $0x31c2 // vperm2f128 $0x31, %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm2[2,3]
-	LONG $0x0411fdc5; BYTE $0x08 // vmovupd %ymm0, (%rax,%rcx)
-	LONG $0x20c28349 // addq $0x20, %r10
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x08c18349 // addq $0x8, %r9
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
-	LONG $0xff2a8e0f; WORD $0xffff // jle 0x68f0 <k_pack_rows_64+0x270>
-	QUAD $0x0000009024a4034c // addq 0x90(%rsp), %r12
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	WORD $0x294d; BYTE $0xf4 // subq %r14, %r12
+	LONG $0x117dc1c4; WORD $0x3d44; BYTE $0x00 // vmovupd %ymm0, (%r13,%rdi)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x08c68348 // addq $0x8, %rsi
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xff278e0f; WORD $0xffff // jle 0x6860 <k_pack_rows_64+0x250>
+	QUAD $0x0000008824bc034c // addq 0x88(%rsp), %r15
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0xc19f0f41 // setg %r9b
-	WORD $0x2041; BYTE $0xd1 // andb %dl, %r9b
-	LONG $0x01f98041 // cmpb $0x1, %r9b
-	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xfe8e850f; WORD $0xffff // jne 0x6890 <k_pack_rows_64+0x210>
-	LONG $0x18c18348 // addq $0x18, %rcx
-	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
-	WORD $0x20eb // jmp 0x6a30 <k_pack_rows_64+0x3b0>
-	LONG $0x0111fbc5 // vmovsd %xmm0, (%rcx)
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x08c28349 // addq $0x8, %r10
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0xfe60840f; WORD $0xffff // je 0x6890 <k_pack_rows_64+0x210>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1b7e // jle 0x6a50 <k_pack_rows_64+0x3d0>
-	LONG $0x107bc1c4; BYTE $0x02 // vmovsd (%r10), %xmm0
-	LONG $0x4111fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rcx)
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0xfe8f850f; WORD $0xffff // jne 0x6800 <k_pack_rows_64+0x1f0>
+	LONG $0x18c78348 // addq $0x18, %rdi
+	WORD $0x19eb // jmp 0x6990 <k_pack_rows_64+0x380>
+	LONG $0x0711fbc5 // vmovsd %xmm0, (%rdi)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x08c08348 // addq $0x8, %rax
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0xfe70840f; WORD $0xffff // je 0x6800 <k_pack_rows_64+0x1f0>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1b7e // jle 0x69b0 <k_pack_rows_64+0x3a0>
+	LONG $0x0010fbc5 // vmovsd (%rax), %xmm0
+	LONG $0x4711fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rdi)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xdb7c // jl 0x6a20 <k_pack_rows_64+0x3a0>
-	WORD $0x18eb // jmp 0x6a5f <k_pack_rows_64+0x3df>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xdc7c // jl 0x6980 <k_pack_rows_64+0x370>
+	WORD $0x19eb // jmp 0x69bf <k_pack_rows_64+0x3af>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x4111fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rcx)
+	LONG $0x4711fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rdi)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xc17c // jl 0x6a20 <k_pack_rows_64+0x3a0>
+	WORD $0xc17c // jl 0x6980 <k_pack_rows_64+0x370>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x067c // jl 0x6a6f <k_pack_rows_64+0x3ef>
-	LONG $0x107bc1c4; WORD $0xd204 // vmovsd (%r10,%rdx,8), %xmm0
-	LONG $0x4111fbc5; BYTE $0xf0 // vmovsd %xmm0, -0x10(%rcx)
+	LONG $0x02fe8349 // cmpq $0x2, %r14
+	WORD $0x057c // jl 0x69ce <k_pack_rows_64+0x3be>
+	LONG $0x0410fbc5; BYTE $0x10 // vmovsd (%rax,%rdx), %xmm0
+	LONG $0x4711fbc5; BYTE $0xf0 // vmovsd %xmm0, -0x10(%rdi)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xa674 // je 0x6a20 <k_pack_rows_64+0x3a0>
+	WORD $0xa774 // je 0x6980 <k_pack_rows_64+0x370>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x067c // jl 0x6a8a <k_pack_rows_64+0x40a>
-	LONG $0x107b81c4; WORD $0x0a04 // vmovsd (%r10,%r9), %xmm0
-	LONG $0x4111fbc5; BYTE $0xf8 // vmovsd %xmm0, -0x8(%rcx)
+	LONG $0x03fe8349 // cmpq $0x3, %r14
+	WORD $0x0a7c // jl 0x69ed <k_pack_rows_64+0x3dd>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x0410fbc5; BYTE $0x30 // vmovsd (%rax,%rsi), %xmm0
+	LONG $0x4711fbc5; BYTE $0xf8 // vmovsd %xmm0, -0x8(%rdi)
 	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x8b74 // je 0x6a20 <k_pack_rows_64+0x3a0>
+	WORD $0x8874 // je 0x6980 <k_pack_rows_64+0x370>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xff6d8c0f; WORD $0xffff // jl 0x6a10 <k_pack_rows_64+0x390>
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107b81c4; WORD $0x0a04 // vmovsd (%r10,%r9), %xmm0
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	QUAD $0x000000b824848b4c // movq 0xb8(%rsp), %r8
-	LONG $0xffff43e9; BYTE $0xff // jmp 0x6a10 <k_pack_rows_64+0x390>
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0xff718c0f; WORD $0xffff // jl 0x6977 <k_pack_rows_64+0x367>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x117ba1c4; WORD $0xfe04 // vmovsd %xmm0, (%rsi,%r15,8)
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x0410fbc5; BYTE $0x30 // vmovsd (%rax,%rsi), %xmm0
+	LONG $0xffff62e9; BYTE $0xff // jmp 0x6977 <k_pack_rows_64+0x367>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x0411fbc5; BYTE $0xd8 // vmovsd %xmm0, (%rax,%rbx,8)
+	WORD $0x9066 // nop
+	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	LONG $0x2464034c; BYTE $0x40 // addq 0x40(%rsp), %r12
-	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
-	LONG $0xfc868d0f; WORD $0xffff // jge 0x6780 <k_pack_rows_64+0x100>
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe17e // jle 0x6ae0 <k_pack_rows_64+0x460>
+	LONG $0x247c034c; BYTE $0x38 // addq 0x38(%rsp), %r15
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0xfcc68d0f; WORD $0xffff // jge 0x6700 <k_pack_rows_64+0xf0>
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0xe17e // jle 0x6a20 <k_pack_rows_64+0x410>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x087e // jle 0x6b0c <k_pack_rows_64+0x48c>
-	LONG $0x107bc1c4; WORD $0x2404 // vmovsd (%r12), %xmm0
-	WORD $0x04eb // jmp 0x6b10 <k_pack_rows_64+0x490>
+	WORD $0x077e // jle 0x6a4b <k_pack_rows_64+0x43b>
+	LONG $0x107bc1c4; BYTE $0x07 // vmovsd (%r15), %xmm0
+	WORD $0x04eb // jmp 0x6a4f <k_pack_rows_64+0x43f>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
-	LONG $0x38348d4b // leaq (%r8,%r15), %rsi
-	LONG $0x03c68348 // addq $0x3, %rsi
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	LONG $0x1e048d48 // leaq (%rsi,%rbx), %rax
+	LONG $0x03c08348 // addq $0x3, %rax
+	LONG $0x1e048d4c // leaq (%rsi,%rbx), %r8
 	LONG $0x02c08349 // addq $0x2, %r8
-	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r15,8)
+	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r9,%rbx,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x677c // jl 0x6ba0 <k_pack_rows_64+0x520>
+	WORD $0x677c // jl 0x6ae0 <k_pack_rows_64+0x4d0>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0b7c // jl 0x6b4e <k_pack_rows_64+0x4ce>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x107b81c4; WORD $0x1404 // vmovsd (%r12,%r10), %xmm0
-	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r11,%r15,8)
+	WORD $0x067c // jl 0x6a89 <k_pack_rows_64+0x479>
+	LONG $0x107bc1c4; WORD $0x1704 // vmovsd (%r15,%rdx), %xmm0
+	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r9,%rbx,8)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x4674 // je 0x6ba0 <k_pack_rows_64+0x520>
+	WORD $0x4b74 // je 0x6ae0 <k_pack_rows_64+0x4d0>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x067c // jl 0x6b6a <k_pack_rows_64+0x4ea>
-	LONG $0x107b81c4; WORD $0x0c04 // vmovsd (%r12,%r9), %xmm0
-	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r11,%r15,8)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2a74 // je 0x6ba0 <k_pack_rows_64+0x520>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0f7c // jl 0x6b8f <k_pack_rows_64+0x50f>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107b81c4; WORD $0x0c04 // vmovsd (%r12,%r9), %xmm0
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x117b81c4; WORD $0xfb04 // vmovsd %xmm0, (%r11,%r15,8)
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff36840f; WORD $0xffff // je 0x6ae0 <k_pack_rows_64+0x460>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1b7e // jle 0x6bca <k_pack_rows_64+0x54a>
-	LONG $0x107bc1c4; WORD $0x2444; BYTE $0x08 // vmovsd 0x8(%r12), %xmm0
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r15,8)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x6be0 <k_pack_rows_64+0x560>
-	WORD $0x76eb // jmp 0x6c40 <k_pack_rows_64+0x5c0>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r11,%r15,8)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x607c // jl 0x6c40 <k_pack_rows_64+0x5c0>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0x6bf6 <k_pack_rows_64+0x576>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x107b81c4; WORD $0x1444; BYTE $0x08 // vmovsd 0x8(%r12,%r10), %xmm0
-	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r11,%r15,8)
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3e74 // je 0x6c40 <k_pack_rows_64+0x5c0>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x077c // jl 0x6c13 <k_pack_rows_64+0x593>
-	LONG $0x107b81c4; WORD $0x0c44; BYTE $0x08 // vmovsd 0x8(%r12,%r9), %xmm0
-	LONG $0x117b81c4; WORD $0xfb44; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r11,%r15,8)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2174 // je 0x6c40 <k_pack_rows_64+0x5c0>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x107c // jl 0x6c39 <k_pack_rows_64+0x5b9>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107b81c4; WORD $0x0c44; BYTE $0x08 // vmovsd 0x8(%r12,%r9), %xmm0
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x117b81c4; WORD $0xfb04 // vmovsd %xmm0, (%r11,%r15,8)
-	BYTE $0x90 // nop
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	LONG $0xfe96840f; WORD $0xffff // je 0x6ae0 <k_pack_rows_64+0x460>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x097e // jle 0x6c58 <k_pack_rows_64+0x5d8>
-	LONG $0x107bc1c4; WORD $0x2444; BYTE $0x10 // vmovsd 0x10(%r12), %xmm0
-	WORD $0x04eb // jmp 0x6c5c <k_pack_rows_64+0x5dc>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x117b81c4; WORD $0xf944; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r9,%r15,8)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xfe6a8c0f; WORD $0xffff // jl 0x6ae0 <k_pack_rows_64+0x460>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0x6c8c <k_pack_rows_64+0x60c>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x107b81c4; WORD $0x1444; BYTE $0x10 // vmovsd 0x10(%r12,%r10), %xmm0
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x117b81c4; WORD $0xf944; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r9,%r15,8)
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xfe3b840f; WORD $0xffff // je 0x6ae0 <k_pack_rows_64+0x460>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x077c // jl 0x6cb6 <k_pack_rows_64+0x636>
-	LONG $0x107b81c4; WORD $0x0c44; BYTE $0x10 // vmovsd 0x10(%r12,%r9), %xmm0
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x117b81c4; WORD $0xf844; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r8,%r15,8)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfe15840f; WORD $0xffff // je 0x6ae0 <k_pack_rows_64+0x460>
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfdf48c0f; WORD $0xffff // jl 0x6acd <k_pack_rows_64+0x44d>
+	WORD $0x0b7c // jl 0x6aaa <k_pack_rows_64+0x49a>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x107bc1c4; WORD $0x3444; BYTE $0x10 // vmovsd 0x10(%r12,%rsi), %xmm0
-	LONG $0xfffde3e9; BYTE $0xff // jmp 0x6acd <k_pack_rows_64+0x44d>
-	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	LONG $0x107bc1c4; WORD $0x3704 // vmovsd (%r15,%rsi), %xmm0
+	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r9,%rbx,8)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2a74 // je 0x6ae0 <k_pack_rows_64+0x4d0>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0b7c // jl 0x6acb <k_pack_rows_64+0x4bb>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3704 // vmovsd (%r15,%rsi), %xmm0
+	LONG $0x117bc1c4; WORD $0xd904 // vmovsd %xmm0, (%r9,%rbx,8)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xff36840f; WORD $0xffff // je 0x6a20 <k_pack_rows_64+0x410>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1a7e // jle 0x6b09 <k_pack_rows_64+0x4f9>
+	LONG $0x107bc1c4; WORD $0x0847 // vmovsd 0x8(%r15), %xmm0
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r9,%rbx,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0x6b1f <k_pack_rows_64+0x50f>
+	WORD $0x77eb // jmp 0x6b80 <k_pack_rows_64+0x570>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r9,%rbx,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x617c // jl 0x6b80 <k_pack_rows_64+0x570>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x077c // jl 0x6b30 <k_pack_rows_64+0x520>
+	LONG $0x107bc1c4; WORD $0x1744; BYTE $0x08 // vmovsd 0x8(%r15,%rdx), %xmm0
+	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r9,%rbx,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x4474 // je 0x6b80 <k_pack_rows_64+0x570>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0c7c // jl 0x6b52 <k_pack_rows_64+0x542>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3744; BYTE $0x08 // vmovsd 0x8(%r15,%rsi), %xmm0
+	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r9,%rbx,8)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2274 // je 0x6b80 <k_pack_rows_64+0x570>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0c7c // jl 0x6b74 <k_pack_rows_64+0x564>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3744; BYTE $0x08 // vmovsd 0x8(%r15,%rsi), %xmm0
+	LONG $0x117bc1c4; WORD $0xd904 // vmovsd %xmm0, (%r9,%rbx,8)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xfe96840f; WORD $0xffff // je 0x6a20 <k_pack_rows_64+0x410>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1c7e // jle 0x6bab <k_pack_rows_64+0x59b>
+	LONG $0x107bc1c4; WORD $0x1047 // vmovsd 0x10(%r15), %xmm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x4411fbc5; WORD $0xe8de // vmovsd %xmm0, -0x18(%rsi,%rbx,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfe778c0f; WORD $0xffff // jl 0x6a20 <k_pack_rows_64+0x410>
+	WORD $0x18eb // jmp 0x6bc3 <k_pack_rows_64+0x5b3>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x4411fbc5; WORD $0xe8de // vmovsd %xmm0, -0x18(%rsi,%rbx,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfe5d8c0f; WORD $0xffff // jl 0x6a20 <k_pack_rows_64+0x410>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x077c // jl 0x6bd4 <k_pack_rows_64+0x5c4>
+	LONG $0x107bc1c4; WORD $0x1744; BYTE $0x10 // vmovsd 0x10(%r15,%rdx), %xmm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x4411fbc5; WORD $0xf0de // vmovsd %xmm0, -0x10(%rsi,%rbx,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfe39840f; WORD $0xffff // je 0x6a20 <k_pack_rows_64+0x410>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0c7c // jl 0x6bfd <k_pack_rows_64+0x5ed>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3744; BYTE $0x10 // vmovsd 0x10(%r15,%rsi), %xmm0
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x4411fbc5; WORD $0xf8de // vmovsd %xmm0, -0x8(%rsi,%rbx,8)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfe10840f; WORD $0xffff // je 0x6a20 <k_pack_rows_64+0x410>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xfdf78c0f; WORD $0xffff // jl 0x6a15 <k_pack_rows_64+0x405>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x107bc1c4; WORD $0x0744; BYTE $0x10 // vmovsd 0x10(%r15,%rax), %xmm0
+	LONG $0xfffde6e9; BYTE $0xff // jmp 0x6a15 <k_pack_rows_64+0x405>
+	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -5905,7 +5879,655 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// pack_rows_pairs
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x58ec8148; WORD $0x0001; BYTE $0x00 // subq $0x158, %rsp # imm = 0x158
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x3fefc149 // shrq $0x3f, %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0xd149; BYTE $0xff // sarq %r15
+	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
+	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
+	LONG $0x0a7e8c0f; WORD $0x0000 // jl 0x771c <k_pack_rows_pairs+0xacc>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	LONG $0x0b568e0f; WORD $0x0000 // jle 0x7805 <k_pack_rows_pairs+0xbb5>
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x00000000d50c8d4a // leaq (,%r10,8), %rcx
+	QUAD $0x00000000950c8d4e // leaq (,%r10,4), %r9
+	LONG $0xd2148d4b // leaq (%r10,%r10,8), %rdx
+	LONG $0x521c8d48 // leaq (%rdx,%rdx,2), %rbx
+	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x0000011024948948 // movq %rdx, 0x110(%rsp)
+	LONG $0x89148d4b // leaq (%r9,%r9,4), %rdx
+	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
+	LONG $0x493c8d4b // leaq (%r9,%r9,2), %rdi
+	WORD $0x8b4d; BYTE $0x30 // movq (%r8), %r14
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x08e4c149 // shlq $0x8, %r12
+	QUAD $0x000000c024a4894c // movq %r12, 0xc0(%rsp)
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	QUAD $0x00000118249c8948 // movq %rbx, 0x118(%rsp)
+	LONG $0x3e1c8d49 // leaq (%r14,%rdi), %rbx
+	QUAD $0x00000150249c8948 // movq %rbx, 0x150(%rsp)
+	LONG $0x0e1c8d49 // leaq (%r14,%rcx), %rbx
+	QUAD $0x00000108249c8948 // movq %rbx, 0x108(%rsp)
+	LONG $0x162c8d4d // leaq (%r14,%rdx), %r13
+	LONG $0x061c8d49 // leaq (%r14,%rax), %rbx
+	QUAD $0x00000100249c8948 // movq %rbx, 0x100(%rsp)
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0xf748; BYTE $0xdb // negq %rbx
+	QUAD $0x000000e0249c8948 // movq %rbx, 0xe0(%rsp)
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x0cc18348 // addq $0xc, %rcx
+	LONG $0x3e5c8d49; BYTE $0x0c // leaq 0xc(%r14,%rdi), %rbx
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x064c8d4d; BYTE $0x0c // leaq 0xc(%r14,%rax), %r9
+	LONG $0x16548d49; BYTE $0x0c // leaq 0xc(%r14,%rdx), %rdx
+	LONG $0x36048d49 // leaq (%r14,%rsi), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0x36448d49; BYTE $0x0c // leaq 0xc(%r14,%rsi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0x08408b49 // movq 0x8(%r8), %rax
+	LONG $0x18708b4d // movq 0x18(%r8), %r14
+	LONG $0x5b248d4f // leaq (%r11,%r11,2), %r12
+	LONG $0x962c8d4a // leaq (%rsi,%r10,4), %rbp
+	QUAD $0x000000e824ac8948 // movq %rbp, 0xe8(%rsp)
+	QUAD $0x000000009d2c8d4a // leaq (,%r11,4), %rbp
+	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
+	QUAD $0x0000040003ac8d49 // leaq 0x400(%r11,%rax), %rbp
+	LONG $0x1b048d4f // leaq (%r11,%r11), %r8
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	QUAD $0x0000040058848d4e // leaq 0x400(%rax,%r11,2), %r8
+	QUAD $0x000000982484894c // movq %r8, 0x98(%rsp)
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	QUAD $0x0000040020848d4e // leaq 0x400(%rax,%r12), %r8
+	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
+	LONG $0x0c468d4c // leaq 0xc(%rsi), %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0x96448d4e; BYTE $0x0c // leaq 0xc(%rsi,%r10,4), %r8
+	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000c824bc894c // movq %r15, 0xc8(%rsp)
+	QUAD $0x0000013824bc8948 // movq %rdi, 0x138(%rsp)
+	QUAD $0x000000f024b4894c // movq %r14, 0xf0(%rsp)
+	QUAD $0x0000014824ac894c // movq %r13, 0x148(%rsp)
+	QUAD $0x0000010824ac8b4c // movq 0x108(%rsp), %r13
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x6ebf <k_pack_rows_pairs+0x26f>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x000000d024848b4c // movq 0xd0(%rsp), %r8
+	LONG $0x40c08349 // addq $0x40, %r8
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	QUAD $0x0000008824840148 // addq %rax, 0x88(%rsp)
+	QUAD $0x0001004824448148; BYTE $0x00 // addq $0x100, 0x48(%rsp) # imm = 0x100
+	QUAD $0x000000d824ac8b48 // movq 0xd8(%rsp), %rbp
+	LONG $0x00c58148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbp # imm = 0x100
+	QUAD $0x0000009824848148; LONG $0x00000100 // addq $0x100, 0x98(%rsp) # imm = 0x100
+	QUAD $0x0000009024848148; LONG $0x00000100 // addq $0x100, 0x90(%rsp) # imm = 0x100
+	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
+	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	QUAD $0x000000c824bc8b4c // movq 0xc8(%rsp), %r15
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	LONG $0x085d8d0f; WORD $0x0000 // jge 0x771c <k_pack_rows_pairs+0xacc>
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0xcf4c0f4d // cmovlq %r15, %r9
+	LONG $0x08ff8349 // cmpq $0x8, %r15
+	QUAD $0x000000d824ac8948 // movq %rbp, 0xd8(%rsp)
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	WORD $0x267d // jge 0x6f20 <k_pack_rows_pairs+0x2d0>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0xff288e0f; WORD $0xffff // jle 0x6e30 <k_pack_rows_pairs+0x1e0>
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
+	LONG $0x000349e9; BYTE $0x00 // jmp 0x7268 <k_pack_rows_pairs+0x618>
 	BYTE $0x90 // nop
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0x881c8d48 // leaq (%rax,%rcx,4), %rbx
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	QUAD $0x0000009824bc8b4c // movq 0x98(%rsp), %r15
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	QUAD $0x00000120249c8948 // movq %rbx, 0x120(%rsp)
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	WORD $0x45eb // jmp 0x6fc3 <k_pack_rows_pairs+0x373>
+	WORD $0x9066 // nop
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	QUAD $0x0000014024848b48 // movq 0x140(%rsp), %rax
+	LONG $0x10c08348 // addq $0x10, %rax
+	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x6e30 <k_pack_rows_pairs+0x1e0>
+	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
+	LONG $0x01448c0f; WORD $0x0000 // jl 0x7140 <k_pack_rows_pairs+0x4f0>
+	QUAD $0x00000130248c8948 // movq %rcx, 0x130(%rsp)
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0xff31 // xorl %edi, %edi
+	QUAD $0x00000118249c8b4c // movq 0x118(%rsp), %r11
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
+	QUAD $0x00000100249c8b48 // movq 0x100(%rsp), %rbx
+	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
+	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	QUAD $0x000400b98c180f41; BYTE $0x00 // prefetcht0 0x400(%r9,%rdi,4)
+	LONG $0x0c180f41; BYTE $0xbe // prefetcht0 (%r14,%rdi,4)
+	LONG $0x0c180f41; BYTE $0xbf // prefetcht0 (%r15,%rdi,4)
+	LONG $0xbd4c180f; BYTE $0x00 // prefetcht0 (%rbp,%rdi,4)
+	LONG $0x107cc1c4; WORD $0xb904 // vmovups (%r9,%rdi,4), %ymm0
+	QUAD $0xfc00be8c107cc1c4; WORD $0xffff // vmovups -0x400(%r14,%rdi,4), %ymm1
+	QUAD $0xfc00bf94107cc1c4; WORD $0xffff // vmovups -0x400(%r15,%rdi,4), %ymm2
+	QUAD $0xfffc00bd9c10fcc5; BYTE $0xff // vmovups -0x400(%rbp,%rdi,4), %ymm3
+	LONG $0xe114fcc5 // vunpcklps %ymm1, %ymm0, %ymm4 # ymm4 = ymm0[0],ymm1[0],ymm0[1],ymm1[1],ymm0[4],ymm1[4],ymm0[5],ymm1[5]
+	LONG $0xc115fcc5 // vunpckhps %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[2],ymm1[2],ymm0[3],ymm1[3],ymm0[6],ymm1[6],ymm0[7],ymm1[7]
+	LONG $0xcb14ecc5 // vunpcklps %ymm3, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
+	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
+	LONG $0xd914ddc5 // vunpcklpd %ymm1, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm1[0],ymm4[2],ymm1[2]
+	LONG $0x117881c4; WORD $0x041c // vmovups %xmm3, (%r12,%r8)
+	LONG $0x197da3c4; WORD $0x031c; BYTE $0x01 // vextractf128 $0x1, %ymm3, (%rbx,%r8)
+	LONG $0xc915ddc5 // vunpckhpd %ymm1, %ymm4, %ymm1 # ymm1 = ymm4[1],ymm1[1],ymm4[3],ymm1[3]
+	LONG $0x1178a1c4; WORD $0x020c // vmovups %xmm1, (%rdx,%r8)
+	QUAD $0x0000014824bc8b48 // movq 0x148(%rsp), %rdi
+	LONG $0x197da3c4; WORD $0x070c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%rdi,%r8)
+	LONG $0xca14fdc5 // vunpcklpd %ymm2, %ymm0, %ymm1 # ymm1 = ymm0[0],ymm2[0],ymm0[2],ymm2[2]
+	LONG $0x117881c4; WORD $0x054c; BYTE $0x00 // vmovups %xmm1, (%r13,%r8)
+	LONG $0x197da3c4; WORD $0x010c; BYTE $0x01 // vextractf128 $0x1, %ymm1, (%rcx,%r8)
+	LONG $0xc215fdc5 // vunpckhpd %ymm2, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm2[1],ymm0[3],ymm2[3]
+	QUAD $0x0000015024bc8b48 // movq 0x150(%rsp), %rdi
+	LONG $0x1178a1c4; WORD $0x0704 // vmovups %xmm0, (%rdi,%r8)
+	LONG $0x197d83c4; WORD $0x0304; BYTE $0x01 // vextractf128 $0x1, %ymm0, (%r11,%r8)
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x08788d48 // leaq 0x8(%rax), %rdi
+	LONG $0x10c08348 // addq $0x10, %rax
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
+	LONG $0xff438e0f; WORD $0xffff // jle 0x7050 <k_pack_rows_pairs+0x400>
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	QUAD $0x000000f024b48b4c // movq 0xf0(%rsp), %r14
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	QUAD $0x00000120249c8b48 // movq 0x120(%rsp), %rbx
+	QUAD $0x00000130248c8b48 // movq 0x130(%rsp), %rcx
+	WORD $0x17eb // jmp 0x714e <k_pack_rows_pairs+0x4fe>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	LONG $0x88048d4c // leaq (%rax,%rcx,4), %r8
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0xc79f0f40 // setg %dil
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x244c3948; BYTE $0x78 // cmpq %rcx, 0x78(%rsp)
+	LONG $0xc39f0f41 // setg %r11b
+	WORD $0x2041; BYTE $0xfb // andb %dil, %r11b
+	LONG $0x01fb8041 // cmpb $0x1, %r11b
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	QUAD $0x0000013824bc8b48 // movq 0x138(%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0xfdfd850f; WORD $0xffff // jne 0x6f80 <k_pack_rows_pairs+0x330>
+	LONG $0x0cc08349 // addq $0xc, %r8
+	WORD $0x17eb // jmp 0x71a0 <k_pack_rows_pairs+0x550>
+	LONG $0x117ac1c4; BYTE $0x00 // vmovss %xmm0, (%r8)
+	WORD $0x9066 // nop
+	LONG $0x04c28349 // addq $0x4, %r10
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xfde0840f; WORD $0xffff // je 0x6f80 <k_pack_rows_pairs+0x330>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x197e // jle 0x71c0 <k_pack_rows_pairs+0x570>
+	LONG $0x107ac1c4; BYTE $0x02 // vmovss (%r10), %xmm0
+	LONG $0x117ac1c4; WORD $0xf440 // vmovss %xmm0, -0xc(%r8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xd87c // jl 0x7190 <k_pack_rows_pairs+0x540>
+	WORD $0x16eb // jmp 0x71d0 <k_pack_rows_pairs+0x580>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xf440 // vmovss %xmm0, -0xc(%r8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xc07c // jl 0x7190 <k_pack_rows_pairs+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	WORD $0x067c // jl 0x71e1 <k_pack_rows_pairs+0x591>
+	LONG $0x107a81c4; WORD $0x1a04 // vmovss (%r10,%r11), %xmm0
+	LONG $0x117ac1c4; WORD $0xf840 // vmovss %xmm0, -0x8(%r8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xa374 // je 0x7190 <k_pack_rows_pairs+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	WORD $0x107c // jl 0x7208 <k_pack_rows_pairs+0x5b8>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x107ac1c4; WORD $0x0a04 // vmovss (%r10,%rcx), %xmm0
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x117ac1c4; WORD $0xfc40 // vmovss %xmm0, -0x4(%r8)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0xff78840f; WORD $0xffff // je 0x7190 <k_pack_rows_pairs+0x540>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
+	LONG $0xff628c0f; WORD $0xffff // jl 0x7189 <k_pack_rows_pairs+0x539>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x107ac1c4; WORD $0x0a04 // vmovss (%r10,%rcx), %xmm0
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0xffff4de9; BYTE $0xff // jmp 0x7189 <k_pack_rows_pairs+0x539>
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0xfcc28348 // addq $-0x4, %rdx
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xfbc88d0f; WORD $0xffff // jge 0x6e30 <k_pack_rows_pairs+0x1e0>
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	WORD $0xe37e // jle 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x067e // jle 0x7278 <k_pack_rows_pairs+0x628>
+	LONG $0x0310fac5 // vmovss (%rbx), %xmm0
+	WORD $0x04eb // jmp 0x727c <k_pack_rows_pairs+0x62c>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
+	LONG $0x082c8d49 // leaq (%r8,%rcx), %rbp
+	LONG $0x03c58348 // addq $0x3, %rbp
+	LONG $0x242c8948 // movq %rbp, (%rsp)
+	LONG $0x082c8d49 // leaq (%r8,%rcx), %rbp
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x767c // jl 0x7320 <k_pack_rows_pairs+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x067c // jl 0x72ba <k_pack_rows_pairs+0x66a>
+	LONG $0x107aa1c4; WORD $0x1b04 // vmovss (%rbx,%r11), %xmm0
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x5574 // je 0x7320 <k_pack_rows_pairs+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x0b7c // jl 0x72e0 <k_pack_rows_pairs+0x690>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0304 // vmovss (%rbx,%r8), %xmm0
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x2d74 // je 0x7320 <k_pack_rows_pairs+0x6d0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x0b7c // jl 0x7308 <k_pack_rows_pairs+0x6b8>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0304 // vmovss (%rbx,%r8), %xmm0
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	LONG $0xff26840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x1c7e // jle 0x734b <k_pack_rows_pairs+0x6fb>
+	LONG $0x4310fac5; BYTE $0x04 // vmovss 0x4(%rbx), %xmm0
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x1b7d // jge 0x7361 <k_pack_rows_pairs+0x711>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x73d0 <k_pack_rows_pairs+0x780>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x6f7c // jl 0x73d0 <k_pack_rows_pairs+0x780>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x077c // jl 0x7372 <k_pack_rows_pairs+0x722>
+	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x04 // vmovss 0x4(%rbx,%r11), %xmm0
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x4d74 // je 0x73d0 <k_pack_rows_pairs+0x780>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x0c7c // jl 0x7399 <k_pack_rows_pairs+0x749>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0344; BYTE $0x04 // vmovss 0x4(%rbx,%r8), %xmm0
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x2474 // je 0x73d0 <k_pack_rows_pairs+0x780>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x0c7c // jl 0x73c2 <k_pack_rows_pairs+0x772>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0344; BYTE $0x04 // vmovss 0x4(%rbx,%r8), %xmm0
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x02ff8349 // cmpq $0x2, %r15
+	LONG $0xfe76840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x197e // jle 0x73f8 <k_pack_rows_pairs+0x7a8>
+	LONG $0x4310fac5; BYTE $0x08 // vmovss 0x8(%rbx), %xmm0
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x187d // jge 0x740e <k_pack_rows_pairs+0x7be>
+	WORD $0x7deb // jmp 0x7475 <k_pack_rows_pairs+0x825>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x677c // jl 0x7475 <k_pack_rows_pairs+0x825>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x077c // jl 0x741f <k_pack_rows_pairs+0x7cf>
+	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x08 // vmovss 0x8(%rbx,%r11), %xmm0
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x4a74 // je 0x7475 <k_pack_rows_pairs+0x825>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x117c // jl 0x7446 <k_pack_rows_pairs+0x7f6>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x107aa1c4; WORD $0x3b44; BYTE $0x08 // vmovss 0x8(%rbx,%r15), %xmm0
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x2174 // je 0x7475 <k_pack_rows_pairs+0x825>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x117c // jl 0x746f <k_pack_rows_pairs+0x81f>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107aa1c4; WORD $0x0b44; BYTE $0x08 // vmovss 0x8(%rbx,%r9), %xmm0
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
+	LONG $0x03ff8349 // cmpq $0x3, %r15
+	LONG $0xfdd1840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x197e // jle 0x749d <k_pack_rows_pairs+0x84d>
+	LONG $0x4310fac5; BYTE $0x0c // vmovss 0xc(%rbx), %xmm0
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x187d // jge 0x74b3 <k_pack_rows_pairs+0x863>
+	WORD $0x7deb // jmp 0x751a <k_pack_rows_pairs+0x8ca>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x677c // jl 0x751a <k_pack_rows_pairs+0x8ca>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x077c // jl 0x74c4 <k_pack_rows_pairs+0x874>
+	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x0c // vmovss 0xc(%rbx,%r11), %xmm0
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x4a74 // je 0x751a <k_pack_rows_pairs+0x8ca>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x117c // jl 0x74eb <k_pack_rows_pairs+0x89b>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x107aa1c4; WORD $0x3b44; BYTE $0x0c // vmovss 0xc(%rbx,%r15), %xmm0
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x2174 // je 0x751a <k_pack_rows_pairs+0x8ca>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x117c // jl 0x7514 <k_pack_rows_pairs+0x8c4>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107aa1c4; WORD $0x0b44; BYTE $0x0c // vmovss 0xc(%rbx,%r9), %xmm0
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0xfd2c840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x197e // jle 0x7542 <k_pack_rows_pairs+0x8f2>
+	LONG $0x4310fac5; BYTE $0x10 // vmovss 0x10(%rbx), %xmm0
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x187d // jge 0x7558 <k_pack_rows_pairs+0x908>
+	WORD $0x7deb // jmp 0x75bf <k_pack_rows_pairs+0x96f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x677c // jl 0x75bf <k_pack_rows_pairs+0x96f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x077c // jl 0x7569 <k_pack_rows_pairs+0x919>
+	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x10 // vmovss 0x10(%rbx,%r11), %xmm0
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x4a74 // je 0x75bf <k_pack_rows_pairs+0x96f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x117c // jl 0x7590 <k_pack_rows_pairs+0x940>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x107aa1c4; WORD $0x3b44; BYTE $0x10 // vmovss 0x10(%rbx,%r15), %xmm0
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x2174 // je 0x75bf <k_pack_rows_pairs+0x96f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x117c // jl 0x75b9 <k_pack_rows_pairs+0x969>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107aa1c4; WORD $0x0b44; BYTE $0x10 // vmovss 0x10(%rbx,%r9), %xmm0
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
+	LONG $0x05ff8349 // cmpq $0x5, %r15
+	LONG $0xfc87840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x197e // jle 0x75e7 <k_pack_rows_pairs+0x997>
+	LONG $0x4310fac5; BYTE $0x14 // vmovss 0x14(%rbx), %xmm0
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x187d // jge 0x75fd <k_pack_rows_pairs+0x9ad>
+	WORD $0x7deb // jmp 0x7664 <k_pack_rows_pairs+0xa14>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x677c // jl 0x7664 <k_pack_rows_pairs+0xa14>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x077c // jl 0x760e <k_pack_rows_pairs+0x9be>
+	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x14 // vmovss 0x14(%rbx,%r11), %xmm0
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x4a74 // je 0x7664 <k_pack_rows_pairs+0xa14>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x117c // jl 0x7635 <k_pack_rows_pairs+0x9e5>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x107aa1c4; WORD $0x3b44; BYTE $0x14 // vmovss 0x14(%rbx,%r15), %xmm0
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x2174 // je 0x7664 <k_pack_rows_pairs+0xa14>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x117c // jl 0x765e <k_pack_rows_pairs+0xa0e>
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x107aa1c4; WORD $0x0b44; BYTE $0x14 // vmovss 0x14(%rbx,%r9), %xmm0
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
+	LONG $0x06ff8349 // cmpq $0x6, %r15
+	LONG $0xfbe2840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x1d7e // jle 0x7690 <k_pack_rows_pairs+0xa40>
+	LONG $0x4310fac5; BYTE $0x18 // vmovss 0x18(%rbx), %xmm0
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xfbc28c0f; WORD $0xffff // jl 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0x1aeb // jmp 0x76aa <k_pack_rows_pairs+0xa5a>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xfba68c0f; WORD $0xffff // jl 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x077c // jl 0x76bb <k_pack_rows_pairs+0xa6b>
+	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x18 // vmovss 0x18(%rbx,%r11), %xmm0
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xfb80840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x0c7c // jl 0x76e6 <k_pack_rows_pairs+0xa96>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0344; BYTE $0x18 // vmovss 0x18(%rbx,%r8), %xmm0
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xfb53840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0xfb318c0f; WORD $0xffff // jl 0x723c <k_pack_rows_pairs+0x5ec>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x107aa1c4; WORD $0x0344; BYTE $0x18 // vmovss 0x18(%rbx,%r8), %xmm0
+	LONG $0xfffb20e9; BYTE $0xff // jmp 0x723c <k_pack_rows_pairs+0x5ec>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	LONG $0xb0248422; WORD $0x0000; BYTE $0x00 // andb 0xb0(%rsp), %al
+	WORD $0x013c // cmpb $0x1, %al
+	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
+	LONG $0x00cc850f; WORD $0x0000 // jne 0x7805 <k_pack_rows_pairs+0xbb5>
+	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
+	LONG $0x18468b49 // movq 0x18(%r14), %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	WORD $0x1175 // jne 0x7762 <k_pack_rows_pairs+0xb12>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x01c2f641 // testb $0x1, %r10b
+	LONG $0x008d850f; WORD $0x0000 // jne 0x77ea <k_pack_rows_pairs+0xb9a>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x7805 <k_pack_rows_pairs+0xbb5>
+	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x214c; BYTE $0xd7 // andq %r10, %rdi
+	LONG $0x1b048d4f // leaq (%r11,%r11), %r8
+	LONG $0x910c8d4c // leaq (%rcx,%rdx,4), %r9
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	WORD $0x1ceb // jmp 0x779f <k_pack_rows_pairs+0xb4f>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xb11c8941 // movl %ebx, (%r9,%rsi,4)
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	WORD $0x3774 // je 0x77d6 <k_pack_rows_pairs+0xb86>
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x097d // jge 0x77b6 <k_pack_rows_pairs+0xb66>
+	LONG $0x085e8b4d // movq 0x8(%r14), %r11
+	LONG $0x1cb70f47; BYTE $0x13 // movzwl (%r11,%r10), %r11d
+	LONG $0xb15c8945; BYTE $0xfc // movl %r11d, -0x4(%r9,%rsi,4)
+	LONG $0x015e8d4c // leaq 0x1(%rsi), %r11
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	WORD $0xca7d // jge 0x7790 <k_pack_rows_pairs+0xb40>
+	LONG $0x085e8b49 // movq 0x8(%r14), %rbx
+	LONG $0x245c0348; BYTE $0x70 // addq 0x70(%rsp), %rbx
+	LONG $0x1cb70f41; BYTE $0x1a // movzwl (%r10,%rbx), %ebx
+	WORD $0xbaeb // jmp 0x7790 <k_pack_rows_pairs+0xb40>
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x01c2f641 // testb $0x1, %r10b
+	WORD $0x1b74 // je 0x7805 <k_pack_rows_pairs+0xbb5>
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x0d7d // jge 0x7802 <k_pack_rows_pairs+0xbb2>
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0x085e034d // addq 0x8(%r14), %r11
+	LONG $0x14b70f43; BYTE $0x1f // movzwl (%r15,%r11), %edx
+	WORD $0x1489; BYTE $0xb1 // movl %edx, (%rcx,%rsi,4)
+	LONG $0x58c48148; WORD $0x0001; BYTE $0x00 // addq $0x158, %rsp # imm = 0x158
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 
 	// pack_cols
 	BYTE $0x55 // pushq %rbp
@@ -5914,88 +6536,484 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
+	LONG $0x207f8348; BYTE $0x04 // cmpq $0x4, 0x20(%rdi)
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x0eab8e0f; WORD $0x0000 // jle 0x7bce <k_pack_cols+0xece>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x08618b4c // movq 0x8(%rcx), %r12
-	WORD $0x8b48; BYTE $0x01 // movq (%rcx), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x10798b48 // movq 0x10(%rcx), %rdi
-	LONG $0x496ffac5; BYTE $0x18 // vmovdqu 0x18(%rcx), %xmm1
-	LONG $0x18698b48 // movq 0x18(%rcx), %rbp
-	LONG $0x20598b48 // movq 0x20(%rcx), %rbx
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0x02a58e0f; WORD $0x0000 // jle 0x6ff2 <k_pack_cols+0x2f2>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x0e78840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
+	LONG $0x05ec850f; WORD $0x0000 // jne 0x7e2d <k_pack_cols+0x60d>
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x10718e0f; WORD $0x0000 // jle 0x88bf <k_pack_cols+0x109f>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x28408b48 // movq 0x28(%rax), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0e668e0f; WORD $0x0000 // jle 0x7bce <k_pack_cols+0xece>
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
-	QUAD $0xfffffffffffcba48; WORD $0x3fff // movabsq $0x3ffffffffffffffc, %rdx # imm = 0x3FFFFFFFFFFFFFFC
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	LONG $0x03c28348 // addq $0x3, %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
-	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xc6920f40 // setb %sil
-	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x0948; BYTE $0xf9 // orq %rdi, %rcx
-	LONG $0x3de9c148 // shrq $0x3d, %rcx
-	WORD $0xe183; BYTE $0x01 // andl $0x1, %ecx
-	WORD $0x0840; BYTE $0xf1 // orb %sil, %cl
-	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
-	LONG $0xf0c28348 // addq $-0x10, %rdx
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	LONG $0x607b8d49 // leaq 0x60(%r11), %rdi
-	QUAD $0x0000000085048d4c // leaq (,%rax,4), %r8
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x001c1815597de2c4; BYTE $0x00 // vpbroadcastq 0x1c18(%rip), %ymm2 # 0x8a00 <k_pack_cols_64+0xe10>
-	QUAD $0x001c371d597de2c4; BYTE $0x00 // vpbroadcastq 0x1c37(%rip), %ymm3 # 0x8a28 <k_pack_cols_64+0xe38>
-	QUAD $0x001c1e25597de2c4; BYTE $0x00 // vpbroadcastq 0x1c1e(%rip), %ymm4 # 0x8a18 <k_pack_cols_64+0xe28>
-	QUAD $0x001c312d227de2c4; BYTE $0x00 // vpmovsxbq 0x1c31(%rip), %ymm5 # 0x8a34 <k_pack_cols_64+0xe44>
-	QUAD $0x001c0435597de2c4; BYTE $0x00 // vpbroadcastq 0x1c04(%rip), %ymm6 # 0x8a10 <k_pack_cols_64+0xe20>
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	WORD $0x23eb // jmp 0x6e35 <k_pack_cols+0x135>
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
+	LONG $0x18408b4c // movq 0x18(%rax), %r8
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0xfc408d49 // leaq -0x4(%r8), %rax
+	LONG $0xfce08348 // andq $-0x4, %rax
+	QUAD $0x00000010853c8d48 // leaq 0x10(,%rax,4), %rdi
+	LONG $0x04c08348 // addq $0x4, %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	LONG $0x04e3c148 // shlq $0x4, %rbx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
+	LONG $0x6ef9c1c4; BYTE $0xc0 // vmovq %r8, %xmm0
+	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
+	QUAD $0x000000982484c748; LONG $0x00000000 // movq $0x0, 0x98(%rsp)
+	QUAD $0x0032250d227de2c4; BYTE $0x00 // vpmovsxbq 0x3225(%rip), %ymm1 # 0xaaf0 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x0031ec15597de2c4; BYTE $0x00 // vpbroadcastq 0x31ec(%rip), %ymm2 # 0xaac0 <k_pack_cols_pairs+0xa70>
+	QUAD $0x0032171d227de2c4; BYTE $0x00 // vpmovsxbq 0x3217(%rip), %ymm3 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
+	QUAD $0x00320225597de2c4; BYTE $0x00 // vpbroadcastq 0x3202(%rip), %ymm4 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x000000802484c748; LONG $0x00000000 // movq $0x0, 0x80(%rsp)
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	WORD $0x44eb // jmp 0x794e <k_pack_cols+0x12e>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x24448348; WORD $0x4050 // addq $0x40, 0x50(%rsp)
+	QUAD $0x00000080249c0148 // addq %rbx, 0x80(%rsp)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	QUAD $0x0000009824848348; BYTE $0x10 // addq $0x10, 0x98(%rsp)
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0x0f718d0f; WORD $0x0000 // jge 0x88bf <k_pack_cols+0x109f>
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0xf04c0f48 // cmovlq %rax, %rsi
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xd04d0f48 // cmovgeq %rax, %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0xff428d48 // leaq -0x1(%rdx), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x04578d4c // leaq 0x4(%rdi), %r10
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x000000882494894c // movq %r10, 0x88(%rsp)
+	LONG $0xd14c0f4c // cmovlq %rcx, %r10
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x1f7d // jge 0x79d0 <k_pack_cols+0x1b0>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x00015fe9; BYTE $0x00 // jmp 0x7b20 <k_pack_cols+0x300>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0x01338d0f; WORD $0x0000 // jge 0x7b20 <k_pack_cols+0x300>
+	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08508b48 // movq 0x8(%rax), %rdx
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x023c8d4c // leaq (%rdx,%rax), %r15
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	WORD $0x39eb // jmp 0x7a5b <k_pack_cols+0x23b>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0x0d99840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	LONG $0xc6920f40 // setb %sil
-	WORD $0x0840; BYTE $0xce // orb %cl, %sil
-	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x0a74 // je 0x6e50 <k_pack_cols+0x150>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000127e9; BYTE $0x00 // jmp 0x6f74 <k_pack_cols+0x274>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xfd6ffdc5 // vmovdqa %ymm5, %ymm7
-	QUAD $0x001bd105227d62c4; BYTE $0x00 // vpmovsxbq 0x1bd1(%rip), %ymm8 # 0x8a30 <k_pack_cols_64+0xe40>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x240c0148 // addq %rcx, (%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0x10c28348 // addq $0x10, %rdx
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x00c58f0f; WORD $0x0000 // jg 0x7b20 <k_pack_cols+0x300>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x202444f6; BYTE $0x03 // testb $0x3, 0x20(%rsp)
+	WORD $0x2574 // je 0x7a8d <k_pack_cols+0x26d>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x296ffac5 // vmovdqu (%rcx), %xmm5
+	LONG $0x2f7ffac5 // vmovdqu %xmm5, (%rdi)
+	LONG $0x10c78348 // addq $0x10, %rdi
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xe975 // jne 0x7a70 <k_pack_cols+0x250>
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
+	LONG $0x247c8348; WORD $0x0308 // cmpq $0x3, 0x8(%rsp)
+	WORD $0x9672 // jb 0x7a30 <k_pack_cols+0x210>
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	LONG $0xebaf0f49 // imulq %r11, %rbp
+	LONG $0x034b8d49 // leaq 0x3(%r11), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x01438d49 // leaq 0x1(%r11), %rax
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x027b8d49 // leaq 0x2(%r11), %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x242c034c // addq (%rsp), %r13
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x1078c1c4; WORD $0x292c // vmovups (%r9,%rbp), %xmm5
+	LONG $0x1178c1c4; WORD $0x006d // vmovups %xmm5, (%r13)
+	LONG $0x1078c1c4; WORD $0x012c // vmovups (%r9,%rax), %xmm5
+	LONG $0x1178c1c4; WORD $0x106d // vmovups %xmm5, 0x10(%r13)
+	LONG $0x1078c1c4; WORD $0x392c // vmovups (%r9,%rdi), %xmm5
+	LONG $0x1178c1c4; WORD $0x206d // vmovups %xmm5, 0x20(%r13)
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x6f7ac1c4; WORD $0x092c // vmovdqu (%r9,%rcx), %xmm5
+	LONG $0x7f7ac1c4; WORD $0x306d // vmovdqu %xmm5, 0x30(%r13)
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0x40c58349 // addq $0x40, %r13
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	WORD $0xc07c // jl 0x7ad0 <k_pack_cols+0x2b0>
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x7a30 <k_pack_cols+0x210>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	LONG $0xfde2840f; WORD $0xffff // je 0x7910 <k_pack_cols+0xf0>
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0xfdd98d0f; WORD $0xffff // jge 0x7910 <k_pack_cols+0xf0>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28788b48 // movq 0x28(%rax), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfdc78e0f; WORD $0xffff // jle 0x7910 <k_pack_cols+0xf0>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0xe6af0f4d // imulq %r14, %r12
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x81348d48 // leaq (%rcx,%rax,4), %rsi
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0xb80c8d4e // leaq (%rax,%r15,4), %r9
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	QUAD $0x00000000bd0c8d4c // leaq (,%rdi,4), %r9
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0xba148d4a // leaq (%rdx,%r15,4), %rdx
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0xbc3c8d49 // leaq (%r12,%rdi,4), %rdi
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0xca20 // andb %cl, %dl
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x094c; BYTE $0xf1 // orq %r14, %rcx
+	WORD $0x980f; BYTE $0xc1 // sets %cl
+	WORD $0xd108 // orb %dl, %cl
+	LONG $0x48244c88 // movb %cl, 0x48(%rsp)
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	QUAD $0xfffffffffff0b948; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rcx # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2149; BYTE $0xc9 // andq %rcx, %r9
+	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x6ef9c1c4; BYTE $0xef // vmovq %r15, %xmm5
+	LONG $0x597de2c4; BYTE $0xed // vpbroadcastq %xmm5, %ymm5
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0xb90c8d4a // leaq (%rcx,%r15,4), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	QUAD $0x0000982484af0f48; BYTE $0x00 // imulq 0x98(%rsp), %rax
+	LONG $0x032c8d4d // leaq (%r11,%rax), %r13
+	LONG $0x20c58349 // addq $0x20, %r13
+	LONG $0x01478d49 // leaq 0x1(%r15), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0xe5af0f4c // imulq %rbp, %r12
+	WORD $0x27eb // jmp 0x7c61 <k_pack_cols+0x441>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x246c034c; BYTE $0x68 // addq 0x68(%rsp), %r13
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0xfcaf8d0f; WORD $0xffff // jge 0x7910 <k_pack_cols+0xf0>
+	LONG $0x10ff8348 // cmpq $0x10, %rdi
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	QUAD $0x0000a02494af0f48; BYTE $0x00 // imulq 0xa0(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x963c8d4c // leaq (%rsi,%rdx,4), %r15
+	LONG $0x4824440a // orb 0x48(%rsp), %al
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	WORD $0x1674 // je 0x7ca0 <k_pack_cols+0x480>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x7d52 <k_pack_cols+0x532>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c034c; BYTE $0x60 // addq 0x60(%rsp), %r15
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xf36ffdc5 // vmovdqa %ymm3, %ymm6
+	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
 	BYTE $0x90 // nop
-	LONG $0xcad43dc5 // vpaddq %ymm2, %ymm8, %ymm9
-	LONG $0xd2d445c5 // vpaddq %ymm2, %ymm7, %ymm10
-	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
-	LONG $0xe3d445c5 // vpaddq %ymm3, %ymm7, %ymm12
-	LONG $0xecd43dc5 // vpaddq %ymm4, %ymm8, %ymm13
-	LONG $0xf4d445c5 // vpaddq %ymm4, %ymm7, %ymm14
+	LONG $0xc5d44dc5 // vpaddq %ymm5, %ymm6, %ymm8
+	LONG $0xcdd445c5 // vpaddq %ymm5, %ymm7, %ymm9
+	LONG $0xd2d435c5 // vpaddq %ymm2, %ymm9, %ymm10
+	LONG $0xdad43dc5 // vpaddq %ymm2, %ymm8, %ymm11
+	LONG $0x377d42c4; BYTE $0xc0 // vpcmpgtq %ymm8, %ymm0, %ymm8
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x6b3d41c4; BYTE $0xc1 // vpackssdw %ymm9, %ymm8, %ymm8
+	LONG $0x397d43c4; WORD $0x01c1 // vextracti128 $0x1, %ymm8, %xmm9
+	LONG $0x6b3941c4; BYTE $0xc1 // vpackssdw %xmm9, %xmm8, %xmm8
+	LONG $0x707941c4; WORD $0xd8c0 // vpshufd $0xd8, %xmm8, %xmm8 # xmm8 = xmm8[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xc0 // vpmovzxwd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,xmm8[1],zero,xmm8[2],zero,xmm8[3],zero,xmm8[4],zero,xmm8[5],zero,xmm8[6],zero,xmm8[7],zero
+	LONG $0x723dc1c4; WORD $0x1ff0 // vpslld $0x1f, %ymm8, %ymm8
+	LONG $0x377d42c4; BYTE $0xcb // vpcmpgtq %ymm11, %ymm0, %ymm9
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x6b3541c4; BYTE $0xca // vpackssdw %ymm10, %ymm9, %ymm9
+	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
+	LONG $0x6b3141c4; BYTE $0xca // vpackssdw %xmm10, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xd8c9 // vpshufd $0xd8, %xmm9, %xmm9 # xmm9 = xmm9[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xc9 // vpmovzxwd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,xmm9[1],zero,xmm9[2],zero,xmm9[3],zero,xmm9[4],zero,xmm9[5],zero,xmm9[6],zero,xmm9[7],zero
+	LONG $0x2c3d62c4; WORD $0x9104 // vmaskmovps (%rcx,%rdx,4), %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x1ff1 // vpslld $0x1f, %ymm9, %ymm9
+	LONG $0x2c3562c4; WORD $0x914c; BYTE $0x20 // vmaskmovps 0x20(%rcx,%rdx,4), %ymm9, %ymm9
+	LONG $0x117c41c4; WORD $0x9544; BYTE $0xe0 // vmovups %ymm8, -0x20(%r13,%rdx,4)
+	LONG $0x117c41c4; WORD $0x954c; BYTE $0x00 // vmovups %ymm9, (%r13,%rdx,4)
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0xf4d4cdc5 // vpaddq %ymm4, %ymm6, %ymm6
+	LONG $0xfcd4c5c5 // vpaddq %ymm4, %ymm7, %ymm7
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	LONG $0xff6a850f; WORD $0xffff // jne 0x7cb0 <k_pack_cols+0x490>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	LONG $0xfeee840f; WORD $0xffff // je 0x7c40 <k_pack_cols+0x420>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x01c7f640 // testb $0x1, %dil
+	WORD $0x3274 // je 0x7d96 <k_pack_cols+0x576>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x057d // jge 0x7d7a <k_pack_cols+0x55a>
+	LONG $0x6e79c1c4; BYTE $0x37 // vmovd (%r15), %xmm6
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x74af0f48; WORD $0x1024 // imulq 0x10(%rsp), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x347ef9c5; BYTE $0xb2 // vmovd %xmm6, (%rdx,%rsi,4)
+	LONG $0x04c78349 // addq $0x4, %r15
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xfea1840f; WORD $0xffff // je 0x7c40 <k_pack_cols+0x420>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x223c8d4a // leaq (%rdx,%r12), %rdi
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0xbb3c8d49 // leaq (%r11,%rdi,4), %rdi
+	LONG $0x24540348; BYTE $0x28 // addq 0x28(%rsp), %rdx
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x1feb // jmp 0x7de3 <k_pack_cols+0x5c3>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x747ef9c5; WORD $0x04af // vmovd %xmm6, 0x4(%rdi,%rbp,4)
+	LONG $0x02c58348 // addq $0x2, %rbp
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	LONG $0xfe5d840f; WORD $0xffff // je 0x7c40 <k_pack_cols+0x420>
+	LONG $0x2a1c8d4c // leaq (%rdx,%rbp), %r11
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0x1c7c // jl 0x7e10 <k_pack_cols+0x5f0>
+	LONG $0x3c7ef9c5; BYTE $0xaf // vmovd %xmm7, (%rdi,%rbp,4)
+	LONG $0x281c8d4c // leaq (%rax,%rbp), %r11
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0xce7d // jge 0x7dd0 <k_pack_cols+0x5b0>
+	WORD $0x20eb // jmp 0x7e24 <k_pack_cols+0x604>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x6e79c1c4; WORD $0xaf3c // vmovd (%r15,%rbp,4), %xmm7
+	LONG $0x3c7ef9c5; BYTE $0xaf // vmovd %xmm7, (%rdi,%rbp,4)
+	LONG $0x281c8d4c // leaq (%rax,%rbp), %r11
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0xac7d // jge 0x7dd0 <k_pack_cols+0x5b0>
+	LONG $0x6e79c1c4; WORD $0xaf74; BYTE $0x04 // vmovd 0x4(%r15,%rbp,4), %xmm6
+	WORD $0xa3eb // jmp 0x7dd0 <k_pack_cols+0x5b0>
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0a858e0f; WORD $0x0000 // jle 0x88bf <k_pack_cols+0x109f>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x10488b48 // movq 0x10(%rax), %rcx
+	WORD $0x8b48; BYTE $0x38 // movq (%rax), %rdi
+	LONG $0x18708b48 // movq 0x18(%rax), %rsi
+	LONG $0x18fe8348 // cmpq $0x18, %rsi
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	LONG $0x040c8d0f; WORD $0x0000 // jge 0x8272 <k_pack_cols+0xa52>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0a50840f; WORD $0x0000 // je 0x88bf <k_pack_cols+0x109f>
+	QUAD $0xfffffffffff0b948; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rcx # imm = 0x7FFFFFFFFFFFFFF0
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x6ef9e1c4; BYTE $0xc6 // vmovq %rsi, %xmm0
+	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x60788d48 // leaq 0x60(%rax), %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x000060b8; BYTE $0x00 // movl $0x60, %eax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
+	LONG $0xf0c18348 // addq $-0x10, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	QUAD $0x002c1815227de2c4; BYTE $0x00 // vpmovsxbq 0x2c18(%rip), %ymm2 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
+	QUAD $0x002bdb1d597de2c4; BYTE $0x00 // vpbroadcastq 0x2bdb(%rip), %ymm3 # 0xaac0 <k_pack_cols_pairs+0xa70>
+	QUAD $0x002bfa25597de2c4; BYTE $0x00 // vpbroadcastq 0x2bfa(%rip), %ymm4 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	QUAD $0x002be12d597de2c4; BYTE $0x00 // vpbroadcastq 0x2be1(%rip), %ymm5 # 0xaad8 <k_pack_cols_pairs+0xa88>
+	QUAD $0x002bd035597de2c4; BYTE $0x00 // vpbroadcastq 0x2bd0(%rip), %ymm6 # 0xaad0 <k_pack_cols_pairs+0xa80>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x3aeb // jmp 0x7f41 <k_pack_cols+0x721>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448348; WORD $0x1040 // addq $0x10, 0x40(%rsp)
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
+	LONG $0x097e8d0f; WORD $0x0000 // jge 0x88bf <k_pack_cols+0x109f>
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	LONG $0xc14d0f48 // cmovgeq %rcx, %rax
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x246c8d4d; BYTE $0x04 // leaq 0x4(%r12), %r13
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
+	LONG $0xea4c0f4c // cmovlq %rdx, %r13
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	WORD $0x8d7d // jge 0x7f10 <k_pack_cols+0x6f0>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x28798b48 // movq 0x28(%rcx), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xff7b8e0f; WORD $0xffff // jle 0x7f10 <k_pack_cols+0x6f0>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x820c8d4c // leaq (%rdx,%rax,4), %r9
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x08718b4c // movq 0x8(%rcx), %r14
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	QUAD $0x00000000bd048d4c // leaq (,%rdi,4), %r8
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0xc220 // andb %al, %dl
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	WORD $0x094c; BYTE $0xd8 // orq %r11, %rax
+	LONG $0xc1980f41 // sets %r9b
+	WORD $0x0841; BYTE $0xd1 // orb %dl, %r9b
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0x247c234c; BYTE $0x60 // andq 0x60(%rsp), %r15
+	QUAD $0x00000000bd048d4a // leaq (,%r15,4), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x06148d49 // leaq (%r14,%rax), %rdx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x44af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x01148d4c // leaq (%rcx,%rax), %r10
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	WORD $0x26eb // jmp 0x8067 <k_pack_cols+0x847>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x24540348; BYTE $0x10 // addq 0x10(%rsp), %rdx
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	LONG $0xfea98d0f; WORD $0xffff // jge 0x7f10 <k_pack_cols+0x6f0>
+	LONG $0x20ff8348 // cmpq $0x20, %rdi
+	LONG $0xc5920f40 // setb %bpl
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0x991c8d4e // leaq (%rcx,%r11,4), %r11
+	WORD $0x0844; BYTE $0xcd // orb %r9b, %bpl
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	WORD $0x0d74 // je 0x8090 <k_pack_cols+0x870>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x00013ee9; BYTE $0x00 // jmp 0x81c8 <k_pack_cols+0x9a8>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x245c034c; BYTE $0x28 // addq 0x28(%rsp), %r11
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0xfa6ffdc5 // vmovdqa %ymm2, %ymm7
+	QUAD $0x002a4c05227d62c4; BYTE $0x00 // vpmovsxbq 0x2a4c(%rip), %ymm8 # 0xaaf0 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xcbd43dc5 // vpaddq %ymm3, %ymm8, %ymm9
+	LONG $0xd3d445c5 // vpaddq %ymm3, %ymm7, %ymm10
+	LONG $0xdcd43dc5 // vpaddq %ymm4, %ymm8, %ymm11
+	LONG $0xe4d445c5 // vpaddq %ymm4, %ymm7, %ymm12
+	LONG $0xedd43dc5 // vpaddq %ymm5, %ymm8, %ymm13
+	LONG $0xf5d445c5 // vpaddq %ymm5, %ymm7, %ymm14
 	LONG $0x377d62c4; BYTE $0xff // vpcmpgtq %ymm7, %ymm0, %ymm15
 	LONG $0x377dc2c4; BYTE $0xc8 // vpcmpgtq %ymm8, %ymm0, %ymm1
 	LONG $0xc96b85c5 // vpackssdw %ymm1, %ymm15, %ymm1
@@ -6025,717 +7043,403 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6b2541c4; BYTE $0xdc // vpackssdw %ymm12, %ymm11, %ymm11
 	LONG $0x397d43c4; WORD $0x01dc // vextracti128 $0x1, %ymm11, %xmm12
 	LONG $0x6b2141c4; BYTE $0xdc // vpackssdw %xmm12, %xmm11, %xmm11
-	LONG $0x2c75c2c4; WORD $0xb40c // vmaskmovps (%r12,%rsi,4), %ymm1, %ymm1
+	LONG $0x2c75e2c4; WORD $0xaa4c; BYTE $0xa0 // vmaskmovps -0x60(%rdx,%rbp,4), %ymm1, %ymm1
 	LONG $0x707941c4; WORD $0xd8db // vpshufd $0xd8, %xmm11, %xmm11 # xmm11 = xmm11[0,2,1,3]
-	LONG $0x2c3542c4; WORD $0xb44c; BYTE $0x20 // vmaskmovps 0x20(%r12,%rsi,4), %ymm9, %ymm9
+	LONG $0x2c3562c4; WORD $0xaa4c; BYTE $0xc0 // vmaskmovps -0x40(%rdx,%rbp,4), %ymm9, %ymm9
 	LONG $0x337d42c4; BYTE $0xdb // vpmovzxwd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,xmm11[1],zero,xmm11[2],zero,xmm11[3],zero,xmm11[4],zero,xmm11[5],zero,xmm11[6],zero,xmm11[7],zero
-	LONG $0x2c2d42c4; WORD $0xb454; BYTE $0x40 // vmaskmovps 0x40(%r12,%rsi,4), %ymm10, %ymm10
+	LONG $0x2c2d62c4; WORD $0xaa54; BYTE $0xe0 // vmaskmovps -0x20(%rdx,%rbp,4), %ymm10, %ymm10
 	LONG $0x7225c1c4; WORD $0x1ff3 // vpslld $0x1f, %ymm11, %ymm11
-	LONG $0x2c2542c4; WORD $0xb45c; BYTE $0x60 // vmaskmovps 0x60(%r12,%rsi,4), %ymm11, %ymm11
-	LONG $0x4c11fcc5; WORD $0xa0b7 // vmovups %ymm1, -0x60(%rdi,%rsi,4)
-	LONG $0x4c117cc5; WORD $0xc0b7 // vmovups %ymm9, -0x40(%rdi,%rsi,4)
-	LONG $0x54117cc5; WORD $0xe0b7 // vmovups %ymm10, -0x20(%rdi,%rsi,4)
-	LONG $0x1c117cc5; BYTE $0xb7 // vmovups %ymm11, (%rdi,%rsi,4)
-	LONG $0x20c68348 // addq $0x20, %rsi
+	LONG $0x2c2562c4; WORD $0xaa1c // vmaskmovps (%rdx,%rbp,4), %ymm11, %ymm11
+	LONG $0x117cc1c4; WORD $0xaa4c; BYTE $0xa0 // vmovups %ymm1, -0x60(%r10,%rbp,4)
+	LONG $0x117c41c4; WORD $0xaa4c; BYTE $0xc0 // vmovups %ymm9, -0x40(%r10,%rbp,4)
+	LONG $0x117c41c4; WORD $0xaa54; BYTE $0xe0 // vmovups %ymm10, -0x20(%r10,%rbp,4)
+	LONG $0x117c41c4; WORD $0xaa1c // vmovups %ymm11, (%r10,%rbp,4)
+	LONG $0x20c58348 // addq $0x20, %rbp
 	LONG $0xfed4c5c5 // vpaddq %ymm6, %ymm7, %ymm7
 	LONG $0xc6d43dc5 // vpaddq %ymm6, %ymm8, %ymm8
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	LONG $0xfef8850f; WORD $0xffff // jne 0x6e60 <k_pack_cols+0x160>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfeac840f; WORD $0xffff // je 0x6e20 <k_pack_cols+0x120>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2274 // je 0x6fa1 <k_pack_cols+0x2a1>
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0xfef4850f; WORD $0xffff // jne 0x80b0 <k_pack_cols+0x890>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xfe88840f; WORD $0xffff // je 0x8050 <k_pack_cols+0x830>
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0x01c7f640 // testb $0x1, %dil
+	WORD $0x4674 // je 0x821b <k_pack_cols+0x9fb>
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	WORD $0x8945; BYTE $0xcd // movl %r9d, %r13d
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	WORD $0x067d // jge 0x6f8e <k_pack_cols+0x28e>
-	LONG $0x6e79c1c4; WORD $0xb43c // vmovd (%r12,%rsi,4), %xmm7
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0x9f1c8d49 // leaq (%r15,%rbx,4), %rbx
-	LONG $0x3c7ef9c5; BYTE $0xb3 // vmovd %xmm7, (%rbx,%rsi,4)
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	WORD $0x2075 // jne 0x6fc6 <k_pack_cols+0x2c6>
-	LONG $0xfffe75e9; BYTE $0xff // jmp 0x6e20 <k_pack_cols+0x120>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x7e79c1c4; WORD $0xb37c; BYTE $0x04 // vmovd %xmm7, 0x4(%r11,%rsi,4)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0xfe5a840f; WORD $0xffff // je 0x6e20 <k_pack_cols+0x120>
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	WORD $0x057d // jge 0x81ec <k_pack_cols+0x9cc>
+	LONG $0x6e79c1c4; BYTE $0x3b // vmovd (%r11), %xmm7
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
+	LONG $0x3c7ef9c5; BYTE $0xab // vmovd %xmm7, (%rbx,%rbp,4)
+	LONG $0x04c38349 // addq $0x4, %r11
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x8945; BYTE $0xe9 // movl %r13d, %r9d
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
+	LONG $0xfe2c840f; WORD $0xffff // je 0x8050 <k_pack_cols+0x830>
+	LONG $0x04c38349 // addq $0x4, %r11
+	WORD $0x1eeb // jmp 0x8248 <k_pack_cols+0xa28>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x3c7ef9c5; BYTE $0xa8 // vmovd %xmm7, (%rax,%rbp,4)
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	LONG $0xfe08840f; WORD $0xffff // je 0x8050 <k_pack_cols+0x830>
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	WORD $0x067d // jge 0x6fda <k_pack_cols+0x2da>
-	LONG $0x6e7941c4; WORD $0xb404 // vmovd (%r12,%rsi,4), %xmm8
-	LONG $0x7e7941c4; WORD $0xb304 // vmovd %xmm8, (%r11,%rsi,4)
-	LONG $0x014e8d4c // leaq 0x1(%rsi), %r9
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0xc77d // jge 0x6fb0 <k_pack_cols+0x2b0>
-	LONG $0x6e79c1c4; WORD $0xb47c; BYTE $0x04 // vmovd 0x4(%r12,%rsi,4), %xmm7
-	WORD $0xbeeb // jmp 0x6fb0 <k_pack_cols+0x2b0>
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0xcdaf0f4d // imulq %r13, %r9
-	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
-	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x04508d0f; WORD $0x0000 // jge 0x7460 <k_pack_cols+0x760>
-	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x08e58e0f; WORD $0x0000 // jle 0x7908 <k_pack_cols+0xc08>
-	QUAD $0xfffffffcad048d4a // leaq -0x4(,%r13,4), %rax
-	LONG $0xc3af0f48 // imulq %rbx, %rax
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
-	LONG $0xff438d48 // leaq -0x1(%rbx), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x02e8c148 // shrq $0x2, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x0cc28348 // addq $0xc, %rdx
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	WORD $0x8941; BYTE $0xc7 // movl %eax, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
-	LONG $0x24548d4d; BYTE $0x30 // leaq 0x30(%r12), %r10
-	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x30588d4d // leaq 0x30(%r8), %r11
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
-	QUAD $0x000000a024bc894c // movq %r15, 0xa0(%rsp)
-	LONG $0x04e7c141 // shll $0x4, %r15d
-	LONG $0x01438d48 // leaq 0x1(%rbx), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00196d0d227de2c4; BYTE $0x00 // vpmovsxbq 0x196d(%rip), %ymm1 # 0x8a30 <k_pack_cols_64+0xe40>
-	QUAD $0x00196815227de2c4; BYTE $0x00 // vpmovsxbq 0x1968(%rip), %ymm2 # 0x8a34 <k_pack_cols_64+0xe44>
-	QUAD $0x00192b1d597de2c4; BYTE $0x00 // vpbroadcastq 0x192b(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
-	QUAD $0x00194a25597de2c4; BYTE $0x00 // vpbroadcastq 0x194a(%rip), %ymm4 # 0x8a28 <k_pack_cols_64+0xe38>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x46eb // jmp 0x7128 <k_pack_cols+0x428>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x04c18349 // addq $0x4, %r9
-	QUAD $0x000000a8248c3b48 // cmpq 0xa8(%rsp), %rcx
-	LONG $0x0aa6840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
-	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
-	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
-	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
-	QUAD $0x000000902494894c // movq %r10, 0x90(%rsp)
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x40eb // jmp 0x71c5 <k_pack_cols+0x4c5>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x8d6c8d48; BYTE $0x00 // leaq (%rbp,%rcx,4), %rbp
-	LONG $0x2b0c8d4a // leaq (%rbx,%r13), %rcx
-	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x1f248d4c // leaq (%rdi,%rbx), %r12
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0x00ab8f0f; WORD $0x0000 // jg 0x7270 <k_pack_cols+0x570>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	LONG $0x247c8348; WORD $0x0c40 // cmpq $0xc, 0x40(%rsp)
-	WORD $0x0a73 // jae 0x71e0 <k_pack_cols+0x4e0>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x56eb // jmp 0x7230 <k_pack_cols+0x530>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x1078c1c4; WORD $0x8a6c; BYTE $0xd0 // vmovups -0x30(%r10,%rcx,4), %xmm5
-	LONG $0x1178c1c4; WORD $0x8b6c; BYTE $0xd0 // vmovups %xmm5, -0x30(%r11,%rcx,4)
-	LONG $0x1078c1c4; WORD $0x8a6c; BYTE $0xe0 // vmovups -0x20(%r10,%rcx,4), %xmm5
-	LONG $0x1178c1c4; WORD $0x8b6c; BYTE $0xe0 // vmovups %xmm5, -0x20(%r11,%rcx,4)
-	LONG $0x1078c1c4; WORD $0x8a6c; BYTE $0xf0 // vmovups -0x10(%r10,%rcx,4), %xmm5
-	LONG $0x1178c1c4; WORD $0x8b6c; BYTE $0xf0 // vmovups %xmm5, -0x10(%r11,%rcx,4)
-	LONG $0x6f7ac1c4; WORD $0x8a2c // vmovdqu (%r10,%rcx,4), %xmm5
-	LONG $0x7f7ac1c4; WORD $0x8b2c // vmovdqu %xmm5, (%r11,%rcx,4)
-	LONG $0x10c18348 // addq $0x10, %rcx
-	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xc075 // jne 0x71f0 <k_pack_cols+0x4f0>
-	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
-	LONG $0xff51840f; WORD $0xffff // je 0x7190 <k_pack_cols+0x490>
-	LONG $0x88348d49 // leaq (%r8,%rcx,4), %rsi
-	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x212c // vmovdqu (%rcx,%r12), %xmm5
-	LONG $0x7f7aa1c4; WORD $0x262c // vmovdqu %xmm5, (%rsi,%r12)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0xeb75 // jne 0x7250 <k_pack_cols+0x550>
-	LONG $0xffff26e9; BYTE $0xff // jmp 0x7190 <k_pack_cols+0x490>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
-	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0xfe5b840f; WORD $0xffff // je 0x70f0 <k_pack_cols+0x3f0>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x28418b4c // movq 0x28(%rcx), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfe498e0f; WORD $0xffff // jle 0x70f0 <k_pack_cols+0x3f0>
-	LONG $0x10f88349 // cmpq $0x10, %r8
-	WORD $0x2172 // jb 0x72ce <k_pack_cols+0x5ce>
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x44af0f48; WORD $0x4824 // imulq 0x48(%rsp), %rax
-	LONG $0x24440348; BYTE $0x70 // addq 0x70(%rsp), %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	LONG $0x40f88348 // cmpq $0x40, %rax
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x7381 <k_pack_cols+0x681>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x3074 // je 0x730d <k_pack_cols+0x60d>
-	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
-	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
-	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	WORD $0x067d // jge 0x72f1 <k_pack_cols+0x5f1>
-	LONG $0x6e7981c4; WORD $0xac2c // vmovd (%r12,%r13,4), %xmm5
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x4caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rcx
-	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x2c7ef9c5; BYTE $0xb1 // vmovd %xmm5, (%rcx,%rsi,4)
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfdda840f; WORD $0xffff // je 0x70f0 <k_pack_cols+0x3f0>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x01468d4c // leaq 0x1(%rsi), %r8
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	LONG $0xc1af0f49 // imulq %r9, %rax
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	WORD $0x21eb // jmp 0x7350 <k_pack_cols+0x650>
-	BYTE $0x90 // nop
-	LONG $0x7e79a1c4; WORD $0x822c // vmovd %xmm5, (%rdx,%r8,4)
-	LONG $0x01048d4a // leaq (%rcx,%r8), %rax
-	LONG $0x02c08348 // addq $0x2, %rax
-	LONG $0x02c08349 // addq $0x2, %r8
-	LONG $0x02c78348 // addq $0x2, %rdi
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfda0840f; WORD $0xffff // je 0x70f0 <k_pack_cols+0x3f0>
-	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
-	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0x077d // jge 0x736d <k_pack_cols+0x66d>
-	LONG $0x6e79c1c4; WORD $0xbc74; BYTE $0xfc // vmovd -0x4(%r12,%rdi,4), %xmm6
-	LONG $0x7e79a1c4; WORD $0x8274; BYTE $0xfc // vmovd %xmm6, -0x4(%rdx,%r8,4)
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	WORD $0xb77d // jge 0x7330 <k_pack_cols+0x630>
-	LONG $0x6e79c1c4; WORD $0xbc2c // vmovd (%r12,%rdi,4), %xmm5
-	WORD $0xafeb // jmp 0x7330 <k_pack_cols+0x630>
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
-	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
-	LONG $0x6ef9c1c4; BYTE $0xed // vmovq %r13, %xmm5
-	LONG $0x597de2c4; BYTE $0xed // vpbroadcastq %xmm5, %ymm5
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0xf26ffdc5 // vmovdqa %ymm2, %ymm6
-	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
-	LONG $0xc5d44dc5 // vpaddq %ymm5, %ymm6, %ymm8
-	LONG $0xcdd445c5 // vpaddq %ymm5, %ymm7, %ymm9
-	LONG $0xd3d435c5 // vpaddq %ymm3, %ymm9, %ymm10
-	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
-	LONG $0x377d42c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm0, %ymm12
-	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
-	LONG $0x6b1d41c4; BYTE $0xc9 // vpackssdw %ymm9, %ymm12, %ymm9
-	LONG $0x397d43c4; WORD $0x01cc // vextracti128 $0x1, %ymm9, %xmm12
-	LONG $0x6b3141c4; BYTE $0xcc // vpackssdw %xmm12, %xmm9, %xmm9
-	LONG $0x707941c4; WORD $0xd8c9 // vpshufd $0xd8, %xmm9, %xmm9 # xmm9 = xmm9[0,2,1,3]
-	LONG $0x337d42c4; BYTE $0xc9 // vpmovzxwd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,xmm9[1],zero,xmm9[2],zero,xmm9[3],zero,xmm9[4],zero,xmm9[5],zero,xmm9[6],zero,xmm9[7],zero
-	LONG $0x7235c1c4; WORD $0x1ff1 // vpslld $0x1f, %ymm9, %ymm9
-	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
-	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
-	LONG $0x6b2541c4; BYTE $0xd2 // vpackssdw %ymm10, %ymm11, %ymm10
-	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
-	LONG $0x6b2941c4; BYTE $0xd3 // vpackssdw %xmm11, %xmm10, %xmm10
-	LONG $0x707941c4; WORD $0xd8d2 // vpshufd $0xd8, %xmm10, %xmm10 # xmm10 = xmm10[0,2,1,3]
-	LONG $0x337d42c4; BYTE $0xd2 // vpmovzxwd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,xmm10[1],zero,xmm10[2],zero,xmm10[3],zero,xmm10[4],zero,xmm10[5],zero,xmm10[6],zero,xmm10[7],zero
-	LONG $0x7ef961c4; BYTE $0xc0 // vmovq %xmm8, %rax
-	LONG $0x2c3542c4; WORD $0x8404 // vmaskmovps (%r12,%rax,4), %ymm9, %ymm8
-	LONG $0x7235c1c4; WORD $0x1ff2 // vpslld $0x1f, %ymm10, %ymm9
-	LONG $0x2c3542c4; WORD $0x844c; BYTE $0x20 // vmaskmovps 0x20(%r12,%rax,4), %ymm9, %ymm9
-	LONG $0x117c01c4; WORD $0x8804 // vmovups %ymm8, (%r8,%r9,4)
-	LONG $0x117c01c4; WORD $0x884c; BYTE $0x20 // vmovups %ymm9, 0x20(%r8,%r9,4)
-	LONG $0x10c18349 // addq $0x10, %r9
-	LONG $0xf4d4cdc5 // vpaddq %ymm4, %ymm6, %ymm6
-	LONG $0xfcd4c5c5 // vpaddq %ymm4, %ymm7, %ymm7
-	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
-	LONG $0xff66850f; WORD $0xffff // jne 0x73b0 <k_pack_cols+0x6b0>
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	WORD $0x067d // jge 0x825c <k_pack_cols+0xa3c>
+	LONG $0x6e7941c4; WORD $0xfc43 // vmovd -0x4(%r11), %xmm8
+	LONG $0x447e79c5; WORD $0xfca8 // vmovd %xmm8, -0x4(%rax,%rbp,4)
+	LONG $0x01758d4c // leaq 0x1(%rbp), %r14
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	WORD $0xc57d // jge 0x8230 <k_pack_cols+0xa10>
+	LONG $0x6e79c1c4; BYTE $0x3b // vmovd (%r11), %xmm7
+	WORD $0xbeeb // jmp 0x8230 <k_pack_cols+0xa10>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0xfc95840f; WORD $0xffff // je 0x70f0 <k_pack_cols+0x3f0>
-	LONG $0xfffe70e9; BYTE $0xff // jmp 0x72d0 <k_pack_cols+0x5d0>
-	QUAD $0xfffffffcad0c8d4a // leaq -0x4(,%r13,4), %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
-	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0xf84b8d48 // leaq -0x8(%rbx), %rcx
-	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
-	LONG $0x03e9c148 // shrq $0x3, %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
-	LONG $0x244c8d49; BYTE $0x60 // leaq 0x60(%r12), %rcx
-	QUAD $0x000000009d148d48 // leaq (,%rbx,4), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x60508d48 // leaq 0x60(%rax), %rdx
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	QUAD $0x000000008d348d4a // leaq (,%r9,4), %rsi
-	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
-	LONG $0x01738d48 // leaq 0x1(%rbx), %rsi
-	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x00152e0d227de2c4; BYTE $0x00 // vpmovsxbq 0x152e(%rip), %ymm1 # 0x8a30 <k_pack_cols_64+0xe40>
-	QUAD $0x00152915227de2c4; BYTE $0x00 // vpmovsxbq 0x1529(%rip), %ymm2 # 0x8a34 <k_pack_cols_64+0xe44>
-	QUAD $0x0014ec1d597de2c4; BYTE $0x00 // vpbroadcastq 0x14ec(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
-	QUAD $0x00150b25597de2c4; BYTE $0x00 // vpbroadcastq 0x150b(%rip), %ymm4 # 0x8a28 <k_pack_cols_64+0xe38>
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x47eb // jmp 0x756b <k_pack_cols+0x86b>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x04c58349 // addq $0x4, %r13
-	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
-	LONG $0x0663840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
-	QUAD $0x0000008024ac894c // movq %r13, 0x80(%rsp)
-	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
+	QUAD $0x000000008d048d4c // leaq (,%rcx,4), %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0x6ef9e1c4; BYTE $0xc6 // vmovq %rsi, %xmm0
+	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
+	QUAD $0x00000000cd1c8d48 // leaq (,%rcx,8), %rbx
+	LONG $0xa08f8d48; WORD $0x0000; BYTE $0x00 // leaq 0xa0(%rdi), %rcx
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	LONG $0x070c8d48 // leaq (%rdi,%rax), %rcx
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
 	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	LONG $0x246c8948; BYTE $0x70 // movq %rbp, 0x70(%rsp)
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	LONG $0x07448d48; BYTE $0x04 // leaq 0x4(%rdi,%rax), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x000000b02484c748; LONG $0x00000000 // movq $0x0, 0xb0(%rsp)
+	QUAD $0x0027f90d227de2c4; BYTE $0x00 // vpmovsxbq 0x27f9(%rip), %ymm1 # 0xaaf0 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x0027f415227de2c4; BYTE $0x00 // vpmovsxbq 0x27f4(%rip), %ymm2 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
+	QUAD $0x0027b71d597de2c4; BYTE $0x00 // vpbroadcastq 0x27b7(%rip), %ymm3 # 0xaac0 <k_pack_cols_pairs+0xa70>
+	QUAD $0x0027d625597de2c4; BYTE $0x00 // vpbroadcastq 0x27d6(%rip), %ymm4 # 0xaae8 <k_pack_cols_pairs+0xa98>
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	QUAD $0x000000a024bc8348; BYTE $0x18 // cmpq $0x18, 0xa0(%rsp)
-	WORD $0x1c73 // jae 0x7620 <k_pack_cols+0x920>
-	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x6775 // jne 0x767c <k_pack_cols+0x97c>
-	LONG $0x0000c7e9; BYTE $0x00 // jmp 0x76e1 <k_pack_cols+0x9e1>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x107c81c4; WORD $0x8c6c; BYTE $0xa0 // vmovups -0x60(%r12,%r9,4), %ymm5
-	LONG $0x117c81c4; WORD $0x8b6c; BYTE $0xa0 // vmovups %ymm5, -0x60(%r11,%r9,4)
-	LONG $0x107c81c4; WORD $0x8c6c; BYTE $0xc0 // vmovups -0x40(%r12,%r9,4), %ymm5
-	LONG $0x117c81c4; WORD $0x8b6c; BYTE $0xc0 // vmovups %ymm5, -0x40(%r11,%r9,4)
-	LONG $0x107c81c4; WORD $0x8c6c; BYTE $0xe0 // vmovups -0x20(%r12,%r9,4), %ymm5
-	LONG $0x117c81c4; WORD $0x8b6c; BYTE $0xe0 // vmovups %ymm5, -0x20(%r11,%r9,4)
-	LONG $0x6f7e81c4; WORD $0x8c2c // vmovdqu (%r12,%r9,4), %ymm5
-	LONG $0x7f7e81c4; WORD $0x8b2c // vmovdqu %ymm5, (%r11,%r9,4)
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0xfcc78349 // addq $-0x4, %r15
-	WORD $0xc075 // jne 0x7630 <k_pack_cols+0x930>
-	LONG $0x08798d4d // leaq 0x8(%r9), %r15
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x6574 // je 0x76e1 <k_pack_cols+0x9e1>
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0xb82c8d48 // leaq (%rax,%rdi,4), %rbp
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7ea1c4; WORD $0x892c // vmovdqu (%rcx,%r9,4), %ymm5
-	LONG $0x7f7ea1c4; WORD $0x8d6c; BYTE $0x00 // vmovdqu %ymm5, (%rbp,%r9,4)
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
-	LONG $0x08c78349 // addq $0x8, %r15
-	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe775 // jne 0x76a0 <k_pack_cols+0x9a0>
-	LONG $0xf8c78349 // addq $-0x8, %r15
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
-	WORD $0x1feb // jmp 0x76e1 <k_pack_cols+0x9e1>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x8e2c // vmovdqu (%rsi,%r9,4), %xmm5
-	LONG $0x7f7a81c4; WORD $0x8d6c; BYTE $0x00 // vmovdqu %xmm5, (%r13,%r9,4)
-	LONG $0x04c18349 // addq $0x4, %r9
-	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
-	WORD $0xea7c // jl 0x76d0 <k_pack_cols+0x9d0>
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x132c8d48 // leaq (%rbx,%rdx), %rbp
-	LONG $0x017a8d4d // leaq 0x1(%r10), %r15
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
-	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
-	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	LONG $0x1e0c8d4d // leaq (%r14,%rbx), %r9
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	WORD $0x3ceb // jmp 0x835c <k_pack_cols+0xb3c>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	QUAD $0x000000b824840348 // addq 0xb8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x000000b024848348; BYTE $0x10 // addq $0x10, 0xb0(%rsp)
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0x05638d0f; WORD $0x0000 // jge 0x88bf <k_pack_cols+0x109f>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
-	LONG $0xfecb8e0f; WORD $0xffff // jle 0x75f0 <k_pack_cols+0x8f0>
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
-	LONG $0x246c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbp
-	LONG $0xfde3840f; WORD $0xffff // je 0x7530 <k_pack_cols+0x830>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x28718b48 // movq 0x28(%rcx), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfdd18e0f; WORD $0xffff // jle 0x7530 <k_pack_cols+0x830>
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x2472 // jb 0x7789 <k_pack_cols+0xa89>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0xc14c0f4c // cmovlq %rcx, %r8
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x047f8d4c // leaq 0x4(%rdi), %r15
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
+	LONG $0xfa4c0f4c // cmovlq %rdx, %r15
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xff788d0f; WORD $0xffff // jge 0x8320 <k_pack_cols+0xb00>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x60c18348 // addq $0x60, %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	LONG $0xff408d49 // leaq -0x1(%r8), %rax
+	LONG $0x44af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08488b48 // movq 0x8(%rax), %rcx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x44af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x40418d4c // leaq 0x40(%rcx), %r8
+	LONG $0x0018b941; WORD $0x0000 // movl $0x18, %r9d
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x000000682444c748; BYTE $0x00 // movq $0x0, 0x68(%rsp)
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
+	QUAD $0x000000c824bc8b48 // movq 0xc8(%rsp), %rdi
+	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x50eb // jmp 0x84cf <k_pack_cols+0xcaf>
+	BYTE $0x90 // nop
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x0000b02494af0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r10
-	LONG $0x2454034c; BYTE $0x58 // addq 0x58(%rsp), %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x40fa8349 // cmpq $0x40, %r10
-	LONG $0x00a3830f; WORD $0x0000 // jae 0x782c <k_pack_cols+0xb2c>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x2674 // je 0x77bf <k_pack_cols+0xabf>
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0x067d // jge 0x77ab <k_pack_cols+0xaab>
-	LONG $0x6e79c1c4; WORD $0x942c // vmovd (%r12,%rdx,4), %xmm5
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0xd5af0f48 // imulq %rbp, %rdx
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x7e79a1c4; WORD $0x902c // vmovd %xmm5, (%rax,%r10,4)
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfd68840f; WORD $0xffff // je 0x7530 <k_pack_cols+0x830>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x014a8d49 // leaq 0x1(%r10), %rcx
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	LONG $0xf5af0f49 // imulq %r13, %rsi
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	WORD $0x22eb // jmp 0x7800 <k_pack_cols+0xb00>
-	WORD $0x9066 // nop
-	LONG $0x7e79c1c4; WORD $0x882c // vmovd %xmm5, (%r8,%rcx,4)
-	LONG $0x08148d48 // leaq (%rax,%rcx), %rdx
-	LONG $0x02c28348 // addq $0x2, %rdx
-	LONG $0x02c18348 // addq $0x2, %rcx
-	LONG $0x02c68349 // addq $0x2, %r14
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd30840f; WORD $0xffff // je 0x7530 <k_pack_cols+0x830>
-	LONG $0xff568d49 // leaq -0x1(%r14), %rdx
-	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0x077d // jge 0x7818 <k_pack_cols+0xb18>
-	LONG $0x6e7981c4; WORD $0xb474; BYTE $0xfc // vmovd -0x4(%r12,%r14,4), %xmm6
-	LONG $0x7e79c1c4; WORD $0x8874; BYTE $0xfc // vmovd %xmm6, -0x4(%r8,%rcx,4)
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xbc7d // jge 0x77e0 <k_pack_cols+0xae0>
-	LONG $0x6e7981c4; WORD $0xb42c // vmovd (%r12,%r14,4), %xmm5
-	WORD $0xb4eb // jmp 0x77e0 <k_pack_cols+0xae0>
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	QUAD $0xfffffffffff0b948; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rcx # imm = 0x7FFFFFFFFFFFFFF0
-	WORD $0x2149; BYTE $0xca // andq %rcx, %r10
+	LONG $0x29148d4a // leaq (%rcx,%r13), %rdx
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x184a8d4d // leaq 0x18(%r10), %r9
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x015e8d4c // leaq 0x1(%rsi), %r11
+	LONG $0x60c08349 // addq $0x60, %r8
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x60668d4d // leaq 0x60(%r14), %r12
+	LONG $0x293c8d48 // leaq (%rcx,%rbp), %rdi
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24448348; WORD $0x1820 // addq $0x18, 0x20(%rsp)
+	LONG $0x24448348; WORD $0x1868 // addq $0x18, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	QUAD $0x000000a0248c3b4c // cmpq 0xa0(%rsp), %r9
+	LONG $0x01118f0f; WORD $0x0000 // jg 0x85e0 <k_pack_cols+0xdc0>
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x402444f6; BYTE $0x01 // testb $0x1, 0x40(%rsp)
+	WORD $0x4774 // je 0x8530 <k_pack_cols+0xd10>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x117c81c4; WORD $0x0d6c; BYTE $0x00 // vmovups %ymm5, (%r13,%r9)
+	LONG $0x6c10fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm5
+	LONG $0x117c81c4; WORD $0x0d6c; BYTE $0x20 // vmovups %ymm5, 0x20(%r13,%r9)
+	LONG $0x6c6ffec5; WORD $0x40b1 // vmovdqu 0x40(%rcx,%rsi,4), %ymm5
+	LONG $0x7f7e81c4; WORD $0x0d6c; BYTE $0x40 // vmovdqu %ymm5, 0x40(%r13,%r9)
+	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
+	LONG $0x245c894c; BYTE $0x08 // movq %r11, 0x8(%rsp)
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x247c8348; WORD $0x0148 // cmpq $0x1, 0x48(%rsp)
+	LONG $0xff35840f; WORD $0xffff // je 0x8480 <k_pack_cols+0xc60>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x01498d49 // leaq 0x1(%r9), %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	LONG $0x49248d4f // leaq (%r9,%r9,2), %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x107cc1c4; WORD $0x3b6c; BYTE $0xc0 // vmovups -0x40(%r11,%rdi), %ymm5
+	QUAD $0xff6024ac117cc1c4; WORD $0xffff // vmovups %ymm5, -0xa0(%r12)
+	LONG $0x107cc1c4; WORD $0x3b6c; BYTE $0xe0 // vmovups -0x20(%r11,%rdi), %ymm5
+	LONG $0x117cc1c4; WORD $0x246c; BYTE $0x80 // vmovups %ymm5, -0x80(%r12)
+	LONG $0x107cc1c4; WORD $0x3b2c // vmovups (%r11,%rdi), %ymm5
+	LONG $0x117cc1c4; WORD $0x246c; BYTE $0xa0 // vmovups %ymm5, -0x60(%r12)
+	LONG $0x107cc1c4; WORD $0x0b6c; BYTE $0xc0 // vmovups -0x40(%r11,%rcx), %ymm5
+	LONG $0x117cc1c4; WORD $0x246c; BYTE $0xc0 // vmovups %ymm5, -0x40(%r12)
+	LONG $0x107cc1c4; WORD $0x0b6c; BYTE $0xe0 // vmovups -0x20(%r11,%rcx), %ymm5
+	LONG $0x117cc1c4; WORD $0x246c; BYTE $0xe0 // vmovups %ymm5, -0x20(%r12)
+	LONG $0x6f7ec1c4; WORD $0x0b2c // vmovdqu (%r11,%rcx), %ymm5
+	LONG $0x7f7ec1c4; WORD $0x242c // vmovdqu %ymm5, (%r12)
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	LONG $0xc0c48149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r12
+	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	WORD $0x997c // jl 0x8570 <k_pack_cols+0xd50>
+	LONG $0xfffea4e9; BYTE $0xff // jmp 0x8480 <k_pack_cols+0xc60>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0xfd2b840f; WORD $0xffff // je 0x8320 <k_pack_cols+0xb00>
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	LONG $0xfd228d0f; WORD $0xffff // jge 0x8320 <k_pack_cols+0xb00>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28608b4c // movq 0x28(%rax), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfd108e0f; WORD $0xffff // jle 0x8320 <k_pack_cols+0xb00>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	QUAD $0x000000d8248c0348 // addq 0xd8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0xa13c8d4a // leaq (%rcx,%r12,4), %rdi
+	QUAD $0x000000e024bc0348 // addq 0xe0(%rsp), %rdi
+	LONG $0x246c034c; BYTE $0x60 // addq 0x60(%rsp), %r13
+	QUAD $0x000000e8249c8b4c // movq 0xe8(%rsp), %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
+	QUAD $0x000000f024948b4c // movq 0xf0(%rsp), %r10
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0x903c8d48 // leaq (%rax,%rdx,4), %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0xc7920f40 // setb %dil
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	QUAD $0x00000000a50c8d4e // leaq (,%r12,4), %r9
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x2040; BYTE $0xf9 // andb %dil, %cl
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x247c0b48; BYTE $0x38 // orq 0x38(%rsp), %rdi
+	LONG $0xc7980f40 // sets %dil
+	WORD $0x0840; BYTE $0xcf // orb %cl, %dil
+	LONG $0x247c8840; BYTE $0x40 // movb %dil, 0x40(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0xfffffffffff0bf48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdi # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2148; BYTE $0xf9 // andq %rdi, %rcx
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	QUAD $0x0000b02484af0f48; BYTE $0x00 // imulq 0xb0(%rsp), %rax
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x6ef9e1c4; BYTE $0xea // vmovq %rdx, %xmm5
 	LONG $0x597de2c4; BYTE $0xed // vpbroadcastq %xmm5, %ymm5
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x2deb // jmp 0x8712 <k_pack_cols+0xef2>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x2474034c; BYTE $0x38 // addq 0x38(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	LONG $0xfc0e8d0f; WORD $0xffff // jge 0x8320 <k_pack_cols+0xb00>
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x7caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0xb91c8d4d // leaq (%r9,%rdi,4), %r11
+	LONG $0x4024440a // orb 0x40(%rsp), %al
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x2404894c // movq %r8, (%rsp)
+	WORD $0x0974 // je 0x8740 <k_pack_cols+0xf20>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x87f0 <k_pack_cols+0xfd0>
+	WORD $0x9066 // nop
+	LONG $0x245c034c; BYTE $0x58 // addq 0x58(%rsp), %r11
+	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xf26ffdc5 // vmovdqa %ymm2, %ymm6
 	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	BYTE $0x90 // nop
 	LONG $0xc5d44dc5 // vpaddq %ymm5, %ymm6, %ymm8
 	LONG $0xcdd445c5 // vpaddq %ymm5, %ymm7, %ymm9
 	LONG $0xd3d435c5 // vpaddq %ymm3, %ymm9, %ymm10
 	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
-	LONG $0x377d42c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm0, %ymm12
+	LONG $0x377d42c4; BYTE $0xc0 // vpcmpgtq %ymm8, %ymm0, %ymm8
 	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
-	LONG $0x6b1d41c4; BYTE $0xc9 // vpackssdw %ymm9, %ymm12, %ymm9
-	LONG $0x397d43c4; WORD $0x01cc // vextracti128 $0x1, %ymm9, %xmm12
-	LONG $0x6b3141c4; BYTE $0xcc // vpackssdw %xmm12, %xmm9, %xmm9
+	LONG $0x6b3d41c4; BYTE $0xc1 // vpackssdw %ymm9, %ymm8, %ymm8
+	LONG $0x397d43c4; WORD $0x01c1 // vextracti128 $0x1, %ymm8, %xmm9
+	LONG $0x6b3941c4; BYTE $0xc1 // vpackssdw %xmm9, %xmm8, %xmm8
+	LONG $0x707941c4; WORD $0xd8c0 // vpshufd $0xd8, %xmm8, %xmm8 # xmm8 = xmm8[0,2,1,3]
+	LONG $0x337d42c4; BYTE $0xc0 // vpmovzxwd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,xmm8[1],zero,xmm8[2],zero,xmm8[3],zero,xmm8[4],zero,xmm8[5],zero,xmm8[6],zero,xmm8[7],zero
+	LONG $0x723dc1c4; WORD $0x1ff0 // vpslld $0x1f, %ymm8, %ymm8
+	LONG $0x377d42c4; BYTE $0xcb // vpcmpgtq %ymm11, %ymm0, %ymm9
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x6b3541c4; BYTE $0xca // vpackssdw %ymm10, %ymm9, %ymm9
+	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
+	LONG $0x6b3141c4; BYTE $0xca // vpackssdw %xmm10, %xmm9, %xmm9
 	LONG $0x707941c4; WORD $0xd8c9 // vpshufd $0xd8, %xmm9, %xmm9 # xmm9 = xmm9[0,2,1,3]
 	LONG $0x337d42c4; BYTE $0xc9 // vpmovzxwd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,xmm9[1],zero,xmm9[2],zero,xmm9[3],zero,xmm9[4],zero,xmm9[5],zero,xmm9[6],zero,xmm9[7],zero
+	LONG $0x2c3d42c4; WORD $0x8644; BYTE $0xe0 // vmaskmovps -0x20(%r14,%rax,4), %ymm8, %ymm8
 	LONG $0x7235c1c4; WORD $0x1ff1 // vpslld $0x1f, %ymm9, %ymm9
-	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
-	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
-	LONG $0x6b2541c4; BYTE $0xd2 // vpackssdw %ymm10, %ymm11, %ymm10
-	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
-	LONG $0x6b2941c4; BYTE $0xd3 // vpackssdw %xmm11, %xmm10, %xmm10
-	LONG $0x707941c4; WORD $0xd8d2 // vpshufd $0xd8, %xmm10, %xmm10 # xmm10 = xmm10[0,2,1,3]
-	LONG $0x337d42c4; BYTE $0xd2 // vpmovzxwd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,xmm10[1],zero,xmm10[2],zero,xmm10[3],zero,xmm10[4],zero,xmm10[5],zero,xmm10[6],zero,xmm10[7],zero
-	LONG $0x7ef961c4; BYTE $0xc7 // vmovq %xmm8, %rdi
-	LONG $0x2c3542c4; WORD $0xbc04 // vmaskmovps (%r12,%rdi,4), %ymm9, %ymm8
-	LONG $0x7235c1c4; WORD $0x1ff2 // vpslld $0x1f, %ymm10, %ymm9
-	LONG $0x2c3542c4; WORD $0xbc4c; BYTE $0x20 // vmaskmovps 0x20(%r12,%rdi,4), %ymm9, %ymm9
-	LONG $0x117c21c4; WORD $0x8904 // vmovups %ymm8, (%rcx,%r9,4)
-	LONG $0x117c21c4; WORD $0x894c; BYTE $0x20 // vmovups %ymm9, 0x20(%rcx,%r9,4)
-	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0x2c3542c4; WORD $0x860c // vmaskmovps (%r14,%rax,4), %ymm9, %ymm9
+	LONG $0x44117cc5; WORD $0x0085 // vmovups %ymm8, (%rbp,%rax,4)
+	LONG $0x4c117cc5; WORD $0x2085 // vmovups %ymm9, 0x20(%rbp,%rax,4)
+	LONG $0x10c08348 // addq $0x10, %rax
 	LONG $0xf4d4cdc5 // vpaddq %ymm4, %ymm6, %ymm6
 	LONG $0xfcd4c5c5 // vpaddq %ymm4, %ymm7, %ymm7
-	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
-	LONG $0xff66850f; WORD $0xffff // jne 0x7860 <k_pack_cols+0xb60>
-	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xfc2d840f; WORD $0xffff // je 0x7530 <k_pack_cols+0x830>
-	LONG $0xfffe84e9; BYTE $0xff // jmp 0x778c <k_pack_cols+0xa8c>
-	LONG $0x7ef9e1c4; BYTE $0xc8 // vmovq %xmm1, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x16f9e3c4; WORD $0x01ca // vpextrq $0x1, %xmm1, %rdx
-	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xc64f0f48 // cmovgq %rsi, %rax
-	WORD $0x9c0f; BYTE $0xc1 // setl %cl
-	LONG $0x51148d48 // leaq (%rcx,%rdx,2), %rdx
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0x00d68348 // adcq $0x0, %rsi
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x0948; BYTE $0xf2 // orq %rsi, %rdx
-	LONG $0x20eac148 // shrq $0x20, %rdx
-	WORD $0x0774 // je 0x794b <k_pack_cols+0xc4b>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf748; BYTE $0xf6 // divq %rsi
-	WORD $0x04eb // jmp 0x794f <k_pack_cols+0xc4f>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf6f7 // divl %esi
-	LONG $0x08348d48 // leaq (%rax,%rcx), %rsi
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0xc3af0f48 // imulq %rbx, %rax
-	QUAD $0x00000004b50c8d48 // leaq 0x4(,%rsi,4), %rcx
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0xc9af0f4c // imulq %rcx, %r9
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x08148d4b // leaq (%r8,%r9), %rdx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0xfcc18348 // addq $-0x4, %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x6ef9e1c4; BYTE $0xc0 // vmovq %rax, %xmm0
-	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
-	LONG $0x597de2c4; BYTE $0xc9 // vpbroadcastq %xmm1, %ymm1
-	LONG $0x08348d4b // leaq (%r8,%r9), %rsi
-	LONG $0x20c68348 // addq $0x20, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00106b15227de2c4; BYTE $0x00 // vpmovsxbq 0x106b(%rip), %ymm2 # 0x8a30 <k_pack_cols_64+0xe40>
-	QUAD $0x0010321d597de2c4; BYTE $0x00 // vpbroadcastq 0x1032(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
-	QUAD $0x00105d25227de2c4; BYTE $0x00 // vpmovsxbq 0x105d(%rip), %ymm4 # 0x8a34 <k_pack_cols_64+0xe44>
-	QUAD $0x0010482d597de2c4; BYTE $0x00 // vpbroadcastq 0x1048(%rip), %ymm5 # 0x8a28 <k_pack_cols_64+0xe38>
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x22eb // jmp 0x7a06 <k_pack_cols+0xd06>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x04c38349 // addq $0x4, %r11
-	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	LONG $0x01c8840f; WORD $0x0000 // je 0x7bce <k_pack_cols+0xece>
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
-	WORD $0xe274 // je 0x79f0 <k_pack_cols+0xcf0>
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x28768b4c // movq 0x28(%rsi), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xd47e // jle 0x79f0 <k_pack_cols+0xcf0>
-	LONG $0x10fe8349 // cmpq $0x10, %r14
-	WORD $0x2372 // jb 0x7a45 <k_pack_cols+0xd45>
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	LONG $0x40f98349 // cmpq $0x40, %r9
-	LONG $0x00aa830f; WORD $0x0000 // jae 0x7aef <k_pack_cols+0xdef>
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2774 // je 0x7a7c <k_pack_cols+0xd7c>
-	LONG $0x070c8d4d // leaq (%r15,%rax), %r9
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xff6c850f; WORD $0xffff // jne 0x8750 <k_pack_cols+0xf30>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xff00840f; WORD $0xffff // je 0x86f0 <k_pack_cols+0xed0>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	WORD $0x3874 // je 0x8835 <k_pack_cols+0x1015>
+	LONG $0x10048d4c // leaq (%rax,%rdx), %r8
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0x067d // jge 0x7a68 <k_pack_cols+0xd68>
-	LONG $0x6e7981c4; WORD $0x8834 // vmovd (%r8,%r9,4), %xmm6
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	LONG $0xcbaf0f4c // imulq %rbx, %r9
-	LONG $0x8a0c8d4e // leaq (%rdx,%r9,4), %r9
-	LONG $0x7e7981c4; WORD $0xb934 // vmovd %xmm6, (%r9,%r15,4)
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0xff6b840f; WORD $0xffff // je 0x79f0 <k_pack_cols+0xcf0>
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	WORD $0xf748; BYTE $0xde // negq %rsi
-	LONG $0xf3af0f4d // imulq %r11, %r14
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	WORD $0x057d // jge 0x8817 <k_pack_cols+0xff7>
+	LONG $0x6e79c1c4; BYTE $0x33 // vmovd (%r11), %xmm6
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	LONG $0x04af0f4c; BYTE $0x24 // imulq (%rsp), %r8
+	LONG $0x82048d4e // leaq (%rdx,%r8,4), %r8
+	LONG $0x7e79c1c4; WORD $0x8034 // vmovd %xmm6, (%r8,%rax,4)
+	LONG $0x04c38349 // addq $0x4, %r11
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0xfeb2840f; WORD $0xffff // je 0x86f0 <k_pack_cols+0xed0>
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x80048d4d // leaq (%r8,%rax,4), %r8
 	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x21eb // jmp 0x7ac0 <k_pack_cols+0xdc0>
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x24440348; BYTE $0x68 // addq 0x68(%rsp), %rax
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x14eb // jmp 0x8873 <k_pack_cols+0x1053>
 	BYTE $0x90 // nop
-	LONG $0x7e7981c4; WORD $0xbe34 // vmovd %xmm6, (%r14,%r15,4)
-	LONG $0x3e248d4e // leaq (%rsi,%r15), %r12
-	LONG $0x02c48349 // addq $0x2, %r12
-	LONG $0x02c78349 // addq $0x2, %r15
-	LONG $0x02c18349 // addq $0x2, %r9
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xff30840f; WORD $0xffff // je 0x79f0 <k_pack_cols+0xcf0>
-	LONG $0xff618d4d // leaq -0x1(%r9), %r12
+	LONG $0x7e7981c4; WORD $0xa834 // vmovd %xmm6, (%r8,%r13,4)
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
+	LONG $0xfe7d840f; WORD $0xffff // je 0x86f0 <k_pack_cols+0xed0>
+	LONG $0x28148d4e // leaq (%rax,%r13), %r10
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x077d // jge 0x7adb <k_pack_cols+0xddb>
-	LONG $0x6e7981c4; WORD $0x8c7c; BYTE $0xfc // vmovd -0x4(%r12,%r9,4), %xmm7
-	LONG $0x7e7981c4; WORD $0xbe7c; BYTE $0xfc // vmovd %xmm7, -0x4(%r14,%r15,4)
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0xb97d // jge 0x7aa0 <k_pack_cols+0xda0>
-	LONG $0x6e7981c4; WORD $0x8c34 // vmovd (%r12,%r9,4), %xmm6
-	WORD $0xb1eb // jmp 0x7aa0 <k_pack_cols+0xda0>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	QUAD $0xfffffffffff0be48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rsi # imm = 0x7FFFFFFFFFFFFFF0
-	WORD $0x2149; BYTE $0xf7 // andq %rsi, %r15
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	LONG $0xf3af0f49 // imulq %r11, %rsi
-	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0xf46ffdc5 // vmovdqa %ymm4, %ymm6
-	LONG $0xfa6ffdc5 // vmovdqa %ymm2, %ymm7
-	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc0d44dc5 // vpaddq %ymm0, %ymm6, %ymm8
-	LONG $0xc8d445c5 // vpaddq %ymm0, %ymm7, %ymm9
-	LONG $0xd3d435c5 // vpaddq %ymm3, %ymm9, %ymm10
-	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
-	LONG $0x377542c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm1, %ymm12
-	LONG $0x377542c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm1, %ymm9
-	LONG $0x6b1d41c4; BYTE $0xc9 // vpackssdw %ymm9, %ymm12, %ymm9
-	LONG $0x397d43c4; WORD $0x01cc // vextracti128 $0x1, %ymm9, %xmm12
-	LONG $0x6b3141c4; BYTE $0xcc // vpackssdw %xmm12, %xmm9, %xmm9
-	LONG $0x707941c4; WORD $0xd8c9 // vpshufd $0xd8, %xmm9, %xmm9 # xmm9 = xmm9[0,2,1,3]
-	LONG $0x337d42c4; BYTE $0xc9 // vpmovzxwd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,xmm9[1],zero,xmm9[2],zero,xmm9[3],zero,xmm9[4],zero,xmm9[5],zero,xmm9[6],zero,xmm9[7],zero
-	LONG $0x7235c1c4; WORD $0x1ff1 // vpslld $0x1f, %ymm9, %ymm9
-	LONG $0x377542c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm1, %ymm11
-	LONG $0x377542c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm1, %ymm10
-	LONG $0x6b2541c4; BYTE $0xd2 // vpackssdw %ymm10, %ymm11, %ymm10
-	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
-	LONG $0x6b2941c4; BYTE $0xd3 // vpackssdw %xmm11, %xmm10, %xmm10
-	LONG $0x707941c4; WORD $0xd8d2 // vpshufd $0xd8, %xmm10, %xmm10 # xmm10 = xmm10[0,2,1,3]
-	LONG $0x337d42c4; BYTE $0xd2 // vpmovzxwd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,xmm10[1],zero,xmm10[2],zero,xmm10[3],zero,xmm10[4],zero,xmm10[5],zero,xmm10[6],zero,xmm10[7],zero
-	LONG $0x7ef941c4; BYTE $0xc4 // vmovq %xmm8, %r12
-	LONG $0x2c3522c4; WORD $0xa544; BYTE $0x00 // vmaskmovps (%rbp,%r12,4), %ymm9, %ymm8
-	LONG $0x7235c1c4; WORD $0x1ff2 // vpslld $0x1f, %ymm10, %ymm9
-	LONG $0x2c3522c4; WORD $0xa54c; BYTE $0x20 // vmaskmovps 0x20(%rbp,%r12,4), %ymm9, %ymm9
-	LONG $0x117c21c4; WORD $0x8e44; BYTE $0xe0 // vmovups %ymm8, -0x20(%rsi,%r9,4)
-	LONG $0x117c21c4; WORD $0x8e0c // vmovups %ymm9, (%rsi,%r9,4)
-	LONG $0x10c18349 // addq $0x10, %r9
-	LONG $0xf5d4cdc5 // vpaddq %ymm5, %ymm6, %ymm6
-	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
-	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	LONG $0xff65850f; WORD $0xffff // jne 0x7b20 <k_pack_cols+0xe20>
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xfe27840f; WORD $0xffff // je 0x79f0 <k_pack_cols+0xcf0>
-	LONG $0xfffe7ae9; BYTE $0xff // jmp 0x7a48 <k_pack_cols+0xd48>
-	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0x1c7c // jl 0x88a0 <k_pack_cols+0x1080>
+	LONG $0x7e7981c4; WORD $0xa87c; BYTE $0xfc // vmovd %xmm7, -0x4(%r8,%r13,4)
+	LONG $0x29148d4f // leaq (%r9,%r13), %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xcc7d // jge 0x8860 <k_pack_cols+0x1040>
+	WORD $0x20eb // jmp 0x88b6 <k_pack_cols+0x1096>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x6e7981c4; WORD $0xab3c // vmovd (%r11,%r13,4), %xmm7
+	LONG $0x7e7981c4; WORD $0xa87c; BYTE $0xfc // vmovd %xmm7, -0x4(%r8,%r13,4)
+	LONG $0x29148d4f // leaq (%r9,%r13), %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xaa7d // jge 0x8860 <k_pack_cols+0x1040>
+	LONG $0x6e7981c4; WORD $0xab74; BYTE $0x04 // vmovd 0x4(%r11,%r13,4), %xmm6
+	WORD $0xa1eb // jmp 0x8860 <k_pack_cols+0x1040>
+	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -6744,7 +7448,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// pack_cols_64
 	BYTE $0x55 // pushq %rbp
@@ -6753,761 +7457,856 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
+	LONG $0x207f8348; BYTE $0x04 // cmpq $0x4, 0x20(%rdi)
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x0d6d8e0f; WORD $0x0000 // jle 0x8980 <k_pack_cols_64+0xd90>
+	LONG $0x05ac850f; WORD $0x0000 // jne 0x8ead <k_pack_cols_64+0x5cd>
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0f418e0f; WORD $0x0000 // jle 0x984f <k_pack_cols_64+0xf6f>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x08608b4c // movq 0x8(%rax), %r12
-	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x10788b48 // movq 0x10(%rax), %rdi
-	LONG $0x486ffac5; BYTE $0x18 // vmovdqu 0x18(%rax), %xmm1
-	LONG $0x18688b48 // movq 0x18(%rax), %rbp
-	LONG $0x20588b48 // movq 0x20(%rax), %rbx
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0x01f48e0f; WORD $0x0000 // jle 0x7e31 <k_pack_cols_64+0x241>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x0d3a840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x28408b48 // movq 0x28(%rax), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0d288e0f; WORD $0x0000 // jle 0x8980 <k_pack_cols_64+0xd90>
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	LONG $0xcb0c8d49 // leaq (%r11,%rcx,8), %rcx
-	LONG $0xff558d49 // leaq -0x1(%r13), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0xd4148d49 // leaq (%r12,%rdx,8), %rdx
-	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xc6920f40 // setb %sil
-	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x0948; BYTE $0xf9 // orq %rdi, %rcx
-	LONG $0x3ce9c148 // shrq $0x3c, %rcx
-	WORD $0xe183; BYTE $0x01 // andl $0x1, %ecx
-	WORD $0x0840; BYTE $0xf1 // orb %sil, %cl
-	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	LONG $0x607b8d49 // leaq 0x60(%r11), %rdi
-	QUAD $0x00000000c5048d4c // leaq (,%rax,8), %r8
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x000d590d597de2c4; BYTE $0x00 // vpbroadcastq 0xd59(%rip), %ymm1 # 0x8a20 <k_pack_cols_64+0xe30>
-	QUAD $0x000d3015597de2c4; BYTE $0x00 // vpbroadcastq 0xd30(%rip), %ymm2 # 0x8a00 <k_pack_cols_64+0xe10>
-	QUAD $0x000d2f1d597de2c4; BYTE $0x00 // vpbroadcastq 0xd2f(%rip), %ymm3 # 0x8a08 <k_pack_cols_64+0xe18>
-	QUAD $0x000d5225227de2c4; BYTE $0x00 // vpmovsxbq 0xd52(%rip), %ymm4 # 0x8a34 <k_pack_cols_64+0xe44>
-	QUAD $0x000d3d2d597de2c4; BYTE $0x00 // vpbroadcastq 0xd3d(%rip), %ymm5 # 0x8a28 <k_pack_cols_64+0xe38>
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	WORD $0x24eb // jmp 0x7d15 <k_pack_cols_64+0x125>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0x0c6b840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0xc6920f40 // setb %sil
-	WORD $0x0840; BYTE $0xce // orb %cl, %sil
-	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x0a74 // je 0x7d30 <k_pack_cols_64+0x140>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x7dab <k_pack_cols_64+0x1bb>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xf46ffdc5 // vmovdqa %ymm4, %ymm6
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xf9d4cdc5 // vpaddq %ymm1, %ymm6, %ymm7
-	LONG $0xc2d44dc5 // vpaddq %ymm2, %ymm6, %ymm8
-	LONG $0xcbd44dc5 // vpaddq %ymm3, %ymm6, %ymm9
-	LONG $0x377d62c4; BYTE $0xd6 // vpcmpgtq %ymm6, %ymm0, %ymm10
-	LONG $0x2d2d42c4; WORD $0xf414 // vmaskmovpd (%r12,%rsi,8), %ymm10, %ymm10
-	LONG $0x377de2c4; BYTE $0xff // vpcmpgtq %ymm7, %ymm0, %ymm7
-	LONG $0x2d45c2c4; WORD $0xf47c; BYTE $0x20 // vmaskmovpd 0x20(%r12,%rsi,8), %ymm7, %ymm7
-	LONG $0x377d42c4; BYTE $0xc0 // vpcmpgtq %ymm8, %ymm0, %ymm8
-	LONG $0x2d3d42c4; WORD $0xf444; BYTE $0x40 // vmaskmovpd 0x40(%r12,%rsi,8), %ymm8, %ymm8
-	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
-	LONG $0x2d3542c4; WORD $0xf44c; BYTE $0x60 // vmaskmovpd 0x60(%r12,%rsi,8), %ymm9, %ymm9
-	LONG $0x54117dc5; WORD $0xa0f7 // vmovupd %ymm10, -0x60(%rdi,%rsi,8)
-	LONG $0x7c11fdc5; WORD $0xc0f7 // vmovupd %ymm7, -0x40(%rdi,%rsi,8)
-	LONG $0x44117dc5; WORD $0xe0f7 // vmovupd %ymm8, -0x20(%rdi,%rsi,8)
-	LONG $0x0c117dc5; BYTE $0xf7 // vmovupd %ymm9, (%rdi,%rsi,8)
-	LONG $0x10c68348 // addq $0x10, %rsi
-	LONG $0xf5d4cdc5 // vpaddq %ymm5, %ymm6, %ymm6
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0x7d40 <k_pack_cols_64+0x150>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xff55840f; WORD $0xffff // je 0x7d00 <k_pack_cols_64+0x110>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2274 // je 0x7dd8 <k_pack_cols_64+0x1e8>
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	WORD $0x067d // jge 0x7dc5 <k_pack_cols_64+0x1d5>
-	LONG $0x7e7ac1c4; WORD $0xf434 // vmovq (%r12,%rsi,8), %xmm6
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0xdf1c8d49 // leaq (%r15,%rbx,8), %rbx
-	LONG $0x34d6f9c5; BYTE $0xf3 // vmovq %xmm6, (%rbx,%rsi,8)
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	WORD $0x2975 // jne 0x7e06 <k_pack_cols_64+0x216>
-	LONG $0xffff1ee9; BYTE $0xff // jmp 0x7d00 <k_pack_cols_64+0x110>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xd679c1c4; WORD $0xf374; BYTE $0x08 // vmovq %xmm6, 0x8(%r11,%rsi,8)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0xfefa840f; WORD $0xffff // je 0x7d00 <k_pack_cols_64+0x110>
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	WORD $0x067d // jge 0x7e19 <k_pack_cols_64+0x229>
-	LONG $0x107bc1c4; WORD $0xf43c // vmovsd (%r12,%rsi,8), %xmm7
-	LONG $0x117bc1c4; WORD $0xf33c // vmovsd %xmm7, (%r11,%rsi,8)
-	LONG $0x014e8d4c // leaq 0x1(%rsi), %r9
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0xc87d // jge 0x7df0 <k_pack_cols_64+0x200>
-	LONG $0x7e7ac1c4; WORD $0xf474; BYTE $0x08 // vmovq 0x8(%r12,%rsi,8), %xmm6
-	WORD $0xbfeb // jmp 0x7df0 <k_pack_cols_64+0x200>
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0xcdaf0f4d // imulq %r13, %r9
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
-	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x040e8d0f; WORD $0x0000 // jge 0x825d <k_pack_cols_64+0x66d>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x08828e0f; WORD $0x0000 // jle 0x86da <k_pack_cols_64+0xaea>
-	QUAD $0xfffffff8ed0c8d4a // leaq -0x8(,%r13,8), %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
-	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0xd148; BYTE $0xe9 // shrq %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x8941; BYTE $0xcf // movl %ecx, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
-	LONG $0x244c8d49; BYTE $0x30 // leaq 0x30(%r12), %rcx
-	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x30588d4d // leaq 0x30(%r8), %r11
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	QUAD $0x00000000cd348d4e // leaq (,%r9,8), %r14
-	QUAD $0x000000a024bc894c // movq %r15, 0xa0(%rsp)
-	LONG $0x04e7c141 // shll $0x4, %r15d
-	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x000b400d227de2c4; BYTE $0x00 // vpmovsxbq 0xb40(%rip), %ymm1 # 0x8a34 <k_pack_cols_64+0xe44>
-	QUAD $0x000b2315597de2c4; BYTE $0x00 // vpbroadcastq 0xb23(%rip), %ymm2 # 0x8a20 <k_pack_cols_64+0xe30>
-	QUAD $0x000afa1d597de2c4; BYTE $0x00 // vpbroadcastq 0xafa(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
-	QUAD $0x000af925597de2c4; BYTE $0x00 // vpbroadcastq 0xaf9(%rip), %ymm4 # 0x8a08 <k_pack_cols_64+0xe18>
-	QUAD $0x000b102d597de2c4; BYTE $0x00 // vpbroadcastq 0xb10(%rip), %ymm5 # 0x8a28 <k_pack_cols_64+0xe38>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x44eb // jmp 0x7f60 <k_pack_cols_64+0x370>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x08c18349 // addq $0x8, %r9
-	QUAD $0x000000a824943b48 // cmpq 0xa8(%rsp), %rdx
-	LONG $0x0a20840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
-	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
-	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x35eb // jmp 0x7ff5 <k_pack_cols_64+0x405>
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0xcd6c8d48; BYTE $0x00 // leaq (%rbp,%rcx,8), %rbp
-	LONG $0x2b0c8d4a // leaq (%rbx,%r13), %rcx
-	LONG $0x01728d49 // leaq 0x1(%r10), %rsi
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x1f248d4c // leaq (%rdi,%rbx), %r12
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0x00ab8f0f; WORD $0x0000 // jg 0x80a0 <k_pack_cols_64+0x4b0>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	LONG $0x247c8348; WORD $0x0640 // cmpq $0x6, 0x40(%rsp)
-	WORD $0x0a73 // jae 0x8010 <k_pack_cols_64+0x420>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x52eb // jmp 0x805c <k_pack_cols_64+0x46c>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x7410f8c5; WORD $0xd0c8 // vmovups -0x30(%rax,%rcx,8), %xmm6
-	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xd0 // vmovups %xmm6, -0x30(%r11,%rcx,8)
-	LONG $0x7410f8c5; WORD $0xe0c8 // vmovups -0x20(%rax,%rcx,8), %xmm6
-	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xe0 // vmovups %xmm6, -0x20(%r11,%rcx,8)
-	LONG $0x7410f8c5; WORD $0xf0c8 // vmovups -0x10(%rax,%rcx,8), %xmm6
-	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xf0 // vmovups %xmm6, -0x10(%r11,%rcx,8)
-	LONG $0x346ffac5; BYTE $0xc8 // vmovdqu (%rax,%rcx,8), %xmm6
-	LONG $0x7f7ac1c4; WORD $0xcb34 // vmovdqu %xmm6, (%r11,%rcx,8)
-	LONG $0x08c18348 // addq $0x8, %rcx
-	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xc475 // jne 0x8020 <k_pack_cols_64+0x430>
-	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
-	LONG $0xff55840f; WORD $0xffff // je 0x7fc0 <k_pack_cols_64+0x3d0>
-	LONG $0xc8348d49 // leaq (%r8,%rcx,8), %rsi
-	LONG $0xc90c8d49 // leaq (%r9,%rcx,8), %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x2134 // vmovdqu (%rcx,%r12), %xmm6
-	LONG $0x7f7aa1c4; WORD $0x2634 // vmovdqu %xmm6, (%rsi,%r12)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0xeb75 // jne 0x8080 <k_pack_cols_64+0x490>
-	LONG $0xffff26e9; BYTE $0xff // jmp 0x7fc0 <k_pack_cols_64+0x3d0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
-	LONG $0xfe63840f; WORD $0xffff // je 0x7f20 <k_pack_cols_64+0x330>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x28408b4c // movq 0x28(%rax), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfe518e0f; WORD $0xffff // jle 0x7f20 <k_pack_cols_64+0x330>
-	LONG $0x10f88349 // cmpq $0x10, %r8
-	WORD $0x2472 // jb 0x80f9 <k_pack_cols_64+0x509>
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	LONG $0x54af0f4c; WORD $0x4824 // imulq 0x48(%rsp), %r10
-	LONG $0x2454034c; BYTE $0x70 // addq 0x70(%rsp), %r10
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
-	LONG $0x80fa8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r10
-	LONG $0x00b6830f; WORD $0x0000 // jae 0x81af <k_pack_cols_64+0x5bf>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x3074 // je 0x8138 <k_pack_cols_64+0x548>
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	WORD $0x067d // jge 0x811c <k_pack_cols_64+0x52c>
-	LONG $0x7e7a81c4; WORD $0xec34 // vmovq (%r12,%r13,8), %xmm6
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x74af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rsi
-	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x34d6f9c5; BYTE $0xc6 // vmovq %xmm6, (%rsi,%rax,8)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xfddf840f; WORD $0xffff // je 0x7f20 <k_pack_cols_64+0x330>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	WORD $0x28eb // jmp 0x817f <k_pack_cols_64+0x58f>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x34d6f9c5; BYTE $0xf2 // vmovq %xmm6, (%rdx,%rsi,8)
-	LONG $0x31048d48 // leaq (%rcx,%rsi), %rax
-	LONG $0x02c08348 // addq $0x2, %rax
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x02c78348 // addq $0x2, %rdi
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfda1840f; WORD $0xffff // je 0x7f20 <k_pack_cols_64+0x330>
-	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0x077d // jge 0x819c <k_pack_cols_64+0x5ac>
-	LONG $0x7e7ac1c4; WORD $0xfc7c; BYTE $0xf8 // vmovq -0x8(%r12,%rdi,8), %xmm7
-	LONG $0x7cd6f9c5; WORD $0xf8f2 // vmovq %xmm7, -0x8(%rdx,%rsi,8)
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0xb97d // jge 0x8160 <k_pack_cols_64+0x570>
-	LONG $0x7e7ac1c4; WORD $0xfc34 // vmovq (%r12,%rdi,8), %xmm6
-	WORD $0xb1eb // jmp 0x8160 <k_pack_cols_64+0x570>
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	QUAD $0xfffffffffff0b948; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rcx # imm = 0x7FFFFFFFFFFFFFF0
-	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
-	LONG $0x6ef9c1c4; BYTE $0xf5 // vmovq %r13, %xmm6
-	LONG $0x597de2c4; BYTE $0xf6 // vpbroadcastq %xmm6, %ymm6
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc6d445c5 // vpaddq %ymm6, %ymm7, %ymm8
-	LONG $0xcad43dc5 // vpaddq %ymm2, %ymm8, %ymm9
-	LONG $0xd3d43dc5 // vpaddq %ymm3, %ymm8, %ymm10
-	LONG $0xdcd43dc5 // vpaddq %ymm4, %ymm8, %ymm11
-	LONG $0x377d42c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm0, %ymm12
-	LONG $0x7ef961c4; BYTE $0xc1 // vmovq %xmm8, %rcx
-	LONG $0x2d1d42c4; WORD $0xcc04 // vmaskmovpd (%r12,%rcx,8), %ymm12, %ymm8
-	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
-	LONG $0x2d3542c4; WORD $0xcc4c; BYTE $0x20 // vmaskmovpd 0x20(%r12,%rcx,8), %ymm9, %ymm9
-	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
-	LONG $0x2d2d42c4; WORD $0xcc54; BYTE $0x40 // vmaskmovpd 0x40(%r12,%rcx,8), %ymm10, %ymm10
-	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
-	LONG $0x2d2542c4; WORD $0xcc5c; BYTE $0x60 // vmaskmovpd 0x60(%r12,%rcx,8), %ymm11, %ymm11
-	LONG $0x117d21c4; WORD $0xc604 // vmovupd %ymm8, (%rsi,%r8,8)
-	LONG $0x117d21c4; WORD $0xc64c; BYTE $0x20 // vmovupd %ymm9, 0x20(%rsi,%r8,8)
-	LONG $0x117d21c4; WORD $0xc654; BYTE $0x40 // vmovupd %ymm10, 0x40(%rsi,%r8,8)
-	LONG $0x117d21c4; WORD $0xc65c; BYTE $0x60 // vmovupd %ymm11, 0x60(%rsi,%r8,8)
-	LONG $0x10c08349 // addq $0x10, %r8
-	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0x9475 // jne 0x81e0 <k_pack_cols_64+0x5f0>
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0xfcc8840f; WORD $0xffff // je 0x7f20 <k_pack_cols_64+0x330>
-	LONG $0xfffe9ee9; BYTE $0xff // jmp 0x80fb <k_pack_cols_64+0x50b>
-	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
-	QUAD $0xfffffff8ed048d4a // leaq -0x8(,%r13,8), %rax
-	LONG $0xc3af0f48 // imulq %rbx, %rax
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0xfc438d48 // leaq -0x4(%rbx), %rax
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	LONG $0x02e8c148 // shrq $0x2, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x0cc28348 // addq $0xc, %rdx
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
-	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x597de2c4; BYTE $0xc1 // vpbroadcastq %xmm1, %ymm0
-	LONG $0x24548d49; BYTE $0x60 // leaq 0x60(%r12), %rdx
-	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
+	LONG $0x10488b48 // movq 0x10(%rax), %rcx
+	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
+	LONG $0x18408b4c // movq 0x18(%rax), %r8
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x605d8d4d // leaq 0x60(%r13), %r11
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x01438d48 // leaq 0x1(%rbx), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0007280d227de2c4; BYTE $0x00 // vpmovsxbq 0x728(%rip), %ymm1 # 0x8a34 <k_pack_cols_64+0xe44>
-	QUAD $0x00070b15597de2c4; BYTE $0x00 // vpbroadcastq 0x70b(%rip), %ymm2 # 0x8a20 <k_pack_cols_64+0xe30>
-	QUAD $0x0006e21d597de2c4; BYTE $0x00 // vpbroadcastq 0x6e2(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
-	QUAD $0x0006e125597de2c4; BYTE $0x00 // vpbroadcastq 0x6e1(%rip), %ymm4 # 0x8a08 <k_pack_cols_64+0xe18>
-	QUAD $0x0006f82d597de2c4; BYTE $0x00 // vpbroadcastq 0x6f8(%rip), %ymm5 # 0x8a28 <k_pack_cols_64+0xe38>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x4ceb // jmp 0x8380 <k_pack_cols_64+0x790>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	LONG $0x08c58348 // addq $0x8, %rbp
-	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	LONG $0x0600840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
-	LONG $0x246c8948; BYTE $0x78 // movq %rbp, 0x78(%rsp)
-	QUAD $0x00000000cd048d48 // leaq (,%rcx,8), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
-	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
-	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x9066 // nop
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	QUAD $0x000000a024bc8348; BYTE $0x0c // cmpq $0xc, 0xa0(%rsp)
-	WORD $0x1c73 // jae 0x8420 <k_pack_cols_64+0x830>
-	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x6775 // jne 0x847c <k_pack_cols_64+0x88c>
-	LONG $0x0000c7e9; BYTE $0x00 // jmp 0x84e1 <k_pack_cols_64+0x8f1>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x107c81c4; WORD $0xcc74; BYTE $0xa0 // vmovups -0x60(%r12,%r9,8), %ymm6
-	LONG $0x117c81c4; WORD $0xcb74; BYTE $0xa0 // vmovups %ymm6, -0x60(%r11,%r9,8)
-	LONG $0x107c81c4; WORD $0xcc74; BYTE $0xc0 // vmovups -0x40(%r12,%r9,8), %ymm6
-	LONG $0x117c81c4; WORD $0xcb74; BYTE $0xc0 // vmovups %ymm6, -0x40(%r11,%r9,8)
-	LONG $0x107c81c4; WORD $0xcc74; BYTE $0xe0 // vmovups -0x20(%r12,%r9,8), %ymm6
-	LONG $0x117c81c4; WORD $0xcb74; BYTE $0xe0 // vmovups %ymm6, -0x20(%r11,%r9,8)
-	LONG $0x6f7e81c4; WORD $0xcc34 // vmovdqu (%r12,%r9,8), %ymm6
-	LONG $0x7f7e81c4; WORD $0xcb34 // vmovdqu %ymm6, (%r11,%r9,8)
-	LONG $0x10c18349 // addq $0x10, %r9
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0xc075 // jne 0x8430 <k_pack_cols_64+0x840>
-	LONG $0x04518d4d // leaq 0x4(%r9), %r10
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x6574 // je 0x84e1 <k_pack_cols_64+0x8f1>
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0xf82c8d48 // leaq (%rax,%rdi,8), %rbp
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xf7348d4e // leaq (%rdi,%r14,8), %r14
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7e81c4; WORD $0xce34 // vmovdqu (%r14,%r9,8), %ymm6
-	LONG $0x7f7ea1c4; WORD $0xcd74; BYTE $0x00 // vmovdqu %ymm6, (%rbp,%r9,8)
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x04c28349 // addq $0x4, %r10
-	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe775 // jne 0x84a0 <k_pack_cols_64+0x8b0>
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x1feb // jmp 0x84e1 <k_pack_cols_64+0x8f1>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0xce34 // vmovdqu (%rsi,%r9,8), %xmm6
-	LONG $0x7f7a81c4; WORD $0xcd74; BYTE $0x00 // vmovdqu %xmm6, (%r13,%r9,8)
-	LONG $0x02c18349 // addq $0x2, %r9
-	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
-	WORD $0xea7c // jl 0x84d0 <k_pack_cols_64+0x8e0>
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0xf8048d48 // leaq (%rax,%rdi,8), %rax
-	LONG $0x132c8d48 // leaq (%rbx,%rdx), %rbp
-	LONG $0x01578d4d // leaq 0x1(%r15), %r10
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
-	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
-	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x190c8d4c // leaq (%rcx,%rbx), %r9
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
-	LONG $0xfecb8e0f; WORD $0xffff // jle 0x83f0 <k_pack_cols_64+0x800>
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbp
-	LONG $0xfdfb840f; WORD $0xffff // je 0x8340 <k_pack_cols_64+0x750>
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x28768b48 // movq 0x28(%rsi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfde98e0f; WORD $0xffff // jle 0x8340 <k_pack_cols_64+0x750>
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x2772 // jb 0x8584 <k_pack_cols_64+0x994>
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	QUAD $0x0000b024bcaf0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x58 // addq 0x58(%rsp), %r15
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	LONG $0x80ff8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r15
-	LONG $0x00a8830f; WORD $0x0000 // jae 0x862c <k_pack_cols_64+0xa3c>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x01ca8349 // orq $0x1, %r10
-	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x2874 // je 0x85bc <k_pack_cols_64+0x9cc>
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	WORD $0x067d // jge 0x85a6 <k_pack_cols_64+0x9b6>
-	LONG $0x7e7ac1c4; WORD $0xd434 // vmovq (%r12,%rdx,8), %xmm6
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x54af0f48; WORD $0x2824 // imulq 0x28(%rsp), %rdx
-	LONG $0xd0048d48 // leaq (%rax,%rdx,8), %rax
-	LONG $0xd679a1c4; WORD $0xc834 // vmovq %xmm6, (%rax,%r9,8)
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xfd7b840f; WORD $0xffff // je 0x8340 <k_pack_cols_64+0x750>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x01518d4d // leaq 0x1(%r9), %r10
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	WORD $0x25eb // jmp 0x8600 <k_pack_cols_64+0xa10>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xd67981c4; WORD $0xd034 // vmovq %xmm6, (%r8,%r10,8)
-	LONG $0x10148d4a // leaq (%rax,%r10), %rdx
-	LONG $0x02c28348 // addq $0x2, %rdx
-	LONG $0x02c28349 // addq $0x2, %r10
-	LONG $0x02c18348 // addq $0x2, %rcx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd40840f; WORD $0xffff // je 0x8340 <k_pack_cols_64+0x750>
-	LONG $0xff518d48 // leaq -0x1(%rcx), %rdx
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	WORD $0x077d // jge 0x8618 <k_pack_cols_64+0xa28>
-	LONG $0x7e7ac1c4; WORD $0xcc7c; BYTE $0xf8 // vmovq -0x8(%r12,%rcx,8), %xmm7
-	LONG $0xd67981c4; WORD $0xd07c; BYTE $0xf8 // vmovq %xmm7, -0x8(%r8,%r10,8)
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0xbc7d // jge 0x85e0 <k_pack_cols_64+0x9f0>
-	LONG $0x7e7ac1c4; WORD $0xcc34 // vmovq (%r12,%rcx,8), %xmm6
-	WORD $0xb4eb // jmp 0x85e0 <k_pack_cols_64+0x9f0>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	QUAD $0xfffffffffff0bf48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdi # imm = 0x7FFFFFFFFFFFFFF0
-	WORD $0x2149; BYTE $0xf9 // andq %rdi, %r9
-	LONG $0x6ef9e1c4; BYTE $0xf2 // vmovq %rdx, %xmm6
-	LONG $0x597de2c4; BYTE $0xf6 // vpbroadcastq %xmm6, %ymm6
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0xd5af0f4c // imulq %rbp, %r10
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc6d445c5 // vpaddq %ymm6, %ymm7, %ymm8
-	LONG $0xcad43dc5 // vpaddq %ymm2, %ymm8, %ymm9
-	LONG $0xd3d43dc5 // vpaddq %ymm3, %ymm8, %ymm10
-	LONG $0xdcd43dc5 // vpaddq %ymm4, %ymm8, %ymm11
-	LONG $0x377d42c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm0, %ymm12
-	LONG $0x7ef961c4; BYTE $0xc7 // vmovq %xmm8, %rdi
-	LONG $0x2d1d42c4; WORD $0xfc04 // vmaskmovpd (%r12,%rdi,8), %ymm12, %ymm8
-	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
-	LONG $0x2d3542c4; WORD $0xfc4c; BYTE $0x20 // vmaskmovpd 0x20(%r12,%rdi,8), %ymm9, %ymm9
-	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
-	LONG $0x2d2d42c4; WORD $0xfc54; BYTE $0x40 // vmaskmovpd 0x40(%r12,%rdi,8), %ymm10, %ymm10
-	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
-	LONG $0x2d2542c4; WORD $0xfc5c; BYTE $0x60 // vmaskmovpd 0x60(%r12,%rdi,8), %ymm11, %ymm11
-	LONG $0x117d01c4; WORD $0xda04 // vmovupd %ymm8, (%r10,%r11,8)
-	LONG $0x117d01c4; WORD $0xda4c; BYTE $0x20 // vmovupd %ymm9, 0x20(%r10,%r11,8)
-	LONG $0x117d01c4; WORD $0xda54; BYTE $0x40 // vmovupd %ymm10, 0x40(%r10,%r11,8)
-	LONG $0x117d01c4; WORD $0xda5c; BYTE $0x60 // vmovupd %ymm11, 0x60(%r10,%r11,8)
-	LONG $0x10c38349 // addq $0x10, %r11
-	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
-	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
-	WORD $0x9475 // jne 0x8660 <k_pack_cols_64+0xa70>
-	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
-	LONG $0xfc6b840f; WORD $0xffff // je 0x8340 <k_pack_cols_64+0x750>
-	LONG $0xfffeade9; BYTE $0xff // jmp 0x8587 <k_pack_cols_64+0x997>
-	LONG $0x7ef9e1c4; BYTE $0xc8 // vmovq %xmm1, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x16f9e3c4; WORD $0x01ca // vpextrq $0x1, %xmm1, %rdx
-	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xc64f0f48 // cmovgq %rsi, %rax
-	WORD $0x9c0f; BYTE $0xc1 // setl %cl
-	LONG $0x51148d48 // leaq (%rcx,%rdx,2), %rdx
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0x00d68348 // adcq $0x0, %rsi
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x0948; BYTE $0xf2 // orq %rsi, %rdx
-	LONG $0x20eac148 // shrq $0x20, %rdx
-	WORD $0x0774 // je 0x871d <k_pack_cols_64+0xb2d>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf748; BYTE $0xf6 // divq %rsi
-	WORD $0x04eb // jmp 0x8721 <k_pack_cols_64+0xb31>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf6f7 // divl %esi
-	LONG $0x08348d48 // leaq (%rax,%rcx), %rsi
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0xc3af0f48 // imulq %rbx, %rax
-	QUAD $0x00000008f50c8d48 // leaq 0x8(,%rsi,8), %rcx
-	LONG $0x03e6c148 // shlq $0x3, %rsi
-	LONG $0xc9af0f4c // imulq %rcx, %r9
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x08148d4b // leaq (%r8,%r9), %rdx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0xf8c18348 // addq $-0x8, %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x6ef9e1c4; BYTE $0xc0 // vmovq %rax, %xmm0
+	LONG $0xfc408d49 // leaq -0x4(%r8), %rax
+	LONG $0xfce08348 // andq $-0x4, %rax
+	QUAD $0x00000020c53c8d48 // leaq 0x20(,%rax,8), %rdi
+	LONG $0x04c08348 // addq $0x4, %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0x05e3c148 // shlq $0x5, %rbx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	QUAD $0x00000000cd348d4c // leaq (,%rcx,8), %r14
+	LONG $0x6ef9c1c4; BYTE $0xc0 // vmovq %r8, %xmm0
 	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
-	LONG $0x597de2c4; BYTE $0xc9 // vpbroadcastq %xmm1, %ymm1
-	LONG $0x08348d4b // leaq (%r8,%r9), %rsi
-	LONG $0x60c68348 // addq $0x60, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00028915597de2c4; BYTE $0x00 // vpbroadcastq 0x289(%rip), %ymm2 # 0x8a20 <k_pack_cols_64+0xe30>
-	QUAD $0x0002601d597de2c4; BYTE $0x00 // vpbroadcastq 0x260(%rip), %ymm3 # 0x8a00 <k_pack_cols_64+0xe10>
-	QUAD $0x00025f25597de2c4; BYTE $0x00 // vpbroadcastq 0x25f(%rip), %ymm4 # 0x8a08 <k_pack_cols_64+0xe18>
-	QUAD $0x0002822d227de2c4; BYTE $0x00 // vpmovsxbq 0x282(%rip), %ymm5 # 0x8a34 <k_pack_cols_64+0xe44>
-	QUAD $0x00026d35597de2c4; BYTE $0x00 // vpbroadcastq 0x26d(%rip), %ymm6 # 0x8a28 <k_pack_cols_64+0xe38>
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x17eb // jmp 0x87d6 <k_pack_cols_64+0xbe6>
-	BYTE $0x90 // nop
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x08c38349 // addq $0x8, %r11
-	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	LONG $0x01aa840f; WORD $0x0000 // je 0x8980 <k_pack_cols_64+0xd90>
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
-	WORD $0xe274 // je 0x87c0 <k_pack_cols_64+0xbd0>
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x28768b4c // movq 0x28(%rsi), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xd47e // jle 0x87c0 <k_pack_cols_64+0xbd0>
-	LONG $0x10fe8349 // cmpq $0x10, %r14
-	WORD $0x2672 // jb 0x8818 <k_pack_cols_64+0xc28>
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	QUAD $0x00000000dd0c8d4c // leaq (,%rbx,8), %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	LONG $0x80f98149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r9
-	LONG $0x00b8830f; WORD $0x0000 // jae 0x88d0 <k_pack_cols_64+0xce0>
+	QUAD $0x000000982484c748; LONG $0x00000000 // movq $0x0, 0x98(%rsp)
+	QUAD $0x0021550d597de2c4; BYTE $0x00 // vpbroadcastq 0x2155(%rip), %ymm1 # 0xaae0 <k_pack_cols_pairs+0xa90>
+	QUAD $0x00212c15597de2c4; BYTE $0x00 // vpbroadcastq 0x212c(%rip), %ymm2 # 0xaac0 <k_pack_cols_pairs+0xa70>
+	QUAD $0x00212b1d597de2c4; BYTE $0x00 // vpbroadcastq 0x212b(%rip), %ymm3 # 0xaac8 <k_pack_cols_pairs+0xa78>
+	QUAD $0x00214e25227de2c4; BYTE $0x00 // vpmovsxbq 0x214e(%rip), %ymm4 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
+	QUAD $0x0021392d597de2c4; BYTE $0x00 // vpbroadcastq 0x2139(%rip), %ymm5 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	QUAD $0x000000782444c748; BYTE $0x00 // movq $0x0, 0x78(%rsp)
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2774 // je 0x884e <k_pack_cols_64+0xc5e>
-	LONG $0x063c8d4c // leaq (%rsi,%rax), %r15
-	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	WORD $0x067d // jge 0x883a <k_pack_cols_64+0xc4a>
-	LONG $0x7e7a81c4; WORD $0xf83c // vmovq (%r8,%r15,8), %xmm7
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xfbaf0f4c // imulq %rbx, %r15
-	LONG $0xfa3c8d4e // leaq (%rdx,%r15,8), %r15
-	LONG $0xd679c1c4; WORD $0xf73c // vmovq %xmm7, (%r15,%rsi,8)
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	LONG $0xff69840f; WORD $0xffff // je 0x87c0 <k_pack_cols_64+0xbd0>
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	LONG $0xf3af0f4d // imulq %r11, %r14
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x3eeb // jmp 0x8a0e <k_pack_cols_64+0x12e>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0x2feb // jmp 0x88a0 <k_pack_cols_64+0xcb0>
+	LONG $0x246c8348; WORD $0x8050 // subq $-0x80, 0x50(%rsp)
+	LONG $0x245c0148; BYTE $0x78 // addq %rbx, 0x78(%rsp)
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	QUAD $0x0000009824848348; BYTE $0x20 // addq $0x20, 0x98(%rsp)
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	LONG $0x0e418d0f; WORD $0x0000 // jge 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0xc84c0f48 // cmovlq %rax, %rcx
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xf04d0f48 // cmovgeq %rax, %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0xff468d48 // leaq -0x1(%rsi), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x04578d4c // leaq 0x4(%rdi), %r10
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x000000802494894c // movq %r10, 0x80(%rsp)
+	LONG $0xd24c0f4c // cmovlq %rdx, %r10
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x1c7d // jge 0x8a90 <k_pack_cols_64+0x1b0>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x00014ce9; BYTE $0x00 // jmp 0x8bd0 <k_pack_cols_64+0x2f0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0x01238d0f; WORD $0x0000 // jge 0x8bd0 <k_pack_cols_64+0x2f0>
+	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08508b48 // movq 0x8(%rax), %rdx
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x020c8d4c // leaq (%rdx,%rax), %r9
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	WORD $0x2ceb // jmp 0x8b0b <k_pack_cols_64+0x22b>
+	BYTE $0x90 // nop
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x24340148 // addq %rsi, (%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x00c58f0f; WORD $0x0000 // jg 0x8bd0 <k_pack_cols_64+0x2f0>
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x202444f6; BYTE $0x03 // testb $0x3, 0x20(%rsp)
+	WORD $0x2574 // je 0x8b3d <k_pack_cols_64+0x25d>
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	LONG $0x366ffec5 // vmovdqu (%rsi), %ymm6
+	LONG $0x377ffec5 // vmovdqu %ymm6, (%rdi)
+	LONG $0x20c78348 // addq $0x20, %rdi
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0xe975 // jne 0x8b20 <k_pack_cols_64+0x240>
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
+	LONG $0x247c8348; WORD $0x0308 // cmpq $0x3, 0x8(%rsp)
+	WORD $0x9672 // jb 0x8ae0 <k_pack_cols_64+0x200>
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0xebaf0f4d // imulq %r11, %r13
+	LONG $0x036b8d49 // leaq 0x3(%r11), %rbp
+	LONG $0xeeaf0f49 // imulq %r14, %rbp
+	LONG $0x01438d49 // leaq 0x1(%r11), %rax
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x027b8d49 // leaq 0x2(%r11), %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x2424034c // addq (%rsp), %r12
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x107ca1c4; WORD $0x2e34 // vmovups (%rsi,%r13), %ymm6
+	LONG $0x117cc1c4; WORD $0x2434 // vmovups %ymm6, (%r12)
+	LONG $0x3410fcc5; BYTE $0x06 // vmovups (%rsi,%rax), %ymm6
+	LONG $0x117cc1c4; WORD $0x2474; BYTE $0x20 // vmovups %ymm6, 0x20(%r12)
+	LONG $0x3410fcc5; BYTE $0x3e // vmovups (%rsi,%rdi), %ymm6
+	LONG $0x117cc1c4; WORD $0x2474; BYTE $0x40 // vmovups %ymm6, 0x40(%r12)
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x346ffec5; BYTE $0x2e // vmovdqu (%rsi,%rbp), %ymm6
+	LONG $0x7f7ec1c4; WORD $0x2474; BYTE $0x60 // vmovdqu %ymm6, 0x60(%r12)
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	WORD $0xc07c // jl 0x8b80 <k_pack_cols_64+0x2a0>
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x8ae0 <k_pack_cols_64+0x200>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	LONG $0xfdf2840f; WORD $0xffff // je 0x89d0 <k_pack_cols_64+0xf0>
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0xfde98d0f; WORD $0xffff // jge 0x89d0 <k_pack_cols_64+0xf0>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28788b48 // movq 0x28(%rax), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfdd78e0f; WORD $0xffff // jle 0x89d0 <k_pack_cols_64+0xf0>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0xe6af0f4d // imulq %r14, %r12
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xc1348d48 // leaq (%rcx,%rax,8), %rsi
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0xf80c8d4e // leaq (%rax,%r15,8), %r9
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	QUAD $0x00000000fd0c8d4c // leaq (,%rdi,8), %r9
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0xfa148d4a // leaq (%rdx,%r15,8), %rdx
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0xfc3c8d49 // leaq (%r12,%rdi,8), %rdi
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0xca20 // andb %cl, %dl
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x094c; BYTE $0xf1 // orq %r14, %rcx
+	WORD $0x980f; BYTE $0xc1 // sets %cl
+	WORD $0xd108 // orb %dl, %cl
+	LONG $0x48244c88 // movb %cl, 0x48(%rsp)
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	QUAD $0xfffffffffff0b948; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rcx # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2149; BYTE $0xc9 // andq %rcx, %r9
+	QUAD $0x00000000cd0c8d4a // leaq (,%r9,8), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x6ef9c1c4; BYTE $0xf7 // vmovq %r15, %xmm6
+	LONG $0x597de2c4; BYTE $0xf6 // vpbroadcastq %xmm6, %ymm6
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	QUAD $0x000098248caf0f48; BYTE $0x00 // imulq 0x98(%rsp), %rcx
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	LONG $0x60c18348 // addq $0x60, %rcx
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0xfa2c8d4e // leaq (%rdx,%r15,8), %r13
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x01478d49 // leaq 0x1(%r15), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0xe5af0f4c // imulq %rbp, %r12
+	WORD $0x2beb // jmp 0x8d11 <k_pack_cols_64+0x431>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x244c0348; BYTE $0x60 // addq 0x60(%rsp), %rcx
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0xfcbf8d0f; WORD $0xffff // jge 0x89d0 <k_pack_cols_64+0xf0>
+	LONG $0x10ff8348 // cmpq $0x10, %rdi
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	QUAD $0x0000a02494af0f48; BYTE $0x00 // imulq 0xa0(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xd63c8d4c // leaq (%rsi,%rdx,8), %r15
+	LONG $0x4824440a // orb 0x48(%rsp), %al
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	WORD $0x1674 // je 0x8d50 <k_pack_cols_64+0x470>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00008fe9; BYTE $0x00 // jmp 0x8dd0 <k_pack_cols_64+0x4f0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xd679c1c4; WORD $0xf63c // vmovq %xmm7, (%r14,%rsi,8)
-	LONG $0x31248d4d // leaq (%r9,%rsi), %r12
-	LONG $0x02c48349 // addq $0x2, %r12
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x02c78349 // addq $0x2, %r15
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xff20840f; WORD $0xffff // je 0x87c0 <k_pack_cols_64+0xbd0>
-	LONG $0xff678d4d // leaq -0x1(%r15), %r12
+	LONG $0x247c034c; BYTE $0x58 // addq 0x58(%rsp), %r15
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xfc6ffdc5 // vmovdqa %ymm4, %ymm7
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc6d445c5 // vpaddq %ymm6, %ymm7, %ymm8
+	LONG $0xc9d43dc5 // vpaddq %ymm1, %ymm8, %ymm9
+	LONG $0xd2d43dc5 // vpaddq %ymm2, %ymm8, %ymm10
+	LONG $0xdbd43dc5 // vpaddq %ymm3, %ymm8, %ymm11
+	LONG $0x377d42c4; BYTE $0xc0 // vpcmpgtq %ymm8, %ymm0, %ymm8
+	LONG $0x2d3d42c4; WORD $0xc544; BYTE $0x00 // vmaskmovpd (%r13,%rax,8), %ymm8, %ymm8
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x2d3542c4; WORD $0xc54c; BYTE $0x20 // vmaskmovpd 0x20(%r13,%rax,8), %ymm9, %ymm9
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x2d2d42c4; WORD $0xc554; BYTE $0x40 // vmaskmovpd 0x40(%r13,%rax,8), %ymm10, %ymm10
+	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
+	LONG $0x2d2542c4; WORD $0xc55c; BYTE $0x60 // vmaskmovpd 0x60(%r13,%rax,8), %ymm11, %ymm11
+	LONG $0x44117dc5; WORD $0xa0c1 // vmovupd %ymm8, -0x60(%rcx,%rax,8)
+	LONG $0x4c117dc5; WORD $0xc0c1 // vmovupd %ymm9, -0x40(%rcx,%rax,8)
+	LONG $0x54117dc5; WORD $0xe0c1 // vmovupd %ymm10, -0x20(%rcx,%rax,8)
+	LONG $0x1c117dc5; BYTE $0xc1 // vmovupd %ymm11, (%rcx,%rax,8)
+	LONG $0x10c08348 // addq $0x10, %rax
+	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0x9c75 // jne 0x8d60 <k_pack_cols_64+0x480>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	LONG $0xff20840f; WORD $0xffff // je 0x8cf0 <k_pack_cols_64+0x410>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x01c7f640 // testb $0x1, %dil
+	WORD $0x3274 // je 0x8e14 <k_pack_cols_64+0x534>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x057d // jge 0x8df8 <k_pack_cols_64+0x518>
+	LONG $0x7e7ac1c4; BYTE $0x3f // vmovq (%r15), %xmm7
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x74af0f48; WORD $0x1024 // imulq 0x10(%rsp), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x3cd6f9c5; BYTE $0xf2 // vmovq %xmm7, (%rdx,%rsi,8)
+	LONG $0x08c78349 // addq $0x8, %r15
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xfed3840f; WORD $0xffff // je 0x8cf0 <k_pack_cols_64+0x410>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x223c8d4a // leaq (%rdx,%r12), %rdi
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0xfb3c8d49 // leaq (%r11,%rdi,8), %rdi
+	LONG $0x24540348; BYTE $0x28 // addq 0x28(%rsp), %rdx
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x21eb // jmp 0x8e63 <k_pack_cols_64+0x583>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x7cd6f9c5; WORD $0x08ef // vmovq %xmm7, 0x8(%rdi,%rbp,8)
+	LONG $0x02c58348 // addq $0x2, %rbp
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	LONG $0xfe8d840f; WORD $0xffff // je 0x8cf0 <k_pack_cols_64+0x410>
+	LONG $0x2a1c8d4c // leaq (%rdx,%rbp), %r11
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x077d // jge 0x88bc <k_pack_cols_64+0xccc>
-	LONG $0x107b01c4; WORD $0xfc44; BYTE $0xf8 // vmovsd -0x8(%r12,%r15,8), %xmm8
-	LONG $0x117b41c4; WORD $0xf644; BYTE $0xf8 // vmovsd %xmm8, -0x8(%r14,%rsi,8)
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	WORD $0xb87d // jge 0x8880 <k_pack_cols_64+0xc90>
-	LONG $0x7e7a81c4; WORD $0xfc3c // vmovq (%r12,%r15,8), %xmm7
-	WORD $0xb0eb // jmp 0x8880 <k_pack_cols_64+0xc90>
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	QUAD $0xfffffffffff0b949; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %r9 # imm = 0x7FFFFFFFFFFFFFF0
-	WORD $0x214c; BYTE $0xce // andq %r9, %rsi
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	LONG $0x244c034c; BYTE $0x08 // addq 0x8(%rsp), %r9
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0xfd6ffdc5 // vmovdqa %ymm5, %ymm7
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0x1b7c // jl 0x8e90 <k_pack_cols_64+0x5b0>
+	LONG $0x04117bc5; BYTE $0xef // vmovsd %xmm8, (%rdi,%rbp,8)
+	LONG $0x281c8d4c // leaq (%rax,%rbp), %r11
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0xcd7d // jge 0x8e50 <k_pack_cols_64+0x570>
+	WORD $0x1feb // jmp 0x8ea4 <k_pack_cols_64+0x5c4>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107b41c4; WORD $0xef04 // vmovsd (%r15,%rbp,8), %xmm8
+	LONG $0x04117bc5; BYTE $0xef // vmovsd %xmm8, (%rdi,%rbp,8)
+	LONG $0x281c8d4c // leaq (%rax,%rbp), %r11
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0xac7d // jge 0x8e50 <k_pack_cols_64+0x570>
+	LONG $0x7e7ac1c4; WORD $0xef7c; BYTE $0x08 // vmovq 0x8(%r15,%rbp,8), %xmm7
+	WORD $0xa3eb // jmp 0x8e50 <k_pack_cols_64+0x570>
+	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x09958e0f; WORD $0x0000 // jle 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x10588b48 // movq 0x10(%rax), %rbx
+	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
+	LONG $0x18708b48 // movq 0x18(%rax), %rsi
+	LONG $0x0cfe8348 // cmpq $0xc, %rsi
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x033d8d0f; WORD $0x0000 // jge 0x9223 <k_pack_cols_64+0x943>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0960840f; WORD $0x0000 // je 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	QUAD $0x00000000c52c8d48 // leaq (,%rax,8), %rbp
+	LONG $0x6ef9e1c4; BYTE $0xc6 // vmovq %rsi, %xmm0
+	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x60488d48 // leaq 0x60(%rax), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x000060b8; BYTE $0x00 // movl $0x60, %eax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
+	QUAD $0x001bb00d227de2c4; BYTE $0x00 // vpmovsxbq 0x1bb0(%rip), %ymm1 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
+	QUAD $0x001b9315597de2c4; BYTE $0x00 // vpbroadcastq 0x1b93(%rip), %ymm2 # 0xaae0 <k_pack_cols_pairs+0xa90>
+	QUAD $0x001b6a1d597de2c4; BYTE $0x00 // vpbroadcastq 0x1b6a(%rip), %ymm3 # 0xaac0 <k_pack_cols_pairs+0xa70>
+	QUAD $0x001b6925597de2c4; BYTE $0x00 // vpbroadcastq 0x1b69(%rip), %ymm4 # 0xaac8 <k_pack_cols_pairs+0xa78>
+	QUAD $0x001b802d597de2c4; BYTE $0x00 // vpbroadcastq 0x1b80(%rip), %ymm5 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x32eb // jmp 0x8fa1 <k_pack_cols_64+0x6c1>
+	BYTE $0x90 // nop
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448348; WORD $0x2040 // addq $0x20, 0x40(%rsp)
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0x08ae8d0f; WORD $0x0000 // jge 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xd04d0f48 // cmovgeq %rax, %rdx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0xcf4c0f48 // cmovlq %rdi, %rcx
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	WORD $0x8d7d // jge 0x8f70 <k_pack_cols_64+0x690>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28788b48 // movq 0x28(%rax), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xff7b8e0f; WORD $0xffff // jle 0x8f70 <k_pack_cols_64+0x690>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0xd00c8d4d // leaq (%r8,%rdx,8), %r9
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08588b4c // movq 0x8(%rax), %r11
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	QUAD $0x00000000fd048d48 // leaq (,%rdi,8), %rax
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0xfa148d48 // leaq (%rdx,%rdi,8), %rdx
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	LONG $0xc1920f41 // setb %r9b
+	WORD $0x2041; BYTE $0xd1 // andb %dl, %r9b
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x0948; BYTE $0xea // orq %rbp, %rdx
+	WORD $0x980f; BYTE $0xc2 // sets %dl
+	WORD $0x0844; BYTE $0xca // orb %r9b, %dl
+	LONG $0x10245488 // movb %dl, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	QUAD $0xfffffffffff0ba48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdx # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2149; BYTE $0xd7 // andq %rdx, %r15
+	QUAD $0x00000000fd148d4a // leaq (,%r15,8), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0x4caf0f4c; WORD $0x4024 // imulq 0x40(%rsp), %r9
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x08148d4f // leaq (%r8,%r9), %r10
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x244c034c; BYTE $0x38 // addq 0x38(%rsp), %r9
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x1deb // jmp 0x90c5 <k_pack_cols_64+0x7e5>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfeab8d0f; WORD $0xffff // jge 0x8f70 <k_pack_cols_64+0x690>
+	LONG $0x10ff8348 // cmpq $0x10, %rdi
+	LONG $0xc6920f41 // setb %r14b
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0xd81c8d4f // leaq (%r8,%r11,8), %r11
+	LONG $0x24740a44; BYTE $0x10 // orb 0x10(%rsp), %r14b
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0x0d74 // je 0x90f0 <k_pack_cols_64+0x810>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x916f <k_pack_cols_64+0x88f>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x245c034c; BYTE $0x28 // addq 0x28(%rsp), %r11
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0xf16ffdc5 // vmovdqa %ymm1, %ymm6
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xfad4cdc5 // vpaddq %ymm2, %ymm6, %ymm7
+	LONG $0xc3d44dc5 // vpaddq %ymm3, %ymm6, %ymm8
+	LONG $0xccd44dc5 // vpaddq %ymm4, %ymm6, %ymm9
+	LONG $0x377d62c4; BYTE $0xd6 // vpcmpgtq %ymm6, %ymm0, %ymm10
+	LONG $0x2d2d22c4; WORD $0xea54; BYTE $0xa0 // vmaskmovpd -0x60(%rdx,%r13,8), %ymm10, %ymm10
+	LONG $0x377de2c4; BYTE $0xff // vpcmpgtq %ymm7, %ymm0, %ymm7
+	LONG $0x2d45a2c4; WORD $0xea7c; BYTE $0xc0 // vmaskmovpd -0x40(%rdx,%r13,8), %ymm7, %ymm7
+	LONG $0x377d42c4; BYTE $0xc0 // vpcmpgtq %ymm8, %ymm0, %ymm8
+	LONG $0x2d3d22c4; WORD $0xea44; BYTE $0xe0 // vmaskmovpd -0x20(%rdx,%r13,8), %ymm8, %ymm8
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x2d3522c4; WORD $0xea0c // vmaskmovpd (%rdx,%r13,8), %ymm9, %ymm9
+	LONG $0x117d01c4; WORD $0xea54; BYTE $0xa0 // vmovupd %ymm10, -0x60(%r10,%r13,8)
+	LONG $0x117d81c4; WORD $0xea7c; BYTE $0xc0 // vmovupd %ymm7, -0x40(%r10,%r13,8)
+	LONG $0x117d01c4; WORD $0xea44; BYTE $0xe0 // vmovupd %ymm8, -0x20(%r10,%r13,8)
+	LONG $0x117d01c4; WORD $0xea0c // vmovupd %ymm9, (%r10,%r13,8)
+	LONG $0x10c58349 // addq $0x10, %r13
+	LONG $0xf5d4cdc5 // vpaddq %ymm5, %ymm6, %ymm6
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	WORD $0x9d75 // jne 0x9100 <k_pack_cols_64+0x820>
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xff41840f; WORD $0xffff // je 0x90b0 <k_pack_cols_64+0x7d0>
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0x01c7f640 // testb $0x1, %dil
+	WORD $0x4e74 // je 0x91ca <k_pack_cols_64+0x8ea>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0x057d // jge 0x9193 <k_pack_cols_64+0x8b3>
+	LONG $0x7e7ac1c4; BYTE $0x33 // vmovq (%r11), %xmm6
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	QUAD $0x00000000dd1c8d48 // leaq (,%rbx,8), %rbx
+	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
+	LONG $0xd679a1c4; WORD $0xeb34 // vmovq %xmm6, (%rbx,%r13,8)
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
 	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
+	LONG $0xfedd840f; WORD $0xffff // je 0x90b0 <k_pack_cols_64+0x7d0>
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0x20eb // jmp 0x91f9 <k_pack_cols_64+0x919>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xd67981c4; WORD $0xe934 // vmovq %xmm6, (%r9,%r13,8)
+	LONG $0x10c38349 // addq $0x10, %r11
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	LONG $0xfeb7840f; WORD $0xffff // je 0x90b0 <k_pack_cols_64+0x7d0>
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0x067d // jge 0x920c <k_pack_cols_64+0x92c>
+	LONG $0x107bc1c4; WORD $0xf87b // vmovsd -0x8(%r11), %xmm7
+	LONG $0x117b81c4; WORD $0xe97c; BYTE $0xf8 // vmovsd %xmm7, -0x8(%r9,%r13,8)
+	LONG $0x01758d4d // leaq 0x1(%r13), %r14
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	WORD $0xc47d // jge 0x91e0 <k_pack_cols_64+0x900>
+	LONG $0x7e7ac1c4; BYTE $0x33 // vmovq (%r11), %xmm6
+	WORD $0xbdeb // jmp 0x91e0 <k_pack_cols_64+0x900>
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x6ef9e1c4; BYTE $0xc6 // vmovq %rsi, %xmm0
+	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
+	LONG $0x04e3c148 // shlq $0x4, %rbx
+	LONG $0xa0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xa0(%rcx), %rdx
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	LONG $0x01148d48 // leaq (%rcx,%rax), %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x01448d48; BYTE $0x08 // leaq 0x8(%rcx,%rax), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x0000c0b8; BYTE $0x00 // movl $0xc0, %eax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	QUAD $0x000000b02484c748; LONG $0x00000000 // movq $0x0, 0xb0(%rsp)
+	QUAD $0x0018500d227de2c4; BYTE $0x00 // vpmovsxbq 0x1850(%rip), %ymm1 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
+	QUAD $0x00183315597de2c4; BYTE $0x00 // vpbroadcastq 0x1833(%rip), %ymm2 # 0xaae0 <k_pack_cols_pairs+0xa90>
+	QUAD $0x00180a1d597de2c4; BYTE $0x00 // vpbroadcastq 0x180a(%rip), %ymm3 # 0xaac0 <k_pack_cols_pairs+0xa70>
+	QUAD $0x00180925597de2c4; BYTE $0x00 // vpbroadcastq 0x1809(%rip), %ymm4 # 0xaac8 <k_pack_cols_pairs+0xa78>
+	QUAD $0x0018202d597de2c4; BYTE $0x00 // vpbroadcastq 0x1820(%rip), %ymm5 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	WORD $0x46eb // jmp 0x931c <k_pack_cols_64+0xa3c>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc0d445c5 // vpaddq %ymm0, %ymm7, %ymm8
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	QUAD $0x000000b824840348 // addq 0xb8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	QUAD $0x000000b024848348; BYTE $0x20 // addq $0x20, 0xb0(%rsp)
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0x05338d0f; WORD $0x0000 // jge 0x984f <k_pack_cols_64+0xf6f>
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0xc14c0f4c // cmovlq %rcx, %r8
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
+	LONG $0xff4c0f4c // cmovlq %rdi, %r15
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xff788d0f; WORD $0xffff // jge 0x92e0 <k_pack_cols_64+0xa00>
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0xc10c8d4a // leaq (%rcx,%r8,8), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x60c18348 // addq $0x60, %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	LONG $0xff408d49 // leaq -0x1(%r8), %rax
+	LONG $0x44af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08488b48 // movq 0x8(%rax), %rcx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x44af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	LONG $0x40418d4c // leaq 0x40(%rcx), %r8
+	LONG $0x000cbb41; WORD $0x0000 // movl $0xc, %r11d
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x000000602444c748; BYTE $0x00 // movq $0x0, 0x60(%rsp)
+	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x51eb // jmp 0x948f <k_pack_cols_64+0xbaf>
+	WORD $0x9066 // nop
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0x2f148d4a // leaq (%rdi,%r13), %rdx
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x0c5a8d4d // leaq 0xc(%r10), %r11
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x60c08349 // addq $0x60, %r8
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0x24748d4d; BYTE $0x60 // leaq 0x60(%r12), %r14
+	LONG $0x2f0c8d4c // leaq (%rdi,%rbp), %r9
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x24448348; WORD $0x0c20 // addq $0xc, 0x20(%rsp)
+	LONG $0x24448348; WORD $0x0c60 // addq $0xc, 0x60(%rsp)
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	QUAD $0x000000a0249c3b4c // cmpq 0xa0(%rsp), %r11
+	LONG $0x01118f0f; WORD $0x0000 // jg 0x95a0 <k_pack_cols_64+0xcc0>
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x402444f6; BYTE $0x01 // testb $0x1, 0x40(%rsp)
+	WORD $0x4774 // je 0x94f0 <k_pack_cols_64+0xc10>
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0xf10c8d48 // leaq (%rcx,%rsi,8), %rcx
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	LONG $0x3410fcc5; BYTE $0xf1 // vmovups (%rcx,%rsi,8), %ymm6
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x117c81c4; WORD $0x0d74; BYTE $0x00 // vmovups %ymm6, (%r13,%r9)
+	LONG $0x7410fcc5; WORD $0x20f1 // vmovups 0x20(%rcx,%rsi,8), %ymm6
+	LONG $0x117c81c4; WORD $0x0d74; BYTE $0x20 // vmovups %ymm6, 0x20(%r13,%r9)
+	LONG $0x746ffec5; WORD $0x40f1 // vmovdqu 0x40(%rcx,%rsi,8), %ymm6
+	LONG $0x7f7e81c4; WORD $0x0d74; BYTE $0x40 // vmovdqu %ymm6, 0x40(%r13,%r9)
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x247c8348; WORD $0x0148 // cmpq $0x1, 0x48(%rsp)
+	LONG $0xff35840f; WORD $0xffff // je 0x9440 <k_pack_cols_64+0xb60>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	LONG $0x014b8d4d // leaq 0x1(%r11), %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x5b348d4f // leaq (%r11,%r11,2), %r14
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x7410fcc5; WORD $0xc039 // vmovups -0x40(%rcx,%rdi), %ymm6
+	QUAD $0xffff60b6117cc1c4; BYTE $0xff // vmovups %ymm6, -0xa0(%r14)
+	LONG $0x7410fcc5; WORD $0xe039 // vmovups -0x20(%rcx,%rdi), %ymm6
+	LONG $0x117cc1c4; WORD $0x8076 // vmovups %ymm6, -0x80(%r14)
+	LONG $0x3410fcc5; BYTE $0x39 // vmovups (%rcx,%rdi), %ymm6
+	LONG $0x117cc1c4; WORD $0xa076 // vmovups %ymm6, -0x60(%r14)
+	LONG $0x107ca1c4; WORD $0x0974; BYTE $0xc0 // vmovups -0x40(%rcx,%r9), %ymm6
+	LONG $0x117cc1c4; WORD $0xc076 // vmovups %ymm6, -0x40(%r14)
+	LONG $0x107ca1c4; WORD $0x0974; BYTE $0xe0 // vmovups -0x20(%rcx,%r9), %ymm6
+	LONG $0x117cc1c4; WORD $0xe076 // vmovups %ymm6, -0x20(%r14)
+	LONG $0x6f7ea1c4; WORD $0x0934 // vmovdqu (%rcx,%r9), %ymm6
+	LONG $0x7f7ec1c4; BYTE $0x36 // vmovdqu %ymm6, (%r14)
+	LONG $0x02c38349 // addq $0x2, %r11
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0xc0c68149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r14
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	WORD $0xa27c // jl 0x9530 <k_pack_cols_64+0xc50>
+	LONG $0xfffeade9; BYTE $0xff // jmp 0x9440 <k_pack_cols_64+0xb60>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0xfd2b840f; WORD $0xffff // je 0x92e0 <k_pack_cols_64+0xa00>
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	LONG $0xfd228d0f; WORD $0xffff // jge 0x92e0 <k_pack_cols_64+0xa00>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28708b4c // movq 0x28(%rax), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfd108e0f; WORD $0xffff // jle 0x92e0 <k_pack_cols_64+0xa00>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	QUAD $0x000000d8248c0348 // addq 0xd8(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0xf13c8d4a // leaq (%rcx,%r14,8), %rdi
+	QUAD $0x000000e024bc0348 // addq 0xe0(%rsp), %rdi
+	LONG $0x246c034c; BYTE $0x58 // addq 0x58(%rsp), %r13
+	QUAD $0x000000e8249c8b4c // movq 0xe8(%rsp), %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
+	QUAD $0x000000f024948b4c // movq 0xf0(%rsp), %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	QUAD $0x0000008024ac894c // movq %r13, 0x80(%rsp)
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0xd03c8d48 // leaq (%rax,%rdx,8), %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0xc7920f40 // setb %dil
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	QUAD $0x00000000f50c8d4e // leaq (,%r14,8), %r9
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x2040; BYTE $0xf9 // andb %dil, %cl
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x247c0b48; BYTE $0x38 // orq 0x38(%rsp), %rdi
+	LONG $0xc7980f40 // sets %dil
+	WORD $0x0840; BYTE $0xcf // orb %cl, %dil
+	LONG $0x247c8840; BYTE $0x40 // movb %dil, 0x40(%rsp)
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	QUAD $0xfffffffffff0bf48; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rdi # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2148; BYTE $0xf9 // andq %rdi, %rcx
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	QUAD $0x0000b02484af0f48; BYTE $0x00 // imulq 0xb0(%rsp), %rax
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	QUAD $0x00000000cd048d48 // leaq (,%rcx,8), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x6ef9e1c4; BYTE $0xf2 // vmovq %rdx, %xmm6
+	LONG $0x597de2c4; BYTE $0xf6 // vpbroadcastq %xmm6, %ymm6
+	WORD $0x2aeb // jmp 0x96d2 <k_pack_cols_64+0xdf2>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x2464034c; BYTE $0x38 // addq 0x38(%rsp), %r12
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	LONG $0xfc0e8d0f; WORD $0xffff // jge 0x92e0 <k_pack_cols_64+0xa00>
+	LONG $0x10fe8349 // cmpq $0x10, %r14
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x7caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0xf90c8d4d // leaq (%r9,%rdi,8), %r9
+	LONG $0x4024440a // orb 0x40(%rsp), %al
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x2404894c // movq %r8, (%rsp)
+	WORD $0x0974 // je 0x9700 <k_pack_cols_64+0xe20>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x9780 <k_pack_cols_64+0xea0>
+	WORD $0x9066 // nop
+	QUAD $0x00000088248c034c // addq 0x88(%rsp), %r9
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xf96ffdc5 // vmovdqa %ymm1, %ymm7
+	WORD $0x9066 // nop
+	LONG $0xc6d445c5 // vpaddq %ymm6, %ymm7, %ymm8
 	LONG $0xcad43dc5 // vpaddq %ymm2, %ymm8, %ymm9
 	LONG $0xd3d43dc5 // vpaddq %ymm3, %ymm8, %ymm10
 	LONG $0xdcd43dc5 // vpaddq %ymm4, %ymm8, %ymm11
-	LONG $0x377542c4; BYTE $0xe0 // vpcmpgtq %ymm8, %ymm1, %ymm12
-	LONG $0x7ef941c4; BYTE $0xc4 // vmovq %xmm8, %r12
-	LONG $0x2d1d22c4; WORD $0xe544; BYTE $0x00 // vmaskmovpd (%rbp,%r12,8), %ymm12, %ymm8
-	LONG $0x377542c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm1, %ymm9
-	LONG $0x2d3522c4; WORD $0xe54c; BYTE $0x20 // vmaskmovpd 0x20(%rbp,%r12,8), %ymm9, %ymm9
-	LONG $0x377542c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm1, %ymm10
-	LONG $0x2d2d22c4; WORD $0xe554; BYTE $0x40 // vmaskmovpd 0x40(%rbp,%r12,8), %ymm10, %ymm10
-	LONG $0x377542c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm1, %ymm11
-	LONG $0x2d2522c4; WORD $0xe55c; BYTE $0x60 // vmaskmovpd 0x60(%rbp,%r12,8), %ymm11, %ymm11
-	LONG $0x117d01c4; WORD $0xf944; BYTE $0xa0 // vmovupd %ymm8, -0x60(%r9,%r15,8)
-	LONG $0x117d01c4; WORD $0xf94c; BYTE $0xc0 // vmovupd %ymm9, -0x40(%r9,%r15,8)
-	LONG $0x117d01c4; WORD $0xf954; BYTE $0xe0 // vmovupd %ymm10, -0x20(%r9,%r15,8)
-	LONG $0x117d01c4; WORD $0xf91c // vmovupd %ymm11, (%r9,%r15,8)
-	LONG $0x10c78349 // addq $0x10, %r15
-	LONG $0xfed4c5c5 // vpaddq %ymm6, %ymm7, %ymm7
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0x9375 // jne 0x8900 <k_pack_cols_64+0xd10>
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xfe45840f; WORD $0xffff // je 0x87c0 <k_pack_cols_64+0xbd0>
-	LONG $0xfffe9ae9; BYTE $0xff // jmp 0x881a <k_pack_cols_64+0xc2a>
-	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	LONG $0x377d42c4; BYTE $0xc0 // vpcmpgtq %ymm8, %ymm0, %ymm8
+	LONG $0x2d3d42c4; WORD $0xc444; BYTE $0xa0 // vmaskmovpd -0x60(%r12,%rax,8), %ymm8, %ymm8
+	LONG $0x377d42c4; BYTE $0xc9 // vpcmpgtq %ymm9, %ymm0, %ymm9
+	LONG $0x2d3542c4; WORD $0xc44c; BYTE $0xc0 // vmaskmovpd -0x40(%r12,%rax,8), %ymm9, %ymm9
+	LONG $0x377d42c4; BYTE $0xd2 // vpcmpgtq %ymm10, %ymm0, %ymm10
+	LONG $0x2d2d42c4; WORD $0xc454; BYTE $0xe0 // vmaskmovpd -0x20(%r12,%rax,8), %ymm10, %ymm10
+	LONG $0x377d42c4; BYTE $0xdb // vpcmpgtq %ymm11, %ymm0, %ymm11
+	LONG $0x2d2542c4; WORD $0xc41c // vmaskmovpd (%r12,%rax,8), %ymm11, %ymm11
+	LONG $0x44117dc5; WORD $0x00c5 // vmovupd %ymm8, (%rbp,%rax,8)
+	LONG $0x4c117dc5; WORD $0x20c5 // vmovupd %ymm9, 0x20(%rbp,%rax,8)
+	LONG $0x54117dc5; WORD $0x40c5 // vmovupd %ymm10, 0x40(%rbp,%rax,8)
+	LONG $0x5c117dc5; WORD $0x60c5 // vmovupd %ymm11, 0x60(%rbp,%rax,8)
+	LONG $0x10c08348 // addq $0x10, %rax
+	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x9c75 // jne 0x9710 <k_pack_cols_64+0xe30>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	LONG $0xff30840f; WORD $0xffff // je 0x96b0 <k_pack_cols_64+0xdd0>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0x3874 // je 0x97c5 <k_pack_cols_64+0xee5>
+	LONG $0x10048d4c // leaq (%rax,%rdx), %r8
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	WORD $0x057d // jge 0x97a7 <k_pack_cols_64+0xec7>
+	LONG $0x7e7ac1c4; BYTE $0x39 // vmovq (%r9), %xmm7
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
+	LONG $0x04af0f4c; BYTE $0x24 // imulq (%rsp), %r8
+	LONG $0xc2048d4e // leaq (%rdx,%r8,8), %r8
+	LONG $0xd679c1c4; WORD $0xc03c // vmovq %xmm7, (%r8,%rax,8)
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	LONG $0xfee2840f; WORD $0xffff // je 0x96b0 <k_pack_cols_64+0xdd0>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0xc0048d4d // leaq (%r8,%rax,8), %r8
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x021c8d4d // leaq (%r10,%rax), %r11
+	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x13eb // jmp 0x9803 <k_pack_cols_64+0xf23>
+	LONG $0xd67981c4; WORD $0xe83c // vmovq %xmm7, (%r8,%r13,8)
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
+	LONG $0xfead840f; WORD $0xffff // je 0x96b0 <k_pack_cols_64+0xdd0>
+	LONG $0x28148d4e // leaq (%rax,%r13), %r10
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0x1b7c // jl 0x9830 <k_pack_cols_64+0xf50>
+	LONG $0x117b01c4; WORD $0xe844; BYTE $0xf8 // vmovsd %xmm8, -0x8(%r8,%r13,8)
+	LONG $0x2b148d4f // leaq (%r11,%r13), %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xcb7d // jge 0x97f0 <k_pack_cols_64+0xf10>
+	WORD $0x1feb // jmp 0x9846 <k_pack_cols_64+0xf66>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x107b01c4; WORD $0xe904 // vmovsd (%r9,%r13,8), %xmm8
+	LONG $0x117b01c4; WORD $0xe844; BYTE $0xf8 // vmovsd %xmm8, -0x8(%r8,%r13,8)
+	LONG $0x2b148d4f // leaq (%r11,%r13), %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xaa7d // jge 0x97f0 <k_pack_cols_64+0xf10>
+	LONG $0x7e7a81c4; WORD $0xe97c; BYTE $0x08 // vmovq 0x8(%r9,%r13,8), %xmm7
+	WORD $0xa1eb // jmp 0x97f0 <k_pack_cols_64+0xf10>
+	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -7516,48 +8315,1071 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// pack_cols_bf16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	LONG $0x207f8348; BYTE $0x04 // cmpq $0x4, 0x20(%rdi)
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x03a0850f; WORD $0x0000 // jne 0x9c30 <k_pack_cols_bf16+0x3c0>
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x07978e0f; WORD $0x0000 // jle 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10488b48 // movq 0x10(%rax), %rcx
+	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
+	LONG $0x18408b4c // movq 0x18(%rax), %r8
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0xfc408d49 // leaq -0x4(%r8), %rax
+	LONG $0xfce08348 // andq $-0x4, %rax
+	QUAD $0x00000010853c8d48 // leaq 0x10(,%rax,4), %rdi
+	LONG $0x04c08348 // addq $0x4, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	LONG $0x09048d48 // leaq (%rcx,%rcx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x000000008d348d4c // leaq (,%rcx,4), %r14
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	QUAD $0x00000000cd048d48 // leaq (,%rcx,8), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	WORD $0x3eeb // jmp 0x9970 <k_pack_cols_bf16+0x100>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448348; WORD $0x1038 // addq $0x10, 0x38(%rsp)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	LONG $0x06c48d0f; WORD $0x0000 // jge 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	LONG $0xc84c0f48 // cmovlq %rax, %rcx
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
+	LONG $0x045d8d4d // leaq 0x4(%r13), %r11
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
+	LONG $0xde4c0f4c // cmovlq %rsi, %r11
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x137d // jge 0x99c0 <k_pack_cols_bf16+0x150>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0x000126e9; BYTE $0x00 // jmp 0x9ae0 <k_pack_cols_bf16+0x270>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0000008824a48b4c // movq 0x88(%rsp), %r12
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0x01078d0f; WORD $0x0000 // jge 0x9ae0 <k_pack_cols_bf16+0x270>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x54af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x20eb // jmp 0x9a40 <k_pack_cols_bf16+0x1d0>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	LONG $0x24548d4d; BYTE $0x04 // leaq 0x4(%r12), %r10
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0x00a08f0f; WORD $0x0000 // jg 0x9ae0 <k_pack_cols_bf16+0x270>
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	WORD $0x2874 // je 0x9a73 <k_pack_cols_bf16+0x203>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x7a3c8d49 // leaq (%r10,%rdi,2), %rdi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x3379a2c4; WORD $0x5704 // vpmovzxwd (%rdi,%r10,2), %xmm0
+	LONG $0xf072f9c5; BYTE $0x10 // vpslld $0x10, %xmm0, %xmm0
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	LONG $0x047ffac5; BYTE $0x3e // vmovdqu %xmm0, (%rsi,%rdi)
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0xa774 // je 0x9a20 <k_pack_cols_bf16+0x1b0>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	LONG $0x016a8d49 // leaq 0x1(%r10), %rbp
+	LONG $0xefaf0f48 // imulq %rdi, %rbp
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x3379e2c4; WORD $0x1f04 // vpmovzxwd (%rdi,%rbx), %xmm0
+	LONG $0xf072f9c5; BYTE $0x10 // vpslld $0x10, %xmm0, %xmm0
+	LONG $0x7f7ac1c4; WORD $0xf047 // vmovdqu %xmm0, -0x10(%r15)
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x3379e2c4; WORD $0x2f04 // vpmovzxwd (%rdi,%rbp), %xmm0
+	LONG $0xf072f9c5; BYTE $0x10 // vpslld $0x10, %xmm0, %xmm0
+	LONG $0x7f7ac1c4; BYTE $0x07 // vmovdqu %xmm0, (%r15)
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	LONG $0x20c78349 // addq $0x20, %r15
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0xcf7c // jl 0x9aa0 <k_pack_cols_bf16+0x230>
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0x9a20 <k_pack_cols_bf16+0x1b0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0xfe57840f; WORD $0xffff // je 0x9940 <k_pack_cols_bf16+0xd0>
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0xfe4e8d0f; WORD $0xffff // jge 0x9940 <k_pack_cols_bf16+0xd0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x28788b4c // movq 0x28(%rax), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xfe3d8e0f; WORD $0xffff // jle 0x9940 <k_pack_cols_bf16+0xd0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	LONG $0x600c8d4a // leaq (%rax,%r12,2), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	QUAD $0xfffffffffffeb948; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rcx # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2148; BYTE $0xcf // andq %rcx, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x4caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x04c18348 // addq $0x4, %rcx
+	QUAD $0x00000000bd1c8d4a // leaq (,%r15,4), %rbx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x622c8d4a // leaq (%rdx,%r12,2), %rbp
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x245c8948; BYTE $0x20 // movq %rbx, 0x20(%rsp)
+	WORD $0x23eb // jmp 0x9b72 <k_pack_cols_bf16+0x302>
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0xcdaf0f4d // imulq %r13, %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x8e048942 // movl %eax, (%rsi,%r9,4)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x246c0348; BYTE $0x10 // addq 0x10(%rsp), %rbp
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0xfdce8d0f; WORD $0xffff // jge 0x9940 <k_pack_cols_bf16+0xd0>
+	LONG $0x01ff8349 // cmpq $0x1, %r15
+	WORD $0x2875 // jne 0x9ba0 <k_pack_cols_bf16+0x330>
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x44af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x420c8d4c // leaq (%rdx,%rax,2), %r9
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x01c7f641 // testb $0x1, %r15b
+	WORD $0xcc74 // je 0x9b5e <k_pack_cols_bf16+0x2ee>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x9c15 <k_pack_cols_bf16+0x3a5>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x1aeb // jmp 0x9bc0 <k_pack_cols_bf16+0x350>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x1c89; BYTE $0x91 // movl %ebx, (%rcx,%rdx,4)
+	LONG $0x02c28348 // addq $0x2, %rdx
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	WORD $0x4074 // je 0x9c00 <k_pack_cols_bf16+0x390>
+	LONG $0x14148d4d // leaq (%r12,%rdx), %r10
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	WORD $0x0a7d // jge 0x9bdb <k_pack_cols_bf16+0x36b>
+	LONG $0x4cb70f44; WORD $0x0055 // movzwl (%rbp,%rdx,2), %r9d
+	LONG $0x10e1c141 // shll $0x10, %r9d
+	LONG $0x914c8944; BYTE $0xfc // movl %r9d, -0x4(%rcx,%rdx,4)
+	LONG $0x140c8d4d // leaq (%r12,%rdx), %r9
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	WORD $0xc47d // jge 0x9bb0 <k_pack_cols_bf16+0x340>
+	LONG $0x555cb70f; BYTE $0x02 // movzwl 0x2(%rbp,%rdx,2), %ebx
+	WORD $0xe3c1; BYTE $0x10 // shll $0x10, %ebx
+	WORD $0xbaeb // jmp 0x9bb0 <k_pack_cols_bf16+0x340>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x2949; BYTE $0xc1 // subq %rax, %r9
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x01c7f641 // testb $0x1, %r15b
+	LONG $0xff49840f; WORD $0xffff // je 0x9b5e <k_pack_cols_bf16+0x2ee>
+	LONG $0x22148d4e // leaq (%rdx,%r12), %r10
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0xff2c8d0f; WORD $0xffff // jge 0x9b50 <k_pack_cols_bf16+0x2e0>
+	LONG $0x01b70f41 // movzwl (%r9), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0xffff20e9; BYTE $0xff // jmp 0x9b50 <k_pack_cols_bf16+0x2e0>
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03f78e0f; WORD $0x0000 // jle 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	WORD $0x8b48; BYTE $0x38 // movq (%rax), %rdi
+	LONG $0x18708b48 // movq 0x18(%rax), %rsi
+	LONG $0x18fe8348 // cmpq $0x18, %rsi
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x01498d0f; WORD $0x0000 // jge 0x9da9 <k_pack_cols_bf16+0x539>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x03cb840f; WORD $0x0000 // je 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x18eb // jmp 0x9c92 <k_pack_cols_bf16+0x422>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x10c08349 // addq $0x10, %r8
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0x03a28d0f; WORD $0x0000 // jge 0xa034 <k_pack_cols_bf16+0x7c4>
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0xc14c0f48 // cmovlq %rcx, %rax
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0xcc7d // jge 0x9c80 <k_pack_cols_bf16+0x410>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x28598b4c // movq 0x28(%rcx), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0xbf7e // jle 0x9c80 <k_pack_cols_bf16+0x410>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x08598b48 // movq 0x8(%rcx), %rbx
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0xfffffffffffeb948; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rcx # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xce // andq %rcx, %r14
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0x247c034c; BYTE $0x30 // addq 0x30(%rsp), %r15
+	QUAD $0x000000009d248d4e // leaq (,%r11,4), %r12
+	WORD $0x1feb // jmp 0x9d0e <k_pack_cols_bf16+0x49e>
+	BYTE $0x90 // nop
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0xa9148942 // movl %edx, (%rcx,%r13,4)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xff728d0f; WORD $0xffff // jge 0x9c80 <k_pack_cols_bf16+0x410>
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	LONG $0x4b0c8d48 // leaq (%rbx,%rcx,2), %rcx
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x1175 // jne 0x9d30 <k_pack_cols_bf16+0x4c0>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0xd774 // je 0x9cff <k_pack_cols_bf16+0x48f>
+	WORD $0x69eb // jmp 0x9d93 <k_pack_cols_bf16+0x523>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x1ceb // jmp 0x9d50 <k_pack_cols_bf16+0x4e0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xaf148943 // movl %edx, (%r15,%r13,4)
+	LONG $0x04c18348 // addq $0x4, %rcx
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x394c; BYTE $0xf5 // cmpq %r14, %rbp
+	WORD $0x3074 // je 0x9d80 <k_pack_cols_bf16+0x510>
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0x067d // jge 0x9d65 <k_pack_cols_bf16+0x4f5>
+	WORD $0xb70f; BYTE $0x29 // movzwl (%rcx), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xaf6c8943; BYTE $0xfc // movl %ebp, -0x4(%r15,%r13,4)
+	LONG $0x016d8d49 // leaq 0x1(%r13), %rbp
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	WORD $0xcd7d // jge 0x9d40 <k_pack_cols_bf16+0x4d0>
+	LONG $0x0251b70f // movzwl 0x2(%rcx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	WORD $0xc4eb // jmp 0x9d40 <k_pack_cols_bf16+0x4d0>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x02c58349 // addq $0x2, %r13
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0xff6c840f; WORD $0xffff // je 0x9cff <k_pack_cols_bf16+0x48f>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	LONG $0xff528d0f; WORD $0xffff // jge 0x9cf0 <k_pack_cols_bf16+0x480>
+	WORD $0xb70f; BYTE $0x11 // movzwl (%rcx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0xffff47e9; BYTE $0xff // jmp 0x9cf0 <k_pack_cols_bf16+0x480>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
+	LONG $0x40478d48 // leaq 0x40(%rdi), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x121c8d48 // leaq (%rdx,%rdx), %rbx
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	LONG $0x07048d4a // leaq (%rdi,%r8), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x3eeb // jmp 0x9e31 <k_pack_cols_bf16+0x5c1>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0001804824448148; BYTE $0x00 // addq $0x180, 0x48(%rsp) # imm = 0x180
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24448348; WORD $0x1040 // addq $0x10, 0x40(%rsp)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0x02038d0f; WORD $0x0000 // jge 0xa034 <k_pack_cols_bf16+0x7c4>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x046f8d48 // leaq 0x4(%rdi), %rbp
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x246c8948; BYTE $0x68 // movq %rbp, 0x68(%rsp)
+	LONG $0xe94c0f48 // cmovlq %rcx, %rbp
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	WORD $0xb37d // jge 0x9e00 <k_pack_cols_bf16+0x590>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
+	LONG $0x0018ba41; WORD $0x0000 // movl $0x18, %r10d
+	LONG $0x0019bb41; WORD $0x0000 // movl $0x19, %r11d
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x337dc2c4; WORD $0xe042 // vpmovzxwd -0x20(%r10), %ymm0
+	LONG $0xf072fdc5; BYTE $0x10 // vpslld $0x10, %ymm0, %ymm0
+	LONG $0x7f7ec1c4; WORD $0xc043 // vmovdqu %ymm0, -0x40(%r11)
+	LONG $0x337dc2c4; WORD $0xf042 // vpmovzxwd -0x10(%r10), %ymm0
+	LONG $0xf072fdc5; BYTE $0x10 // vpslld $0x10, %ymm0, %ymm0
+	LONG $0x7f7ec1c4; WORD $0xe043 // vmovdqu %ymm0, -0x20(%r11)
+	LONG $0x337dc2c4; BYTE $0x02 // vpmovzxwd (%r10), %ymm0
+	LONG $0xf072fdc5; BYTE $0x10 // vpslld $0x10, %ymm0, %ymm0
+	LONG $0x7f7ec1c4; BYTE $0x03 // vmovdqu %ymm0, (%r11)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x60c38349 // addq $0x60, %r11
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	WORD $0xc07c // jl 0x9ea0 <k_pack_cols_bf16+0x630>
+	LONG $0x01248d4f // leaq (%r9,%r8), %r12
+	LONG $0x18568d4d // leaq 0x18(%r14), %r10
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x30c08348 // addq $0x30, %rax
+	LONG $0x185d8d4d // leaq 0x18(%r13), %r11
+	LONG $0x023c8d4e // leaq (%rdx,%r8), %r15
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0x847e // jle 0x9e80 <k_pack_cols_bf16+0x610>
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	LONG $0xfefb840f; WORD $0xffff // je 0x9e00 <k_pack_cols_bf16+0x590>
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	LONG $0xfef28d0f; WORD $0xffff // jge 0x9e00 <k_pack_cols_bf16+0x590>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x28588b4c // movq 0x28(%rax), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfee18e0f; WORD $0xffff // jle 0x9e00 <k_pack_cols_bf16+0x590>
+	LONG $0x360c8d4b // leaq (%r14,%r14), %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x08480348 // addq 0x8(%rax), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0xfffffffffffeb948; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rcx # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x4caf0f48; WORD $0x4024 // imulq 0x40(%rsp), %rcx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	WORD $0x2deb // jmp 0x9f95 <k_pack_cols_bf16+0x725>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
+	LONG $0xb9148946 // movl %r10d, (%rcx,%r15,4)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x24540348; BYTE $0x20 // addq 0x20(%rsp), %rdx
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	LONG $0xfe6b8d0f; WORD $0xffff // jge 0x9e00 <k_pack_cols_bf16+0x590>
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x4caf0f48; WORD $0x1024 // imulq 0x10(%rsp), %rcx
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x490c8d49 // leaq (%r9,%rcx,2), %rcx
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x3375 // jne 0x9fe0 <k_pack_cols_bf16+0x770>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0xc974 // je 0x9f84 <k_pack_cols_bf16+0x714>
+	LONG $0x370c8d4f // leaq (%r15,%r14), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	WORD $0xa97d // jge 0x9f70 <k_pack_cols_bf16+0x700>
+	LONG $0x11b70f44 // movzwl (%rcx), %r10d
+	LONG $0x10e2c141 // shll $0x10, %r10d
+	WORD $0x9feb // jmp 0x9f70 <k_pack_cols_bf16+0x700>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x1eeb // jmp 0xa006 <k_pack_cols_bf16+0x796>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xba548946; BYTE $0x04 // movl %r10d, 0x4(%rdx,%r15,4)
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x02c38349 // addq $0x2, %r11
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	WORD $0xaa74 // je 0x9fb0 <k_pack_cols_bf16+0x740>
+	LONG $0xff4b8d4d // leaq -0x1(%r11), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	WORD $0x087d // jge 0xa020 <k_pack_cols_bf16+0x7b0>
+	LONG $0x21b70f44 // movzwl (%rcx), %r12d
+	LONG $0x10e4c141 // shll $0x10, %r12d
+	LONG $0xba248946 // movl %r12d, (%rdx,%r15,4)
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0xc77d // jge 0x9ff0 <k_pack_cols_bf16+0x780>
+	LONG $0x51b70f44; BYTE $0x02 // movzwl 0x2(%rcx), %r10d
+	LONG $0x10e2c141 // shll $0x10, %r10d
+	WORD $0xbceb // jmp 0x9ff0 <k_pack_cols_bf16+0x780>
+	LONG $0x90c48148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+
+	// pack_cols_pairs
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xb8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb8, %rsp
+	LONG $0x207f8348; BYTE $0x04 // cmpq $0x4, 0x20(%rdi)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x04ae850f; WORD $0x0000 // jne 0xa51f <k_pack_cols_pairs+0x4cf>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x09ec8e0f; WORD $0x0000 // jle 0xaa6a <k_pack_cols_pairs+0xa1a>
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x10488b48 // movq 0x10(%rax), %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x3feac148 // shrq $0x3f, %rdx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0xd148; BYTE $0xfa // sarq %rdx
+	LONG $0xfc728d48 // leaq -0x4(%rdx), %rsi
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
+	LONG $0x18508b4c // movq 0x18(%rax), %r10
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0xfc428d49 // leaq -0x4(%r10), %rax
+	LONG $0xfce08348 // andq $-0x4, %rax
+	QUAD $0x00000010853c8d48 // leaq 0x10(,%rax,4), %rdi
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x000000008d248d4c // leaq (,%rcx,4), %r12
+	LONG $0x09048d48 // leaq (%rcx,%rcx), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	WORD $0x3aeb // jmp 0xa170 <k_pack_cols_pairs+0x120>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448348; WORD $0x4038 // addq $0x40, 0x38(%rsp)
+	LONG $0x24448348; WORD $0x0848 // addq $0x8, 0x48(%rsp)
+	QUAD $0x0000008824ac034c // addq 0x88(%rsp), %r13
+	LONG $0x24448348; WORD $0x1040 // addq $0x10, 0x40(%rsp)
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0x08fa8d0f; WORD $0x0000 // jge 0xaa6a <k_pack_cols_pairs+0xa1a>
+	LONG $0x04588d48 // leaq 0x4(%rax), %rbx
+	QUAD $0x0000009024843b48 // cmpq 0x90(%rsp), %rax
+	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
+	LONG $0xda4f0f48 // cmovgq %rdx, %rbx
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0x1d7d // jge 0xa1b0 <k_pack_cols_pairs+0x160>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x0000ebe9; BYTE $0x00 // jmp 0xa290 <k_pack_cols_pairs+0x240>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0x00c58d0f; WORD $0x0000 // jge 0xa290 <k_pack_cols_pairs+0x240>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x08788b48 // movq 0x8(%rax), %rdi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x2a048d4e // leaq (%rdx,%r13), %r8
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x2beb // jmp 0xa222 <k_pack_cols_pairs+0x1d2>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x24540148; BYTE $0x10 // addq %rdx, 0x10(%rsp)
+	LONG $0x04778d49 // leaq 0x4(%r15), %rsi
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x08c78348 // addq $0x8, %rdi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0x6e7f // jg 0xa290 <k_pack_cols_pairs+0x240>
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x1ceb // jmp 0xa258 <k_pack_cols_pairs+0x208>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x7f7ac1c4; BYTE $0x06 // vmovdqu %xmm0, (%r14)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x02c38349 // addq $0x2, %r11
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	WORD $0xa87d // jge 0xa200 <k_pack_cols_pairs+0x1b0>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc7940f40 // sete %dil
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0x0840; BYTE $0xfa // orb %dil, %dl
+	LONG $0x3379a2c4; WORD $0x2e04 // vpmovzxwd (%rsi,%r13), %xmm0
+	WORD $0xd075 // jne 0xa240 <k_pack_cols_pairs+0x1f0>
+	LONG $0x3379a2c4; WORD $0x060c // vpmovzxwd (%rsi,%r8), %xmm1
+	LONG $0xf172f1c5; BYTE $0x10 // vpslld $0x10, %xmm1, %xmm1
+	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
+	WORD $0xbfeb // jmp 0xa240 <k_pack_cols_pairs+0x1f0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0xfea2840f; WORD $0xffff // je 0xa140 <k_pack_cols_pairs+0xf0>
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0xfe998d0f; WORD $0xffff // jge 0xa140 <k_pack_cols_pairs+0xf0>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x28488b4c // movq 0x28(%rax), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfe878e0f; WORD $0xffff // jle 0xa140 <k_pack_cols_pairs+0xf0>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x08708b48 // movq 0x8(%rax), %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x7e148d4a // leaq (%rsi,%r15,2), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0xff518d49 // leaq -0x1(%r9), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2148; BYTE $0xfa // andq %rdi, %rdx
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x7caf0f48; WORD $0x4024 // imulq 0x40(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x382c8d49 // leaq (%r8,%rdi), %rbp
+	LONG $0x04c58348 // addq $0x4, %rbp
+	QUAD $0x000000008d3c8d4a // leaq (,%r9,4), %rdi
+	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
+	QUAD $0x000000007d348d4e // leaq (,%r15,2), %r14
+	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	WORD $0x38eb // jmp 0xa35b <k_pack_cols_pairs+0x30b>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x3c89; BYTE $0xb0 // movl %edi, (%rax,%rsi,4)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	QUAD $0x000000a824ac0348 // addq 0xa8(%rsp), %rbp
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0xfde58d0f; WORD $0xffff // jge 0xa140 <k_pack_cols_pairs+0xf0>
+	LONG $0x1b348d4b // leaq (%r11,%r11), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	QUAD $0x000000015d3c8d4a // leaq 0x1(,%r11,2), %rdi
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xc14c0f4c // cmovlq %rcx, %r8
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x77348d48 // leaq (%rdi,%rsi,2), %rsi
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x00aa840f; WORD $0x0000 // je 0xa440 <k_pack_cols_pairs+0x3f0>
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
+	LONG $0x00f9840f; WORD $0x0000 // je 0xa4a0 <k_pack_cols_pairs+0x450>
+	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
+	LONG $0x46348d4b // leaq (%r14,%r8,2), %rsi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x1aeb // jmp 0xa3d2 <k_pack_cols_pairs+0x382>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x857c8942; BYTE $0x00 // movl %edi, (%rbp,%r8,4)
+	LONG $0x02c08349 // addq $0x2, %r8
+	LONG $0xfcc18349 // addq $-0x4, %r9
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x4e74 // je 0xa420 <k_pack_cols_pairs+0x3d0>
+	LONG $0x07048d4b // leaq (%r15,%r8), %rax
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x117d // jge 0xa3f4 <k_pack_cols_pairs+0x3a4>
+	LONG $0x04b70f43; BYTE $0x46 // movzwl (%r14,%r8,2), %eax
+	LONG $0x1cb70f46; BYTE $0x46 // movzwl (%rsi,%r8,2), %r11d
+	LONG $0x10e3c141 // shll $0x10, %r11d
+	WORD $0x0941; BYTE $0xc3 // orl %eax, %r11d
+	LONG $0x855c8946; BYTE $0xfc // movl %r11d, -0x4(%rbp,%r8,4)
+	LONG $0x07048d4b // leaq (%r15,%r8), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0xbb7d // jge 0xa3c0 <k_pack_cols_pairs+0x370>
+	LONG $0x44b70f43; WORD $0x0246 // movzwl 0x2(%r14,%r8,2), %eax
+	LONG $0x7cb70f42; WORD $0x0246 // movzwl 0x2(%rsi,%r8,2), %edi
+	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
+	WORD $0xc709 // orl %eax, %edi
+	WORD $0xa8eb // jmp 0xa3c0 <k_pack_cols_pairs+0x370>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0xff06840f; WORD $0xffff // je 0xa344 <k_pack_cols_pairs+0x2f4>
+	WORD $0x6deb // jmp 0xa4ad <k_pack_cols_pairs+0x45d>
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0x00af840f; WORD $0x0000 // je 0xa4fb <k_pack_cols_pairs+0x4ab>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x1eeb // jmp 0xa472 <k_pack_cols_pairs+0x422>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x85748942; BYTE $0x00 // movl %esi, (%rbp,%r8,4)
+	LONG $0x02c08349 // addq $0x2, %r8
+	LONG $0xfcc18349 // addq $-0x4, %r9
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x6e74 // je 0xa4e0 <k_pack_cols_pairs+0x490>
+	LONG $0x07048d4b // leaq (%r15,%r8), %rax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x057d // jge 0xa487 <k_pack_cols_pairs+0x437>
+	LONG $0x3cb70f43; BYTE $0x46 // movzwl (%r14,%r8,2), %edi
+	LONG $0x857c8942; BYTE $0xfc // movl %edi, -0x4(%rbp,%r8,4)
+	LONG $0x07048d4b // leaq (%r15,%r8), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0xc87d // jge 0xa460 <k_pack_cols_pairs+0x410>
+	LONG $0x74b70f43; WORD $0x0246 // movzwl 0x2(%r14,%r8,2), %esi
+	WORD $0xc0eb // jmp 0xa460 <k_pack_cols_pairs+0x410>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0xfe97840f; WORD $0xffff // je 0xa344 <k_pack_cols_pairs+0x2f4>
+	LONG $0x38048d4b // leaq (%r8,%r15), %rax
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0xfe748d0f; WORD $0xffff // jge 0xa330 <k_pack_cols_pairs+0x2e0>
+	WORD $0xb70f; BYTE $0x06 // movzwl (%rsi), %eax
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x7e3cb70f // movzwl (%rsi,%rdi,2), %edi
+	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
+	WORD $0xc709 // orl %eax, %edi
+	LONG $0xfffe5ee9; BYTE $0xff // jmp 0xa330 <k_pack_cols_pairs+0x2e0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0xfe4b840f; WORD $0xffff // je 0xa344 <k_pack_cols_pairs+0x2f4>
+	WORD $0x0deb // jmp 0xa508 <k_pack_cols_pairs+0x4b8>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0xfe3c840f; WORD $0xffff // je 0xa344 <k_pack_cols_pairs+0x2f4>
+	LONG $0x38048d4b // leaq (%r8,%r15), %rax
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0xfe198d0f; WORD $0xffff // jge 0xa330 <k_pack_cols_pairs+0x2e0>
+	WORD $0xb70f; BYTE $0x3e // movzwl (%rsi), %edi
+	LONG $0xfffe11e9; BYTE $0xff // jmp 0xa330 <k_pack_cols_pairs+0x2e0>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x053e8e0f; WORD $0x0000 // jle 0xaa6a <k_pack_cols_pairs+0xa1a>
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x10718b48 // movq 0x10(%rcx), %rsi
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x3fe8c148 // shrq $0x3f, %rax
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x023c8d48 // leaq (%rdx,%rax), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0xd148; BYTE $0xff // sarq %rdi
+	LONG $0xfc478d48 // leaq -0x4(%rdi), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
+	LONG $0x18598b48 // movq 0x18(%rcx), %rbx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0xe8438d48 // leaq -0x18(%rbx), %rax
+	QUAD $0xaaaaaaaaaaabba48; WORD $0xaaaa // movabsq $-0x5555555555555555, %rdx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe2 // mulq %rdx
+	LONG $0x04eac148 // shrq $0x4, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x00000018c5148d48 // leaq 0x18(,%rax,8), %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x60c08348 // addq $0x60, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x00000000b5248d4c // leaq (,%rsi,4), %r12
+	LONG $0x36048d48 // leaq (%rsi,%rsi), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
+	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
+	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
+	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	WORD $0x49eb // jmp 0xa65b <k_pack_cols_pairs+0x60b>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0001806024448148; BYTE $0x00 // addq $0x180, 0x60(%rsp) # imm = 0x180
+	LONG $0x24448348; WORD $0x0870 // addq $0x8, 0x70(%rsp)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0x24448348; WORD $0x1038 // addq $0x10, 0x38(%rsp)
+	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0x040f8d0f; WORD $0x0000 // jge 0xaa6a <k_pack_cols_pairs+0xa1a>
+	LONG $0x04488d4c // leaq 0x4(%rax), %r9
+	QUAD $0x0000008824843b48 // cmpq 0x88(%rsp), %rax
+	QUAD $0x00000098248c894c // movq %r9, 0x98(%rsp)
+	LONG $0xcf4f0f4c // cmovgq %rdi, %r9
+	LONG $0x18fb8348 // cmpq $0x18, %rbx
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0x127d // jge 0xa690 <k_pack_cols_pairs+0x640>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x000131e9; BYTE $0x00 // jmp 0xa7c0 <k_pack_cols_pairs+0x770>
+	BYTE $0x90 // nop
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0x01168d0f; WORD $0x0000 // jge 0xa7c0 <k_pack_cols_pairs+0x770>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x08788b48 // movq 0x8(%rax), %rdi
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0x10048d4e // leaq (%rax,%r10), %r8
+	LONG $0x000018b8; BYTE $0x00 // movl $0x18, %eax
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	WORD $0x2eeb // jmp 0xa702 <k_pack_cols_pairs+0x6b2>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x24140148 // addq %rdx, (%rsp)
+	LONG $0x18478d49 // leaq 0x18(%r15), %rax
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x30c78348 // addq $0x30, %rdi
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0x00be8f0f; WORD $0x0000 // jg 0xa7c0 <k_pack_cols_pairs+0x770>
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x39eb // jmp 0xa752 <k_pack_cols_pairs+0x702>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x7f7ec1c4; WORD $0x0045 // vmovdqu %ymm0, (%r13)
+	LONG $0x337da2c4; WORD $0x1744; BYTE $0xf0 // vpmovzxwd -0x10(%rdi,%r10), %ymm0
+	LONG $0x7f7ec1c4; WORD $0x2045 // vmovdqu %ymm0, 0x20(%r13)
+	LONG $0x337da2c4; WORD $0x1704 // vpmovzxwd (%rdi,%r10), %ymm0
+	LONG $0x7f7ec1c4; WORD $0x4045 // vmovdqu %ymm0, 0x40(%r13)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x60c58349 // addq $0x60, %r13
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	WORD $0x8e7d // jge 0xa6e0 <k_pack_cols_pairs+0x690>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x940f; BYTE $0xc0 // sete %al
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0xc208 // orb %al, %dl
+	LONG $0x337da2c4; WORD $0x1744; BYTE $0xe0 // vpmovzxwd -0x20(%rdi,%r10), %ymm0
+	WORD $0xb775 // jne 0xa720 <k_pack_cols_pairs+0x6d0>
+	LONG $0x337da2c4; WORD $0x074c; BYTE $0xe0 // vpmovzxwd -0x20(%rdi,%r8), %ymm1
+	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x7f7ec1c4; WORD $0x0045 // vmovdqu %ymm0, (%r13)
+	LONG $0x337da2c4; WORD $0x1744; BYTE $0xf0 // vpmovzxwd -0x10(%rdi,%r10), %ymm0
+	LONG $0x337da2c4; WORD $0x074c; BYTE $0xf0 // vpmovzxwd -0x10(%rdi,%r8), %ymm1
+	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x7f7ec1c4; WORD $0x2045 // vmovdqu %ymm0, 0x20(%r13)
+	LONG $0x337da2c4; WORD $0x1704 // vpmovzxwd (%rdi,%r10), %ymm0
+	LONG $0x337da2c4; WORD $0x070c // vpmovzxwd (%rdi,%r8), %ymm1
+	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	WORD $0x86eb // jmp 0xa739 <k_pack_cols_pairs+0x6e9>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0xfe52840f; WORD $0xffff // je 0xa620 <k_pack_cols_pairs+0x5d0>
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	LONG $0xfe498d0f; WORD $0xffff // jge 0xa620 <k_pack_cols_pairs+0x5d0>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x28588b4c // movq 0x28(%rax), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfe378e0f; WORD $0xffff // jle 0xa620 <k_pack_cols_pairs+0x5d0>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	LONG $0x78148d4a // leaq (%rax,%r15,2), %rdx
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	LONG $0xff538d49 // leaq -0x1(%r11), %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xd0 // andq %rdx, %r8
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x172c8d48 // leaq (%rdi,%rdx), %rbp
+	LONG $0x04c58348 // addq $0x4, %rbp
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x7a2c8d4e // leaq (%rdx,%r15,2), %r13
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	WORD $0x2ceb // jmp 0xa87b <k_pack_cols_pairs+0x82b>
+	BYTE $0x90 // nop
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0x0489; BYTE $0xb9 // movl %eax, (%rcx,%rdi,4)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	QUAD $0x000000a024ac0348 // addq 0xa0(%rsp), %rbp
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	LONG $0xfda58d0f; WORD $0xffff // jge 0xa620 <k_pack_cols_pairs+0x5d0>
+	LONG $0x36048d4b // leaq (%r14,%r14), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x0000000175148d4a // leaq 0x1(,%r14,2), %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xde4c0f4c // cmovlq %rsi, %r11
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x42148d48 // leaq (%rdx,%rax,2), %rdx
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x245c894c; BYTE $0x18 // movq %r11, 0x18(%rsp)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x00c2840f; WORD $0x0000 // je 0xa980 <k_pack_cols_pairs+0x930>
+	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
+	LONG $0x0116840f; WORD $0x0000 // je 0xa9e0 <k_pack_cols_pairs+0x990>
+	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x00000000453c8d48 // leaq (,%rax,2), %rdi
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x1beb // jmp 0xa901 <k_pack_cols_pairs+0x8b1>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00954489 // movl %eax, (%rbp,%rdx,4)
+	LONG $0x02c28348 // addq $0x2, %rdx
+	LONG $0xfcc38349 // addq $-0x4, %r11
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0x4f74 // je 0xa950 <k_pack_cols_pairs+0x900>
+	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	WORD $0x127d // jge 0xa924 <k_pack_cols_pairs+0x8d4>
+	LONG $0x4cb70f41; WORD $0x0055 // movzwl (%r13,%rdx,2), %ecx
+	LONG $0x34b70f44; BYTE $0x57 // movzwl (%rdi,%rdx,2), %r14d
+	LONG $0x10e6c141 // shll $0x10, %r14d
+	WORD $0x0941; BYTE $0xce // orl %ecx, %r14d
+	LONG $0x95748944; BYTE $0xfc // movl %r14d, -0x4(%rbp,%rdx,4)
+	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	WORD $0xbb7d // jge 0xa8f0 <k_pack_cols_pairs+0x8a0>
+	LONG $0x4cb70f41; WORD $0x0255 // movzwl 0x2(%r13,%rdx,2), %ecx
+	LONG $0x5744b70f; BYTE $0x02 // movzwl 0x2(%rdi,%rdx,2), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0xc809 // orl %ecx, %eax
+	WORD $0xa9eb // jmp 0xa8f0 <k_pack_cols_pairs+0x8a0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0xfef2840f; WORD $0xffff // je 0xa864 <k_pack_cols_pairs+0x814>
+	LONG $0x00007de9; BYTE $0x00 // jmp 0xa9f4 <k_pack_cols_pairs+0x9a4>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
+	LONG $0x00b3840f; WORD $0x0000 // je 0xaa3f <k_pack_cols_pairs+0x9ef>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x1eeb // jmp 0xa9b1 <k_pack_cols_pairs+0x961>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00954489 // movl %eax, (%rbp,%rdx,4)
+	LONG $0x02c28348 // addq $0x2, %rdx
+	LONG $0xfcc38349 // addq $-0x4, %r11
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0x6f74 // je 0xaa20 <k_pack_cols_pairs+0x9d0>
+	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	WORD $0x067d // jge 0xa9c7 <k_pack_cols_pairs+0x977>
+	LONG $0x7cb70f41; WORD $0x0055 // movzwl (%r13,%rdx,2), %edi
+	LONG $0xfc957c89 // movl %edi, -0x4(%rbp,%rdx,4)
+	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	WORD $0xc97d // jge 0xa9a0 <k_pack_cols_pairs+0x950>
+	LONG $0x44b70f41; WORD $0x0255 // movzwl 0x2(%r13,%rdx,2), %eax
+	WORD $0xc1eb // jmp 0xa9a0 <k_pack_cols_pairs+0x950>
+	BYTE $0x90 // nop
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0xfe70840f; WORD $0xffff // je 0xa864 <k_pack_cols_pairs+0x814>
+	LONG $0x3a0c8d4a // leaq (%rdx,%r15), %rcx
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	LONG $0xfe4d8d0f; WORD $0xffff // jge 0xa850 <k_pack_cols_pairs+0x800>
+	WORD $0xb70f; BYTE $0x0f // movzwl (%rdi), %ecx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4704b70f // movzwl (%rdi,%rax,2), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0xc809 // orl %ecx, %eax
+	LONG $0xfffe37e9; BYTE $0xff // jmp 0xa850 <k_pack_cols_pairs+0x800>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0xfe27840f; WORD $0xffff // je 0xa864 <k_pack_cols_pairs+0x814>
+	WORD $0x14eb // jmp 0xaa53 <k_pack_cols_pairs+0xa03>
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0xfe11840f; WORD $0xffff // je 0xa864 <k_pack_cols_pairs+0x814>
+	LONG $0x3a0c8d4a // leaq (%rdx,%r15), %rcx
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	LONG $0xfdee8d0f; WORD $0xffff // jge 0xa850 <k_pack_cols_pairs+0x800>
+	WORD $0xb70f; BYTE $0x07 // movzwl (%rdi), %eax
+	LONG $0xfffde6e9; BYTE $0xff // jmp 0xa850 <k_pack_cols_pairs+0x800>
+	LONG $0xb8c48148; WORD $0x0000; BYTE $0x00 // addq $0xb8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
 	QUAD $0x00000000000000cc; BYTE $0x00 // int3
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0000 // addb %al, (%rax)

@@ -7405,479 +7405,463 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// pack_rows
-	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0a3d8e0f; WORD $0x0000 // jle 0x989a <k_pack_rows+0xa4a>
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0a308e0f; WORD $0x0000 // jle 0x989a <k_pack_rows+0xa4a>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x28ec8148; WORD $0x0001; BYTE $0x00 // subq $0x128, %rsp # imm = 0x128
-	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
-	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x00000000ad048d4c // leaq (,%rbp,4), %r8
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x34c26b49 // imulq $0x34, %r10, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	QUAD $0x00000000d5048d4a // leaq (,%r10,8), %rax
-	LONG $0xd20c8d4b // leaq (%r10,%r10,8), %rcx
-	LONG $0x49348d4c // leaq (%rcx,%rcx,2), %r14
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
-	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x08e1c148 // shlq $0x8, %rcx
-	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
-	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
-	LONG $0x38ca6b49 // imulq $0x38, %r10, %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	QUAD $0x00000000952c8d4e // leaq (,%r10,4), %r13
-	LONG $0x2cca6b49 // imulq $0x2c, %r10, %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x3cca6b49 // imulq $0x3c, %r10, %rcx
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
-	LONG $0x400c8d4b // leaq (%r8,%r8,2), %rcx
-	QUAD $0x00000080248c894c // movq %r9, 0x80(%rsp)
-	LONG $0x493c8d4b // leaq (%r9,%r9,2), %rdi
-	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
-	LONG $0xad7c8d4b; BYTE $0x00 // leaq (%r13,%r13,4), %rdi
-	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
-	LONG $0xed7c8d4b; BYTE $0x00 // leaq (%r13,%r13,8), %rdi
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	LONG $0x6d7c8d4b; BYTE $0x00 // leaq (%r13,%r13,2), %rdi
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
-	LONG $0x0c408d48 // leaq 0xc(%rax), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x0a048d48 // leaq (%rdx,%rcx), %rax
-	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
-	LONG $0xea048d48 // leaq (%rdx,%rbp,8), %rax
-	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
-	LONG $0xaa048d48 // leaq (%rdx,%rbp,4), %rax
-	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
-	QUAD $0x000000982484c748; LONG $0x00000000 // movq $0x0, 0x98(%rsp)
-	WORD $0xff31 // xorl %edi, %edi
-	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
-	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	LONG $0x2414894c // movq %r10, (%rsp)
-	WORD $0x3deb // jmp 0x901b <k_pack_rows+0x1cb>
-	WORD $0x9066 // nop
-	QUAD $0x000000e824bc8b48 // movq 0xe8(%rsp), %rdi
-	LONG $0x40c78348 // addq $0x40, %rdi
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	QUAD $0x000000d824840348 // addq 0xd8(%rsp), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	QUAD $0x0000009824848148; LONG $0x00000100 // addq $0x100, 0x98(%rsp) # imm = 0x100
-	QUAD $0x000000e024b48b48 // movq 0xe0(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	LONG $0x086e8d0f; WORD $0x0000 // jge 0x9889 <k_pack_rows+0xa39>
-	WORD $0x2948; BYTE $0xfe // subq %rdi, %rsi
-	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
-	LONG $0xc64c0f48 // cmovlq %rsi, %rax
-	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	QUAD $0x000000e824bc8948 // movq %rdi, 0xe8(%rsp)
-	LONG $0x011b8d0f; WORD $0x0000 // jge 0x9160 <k_pack_rows+0x310>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x967e // jle 0x8fe0 <k_pack_rows+0x190>
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x1feb // jmp 0x907d <k_pack_rows+0x22d>
-	WORD $0x9066 // nop
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	LONG $0x10c38349 // addq $0x10, %r11
-	QUAD $0x0000010024840348 // addq 0x100(%rsp), %rax
-	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	LONG $0xff638d0f; WORD $0xffff // jge 0x8fe0 <k_pack_rows+0x190>
-	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
-	WORD $0xde7e // jle 0x9060 <k_pack_rows+0x210>
-	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
-	WORD $0x2949; BYTE $0xd9 // subq %rbx, %r9
-	QUAD $0x000000c824bc8b4c // movq 0xc8(%rsp), %r15
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	WORD $0x1feb // jmp 0x90bc <k_pack_rows+0x26c>
-	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x04c48349 // addq $0x4, %r12
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	WORD $0xa474 // je 0x9060 <k_pack_rows+0x210>
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1f7e // jle 0x90e0 <k_pack_rows+0x290>
-	LONG $0x107aa1c4; WORD $0x2204 // vmovss (%rdx,%r12), %xmm0
-	LONG $0x4111fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rcx)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0xde7c // jl 0x90b0 <k_pack_rows+0x260>
-	WORD $0x1beb // jmp 0x90ef <k_pack_rows+0x29f>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x4111fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rcx)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0xc17c // jl 0x90b0 <k_pack_rows+0x260>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x0e7c // jl 0x9107 <k_pack_rows+0x2b7>
-	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
-	LONG $0x107aa1c4; WORD $0x2604 // vmovss (%rsi,%r12), %xmm0
-	LONG $0x4111fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rcx)
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x9e74 // je 0x90b0 <k_pack_rows+0x260>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03f98349 // cmpq $0x3, %r9
-	WORD $0x0e7c // jl 0x912a <k_pack_rows+0x2da>
-	QUAD $0x0000011824b48b48 // movq 0x118(%rsp), %rsi
-	LONG $0x107aa1c4; WORD $0x2604 // vmovss (%rsi,%r12), %xmm0
-	LONG $0x4111fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rcx)
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	LONG $0xff77840f; WORD $0xffff // je 0x90b0 <k_pack_rows+0x260>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04f98349 // cmpq $0x4, %r9
-	LONG $0xff568c0f; WORD $0xffff // jl 0x909d <k_pack_rows+0x24d>
-	QUAD $0x000000f824b48b48 // movq 0xf8(%rsp), %rsi
-	LONG $0x107aa1c4; WORD $0x2604 // vmovss (%rsi,%r12), %xmm0
-	LONG $0xffff43e9; BYTE $0xff // jmp 0x909d <k_pack_rows+0x24d>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0xc2af0f49 // imulq %r10, %rax
-	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
-	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
-	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x1beb // jmp 0x91b1 <k_pack_rows+0x361>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0xfcc18348 // addq $-0x4, %rcx
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	LONG $0xfe2f8d0f; WORD $0xffff // jge 0x8fe0 <k_pack_rows+0x190>
-	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
-	LONG $0x86248d4c // leaq (%rsi,%rax,4), %r12
+	LONG $0xe8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe8, %rsp
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x09608e0f; WORD $0x0000 // jle 0x97ce <k_pack_rows+0x97e>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x09538e0f; WORD $0x0000 // jle 0x97ce <k_pack_rows+0x97e>
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x05e5c148 // shlq $0x5, %rbp
+	LONG $0x34c86b4c // imulq $0x34, %rax, %r9
+	QUAD $0x00000000c50c8d48 // leaq (,%rax,8), %rcx
+	LONG $0x38f06b48 // imulq $0x38, %rax, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	QUAD $0x00000000851c8d4c // leaq (,%rax,4), %r11
+	LONG $0xc0348d48 // leaq (%rax,%rax,8), %rsi
+	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0x2cf06b48 // imulq $0x2c, %rax, %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	QUAD $0x0000010824bc8b48 // movq 0x108(%rsp), %rdi
-	LONG $0xb73c8d4c // leaq (%rdi,%rsi,4), %r15
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
-	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0x016b8c0f; WORD $0x0000 // jl 0x9350 <k_pack_rows+0x500>
-	LONG $0x40578d49 // leaq 0x40(%r15), %rdx
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0x340c8d4d // leaq (%r12,%rsi), %r9
-	QUAD $0x000004008f180f41 // prefetcht0 0x400(%r15)
-	QUAD $0x000400af8c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rbp,4)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x000400378c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rsi)
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	QUAD $0x0004001f8c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rbx)
-	LONG $0x487cd162; WORD $0x0710 // vmovups (%r15), %zmm0
-	LONG $0x487cd162; WORD $0x0c10; BYTE $0xaf // vmovups (%r15,%rbp,4), %zmm1
-	LONG $0x487cd162; WORD $0x1410; BYTE $0xef // vmovups (%r15,%rbp,8), %zmm2
-	LONG $0x487cd162; WORD $0x1c10; BYTE $0x1f // vmovups (%r15,%rbx), %zmm3
-	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	QUAD $0x01341c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r12,%rsi)
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
-	QUAD $0x02041c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r12,%r8)
-	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
-	QUAD $0x03041c19487d9362 // vextractf32x4 $0x3, %zmm3, (%r12,%r8)
-	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x117881c4; WORD $0x940c // vmovups %xmm1, (%r12,%r10,4)
-	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
-	QUAD $0x01040c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r8)
-	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
-	QUAD $0x021c0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r11)
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	QUAD $0x031c0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r12,%r11)
-	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x117881c4; WORD $0xd40c // vmovups %xmm1, (%r12,%r10,8)
-	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
-	QUAD $0x01140c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r10)
-	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
-	QUAD $0x021c0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r11)
-	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
-	QUAD $0x032c0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rbp)
-	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
-	LONG $0x117881c4; WORD $0x3404 // vmovups %xmm0, (%r12,%r14)
-	QUAD $0x01340419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rsi)
-	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
-	QUAD $0x02340419487d9362 // vextractf32x4 $0x2, %zmm0, (%r12,%r14)
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	QUAD $0x03340419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rsi)
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x0000008824bc8348; BYTE $0x20 // cmpq $0x20, 0x88(%rsp)
-	WORD $0x207d // jge 0x9360 <k_pack_rows+0x510>
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x000179e9; BYTE $0x00 // jmp 0x94c4 <k_pack_rows+0x674>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x49148d4c // leaq (%rcx,%rcx,2), %r10
+	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
+	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b4c // movq 0x8(%rdi), %r10
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	QUAD $0x0000008824bc8948 // movq %rdi, 0x88(%rsp)
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x08e7c148 // shlq $0x8, %rdi
+	QUAD $0x000000a024bc8948 // movq %rdi, 0xa0(%rsp)
+	LONG $0x3cf86b48 // imulq $0x3c, %rax, %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	LONG $0x403c8d4b // leaq (%r8,%r8,2), %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0x9b348d4b // leaq (%r11,%r11,4), %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0xdb348d4b // leaq (%r11,%r11,8), %rsi
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x5b348d4b // leaq (%r11,%r11,2), %rsi
+	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
+	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
+	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
+	LONG $0x52348d48 // leaq (%rdx,%rdx,2), %rsi
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x0c498d48 // leaq 0xc(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x000000d824b48948 // movq %rsi, 0xd8(%rsp)
+	LONG $0x320c8d49 // leaq (%r10,%rsi), %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	LONG $0x520c8d49 // leaq (%r10,%rdx,2), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x000000a82494894c // movq %r10, 0xa8(%rsp)
+	LONG $0x120c8d49 // leaq (%r10,%rdx), %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x000180e9; BYTE $0x00 // jmp 0x94dc <k_pack_rows+0x68c>
+	QUAD $0x000000b024bc894c // movq %r15, 0xb0(%rsp)
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0x2404894c // movq %r8, (%rsp)
+	WORD $0x53eb // jmp 0x8ffd <k_pack_rows+0x1ad>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	QUAD $0x000000a0248c0348 // addq 0xa0(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x0000008024848148; LONG $0x00000100 // addq $0x100, 0x80(%rsp) # imm = 0x100
+	QUAD $0x0001007824448148; BYTE $0x00 // addq $0x100, 0x78(%rsp) # imm = 0x100
+	QUAD $0x0001007024448148; BYTE $0x00 // addq $0x100, 0x70(%rsp) # imm = 0x100
+	QUAD $0x000000b024bc8b4c // movq 0xb0(%rsp), %r15
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0x07d18d0f; WORD $0x0000 // jge 0x97ce <k_pack_rows+0x97e>
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0xd74c0f4d // cmovlq %r15, %r10
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	LONG $0x012c8d0f; WORD $0x0000 // jge 0x9160 <k_pack_rows+0x310>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xff738e0f; WORD $0xffff // jle 0x8fb0 <k_pack_rows+0x160>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x31eb // jmp 0x908d <k_pack_rows+0x23d>
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x80b78d49; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r15), %rsi
-	QUAD $0x000000a824b48948 // movq %rsi, 0xa8(%rsp)
-	QUAD $0x000004408f180f41 // prefetcht0 0x440(%r15)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	QUAD $0x00000400b28c180f // prefetcht0 0x400(%rdx,%rsi,4)
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	QUAD $0x000400228c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r12)
-	QUAD $0x000004001a8c180f // prefetcht0 0x400(%rdx,%rbx)
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0x11248d4d // leaq (%r9,%rdx), %r12
-	LONG $0x487cd162; WORD $0x4710; BYTE $0x01 // vmovups 0x40(%r15), %zmm0
-	QUAD $0x01b74c10487cd162 // vmovups 0x40(%r15,%rsi,4), %zmm1
-	QUAD $0x01f75410487cd162 // vmovups 0x40(%r15,%rsi,8), %zmm2
-	QUAD $0x011f5c10487cd162 // vmovups 0x40(%r15,%rbx), %zmm3
-	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1178c1c4; BYTE $0x19 // vmovups %xmm3, (%r9)
-	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
-	QUAD $0x01111c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r9,%rdx)
-	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
-	QUAD $0x02111c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r9,%rdx)
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	QUAD $0x03111c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r9,%rdx)
-	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x1178c1c4; WORD $0x910c // vmovups %xmm1, (%r9,%rdx,4)
-	QUAD $0x01010c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r9,%r8)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x02310c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r9,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x03310c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r9,%rsi)
-	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x1178c1c4; WORD $0xd10c // vmovups %xmm1, (%r9,%rdx,8)
-	QUAD $0x01110c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r9,%r10)
-	QUAD $0x02190c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r9,%r11)
-	QUAD $0x03290c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r9,%rbp)
-	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x1178c1c4; WORD $0x1104 // vmovups %xmm0, (%r9,%rdx)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x01110419487dd362 // vextractf32x4 $0x1, %zmm0, (%r9,%rdx)
-	QUAD $0x02310419487d9362 // vextractf32x4 $0x2, %zmm0, (%r9,%r14)
-	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
-	QUAD $0x03110419487dd362 // vextractf32x4 $0x3, %zmm0, (%r9,%rdx)
-	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
-	QUAD $0x0000008824bc8348; BYTE $0x30 // cmpq $0x30, 0x88(%rsp)
-	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0x00e88d0f; WORD $0x0000 // jge 0x95a4 <k_pack_rows+0x754>
-	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
-	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
-	LONG $0xc69f0f40 // setg %sil
-	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0xc39f0f41 // setg %r11b
-	WORD $0x2041; BYTE $0xf3 // andb %sil, %r11b
-	LONG $0x01fb8041 // cmpb $0x1, %r11b
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0xfc9c850f; WORD $0xffff // jne 0x91a0 <k_pack_rows+0x350>
-	LONG $0x0cc48349 // addq $0xc, %r12
-	WORD $0x16eb // jmp 0x9520 <k_pack_rows+0x6d0>
-	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
 	LONG $0x04c78349 // addq $0x4, %r15
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0xff49; BYTE $0xc9 // decq %r9
-	LONG $0xfc80840f; WORD $0xffff // je 0x91a0 <k_pack_rows+0x350>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1b7e // jle 0x9540 <k_pack_rows+0x6f0>
-	LONG $0x107ac1c4; BYTE $0x07 // vmovss (%r15), %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf4 // vmovss %xmm0, -0xc(%r12)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xd97c // jl 0x9510 <k_pack_rows+0x6c0>
-	WORD $0x18eb // jmp 0x9551 <k_pack_rows+0x701>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	LONG $0x10c58349 // addq $0x10, %r13
+	QUAD $0x000000d0248c8b4c // movq 0xd0(%rsp), %r9
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0xff238d0f; WORD $0xffff // jge 0x8fb0 <k_pack_rows+0x160>
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	WORD $0xcb7e // jle 0x9060 <k_pack_rows+0x210>
+	QUAD $0x0000008824a48b4c // movq 0x88(%rsp), %r12
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0xeaaf0f48 // imulq %rdx, %rbp
+	QUAD $0x0000009024ac0348 // addq 0x90(%rsp), %rbp
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x18eb // jmp 0x90cf <k_pack_rows+0x27f>
+	LONG $0x117ac1c4; BYTE $0x01 // vmovss %xmm0, (%r9)
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x04c58348 // addq $0x4, %rbp
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0x9174 // je 0x9060 <k_pack_rows+0x210>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x1c7e // jle 0x90f0 <k_pack_rows+0x2a0>
+	LONG $0x4510fac5; BYTE $0x00 // vmovss (%rbp), %xmm0
+	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xdb7c // jl 0x90c0 <k_pack_rows+0x270>
+	WORD $0x19eb // jmp 0x9100 <k_pack_rows+0x2b0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf4 // vmovss %xmm0, -0xc(%r12)
+	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xc07c // jl 0x90c0 <k_pack_rows+0x270>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x067c // jl 0x9110 <k_pack_rows+0x2c0>
+	LONG $0x107aa1c4; WORD $0xb104 // vmovss (%rcx,%r14,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xf841 // vmovss %xmm0, -0x8(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xa474 // je 0x90c0 <k_pack_rows+0x270>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x067c // jl 0x912c <k_pack_rows+0x2dc>
+	LONG $0x107aa1c4; WORD $0xb604 // vmovss (%rsi,%r14,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xfc41 // vmovss %xmm0, -0x4(%r9)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x8874 // je 0x90c0 <k_pack_rows+0x270>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xff718c0f; WORD $0xffff // jl 0x90b7 <k_pack_rows+0x267>
+	LONG $0x107aa1c4; WORD $0xb704 // vmovss (%rdi,%r14,4), %xmm0
+	LONG $0xffff66e9; BYTE $0xff // jmp 0x90b7 <k_pack_rows+0x267>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000c824bc894c // movq %r15, 0xc8(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	LONG $0x8e3c8d4c // leaq (%rsi,%rcx,4), %r15
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	WORD $0x1aeb // jmp 0x91a1 <k_pack_rows+0x351>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe0f8d0f; WORD $0xffff // jge 0x8fb0 <k_pack_rows+0x160>
+	LONG $0xb71c8d49 // leaq (%r15,%rsi,4), %rbx
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	QUAD $0x00000090248c034c // addq 0x90(%rsp), %r9
+	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0x01578c0f; WORD $0x0000 // jl 0x9320 <k_pack_rows+0x4d0>
+	LONG $0x11348d4d // leaq (%r9,%rdx), %r14
+	LONG $0x16248d4d // leaq (%r14,%rdx), %r12
+	QUAD $0x0000040089180f41 // prefetcht0 0x400(%r9)
+	QUAD $0x000400118c180f41; BYTE $0x00 // prefetcht0 0x400(%r9,%rdx)
+	QUAD $0x000400328c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r14)
+	QUAD $0x000400228c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r12)
+	LONG $0x487cb162; WORD $0x0410; BYTE $0x32 // vmovups (%rdx,%r14), %zmm0
+	LONG $0x40718d4d // leaq 0x40(%r9), %r14
+	LONG $0x487cb162; WORD $0x0c10; BYTE $0x22 // vmovups (%rdx,%r12), %zmm1
+	LONG $0x03248d4e // leaq (%rbx,%r8), %r12
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0x11 // vmovups (%r9,%rdx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x0b11f8c5 // vmovups %xmm1, (%rbx)
+	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
+	QUAD $0x013b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r15)
+	QUAD $0x022b0c19487df362 // vextractf32x4 $0x2, %zmm1, (%rbx,%rbp)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	QUAD $0x033b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r15)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x0c11f8c5; BYTE $0x83 // vmovups %xmm1, (%rbx,%rax,4)
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	QUAD $0x013b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	QUAD $0x023b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	QUAD $0x033b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r15)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x0c11f8c5; BYTE $0xc3 // vmovups %xmm1, (%rbx,%rax,8)
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x013b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	QUAD $0x023b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r15)
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	QUAD $0x03030c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r8)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	QUAD $0x000000c024848b4c // movq 0xc0(%rsp), %r8
+	LONG $0x1178a1c4; WORD $0x0304 // vmovups %xmm0, (%rbx,%r8)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	QUAD $0x013b0419487db362 // vextractf32x4 $0x1, %zmm0, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	QUAD $0x023b0419487db362 // vextractf32x4 $0x2, %zmm0, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	QUAD $0x033b0419487db362 // vextractf32x4 $0x3, %zmm0, (%rbx,%r15)
+	LONG $0x0010bd41; WORD $0x0000 // movl $0x10, %r13d
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	WORD $0x1f7d // jge 0x9330 <k_pack_rows+0x4e0>
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x0003e0e9; BYTE $0x00 // jmp 0x9700 <k_pack_rows+0x8b0>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0003e0e9; BYTE $0x00 // jmp 0x9708 <k_pack_rows+0x8b8>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x161c8d49 // leaq (%r14,%rdx), %rbx
+	QUAD $0x0000044089180f41 // prefetcht0 0x440(%r9)
+	QUAD $0x000400168c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rdx)
+	LONG $0x132c8d4c // leaq (%rbx,%rdx), %r13
+	QUAD $0x000004001a8c180f // prefetcht0 0x400(%rdx,%rbx)
+	QUAD $0x0004002a8c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r13)
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x1a // vmovups (%rdx,%rbx), %zmm0
+	LONG $0x80b18d4d; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r9), %r14
+	LONG $0x487cb162; WORD $0x0c10; BYTE $0x2a // vmovups (%rdx,%r13), %zmm1
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	LONG $0x487cd162; WORD $0x5110; BYTE $0x01 // vmovups 0x40(%r9), %zmm2
+	QUAD $0x01115c10487cd162 // vmovups 0x40(%r9,%rdx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x1178c1c4; WORD $0x240c // vmovups %xmm1, (%r12)
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	QUAD $0x012c0c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r13)
+	QUAD $0x022c0c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rbp)
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	QUAD $0x032c0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r12,%r13)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x117881c4; WORD $0xbc0c // vmovups %xmm1, (%r12,%r15,4)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	QUAD $0x012c0c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r13)
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	QUAD $0x022c0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r13)
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x032c0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r12,%r13)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x117881c4; WORD $0xfc0c // vmovups %xmm1, (%r12,%r15,8)
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	QUAD $0x012c0c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r13)
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	QUAD $0x022c0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r13)
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	QUAD $0x032c0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r12,%r13)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x117881c4; WORD $0x0404 // vmovups %xmm0, (%r12,%r8)
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	QUAD $0x012c0419487d9362 // vextractf32x4 $0x1, %zmm0, (%r12,%r13)
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	QUAD $0x022c0419487d9362 // vextractf32x4 $0x2, %zmm0, (%r12,%r13)
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	QUAD $0x032c0419487d9362 // vextractf32x4 $0x3, %zmm0, (%r12,%r13)
+	LONG $0x0020bd41; WORD $0x0000 // movl $0x20, %r13d
+	LONG $0x30f88348 // cmpq $0x30, %rax
+	WORD $0x0c7d // jge 0x947c <k_pack_rows+0x62c>
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x000284e9; BYTE $0x00 // jmp 0x9700 <k_pack_rows+0x8b0>
+	LONG $0x16248d4d // leaq (%r14,%rdx), %r12
+	QUAD $0x0000048089180f41 // prefetcht0 0x480(%r9)
+	QUAD $0x000400168c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rdx)
+	LONG $0x142c8d4d // leaq (%r12,%rdx), %r13
+	QUAD $0x000400228c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r12)
+	QUAD $0x0004002a8c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r13)
+	LONG $0x487cb162; WORD $0x0410; BYTE $0x22 // vmovups (%rdx,%r12), %zmm0
+	LONG $0xc0b18d4d; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r9), %r14
+	LONG $0x487cb162; WORD $0x0c10; BYTE $0x2a // vmovups (%rdx,%r13), %zmm1
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x487cd162; WORD $0x5110; BYTE $0x02 // vmovups 0x80(%r9), %zmm2
+	QUAD $0x02115c10487cd162 // vmovups 0x80(%r9,%rdx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x0b11f8c5 // vmovups %xmm1, (%rbx)
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	QUAD $0x012b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r13)
+	QUAD $0x022b0c19487df362 // vextractf32x4 $0x2, %zmm1, (%rbx,%rbp)
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	QUAD $0x032b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x1178a1c4; WORD $0xbb0c // vmovups %xmm1, (%rbx,%r15,4)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	QUAD $0x012b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	QUAD $0x022b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x032b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x1178a1c4; WORD $0xfb0c // vmovups %xmm1, (%rbx,%r15,8)
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	QUAD $0x012b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	QUAD $0x022b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	QUAD $0x032b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x1178a1c4; WORD $0x0304 // vmovups %xmm0, (%rbx,%r8)
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	QUAD $0x012b0419487db362 // vextractf32x4 $0x1, %zmm0, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	QUAD $0x022b0419487db362 // vextractf32x4 $0x2, %zmm0, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	QUAD $0x032b0419487db362 // vextractf32x4 $0x3, %zmm0, (%rbx,%r13)
+	LONG $0x0030bd41; WORD $0x0000 // movl $0x30, %r13d
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	LONG $0xfd528c0f; WORD $0xffff // jl 0x9311 <k_pack_rows+0x4c1>
+	LONG $0x161c8d49 // leaq (%r14,%rdx), %rbx
+	QUAD $0x000004c089180f41 // prefetcht0 0x4c0(%r9)
+	QUAD $0x000400168c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rdx)
+	LONG $0x13348d4c // leaq (%rbx,%rdx), %r14
+	QUAD $0x000004001a8c180f // prefetcht0 0x400(%rdx,%rbx)
+	QUAD $0x000400328c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r14)
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x1a // vmovups (%rdx,%rbx), %zmm0
+	LONG $0x487cd162; WORD $0x4910; BYTE $0x03 // vmovups 0xc0(%r9), %zmm1
+	QUAD $0x03115410487cd162 // vmovups 0xc0(%r9,%rdx), %zmm2
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0x32 // vmovups (%rdx,%r14), %zmm3
+	LONG $0x4874f162; WORD $0xe214 // vunpcklps %zmm2, %zmm1, %zmm4 # zmm4 = zmm1[0],zmm2[0],zmm1[1],zmm2[1],zmm1[4],zmm2[4],zmm1[5],zmm2[5],zmm1[8],zmm2[8],zmm1[9],zmm2[9],zmm1[12],zmm2[12],zmm1[13],zmm2[13]
+	LONG $0x4874f162; WORD $0xca15 // vunpckhps %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[2],zmm2[2],zmm1[3],zmm2[3],zmm1[6],zmm2[6],zmm1[7],zmm2[7],zmm1[10],zmm2[10],zmm1[11],zmm2[11],zmm1[14],zmm2[14],zmm1[15],zmm2[15]
+	LONG $0x487cf162; WORD $0xd314 // vunpcklps %zmm3, %zmm0, %zmm2 # zmm2 = zmm0[0],zmm3[0],zmm0[1],zmm3[1],zmm0[4],zmm3[4],zmm0[5],zmm3[5],zmm0[8],zmm3[8],zmm0[9],zmm3[9],zmm0[12],zmm3[12],zmm0[13],zmm3[13]
+	LONG $0x487cf162; WORD $0xc315 // vunpckhps %zmm3, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm3[2],zmm0[3],zmm3[3],zmm0[6],zmm3[6],zmm0[7],zmm3[7],zmm0[10],zmm3[10],zmm0[11],zmm3[11],zmm0[14],zmm3[14],zmm0[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xda14 // vunpcklpd %zmm2, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm2[0],zmm4[2],zmm2[2],zmm4[4],zmm2[4],zmm4[6],zmm2[6]
+	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	QUAD $0x01041c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r12,%rax)
+	QUAD $0x022c1c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r12,%rbp)
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x03041c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r12,%rax)
+	LONG $0x48ddf162; WORD $0xd215 // vunpckhpd %zmm2, %zmm4, %zmm2 # zmm2 = zmm4[1],zmm2[1],zmm4[3],zmm2[3],zmm4[5],zmm2[5],zmm4[7],zmm2[7]
+	LONG $0x117881c4; WORD $0xbc14 // vmovups %xmm2, (%r12,%r15,4)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x01041419487dd362 // vextractf32x4 $0x1, %zmm2, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	QUAD $0x02041419487dd362 // vextractf32x4 $0x2, %zmm2, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	QUAD $0x03041419487dd362 // vextractf32x4 $0x3, %zmm2, (%r12,%rax)
+	LONG $0x48f5f162; WORD $0xd014 // vunpcklpd %zmm0, %zmm1, %zmm2 # zmm2 = zmm1[0],zmm0[0],zmm1[2],zmm0[2],zmm1[4],zmm0[4],zmm1[6],zmm0[6]
+	LONG $0x117881c4; WORD $0xfc14 // vmovups %xmm2, (%r12,%r15,8)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	QUAD $0x01041419487dd362 // vextractf32x4 $0x1, %zmm2, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	QUAD $0x02041419487dd362 // vextractf32x4 $0x2, %zmm2, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	QUAD $0x03041419487dd362 // vextractf32x4 $0x3, %zmm2, (%r12,%rax)
+	LONG $0x48f5f162; WORD $0xc015 // vunpckhpd %zmm0, %zmm1, %zmm0 # zmm0 = zmm1[1],zmm0[1],zmm1[3],zmm0[3],zmm1[5],zmm0[5],zmm1[7],zmm0[7]
+	LONG $0x117881c4; WORD $0x0404 // vmovups %xmm0, (%r12,%r8)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	QUAD $0x01040419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x02040419487dd362 // vextractf32x4 $0x2, %zmm0, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	QUAD $0x03040419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rax)
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
+	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0xc69f0f41 // setg %r14b
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xc59f0f41 // setg %r13b
+	WORD $0x2045; BYTE $0xf5 // andb %r14b, %r13b
+	LONG $0x01fd8041 // cmpb $0x1, %r13b
+	LONG $0xfa6a850f; WORD $0xffff // jne 0x9190 <k_pack_rows+0x340>
+	LONG $0x0cc38348 // addq $0xc, %rbx
+	WORD $0x14eb // jmp 0x9740 <k_pack_rows+0x8f0>
+	LONG $0x0311fac5 // vmovss %xmm0, (%rbx)
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0xfa50840f; WORD $0xffff // je 0x9190 <k_pack_rows+0x340>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1b7e // jle 0x9760 <k_pack_rows+0x910>
+	LONG $0x107ac1c4; BYTE $0x01 // vmovss (%r9), %xmm0
+	LONG $0x4311fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xbf7c // jl 0x9510 <k_pack_rows+0x6c0>
+	WORD $0xdb7c // jl 0x9730 <k_pack_rows+0x8e0>
+	WORD $0x18eb // jmp 0x976f <k_pack_rows+0x91f>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4311fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xc17c // jl 0x9730 <k_pack_rows+0x8e0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x9561 <k_pack_rows+0x711>
-	LONG $0x107a81c4; WORD $0x0704 // vmovss (%r15,%r8), %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf8 // vmovss %xmm0, -0x8(%r12)
+	WORD $0x067c // jl 0x977f <k_pack_rows+0x92f>
+	LONG $0x107ac1c4; WORD $0x1104 // vmovss (%r9,%rdx), %xmm0
+	LONG $0x4311fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rbx)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xa274 // je 0x9510 <k_pack_rows+0x6c0>
+	WORD $0xa674 // je 0x9730 <k_pack_rows+0x8e0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x067c // jl 0x957e <k_pack_rows+0x72e>
-	LONG $0x107ac1c4; WORD $0x3704 // vmovss (%r15,%rsi), %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xfc // vmovss %xmm0, -0x4(%r12)
+	WORD $0x0e7c // jl 0x97a2 <k_pack_rows+0x952>
+	QUAD $0x000000e024b48b4c // movq 0xe0(%rsp), %r14
+	LONG $0x107a81c4; WORD $0x3104 // vmovss (%r9,%r14), %xmm0
+	LONG $0x4311fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rbx)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x8574 // je 0x9510 <k_pack_rows+0x6c0>
+	WORD $0x8374 // je 0x9730 <k_pack_rows+0x8e0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xff718c0f; WORD $0xffff // jl 0x950a <k_pack_rows+0x6ba>
-	LONG $0x107ac1c4; WORD $0x1f04 // vmovss (%r15,%rbx), %xmm0
-	LONG $0xffff66e9; BYTE $0xff // jmp 0x950a <k_pack_rows+0x6ba>
-	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	LONG $0xc0b78d49; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r15), %rsi
-	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
-	QUAD $0x000004808f180f41 // prefetcht0 0x480(%r15)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
-	QUAD $0x000400b28c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi,4)
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	QUAD $0x000400028c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r8)
-	QUAD $0x0004002a8c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rbp)
-	LONG $0x0c0c8d4f // leaq (%r12,%r9), %r9
-	LONG $0x487cd162; WORD $0x4710; BYTE $0x02 // vmovups 0x80(%r15), %zmm0
-	QUAD $0x02b74c10487cd162 // vmovups 0x80(%r15,%rsi,4), %zmm1
-	QUAD $0x02f75410487cd162 // vmovups 0x80(%r15,%rsi,8), %zmm2
-	QUAD $0x022f5c10487cd162 // vmovups 0x80(%r15,%rbp), %zmm3
-	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	QUAD $0x01141c19487d9362 // vextractf32x4 $0x1, %zmm3, (%r12,%r10)
-	LONG $0x246c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbp
-	QUAD $0x022c1c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r12,%rbp)
-	QUAD $0x03141c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r12,%rdx)
-	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x1178c1c4; WORD $0xb40c // vmovups %xmm1, (%r12,%rsi,4)
-	QUAD $0x011c0c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rbx)
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	QUAD $0x02040c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r8)
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	QUAD $0x03040c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r12,%r8)
-	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x1178c1c4; WORD $0xf40c // vmovups %xmm1, (%r12,%rsi,8)
-	QUAD $0x01340c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r12,%r14)
-	QUAD $0x021c0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r12,%r11)
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
-	QUAD $0x03340c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rsi)
-	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x1178c1c4; WORD $0x3404 // vmovups %xmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	QUAD $0x01340419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rsi)
-	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
-	QUAD $0x021c0419487d9362 // vextractf32x4 $0x2, %zmm0, (%r12,%r11)
-	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
-	QUAD $0x03340419487d9362 // vextractf32x4 $0x3, %zmm0, (%r12,%r14)
-	LONG $0x000030be; BYTE $0x00 // movl $0x30, %esi
-	QUAD $0x0000008824bc8348; BYTE $0x40 // cmpq $0x40, 0x88(%rsp)
-	WORD $0x2d7d // jge 0x972d <k_pack_rows+0x8dd>
-	QUAD $0x000000a024bc8b4c // movq 0xa0(%rsp), %r15
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0xfffdafe9; BYTE $0xff // jmp 0x94dc <k_pack_rows+0x68c>
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	QUAD $0x000004c08f180f41 // prefetcht0 0x4c0(%r15)
-	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	QUAD $0x000400a88c180f41; BYTE $0x00 // prefetcht0 0x400(%r8,%rbp,4)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x000400308c180f41; BYTE $0x00 // prefetcht0 0x400(%r8,%rsi)
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	QUAD $0x000400188c180f41; BYTE $0x00 // prefetcht0 0x400(%r8,%rbx)
-	LONG $0x487cd162; WORD $0x4710; BYTE $0x03 // vmovups 0xc0(%r15), %zmm0
-	QUAD $0x03af4c10487cd162 // vmovups 0xc0(%r15,%rbp,4), %zmm1
-	QUAD $0x03ef5410487cd162 // vmovups 0xc0(%r15,%rbp,8), %zmm2
-	QUAD $0x031f5c10487cd162 // vmovups 0xc0(%r15,%rbx), %zmm3
-	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1178c1c4; BYTE $0x19 // vmovups %xmm3, (%r9)
-	QUAD $0x01111c19487d9362 // vextractf32x4 $0x1, %zmm3, (%r9,%r10)
-	QUAD $0x02191c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r9,%r11)
-	QUAD $0x03211c19487d9362 // vextractf32x4 $0x3, %zmm3, (%r9,%r12)
-	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x117881c4; WORD $0x910c // vmovups %xmm1, (%r9,%r10,4)
-	QUAD $0x01110c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r9,%rdx)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	QUAD $0x02110c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r9,%rdx)
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	QUAD $0x03110c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r9,%rdx)
-	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x117881c4; WORD $0xd10c // vmovups %xmm1, (%r9,%r10,8)
-	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
-	QUAD $0x01110c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r9,%rdx)
-	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
-	QUAD $0x02110c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r9,%rdx)
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	QUAD $0x03110c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r9,%rdx)
-	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x1178c1c4; WORD $0x1104 // vmovups %xmm0, (%r9,%rdx)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x01110419487dd362 // vextractf32x4 $0x1, %zmm0, (%r9,%rdx)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x02310419487dd362 // vextractf32x4 $0x2, %zmm0, (%r9,%rsi)
-	QUAD $0x03310419487d9362 // vextractf32x4 $0x3, %zmm0, (%r9,%r14)
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
-	LONG $0x244c034c; BYTE $0x48 // addq 0x48(%rsp), %r9
-	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0xfffc4ee9; BYTE $0xff // jmp 0x94d7 <k_pack_rows+0x687>
-	LONG $0x28c48148; WORD $0x0001; BYTE $0x00 // addq $0x128, %rsp # imm = 0x128
+	LONG $0xff718c0f; WORD $0xffff // jl 0x972c <k_pack_rows+0x8dc>
+	QUAD $0x000000d824b48b4c // movq 0xd8(%rsp), %r14
+	LONG $0x107a81c4; WORD $0x3104 // vmovss (%r9,%r14), %xmm0
+	LONG $0xffff5ee9; BYTE $0xff // jmp 0x972c <k_pack_rows+0x8dc>
+	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -7886,482 +7870,490 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x9066 // nop
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// pack_rows_f16
-	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0a2e8e0f; WORD $0x0000 // jle 0xa2db <k_pack_rows_f16+0xa3b>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x18ec8148; WORD $0x0001; BYTE $0x00 // subq $0x118, %rsp # imm = 0x118
-	LONG $0x206f8b4c // movq 0x20(%rdi), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x09ff8e0f; WORD $0x0000 // jle 0xa2ca <k_pack_rows_f16+0xa2a>
+	LONG $0xf0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf0, %rsp
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x09cf8e0f; WORD $0x0000 // jle 0xa1dd <k_pack_rows_f16+0x9ed>
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x09c28e0f; WORD $0x0000 // jle 0xa1dd <k_pack_rows_f16+0x9ed>
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x12048d4c // leaq (%rdx,%rdx), %r8
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	LONG $0x34c56b49 // imulq $0x34, %r13, %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
-	LONG $0x38cd6b49 // imulq $0x38, %r13, %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
-	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
-	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x05e5c148 // shlq $0x5, %rbp
+	LONG $0x34c16b49 // imulq $0x34, %r9, %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x00000000cd0c8d4a // leaq (,%r9,8), %rcx
+	LONG $0x38c16b49 // imulq $0x38, %r9, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x000000008d1c8d4e // leaq (,%r9,4), %r11
+	LONG $0xc9348d4b // leaq (%r9,%r9,8), %rsi
+	LONG $0x76048d48 // leaq (%rsi,%rsi,2), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x2cc16b49 // imulq $0x2c, %r9, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
-	LONG $0x086f8b48 // movq 0x8(%rdi), %rbp
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x08e0c148 // shlq $0x8, %rax
-	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
-	LONG $0x2cfd6b49 // imulq $0x2c, %r13, %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x3cfd6b49 // imulq $0x3c, %r13, %rdi
-	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
-	LONG $0x403c8d4b // leaq (%r8,%r8,2), %rdi
-	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	LONG $0x490c8d4f // leaq (%r9,%r9,2), %r9
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0xc00c8d48 // leaq (%rax,%rax,8), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	QUAD $0x000000b82494894c // movq %r10, 0xb8(%rsp)
-	LONG $0x0c4a8d49 // leaq 0xc(%r10), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
-	LONG $0x3d4c8d48; BYTE $0x00 // leaq (%rbp,%rdi), %rcx
-	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
-	QUAD $0x00000000d50c8d48 // leaq (,%rdx,8), %rcx
-	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
-	LONG $0x954c8d48; BYTE $0x00 // leaq (%rbp,%rdx,4), %rcx
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
-	QUAD $0x00000000550c8d48 // leaq (,%rdx,2), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
-	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
-	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
-	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	WORD $0x3aeb // jmp 0x9a68 <k_pack_rows_f16+0x1c8>
-	WORD $0x9066 // nop
-	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
-	LONG $0x40c78348 // addq $0x40, %rdi
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	QUAD $0x000000c0248c0348 // addq 0xc0(%rsp), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	QUAD $0x0000008824ac8348; BYTE $0x80 // subq $-0x80, 0x88(%rsp)
-	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	LONG $0x08628d0f; WORD $0x0000 // jge 0xa2ca <k_pack_rows_f16+0xa2a>
-	WORD $0x2948; BYTE $0xfe // subq %rdi, %rsi
-	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
-	LONG $0xce4c0f48 // cmovlq %rsi, %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
-	LONG $0x013e8d0f; WORD $0x0000 // jge 0x9bd0 <k_pack_rows_f16+0x330>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x997e // jle 0x9a30 <k_pack_rows_f16+0x190>
-	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x21eb // jmp 0x9acd <k_pack_rows_f16+0x22d>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	LONG $0x10c38349 // addq $0x10, %r11
-	QUAD $0x000000f0248c0348 // addq 0xf0(%rsp), %rcx
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0xff638d0f; WORD $0xffff // jge 0x9a30 <k_pack_rows_f16+0x190>
-	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
-	WORD $0xde7e // jle 0x9ab0 <k_pack_rows_f16+0x210>
-	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
-	WORD $0x294c; BYTE $0xf3 // subq %r14, %rbx
-	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	WORD $0x1feb // jmp 0x9b0c <k_pack_rows_f16+0x26c>
-	LONG $0x0711fac5 // vmovss %xmm0, (%rdi)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x02c48349 // addq $0x2, %r12
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	WORD $0xa474 // je 0x9ab0 <k_pack_rows_f16+0x210>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1f7e // jle 0x9b30 <k_pack_rows_f16+0x290>
-	LONG $0x74b70f42; WORD $0x0025 // movzwl (%rbp,%r12), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdi)
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0xd57c // jl 0x9b00 <k_pack_rows_f16+0x260>
-	WORD $0x12eb // jmp 0x9b3f <k_pack_rows_f16+0x29f>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdi)
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0xc17c // jl 0x9b00 <k_pack_rows_f16+0x260>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x167c // jl 0x9b5f <k_pack_rows_f16+0x2bf>
-	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
-	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdi)
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0x9674 // je 0x9b00 <k_pack_rows_f16+0x260>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x167c // jl 0x9b8a <k_pack_rows_f16+0x2ea>
-	QUAD $0x0000010824b48b48 // movq 0x108(%rsp), %rsi
-	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rdi)
-	LONG $0x03fa8349 // cmpq $0x3, %r10
-	LONG $0xff67840f; WORD $0xffff // je 0x9b00 <k_pack_rows_f16+0x260>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	LONG $0xff468c0f; WORD $0xffff // jl 0x9aed <k_pack_rows_f16+0x24d>
-	QUAD $0x000000f824b48b48 // movq 0xf8(%rsp), %rsi
-	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xffff2be9; BYTE $0xff // jmp 0x9aed <k_pack_rows_f16+0x24d>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000e824b48948 // movq %rsi, 0xe8(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
-	LONG $0x8e1c8d4c // leaq (%rsi,%rcx,4), %r11
-	QUAD $0x000000007d0c8d48 // leaq (,%rdi,2), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x245c894c; BYTE $0x18 // movq %r11, 0x18(%rsp)
-	WORD $0x1beb // jmp 0x9c26 <k_pack_rows_f16+0x386>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc18348 // addq $-0x4, %rcx
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	LONG $0xfe0a8d0f; WORD $0xffff // jge 0x9a30 <k_pack_rows_f16+0x190>
-	LONG $0xbb248d4f // leaq (%r11,%r15,4), %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	QUAD $0x0000010024bc8b48 // movq 0x100(%rsp), %rdi
-	LONG $0x77348d4c // leaq (%rdi,%rsi,2), %r14
-	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
-	WORD $0x294c; BYTE $0xff // subq %r15, %rdi
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0x016e8c0f; WORD $0x0000 // jl 0x9dc0 <k_pack_rows_f16+0x520>
-	LONG $0x20568d4d // leaq 0x20(%r14), %r10
-	LONG $0x0c1c8d4f // leaq (%r12,%r9), %r11
-	QUAD $0x000004008e180f41 // prefetcht0 0x400(%r14)
-	QUAD $0x000400568c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rdx,2)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x000400368c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rsi)
-	QUAD $0x000000b024848b4c // movq 0xb0(%rsp), %r8
-	QUAD $0x000400068c180f43; BYTE $0x00 // prefetcht0 0x400(%r14,%r8)
-	LONG $0x487dd262; WORD $0x0613 // vcvtph2ps (%r14), %zmm0
-	LONG $0x487dd262; WORD $0x0c13; BYTE $0x56 // vcvtph2ps (%r14,%rdx,2), %zmm1
-	LONG $0x487dd262; WORD $0x1413; BYTE $0x96 // vcvtph2ps (%r14,%rdx,4), %zmm2
-	LONG $0x487d9262; WORD $0x1c13; BYTE $0x06 // vcvtph2ps (%r14,%r8), %zmm3
-	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
-	QUAD $0x01341c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r12,%rsi)
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	QUAD $0x02341c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x03341c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r12,%rsi)
-	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x117881c4; WORD $0xac0c // vmovups %xmm1, (%r12,%r13,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	QUAD $0x01340c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	QUAD $0x02340c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rsi)
-	QUAD $0x000000e0249c8b48 // movq 0xe0(%rsp), %rbx
-	QUAD $0x031c0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rbx)
-	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x117881c4; WORD $0xec0c // vmovups %xmm1, (%r12,%r13,8)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	QUAD $0x01340c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	QUAD $0x02340c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x03340c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rsi)
-	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x1178c1c4; WORD $0x3404 // vmovups %xmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	QUAD $0x01340419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x02340419487dd362 // vextractf32x4 $0x2, %zmm0, (%r12,%rsi)
-	QUAD $0x000000d824ac8b48 // movq 0xd8(%rsp), %rbp
-	QUAD $0x032c0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rbp)
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
-	LONG $0x20f98349 // cmpq $0x20, %r9
-	WORD $0x277d // jge 0x9dd0 <k_pack_rows_f16+0x530>
-	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	LONG $0x00016fe9; BYTE $0x00 // jmp 0x9f23 <k_pack_rows_f16+0x683>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x00016be9; BYTE $0x00 // jmp 0x9f32 <k_pack_rows_f16+0x692>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x40768d49 // leaq 0x40(%r14), %rsi
+	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
-	QUAD $0x000004208e180f41 // prefetcht0 0x420(%r14)
-	QUAD $0x000400528c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rdx,2)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
-	QUAD $0x000400028c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r8)
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	LONG $0x33248d4d // leaq (%r11,%rsi), %r12
-	LONG $0x487dd262; WORD $0x4613; BYTE $0x01 // vcvtph2ps 0x20(%r14), %zmm0
-	QUAD $0x01564c13487dd262 // vcvtph2ps 0x20(%r14,%rdx,2), %zmm1
-	QUAD $0x01965413487dd262 // vcvtph2ps 0x20(%r14,%rdx,4), %zmm2
-	QUAD $0x01065c13487d9262 // vcvtph2ps 0x20(%r14,%r8), %zmm3
-	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1178c1c4; BYTE $0x1b // vmovups %xmm3, (%r11)
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
-	QUAD $0x01331c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r11,%rsi)
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	QUAD $0x02331c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x03331c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r11,%rsi)
-	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x117881c4; WORD $0xab0c // vmovups %xmm1, (%r11,%r13,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	QUAD $0x01330c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	QUAD $0x02330c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r11,%rsi)
-	QUAD $0x031b0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r11,%rbx)
-	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x117881c4; WORD $0xeb0c // vmovups %xmm1, (%r11,%r13,8)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	QUAD $0x01330c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	QUAD $0x02330c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x03330c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r11,%rsi)
-	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x1178c1c4; WORD $0x3304 // vmovups %xmm0, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	QUAD $0x01330419487dd362 // vextractf32x4 $0x1, %zmm0, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x02330419487dd362 // vextractf32x4 $0x2, %zmm0, (%r11,%rsi)
-	QUAD $0x032b0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r11,%rbp)
-	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
-	LONG $0x30f98349 // cmpq $0x30, %r9
-	LONG $0x01158d0f; WORD $0x0000 // jge 0xa030 <k_pack_rows_f16+0x790>
-	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
-	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
-	LONG $0xc69f0f40 // setg %sil
-	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
-	LONG $0xc29f0f41 // setg %r10b
-	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
-	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	QUAD $0x000000b024948b4c // movq 0xb0(%rsp), %r10
-	LONG $0xfcaf850f; WORD $0xffff // jne 0x9c10 <k_pack_rows_f16+0x370>
-	LONG $0x0cc48349 // addq $0xc, %r12
-	WORD $0x19eb // jmp 0x9f80 <k_pack_rows_f16+0x6e0>
-	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x02c68349 // addq $0x2, %r14
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0xfc90840f; WORD $0xffff // je 0x9c10 <k_pack_rows_f16+0x370>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x2b7e // jle 0x9fb0 <k_pack_rows_f16+0x710>
-	LONG $0x36b70f41 // movzwl (%r14), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x08e6c148 // shlq $0x8, %rsi
+	QUAD $0x000000b024b48948 // movq %rsi, 0xb0(%rsp)
+	LONG $0x3cf16b49 // imulq $0x3c, %r9, %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x40348d4b // leaq (%r8,%r8,2), %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x9b348d4b // leaq (%r11,%r11,4), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0xdb348d4b // leaq (%r11,%r11,8), %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x5b348d4b // leaq (%r11,%r11,2), %rsi
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
+	QUAD $0x000000e824b48948 // movq %rsi, 0xe8(%rsp)
+	LONG $0x52348d48 // leaq (%rdx,%rdx,2), %rsi
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x0c408d48 // leaq 0xc(%rax), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
+	LONG $0x31048d48 // leaq (%rcx,%rsi), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	LONG $0x51048d48 // leaq (%rcx,%rdx,2), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	LONG $0x11048d48 // leaq (%rcx,%rdx), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	QUAD $0x000000c024bc894c // movq %r15, 0xc0(%rsp)
+	LONG $0x242c8948 // movq %rbp, (%rsp)
+	WORD $0x58eb // jmp 0x99aa <k_pack_rows_f16+0x1ba>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x000000b0248c0348 // addq 0xb0(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x0000009024ac8348; BYTE $0x80 // subq $-0x80, 0x90(%rsp)
+	QUAD $0x0000008824ac8348; BYTE $0x80 // subq $-0x80, 0x88(%rsp)
+	QUAD $0x0000008024ac8348; BYTE $0x80 // subq $-0x80, 0x80(%rsp)
+	QUAD $0x000000c024bc8b4c // movq 0xc0(%rsp), %r15
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0x08338d0f; WORD $0x0000 // jge 0xa1dd <k_pack_rows_f16+0x9ed>
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0xd74c0f4d // cmovlq %r15, %r10
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0x710c8d48 // leaq (%rcx,%rsi,2), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
+	LONG $0x015f8d0f; WORD $0x0000 // jge 0x9b40 <k_pack_rows_f16+0x350>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xff768e0f; WORD $0xffff // jle 0x9960 <k_pack_rows_f16+0x170>
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x30eb // jmp 0x9a3f <k_pack_rows_f16+0x24f>
+	BYTE $0x90 // nop
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	LONG $0x10c58349 // addq $0x10, %r13
+	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0xff218d0f; WORD $0xffff // jge 0x9960 <k_pack_rows_f16+0x170>
+	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	WORD $0xcc7e // jle 0x9a10 <k_pack_rows_f16+0x220>
+	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0xeaaf0f48 // imulq %rdx, %rbp
+	QUAD $0x000000a024ac0348 // addq 0xa0(%rsp), %rbp
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x19eb // jmp 0x9a7f <k_pack_rows_f16+0x28f>
+	LONG $0x117ac1c4; BYTE $0x01 // vmovss %xmm0, (%r9)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x02c58348 // addq $0x2, %rbp
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0x9174 // je 0x9a10 <k_pack_rows_f16+0x220>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x2c7e // jle 0x9ab0 <k_pack_rows_f16+0x2c0>
+	LONG $0x45b70f44; BYTE $0x00 // movzwl (%rbp), %r8d
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf4 // vmovss %xmm0, -0xc(%r12)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xd17c // jl 0x9f70 <k_pack_rows_f16+0x6d0>
-	WORD $0x20eb // jmp 0x9fc1 <k_pack_rows_f16+0x721>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xce7c // jl 0x9a70 <k_pack_rows_f16+0x280>
+	WORD $0x1ceb // jmp 0x9ac0 <k_pack_rows_f16+0x2d0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf4 // vmovss %xmm0, -0xc(%r12)
+	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xb07c // jl 0x9a70 <k_pack_rows_f16+0x280>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x127c // jl 0x9adc <k_pack_rows_f16+0x2ec>
+	LONG $0x04b70f46; BYTE $0x71 // movzwl (%rcx,%r14,2), %r8d
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xf841 // vmovss %xmm0, -0x8(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0x8874 // je 0x9a70 <k_pack_rows_f16+0x280>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x127c // jl 0x9b04 <k_pack_rows_f16+0x314>
+	LONG $0x04b70f46; BYTE $0x76 // movzwl (%rsi,%r14,2), %r8d
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xfc41 // vmovss %xmm0, -0x4(%r9)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	LONG $0xff5c840f; WORD $0xffff // je 0x9a70 <k_pack_rows_f16+0x280>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xff448c0f; WORD $0xffff // jl 0x9a66 <k_pack_rows_f16+0x276>
+	LONG $0x04b70f46; BYTE $0x77 // movzwl (%rdi,%r14,2), %r8d
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xffff2de9; BYTE $0xff // jmp 0x9a66 <k_pack_rows_f16+0x276>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000d024bc894c // movq %r15, 0xd0(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	LONG $0x8e3c8d4c // leaq (%rsi,%rcx,4), %r15
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	WORD $0x1feb // jmp 0x9b86 <k_pack_rows_f16+0x396>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	LONG $0xfdda8d0f; WORD $0xffff // jge 0x9960 <k_pack_rows_f16+0x170>
+	LONG $0xb71c8d49 // leaq (%r15,%rsi,4), %rbx
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	QUAD $0x000000a0248c034c // addq 0xa0(%rsp), %r9
+	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0x01628c0f; WORD $0x0000 // jl 0x9d10 <k_pack_rows_f16+0x520>
+	LONG $0x11348d4d // leaq (%r9,%rdx), %r14
+	LONG $0x16248d4d // leaq (%r14,%rdx), %r12
+	QUAD $0x0000040089180f41 // prefetcht0 0x400(%r9)
+	QUAD $0x000400118c180f41; BYTE $0x00 // prefetcht0 0x400(%r9,%rdx)
+	QUAD $0x000400328c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r14)
+	QUAD $0x000400228c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r12)
+	LONG $0x487db262; WORD $0x0413; BYTE $0x32 // vcvtph2ps (%rdx,%r14), %zmm0
+	LONG $0x487db262; WORD $0x0c13; BYTE $0x22 // vcvtph2ps (%rdx,%r12), %zmm1
+	LONG $0x20618d4d // leaq 0x20(%r9), %r12
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x487dd262; WORD $0x1113 // vcvtph2ps (%r9), %zmm2
+	LONG $0x487dd262; WORD $0x1c13; BYTE $0x11 // vcvtph2ps (%r9,%rdx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x0b11f8c5 // vmovups %xmm1, (%rbx)
+	QUAD $0x01030c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r8)
+	QUAD $0x022b0c19487df362 // vextractf32x4 $0x2, %zmm1, (%rbx,%rbp)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	QUAD $0x033b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r15)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x246c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbp
+	LONG $0x0c11f8c5; BYTE $0xab // vmovups %xmm1, (%rbx,%rbp,4)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	QUAD $0x013b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	QUAD $0x023b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	QUAD $0x033b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r15)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x0c11f8c5; BYTE $0xeb // vmovups %xmm1, (%rbx,%rbp,8)
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	QUAD $0x013b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x023b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
+	QUAD $0x033b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r15)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x1178a1c4; WORD $0x3b04 // vmovups %xmm0, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	QUAD $0x013b0419487db362 // vextractf32x4 $0x1, %zmm0, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	QUAD $0x023b0419487db362 // vextractf32x4 $0x2, %zmm0, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	QUAD $0x033b0419487db362 // vextractf32x4 $0x3, %zmm0, (%rbx,%r15)
+	LONG $0x0010bd41; WORD $0x0000 // movl $0x10, %r13d
+	QUAD $0x000000d024bc8b4c // movq 0xd0(%rsp), %r15
+	LONG $0x20ff8349 // cmpq $0x20, %r15
+	WORD $0x2c7d // jge 0x9d20 <k_pack_rows_f16+0x530>
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x0003ede9; BYTE $0x00 // jmp 0xa0f0 <k_pack_rows_f16+0x900>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0003dde9; BYTE $0x00 // jmp 0xa0f5 <k_pack_rows_f16+0x905>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x141c8d49 // leaq (%r12,%rdx), %rbx
+	QUAD $0x0000042089180f41 // prefetcht0 0x420(%r9)
+	QUAD $0x000400148c180f41; BYTE $0x00 // prefetcht0 0x400(%r12,%rdx)
+	LONG $0x13248d4c // leaq (%rbx,%rdx), %r12
+	QUAD $0x000004001a8c180f // prefetcht0 0x400(%rdx,%rbx)
+	QUAD $0x000400228c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r12)
+	LONG $0x487df262; WORD $0x0413; BYTE $0x1a // vcvtph2ps (%rdx,%rbx), %zmm0
+	LONG $0x487db262; WORD $0x0c13; BYTE $0x22 // vcvtph2ps (%rdx,%r12), %zmm1
+	LONG $0x40618d4d // leaq 0x40(%r9), %r12
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	LONG $0x487dd262; WORD $0x5113; BYTE $0x01 // vcvtph2ps 0x20(%r9), %zmm2
+	QUAD $0x01115c13487dd262 // vcvtph2ps 0x20(%r9,%rdx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x1178c1c4; BYTE $0x0e // vmovups %xmm1, (%r14)
+	QUAD $0x01060c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r14,%r8)
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	QUAD $0x022e0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r14,%r13)
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	QUAD $0x032e0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r14,%r13)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x1178c1c4; WORD $0xae0c // vmovups %xmm1, (%r14,%rbp,4)
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	QUAD $0x012e0c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r14,%r13)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	QUAD $0x022e0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r14,%r13)
+	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
+	QUAD $0x032e0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r14,%r13)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x1178c1c4; WORD $0xee0c // vmovups %xmm1, (%r14,%rbp,8)
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	QUAD $0x012e0c19487d9362 // vextractf32x4 $0x1, %zmm1, (%r14,%r13)
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	QUAD $0x022e0c19487d9362 // vextractf32x4 $0x2, %zmm1, (%r14,%r13)
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	QUAD $0x032e0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r14,%r13)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x117881c4; WORD $0x2e04 // vmovups %xmm0, (%r14,%r13)
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x012e0419487d9362 // vextractf32x4 $0x1, %zmm0, (%r14,%r13)
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	QUAD $0x022e0419487d9362 // vextractf32x4 $0x2, %zmm0, (%r14,%r13)
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	QUAD $0x032e0419487d9362 // vextractf32x4 $0x3, %zmm0, (%r14,%r13)
+	LONG $0x0020bd41; WORD $0x0000 // movl $0x20, %r13d
+	LONG $0x30ff8349 // cmpq $0x30, %r15
+	WORD $0x0c7d // jge 0x9e6d <k_pack_rows_f16+0x67d>
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x000283e9; BYTE $0x00 // jmp 0xa0f0 <k_pack_rows_f16+0x900>
+	LONG $0x14348d4d // leaq (%r12,%rdx), %r14
+	QUAD $0x0000044089180f41 // prefetcht0 0x440(%r9)
+	QUAD $0x000400148c180f41; BYTE $0x00 // prefetcht0 0x400(%r12,%rdx)
+	LONG $0x16248d4d // leaq (%r14,%rdx), %r12
+	QUAD $0x000400328c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r14)
+	QUAD $0x000400228c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r12)
+	LONG $0x487db262; WORD $0x0413; BYTE $0x32 // vcvtph2ps (%rdx,%r14), %zmm0
+	LONG $0x487db262; WORD $0x0c13; BYTE $0x22 // vcvtph2ps (%rdx,%r12), %zmm1
+	LONG $0x60618d4d // leaq 0x60(%r9), %r12
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x487dd262; WORD $0x5113; BYTE $0x02 // vcvtph2ps 0x40(%r9), %zmm2
+	QUAD $0x02115c13487dd262 // vcvtph2ps 0x40(%r9,%rdx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x0b11f8c5 // vmovups %xmm1, (%rbx)
+	QUAD $0x01030c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r8)
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	QUAD $0x022b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	QUAD $0x032b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x0c11f8c5; BYTE $0xab // vmovups %xmm1, (%rbx,%rbp,4)
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	QUAD $0x012b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	QUAD $0x022b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
+	QUAD $0x032b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x0c11f8c5; BYTE $0xeb // vmovups %xmm1, (%rbx,%rbp,8)
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	QUAD $0x012b0c19487db362 // vextractf32x4 $0x1, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	QUAD $0x022b0c19487db362 // vextractf32x4 $0x2, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	QUAD $0x032b0c19487db362 // vextractf32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x1178a1c4; WORD $0x2b04 // vmovups %xmm0, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x012b0419487db362 // vextractf32x4 $0x1, %zmm0, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	QUAD $0x022b0419487db362 // vextractf32x4 $0x2, %zmm0, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	QUAD $0x032b0419487db362 // vextractf32x4 $0x3, %zmm0, (%rbx,%r13)
+	LONG $0x0030bd41; WORD $0x0000 // movl $0x30, %r13d
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0xfd448c0f; WORD $0xffff // jl 0x9cf4 <k_pack_rows_f16+0x504>
+	LONG $0x141c8d49 // leaq (%r12,%rdx), %rbx
+	QUAD $0x0000046089180f41 // prefetcht0 0x460(%r9)
+	QUAD $0x000400148c180f41; BYTE $0x00 // prefetcht0 0x400(%r12,%rdx)
+	LONG $0x13248d4c // leaq (%rbx,%rdx), %r12
+	QUAD $0x000004001a8c180f // prefetcht0 0x400(%rdx,%rbx)
+	QUAD $0x000400228c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r12)
+	LONG $0x487df262; WORD $0x0413; BYTE $0x1a // vcvtph2ps (%rdx,%rbx), %zmm0
+	LONG $0x487dd262; WORD $0x4913; BYTE $0x03 // vcvtph2ps 0x60(%r9), %zmm1
+	QUAD $0x03115413487dd262 // vcvtph2ps 0x60(%r9,%rdx), %zmm2
+	LONG $0x487db262; WORD $0x1c13; BYTE $0x22 // vcvtph2ps (%rdx,%r12), %zmm3
+	LONG $0x4874f162; WORD $0xe214 // vunpcklps %zmm2, %zmm1, %zmm4 # zmm4 = zmm1[0],zmm2[0],zmm1[1],zmm2[1],zmm1[4],zmm2[4],zmm1[5],zmm2[5],zmm1[8],zmm2[8],zmm1[9],zmm2[9],zmm1[12],zmm2[12],zmm1[13],zmm2[13]
+	LONG $0x4874f162; WORD $0xca15 // vunpckhps %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[2],zmm2[2],zmm1[3],zmm2[3],zmm1[6],zmm2[6],zmm1[7],zmm2[7],zmm1[10],zmm2[10],zmm1[11],zmm2[11],zmm1[14],zmm2[14],zmm1[15],zmm2[15]
+	LONG $0x487cf162; WORD $0xd314 // vunpcklps %zmm3, %zmm0, %zmm2 # zmm2 = zmm0[0],zmm3[0],zmm0[1],zmm3[1],zmm0[4],zmm3[4],zmm0[5],zmm3[5],zmm0[8],zmm3[8],zmm0[9],zmm3[9],zmm0[12],zmm3[12],zmm0[13],zmm3[13]
+	LONG $0x487cf162; WORD $0xc315 // vunpckhps %zmm3, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm3[2],zmm0[3],zmm3[3],zmm0[6],zmm3[6],zmm0[7],zmm3[7],zmm0[10],zmm3[10],zmm0[11],zmm3[11],zmm0[14],zmm3[14],zmm0[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xda14 // vunpcklpd %zmm2, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm2[0],zmm4[2],zmm2[2],zmm4[4],zmm2[4],zmm4[6],zmm2[6]
+	LONG $0x1178c1c4; BYTE $0x1e // vmovups %xmm3, (%r14)
+	QUAD $0x01061c19487d9362 // vextractf32x4 $0x1, %zmm3, (%r14,%r8)
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	QUAD $0x023e1c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r14,%r15)
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	QUAD $0x031e1c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r14,%rbx)
+	LONG $0x48ddf162; WORD $0xd215 // vunpckhpd %zmm2, %zmm4, %zmm2 # zmm2 = zmm4[1],zmm2[1],zmm4[3],zmm2[3],zmm4[5],zmm2[5],zmm4[7],zmm2[7]
+	LONG $0x1178c1c4; WORD $0xae14 // vmovups %xmm2, (%r14,%rbp,4)
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	QUAD $0x011e1419487dd362 // vextractf32x4 $0x1, %zmm2, (%r14,%rbx)
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	QUAD $0x021e1419487dd362 // vextractf32x4 $0x2, %zmm2, (%r14,%rbx)
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	QUAD $0x031e1419487dd362 // vextractf32x4 $0x3, %zmm2, (%r14,%rbx)
+	LONG $0x48f5f162; WORD $0xd014 // vunpcklpd %zmm0, %zmm1, %zmm2 # zmm2 = zmm1[0],zmm0[0],zmm1[2],zmm0[2],zmm1[4],zmm0[4],zmm1[6],zmm0[6]
+	LONG $0x1178c1c4; WORD $0xee14 // vmovups %xmm2, (%r14,%rbp,8)
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	QUAD $0x011e1419487dd362 // vextractf32x4 $0x1, %zmm2, (%r14,%rbx)
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	QUAD $0x021e1419487dd362 // vextractf32x4 $0x2, %zmm2, (%r14,%rbx)
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	QUAD $0x031e1419487dd362 // vextractf32x4 $0x3, %zmm2, (%r14,%rbx)
+	LONG $0x48f5f162; WORD $0xc015 // vunpckhpd %zmm0, %zmm1, %zmm0 # zmm0 = zmm1[1],zmm0[1],zmm1[3],zmm0[3],zmm1[5],zmm0[5],zmm1[7],zmm0[7]
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x1178c1c4; WORD $0x1e04 // vmovups %xmm0, (%r14,%rbx)
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	QUAD $0x011e0419487dd362 // vextractf32x4 $0x1, %zmm0, (%r14,%rbx)
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	QUAD $0x021e0419487dd362 // vextractf32x4 $0x2, %zmm0, (%r14,%rbx)
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	QUAD $0x031e0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r14,%rbx)
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0x2474034c; BYTE $0x48 // addq 0x48(%rsp), %r14
+	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	WORD $0x9066 // nop
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0xc69f0f41 // setg %r14b
+	LONG $0x24743948; BYTE $0x70 // cmpq %rsi, 0x70(%rsp)
+	LONG $0xc59f0f41 // setg %r13b
+	WORD $0x2045; BYTE $0xf5 // andb %r14b, %r13b
+	LONG $0x01fd8041 // cmpb $0x1, %r13b
+	LONG $0xfa5b850f; WORD $0xffff // jne 0x9b70 <k_pack_rows_f16+0x380>
+	LONG $0x0cc38348 // addq $0xc, %rbx
+	WORD $0x15eb // jmp 0xa130 <k_pack_rows_f16+0x940>
+	LONG $0x0311fac5 // vmovss %xmm0, (%rbx)
+	BYTE $0x90 // nop
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0xfa40840f; WORD $0xffff // je 0x9b70 <k_pack_rows_f16+0x380>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1b7e // jle 0xa150 <k_pack_rows_f16+0x960>
+	LONG $0x31b70f45 // movzwl (%r9), %r14d
+	LONG $0x6e79c1c4; BYTE $0xc6 // vmovd %r14d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4311fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xaf7c // jl 0x9f70 <k_pack_rows_f16+0x6d0>
+	WORD $0xd27c // jl 0xa120 <k_pack_rows_f16+0x930>
+	WORD $0x0feb // jmp 0xa15f <k_pack_rows_f16+0x96f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4311fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xc17c // jl 0xa120 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0e7c // jl 0x9fd9 <k_pack_rows_f16+0x739>
-	LONG $0x34b70f43; BYTE $0x06 // movzwl (%r14,%r8), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	WORD $0x0f7c // jl 0xa178 <k_pack_rows_f16+0x988>
+	LONG $0x34b70f45; BYTE $0x11 // movzwl (%r9,%rdx), %r14d
+	LONG $0x6e79c1c4; BYTE $0xc6 // vmovd %r14d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xf8 // vmovss %xmm0, -0x8(%r12)
+	LONG $0x4311fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rbx)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x8a74 // je 0x9f70 <k_pack_rows_f16+0x6d0>
+	WORD $0x9d74 // je 0xa120 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0e7c // jl 0x9ffe <k_pack_rows_f16+0x75e>
-	LONG $0x34b70f43; BYTE $0x0e // movzwl (%r14,%r9), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	WORD $0x177c // jl 0xa1a4 <k_pack_rows_f16+0x9b4>
+	QUAD $0x000000e824b48b4c // movq 0xe8(%rsp), %r14
+	LONG $0x34b70f47; BYTE $0x31 // movzwl (%r9,%r14), %r14d
+	LONG $0x6e79c1c4; BYTE $0xc6 // vmovd %r14d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0xfc // vmovss %xmm0, -0x4(%r12)
+	LONG $0x4311fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rbx)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xff61840f; WORD $0xffff // je 0x9f70 <k_pack_rows_f16+0x6d0>
+	LONG $0xff6d840f; WORD $0xffff // je 0xa120 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xff4a8c0f; WORD $0xffff // jl 0x9f67 <k_pack_rows_f16+0x6c7>
-	LONG $0x34b70f43; BYTE $0x16 // movzwl (%r14,%r10), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0xff5a8c0f; WORD $0xffff // jl 0xa11b <k_pack_rows_f16+0x92b>
+	QUAD $0x000000e024b48b4c // movq 0xe0(%rsp), %r14
+	LONG $0x34b70f47; BYTE $0x31 // movzwl (%r9,%r14), %r14d
+	LONG $0x6e79c1c4; BYTE $0xc6 // vmovd %r14d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xffff37e9; BYTE $0xff // jmp 0x9f67 <k_pack_rows_f16+0x6c7>
-	LONG $0x60768d49 // leaq 0x60(%r14), %rsi
-	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
-	QUAD $0x000004408e180f41 // prefetcht0 0x440(%r14)
-	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
-	QUAD $0x000400528c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rdx,2)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
-	QUAD $0x000400028c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r8)
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	LONG $0x341c8d4d // leaq (%r12,%rsi), %r11
-	LONG $0x487dd262; WORD $0x4613; BYTE $0x02 // vcvtph2ps 0x40(%r14), %zmm0
-	QUAD $0x02564c13487dd262 // vcvtph2ps 0x40(%r14,%rdx,2), %zmm1
-	QUAD $0x02965413487dd262 // vcvtph2ps 0x40(%r14,%rdx,4), %zmm2
-	QUAD $0x02065c13487d9262 // vcvtph2ps 0x40(%r14,%r8), %zmm3
-	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
-	QUAD $0x01341c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r12,%rsi)
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	QUAD $0x02141c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r12,%r10)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x03341c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r12,%rsi)
-	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x117881c4; WORD $0xac0c // vmovups %xmm1, (%r12,%r13,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	QUAD $0x01340c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	QUAD $0x02340c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rsi)
-	QUAD $0x031c0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rbx)
-	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x117881c4; WORD $0xec0c // vmovups %xmm1, (%r12,%r13,8)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	QUAD $0x01340c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	QUAD $0x02340c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x03340c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rsi)
-	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x1178c1c4; WORD $0x3404 // vmovups %xmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	QUAD $0x01340419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x02340419487dd362 // vextractf32x4 $0x2, %zmm0, (%r12,%rsi)
-	QUAD $0x032c0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rbp)
-	LONG $0x000030be; BYTE $0x00 // movl $0x30, %esi
-	LONG $0x40f98349 // cmpq $0x40, %r9
-	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
-	WORD $0x0d7d // jge 0xa192 <k_pack_rows_f16+0x8f2>
-	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
-	LONG $0xfffc1ae9; BYTE $0xff // jmp 0x9dac <k_pack_rows_f16+0x50c>
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	QUAD $0x000004608e180f41 // prefetcht0 0x460(%r14)
-	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
-	QUAD $0x000400528c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rdx,2)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
-	QUAD $0x000400028c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r8)
-	LONG $0x487dd262; WORD $0x4613; BYTE $0x03 // vcvtph2ps 0x60(%r14), %zmm0
-	QUAD $0x03564c13487dd262 // vcvtph2ps 0x60(%r14,%rdx,2), %zmm1
-	QUAD $0x03965413487dd262 // vcvtph2ps 0x60(%r14,%rdx,4), %zmm2
-	QUAD $0x03065c13487d9262 // vcvtph2ps 0x60(%r14,%r8), %zmm3
-	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1178c1c4; BYTE $0x1b // vmovups %xmm3, (%r11)
-	QUAD $0x01231c19487d9362 // vextractf32x4 $0x1, %zmm3, (%r11,%r12)
-	QUAD $0x020b1c19487d9362 // vextractf32x4 $0x2, %zmm3, (%r11,%r9)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x03331c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r11,%rsi)
-	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x117881c4; WORD $0xab0c // vmovups %xmm1, (%r11,%r13,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	QUAD $0x01330c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	QUAD $0x02330c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r11,%rsi)
-	QUAD $0x031b0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r11,%rbx)
-	LONG $0x48fdf162; WORD $0xca14 // vunpcklpd %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x117881c4; WORD $0xeb0c // vmovups %xmm1, (%r11,%r13,8)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	QUAD $0x01330c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	QUAD $0x02330c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x03330c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r11,%rsi)
-	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x1178c1c4; WORD $0x3304 // vmovups %xmm0, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	QUAD $0x01330419487dd362 // vextractf32x4 $0x1, %zmm0, (%r11,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x02330419487dd362 // vextractf32x4 $0x2, %zmm0, (%r11,%rsi)
-	QUAD $0x032b0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r11,%rbp)
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	LONG $0x245c034c; BYTE $0x70 // addq 0x70(%rsp), %r11
-	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
-	LONG $0xfffae2e9; BYTE $0xff // jmp 0x9dac <k_pack_rows_f16+0x50c>
-	LONG $0x18c48148; WORD $0x0001; BYTE $0x00 // addq $0x118, %rsp # imm = 0x118
+	LONG $0xffff3ee9; BYTE $0xff // jmp 0xa11b <k_pack_rows_f16+0x92b>
+	LONG $0xf0c48148; WORD $0x0000; BYTE $0x00 // addq $0xf0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -8370,499 +8362,493 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0x90 // nop
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// pack_rows_bf16
-	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0a508e0f; WORD $0x0000 // jle 0xad3d <k_pack_rows_bf16+0xa5d>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x18ec8148; WORD $0x0001; BYTE $0x00 // subq $0x118, %rsp # imm = 0x118
-	LONG $0x206f8b4c // movq 0x20(%rdi), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x0a218e0f; WORD $0x0000 // jle 0xad2c <k_pack_rows_bf16+0xa4c>
-	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
-	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x000000006d048d4c // leaq (,%rbp,2), %r8
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	LONG $0x04e2c149 // shlq $0x4, %r10
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	LONG $0x34c56b49 // imulq $0x34, %r13, %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
-	LONG $0x38cd6b49 // imulq $0x38, %r13, %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0xf0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf0, %rsp
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x09df8e0f; WORD $0x0000 // jle 0xabfd <k_pack_rows_bf16+0x9fd>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x09d28e0f; WORD $0x0000 // jle 0xabfd <k_pack_rows_bf16+0x9fd>
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x05e5c148 // shlq $0x5, %rbp
+	LONG $0x34c86b48 // imulq $0x34, %rax, %rcx
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x00000000c50c8d48 // leaq (,%rax,8), %rcx
+	LONG $0x38f06b48 // imulq $0x38, %rax, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	QUAD $0x00000000851c8d4c // leaq (,%rax,4), %r11
+	LONG $0xc0348d48 // leaq (%rax,%rax,8), %rsi
+	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0x2cf06b48 // imulq $0x2c, %rax, %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x08e0c148 // shlq $0x8, %rax
-	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
-	LONG $0x2cfd6b49 // imulq $0x2c, %r13, %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x3cfd6b49 // imulq $0x3c, %r13, %rdi
-	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
-	LONG $0x403c8d4b // leaq (%r8,%r8,2), %rdi
-	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	LONG $0x520c8d4f // leaq (%r10,%r10,2), %r9
-	LONG $0x80148d4c // leaq (%rax,%rax,4), %r10
-	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
-	LONG $0xc0148d4c // leaq (%rax,%rax,8), %r10
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
-	LONG $0x0c498d48 // leaq 0xc(%rcx), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x08e7c148 // shlq $0x8, %rdi
 	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
-	LONG $0x3a0c8d48 // leaq (%rdx,%rdi), %rcx
-	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
-	QUAD $0x00000000ed0c8d48 // leaq (,%rbp,8), %rcx
-	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	LONG $0xaa0c8d48 // leaq (%rdx,%rbp,4), %rcx
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
-	LONG $0x6a0c8d48 // leaq (%rdx,%rbp,2), %rcx
-	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
-	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
-	WORD $0xff31 // xorl %edi, %edi
-	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	LONG $0x242c8948 // movq %rbp, (%rsp)
-	WORD $0x45eb // jmp 0xa4a8 <k_pack_rows_bf16+0x1c8>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
-	LONG $0x40c78348 // addq $0x40, %rdi
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	QUAD $0x000000c0248c0348 // addq 0xc0(%rsp), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	QUAD $0x0000008824ac8348; BYTE $0x80 // subq $-0x80, 0x88(%rsp)
-	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	LONG $0x08848d0f; WORD $0x0000 // jge 0xad2c <k_pack_rows_bf16+0xa4c>
-	WORD $0x2948; BYTE $0xfe // subq %rdi, %rsi
-	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
-	LONG $0xce4c0f48 // cmovlq %rsi, %rcx
+	LONG $0x3cf86b48 // imulq $0x3c, %rax, %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	LONG $0x403c8d4b // leaq (%r8,%r8,2), %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x9b3c8d4b // leaq (%r11,%r11,4), %rdi
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0xdb3c8d4b // leaq (%r11,%r11,8), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x5b3c8d4b // leaq (%r11,%r11,2), %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x123c8d48 // leaq (%rdx,%rdx), %rdi
+	QUAD $0x000000e824bc8948 // movq %rdi, 0xe8(%rsp)
+	LONG $0x523c8d48 // leaq (%rdx,%rdx,2), %rdi
 	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
-	LONG $0x00fe8d0f; WORD $0x0000 // jge 0xa5d0 <k_pack_rows_bf16+0x2f0>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x997e // jle 0xa470 <k_pack_rows_bf16+0x190>
-	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x21eb // jmp 0xa50d <k_pack_rows_bf16+0x22d>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	LONG $0x10c38349 // addq $0x10, %r11
-	QUAD $0x000000e8248c0348 // addq 0xe8(%rsp), %rcx
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0xff638d0f; WORD $0xffff // jge 0xa470 <k_pack_rows_bf16+0x190>
-	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
-	WORD $0xde7e // jle 0xa4f0 <k_pack_rows_bf16+0x210>
-	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
-	WORD $0x294c; BYTE $0xf3 // subq %r14, %rbx
-	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	WORD $0x0feb // jmp 0xa53c <k_pack_rows_bf16+0x25c>
-	WORD $0x3789 // movl %esi, (%rdi)
-	BYTE $0x90 // nop
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x02c48349 // addq $0x2, %r12
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	WORD $0xb474 // je 0xa4f0 <k_pack_rows_bf16+0x210>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1f7e // jle 0xa560 <k_pack_rows_bf16+0x280>
-	LONG $0x34b70f42; BYTE $0x22 // movzwl (%rdx,%r12), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	WORD $0x7789; BYTE $0xf4 // movl %esi, -0xc(%rdi)
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0xde7c // jl 0xa530 <k_pack_rows_bf16+0x250>
-	WORD $0x17eb // jmp 0xa56b <k_pack_rows_bf16+0x28b>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x0c498d48 // leaq 0xc(%rcx), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x000000e024bc8948 // movq %rdi, 0xe0(%rsp)
+	LONG $0x3e0c8d48 // leaq (%rsi,%rdi), %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	LONG $0x560c8d48 // leaq (%rsi,%rdx,2), %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	LONG $0x160c8d48 // leaq (%rsi,%rdx), %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x7789; BYTE $0xf4 // movl %esi, -0xc(%rdi)
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0xc57c // jl 0xa530 <k_pack_rows_bf16+0x250>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x107c // jl 0xa583 <k_pack_rows_bf16+0x2a3>
-	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
-	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	WORD $0x7789; BYTE $0xf8 // movl %esi, -0x8(%rdi)
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0xa474 // je 0xa530 <k_pack_rows_bf16+0x250>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x107c // jl 0xa5a4 <k_pack_rows_bf16+0x2c4>
-	QUAD $0x0000010824b48b48 // movq 0x108(%rsp), %rsi
-	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	WORD $0x7789; BYTE $0xfc // movl %esi, -0x4(%rdi)
-	LONG $0x03fa8349 // cmpq $0x3, %r10
-	WORD $0x8374 // je 0xa530 <k_pack_rows_bf16+0x250>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	LONG $0xff748c0f; WORD $0xffff // jl 0xa52d <k_pack_rows_bf16+0x24d>
-	QUAD $0x000000f024b48b48 // movq 0xf0(%rsp), %rsi
-	LONG $0x34b70f42; BYTE $0x26 // movzwl (%rsi,%r12), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0xffff5fe9; BYTE $0xff // jmp 0xa52d <k_pack_rows_bf16+0x24d>
-	WORD $0x9066 // nop
-	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
-	LONG $0x7a0c8d48 // leaq (%rdx,%rdi,2), %rcx
-	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x000000c024bc894c // movq %r15, 0xc0(%rsp)
+	WORD $0x4deb // jmp 0xa3ad <k_pack_rows_bf16+0x1ad>
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	QUAD $0x000000b024840348 // addq 0xb0(%rsp), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x0000009024ac8348; BYTE $0x80 // subq $-0x80, 0x90(%rsp)
+	QUAD $0x0000008824ac8348; BYTE $0x80 // subq $-0x80, 0x88(%rsp)
+	QUAD $0x0000008024ac8348; BYTE $0x80 // subq $-0x80, 0x80(%rsp)
+	QUAD $0x000000c024bc8b4c // movq 0xc0(%rsp), %r15
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x08508d0f; WORD $0x0000 // jge 0xabfd <k_pack_rows_bf16+0x9fd>
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0xd74c0f4d // cmovlq %r15, %r10
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0x710c8d48 // leaq (%rcx,%rsi,2), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
+	LONG $0x012c8d0f; WORD $0x0000 // jge 0xa510 <k_pack_rows_bf16+0x310>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0xff708e0f; WORD $0xffff // jle 0xa360 <k_pack_rows_bf16+0x160>
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x1aeb // jmp 0xa621 <k_pack_rows_bf16+0x341>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x39eb // jmp 0xa44e <k_pack_rows_bf16+0x24e>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc18348 // addq $-0x4, %rcx
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	LONG $0xfe4f8d0f; WORD $0xffff // jge 0xa470 <k_pack_rows_bf16+0x190>
-	QUAD $0x0000010024b48b48 // movq 0x100(%rsp), %rsi
-	LONG $0xbe248d4e // leaq (%rsi,%r15,4), %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	QUAD $0x000000f824bc8b48 // movq 0xf8(%rsp), %rdi
-	LONG $0x77348d4c // leaq (%rdi,%rsi,2), %r14
-	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
-	WORD $0x294c; BYTE $0xff // subq %r15, %rdi
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0x018b8c0f; WORD $0x0000 // jl 0xa7e0 <k_pack_rows_bf16+0x500>
-	LONG $0x20568d4d // leaq 0x20(%r14), %r10
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	LONG $0x341c8d49 // leaq (%r12,%rsi), %rbx
-	QUAD $0x000004008e180f41 // prefetcht0 0x400(%r14)
-	QUAD $0x0004006e8c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rbp,2)
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	QUAD $0x0004001e8c180f43; BYTE $0x00 // prefetcht0 0x400(%r14,%r11)
-	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
-	QUAD $0x0004000e8c180f43; BYTE $0x00 // prefetcht0 0x400(%r14,%r9)
-	LONG $0x487dd262; WORD $0x0633 // vpmovzxwd (%r14), %zmm0
-	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0x0c33; BYTE $0x6e // vpmovzxwd (%r14,%rbp,2), %zmm1
-	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
-	LONG $0x487dd262; WORD $0x1433; BYTE $0xae // vpmovzxwd (%r14,%rbp,4), %zmm2
-	LONG $0x487d9262; WORD $0x1c33; BYTE $0x0e // vpmovzxwd (%r14,%r9), %zmm3
-	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x7f7ac1c4; WORD $0x241c // vmovdqu %xmm3, (%r12)
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	QUAD $0x01341c39487dd362 // vextracti32x4 $0x1, %zmm3, (%r12,%rsi)
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	QUAD $0x02341c39487dd362 // vextracti32x4 $0x2, %zmm3, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x03341c39487dd362 // vextracti32x4 $0x3, %zmm3, (%r12,%rsi)
-	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x7f7a81c4; WORD $0xac0c // vmovdqu %xmm1, (%r12,%r13,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	QUAD $0x01340c39487dd362 // vextracti32x4 $0x1, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	QUAD $0x02340c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
-	QUAD $0x03340c39487dd362 // vextracti32x4 $0x3, %zmm1, (%r12,%rsi)
-	LONG $0x48fdf162; WORD $0xca6c // vpunpcklqdq %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x7f7a81c4; WORD $0xec0c // vmovdqu %xmm1, (%r12,%r13,8)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	QUAD $0x01340c39487dd362 // vextracti32x4 $0x1, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	QUAD $0x02340c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x03340c39487dd362 // vextracti32x4 $0x3, %zmm1, (%r12,%rsi)
-	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x7f7ac1c4; WORD $0x3404 // vmovdqu %xmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x01340439487dd362 // vextracti32x4 $0x1, %zmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x02340439487dd362 // vextracti32x4 $0x2, %zmm0, (%r12,%rsi)
-	QUAD $0x000000d824ac8b48 // movq 0xd8(%rsp), %rbp
-	QUAD $0x032c0439487dd362 // vextracti32x4 $0x3, %zmm0, (%r12,%rbp)
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
-	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x257d // jge 0xa7f0 <k_pack_rows_bf16+0x510>
-	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x000486e9; BYTE $0x00 // jmp 0xac60 <k_pack_rows_bf16+0x980>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0x000479e9; BYTE $0x00 // jmp 0xac65 <k_pack_rows_bf16+0x985>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0x405e8d4d // leaq 0x40(%r14), %r11
-	QUAD $0x00000098249c894c // movq %r11, 0x98(%rsp)
-	QUAD $0x000004208e180f41 // prefetcht0 0x420(%r14)
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	QUAD $0x0004005a8c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r11,2)
-	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
-	QUAD $0x0004000a8c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r9)
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	LONG $0x33248d4c // leaq (%rbx,%rsi), %r12
-	LONG $0x487dd262; WORD $0x4633; BYTE $0x01 // vpmovzxwd 0x20(%r14), %zmm0
-	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
-	QUAD $0x015e4c33487d9262 // vpmovzxwd 0x20(%r14,%r11,2), %zmm1
-	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
-	QUAD $0x019e5433487d9262 // vpmovzxwd 0x20(%r14,%r11,4), %zmm2
-	QUAD $0x010e5c33487d9262 // vpmovzxwd 0x20(%r14,%r9), %zmm3
-	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1b7ffac5 // vmovdqu %xmm3, (%rbx)
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	QUAD $0x01331c39487df362 // vextracti32x4 $0x1, %zmm3, (%rbx,%rsi)
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	QUAD $0x02331c39487df362 // vextracti32x4 $0x2, %zmm3, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x03331c39487df362 // vextracti32x4 $0x3, %zmm3, (%rbx,%rsi)
-	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x7f7aa1c4; WORD $0xab0c // vmovdqu %xmm1, (%rbx,%r13,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	QUAD $0x01330c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	QUAD $0x02330c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
-	QUAD $0x03330c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rsi)
-	LONG $0x48fdf162; WORD $0xca6c // vpunpcklqdq %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x7f7aa1c4; WORD $0xeb0c // vmovdqu %xmm1, (%rbx,%r13,8)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	QUAD $0x01330c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	QUAD $0x02330c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x03330c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rsi)
-	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x047ffac5; BYTE $0x33 // vmovdqu %xmm0, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x01330439487df362 // vextracti32x4 $0x1, %zmm0, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x02330439487df362 // vextracti32x4 $0x2, %zmm0, (%rbx,%rsi)
-	QUAD $0x032b0439487df362 // vextracti32x4 $0x3, %zmm0, (%rbx,%rbp)
-	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
-	LONG $0x30f88349 // cmpq $0x30, %r8
-	WORD $0x0d7d // jge 0xa966 <k_pack_rows_bf16+0x686>
-	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
-	LONG $0x000186e9; BYTE $0x00 // jmp 0xaaec <k_pack_rows_bf16+0x80c>
-	LONG $0x60768d49 // leaq 0x60(%r14), %rsi
-	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
-	QUAD $0x000004408e180f41 // prefetcht0 0x440(%r14)
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
-	QUAD $0x0004005a8c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r11,2)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	QUAD $0x000400328c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rsi)
-	QUAD $0x0004000a8c180f43; BYTE $0x00 // prefetcht0 0x400(%r10,%r9)
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	LONG $0x341c8d49 // leaq (%r12,%rsi), %rbx
-	LONG $0x487dd262; WORD $0x4633; BYTE $0x02 // vpmovzxwd 0x40(%r14), %zmm0
-	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
-	QUAD $0x025e4c33487d9262 // vpmovzxwd 0x40(%r14,%r11,2), %zmm1
-	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
-	QUAD $0x029e5433487d9262 // vpmovzxwd 0x40(%r14,%r11,4), %zmm2
-	QUAD $0x020e5c33487d9262 // vpmovzxwd 0x40(%r14,%r9), %zmm3
-	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x7f7ac1c4; WORD $0x241c // vmovdqu %xmm3, (%r12)
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	QUAD $0x01341c39487dd362 // vextracti32x4 $0x1, %zmm3, (%r12,%rsi)
-	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
-	QUAD $0x021c1c39487d9362 // vextracti32x4 $0x2, %zmm3, (%r12,%r11)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x03341c39487dd362 // vextracti32x4 $0x3, %zmm3, (%r12,%rsi)
-	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x7f7a81c4; WORD $0xac0c // vmovdqu %xmm1, (%r12,%r13,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	QUAD $0x01340c39487dd362 // vextracti32x4 $0x1, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	QUAD $0x02340c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rsi)
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	QUAD $0x03140c39487d9362 // vextracti32x4 $0x3, %zmm1, (%r12,%r10)
-	LONG $0x48fdf162; WORD $0xca6c // vpunpcklqdq %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x7f7a81c4; WORD $0xec0c // vmovdqu %xmm1, (%r12,%r13,8)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	QUAD $0x01340c39487dd362 // vextracti32x4 $0x1, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	QUAD $0x02340c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x03340c39487dd362 // vextracti32x4 $0x3, %zmm1, (%r12,%rsi)
-	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x7f7ac1c4; WORD $0x3404 // vmovdqu %xmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x01340439487dd362 // vextracti32x4 $0x1, %zmm0, (%r12,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x02340439487dd362 // vextracti32x4 $0x2, %zmm0, (%r12,%rsi)
-	QUAD $0x032c0439487dd362 // vextracti32x4 $0x3, %zmm0, (%r12,%rbp)
-	LONG $0x000030be; BYTE $0x00 // movl $0x30, %esi
-	LONG $0x40f88349 // cmpq $0x40, %r8
-	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
-	WORD $0x197d // jge 0xaafa <k_pack_rows_bf16+0x81a>
-	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x000166e9; BYTE $0x00 // jmp 0xac60 <k_pack_rows_bf16+0x980>
-	QUAD $0x000004608e180f41 // prefetcht0 0x460(%r14)
-	LONG $0x24048b4c // movq (%rsp), %r8
-	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
-	QUAD $0x000400468c180f42; BYTE $0x00 // prefetcht0 0x400(%rsi,%r8,2)
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	QUAD $0x000400168c180f42; BYTE $0x00 // prefetcht0 0x400(%rsi,%r10)
-	QUAD $0x0004000e8c180f42; BYTE $0x00 // prefetcht0 0x400(%rsi,%r9)
-	LONG $0x487dd262; WORD $0x4633; BYTE $0x03 // vpmovzxwd 0x60(%r14), %zmm0
-	QUAD $0x03464c33487d9262 // vpmovzxwd 0x60(%r14,%r8,2), %zmm1
-	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
-	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
-	QUAD $0x03865433487d9262 // vpmovzxwd 0x60(%r14,%r8,4), %zmm2
-	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
-	QUAD $0x030e5c33487d9262 // vpmovzxwd 0x60(%r14,%r9), %zmm3
-	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
-	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
-	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
-	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
-	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
-	LONG $0x1b7ffac5 // vmovdqu %xmm3, (%rbx)
-	QUAD $0x01231c39487db362 // vextracti32x4 $0x1, %zmm3, (%rbx,%r12)
-	QUAD $0x021b1c39487db362 // vextracti32x4 $0x2, %zmm3, (%rbx,%r11)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	QUAD $0x03331c39487df362 // vextracti32x4 $0x3, %zmm3, (%rbx,%rsi)
-	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
-	LONG $0x7f7aa1c4; WORD $0xab0c // vmovdqu %xmm1, (%rbx,%r13,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	QUAD $0x01330c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	QUAD $0x02330c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
-	QUAD $0x03330c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rsi)
-	LONG $0x48fdf162; WORD $0xca6c // vpunpcklqdq %zmm2, %zmm0, %zmm1 # zmm1 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
-	LONG $0x7f7aa1c4; WORD $0xeb0c // vmovdqu %xmm1, (%rbx,%r13,8)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	QUAD $0x01330c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	QUAD $0x02330c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x03330c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rsi)
-	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x047ffac5; BYTE $0x33 // vmovdqu %xmm0, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	QUAD $0x01330439487df362 // vextracti32x4 $0x1, %zmm0, (%rbx,%rsi)
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	QUAD $0x02330439487df362 // vextracti32x4 $0x2, %zmm0, (%rbx,%rsi)
-	QUAD $0x032b0439487df362 // vextracti32x4 $0x3, %zmm0, (%rbx,%rbp)
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	LONG $0x245c0348; BYTE $0x58 // addq 0x58(%rsp), %rbx
-	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
-	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
-	LONG $0xc69f0f40 // setg %sil
-	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
-	LONG $0xc29f0f41 // setg %r10b
-	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
-	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
-	LONG $0xf980850f; WORD $0xffff // jne 0xa610 <k_pack_rows_bf16+0x330>
-	LONG $0x0cc48349 // addq $0xc, %r12
-	WORD $0x1aeb // jmp 0xacb0 <k_pack_rows_bf16+0x9d0>
-	LONG $0x24348941 // movl %esi, (%r12)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x02c68349 // addq $0x2, %r14
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0xf960840f; WORD $0xffff // je 0xa610 <k_pack_rows_bf16+0x330>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1b7e // jle 0xacd0 <k_pack_rows_bf16+0x9f0>
-	LONG $0x36b70f41 // movzwl (%r14), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0x24748941; BYTE $0xf4 // movl %esi, -0xc(%r12)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xd97c // jl 0xaca0 <k_pack_rows_bf16+0x9c0>
-	WORD $0x14eb // jmp 0xacdd <k_pack_rows_bf16+0x9fd>
+	LONG $0xfcc38348 // addq $-0x4, %rbx
+	LONG $0x10c58349 // addq $0x10, %r13
+	QUAD $0x000000d824848b4c // movq 0xd8(%rsp), %r8
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0xff128d0f; WORD $0xffff // jge 0xa360 <k_pack_rows_bf16+0x160>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0xca7e // jle 0xa420 <k_pack_rows_bf16+0x220>
+	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
+	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0xeaaf0f48 // imulq %rdx, %rbp
+	QUAD $0x000000a024ac0348 // addq 0xa0(%rsp), %rbp
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x17eb // jmp 0xa48f <k_pack_rows_bf16+0x28f>
+	WORD $0x8945; BYTE $0x01 // movl %r8d, (%r9)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x02c58348 // addq $0x2, %rbp
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0x9174 // je 0xa420 <k_pack_rows_bf16+0x220>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x1c7e // jle 0xa4b0 <k_pack_rows_bf16+0x2b0>
+	LONG $0x45b70f44; BYTE $0x00 // movzwl (%rbp), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	LONG $0xf4418945 // movl %r8d, -0xc(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xd97c // jl 0xa480 <k_pack_rows_bf16+0x280>
+	WORD $0x14eb // jmp 0xa4bd <k_pack_rows_bf16+0x2bd>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xf4418945 // movl %r8d, -0xc(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xc37c // jl 0xa480 <k_pack_rows_bf16+0x280>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x097c // jl 0xa4cf <k_pack_rows_bf16+0x2cf>
+	LONG $0x04b70f46; BYTE $0x71 // movzwl (%rcx,%r14,2), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	LONG $0xf8418945 // movl %r8d, -0x8(%r9)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	WORD $0xa774 // je 0xa480 <k_pack_rows_bf16+0x280>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x097c // jl 0xa4eb <k_pack_rows_bf16+0x2eb>
+	LONG $0x04b70f46; BYTE $0x76 // movzwl (%rsi,%r14,2), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	LONG $0xfc418945 // movl %r8d, -0x4(%r9)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x8b74 // je 0xa480 <k_pack_rows_bf16+0x280>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xff768c0f; WORD $0xffff // jl 0xa478 <k_pack_rows_bf16+0x278>
+	LONG $0x04b70f46; BYTE $0x77 // movzwl (%rdi,%r14,2), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	LONG $0xffff68e9; BYTE $0xff // jmp 0xa478 <k_pack_rows_bf16+0x278>
+	QUAD $0x000000d024bc894c // movq %r15, 0xd0(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	LONG $0x8e3c8d4c // leaq (%rsi,%rcx,4), %r15
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x24748941; BYTE $0xf4 // movl %esi, -0xc(%r12)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xc37c // jl 0xaca0 <k_pack_rows_bf16+0x9c0>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x087c // jl 0xaced <k_pack_rows_bf16+0xa0d>
-	LONG $0x34b70f43; BYTE $0x06 // movzwl (%r14,%r8), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0x24748941; BYTE $0xf8 // movl %esi, -0x8(%r12)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xa874 // je 0xaca0 <k_pack_rows_bf16+0x9c0>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x087c // jl 0xad08 <k_pack_rows_bf16+0xa28>
-	LONG $0x34b70f43; BYTE $0x1e // movzwl (%r14,%r11), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0x24748941; BYTE $0xfc // movl %esi, -0x4(%r12)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x8d74 // je 0xaca0 <k_pack_rows_bf16+0x9c0>
-	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x243c894c // movq %r15, (%rsp)
+	WORD $0x1eeb // jmp 0xa554 <k_pack_rows_bf16+0x354>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0xfe0c8d0f; WORD $0xffff // jge 0xa360 <k_pack_rows_bf16+0x160>
+	LONG $0xb71c8d49 // leaq (%r15,%rsi,4), %rbx
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	QUAD $0x000000a0248c034c // addq 0xa0(%rsp), %r9
+	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xff778c0f; WORD $0xffff // jl 0xac96 <k_pack_rows_bf16+0x9b6>
-	LONG $0x34b70f43; BYTE $0x0e // movzwl (%r14,%r9), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0xffff6ae9; BYTE $0xff // jmp 0xac96 <k_pack_rows_bf16+0x9b6>
-	LONG $0x18c48148; WORD $0x0001; BYTE $0x00 // addq $0x118, %rsp # imm = 0x118
+	LONG $0x01748c0f; WORD $0x0000 // jl 0xa6f0 <k_pack_rows_bf16+0x4f0>
+	LONG $0x11048d4d // leaq (%r9,%rdx), %r8
+	LONG $0x10348d4d // leaq (%r8,%rdx), %r14
+	QUAD $0x0000040089180f41 // prefetcht0 0x400(%r9)
+	QUAD $0x000400118c180f41; BYTE $0x00 // prefetcht0 0x400(%r9,%rdx)
+	QUAD $0x000400028c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r8)
+	QUAD $0x000400328c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r14)
+	LONG $0x487db262; WORD $0x0433; BYTE $0x02 // vpmovzxwd (%rdx,%r8), %zmm0
+	LONG $0x487db262; WORD $0x0c33; BYTE $0x32 // vpmovzxwd (%rdx,%r14), %zmm1
+	LONG $0x20718d4d // leaq 0x20(%r9), %r14
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	LONG $0x03248d4e // leaq (%rbx,%r8), %r12
+	LONG $0x487dd262; WORD $0x1133 // vpmovzxwd (%r9), %zmm2
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	LONG $0x487dd262; WORD $0x1c33; BYTE $0x11 // vpmovzxwd (%r9,%rdx), %zmm3
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xe362 // vpunpckldq %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487df162; WORD $0xd962 // vpunpckldq %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb6c // vpunpcklqdq %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x0b7ffac5 // vmovdqu %xmm1, (%rbx)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	QUAD $0x01030c39487df362 // vextracti32x4 $0x1, %zmm1, (%rbx,%rax)
+	QUAD $0x022b0c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rbp)
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x03030c39487df362 // vextracti32x4 $0x3, %zmm1, (%rbx,%rax)
+	LONG $0x48ddf162; WORD $0xcb6d // vpunpckhqdq %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x0c7ffac5; BYTE $0x83 // vmovdqu %xmm1, (%rbx,%rax,4)
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	QUAD $0x013b0c39487db362 // vextracti32x4 $0x1, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	QUAD $0x023b0c39487db362 // vextracti32x4 $0x2, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	QUAD $0x033b0c39487db362 // vextracti32x4 $0x3, %zmm1, (%rbx,%r15)
+	LONG $0x48edf162; WORD $0xc86c // vpunpcklqdq %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x0c7ffac5; BYTE $0xc3 // vmovdqu %xmm1, (%rbx,%rax,8)
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x013b0c39487db362 // vextracti32x4 $0x1, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	QUAD $0x023b0c39487db362 // vextracti32x4 $0x2, %zmm1, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	QUAD $0x033b0c39487db362 // vextracti32x4 $0x3, %zmm1, (%rbx,%r15)
+	LONG $0x48edf162; WORD $0xc06d // vpunpckhqdq %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x7f7aa1c4; WORD $0x3b04 // vmovdqu %xmm0, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	QUAD $0x013b0439487db362 // vextracti32x4 $0x1, %zmm0, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	QUAD $0x023b0439487db362 // vextracti32x4 $0x2, %zmm0, (%rbx,%r15)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	QUAD $0x033b0439487db362 // vextracti32x4 $0x3, %zmm0, (%rbx,%r15)
+	LONG $0x0010bd41; WORD $0x0000 // movl $0x10, %r13d
+	QUAD $0x000000d024bc8b4c // movq 0xd0(%rsp), %r15
+	LONG $0x20ff8349 // cmpq $0x20, %r15
+	WORD $0x1c7d // jge 0xa700 <k_pack_rows_bf16+0x500>
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0x000178e9; BYTE $0x00 // jmp 0xa867 <k_pack_rows_bf16+0x667>
+	BYTE $0x90 // nop
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x00016ee9; BYTE $0x00 // jmp 0xa86b <k_pack_rows_bf16+0x66b>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x16048d4d // leaq (%r14,%rdx), %r8
+	QUAD $0x0000042089180f41 // prefetcht0 0x420(%r9)
+	QUAD $0x000400168c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rdx)
+	LONG $0x101c8d49 // leaq (%r8,%rdx), %rbx
+	QUAD $0x000400028c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r8)
+	QUAD $0x000004001a8c180f // prefetcht0 0x400(%rdx,%rbx)
+	LONG $0x487db262; WORD $0x0433; BYTE $0x02 // vpmovzxwd (%rdx,%r8), %zmm0
+	LONG $0x487df262; WORD $0x0c33; BYTE $0x1a // vpmovzxwd (%rdx,%rbx), %zmm1
+	LONG $0x40718d4d // leaq 0x40(%r9), %r14
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	LONG $0x041c8d4b // leaq (%r12,%r8), %rbx
+	LONG $0x487dd262; WORD $0x5133; BYTE $0x01 // vpmovzxwd 0x20(%r9), %zmm2
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	QUAD $0x01115c33487dd262 // vpmovzxwd 0x20(%r9,%rdx), %zmm3
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xe362 // vpunpckldq %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487df162; WORD $0xd962 // vpunpckldq %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb6c // vpunpcklqdq %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x7f7ac1c4; WORD $0x240c // vmovdqu %xmm1, (%r12)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	QUAD $0x01040c39487d9362 // vextracti32x4 $0x1, %zmm1, (%r12,%r8)
+	QUAD $0x022c0c39487dd362 // vextracti32x4 $0x2, %zmm1, (%r12,%rbp)
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	QUAD $0x03040c39487d9362 // vextracti32x4 $0x3, %zmm1, (%r12,%r8)
+	LONG $0x48ddf162; WORD $0xcb6d // vpunpckhqdq %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x7f7ac1c4; WORD $0x840c // vmovdqu %xmm1, (%r12,%rax,4)
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	QUAD $0x01040c39487d9362 // vextracti32x4 $0x1, %zmm1, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	QUAD $0x02040c39487d9362 // vextracti32x4 $0x2, %zmm1, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	QUAD $0x03040c39487d9362 // vextracti32x4 $0x3, %zmm1, (%r12,%r8)
+	LONG $0x48edf162; WORD $0xc86c // vpunpcklqdq %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x7f7ac1c4; WORD $0xc40c // vmovdqu %xmm1, (%r12,%rax,8)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	QUAD $0x01040c39487d9362 // vextracti32x4 $0x1, %zmm1, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	QUAD $0x02040c39487d9362 // vextracti32x4 $0x2, %zmm1, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	QUAD $0x03040c39487d9362 // vextracti32x4 $0x3, %zmm1, (%r12,%r8)
+	LONG $0x48edf162; WORD $0xc06d // vpunpckhqdq %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x7f7a81c4; WORD $0x0404 // vmovdqu %xmm0, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	QUAD $0x01040439487d9362 // vextracti32x4 $0x1, %zmm0, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	QUAD $0x02040439487d9362 // vextracti32x4 $0x2, %zmm0, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	QUAD $0x03040439487d9362 // vextracti32x4 $0x3, %zmm0, (%r12,%r8)
+	LONG $0x0020bd41; WORD $0x0000 // movl $0x20, %r13d
+	LONG $0x30ff8349 // cmpq $0x30, %r15
+	LONG $0x00dc8d0f; WORD $0x0000 // jge 0xa940 <k_pack_rows_bf16+0x740>
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0xc09f0f41 // setg %r8b
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xc69f0f41 // setg %r14b
+	WORD $0x2045; BYTE $0xc6 // andb %r8b, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	LONG $0xfcb7850f; WORD $0xffff // jne 0xa540 <k_pack_rows_bf16+0x340>
+	LONG $0x0cc38348 // addq $0xc, %rbx
+	WORD $0x21eb // jmp 0xa8b0 <k_pack_rows_bf16+0x6b0>
+	WORD $0x8944; BYTE $0x03 // movl %r8d, (%rbx)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0xfc90840f; WORD $0xffff // je 0xa540 <k_pack_rows_bf16+0x340>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1b7e // jle 0xa8d0 <k_pack_rows_bf16+0x6d0>
+	LONG $0x01b70f45 // movzwl (%r9), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	LONG $0xf4438944 // movl %r8d, -0xc(%rbx)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xd97c // jl 0xa8a0 <k_pack_rows_bf16+0x6a0>
+	WORD $0x14eb // jmp 0xa8dd <k_pack_rows_bf16+0x6dd>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xf4438944 // movl %r8d, -0xc(%rbx)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xc37c // jl 0xa8a0 <k_pack_rows_bf16+0x6a0>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x097c // jl 0xa8ef <k_pack_rows_bf16+0x6ef>
+	LONG $0x34b70f45; BYTE $0x11 // movzwl (%r9,%rdx), %r14d
+	LONG $0x10e6c141 // shll $0x10, %r14d
+	LONG $0xf8738944 // movl %r14d, -0x8(%rbx)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0xa774 // je 0xa8a0 <k_pack_rows_bf16+0x6a0>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x117c // jl 0xa913 <k_pack_rows_bf16+0x713>
+	QUAD $0x000000e824848b4c // movq 0xe8(%rsp), %r8
+	LONG $0x34b70f47; BYTE $0x01 // movzwl (%r9,%r8), %r14d
+	LONG $0x10e6c141 // shll $0x10, %r14d
+	LONG $0xfc738944 // movl %r14d, -0x4(%rbx)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x8374 // je 0xa8a0 <k_pack_rows_bf16+0x6a0>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xff658c0f; WORD $0xffff // jl 0xa88f <k_pack_rows_bf16+0x68f>
+	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
+	LONG $0x04b70f47; BYTE $0x01 // movzwl (%r9,%r8), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	LONG $0xffff4fe9; BYTE $0xff // jmp 0xa88f <k_pack_rows_bf16+0x68f>
+	LONG $0x16048d4d // leaq (%r14,%rdx), %r8
+	QUAD $0x0000044089180f41 // prefetcht0 0x440(%r9)
+	QUAD $0x000400168c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rdx)
+	LONG $0x10348d4d // leaq (%r8,%rdx), %r14
+	QUAD $0x000400028c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r8)
+	QUAD $0x000400328c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r14)
+	LONG $0x487db262; WORD $0x0433; BYTE $0x02 // vpmovzxwd (%rdx,%r8), %zmm0
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	LONG $0x487db262; WORD $0x0c33; BYTE $0x32 // vpmovzxwd (%rdx,%r14), %zmm1
+	LONG $0x60718d4d // leaq 0x60(%r9), %r14
+	LONG $0x03248d4e // leaq (%rbx,%r8), %r12
+	LONG $0x487dd262; WORD $0x5133; BYTE $0x02 // vpmovzxwd 0x40(%r9), %zmm2
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	QUAD $0x02115c33487dd262 // vpmovzxwd 0x40(%r9,%rdx), %zmm3
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xe362 // vpunpckldq %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487df162; WORD $0xd962 // vpunpckldq %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb6c // vpunpcklqdq %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x0b7ffac5 // vmovdqu %xmm1, (%rbx)
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	QUAD $0x012b0c39487db362 // vextracti32x4 $0x1, %zmm1, (%rbx,%r13)
+	QUAD $0x022b0c39487df362 // vextracti32x4 $0x2, %zmm1, (%rbx,%rbp)
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	QUAD $0x032b0c39487db362 // vextracti32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48ddf162; WORD $0xcb6d // vpunpckhqdq %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x0c7ffac5; BYTE $0x83 // vmovdqu %xmm1, (%rbx,%rax,4)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	QUAD $0x012b0c39487db362 // vextracti32x4 $0x1, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	QUAD $0x022b0c39487db362 // vextracti32x4 $0x2, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x032b0c39487db362 // vextracti32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48edf162; WORD $0xc86c // vpunpcklqdq %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x0c7ffac5; BYTE $0xc3 // vmovdqu %xmm1, (%rbx,%rax,8)
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	QUAD $0x012b0c39487db362 // vextracti32x4 $0x1, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	QUAD $0x022b0c39487db362 // vextracti32x4 $0x2, %zmm1, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	QUAD $0x032b0c39487db362 // vextracti32x4 $0x3, %zmm1, (%rbx,%r13)
+	LONG $0x48edf162; WORD $0xc06d // vpunpckhqdq %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x7f7aa1c4; WORD $0x2b04 // vmovdqu %xmm0, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	QUAD $0x012b0439487db362 // vextracti32x4 $0x1, %zmm0, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	QUAD $0x022b0439487db362 // vextracti32x4 $0x2, %zmm0, (%rbx,%r13)
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	QUAD $0x032b0439487db362 // vextracti32x4 $0x3, %zmm0, (%rbx,%r13)
+	LONG $0x0030bd41; WORD $0x0000 // movl $0x30, %r13d
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	LONG $0xfc438c0f; WORD $0xffff // jl 0xa6e4 <k_pack_rows_bf16+0x4e4>
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x16048d4d // leaq (%r14,%rdx), %r8
+	QUAD $0x0000046089180f41 // prefetcht0 0x460(%r9)
+	QUAD $0x000400168c180f41; BYTE $0x00 // prefetcht0 0x400(%r14,%rdx)
+	LONG $0x101c8d49 // leaq (%r8,%rdx), %rbx
+	QUAD $0x000400028c180f42; BYTE $0x00 // prefetcht0 0x400(%rdx,%r8)
+	QUAD $0x000004001a8c180f // prefetcht0 0x400(%rdx,%rbx)
+	LONG $0x487db262; WORD $0x0433; BYTE $0x02 // vpmovzxwd (%rdx,%r8), %zmm0
+	LONG $0x487dd262; WORD $0x4933; BYTE $0x03 // vpmovzxwd 0x60(%r9), %zmm1
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	QUAD $0x03115433487dd262 // vpmovzxwd 0x60(%r9,%rdx), %zmm2
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	LONG $0x487df262; WORD $0x1c33; BYTE $0x1a // vpmovzxwd (%rdx,%rbx), %zmm3
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x4875f162; WORD $0xe262 // vpunpckldq %zmm2, %zmm1, %zmm4 # zmm4 = zmm1[0],zmm2[0],zmm1[1],zmm2[1],zmm1[4],zmm2[4],zmm1[5],zmm2[5],zmm1[8],zmm2[8],zmm1[9],zmm2[9],zmm1[12],zmm2[12],zmm1[13],zmm2[13]
+	LONG $0x4875f162; WORD $0xca6a // vpunpckhdq %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[2],zmm2[2],zmm1[3],zmm2[3],zmm1[6],zmm2[6],zmm1[7],zmm2[7],zmm1[10],zmm2[10],zmm1[11],zmm2[11],zmm1[14],zmm2[14],zmm1[15],zmm2[15]
+	LONG $0x487df162; WORD $0xd362 // vpunpckldq %zmm3, %zmm0, %zmm2 # zmm2 = zmm0[0],zmm3[0],zmm0[1],zmm3[1],zmm0[4],zmm3[4],zmm0[5],zmm3[5],zmm0[8],zmm3[8],zmm0[9],zmm3[9],zmm0[12],zmm3[12],zmm0[13],zmm3[13]
+	LONG $0x487df162; WORD $0xc36a // vpunpckhdq %zmm3, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm3[2],zmm0[3],zmm3[3],zmm0[6],zmm3[6],zmm0[7],zmm3[7],zmm0[10],zmm3[10],zmm0[11],zmm3[11],zmm0[14],zmm3[14],zmm0[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xda6c // vpunpcklqdq %zmm2, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm2[0],zmm4[2],zmm2[2],zmm4[4],zmm2[4],zmm4[6],zmm2[6]
+	LONG $0x7f7ac1c4; WORD $0x241c // vmovdqu %xmm3, (%r12)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	QUAD $0x01041c39487d9362 // vextracti32x4 $0x1, %zmm3, (%r12,%r8)
+	QUAD $0x022c1c39487dd362 // vextracti32x4 $0x2, %zmm3, (%r12,%rbp)
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	QUAD $0x03041c39487d9362 // vextracti32x4 $0x3, %zmm3, (%r12,%r8)
+	LONG $0x48ddf162; WORD $0xd26d // vpunpckhqdq %zmm2, %zmm4, %zmm2 # zmm2 = zmm4[1],zmm2[1],zmm4[3],zmm2[3],zmm4[5],zmm2[5],zmm4[7],zmm2[7]
+	LONG $0x7f7ac1c4; WORD $0x8414 // vmovdqu %xmm2, (%r12,%rax,4)
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	QUAD $0x01041439487d9362 // vextracti32x4 $0x1, %zmm2, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	QUAD $0x02041439487d9362 // vextracti32x4 $0x2, %zmm2, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	QUAD $0x03041439487d9362 // vextracti32x4 $0x3, %zmm2, (%r12,%r8)
+	LONG $0x48f5f162; WORD $0xd06c // vpunpcklqdq %zmm0, %zmm1, %zmm2 # zmm2 = zmm1[0],zmm0[0],zmm1[2],zmm0[2],zmm1[4],zmm0[4],zmm1[6],zmm0[6]
+	LONG $0x7f7ac1c4; WORD $0xc414 // vmovdqu %xmm2, (%r12,%rax,8)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	QUAD $0x01041439487d9362 // vextracti32x4 $0x1, %zmm2, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	QUAD $0x02041439487d9362 // vextracti32x4 $0x2, %zmm2, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	QUAD $0x03041439487d9362 // vextracti32x4 $0x3, %zmm2, (%r12,%r8)
+	LONG $0x48f5f162; WORD $0xc06d // vpunpckhqdq %zmm0, %zmm1, %zmm0 # zmm0 = zmm1[1],zmm0[1],zmm1[3],zmm0[3],zmm1[5],zmm0[5],zmm1[7],zmm0[7]
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x7f7a81c4; WORD $0x0404 // vmovdqu %xmm0, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	QUAD $0x01040439487d9362 // vextracti32x4 $0x1, %zmm0, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	QUAD $0x02040439487d9362 // vextracti32x4 $0x2, %zmm0, (%r12,%r8)
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	QUAD $0x03040439487d9362 // vextracti32x4 $0x3, %zmm0, (%r12,%r8)
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
+	LONG $0xfffaeae9; BYTE $0xff // jmp 0xa6e7 <k_pack_rows_bf16+0x4e7>
+	LONG $0xf0c48148; WORD $0x0000; BYTE $0x00 // addq $0xf0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -8871,7 +8857,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// pack_rows_64
 	BYTE $0x55 // pushq %rbp
@@ -8880,146 +8866,140 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
-	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x062c8e0f; WORD $0x0000 // jle 0xb39a <k_pack_rows_64+0x64a>
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x061f8e0f; WORD $0x0000 // jle 0xb39a <k_pack_rows_64+0x64a>
+	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x05f18e0f; WORD $0x0000 // jle 0xb22f <k_pack_rows_64+0x60f>
+	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x05e48e0f; WORD $0x0000 // jle 0xb22f <k_pack_rows_64+0x60f>
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x191c8d4a // leaq (%rcx,%r11), %rbx
-	LONG $0x00c38148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rbx # imm = 0x400
-	LONG $0x240c894c // movq %r9, (%rsp)
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x00c18149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r9 # imm = 0x400
-	LONG $0xd33c8d4d // leaq (%r11,%rdx,8), %r15
-	LONG $0x00c78149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r15 # imm = 0x400
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	WORD $0xf748; BYTE $0xd8 // negq %rax
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x18c08348 // addq $0x18, %rax
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	QUAD $0x00000400328c8d4c // leaq 0x400(%rdx,%rsi), %r9
+	LONG $0x123c8d48 // leaq (%rdx,%rdx), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	QUAD $0x0000040056848d4c // leaq 0x400(%rsi,%rdx,2), %r8
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x000026600528fdc5 // vmovapd 0x2660(%rip), %ymm0 # 0xd480 <k_pack_cols_64+0xe30>
-	QUAD $0x000026780d28fdc5 // vmovapd 0x2678(%rip), %ymm1 # 0xd4a0 <k_pack_cols_64+0xe50>
-	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
-	LONG $0x187e8d48 // leaq 0x18(%rsi), %rdi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	LONG $0xf6348d4a // leaq (%rsi,%r14,8), %rsi
-	LONG $0x18c68348 // addq $0x18, %rsi
+	LONG $0x061c8d48 // leaq (%rsi,%rax), %rbx
+	LONG $0x00c38148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rbx # imm = 0x400
+	QUAD $0x00000000dd2c8d4e // leaq (,%r11,8), %r13
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x18c08348 // addq $0x18, %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	QUAD $0x0000611c0528fdc5 // vmovapd 0x611c(%rip), %ymm0 # 0x10e00 <k_pack_cols_pairs+0x18a0>
+	QUAD $0x000061340d28fdc5 // vmovapd 0x6134(%rip), %ymm1 # 0x10e20 <k_pack_cols_pairs+0x18c0>
+	LONG $0x18798d48 // leaq 0x18(%rcx), %rdi
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0xd90c8d4a // leaq (%rcx,%r11,8), %rcx
+	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
-	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
-	QUAD $0x000000a024b4894c // movq %r14, 0xa0(%rsp)
-	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	WORD $0x64eb // jmp 0xaec4 <k_pack_rows_64+0x174>
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
+	QUAD $0x00000098249c894c // movq %r11, 0x98(%rsp)
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	WORD $0x64eb // jmp 0xad80 <k_pack_rows_64+0x160>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
 	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
-	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
-	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x00c68148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rsi # imm = 0x200
 	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
 	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
-	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
-	LONG $0x00c78149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r15 # imm = 0x200
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
-	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0x04d68d0f; WORD $0x0000 // jge 0xb39a <k_pack_rows_64+0x64a>
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x294d; BYTE $0xd5 // subq %r10, %r13
-	LONG $0x40fd8349 // cmpq $0x40, %r13
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	LONG $0x00c08149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r8 # imm = 0x200
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x00c38148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbx # imm = 0x200
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24040148 // addq %rax, (%rsp)
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	LONG $0x04af8d0f; WORD $0x0000 // jge 0xb22f <k_pack_rows_64+0x60f>
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
+	LONG $0x40fc8349 // cmpq $0x40, %r12
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
-	LONG $0xfd4c0f49 // cmovlq %r13, %rdi
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
+	LONG $0xfc4c0f49 // cmovlq %r12, %rdi
+	LONG $0x04fc8349 // cmpq $0x4, %r12
 	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
-	LONG $0x247c894c; BYTE $0x70 // movq %r15, 0x70(%rsp)
-	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	WORD $0x307d // jge 0xaf30 <k_pack_rows_64+0x1e0>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xff538e0f; WORD $0xffff // jle 0xae60 <k_pack_rows_64+0x110>
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x000288e9; BYTE $0x00 // jmp 0xb1aa <k_pack_rows_64+0x45a>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0xce0c8d48 // leaq (%rsi,%rcx,8), %rcx
-	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0xd10c8d4a // leaq (%rcx,%r10,8), %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x2eeb // jmp 0xaf92 <k_pack_rows_64+0x242>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c08349 // addq $0x4, %r8
-	LONG $0xfcc58348 // addq $-0x4, %rbp
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
-	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	LONG $0xfece8d0f; WORD $0xffff // jge 0xae60 <k_pack_rows_64+0x110>
-	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0xc10c8d4a // leaq (%rcx,%r8,8), %rcx
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
-	LONG $0xf2148d4c // leaq (%rdx,%rsi,8), %r10
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0x00c58c0f; WORD $0x0000 // jl 0xb08b <k_pack_rows_64+0x33b>
+	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
+	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
+	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	WORD $0x277d // jge 0xade0 <k_pack_rows_64+0x1c0>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xff5e8e0f; WORD $0xffff // jle 0xad20 <k_pack_rows_64+0x100>
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x000264e9; BYTE $0x00 // jmp 0xb03a <k_pack_rows_64+0x41a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	QUAD $0x000400f38c180f43; BYTE $0x00 // prefetcht0 0x400(%r11,%r14,8)
-	LONG $0x0c180f43; BYTE $0xf7 // prefetcht0 (%r15,%r14,8)
-	LONG $0x4c180f43; WORD $0x00f5 // prefetcht0 (%r13,%r14,8)
-	LONG $0x0c180f42; BYTE $0xf3 // prefetcht0 (%rbx,%r14,8)
-	LONG $0x107d81c4; WORD $0xf314 // vmovupd (%r11,%r14,8), %ymm2
-	QUAD $0xfc00f79c107d81c4; WORD $0xffff // vmovupd -0x400(%r15,%r14,8), %ymm3
-	QUAD $0xfc00f5a4107d81c4; WORD $0xffff // vmovupd -0x400(%r13,%r14,8), %ymm4
-	QUAD $0xfc00f3ac107da1c4; WORD $0xffff // vmovupd -0x400(%rbx,%r14,8), %ymm5
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0xc1048d48 // leaq (%rcx,%rax,8), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0xd0048d4a // leaq (%rax,%r10,8), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x2beb // jmp 0xae42 <k_pack_rows_64+0x222>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0xfcc58348 // addq $-0x4, %rbp
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0xfede8d0f; WORD $0xffff // jge 0xad20 <k_pack_rows_64+0x100>
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0xd00c8d4a // leaq (%rax,%r10,8), %rcx
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	QUAD $0x000000a024840348 // addq 0xa0(%rsp), %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	WORD $0x294d; BYTE $0xd6 // subq %r10, %r14
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0x00cc8c0f; WORD $0x0000 // jl 0xaf3e <k_pack_rows_64+0x31e>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	QUAD $0x000400d88c180f43; BYTE $0x00 // prefetcht0 0x400(%r8,%r11,8)
+	LONG $0x0c180f43; BYTE $0xd9 // prefetcht0 (%r9,%r11,8)
+	LONG $0x0c180f43; BYTE $0xdc // prefetcht0 (%r12,%r11,8)
+	LONG $0x0c180f42; BYTE $0xdb // prefetcht0 (%rbx,%r11,8)
+	LONG $0x107d81c4; WORD $0xd814 // vmovupd (%r8,%r11,8), %ymm2
+	QUAD $0xfc00d99c107d81c4; WORD $0xffff // vmovupd -0x400(%r9,%r11,8), %ymm3
+	QUAD $0xfc00dca4107d81c4; WORD $0xffff // vmovupd -0x400(%r12,%r11,8), %ymm4
+	QUAD $0xfc00dbac107da1c4; WORD $0xffff // vmovupd -0x400(%rbx,%r11,8), %ymm5
 	LONG $0xf228fdc5 // vmovapd %ymm2, %ymm6
 	LONG $0x28fdf262; WORD $0xf37f // vpermt2pd %ymm3, %ymm0, %ymm6
 	LONG $0x28f5f262; WORD $0xd37f // vpermt2pd %ymm3, %ymm1, %ymm2
@@ -9029,204 +9009,196 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x184de3c4; WORD $0x01eb // vinsertf128 $0x1, %xmm3, %ymm6, %ymm5
 	LONG $0x2911fdc5 // vmovupd %ymm5, (%rcx)
 	LONG $0x064de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm6, %ymm3 # ymm3 = ymm6[2,3],ymm3[2,3]
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x117dc1c4; WORD $0x041c // vmovupd %ymm3, (%r12,%rax)
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x117d81c4; WORD $0x2f1c // vmovupd %ymm3, (%r15,%r13)
 	LONG $0x186de3c4; WORD $0x01dc // vinsertf128 $0x1, %xmm4, %ymm2, %ymm3
-	LONG $0x1c11fdc5; BYTE $0x08 // vmovupd %ymm3, (%rax,%rcx)
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x117dc1c4; WORD $0x0d5c; BYTE $0x00 // vmovupd %ymm3, (%r13,%rcx)
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x066de3c4; WORD $0x31d4 // vperm2f128 $0x31, %ymm4, %ymm2, %ymm2 # ymm2 = ymm2[2,3],ymm4[2,3]
-	LONG $0x1411fdc5; BYTE $0x08 // vmovupd %ymm2, (%rax,%rcx)
-	LONG $0x20c28349 // addq $0x20, %r10
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x08c18349 // addq $0x8, %r9
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
-	LONG $0xff508e0f; WORD $0xffff // jle 0xafd0 <k_pack_rows_64+0x280>
-	QUAD $0x0000009024a4034c // addq 0x90(%rsp), %r12
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	WORD $0x294d; BYTE $0xf4 // subq %r14, %r12
+	LONG $0x117dc1c4; WORD $0x0d54; BYTE $0x00 // vmovupd %ymm2, (%r13,%rcx)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0x08c68348 // addq $0x8, %rsi
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0xff4d8e0f; WORD $0xffff // jle 0xae80 <k_pack_rows_64+0x260>
+	QUAD $0x0000008824bc034c // addq 0x88(%rsp), %r15
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0xc19f0f41 // setg %r9b
-	WORD $0x2041; BYTE $0xd1 // andb %dl, %r9b
-	LONG $0x01f98041 // cmpb $0x1, %r9b
-	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xfeb4850f; WORD $0xffff // jne 0xaf70 <k_pack_rows_64+0x220>
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0xfeb5850f; WORD $0xffff // jne 0xae20 <k_pack_rows_64+0x200>
 	LONG $0x18c18348 // addq $0x18, %rcx
-	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
-	WORD $0x16eb // jmp 0xb0e0 <k_pack_rows_64+0x390>
+	WORD $0x1feb // jmp 0xaf90 <k_pack_rows_64+0x370>
 	LONG $0x1111fbc5 // vmovsd %xmm2, (%rcx)
-	WORD $0x9066 // nop
-	LONG $0x08c28349 // addq $0x8, %r10
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0xfe90840f; WORD $0xffff // je 0xaf70 <k_pack_rows_64+0x220>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1b7e // jle 0xb100 <k_pack_rows_64+0x3b0>
-	LONG $0x107bc1c4; BYTE $0x12 // vmovsd (%r10), %xmm2
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x08c08348 // addq $0x8, %rax
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0xfe90840f; WORD $0xffff // je 0xae20 <k_pack_rows_64+0x200>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1b7e // jle 0xafb0 <k_pack_rows_64+0x390>
+	LONG $0x1010fbc5 // vmovsd (%rax), %xmm2
 	LONG $0x5111fbc5; BYTE $0xe8 // vmovsd %xmm2, -0x18(%rcx)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xdb7c // jl 0xb0d0 <k_pack_rows_64+0x380>
-	WORD $0x18eb // jmp 0xb10f <k_pack_rows_64+0x3bf>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xdc7c // jl 0xaf80 <k_pack_rows_64+0x360>
+	WORD $0x19eb // jmp 0xafbf <k_pack_rows_64+0x39f>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0x5111fbc5; BYTE $0xe8 // vmovsd %xmm2, -0x18(%rcx)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xc17c // jl 0xb0d0 <k_pack_rows_64+0x380>
+	WORD $0xc17c // jl 0xaf80 <k_pack_rows_64+0x360>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x067c // jl 0xb11f <k_pack_rows_64+0x3cf>
-	LONG $0x107bc1c4; WORD $0xd214 // vmovsd (%r10,%rdx,8), %xmm2
+	LONG $0x02fe8349 // cmpq $0x2, %r14
+	WORD $0x057c // jl 0xafce <k_pack_rows_64+0x3ae>
+	LONG $0x1410fbc5; BYTE $0x10 // vmovsd (%rax,%rdx), %xmm2
 	LONG $0x5111fbc5; BYTE $0xf0 // vmovsd %xmm2, -0x10(%rcx)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xa674 // je 0xb0d0 <k_pack_rows_64+0x380>
+	WORD $0xa774 // je 0xaf80 <k_pack_rows_64+0x360>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x067c // jl 0xb13a <k_pack_rows_64+0x3ea>
-	LONG $0x107b81c4; WORD $0x0a14 // vmovsd (%r10,%r9), %xmm2
+	LONG $0x03fe8349 // cmpq $0x3, %r14
+	WORD $0x0a7c // jl 0xafed <k_pack_rows_64+0x3cd>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x1410fbc5; BYTE $0x30 // vmovsd (%rax,%rsi), %xmm2
 	LONG $0x5111fbc5; BYTE $0xf8 // vmovsd %xmm2, -0x8(%rcx)
 	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x8b74 // je 0xb0d0 <k_pack_rows_64+0x380>
+	WORD $0x8874 // je 0xaf80 <k_pack_rows_64+0x360>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xff778c0f; WORD $0xffff // jl 0xb0ca <k_pack_rows_64+0x37a>
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107b81c4; WORD $0x0a14 // vmovsd (%r10,%r9), %xmm2
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	QUAD $0x000000b824848b4c // movq 0xb8(%rsp), %r8
-	LONG $0xffff4de9; BYTE $0xff // jmp 0xb0ca <k_pack_rows_64+0x37a>
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0xff6b8c0f; WORD $0xffff // jl 0xaf71 <k_pack_rows_64+0x351>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x117ba1c4; WORD $0xfe14 // vmovsd %xmm2, (%rsi,%r15,8)
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x1410fbc5; BYTE $0x30 // vmovsd (%rax,%rsi), %xmm2
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0xaf71 <k_pack_rows_64+0x351>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x1411fbc5; BYTE $0xd8 // vmovsd %xmm2, (%rax,%rbx,8)
+	WORD $0x9066 // nop
+	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	LONG $0x2464034c; BYTE $0x40 // addq 0x40(%rsp), %r12
-	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
-	LONG $0xfcb68d0f; WORD $0xffff // jge 0xae60 <k_pack_rows_64+0x110>
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xe17e // jle 0xb190 <k_pack_rows_64+0x440>
+	LONG $0x247c034c; BYTE $0x38 // addq 0x38(%rsp), %r15
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0xfce68d0f; WORD $0xffff // jge 0xad20 <k_pack_rows_64+0x100>
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0xe17e // jle 0xb020 <k_pack_rows_64+0x400>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x087e // jle 0xb1bc <k_pack_rows_64+0x46c>
-	LONG $0x107bc1c4; WORD $0x2414 // vmovsd (%r12), %xmm2
-	WORD $0x04eb // jmp 0xb1c0 <k_pack_rows_64+0x470>
+	WORD $0x077e // jle 0xb04b <k_pack_rows_64+0x42b>
+	LONG $0x107bc1c4; BYTE $0x17 // vmovsd (%r15), %xmm2
+	WORD $0x04eb // jmp 0xb04f <k_pack_rows_64+0x42f>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
-	LONG $0x38348d4b // leaq (%r8,%r15), %rsi
-	LONG $0x03c68348 // addq $0x3, %rsi
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	LONG $0x1e048d48 // leaq (%rsi,%rbx), %rax
+	LONG $0x03c08348 // addq $0x3, %rax
+	LONG $0x1e048d4c // leaq (%rsi,%rbx), %r8
 	LONG $0x02c08349 // addq $0x2, %r8
-	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r11,%r15,8)
+	LONG $0x117bc1c4; WORD $0xd954; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r9,%rbx,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x677c // jl 0xb250 <k_pack_rows_64+0x500>
+	WORD $0x677c // jl 0xb0e0 <k_pack_rows_64+0x4c0>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0b7c // jl 0xb1fe <k_pack_rows_64+0x4ae>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x107b81c4; WORD $0x1414 // vmovsd (%r12,%r10), %xmm2
-	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xf0 // vmovsd %xmm2, -0x10(%r11,%r15,8)
+	WORD $0x067c // jl 0xb089 <k_pack_rows_64+0x469>
+	LONG $0x107bc1c4; WORD $0x1714 // vmovsd (%r15,%rdx), %xmm2
+	LONG $0x117bc1c4; WORD $0xd954; BYTE $0xf0 // vmovsd %xmm2, -0x10(%r9,%rbx,8)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x4674 // je 0xb250 <k_pack_rows_64+0x500>
+	WORD $0x4b74 // je 0xb0e0 <k_pack_rows_64+0x4c0>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x067c // jl 0xb21a <k_pack_rows_64+0x4ca>
-	LONG $0x107b81c4; WORD $0x0c14 // vmovsd (%r12,%r9), %xmm2
-	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xf8 // vmovsd %xmm2, -0x8(%r11,%r15,8)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2a74 // je 0xb250 <k_pack_rows_64+0x500>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0f7c // jl 0xb23f <k_pack_rows_64+0x4ef>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107b81c4; WORD $0x0c14 // vmovsd (%r12,%r9), %xmm2
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x117b81c4; WORD $0xfb14 // vmovsd %xmm2, (%r11,%r15,8)
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff36840f; WORD $0xffff // je 0xb190 <k_pack_rows_64+0x440>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1b7e // jle 0xb27a <k_pack_rows_64+0x52a>
-	LONG $0x107bc1c4; WORD $0x2454; BYTE $0x08 // vmovsd 0x8(%r12), %xmm2
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r11,%r15,8)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0xb290 <k_pack_rows_64+0x540>
-	WORD $0x76eb // jmp 0xb2f0 <k_pack_rows_64+0x5a0>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r11,%r15,8)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x607c // jl 0xb2f0 <k_pack_rows_64+0x5a0>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0xb2a6 <k_pack_rows_64+0x556>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x107b81c4; WORD $0x1454; BYTE $0x08 // vmovsd 0x8(%r12,%r10), %xmm2
-	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xf0 // vmovsd %xmm2, -0x10(%r11,%r15,8)
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3e74 // je 0xb2f0 <k_pack_rows_64+0x5a0>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x077c // jl 0xb2c3 <k_pack_rows_64+0x573>
-	LONG $0x107b81c4; WORD $0x0c54; BYTE $0x08 // vmovsd 0x8(%r12,%r9), %xmm2
-	LONG $0x117b81c4; WORD $0xfb54; BYTE $0xf8 // vmovsd %xmm2, -0x8(%r11,%r15,8)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2174 // je 0xb2f0 <k_pack_rows_64+0x5a0>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x107c // jl 0xb2e9 <k_pack_rows_64+0x599>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x107b81c4; WORD $0x0c54; BYTE $0x08 // vmovsd 0x8(%r12,%r9), %xmm2
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x117b81c4; WORD $0xfb14 // vmovsd %xmm2, (%r11,%r15,8)
-	BYTE $0x90 // nop
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	LONG $0xfe96840f; WORD $0xffff // je 0xb190 <k_pack_rows_64+0x440>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x097e // jle 0xb308 <k_pack_rows_64+0x5b8>
-	LONG $0x107bc1c4; WORD $0x2454; BYTE $0x10 // vmovsd 0x10(%r12), %xmm2
-	WORD $0x04eb // jmp 0xb30c <k_pack_rows_64+0x5bc>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x117b81c4; WORD $0xf954; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r9,%r15,8)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xfe6a8c0f; WORD $0xffff // jl 0xb190 <k_pack_rows_64+0x440>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0xb33c <k_pack_rows_64+0x5ec>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x107b81c4; WORD $0x1454; BYTE $0x10 // vmovsd 0x10(%r12,%r10), %xmm2
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x117b81c4; WORD $0xf954; BYTE $0xf0 // vmovsd %xmm2, -0x10(%r9,%r15,8)
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0xfe3b840f; WORD $0xffff // je 0xb190 <k_pack_rows_64+0x440>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x077c // jl 0xb366 <k_pack_rows_64+0x616>
-	LONG $0x107b81c4; WORD $0x0c54; BYTE $0x10 // vmovsd 0x10(%r12,%r9), %xmm2
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x117b81c4; WORD $0xf854; BYTE $0xf8 // vmovsd %xmm2, -0x8(%r8,%r15,8)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfe15840f; WORD $0xffff // je 0xb190 <k_pack_rows_64+0x440>
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfdf48c0f; WORD $0xffff // jl 0xb17d <k_pack_rows_64+0x42d>
+	WORD $0x0b7c // jl 0xb0aa <k_pack_rows_64+0x48a>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x107bc1c4; WORD $0x3454; BYTE $0x10 // vmovsd 0x10(%r12,%rsi), %xmm2
-	LONG $0xfffde3e9; BYTE $0xff // jmp 0xb17d <k_pack_rows_64+0x42d>
-	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	LONG $0x107bc1c4; WORD $0x3714 // vmovsd (%r15,%rsi), %xmm2
+	LONG $0x117bc1c4; WORD $0xd954; BYTE $0xf8 // vmovsd %xmm2, -0x8(%r9,%rbx,8)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2a74 // je 0xb0e0 <k_pack_rows_64+0x4c0>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0b7c // jl 0xb0cb <k_pack_rows_64+0x4ab>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3714 // vmovsd (%r15,%rsi), %xmm2
+	LONG $0x117bc1c4; WORD $0xd914 // vmovsd %xmm2, (%r9,%rbx,8)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xff36840f; WORD $0xffff // je 0xb020 <k_pack_rows_64+0x400>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1a7e // jle 0xb109 <k_pack_rows_64+0x4e9>
+	LONG $0x107bc1c4; WORD $0x0857 // vmovsd 0x8(%r15), %xmm2
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x117bc1c4; WORD $0xd954; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r9,%rbx,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x187d // jge 0xb11f <k_pack_rows_64+0x4ff>
+	WORD $0x77eb // jmp 0xb180 <k_pack_rows_64+0x560>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x117bc1c4; WORD $0xd954; BYTE $0xe8 // vmovsd %xmm2, -0x18(%r9,%rbx,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x617c // jl 0xb180 <k_pack_rows_64+0x560>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x077c // jl 0xb130 <k_pack_rows_64+0x510>
+	LONG $0x107bc1c4; WORD $0x1754; BYTE $0x08 // vmovsd 0x8(%r15,%rdx), %xmm2
+	LONG $0x117bc1c4; WORD $0xd954; BYTE $0xf0 // vmovsd %xmm2, -0x10(%r9,%rbx,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x4474 // je 0xb180 <k_pack_rows_64+0x560>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0c7c // jl 0xb152 <k_pack_rows_64+0x532>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3754; BYTE $0x08 // vmovsd 0x8(%r15,%rsi), %xmm2
+	LONG $0x117bc1c4; WORD $0xd954; BYTE $0xf8 // vmovsd %xmm2, -0x8(%r9,%rbx,8)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x2274 // je 0xb180 <k_pack_rows_64+0x560>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0x0c7c // jl 0xb174 <k_pack_rows_64+0x554>
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3754; BYTE $0x08 // vmovsd 0x8(%r15,%rsi), %xmm2
+	LONG $0x117bc1c4; WORD $0xd914 // vmovsd %xmm2, (%r9,%rbx,8)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xfe96840f; WORD $0xffff // je 0xb020 <k_pack_rows_64+0x400>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x1c7e // jle 0xb1ab <k_pack_rows_64+0x58b>
+	LONG $0x107bc1c4; WORD $0x1057 // vmovsd 0x10(%r15), %xmm2
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x5411fbc5; WORD $0xe8de // vmovsd %xmm2, -0x18(%rsi,%rbx,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfe778c0f; WORD $0xffff // jl 0xb020 <k_pack_rows_64+0x400>
+	WORD $0x18eb // jmp 0xb1c3 <k_pack_rows_64+0x5a3>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x5411fbc5; WORD $0xe8de // vmovsd %xmm2, -0x18(%rsi,%rbx,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xfe5d8c0f; WORD $0xffff // jl 0xb020 <k_pack_rows_64+0x400>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	WORD $0x077c // jl 0xb1d4 <k_pack_rows_64+0x5b4>
+	LONG $0x107bc1c4; WORD $0x1754; BYTE $0x10 // vmovsd 0x10(%r15,%rdx), %xmm2
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x5411fbc5; WORD $0xf0de // vmovsd %xmm2, -0x10(%rsi,%rbx,8)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfe39840f; WORD $0xffff // je 0xb020 <k_pack_rows_64+0x400>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x03ff8348 // cmpq $0x3, %rdi
+	WORD $0x0c7c // jl 0xb1fd <k_pack_rows_64+0x5dd>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x107bc1c4; WORD $0x3754; BYTE $0x10 // vmovsd 0x10(%r15,%rsi), %xmm2
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x5411fbc5; WORD $0xf8de // vmovsd %xmm2, -0x8(%rsi,%rbx,8)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfe10840f; WORD $0xffff // je 0xb020 <k_pack_rows_64+0x400>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0xfdf78c0f; WORD $0xffff // jl 0xb015 <k_pack_rows_64+0x3f5>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x107bc1c4; WORD $0x0754; BYTE $0x10 // vmovsd 0x10(%r15,%rax), %xmm2
+	LONG $0xfffde6e9; BYTE $0xff // jmp 0xb015 <k_pack_rows_64+0x3f5>
+	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -9235,7 +9207,530 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0x90 // nop
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// pack_rows_pairs
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x3fecc149 // shrq $0x3f, %r12
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0xd149; BYTE $0xfc // sarq %r12
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	LONG $0x206f8b4c // movq 0x20(%rdi), %r13
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x09808c0f; WORD $0x0000 // jl 0xbc11 <k_pack_rows_pairs+0x9c1>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0x0a398e0f; WORD $0x0000 // jle 0xbcd8 <k_pack_rows_pairs+0xa88>
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x34c56b49 // imulq $0x34, %r13, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
+	LONG $0x38cd6b4d // imulq $0x38, %r13, %r9
+	QUAD $0x00000000ad1c8d4a // leaq (,%r13,4), %rbx
+	QUAD $0x00000000ed148d4a // leaq (,%r13,8), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x2cd56b49 // imulq $0x2c, %r13, %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x3cd56b49 // imulq $0x3c, %r13, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	LONG $0x7f148d48 // leaq (%rdi,%rdi,2), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x9b148d48 // leaq (%rbx,%rbx,4), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0xdb148d48 // leaq (%rbx,%rbx,8), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x40148d48 // leaq (%rax,%rax,2), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x5b048d48 // leaq (%rbx,%rbx,2), %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	WORD $0x8b48; BYTE $0x06 // movq (%rsi), %rax
+	LONG $0x08568b48 // movq 0x8(%rsi), %rdx
+	LONG $0x18768b48 // movq 0x18(%rsi), %rsi
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	LONG $0x09348d48 // leaq (%rcx,%rcx), %rsi
+	QUAD $0x000000f024b48948 // movq %rsi, 0xf0(%rsp)
+	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x0c408d48 // leaq 0xc(%rax), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x000000e824b48948 // movq %rsi, 0xe8(%rsp)
+	LONG $0x32048d48 // leaq (%rdx,%rsi), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x4a048d48 // leaq (%rdx,%rcx,2), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
+	LONG $0x0a048d48 // leaq (%rdx,%rcx), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x000000c024a4894c // movq %r12, 0xc0(%rsp)
+	WORD $0x5eeb // jmp 0xb430 <k_pack_rows_pairs+0x1e0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	QUAD $0x000000b824840348 // addq 0xb8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x0000008824848148; LONG $0x00000100 // addq $0x100, 0x88(%rsp) # imm = 0x100
+	QUAD $0x0000008024848148; LONG $0x00000100 // addq $0x100, 0x80(%rsp) # imm = 0x100
+	QUAD $0x0001007824448148; BYTE $0x00 // addq $0x100, 0x78(%rsp) # imm = 0x100
+	QUAD $0x000000c024a48b4c // movq 0xc0(%rsp), %r12
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	LONG $0x07e18d0f; WORD $0x0000 // jge 0xbc11 <k_pack_rows_pairs+0x9c1>
+	WORD $0x2949; BYTE $0xd4 // subq %rdx, %r12
+	LONG $0x40fc8349 // cmpq $0x40, %r12
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0xfc4c0f49 // cmovlq %r12, %rdi
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	LONG $0x013a8d0f; WORD $0x0000 // jge 0xb5a0 <k_pack_rows_pairs+0x350>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xff718e0f; WORD $0xffff // jle 0xb3e0 <k_pack_rows_pairs+0x190>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x35eb // jmp 0xb4c6 <k_pack_rows_pairs+0x276>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	LONG $0x10c58348 // addq $0x10, %rbp
+	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0xff1a8d0f; WORD $0xffff // jge 0xb3e0 <k_pack_rows_pairs+0x190>
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	WORD $0xd57e // jle 0xb4a0 <k_pack_rows_pairs+0x250>
+	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
+	WORD $0x294d; BYTE $0xde // subq %r11, %r14
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0xe1af0f4c // imulq %rcx, %r12
+	QUAD $0x0000009824a4034c // addq 0x98(%rsp), %r12
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x22eb // jmp 0xb50f <k_pack_rows_pairs+0x2bf>
+	LONG $0x117ac1c4; BYTE $0x00 // vmovss %xmm0, (%r8)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x04c48349 // addq $0x4, %r12
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	WORD $0x9174 // je 0xb4a0 <k_pack_rows_pairs+0x250>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x1c7e // jle 0xb530 <k_pack_rows_pairs+0x2e0>
+	LONG $0x107ac1c4; WORD $0x2404 // vmovss (%r12), %xmm0
+	LONG $0x117ac1c4; WORD $0xf440 // vmovss %xmm0, -0xc(%r8)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0xda7c // jl 0xb500 <k_pack_rows_pairs+0x2b0>
+	WORD $0x18eb // jmp 0xb540 <k_pack_rows_pairs+0x2f0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xf440 // vmovss %xmm0, -0xc(%r8)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0xc07c // jl 0xb500 <k_pack_rows_pairs+0x2b0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02fe8349 // cmpq $0x2, %r14
+	WORD $0x067c // jl 0xb550 <k_pack_rows_pairs+0x300>
+	LONG $0x107aa1c4; WORD $0xb804 // vmovss (%rax,%r15,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xf840 // vmovss %xmm0, -0x8(%r8)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	WORD $0xa474 // je 0xb500 <k_pack_rows_pairs+0x2b0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03fe8349 // cmpq $0x3, %r14
+	WORD $0x067c // jl 0xb56c <k_pack_rows_pairs+0x31c>
+	LONG $0x107aa1c4; WORD $0xba04 // vmovss (%rdx,%r15,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xfc40 // vmovss %xmm0, -0x4(%r8)
+	LONG $0x03fa8349 // cmpq $0x3, %r10
+	WORD $0x8874 // je 0xb500 <k_pack_rows_pairs+0x2b0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0xff678c0f; WORD $0xffff // jl 0xb4ed <k_pack_rows_pairs+0x29d>
+	LONG $0x107aa1c4; WORD $0xbe04 // vmovss (%rsi,%r15,4), %xmm0
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0xb4ed <k_pack_rows_pairs+0x29d>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000d824a4894c // movq %r12, 0xd8(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x82348d48 // leaq (%rdx,%rax,4), %rsi
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	WORD $0x1aeb // jmp 0xb5e1 <k_pack_rows_pairs+0x391>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04c38349 // addq $0x4, %r11
+	LONG $0xfcc28348 // addq $-0x4, %rdx
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0xfdff8d0f; WORD $0xffff // jge 0xb3e0 <k_pack_rows_pairs+0x190>
+	LONG $0x9e348d4e // leaq (%rsi,%r11,4), %r14
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	QUAD $0x000000982494034c // addq 0x98(%rsp), %r10
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	WORD $0x294d; BYTE $0xd8 // subq %r11, %r8
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0x01578c0f; WORD $0x0000 // jl 0xb760 <k_pack_rows_pairs+0x510>
+	LONG $0x0a3c8d4d // leaq (%r10,%rcx), %r15
+	LONG $0x0f248d4d // leaq (%r15,%rcx), %r12
+	QUAD $0x000004008a180f41 // prefetcht0 0x400(%r10)
+	QUAD $0x0004000a8c180f41; BYTE $0x00 // prefetcht0 0x400(%r10,%rcx)
+	QUAD $0x000400398c180f42; BYTE $0x00 // prefetcht0 0x400(%rcx,%r15)
+	QUAD $0x000400218c180f42; BYTE $0x00 // prefetcht0 0x400(%rcx,%r12)
+	LONG $0x487cb162; WORD $0x0410; BYTE $0x39 // vmovups (%rcx,%r15), %zmm0
+	LONG $0x407a8d4d // leaq 0x40(%r10), %r15
+	LONG $0x487cb162; WORD $0x0c10; BYTE $0x21 // vmovups (%rcx,%r12), %zmm1
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x06248d4d // leaq (%r14,%rax), %r12
+	LONG $0x487cd162; WORD $0x1210 // vmovups (%r10), %zmm2
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0x0a // vmovups (%r10,%rcx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x1178c1c4; BYTE $0x0e // vmovups %xmm1, (%r14)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	QUAD $0x01060c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r14,%rax)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	QUAD $0x02060c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r14,%rax)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	QUAD $0x03060c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r14,%rax)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x117881c4; WORD $0xae0c // vmovups %xmm1, (%r14,%r13,4)
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x01060c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r14,%rax)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x02060c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r14,%rax)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	QUAD $0x03060c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r14,%rax)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x117881c4; WORD $0xee0c // vmovups %xmm1, (%r14,%r13,8)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	QUAD $0x01060c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r14,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x02060c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r14,%rax)
+	QUAD $0x030e0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r14,%r9)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	LONG $0x1178c1c4; WORD $0x0604 // vmovups %xmm0, (%r14,%rax)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	QUAD $0x01360419487dd362 // vextractf32x4 $0x1, %zmm0, (%r14,%rsi)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	QUAD $0x02360419487dd362 // vextractf32x4 $0x2, %zmm0, (%r14,%rsi)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	QUAD $0x03360419487dd362 // vextractf32x4 $0x3, %zmm0, (%r14,%rsi)
+	LONG $0x000010bd; BYTE $0x00 // movl $0x10, %ebp
+	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	WORD $0x1b7d // jge 0xb770 <k_pack_rows_pairs+0x520>
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	LONG $0x000157e9; BYTE $0x00 // jmp 0xb8b7 <k_pack_rows_pairs+0x667>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x000154e9; BYTE $0x00 // jmp 0xb8bb <k_pack_rows_pairs+0x66b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x0f348d4d // leaq (%r15,%rcx), %r14
+	QUAD $0x000004408a180f41 // prefetcht0 0x440(%r10)
+	QUAD $0x0004000f8c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rcx)
+	LONG $0x0e2c8d49 // leaq (%r14,%rcx), %rbp
+	QUAD $0x000400318c180f42; BYTE $0x00 // prefetcht0 0x400(%rcx,%r14)
+	QUAD $0x00000400298c180f // prefetcht0 0x400(%rcx,%rbp)
+	LONG $0x487cb162; WORD $0x0410; BYTE $0x31 // vmovups (%rcx,%r14), %zmm0
+	LONG $0x80ba8d4d; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r10), %r15
+	LONG $0x487cf162; WORD $0x0c10; BYTE $0x29 // vmovups (%rcx,%rbp), %zmm1
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	LONG $0x487cd162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%r10), %zmm2
+	QUAD $0x010a5c10487cd162 // vmovups 0x40(%r10,%rcx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x1178c1c4; WORD $0x240c // vmovups %xmm1, (%r12)
+	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
+	QUAD $0x012c0c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rbp)
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	QUAD $0x022c0c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rbp)
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	QUAD $0x032c0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rbp)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x117881c4; WORD $0xac0c // vmovups %xmm1, (%r12,%r13,4)
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	QUAD $0x012c0c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rbp)
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	QUAD $0x022c0c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rbp)
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	QUAD $0x032c0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r12,%rbp)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x117881c4; WORD $0xec0c // vmovups %xmm1, (%r12,%r13,8)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	QUAD $0x012c0c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r12,%rbp)
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	QUAD $0x022c0c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r12,%rbp)
+	QUAD $0x030c0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r12,%r9)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x1178c1c4; WORD $0x0404 // vmovups %xmm0, (%r12,%rax)
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	QUAD $0x012c0419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rbp)
+	LONG $0x246c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbp
+	QUAD $0x022c0419487dd362 // vextractf32x4 $0x2, %zmm0, (%r12,%rbp)
+	LONG $0x246c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbp
+	QUAD $0x032c0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rbp)
+	LONG $0x000020bd; BYTE $0x00 // movl $0x20, %ebp
+	LONG $0x30fe8348 // cmpq $0x30, %rsi
+	LONG $0x00dd8d0f; WORD $0x0000 // jge 0xb991 <k_pack_rows_pairs+0x741>
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	WORD $0x2949; BYTE $0xec // subq %rbp, %r12
+	LONG $0xc59f0f40 // setg %bpl
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0xc79f0f41 // setg %r15b
+	WORD $0x2041; BYTE $0xef // andb %bpl, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	LONG $0xfcf7850f; WORD $0xffff // jne 0xb5d0 <k_pack_rows_pairs+0x380>
+	LONG $0x0cc68349 // addq $0xc, %r14
+	WORD $0x21eb // jmp 0xb900 <k_pack_rows_pairs+0x6b0>
+	LONG $0x117ac1c4; BYTE $0x06 // vmovss %xmm0, (%r14)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x04c28349 // addq $0x4, %r10
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0xfcd0840f; WORD $0xffff // je 0xb5d0 <k_pack_rows_pairs+0x380>
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1b7e // jle 0xb920 <k_pack_rows_pairs+0x6d0>
+	LONG $0x107ac1c4; BYTE $0x02 // vmovss (%r10), %xmm0
+	LONG $0x117ac1c4; WORD $0xf446 // vmovss %xmm0, -0xc(%r14)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0xda7c // jl 0xb8f0 <k_pack_rows_pairs+0x6a0>
+	WORD $0x18eb // jmp 0xb930 <k_pack_rows_pairs+0x6e0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xf446 // vmovss %xmm0, -0xc(%r14)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0xc07c // jl 0xb8f0 <k_pack_rows_pairs+0x6a0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	WORD $0x067c // jl 0xb940 <k_pack_rows_pairs+0x6f0>
+	LONG $0x107ac1c4; WORD $0x0a04 // vmovss (%r10,%rcx), %xmm0
+	LONG $0x117ac1c4; WORD $0xf846 // vmovss %xmm0, -0x8(%r14)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0xa474 // je 0xb8f0 <k_pack_rows_pairs+0x6a0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x03f88349 // cmpq $0x3, %r8
+	WORD $0x0e7c // jl 0xb964 <k_pack_rows_pairs+0x714>
+	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0204 // vmovss (%r10,%rax), %xmm0
+	LONG $0x117ac1c4; WORD $0xfc46 // vmovss %xmm0, -0x4(%r14)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x8074 // je 0xb8f0 <k_pack_rows_pairs+0x6a0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	LONG $0xff618c0f; WORD $0xffff // jl 0xb8df <k_pack_rows_pairs+0x68f>
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	LONG $0x107ac1c4; WORD $0x0204 // vmovss (%r10,%rax), %xmm0
+	LONG $0xffff4ee9; BYTE $0xff // jmp 0xb8df <k_pack_rows_pairs+0x68f>
+	LONG $0x0f248d4d // leaq (%r15,%rcx), %r12
+	QUAD $0x000004808a180f41 // prefetcht0 0x480(%r10)
+	QUAD $0x0004000f8c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rcx)
+	LONG $0x0c2c8d49 // leaq (%r12,%rcx), %rbp
+	QUAD $0x000400218c180f42; BYTE $0x00 // prefetcht0 0x400(%rcx,%r12)
+	QUAD $0x00000400298c180f // prefetcht0 0x400(%rcx,%rbp)
+	LONG $0x487cb162; WORD $0x0410; BYTE $0x21 // vmovups (%rcx,%r12), %zmm0
+	LONG $0xc0ba8d4d; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r10), %r15
+	LONG $0x487cf162; WORD $0x0c10; BYTE $0x29 // vmovups (%rcx,%rbp), %zmm1
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	LONG $0x487cd162; WORD $0x5210; BYTE $0x02 // vmovups 0x80(%r10), %zmm2
+	QUAD $0x020a5c10487cd162 // vmovups 0x80(%r10,%rcx), %zmm3
+	LONG $0x486cf162; WORD $0xe314 // vunpcklps %zmm3, %zmm2, %zmm4 # zmm4 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x487cf162; WORD $0xd914 // vunpcklps %zmm1, %zmm0, %zmm3 # zmm3 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x48ddf162; WORD $0xcb14 // vunpcklpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[0],zmm3[0],zmm4[2],zmm3[2],zmm4[4],zmm3[4],zmm4[6],zmm3[6]
+	LONG $0x1178c1c4; BYTE $0x0e // vmovups %xmm1, (%r14)
+	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
+	QUAD $0x012e0c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r14,%rbp)
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	QUAD $0x022e0c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r14,%rbp)
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	QUAD $0x032e0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r14,%rbp)
+	LONG $0x48ddf162; WORD $0xcb15 // vunpckhpd %zmm3, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm3[1],zmm4[3],zmm3[3],zmm4[5],zmm3[5],zmm4[7],zmm3[7]
+	LONG $0x117881c4; WORD $0xae0c // vmovups %xmm1, (%r14,%r13,4)
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	QUAD $0x012e0c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r14,%rbp)
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	QUAD $0x022e0c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r14,%rbp)
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	QUAD $0x032e0c19487dd362 // vextractf32x4 $0x3, %zmm1, (%r14,%rbp)
+	LONG $0x48edf162; WORD $0xc814 // vunpcklpd %zmm0, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm0[0],zmm2[2],zmm0[2],zmm2[4],zmm0[4],zmm2[6],zmm0[6]
+	LONG $0x117881c4; WORD $0xee0c // vmovups %xmm1, (%r14,%r13,8)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	QUAD $0x012e0c19487dd362 // vextractf32x4 $0x1, %zmm1, (%r14,%rbp)
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	QUAD $0x022e0c19487dd362 // vextractf32x4 $0x2, %zmm1, (%r14,%rbp)
+	QUAD $0x030e0c19487d9362 // vextractf32x4 $0x3, %zmm1, (%r14,%r9)
+	LONG $0x48edf162; WORD $0xc015 // vunpckhpd %zmm0, %zmm2, %zmm0 # zmm0 = zmm2[1],zmm0[1],zmm2[3],zmm0[3],zmm2[5],zmm0[5],zmm2[7],zmm0[7]
+	LONG $0x1178c1c4; WORD $0x0604 // vmovups %xmm0, (%r14,%rax)
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	QUAD $0x012e0419487dd362 // vextractf32x4 $0x1, %zmm0, (%r14,%rbp)
+	LONG $0x246c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbp
+	QUAD $0x022e0419487dd362 // vextractf32x4 $0x2, %zmm0, (%r14,%rbp)
+	LONG $0x246c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbp
+	QUAD $0x032e0419487dd362 // vextractf32x4 $0x3, %zmm0, (%r14,%rbp)
+	LONG $0x000030bd; BYTE $0x00 // movl $0x30, %ebp
+	LONG $0x40fe8348 // cmpq $0x40, %rsi
+	LONG $0xfc818c0f; WORD $0xffff // jl 0xb755 <k_pack_rows_pairs+0x505>
+	LONG $0x0f348d4d // leaq (%r15,%rcx), %r14
+	QUAD $0x000004c08a180f41 // prefetcht0 0x4c0(%r10)
+	QUAD $0x0004000f8c180f41; BYTE $0x00 // prefetcht0 0x400(%r15,%rcx)
+	LONG $0x0e3c8d4d // leaq (%r14,%rcx), %r15
+	QUAD $0x000400318c180f42; BYTE $0x00 // prefetcht0 0x400(%rcx,%r14)
+	QUAD $0x000400398c180f42; BYTE $0x00 // prefetcht0 0x400(%rcx,%r15)
+	LONG $0x487cb162; WORD $0x0410; BYTE $0x31 // vmovups (%rcx,%r14), %zmm0
+	LONG $0x487cd162; WORD $0x4a10; BYTE $0x03 // vmovups 0xc0(%r10), %zmm1
+	QUAD $0x030a5410487cd162 // vmovups 0xc0(%r10,%rcx), %zmm2
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0x39 // vmovups (%rcx,%r15), %zmm3
+	LONG $0x4874f162; WORD $0xe214 // vunpcklps %zmm2, %zmm1, %zmm4 # zmm4 = zmm1[0],zmm2[0],zmm1[1],zmm2[1],zmm1[4],zmm2[4],zmm1[5],zmm2[5],zmm1[8],zmm2[8],zmm1[9],zmm2[9],zmm1[12],zmm2[12],zmm1[13],zmm2[13]
+	LONG $0x4874f162; WORD $0xca15 // vunpckhps %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[2],zmm2[2],zmm1[3],zmm2[3],zmm1[6],zmm2[6],zmm1[7],zmm2[7],zmm1[10],zmm2[10],zmm1[11],zmm2[11],zmm1[14],zmm2[14],zmm1[15],zmm2[15]
+	LONG $0x487cf162; WORD $0xd314 // vunpcklps %zmm3, %zmm0, %zmm2 # zmm2 = zmm0[0],zmm3[0],zmm0[1],zmm3[1],zmm0[4],zmm3[4],zmm0[5],zmm3[5],zmm0[8],zmm3[8],zmm0[9],zmm3[9],zmm0[12],zmm3[12],zmm0[13],zmm3[13]
+	LONG $0x487cf162; WORD $0xc315 // vunpckhps %zmm3, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm3[2],zmm0[3],zmm3[3],zmm0[6],zmm3[6],zmm0[7],zmm3[7],zmm0[10],zmm3[10],zmm0[11],zmm3[11],zmm0[14],zmm3[14],zmm0[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xda14 // vunpcklpd %zmm2, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm2[0],zmm4[2],zmm2[2],zmm4[4],zmm2[4],zmm4[6],zmm2[6]
+	LONG $0x1178c1c4; WORD $0x241c // vmovups %xmm3, (%r12)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	QUAD $0x01341c19487dd362 // vextractf32x4 $0x1, %zmm3, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	QUAD $0x02341c19487dd362 // vextractf32x4 $0x2, %zmm3, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	QUAD $0x03341c19487dd362 // vextractf32x4 $0x3, %zmm3, (%r12,%rsi)
+	LONG $0x48ddf162; WORD $0xd215 // vunpckhpd %zmm2, %zmm4, %zmm2 # zmm2 = zmm4[1],zmm2[1],zmm4[3],zmm2[3],zmm4[5],zmm2[5],zmm4[7],zmm2[7]
+	LONG $0x117881c4; WORD $0xac14 // vmovups %xmm2, (%r12,%r13,4)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	QUAD $0x01341419487dd362 // vextractf32x4 $0x1, %zmm2, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x02341419487dd362 // vextractf32x4 $0x2, %zmm2, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	QUAD $0x03341419487dd362 // vextractf32x4 $0x3, %zmm2, (%r12,%rsi)
+	LONG $0x48f5f162; WORD $0xd014 // vunpcklpd %zmm0, %zmm1, %zmm2 # zmm2 = zmm1[0],zmm0[0],zmm1[2],zmm0[2],zmm1[4],zmm0[4],zmm1[6],zmm0[6]
+	LONG $0x117881c4; WORD $0xec14 // vmovups %xmm2, (%r12,%r13,8)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x01341419487dd362 // vextractf32x4 $0x1, %zmm2, (%r12,%rsi)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	QUAD $0x02341419487dd362 // vextractf32x4 $0x2, %zmm2, (%r12,%rsi)
+	QUAD $0x030c1419487d9362 // vextractf32x4 $0x3, %zmm2, (%r12,%r9)
+	LONG $0x48f5f162; WORD $0xc015 // vunpckhpd %zmm0, %zmm1, %zmm0 # zmm0 = zmm1[1],zmm0[1],zmm1[3],zmm0[3],zmm1[5],zmm0[5],zmm1[7],zmm0[7]
+	LONG $0x1178c1c4; WORD $0x0404 // vmovups %xmm0, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	QUAD $0x01040419487dd362 // vextractf32x4 $0x1, %zmm0, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x02040419487dd362 // vextractf32x4 $0x2, %zmm0, (%r12,%rax)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	QUAD $0x03040419487dd362 // vextractf32x4 $0x3, %zmm0, (%r12,%rax)
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x2464034c; BYTE $0x30 // addq 0x30(%rsp), %r12
+	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
+	LONG $0xfffb47e9; BYTE $0xff // jmp 0xb758 <k_pack_rows_pairs+0x508>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	LONG $0xa0248422; WORD $0x0000; BYTE $0x00 // andb 0xa0(%rsp), %al
+	WORD $0x013c // cmpb $0x1, %al
+	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
+	LONG $0x00ad850f; WORD $0x0000 // jne 0xbcd8 <k_pack_rows_pairs+0xa88>
+	WORD $0x8b49; BYTE $0x17 // movq (%r15), %rdx
+	LONG $0x18478b49 // movq 0x18(%r15), %rax
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0xf4af0f49 // imulq %r12, %rsi
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	WORD $0x0d75 // jne 0xbc50 <k_pack_rows_pairs+0xa00>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	WORD $0x7275 // jne 0xbcbd <k_pack_rows_pairs+0xa6d>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0xbcd8 <k_pack_rows_pairs+0xa88>
+	QUAD $0xfffffffffffeb849; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r8 # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x214d; BYTE $0xe8 // andq %r13, %r8
+	LONG $0x090c8d4c // leaq (%rcx,%rcx), %r9
+	LONG $0xb2148d4c // leaq (%rdx,%rsi,4), %r10
+	LONG $0x04c28349 // addq $0x4, %r10
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	WORD $0x0feb // jmp 0xbc7f <k_pack_rows_pairs+0xa2f>
+	LONG $0xba2c8941 // movl %ebp, (%r10,%rdi,4)
+	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x3474 // je 0xbcb3 <k_pack_rows_pairs+0xa63>
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	WORD $0x097d // jge 0xbc95 <k_pack_rows_pairs+0xa45>
+	LONG $0x085f8b49 // movq 0x8(%r15), %rbx
+	LONG $0x1cb70f42; BYTE $0x1b // movzwl (%rbx,%r11), %ebx
+	LONG $0xba5c8941; BYTE $0xfc // movl %ebx, -0x4(%r10,%rdi,4)
+	LONG $0x015f8d48 // leaq 0x1(%rdi), %rbx
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	WORD $0xcb7d // jge 0xbc70 <k_pack_rows_pairs+0xa20>
+	LONG $0x08778b4d // movq 0x8(%r15), %r14
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x2cb70f43; BYTE $0x33 // movzwl (%r11,%r14), %ebp
+	WORD $0xbdeb // jmp 0xbc70 <k_pack_rows_pairs+0xa20>
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	WORD $0x1b74 // je 0xbcd8 <k_pack_rows_pairs+0xa88>
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	WORD $0x0d7d // jge 0xbcd5 <k_pack_rows_pairs+0xa85>
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x084f0349 // addq 0x8(%r15), %rcx
+	LONG $0x34b70f41; BYTE $0x0c // movzwl (%r12,%rcx), %esi
+	WORD $0x3489; BYTE $0xba // movl %esi, (%rdx,%rdi,4)
+	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// pack_cols
 	BYTE $0x55 // pushq %rbp
@@ -9244,91 +9739,2412 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x125c8e0f; WORD $0x0000 // jle 0xc62f <k_pack_cols+0x127f>
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x08608b4c // movq 0x8(%rax), %r12
-	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
+	LONG $0x18ec8148; WORD $0x0001; BYTE $0x00 // subq $0x118, %rsp # imm = 0x118
+	LONG $0x207f8348; BYTE $0x0c // cmpq $0xc, 0x20(%rdi)
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x071d850f; WORD $0x0000 // jne 0xc42e <k_pack_cols+0x73e>
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x13a18e0f; WORD $0x0000 // jle 0xd0bf <k_pack_cols+0x13cf>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10788b48 // movq 0x10(%rax), %rdi
+	WORD $0x8b4c; BYTE $0x00 // movq (%rax), %r8
+	LONG $0x18508b4c // movq 0x18(%rax), %r10
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0xf4428d49 // leaq -0xc(%r10), %rax
+	QUAD $0xaaaaaaaaaaabba48; WORD $0xaaaa // movabsq $-0x5555555555555555, %rdx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe2 // mulq %rdx
+	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x03eac148 // shrq $0x3, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x0000000c850c8d48 // leaq 0xc(,%rax,4), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x30c08348 // addq $0x30, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x48fdd262; WORD $0xc27c // vpbroadcastq %r10, %zmm0
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	QUAD $0x00000000fd3c8d4c // leaq (,%rdi,8), %r15
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	LONG $0x50408d49 // leaq 0x50(%r8), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	QUAD $0x000000182444c748; BYTE $0x00 // movq $0x0, 0x18(%rsp)
+	QUAD $0x528a0d22487df262; WORD $0x0000 // vpmovsxbq 0x528a(%rip), %zmm1 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x5268155948fdf262; WORD $0x0000 // vpbroadcastq 0x5268(%rip), %zmm2 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x52661d22487df262; WORD $0x0000 // vpmovsxbq 0x5266(%rip), %zmm3 # 0x11048 <k_pack_cols_pairs+0x1ae8>
+	QUAD $0x5284255948fdf262; WORD $0x0000 // vpbroadcastq 0x5284(%rip), %zmm4 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x525a2d5948fdf262; WORD $0x0000 // vpbroadcastq 0x525a(%rip), %zmm5 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x5260355948fdf262; WORD $0x0000 // vpbroadcastq 0x5260(%rip), %zmm6 # 0x11060 <k_pack_cols_pairs+0x1b00>
+	QUAD $0x526e3d5948fdf262; WORD $0x0000 // vpbroadcastq 0x526e(%rip), %zmm7 # 0x11078 <k_pack_cols_pairs+0x1b18>
+	QUAD $0x52440522487d7262; WORD $0x0000 // vpmovsxbq 0x5244(%rip), %zmm8 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x000000b82484c748; LONG $0x00000000 // movq $0x0, 0xb8(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	WORD $0x3beb // jmp 0xbe66 <k_pack_cols+0x176>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x000000b824848348; BYTE $0x10 // addq $0x10, 0xb8(%rsp)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24440348; BYTE $0x78 // addq 0x78(%rsp), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0x12598d0f; WORD $0x0000 // jge 0xd0bf <k_pack_cols+0x13cf>
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xc14c0f48 // cmovlq %rcx, %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
+	LONG $0x04458d4c // leaq 0x4(%rbp), %r8
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
+	LONG $0xc64c0f4c // cmovlq %rsi, %r8
+	LONG $0x0cfa8349 // cmpq $0xc, %r10
+	WORD $0x137d // jge 0xbec0 <k_pack_cols+0x1d0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x000172e9; BYTE $0x00 // jmp 0xc030 <k_pack_cols+0x340>
+	WORD $0x9066 // nop
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	LONG $0x01528d0f; WORD $0x0000 // jge 0xc030 <k_pack_cols+0x340>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x08428b48 // movq 0x8(%rdx), %rax
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x5caf0f4c; WORD $0x5024 // imulq 0x50(%rsp), %r11
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x521c8d48 // leaq (%rdx,%rdx,2), %rbx
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x20608d4c // leaq 0x20(%rax), %r12
+	LONG $0x00000cba; BYTE $0x00 // movl $0xc, %edx
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x29eb // jmp 0xbf54 <k_pack_cols+0x264>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x24740148; BYTE $0x08 // addq %rsi, 0x8(%rsp)
+	LONG $0x0c508d48 // leaq 0xc(%rax), %rdx
+	LONG $0x30c48349 // addq $0x30, %r12
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	LONG $0x00dc8f0f; WORD $0x0000 // jg 0xc030 <k_pack_cols+0x340>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x012404f6 // testb $0x1, (%rsp)
+	WORD $0x3874 // je 0xbf98 <k_pack_cols+0x2a8>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	LONG $0x107821c4; WORD $0x9a0c // vmovups (%rdx,%r11,4), %xmm9
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x0c1178c5; BYTE $0x1e // vmovups %xmm9, (%rsi,%rbx)
+	LONG $0x107821c4; WORD $0x9a4c; BYTE $0x10 // vmovups 0x10(%rdx,%r11,4), %xmm9
+	LONG $0x4c1178c5; WORD $0x101e // vmovups %xmm9, 0x10(%rsi,%rbx)
+	LONG $0x6f7a21c4; WORD $0x9a4c; BYTE $0x20 // vmovdqu 0x20(%rdx,%r11,4), %xmm9
+	LONG $0x4c7f7ac5; WORD $0x201e // vmovdqu %xmm9, 0x20(%rsi,%rbx)
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	WORD $0x9274 // je 0xbf30 <k_pack_cols+0x240>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	LONG $0x01558d48 // leaq 0x1(%rbp), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	QUAD $0x000000006d0c8d4c // leaq (,%rbp,2), %r9
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x4c1078c5; WORD $0xe037 // vmovups -0x20(%rdi,%rsi), %xmm9
+	LONG $0x117841c4; WORD $0xb049 // vmovups %xmm9, -0x50(%r9)
+	LONG $0x4c1078c5; WORD $0xf037 // vmovups -0x10(%rdi,%rsi), %xmm9
+	LONG $0x117841c4; WORD $0xc049 // vmovups %xmm9, -0x40(%r9)
+	LONG $0x0c1078c5; BYTE $0x37 // vmovups (%rdi,%rsi), %xmm9
+	LONG $0x117841c4; WORD $0xd049 // vmovups %xmm9, -0x30(%r9)
+	LONG $0x4c1078c5; WORD $0xe017 // vmovups -0x20(%rdi,%rdx), %xmm9
+	LONG $0x117841c4; WORD $0xe049 // vmovups %xmm9, -0x20(%r9)
+	LONG $0x4c1078c5; WORD $0xf017 // vmovups -0x10(%rdi,%rdx), %xmm9
+	LONG $0x117841c4; WORD $0xf049 // vmovups %xmm9, -0x10(%r9)
+	LONG $0x0c6f7ac5; BYTE $0x17 // vmovdqu (%rdi,%rdx), %xmm9
+	LONG $0x7f7a41c4; BYTE $0x09 // vmovdqu %xmm9, (%r9)
+	LONG $0x02c58348 // addq $0x2, %rbp
+	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
+	LONG $0x60c18349 // addq $0x60, %r9
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	WORD $0xab7c // jl 0xbfd0 <k_pack_cols+0x2e0>
+	LONG $0xffff06e9; BYTE $0xff // jmp 0xbf30 <k_pack_cols+0x240>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0xfdf2840f; WORD $0xffff // je 0xbe30 <k_pack_cols+0x140>
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	LONG $0xfde98d0f; WORD $0xffff // jge 0xbe30 <k_pack_cols+0x140>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x28598b4c // movq 0x28(%rcx), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfdd78e0f; WORD $0xffff // jle 0xbe30 <k_pack_cols+0x140>
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xff788d48 // leaq -0x1(%rax), %rdi
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x08768b48 // movq 0x8(%rsi), %rsi
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0xa61c8d4a // leaq (%rsi,%r12,4), %rbx
+	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x241c894c // movq %r11, (%rsp)
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x04af0f48; BYTE $0x24 // imulq (%rsp), %rax
+	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	QUAD $0x000000009d1c8d4a // leaq (,%r11,4), %rbx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0xa2148d4a // leaq (%rdx,%r12,4), %rdx
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0xc820 // andb %cl, %al
+	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x094c; BYTE $0xc9 // orq %r9, %rcx
+	WORD $0x980f; BYTE $0xc1 // sets %cl
+	WORD $0xc108 // orb %al, %cl
+	LONG $0x80248c88; WORD $0x0000; BYTE $0x00 // movb %cl, 0x80(%rsp)
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
+	LONG $0x48fd5262; WORD $0xcc7c // vpbroadcastq %r12, %zmm9
+	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	LONG $0x38588d4c // leaq 0x38(%rax), %r11
+	LONG $0x241c234c // andq (%rsp), %r11
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	QUAD $0x0000b824acaf0f48; BYTE $0x00 // imulq 0xb8(%rsp), %rbp
+	LONG $0x2e048d49 // leaq (%r14,%rbp), %rax
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xa10c8d4a // leaq (%rcx,%r12,4), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x24548d49; BYTE $0x01 // leaq 0x1(%r12), %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	WORD $0x2eeb // jmp 0xc1aa <k_pack_cols+0x4ba>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x24740148; BYTE $0x28 // addq %rsi, 0x28(%rsp)
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	LONG $0xfc868d0f; WORD $0xffff // jge 0xbe30 <k_pack_cols+0x140>
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	LONG $0x7caf0f48; WORD $0x5024 // imulq 0x50(%rsp), %rdi
+	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
+	LONG $0xb92c8d4d // leaq (%r9,%rdi,4), %r13
+	LONG $0x8024940a; WORD $0x0000; BYTE $0x00 // orb 0x80(%rsp), %dl
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	WORD $0x0c74 // je 0xc1e0 <k_pack_cols+0x4f0>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000174e9; BYTE $0x00 // jmp 0xc350 <k_pack_cols+0x660>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x40fe8348 // cmpq $0x40, %rsi
+	WORD $0x0a73 // jae 0xc1f0 <k_pack_cols+0x500>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x0000f0e9; BYTE $0x00 // jmp 0xc2dd <k_pack_cols+0x5ed>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x48fd5162; WORD $0xd06f // vmovdqa64 %zmm8, %zmm10
+	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
+	BYTE $0x90 // nop
+	LONG $0x48ad5162; WORD $0xe1d4 // vpaddq %zmm9, %zmm10, %zmm12
+	LONG $0x48a55162; WORD $0xe9d4 // vpaddq %zmm9, %zmm11, %zmm13
+	LONG $0x48957162; WORD $0xf4d4 // vpaddq %zmm4, %zmm13, %zmm14
+	LONG $0x489d7162; WORD $0xfcd4 // vpaddq %zmm4, %zmm12, %zmm15
+	LONG $0x4895e162; WORD $0xc5d4 // vpaddq %zmm5, %zmm13, %zmm16
+	LONG $0x489de162; WORD $0xcdd4 // vpaddq %zmm5, %zmm12, %zmm17
+	LONG $0x4895e162; WORD $0xd6d4 // vpaddq %zmm6, %zmm13, %zmm18
+	LONG $0x489de162; WORD $0xded4 // vpaddq %zmm6, %zmm12, %zmm19
+	LONG $0x48fdd262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdd262; WORD $0xc737 // vpcmpgtq %zmm15, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xd637 // vpcmpgtq %zmm14, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd837 // vpcmpgtq %zmm16, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0xc97c3162; WORD $0x2410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm12 {%k1} {z}
+	QUAD $0x01a16c10ca7c3162 // vmovups 0x40(%rcx,%r12,4), %zmm13 {%k2} {z}
+	QUAD $0x02a17410cb7c3162 // vmovups 0x80(%rcx,%r12,4), %zmm14 {%k3} {z}
+	QUAD $0x03a17c10cc7c3162 // vmovups 0xc0(%rcx,%r12,4), %zmm15 {%k4} {z}
+	QUAD $0xfda06411487c3162 // vmovups %zmm12, -0xc0(%rax,%r12,4)
+	QUAD $0xfea06c11487c3162 // vmovups %zmm13, -0x80(%rax,%r12,4)
+	QUAD $0xffa07411487c3162 // vmovups %zmm14, -0x40(%rax,%r12,4)
+	LONG $0x487c3162; WORD $0x3c11; BYTE $0xa0 // vmovups %zmm15, (%rax,%r12,4)
+	LONG $0x40c48349 // addq $0x40, %r12
+	LONG $0x48ad7162; WORD $0xd7d4 // vpaddq %zmm7, %zmm10, %zmm10
+	LONG $0x48a57162; WORD $0xdfd4 // vpaddq %zmm7, %zmm11, %zmm11
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	LONG $0xff39850f; WORD $0xffff // jne 0xc200 <k_pack_cols+0x510>
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	LONG $0xfeb0840f; WORD $0xffff // je 0xc180 <k_pack_cols+0x490>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x38c6f640 // testb $0x38, %sil
+	WORD $0x5974 // je 0xc336 <k_pack_cols+0x646>
+	QUAD $0x0000009024ac034c // addq 0x90(%rsp), %r13
+	LONG $0x48fd7262; WORD $0xd27c // vpbroadcastq %rdx, %zmm10
+	LONG $0x48ad7162; WORD $0xd1eb // vporq %zmm1, %zmm10, %zmm10
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48ad5162; WORD $0xd9d4 // vpaddq %zmm9, %zmm10, %zmm11
+	LONG $0x48fdd262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm0, %k1
+	LONG $0xa97c7162; WORD $0x1c10; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm11 {%k1} {z}
+	LONG $0x5c117cc5; WORD $0x0095 // vmovups %ymm11, (%rbp,%rdx,4)
+	LONG $0x08c28348 // addq $0x8, %rdx
+	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	WORD $0xd875 // jne 0xc300 <k_pack_cols+0x610>
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
+	LONG $0xfe4c840f; WORD $0xffff // je 0xc180 <k_pack_cols+0x490>
+	WORD $0x1aeb // jmp 0xc350 <k_pack_cols+0x660>
+	QUAD $0x000000b024ac034c // addq 0xb0(%rsp), %r13
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	WORD $0x3674 // je 0xc397 <k_pack_cols+0x6a7>
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x343c8d49 // leaq (%r12,%rsi), %rdi
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0x067d // jge 0xc37a <k_pack_cols+0x68a>
+	LONG $0x6e7941c4; WORD $0x0055 // vmovd (%r13), %xmm10
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x7caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdi
+	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x147e79c5; BYTE $0xbe // vmovd %xmm10, (%rsi,%rdi,4)
+	LONG $0x04c58349 // addq $0x4, %r13
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	LONG $0xfde0840f; WORD $0xffff // je 0xc180 <k_pack_cols+0x490>
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x294d; BYTE $0xe6 // subq %r12, %r14
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x220c8d4e // leaq (%rdx,%r12), %r9
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
+	LONG $0x2464034c; BYTE $0x20 // addq 0x20(%rsp), %r12
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x19eb // jmp 0xc3e3 <k_pack_cols+0x6f3>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x547e79c5; WORD $0x04ba // vmovd %xmm10, 0x4(%rdx,%rdi,4)
+	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	LONG $0xfd9d840f; WORD $0xffff // je 0xc180 <k_pack_cols+0x490>
+	LONG $0x3c348d49 // leaq (%r12,%rdi), %rsi
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0x1a7c // jl 0xc410 <k_pack_cols+0x720>
+	LONG $0x1c117ac5; BYTE $0xba // vmovss %xmm11, (%rdx,%rdi,4)
+	LONG $0x39348d49 // leaq (%r9,%rdi), %rsi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0xcc7d // jge 0xc3d0 <k_pack_cols+0x6e0>
+	WORD $0x1feb // jmp 0xc425 <k_pack_cols+0x735>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107a41c4; WORD $0xbd5c; BYTE $0x00 // vmovss (%r13,%rdi,4), %xmm11
+	LONG $0x1c117ac5; BYTE $0xba // vmovss %xmm11, (%rdx,%rdi,4)
+	LONG $0x39348d49 // leaq (%r9,%rdi), %rsi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0xab7d // jge 0xc3d0 <k_pack_cols+0x6e0>
+	LONG $0x6e7941c4; WORD $0xbd54; BYTE $0x04 // vmovd 0x4(%r13,%rdi,4), %xmm10
+	WORD $0xa2eb // jmp 0xc3d0 <k_pack_cols+0x6e0>
+	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x0c848e0f; WORD $0x0000 // jle 0xd0bf <k_pack_cols+0x13cf>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x10488b4c // movq 0x10(%rax), %r9
-	LONG $0x486ffac5; BYTE $0x18 // vmovdqu 0x18(%rax), %xmm1
-	LONG $0x18708b4c // movq 0x18(%rax), %r14
-	LONG $0x20588b4c // movq 0x20(%rax), %r11
-	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	LONG $0x2434894c // movq %r14, (%rsp)
-	LONG $0x02f18e0f; WORD $0x0000 // jle 0xb6f3 <k_pack_cols+0x343>
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x1224840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
+	LONG $0x18708b48 // movq 0x18(%rax), %rsi
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x048b8d0f; WORD $0x0000 // jge 0xc8f2 <k_pack_cols+0xc02>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0c4f840f; WORD $0x0000 // je 0xd0bf <k_pack_cols+0x13cf>
+	QUAD $0xffffffffffc0b948; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rcx # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x000000008d148d4a // leaq (,%r9,4), %rdx
+	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x0000c0b8; BYTE $0x00 // movl $0xc0, %eax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x000000482444c748; BYTE $0x00 // movq $0x0, 0x48(%rsp)
+	LONG $0x38418d48 // leaq 0x38(%rcx), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	QUAD $0x4b8e0d22487df262; WORD $0x0000 // vpmovsxbq 0x4b8e(%rip), %zmm1 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x4b6c155948fdf262; WORD $0x0000 // vpbroadcastq 0x4b6c(%rip), %zmm2 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x4b6a1d22487df262; WORD $0x0000 // vpmovsxbq 0x4b6a(%rip), %zmm3 # 0x11048 <k_pack_cols_pairs+0x1ae8>
+	QUAD $0x4b88255948fdf262; WORD $0x0000 // vpbroadcastq 0x4b88(%rip), %zmm4 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x4b5e2d5948fdf262; WORD $0x0000 // vpbroadcastq 0x4b5e(%rip), %zmm5 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x4b64355948fdf262; WORD $0x0000 // vpbroadcastq 0x4b64(%rip), %zmm6 # 0x11060 <k_pack_cols_pairs+0x1b00>
+	QUAD $0x4b723d5948fdf262; WORD $0x0000 // vpbroadcastq 0x4b72(%rip), %zmm7 # 0x11078 <k_pack_cols_pairs+0x1b18>
+	QUAD $0x4b480522487d7262; WORD $0x0000 // vpmovsxbq 0x4b48(%rip), %zmm8 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x000000602444c748; BYTE $0x00 // movq $0x0, 0x60(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x36eb // jmp 0xc556 <k_pack_cols+0x866>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x24440148; BYTE $0x20 // addq %rax, 0x20(%rsp)
+	LONG $0x24448348; WORD $0x1060 // addq $0x10, 0x60(%rsp)
+	LONG $0x24440148; BYTE $0x48 // addq %rax, 0x48(%rsp)
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0x0b698d0f; WORD $0x0000 // jge 0xd0bf <k_pack_cols+0x13cf>
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	LONG $0xc14d0f48 // cmovgeq %rcx, %rax
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
+	LONG $0x24448d4d; BYTE $0x04 // leaq 0x4(%r12), %r8
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	LONG $0xc74c0f4c // cmovlq %rdi, %r8
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	WORD $0x8a7d // jge 0xc520 <k_pack_cols+0x830>
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x28418b4c // movq 0x28(%rcx), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xff758e0f; WORD $0xffff // jle 0xc520 <k_pack_cols+0x830>
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x81148d4c // leaq (%rcx,%rax,4), %r10
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	QUAD $0x0000000085348d4e // leaq (,%r8,4), %r14
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0xc120 // andb %al, %cl
+	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x0948; BYTE $0xd0 // orq %rdx, %rax
+	WORD $0x980f; BYTE $0xc0 // sets %al
+	WORD $0xc808 // orb %cl, %al
+	LONG $0x08244488 // movb %al, 0x8(%rsp)
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xc5 // andq %rax, %r13
+	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x24442348; BYTE $0x40 // andq 0x40(%rsp), %rax
+	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0b3c8d4c // leaq (%rbx,%rcx), %r15
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	LONG $0x6caf0f48; WORD $0x6024 // imulq 0x60(%rsp), %rbp
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x290c8d4c // leaq (%rcx,%rbp), %r9
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x241c8948 // movq %rbx, (%rsp)
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	WORD $0x22eb // jmp 0xc6ad <k_pack_cols+0x9bd>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0xfe738d0f; WORD $0xffff // jge 0xc520 <k_pack_cols+0x830>
+	LONG $0x08f88349 // cmpq $0x8, %r8
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0xdaaf0f4d // imulq %r10, %r11
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x9e348d4f // leaq (%r14,%r11,4), %r14
+	LONG $0x08244c0a // orb 0x8(%rsp), %cl
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	WORD $0x2474 // je 0xc6f0 <k_pack_cols+0xa00>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x015c850f; WORD $0x0000 // jne 0xc83b <k_pack_cols+0xb4b>
+	LONG $0x000193e9; BYTE $0x00 // jmp 0xc877 <k_pack_cols+0xb87>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	LONG $0x00e5820f; WORD $0x0000 // jb 0xc7e1 <k_pack_cols+0xaf1>
+	LONG $0x48fd5162; WORD $0xc86f // vmovdqa64 %zmm8, %zmm9
+	LONG $0x48fd7162; WORD $0xd36f // vmovdqa64 %zmm3, %zmm10
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48ad7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm10, %zmm11
+	LONG $0x48b57162; WORD $0xe4d4 // vpaddq %zmm4, %zmm9, %zmm12
+	LONG $0x48ad7162; WORD $0xedd4 // vpaddq %zmm5, %zmm10, %zmm13
+	LONG $0x48b57162; WORD $0xf5d4 // vpaddq %zmm5, %zmm9, %zmm14
+	LONG $0x48ad7162; WORD $0xfed4 // vpaddq %zmm6, %zmm10, %zmm15
+	LONG $0x48b5e162; WORD $0xc6d4 // vpaddq %zmm6, %zmm9, %zmm16
+	LONG $0x48fdd262; WORD $0xc137 // vpcmpgtq %zmm9, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xca37 // vpcmpgtq %zmm10, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdd262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xd337 // vpcmpgtq %zmm11, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdd262; WORD $0xc637 // vpcmpgtq %zmm14, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xdd37 // vpcmpgtq %zmm13, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc037 // vpcmpgtq %zmm16, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xe737 // vpcmpgtq %zmm15, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	QUAD $0xfd8f5c10c97c5162 // vmovups -0xc0(%r15,%rcx,4), %zmm11 {%k1} {z}
+	QUAD $0xfe8f6410ca7c5162 // vmovups -0x80(%r15,%rcx,4), %zmm12 {%k2} {z}
+	QUAD $0xff8f6c10cb7c5162 // vmovups -0x40(%r15,%rcx,4), %zmm13 {%k3} {z}
+	LONG $0xcc7c5162; WORD $0x3410; BYTE $0x8f // vmovups (%r15,%rcx,4), %zmm14 {%k4} {z}
+	QUAD $0xfd895c11487c5162 // vmovups %zmm11, -0xc0(%r9,%rcx,4)
+	QUAD $0xfe896411487c5162 // vmovups %zmm12, -0x80(%r9,%rcx,4)
+	QUAD $0xff896c11487c5162 // vmovups %zmm13, -0x40(%r9,%rcx,4)
+	LONG $0x487c5162; WORD $0x3411; BYTE $0x89 // vmovups %zmm14, (%r9,%rcx,4)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	LONG $0x48b57162; WORD $0xcfd4 // vpaddq %zmm7, %zmm9, %zmm9
+	LONG $0x48ad7162; WORD $0xd7d4 // vpaddq %zmm7, %zmm10, %zmm10
+	WORD $0x3949; BYTE $0xcd // cmpq %rcx, %r13
+	LONG $0xff45850f; WORD $0xffff // jne 0xc710 <k_pack_cols+0xa20>
+	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
+	LONG $0xfebc840f; WORD $0xffff // je 0xc690 <k_pack_cols+0x9a0>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x38c0f641 // testb $0x38, %r8b
+	LONG $0x00f3840f; WORD $0x0000 // je 0xc8d4 <k_pack_cols+0xbe4>
+	LONG $0x2474034c; BYTE $0x28 // addq 0x28(%rsp), %r14
+	LONG $0x48fd7262; WORD $0xc97c // vpbroadcastq %rcx, %zmm9
+	LONG $0x48b57162; WORD $0xc9eb // vporq %zmm1, %zmm9, %zmm9
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdd262; WORD $0xc937 // vpcmpgtq %zmm9, %zmm0, %k1
+	LONG $0xa97c7162; WORD $0x1410; BYTE $0x8b // vmovups (%rbx,%rcx,4), %ymm10 {%k1} {z}
+	LONG $0x54117cc5; WORD $0x008d // vmovups %ymm10, (%rbp,%rcx,4)
+	LONG $0x08c18348 // addq $0x8, %rcx
+	LONG $0x48b57162; WORD $0xcad4 // vpaddq %zmm2, %zmm9, %zmm9
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xde75 // jne 0xc800 <k_pack_cols+0xb10>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xfe62840f; WORD $0xffff // je 0xc690 <k_pack_cols+0x9a0>
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x3c74 // je 0xc877 <k_pack_cols+0xb87>
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x057d // jge 0xc84d <k_pack_cols+0xb5d>
+	LONG $0x6e7941c4; BYTE $0x0e // vmovd (%r14), %xmm9
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x92148d4e // leaq (%rdx,%r10,4), %r10
+	LONG $0x7e7941c4; WORD $0x8a0c // vmovd %xmm9, (%r10,%rcx,4)
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	LONG $0xfe10840f; WORD $0xffff // je 0xc690 <k_pack_cols+0x9a0>
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x23eb // jmp 0xc8a9 <k_pack_cols+0xbb9>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x4c7e79c5; WORD $0x048d // vmovd %xmm9, 0x4(%rbp,%rcx,4)
+	LONG $0x08c68349 // addq $0x8, %r14
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	LONG $0xfde7840f; WORD $0xffff // je 0xc690 <k_pack_cols+0x9a0>
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x067d // jge 0xc8be <k_pack_cols+0xbce>
+	LONG $0x107a41c4; WORD $0xfc56 // vmovss -0x4(%r14), %xmm10
+	LONG $0x54117ac5; WORD $0x008d // vmovss %xmm10, (%rbp,%rcx,4)
+	LONG $0x01598d4c // leaq 0x1(%rcx), %r11
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0xc37d // jge 0xc890 <k_pack_cols+0xba0>
+	LONG $0x6e7941c4; BYTE $0x0e // vmovd (%r14), %xmm9
+	WORD $0xbceb // jmp 0xc890 <k_pack_cols+0xba0>
+	QUAD $0x0000009024b4034c // addq 0x90(%rsp), %r14
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0xff4b850f; WORD $0xffff // jne 0xc83b <k_pack_cols+0xb4b>
+	WORD $0x85eb // jmp 0xc877 <k_pack_cols+0xb87>
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	QUAD $0x000000008d148d4a // leaq (,%r9,4), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
+	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	LONG $0x80918d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rcx), %rdx
+	QUAD $0x000000f024948948 // movq %rdx, 0xf0(%rsp)
+	LONG $0x01148d48 // leaq (%rcx,%rax), %rdx
+	QUAD $0x000000e824948948 // movq %rdx, 0xe8(%rsp)
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x01448d48; BYTE $0x04 // leaq 0x4(%rcx,%rax), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x000140b8; BYTE $0x00 // movl $0x140, %eax # imm = 0x140
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	QUAD $0x000000c82484c748; LONG $0x00000000 // movq $0x0, 0xc8(%rsp)
+	QUAD $0x46d00d22487df262; WORD $0x0000 // vpmovsxbq 0x46d0(%rip), %zmm1 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x46ae155948fdf262; WORD $0x0000 // vpbroadcastq 0x46ae(%rip), %zmm2 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x46ac1d22487df262; WORD $0x0000 // vpmovsxbq 0x46ac(%rip), %zmm3 # 0x11048 <k_pack_cols_pairs+0x1ae8>
+	QUAD $0x46b22522487df262; WORD $0x0000 // vpmovsxbq 0x46b2(%rip), %zmm4 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x46c02d5948fdf262; WORD $0x0000 // vpbroadcastq 0x46c0(%rip), %zmm5 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x4696355948fdf262; WORD $0x0000 // vpbroadcastq 0x4696(%rip), %zmm6 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x469c3d5948fdf262; WORD $0x0000 // vpbroadcastq 0x469c(%rip), %zmm7 # 0x11060 <k_pack_cols_pairs+0x1b00>
+	QUAD $0x46aa055948fd7262; WORD $0x0000 // vpbroadcastq 0x46aa(%rip), %zmm8 # 0x11078 <k_pack_cols_pairs+0x1b18>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	WORD $0x49eb // jmp 0xca25 <k_pack_cols+0xd35>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	QUAD $0x000000d824840148 // addq %rax, 0xd8(%rsp)
+	QUAD $0x000000c824848348; BYTE $0x10 // addq $0x10, 0xc8(%rsp)
+	QUAD $0x000000d024840148 // addq %rax, 0xd0(%rsp)
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0x069a8d0f; WORD $0x0000 // jge 0xd0bf <k_pack_cols+0x13cf>
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0xc14c0f4c // cmovlq %rcx, %r8
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x04628d4c // leaq 0x4(%rdx), %r12
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x000000c024a4894c // movq %r12, 0xc0(%rsp)
+	LONG $0xe74c0f4c // cmovlq %rdi, %r12
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	LONG $0xff6c8d0f; WORD $0xffff // jge 0xc9e0 <k_pack_cols+0xcf0>
+	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
+	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
+	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0xff408d49 // leaq -0x1(%r8), %rax
+	LONG $0x44af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rax
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	LONG $0x0020be41; WORD $0x0000 // movl $0x20, %r14d
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x000000802484c748; LONG $0x00000000 // movq $0x0, 0x80(%rsp)
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	QUAD $0x000000d024a48b4c // movq 0xd0(%rsp), %r12
+	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
+	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
+	QUAD $0x000000f0249c8b4c // movq 0xf0(%rsp), %r11
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x6aeb // jmp 0xcbc2 <k_pack_cols+0xed2>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x08148d4c // leaq (%rax,%rcx), %r10
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x20778d4d // leaq 0x20(%r15), %r14
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0x808b8d4c; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rbx), %r9
+	LONG $0x082c8d4d // leaq (%r8,%rcx), %r13
+	LONG $0x80a58d4c; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rbp), %r12
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x24448348; WORD $0x2068 // addq $0x20, 0x68(%rsp)
+	QUAD $0x0000008024848348; BYTE $0x20 // addq $0x20, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	QUAD $0x0000009824b43b4c // cmpq 0x98(%rsp), %r14
+	LONG $0x010e8f0f; WORD $0x0000 // jg 0xccd0 <k_pack_cols+0xfe0>
+	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x482444f6; BYTE $0x01 // testb $0x1, 0x48(%rsp)
+	WORD $0x3c74 // je 0xcc1b <k_pack_cols+0xf2b>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	LONG $0x487c7162; WORD $0x0c10; BYTE $0xb0 // vmovups (%rax,%rsi,4), %zmm9
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x487c1162; WORD $0x0c11; BYTE $0x0a // vmovups %zmm9, (%r10,%r9)
+	QUAD $0x01b04c6f48fe7162 // vmovdqu64 0x40(%rax,%rsi,4), %zmm9
+	QUAD $0x010a4c7f48fe1162 // vmovdqu64 %zmm9, 0x40(%r10,%r9)
+	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x2414894c // movq %r10, (%rsp)
+	LONG $0x247c8348; WORD $0x0120 // cmpq $0x1, 0x20(%rsp)
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0xff1e840f; WORD $0xffff // je 0xcb60 <k_pack_cols+0xe70>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x014e8d49 // leaq 0x1(%r14), %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xff024c10487c5162 // vmovups -0x40(%r10,%rax), %zmm9
+	LONG $0x487c5162; WORD $0x4911; BYTE $0xfe // vmovups %zmm9, -0x80(%r9)
+	LONG $0x487c5162; WORD $0x0c10; BYTE $0x02 // vmovups (%r10,%rax), %zmm9
+	LONG $0x487c5162; WORD $0x4911; BYTE $0xff // vmovups %zmm9, -0x40(%r9)
+	QUAD $0xff0a4c10487c5162 // vmovups -0x40(%r10,%rcx), %zmm9
+	LONG $0x487c5162; WORD $0x0911 // vmovups %zmm9, (%r9)
+	LONG $0x48fe5162; WORD $0x0c6f; BYTE $0x0a // vmovdqu64 (%r10,%rcx), %zmm9
+	LONG $0x48fe5162; WORD $0x497f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%r9)
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	WORD $0xb47c // jl 0xcc70 <k_pack_cols+0xf80>
+	LONG $0xfffe9fe9; BYTE $0xff // jmp 0xcb60 <k_pack_cols+0xe70>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	LONG $0xfcf5840f; WORD $0xffff // je 0xc9e0 <k_pack_cols+0xcf0>
+	LONG $0x246c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r13
+	LONG $0xfcea8d0f; WORD $0xffff // jge 0xc9e0 <k_pack_cols+0xcf0>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x28408b48 // movq 0x28(%rax), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x12128e0f; WORD $0x0000 // jle 0xc62f <k_pack_cols+0x127f>
-	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
-	LONG $0xff558d48 // leaq -0x1(%rbp), %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
-	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xc6920f40 // setb %sil
-	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x094c; BYTE $0xc9 // orq %r9, %rcx
-	QUAD $0xfffffffffffcba48; WORD $0x1fff // movabsq $0x1ffffffffffffffc, %rdx # imm = 0x1FFFFFFFFFFFFFFC
-	LONG $0x04c28348 // addq $0x4, %rdx
-	WORD $0x8548; BYTE $0xd1 // testq %rdx, %rcx
-	WORD $0x950f; BYTE $0xc1 // setne %cl
-	WORD $0x0840; BYTE $0xf1 // orb %sil, %cl
-	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
-	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
-	LONG $0x38ca8348 // orq $0x38, %rdx
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
-	LONG $0xc0bb8d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rbx), %rdi
-	QUAD $0x00000000850c8d4c // leaq (,%rax,4), %r9
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x20d70d5948fdf262; WORD $0x0000 // vpbroadcastq 0x20d7(%rip), %zmm1 # 0xd580 <k_pack_cols_64+0xf30>
-	QUAD $0x20e51522487df262; WORD $0x0000 // vpmovsxbq 0x20e5(%rip), %zmm2 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x20cb1d22487df262; WORD $0x0000 // vpmovsxbq 0x20cb(%rip), %zmm3 # 0xd588 <k_pack_cols_64+0xf38>
-	QUAD $0x20e9255948fdf262; WORD $0x0000 // vpbroadcastq 0x20e9(%rip), %zmm4 # 0xd5b0 <k_pack_cols_64+0xf60>
-	QUAD $0x20bf2d5948fdf262; WORD $0x0000 // vpbroadcastq 0x20bf(%rip), %zmm5 # 0xd590 <k_pack_cols_64+0xf40>
-	QUAD $0x20c5355948fdf262; WORD $0x0000 // vpbroadcastq 0x20c5(%rip), %zmm6 # 0xd5a0 <k_pack_cols_64+0xf50>
-	QUAD $0x20b33d22487df262; WORD $0x0000 // vpmovsxbq 0x20b3(%rip), %zmm7 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x20c9055948fd7262; WORD $0x0000 // vpbroadcastq 0x20c9(%rip), %zmm8 # 0xd5b8 <k_pack_cols_64+0xf68>
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0x1feb // jmp 0xb515 <k_pack_cols+0x165>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
-	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
-	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	LONG $0x111a840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0xc0920f41 // setb %r8b
-	WORD $0x0841; BYTE $0xc8 // orb %cl, %r8b
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x0a74 // je 0xb530 <k_pack_cols+0x180>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x000130e9; BYTE $0x00 // jmp 0xb65e <k_pack_cols+0x2ae>
+	LONG $0xfcd88e0f; WORD $0xffff // jle 0xc9e0 <k_pack_cols+0xcf0>
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x08488b48 // movq 0x8(%rax), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	QUAD $0x000000f82494034c // addq 0xf8(%rsp), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0xa2048d4b // leaq (%r10,%r12,4), %rax
+	QUAD $0x0000010024840348 // addq 0x100(%rsp), %rax
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x60 // addq 0x60(%rsp), %rcx
+	QUAD $0x00000108249c8b4c // movq 0x108(%rsp), %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	QUAD $0x0000011024b48b4c // movq 0x110(%rsp), %r14
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	QUAD $0x00000000a51c8d4e // leaq (,%r12,4), %r11
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0xc120 // andb %al, %cl
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x24440b48; BYTE $0x18 // orq 0x18(%rsp), %rax
+	WORD $0x980f; BYTE $0xc0 // sets %al
+	WORD $0xc808 // orb %cl, %al
+	LONG $0x40244488 // movb %al, 0x40(%rsp)
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xc6 // andq %rax, %r14
+	LONG $0x48fd7262; WORD $0xca7c // vpbroadcastq %rdx, %zmm9
+	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	LONG $0x38588d4c // leaq 0x38(%rax), %r11
+	WORD $0x214d; BYTE $0xe3 // andq %r12, %r11
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	QUAD $0x0000c82484af0f48; BYTE $0x00 // imulq 0xc8(%rsp), %rax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x39eb // jmp 0xce31 <k_pack_cols+0x1141>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	LONG $0x246c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r13
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0xfbaf8d0f; WORD $0xffff // jge 0xc9e0 <k_pack_cols+0xcf0>
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x40244c0a // orb 0x40(%rsp), %cl
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	WORD $0x0a74 // je 0xce60 <k_pack_cols+0x1170>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000180e9; BYTE $0x00 // jmp 0xcfe0 <k_pack_cols+0x12f0>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x40fc8349 // cmpq $0x40, %r12
+	WORD $0x1473 // jae 0xce80 <k_pack_cols+0x1190>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x0000fee9; BYTE $0x00 // jmp 0xcf71 <k_pack_cols+0x1281>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
+	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
 	WORD $0x9066 // nop
-	LONG $0x40f88348 // cmpq $0x40, %rax
-	WORD $0x0a73 // jae 0xb540 <k_pack_cols+0x190>
+	LONG $0x48ad5162; WORD $0xe1d4 // vpaddq %zmm9, %zmm10, %zmm12
+	LONG $0x48a55162; WORD $0xe9d4 // vpaddq %zmm9, %zmm11, %zmm13
+	LONG $0x48957162; WORD $0xf5d4 // vpaddq %zmm5, %zmm13, %zmm14
+	LONG $0x489d7162; WORD $0xfdd4 // vpaddq %zmm5, %zmm12, %zmm15
+	LONG $0x4895e162; WORD $0xc6d4 // vpaddq %zmm6, %zmm13, %zmm16
+	LONG $0x489de162; WORD $0xced4 // vpaddq %zmm6, %zmm12, %zmm17
+	LONG $0x4895e162; WORD $0xd7d4 // vpaddq %zmm7, %zmm13, %zmm18
+	LONG $0x489de162; WORD $0xdfd4 // vpaddq %zmm7, %zmm12, %zmm19
+	LONG $0x48fdd262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdd262; WORD $0xc737 // vpcmpgtq %zmm15, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xd637 // vpcmpgtq %zmm14, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd837 // vpcmpgtq %zmm16, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	QUAD $0xfd976410c97c7162 // vmovups -0xc0(%rdi,%rdx,4), %zmm12 {%k1} {z}
+	QUAD $0xfe976c10ca7c7162 // vmovups -0x80(%rdi,%rdx,4), %zmm13 {%k2} {z}
+	QUAD $0xff977410cb7c7162 // vmovups -0x40(%rdi,%rdx,4), %zmm14 {%k3} {z}
+	LONG $0xcc7c7162; WORD $0x3c10; BYTE $0x97 // vmovups (%rdi,%rdx,4), %zmm15 {%k4} {z}
+	LONG $0x487c5162; WORD $0x2411; BYTE $0x90 // vmovups %zmm12, (%r8,%rdx,4)
+	QUAD $0x01906c11487c5162 // vmovups %zmm13, 0x40(%r8,%rdx,4)
+	QUAD $0x02907411487c5162 // vmovups %zmm14, 0x80(%r8,%rdx,4)
+	QUAD $0x03907c11487c5162 // vmovups %zmm15, 0xc0(%r8,%rdx,4)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x48ad5162; WORD $0xd0d4 // vpaddq %zmm8, %zmm10, %zmm10
+	LONG $0x48a55162; WORD $0xd8d4 // vpaddq %zmm8, %zmm11, %zmm11
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	LONG $0xff39850f; WORD $0xffff // jne 0xce90 <k_pack_cols+0x11a0>
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	LONG $0xfea0840f; WORD $0xffff // je 0xce00 <k_pack_cols+0x1110>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x38c2f641 // testb $0x38, %r10b
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x5574 // je 0xcfc6 <k_pack_cols+0x12d6>
+	LONG $0x24440348; BYTE $0x30 // addq 0x30(%rsp), %rax
+	LONG $0x48fd7262; WORD $0xd17c // vpbroadcastq %rcx, %zmm10
+	LONG $0x48ad7162; WORD $0xd1eb // vporq %zmm1, %zmm10, %zmm10
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48ad5162; WORD $0xd9d4 // vpaddq %zmm9, %zmm10, %zmm11
+	LONG $0x48fdd262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm0, %k1
+	LONG $0xa97c5162; WORD $0x1c10; BYTE $0x8f // vmovups (%r15,%rcx,4), %ymm11 {%k1} {z}
+	LONG $0x117c41c4; WORD $0x881c // vmovups %ymm11, (%r8,%rcx,4)
+	LONG $0x08c18348 // addq $0x8, %rcx
+	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0xd875 // jne 0xcf90 <k_pack_cols+0x12a0>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0xfe3c840f; WORD $0xffff // je 0xce00 <k_pack_cols+0x1110>
+	WORD $0x1aeb // jmp 0xcfe0 <k_pack_cols+0x12f0>
+	QUAD $0x0000008824840348 // addq 0x88(%rsp), %rax
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x01c7f641 // testb $0x1, %r15b
+	WORD $0x3e74 // je 0xd02e <k_pack_cols+0x133e>
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x320c8d4c // leaq (%rdx,%rsi), %r9
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x047d // jge 0xd013 <k_pack_cols+0x1323>
+	LONG $0x106e79c5 // vmovd (%rax), %xmm10
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0xcdaf0f4c // imulq %rbp, %r9
+	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
+	LONG $0x7e7941c4; WORD $0x9114 // vmovd %xmm10, (%r9,%rdx,4)
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	LONG $0xfdc9840f; WORD $0xffff // je 0xce00 <k_pack_cols+0x1110>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x932c8d4c // leaq (%rbx,%rdx,4), %r13
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	QUAD $0x0000008024940348 // addq 0x80(%rsp), %rdx
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0xb61e <k_pack_cols+0x26e>
+	WORD $0x1eeb // jmp 0xd074 <k_pack_cols+0x1384>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x7e7901c4; WORD $0x9554; BYTE $0x00 // vmovd %xmm10, (%r13,%r10,4)
+	LONG $0x02c28349 // addq $0x2, %r10
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xfd8c840f; WORD $0xffff // je 0xce00 <k_pack_cols+0x1110>
+	LONG $0x123c8d4e // leaq (%rdx,%r10), %r15
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x197c // jl 0xd0a0 <k_pack_cols+0x13b0>
+	LONG $0x117a01c4; WORD $0x955c; BYTE $0xfc // vmovss %xmm11, -0x4(%r13,%r10,4)
+	LONG $0x113c8d4f // leaq (%r9,%r10), %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0xc97d // jge 0xd060 <k_pack_cols+0x1370>
+	WORD $0x1deb // jmp 0xd0b6 <k_pack_cols+0x13c6>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x107a21c4; WORD $0x901c // vmovss (%rax,%r10,4), %xmm11
+	LONG $0x117a01c4; WORD $0x955c; BYTE $0xfc // vmovss %xmm11, -0x4(%r13,%r10,4)
+	LONG $0x113c8d4f // leaq (%r9,%r10), %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0xaa7d // jge 0xd060 <k_pack_cols+0x1370>
+	LONG $0x6e7921c4; WORD $0x9054; BYTE $0x04 // vmovd 0x4(%rax,%r10,4), %xmm10
+	WORD $0xa1eb // jmp 0xd060 <k_pack_cols+0x1370>
+	LONG $0x18c48148; WORD $0x0001; BYTE $0x00 // addq $0x118, %rsp # imm = 0x118
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// pack_cols_64
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
+	LONG $0x207f8348; BYTE $0x0c // cmpq $0xc, 0x20(%rdi)
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x05dd850f; WORD $0x0000 // jne 0xd6de <k_pack_cols_64+0x5fe>
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0fa18e0f; WORD $0x0000 // jle 0xe0af <k_pack_cols_64+0xfcf>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10788b4c // movq 0x10(%rax), %r15
+	WORD $0x8b48; BYTE $0x38 // movq (%rax), %rdi
+	LONG $0x18508b4c // movq 0x18(%rax), %r10
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0xf4428d49 // leaq -0xc(%r10), %rax
+	QUAD $0xaaaaaaaaaaabba48; WORD $0xaaaa // movabsq $-0x5555555555555555, %rdx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe2 // mulq %rdx
+	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x03eac148 // shrq $0x3, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x0000000c850c8d48 // leaq 0xc(,%rax,4), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x60c08348 // addq $0x60, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x48fdd262; WORD $0xc27c // vpbroadcastq %r10, %zmm0
+	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
+	QUAD $0x3e930d5948fdf262; WORD $0x0000 // vpbroadcastq 0x3e93(%rip), %zmm1 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x3eb9155948fdf262; WORD $0x0000 // vpbroadcastq 0x3eb9(%rip), %zmm2 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x3ea71d5948fdf262; WORD $0x0000 // vpbroadcastq 0x3ea7(%rip), %zmm3 # 0x11068 <k_pack_cols_pairs+0x1b08>
+	QUAD $0x3e85255948fdf262; WORD $0x0000 // vpbroadcastq 0x3e85(%rip), %zmm4 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x3e832d22487df262; WORD $0x0000 // vpmovsxbq 0x3e83(%rip), %zmm5 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x000000982484c748; LONG $0x00000000 // movq $0x0, 0x98(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	WORD $0x3aeb // jmp 0xd226 <k_pack_cols_64+0x146>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x0000009824848348; BYTE $0x20 // addq $0x20, 0x98(%rsp)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0x0e898d0f; WORD $0x0000 // jge 0xe0af <k_pack_cols_64+0xfcf>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	LONG $0xc84c0f48 // cmovlq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x04588d4d // leaq 0x4(%r8), %r11
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	LONG $0xde4c0f4c // cmovlq %rsi, %r11
+	LONG $0x0cfa8349 // cmpq $0xc, %r10
+	WORD $0x127d // jge 0xd280 <k_pack_cols_64+0x1a0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x000176e9; BYTE $0x00 // jmp 0xd3f0 <k_pack_cols_64+0x310>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	LONG $0x01578d0f; WORD $0x0000 // jge 0xd3f0 <k_pack_cols_64+0x310>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x084a8b48 // movq 0x8(%rdx), %rcx
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x4caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r9
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x52248d4c // leaq (%rdx,%rdx,2), %r12
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x50598d48 // leaq 0x50(%rcx), %rbx
+	LONG $0x00000cba; BYTE $0x00 // movl $0xc, %edx
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x20eb // jmp 0xd2f9 <k_pack_cols_64+0x219>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c0348; BYTE $0x38 // addq 0x38(%rsp), %rdi
+	LONG $0x0c518d48 // leaq 0xc(%rcx), %rdx
+	LONG $0x60c38348 // addq $0x60, %rbx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0x00f78f0f; WORD $0x0000 // jg 0xd3f0 <k_pack_cols_64+0x310>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x082444f6; BYTE $0x01 // testb $0x1, 0x8(%rsp)
+	WORD $0x3874 // je 0xd33e <k_pack_cols_64+0x25e>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xf2148d48 // leaq (%rdx,%rsi,8), %rdx
+	LONG $0x487cb162; WORD $0x3410; BYTE $0xca // vmovups (%rdx,%r9,8), %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x27 // vmovups %zmm6, (%rdi,%r12)
+	LONG $0x1078a1c4; WORD $0xca74; BYTE $0x40 // vmovups 0x40(%rdx,%r9,8), %xmm6
+	LONG $0x1178a1c4; WORD $0x2774; BYTE $0x40 // vmovups %xmm6, 0x40(%rdi,%r12)
+	LONG $0x6f7aa1c4; WORD $0xca74; BYTE $0x50 // vmovdqu 0x50(%rdx,%r9,8), %xmm6
+	LONG $0x7f7aa1c4; WORD $0x2774; BYTE $0x50 // vmovdqu %xmm6, 0x50(%rdi,%r12)
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x9c74 // je 0xd2e0 <k_pack_cols_64+0x200>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	LONG $0xeeaf0f49 // imulq %r14, %rbp
+	LONG $0x01768d49 // leaq 0x1(%r14), %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xb02db410487cd162; WORD $0xffff; BYTE $0xff // vmovups -0x50(%r13,%rbp), %zmm6
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x17 // vmovups %zmm6, (%rdi,%rdx)
+	LONG $0x1078c1c4; WORD $0x2d74; BYTE $0xf0 // vmovups -0x10(%r13,%rbp), %xmm6
+	LONG $0x7411f8c5; WORD $0x4017 // vmovups %xmm6, 0x40(%rdi,%rdx)
+	LONG $0x1078c1c4; WORD $0x2d74; BYTE $0x00 // vmovups (%r13,%rbp), %xmm6
+	LONG $0x7411f8c5; WORD $0x5017 // vmovups %xmm6, 0x50(%rdi,%rdx)
+	LONG $0x02c68349 // addq $0x2, %r14
+	QUAD $0xb035b410487cd162; WORD $0xffff; BYTE $0xff // vmovups -0x50(%r13,%rsi), %zmm6
+	QUAD $0x6017b411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm6, 0x60(%rdi,%rdx)
+	LONG $0x1078c1c4; WORD $0x3574; BYTE $0xf0 // vmovups -0x10(%r13,%rsi), %xmm6
+	QUAD $0x0000a017b411f8c5; BYTE $0x00 // vmovups %xmm6, 0xa0(%rdi,%rdx)
+	LONG $0x6f7ac1c4; WORD $0x3574; BYTE $0x00 // vmovdqu (%r13,%rsi), %xmm6
+	QUAD $0x0000b017b47ffac5; BYTE $0x00 // vmovdqu %xmm6, 0xb0(%rdi,%rdx)
+	WORD $0x014d; BYTE $0xfd // addq %r15, %r13
+	LONG $0xc0c28148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdx
+	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
+	WORD $0x8b7c // jl 0xd370 <k_pack_cols_64+0x290>
+	LONG $0xfffef6e9; BYTE $0xff // jmp 0xd2e0 <k_pack_cols_64+0x200>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xfdf2840f; WORD $0xffff // je 0xd1f0 <k_pack_cols_64+0x110>
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	LONG $0xfde98d0f; WORD $0xffff // jge 0xd1f0 <k_pack_cols_64+0x110>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x28608b4c // movq 0x28(%rax), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfdd78e0f; WORD $0xffff // jle 0xd1f0 <k_pack_cols_64+0x110>
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xff718d48 // leaq -0x1(%rcx), %rsi
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0xf0af0f49 // imulq %r8, %rsi
+	LONG $0xc80c8d4c // leaq (%rax,%rcx,8), %r9
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x08498b48 // movq 0x8(%rcx), %rcx
+	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
+	LONG $0xf12c8d4e // leaq (%rcx,%r14,8), %r13
+	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0xccaf0f4d // imulq %r12, %r9
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	QUAD $0x00000000e52c8d4e // leaq (,%r12,8), %r13
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0xf2148d4a // leaq (%rdx,%r14,8), %rdx
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0xe6348d4a // leaq (%rsi,%r12,8), %rsi
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0xc220 // andb %al, %dl
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	WORD $0x094c; BYTE $0xc0 // orq %r8, %rax
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	WORD $0x980f; BYTE $0xc0 // sets %al
+	WORD $0xd008 // orb %dl, %al
+	LONG $0x80248488; WORD $0x0000; BYTE $0x00 // movb %al, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	QUAD $0xffffffffffe0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rdx # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2148; BYTE $0xd0 // andq %rdx, %rax
+	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0x48fdd262; WORD $0xf67c // vpbroadcastq %r14, %zmm6
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	QUAD $0x0000982494af0f48; BYTE $0x00 // imulq 0x98(%rsp), %rdx
+	LONG $0x172c8d48 // leaq (%rdi,%rdx), %rbp
+	LONG $0xc0c58148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbp
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xf2348d4a // leaq (%rdx,%r14,8), %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x014e8d49 // leaq 0x1(%r14), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0xebaf0f4c // imulq %rbx, %r13
+	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
+	WORD $0x2ceb // jmp 0xd532 <k_pack_cols_64+0x452>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x246c0348; BYTE $0x48 // addq 0x48(%rsp), %rbp
+	LONG $0x24340348 // addq (%rsp), %rsi
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	LONG $0xfcbe8d0f; WORD $0xffff // jge 0xd1f0 <k_pack_cols_64+0x110>
+	LONG $0x20fc8349 // cmpq $0x20, %r12
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x4caf0f48; WORD $0x2824 // imulq 0x28(%rsp), %rcx
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0xc90c8d49 // leaq (%r9,%rcx,8), %rcx
+	LONG $0x8024940a; WORD $0x0000; BYTE $0x00 // orb 0x80(%rsp), %dl
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	WORD $0x1474 // je 0xd570 <k_pack_cols_64+0x490>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x0000a7e9; BYTE $0x00 // jmp 0xd60a <k_pack_cols_64+0x52a>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c0348; BYTE $0x70 // addq 0x70(%rsp), %rcx
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x48fdf162; WORD $0xfd6f // vmovdqa64 %zmm5, %zmm7
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48c57162; WORD $0xc6d4 // vpaddq %zmm6, %zmm7, %zmm8
+	LONG $0x48bd7162; WORD $0xc9d4 // vpaddq %zmm1, %zmm8, %zmm9
+	LONG $0x48bd7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm8, %zmm10
+	LONG $0x48bd7162; WORD $0xdbd4 // vpaddq %zmm3, %zmm8, %zmm11
+	LONG $0x48fdd262; WORD $0xc837 // vpcmpgtq %zmm8, %zmm0, %k1
+	LONG $0x48fdd262; WORD $0xd137 // vpcmpgtq %zmm9, %zmm0, %k2
+	LONG $0x48fdd262; WORD $0xda37 // vpcmpgtq %zmm10, %zmm0, %k3
+	LONG $0x48fdd262; WORD $0xe337 // vpcmpgtq %zmm11, %zmm0, %k4
+	LONG $0xc9fd7162; WORD $0x0410; BYTE $0xd6 // vmovupd (%rsi,%rdx,8), %zmm8 {%k1} {z}
+	QUAD $0x01d64c10cafd7162 // vmovupd 0x40(%rsi,%rdx,8), %zmm9 {%k2} {z}
+	QUAD $0x02d65410cbfd7162 // vmovupd 0x80(%rsi,%rdx,8), %zmm10 {%k3} {z}
+	QUAD $0x03d65c10ccfd7162 // vmovupd 0xc0(%rsi,%rdx,8), %zmm11 {%k4} {z}
+	QUAD $0xfdd5441148fd7162 // vmovupd %zmm8, -0xc0(%rbp,%rdx,8)
+	QUAD $0xfed54c1148fd7162 // vmovupd %zmm9, -0x80(%rbp,%rdx,8)
+	QUAD $0xffd5541148fd7162 // vmovupd %zmm10, -0x40(%rbp,%rdx,8)
+	QUAD $0x00d55c1148fd7162 // vmovupd %zmm11, (%rbp,%rdx,8)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x48c5f162; WORD $0xfcd4 // vpaddq %zmm4, %zmm7, %zmm7
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0x8275 // jne 0xd580 <k_pack_cols_64+0x4a0>
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0xff06840f; WORD $0xffff // je 0xd510 <k_pack_cols_64+0x430>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0x2f74 // je 0xd64b <k_pack_cols_64+0x56b>
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
+	LONG $0x030c8d4e // leaq (%rbx,%r8), %r9
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0x047d // jge 0xd632 <k_pack_cols_64+0x552>
+	LONG $0x397efac5 // vmovq (%rcx), %xmm7
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x4caf0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r9
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0xd679a1c4; WORD $0xcf3c // vmovq %xmm7, (%rdi,%r9,8)
+	LONG $0x08c18348 // addq $0x8, %rcx
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	LONG $0xfebc840f; WORD $0xffff // je 0xd510 <k_pack_cols_64+0x430>
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	WORD $0x2949; BYTE $0xde // subq %rbx, %r14
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1a248d4c // leaq (%rdx,%rbx), %r12
+	LONG $0x2b148d4a // leaq (%rbx,%r13), %rdx
+	LONG $0xd7148d48 // leaq (%rdi,%rdx,8), %rdx
+	LONG $0x245c0348; BYTE $0x78 // addq 0x78(%rsp), %rbx
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x1deb // jmp 0xd694 <k_pack_cols_64+0x5b4>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xd679a1c4; WORD $0xca7c; BYTE $0x08 // vmovq %xmm7, 0x8(%rdx,%r9,8)
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	LONG $0xfe7c840f; WORD $0xffff // je 0xd510 <k_pack_cols_64+0x430>
+	LONG $0x0b048d4e // leaq (%rbx,%r9), %r8
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0x1a7c // jl 0xd6c0 <k_pack_cols_64+0x5e0>
+	LONG $0x117b21c4; WORD $0xca04 // vmovsd %xmm8, (%rdx,%r9,8)
+	LONG $0x0c048d4f // leaq (%r12,%r9), %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0xcb7d // jge 0xd680 <k_pack_cols_64+0x5a0>
+	WORD $0x1eeb // jmp 0xd6d5 <k_pack_cols_64+0x5f5>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x107b21c4; WORD $0xc904 // vmovsd (%rcx,%r9,8), %xmm8
+	LONG $0x117b21c4; WORD $0xca04 // vmovsd %xmm8, (%rdx,%r9,8)
+	LONG $0x0c048d4f // leaq (%r12,%r9), %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0xab7d // jge 0xd680 <k_pack_cols_64+0x5a0>
+	LONG $0x7e7aa1c4; WORD $0xc97c; BYTE $0x08 // vmovq 0x8(%rcx,%r9,8), %xmm7
+	WORD $0xa2eb // jmp 0xd680 <k_pack_cols_64+0x5a0>
+	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x09c48e0f; WORD $0x0000 // jle 0xe0af <k_pack_cols_64+0xfcf>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10408b4c // movq 0x10(%rax), %r8
+	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
+	LONG $0x18708b48 // movq 0x18(%rax), %rsi
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x035c8d0f; WORD $0x0000 // jge 0xda73 <k_pack_cols_64+0x993>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x098f840f; WORD $0x0000 // je 0xe0af <k_pack_cols_64+0xfcf>
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	QUAD $0x00000000dd2c8d48 // leaq (,%rbx,8), %rbp
+	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0xc0888d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x0000c0b8; BYTE $0x00 // movl $0xc0, %eax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
+	QUAD $0x38e40d22487df262; WORD $0x0000 // vpmovsxbq 0x38e4(%rip), %zmm1 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x38c2155948fdf262; WORD $0x0000 // vpbroadcastq 0x38c2(%rip), %zmm2 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x38e81d5948fdf262; WORD $0x0000 // vpbroadcastq 0x38e8(%rip), %zmm3 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x38d6255948fdf262; WORD $0x0000 // vpbroadcastq 0x38d6(%rip), %zmm4 # 0x11068 <k_pack_cols_pairs+0x1b08>
+	QUAD $0x38b42d5948fdf262; WORD $0x0000 // vpbroadcastq 0x38b4(%rip), %zmm5 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x43eb // jmp 0xd7e6 <k_pack_cols_64+0x706>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24448348; WORD $0x2038 // addq $0x20, 0x38(%rsp)
+	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
+	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0x08c98d0f; WORD $0x0000 // jge 0xe0af <k_pack_cols_64+0xfcf>
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xd04d0f48 // cmovgeq %rax, %rdx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	LONG $0xcf4c0f48 // cmovlq %rdi, %rcx
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x8a7d // jge 0xd7b0 <k_pack_cols_64+0x6d0>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x28788b48 // movq 0x28(%rax), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xff788e0f; WORD $0xffff // jle 0xd7b0 <k_pack_cols_64+0x6d0>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0xd00c8d4d // leaq (%r8,%rdx,8), %r9
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x08588b4c // movq 0x8(%rax), %r11
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	QUAD $0x00000000fd048d48 // leaq (,%rdi,8), %rax
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0xfa148d48 // leaq (%rdx,%rdi,8), %rdx
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	LONG $0xc1920f41 // setb %r9b
+	WORD $0x2041; BYTE $0xd1 // andb %dl, %r9b
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x0948; BYTE $0xea // orq %rbp, %rdx
+	WORD $0x980f; BYTE $0xc2 // sets %dl
+	WORD $0x0844; BYTE $0xca // orb %r9b, %dl
+	LONG $0x08245488 // movb %dl, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	QUAD $0xffffffffffe0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rdx # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2149; BYTE $0xd7 // andq %rdx, %r15
+	QUAD $0x00000000fd148d4a // leaq (,%r15,8), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0x4caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r9
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	LONG $0x08148d4f // leaq (%r8,%r9), %r10
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x244c034c; BYTE $0x30 // addq 0x30(%rsp), %r9
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x1feb // jmp 0xd90a <k_pack_cols_64+0x82a>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0xfea68d0f; WORD $0xffff // jge 0xd7b0 <k_pack_cols_64+0x6d0>
+	LONG $0x20ff8348 // cmpq $0x20, %rdi
+	LONG $0xc6920f41 // setb %r14b
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0xd81c8d4f // leaq (%r8,%r11,8), %r11
+	LONG $0x24740a44; BYTE $0x08 // orb 0x8(%rsp), %r14b
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0x0874 // je 0xd930 <k_pack_cols_64+0x850>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000093e9; BYTE $0x00 // jmp 0xd9c3 <k_pack_cols_64+0x8e3>
+	LONG $0x245c034c; BYTE $0x20 // addq 0x20(%rsp), %r11
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x48fdf162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm6
 	WORD $0x9066 // nop
+	LONG $0x48cdf162; WORD $0xfad4 // vpaddq %zmm2, %zmm6, %zmm7
+	LONG $0x48cd7162; WORD $0xc3d4 // vpaddq %zmm3, %zmm6, %zmm8
+	LONG $0x48cd7162; WORD $0xccd4 // vpaddq %zmm4, %zmm6, %zmm9
+	LONG $0x48fdf262; WORD $0xce37 // vpcmpgtq %zmm6, %zmm0, %k1
+	LONG $0x48fdf262; WORD $0xd737 // vpcmpgtq %zmm7, %zmm0, %k2
+	LONG $0x48fdd262; WORD $0xd837 // vpcmpgtq %zmm8, %zmm0, %k3
+	LONG $0x48fdd262; WORD $0xe137 // vpcmpgtq %zmm9, %zmm0, %k4
+	QUAD $0xfdf27c10c9fdb162 // vmovupd -0xc0(%rdx,%r14,8), %zmm7 {%k1} {z}
+	QUAD $0xfef24410cafd3162 // vmovupd -0x80(%rdx,%r14,8), %zmm8 {%k2} {z}
+	QUAD $0xfff24c10cbfd3162 // vmovupd -0x40(%rdx,%r14,8), %zmm9 {%k3} {z}
+	LONG $0xccfd3162; WORD $0x1410; BYTE $0xf2 // vmovupd (%rdx,%r14,8), %zmm10 {%k4} {z}
+	QUAD $0xfdf27c1148fd9162 // vmovupd %zmm7, -0xc0(%r10,%r14,8)
+	QUAD $0xfef2441148fd1162 // vmovupd %zmm8, -0x80(%r10,%r14,8)
+	QUAD $0xfff24c1148fd1162 // vmovupd %zmm9, -0x40(%r10,%r14,8)
+	LONG $0x48fd1162; WORD $0x1411; BYTE $0xf2 // vmovupd %zmm10, (%r10,%r14,8)
+	LONG $0x20c68349 // addq $0x20, %r14
+	LONG $0x48cdf162; WORD $0xf5d4 // vpaddq %zmm5, %zmm6, %zmm6
+	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
+	WORD $0x8975 // jne 0xd940 <k_pack_cols_64+0x860>
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xff2d840f; WORD $0xffff // je 0xd8f0 <k_pack_cols_64+0x810>
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0x01c7f640 // testb $0x1, %dil
+	WORD $0x4874 // je 0xda18 <k_pack_cols_64+0x938>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0x057d // jge 0xd9e7 <k_pack_cols_64+0x907>
+	LONG $0x7e7ac1c4; BYTE $0x33 // vmovq (%r11), %xmm6
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	QUAD $0x00000000dd1c8d48 // leaq (,%rbx,8), %rbx
+	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
+	LONG $0xd679a1c4; WORD $0xeb34 // vmovq %xmm6, (%rbx,%r13,8)
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
+	LONG $0xfecf840f; WORD $0xffff // je 0xd8f0 <k_pack_cols_64+0x810>
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0x22eb // jmp 0xda49 <k_pack_cols_64+0x969>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xd67981c4; WORD $0xe934 // vmovq %xmm6, (%r9,%r13,8)
+	LONG $0x10c38349 // addq $0x10, %r11
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	LONG $0xfea7840f; WORD $0xffff // je 0xd8f0 <k_pack_cols_64+0x810>
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0x067d // jge 0xda5c <k_pack_cols_64+0x97c>
+	LONG $0x107bc1c4; WORD $0xf87b // vmovsd -0x8(%r11), %xmm7
+	LONG $0x117b81c4; WORD $0xe97c; BYTE $0xf8 // vmovsd %xmm7, -0x8(%r9,%r13,8)
+	LONG $0x01758d4d // leaq 0x1(%r13), %r14
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	WORD $0xc47d // jge 0xda30 <k_pack_cols_64+0x950>
+	LONG $0x7e7ac1c4; BYTE $0x33 // vmovq (%r11), %xmm6
+	WORD $0xbdeb // jmp 0xda30 <k_pack_cols_64+0x950>
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
+	QUAD $0x00000000c5148d4a // leaq (,%r8,8), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x04e3c148 // shlq $0x4, %rbx
+	LONG $0x80918d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rcx), %rdx
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	LONG $0x01148d48 // leaq (%rcx,%rax), %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x01448d48; BYTE $0x08 // leaq 0x8(%rcx,%rax), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x000140b8; BYTE $0x00 // movl $0x140, %eax # imm = 0x140
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x000000a82484c748; LONG $0x00000000 // movq $0x0, 0xa8(%rsp)
+	QUAD $0x35680d22487df262; WORD $0x0000 // vpmovsxbq 0x3568(%rip), %zmm1 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x3546155948fdf262; WORD $0x0000 // vpbroadcastq 0x3546(%rip), %zmm2 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x356c1d5948fdf262; WORD $0x0000 // vpbroadcastq 0x356c(%rip), %zmm3 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x355a255948fdf262; WORD $0x0000 // vpbroadcastq 0x355a(%rip), %zmm4 # 0x11068 <k_pack_cols_pairs+0x1b08>
+	QUAD $0x35382d5948fdf262; WORD $0x0000 // vpbroadcastq 0x3538(%rip), %zmm5 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	WORD $0x4ceb // jmp 0xdb6f <k_pack_cols_64+0xa8f>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	QUAD $0x000000b024840348 // addq 0xb0(%rsp), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x000000a824848348; BYTE $0x20 // addq $0x20, 0xa8(%rsp)
+	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0x05408d0f; WORD $0x0000 // jge 0xe0af <k_pack_cols_64+0xfcf>
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0xc14c0f4c // cmovlq %rcx, %r8
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x000000a024bc894c // movq %r15, 0xa0(%rsp)
+	LONG $0xff4c0f4c // cmovlq %rdi, %r15
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xff728d0f; WORD $0xffff // jge 0xdb30 <k_pack_cols_64+0xa50>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0xc10c8d4a // leaq (%rcx,%r8,8), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0xff408d49 // leaq -0x1(%r8), %rax
+	LONG $0x44af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x4caf0f48; WORD $0x4024 // imulq 0x40(%rsp), %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x40488d4c // leaq 0x40(%rax), %r9
+	LONG $0x0010be41; WORD $0x0000 // movl $0x10, %r14d
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x000000482444c748; BYTE $0x00 // movq $0x0, 0x48(%rsp)
+	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x5beb // jmp 0xdcef <k_pack_cols_64+0xc0f>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x2f148d4a // leaq (%rdi,%r13), %rdx
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x10728d4d // leaq 0x10(%r10), %r14
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x01488d48 // leaq 0x1(%rax), %rcx
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	QUAD $0x0000008024848d4d // leaq 0x80(%r12), %r8
+	LONG $0x2f048d48 // leaq (%rdi,%rbp), %rax
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x24448348; WORD $0x1018 // addq $0x10, 0x18(%rsp)
+	LONG $0x24448348; WORD $0x1048 // addq $0x10, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x24743b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r14
+	LONG $0x01018f0f; WORD $0x0000 // jg 0xddf0 <k_pack_cols_64+0xd10>
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
+	LONG $0x382444f6; BYTE $0x01 // testb $0x1, 0x38(%rsp)
+	WORD $0x3d74 // je 0xdd47 <k_pack_cols_64+0xc67>
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0xf0048d48 // leaq (%rax,%rsi,8), %rax
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x3410; BYTE $0xf0 // vmovups (%rax,%rsi,8), %zmm6
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	QUAD $0x00057411487c9162 // vmovups %zmm6, (%r13,%r8)
+	QUAD $0x01f0746f48fef162 // vmovdqu64 0x40(%rax,%rsi,8), %zmm6
+	QUAD $0x0105747f48fe9162 // vmovdqu64 %zmm6, 0x40(%r13,%r8)
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x247c8348; WORD $0x0128 // cmpq $0x1, 0x28(%rsp)
+	LONG $0xff3f840f; WORD $0xffff // je 0xdca0 <k_pack_cols_64+0xbc0>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x014e8d49 // leaq 0x1(%r14), %rcx
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xff007410487cd162 // vmovups -0x40(%r8,%rax), %zmm6
+	LONG $0x487cf162; WORD $0x7711; BYTE $0xfe // vmovups %zmm6, -0x80(%rdi)
+	LONG $0x487cd162; WORD $0x3410; BYTE $0x00 // vmovups (%r8,%rax), %zmm6
+	LONG $0x487cf162; WORD $0x7711; BYTE $0xff // vmovups %zmm6, -0x40(%rdi)
+	QUAD $0xff087410487cd162 // vmovups -0x40(%r8,%rcx), %zmm6
+	LONG $0x487cf162; WORD $0x3711 // vmovups %zmm6, (%rdi)
+	LONG $0x48fed162; WORD $0x346f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm6
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rdi)
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	WORD $0xb47c // jl 0xdd90 <k_pack_cols_64+0xcb0>
+	LONG $0xfffebfe9; BYTE $0xff // jmp 0xdca0 <k_pack_cols_64+0xbc0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
+	LONG $0xfd27840f; WORD $0xffff // je 0xdb30 <k_pack_cols_64+0xa50>
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0xfd1e8d0f; WORD $0xffff // jge 0xdb30 <k_pack_cols_64+0xa50>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x28788b48 // movq 0x28(%rax), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfd0c8e0f; WORD $0xffff // jle 0xdb30 <k_pack_cols_64+0xa50>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x08488b4c // movq 0x8(%rax), %r9
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	QUAD $0x000000d8249c034c // addq 0xd8(%rsp), %r11
+	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
+	LONG $0xfb048d49 // leaq (%r11,%rdi,8), %rax
+	QUAD $0x000000e024840348 // addq 0xe0(%rsp), %rax
+	LONG $0x244c0348; BYTE $0x70 // addq 0x70(%rsp), %rcx
+	QUAD $0x000000e824948b4c // movq 0xe8(%rsp), %r10
+	LONG $0xd7af0f4c // imulq %rdi, %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xd1048d49 // leaq (%r9,%rdx,8), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	QUAD $0x00000000fd048d4c // leaq (,%rdi,8), %r8
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0xc120 // andb %al, %cl
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x24440b48; BYTE $0x30 // orq 0x30(%rsp), %rax
+	WORD $0x980f; BYTE $0xc0 // sets %al
+	WORD $0xc808 // orb %cl, %al
+	LONG $0x68244488 // movb %al, 0x68(%rsp)
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	QUAD $0xffffffffffe0b848; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rax # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	QUAD $0x0000a82484af0f48; BYTE $0x00 // imulq 0xa8(%rsp), %rax
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x24440148; BYTE $0x08 // addq %rax, 0x8(%rsp)
+	QUAD $0x00000000dd048d4a // leaq (,%r11,8), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x48fdf262; WORD $0xf27c // vpbroadcastq %rdx, %zmm6
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	WORD $0x23eb // jmp 0xdf12 <k_pack_cols_64+0xe32>
+	BYTE $0x90 // nop
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x2464034c; BYTE $0x30 // addq 0x30(%rsp), %r12
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x24440148; BYTE $0x08 // addq %rax, 0x8(%rsp)
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0xfc1e8d0f; WORD $0xffff // jge 0xdb30 <k_pack_cols_64+0xa50>
+	LONG $0x20ff8348 // cmpq $0x20, %rdi
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x4caf0f48; WORD $0x4024 // imulq 0x40(%rsp), %rcx
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0xc80c8d4d // leaq (%r8,%rcx,8), %r9
+	LONG $0x6824440a // orb 0x68(%rsp), %al
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x0d74 // je 0xdf40 <k_pack_cols_64+0xe60>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0xdfda <k_pack_cols_64+0xefa>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x00000088248c034c // addq 0x88(%rsp), %r9
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x48c57162; WORD $0xc6d4 // vpaddq %zmm6, %zmm7, %zmm8
+	LONG $0x48bd7162; WORD $0xcad4 // vpaddq %zmm2, %zmm8, %zmm9
+	LONG $0x48bd7162; WORD $0xd3d4 // vpaddq %zmm3, %zmm8, %zmm10
+	LONG $0x48bd7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm8, %zmm11
+	LONG $0x48fdd262; WORD $0xc837 // vpcmpgtq %zmm8, %zmm0, %k1
+	LONG $0x48fdd262; WORD $0xd137 // vpcmpgtq %zmm9, %zmm0, %k2
+	LONG $0x48fdd262; WORD $0xda37 // vpcmpgtq %zmm10, %zmm0, %k3
+	LONG $0x48fdd262; WORD $0xe337 // vpcmpgtq %zmm11, %zmm0, %k4
+	QUAD $0xfdc44410c9fd5162 // vmovupd -0xc0(%r12,%rax,8), %zmm8 {%k1} {z}
+	QUAD $0xfec44c10cafd5162 // vmovupd -0x80(%r12,%rax,8), %zmm9 {%k2} {z}
+	QUAD $0xffc45410cbfd5162 // vmovupd -0x40(%r12,%rax,8), %zmm10 {%k3} {z}
+	LONG $0xccfd5162; WORD $0x1c10; BYTE $0xc4 // vmovupd (%r12,%rax,8), %zmm11 {%k4} {z}
+	QUAD $0x00c5441148fd7162 // vmovupd %zmm8, (%rbp,%rax,8)
+	QUAD $0x01c54c1148fd7162 // vmovupd %zmm9, 0x40(%rbp,%rax,8)
+	QUAD $0x02c5541148fd7162 // vmovupd %zmm10, 0x80(%rbp,%rax,8)
+	QUAD $0x03c55c1148fd7162 // vmovupd %zmm11, 0xc0(%rbp,%rax,8)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x48c5f162; WORD $0xfdd4 // vpaddq %zmm5, %zmm7, %zmm7
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	WORD $0x8275 // jne 0xdf50 <k_pack_cols_64+0xe70>
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	LONG $0xff16840f; WORD $0xffff // je 0xdef0 <k_pack_cols_64+0xe10>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x3374 // je 0xe01e <k_pack_cols_64+0xf3e>
+	LONG $0x113c8d48 // leaq (%rcx,%rdx), %rdi
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	WORD $0x057d // jge 0xdffd <k_pack_cols_64+0xf1d>
+	LONG $0x7e7ac1c4; BYTE $0x39 // vmovq (%r9), %xmm7
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0xfa3c8d48 // leaq (%rdx,%rdi,8), %rdi
+	LONG $0x3cd6f9c5; BYTE $0xcf // vmovq %xmm7, (%rdi,%rcx,8)
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xfec9840f; WORD $0xffff // je 0xdef0 <k_pack_cols_64+0xe10>
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x2949; BYTE $0xce // subq %rcx, %r14
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0xc83c8d48 // leaq (%rax,%rcx,8), %rdi
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c0348; BYTE $0x48 // addq 0x48(%rsp), %rcx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x48fd7162; WORD $0xcf6f // vmovdqa64 %zmm7, %zmm9
+	WORD $0x1aeb // jmp 0xe063 <k_pack_cols_64+0xf83>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xd679a1c4; WORD $0xc73c // vmovq %xmm7, (%rdi,%r8,8)
+	LONG $0x02c08349 // addq $0x2, %r8
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xfe8d840f; WORD $0xffff // je 0xdef0 <k_pack_cols_64+0xe10>
+	LONG $0x01148d4e // leaq (%rcx,%r8), %r10
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0x1b7c // jl 0xe090 <k_pack_cols_64+0xfb0>
+	LONG $0x117b21c4; WORD $0xc744; BYTE $0xf8 // vmovsd %xmm8, -0x8(%rdi,%r8,8)
+	LONG $0x00148d4e // leaq (%rax,%r8), %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xcb7d // jge 0xe050 <k_pack_cols_64+0xf70>
+	WORD $0x1feb // jmp 0xe0a6 <k_pack_cols_64+0xfc6>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x107b01c4; WORD $0xc104 // vmovsd (%r9,%r8,8), %xmm8
+	LONG $0x117b21c4; WORD $0xc744; BYTE $0xf8 // vmovsd %xmm8, -0x8(%rdi,%r8,8)
+	LONG $0x00148d4e // leaq (%rax,%r8), %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xaa7d // jge 0xe050 <k_pack_cols_64+0xf70>
+	LONG $0x7e7a81c4; WORD $0xc17c; BYTE $0x08 // vmovq 0x8(%r9,%r8,8), %xmm7
+	WORD $0xa1eb // jmp 0xe050 <k_pack_cols_64+0xf70>
+	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+
+	// pack_cols_bf16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x18ec8148; WORD $0x0001; BYTE $0x00 // subq $0x118, %rsp # imm = 0x118
+	LONG $0x207f8348; BYTE $0x0c // cmpq $0xc, 0x20(%rdi)
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x06ef850f; WORD $0x0000 // jne 0xe7e0 <k_pack_cols_bf16+0x710>
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x14458e0f; WORD $0x0000 // jle 0xf543 <k_pack_cols_bf16+0x1473>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x10788b48 // movq 0x10(%rax), %rdi
+	WORD $0x8b4c; BYTE $0x00 // movq (%rax), %r8
+	LONG $0x18588b4c // movq 0x18(%rax), %r11
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0xf4438d49 // leaq -0xc(%r11), %rax
+	QUAD $0xaaaaaaaaaaabba48; WORD $0xaaaa // movabsq $-0x5555555555555555, %rdx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe2 // mulq %rdx
+	LONG $0x49148d4c // leaq (%rcx,%rcx,2), %r10
+	LONG $0x03eac148 // shrq $0x3, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x0000000c850c8d48 // leaq 0xc(,%rax,4), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x30c08348 // addq $0x30, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	QUAD $0x00000000fd048d48 // leaq (,%rdi,8), %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	LONG $0x3f348d4c // leaq (%rdi,%rdi), %r14
+	LONG $0x48fdd262; WORD $0xc37c // vpbroadcastq %r11, %zmm0
+	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
+	LONG $0x20588d49 // leaq 0x20(%r8), %rbx
+	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
+	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
+	QUAD $0x2ebb0d22487df262; WORD $0x0000 // vpmovsxbq 0x2ebb(%rip), %zmm1 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x2e99155948fdf262; WORD $0x0000 // vpbroadcastq 0x2e99(%rip), %zmm2 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x2e971d22487df262; WORD $0x0000 // vpmovsxbq 0x2e97(%rip), %zmm3 # 0x11048 <k_pack_cols_pairs+0x1ae8>
+	QUAD $0x2eb5255948fdf262; WORD $0x0000 // vpbroadcastq 0x2eb5(%rip), %zmm4 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x2e8b2d5948fdf262; WORD $0x0000 // vpbroadcastq 0x2e8b(%rip), %zmm5 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x2e91355948fdf262; WORD $0x0000 // vpbroadcastq 0x2e91(%rip), %zmm6 # 0x11060 <k_pack_cols_pairs+0x1b00>
+	QUAD $0x2e9f3d5948fdf262; WORD $0x0000 // vpbroadcastq 0x2e9f(%rip), %zmm7 # 0x11078 <k_pack_cols_pairs+0x1b18>
+	QUAD $0x2e750522487d7262; WORD $0x0000 // vpmovsxbq 0x2e75(%rip), %zmm8 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x000000582444c748; BYTE $0x00 // movq $0x0, 0x58(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
+	QUAD $0x000000d02494894c // movq %r10, 0xd0(%rsp)
+	WORD $0x5eeb // jmp 0xe260 <k_pack_cols_bf16+0x190>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0xc0c38148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbx
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0x24448348; WORD $0x1058 // addq $0x10, 0x58(%rsp)
+	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	QUAD $0x000000d024948b4c // movq 0xd0(%rsp), %r10
+	LONG $0x12e38d0f; WORD $0x0000 // jge 0xf543 <k_pack_cols_bf16+0x1473>
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xc84d0f48 // cmovgeq %rax, %rcx
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x247c8d49; BYTE $0x04 // leaq 0x4(%r12), %rdi
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
+	LONG $0xfe4c0f48 // cmovlq %rsi, %rdi
+	LONG $0x0cfb8349 // cmpq $0xc, %r11
+	WORD $0x1c7d // jge 0xe2c0 <k_pack_cols_bf16+0x1f0>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0xe367 <k_pack_cols_bf16+0x297>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x000000a824ac8b4c // movq 0xa8(%rsp), %r13
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0x008a8d0f; WORD $0x0000 // jge 0xe367 <k_pack_cols_bf16+0x297>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	LONG $0x00000cbe; BYTE $0x00 // movl $0xc, %esi
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	LONG $0x2404894c // movq %r8, (%rsp)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x337962c4; WORD $0xf04e // vpmovzxwd -0x10(%rsi), %xmm9
+	LONG $0x7231c1c4; WORD $0x10f1 // vpslld $0x10, %xmm9, %xmm9
+	LONG $0x7f7a41c4; WORD $0xe048 // vmovdqu %xmm9, -0x20(%r8)
+	LONG $0x337962c4; WORD $0xf84e // vpmovzxwd -0x8(%rsi), %xmm9
+	LONG $0x7231c1c4; WORD $0x10f1 // vpslld $0x10, %xmm9, %xmm9
+	LONG $0x7f7a41c4; WORD $0xf048 // vmovdqu %xmm9, -0x10(%r8)
+	LONG $0x337962c4; BYTE $0x0e // vpmovzxwd (%rsi), %xmm9
+	LONG $0x7231c1c4; WORD $0x10f1 // vpslld $0x10, %xmm9, %xmm9
+	LONG $0x7f7a41c4; BYTE $0x08 // vmovdqu %xmm9, (%r8)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x30c08349 // addq $0x30, %r8
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	WORD $0xbd7c // jl 0xe310 <k_pack_cols_bf16+0x240>
+	LONG $0x2414014c // addq %r10, (%rsp)
+	LONG $0x0c758d49 // leaq 0xc(%r13), %rsi
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x18c08348 // addq $0x18, %rax
+	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
+	WORD $0x997e // jle 0xe300 <k_pack_cols_bf16+0x230>
+	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
+	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0xfe91840f; WORD $0xffff // je 0xe210 <k_pack_cols_bf16+0x140>
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0xfe888d0f; WORD $0xffff // jge 0xe210 <k_pack_cols_bf16+0x140>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x28688b48 // movq 0x28(%rax), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xfe768e0f; WORD $0xffff // jle 0xe210 <k_pack_cols_bf16+0x140>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0xff418d4c // leaq -0x1(%rcx), %r8
+	LONG $0xc6af0f4d // imulq %r14, %r8
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x580c8d4c // leaq (%rax,%rbx,2), %r9
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xc1980f41 // sets %r9b
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x5e348d48 // leaq (%rsi,%rbx,2), %rsi
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x68048d4d // leaq (%r8,%rbp,2), %r8
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0xd120 // andb %dl, %cl
+	QUAD $0x000000000000ba48; WORD $0x2000 // movabsq $0x2000000000000000, %rdx # imm = 0x2000000000000000
+	WORD $0x8548; BYTE $0xd5 // testq %rdx, %rbp
+	WORD $0x950f; BYTE $0xc2 // setne %dl
+	WORD $0x0844; BYTE $0xca // orb %r9b, %dl
+	WORD $0xca08 // orb %cl, %dl
+	LONG $0x80249488; WORD $0x0000; BYTE $0x00 // movb %dl, 0x80(%rsp)
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	QUAD $0xffffffffffc0b948; WORD $0x5fff // movabsq $0x5fffffffffffffc0, %rcx # imm = 0x5FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
+	LONG $0x48fd7262; WORD $0xcb7c // vpbroadcastq %rbx, %zmm9
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x38c18348 // addq $0x38, %rcx
+	WORD $0x2148; BYTE $0xe9 // andq %rbp, %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0x7caf0f4c; WORD $0x5824 // imulq 0x58(%rsp), %r15
+	LONG $0x3a048d4f // leaq (%r10,%r15), %r8
+	LONG $0xc0c08149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r8
+	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x59148d48 // leaq (%rcx,%rbx,2), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
+	LONG $0x01438d48 // leaq 0x1(%rbx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
+	WORD $0x3aeb // jmp 0xe4ec <k_pack_cols_bf16+0x41c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x246c0148; BYTE $0x50 // addq %rbp, 0x50(%rsp)
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0xfd248d0f; WORD $0xffff // jge 0xe210 <k_pack_cols_bf16+0x140>
+	LONG $0x08fd8348 // cmpq $0x8, %rbp
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x4caf0f48; WORD $0x7824 // imulq 0x78(%rsp), %rcx
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x4e248d4c // leaq (%rsi,%rcx,2), %r12
+	LONG $0x8024840a; WORD $0x0000; BYTE $0x00 // orb 0x80(%rsp), %al
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x0b74 // je 0xe520 <k_pack_cols_bf16+0x450>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0001e3e9; BYTE $0x00 // jmp 0xe700 <k_pack_cols_bf16+0x630>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x40fd8348 // cmpq $0x40, %rbp
+	WORD $0x0a73 // jae 0xe530 <k_pack_cols_bf16+0x460>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00014fe9; BYTE $0x00 // jmp 0xe67c <k_pack_cols_bf16+0x5ac>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x48fd5162; WORD $0xd06f // vmovdqa64 %zmm8, %zmm10
+	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48ad5162; WORD $0xe1d4 // vpaddq %zmm9, %zmm10, %zmm12
+	LONG $0x48a55162; WORD $0xe9d4 // vpaddq %zmm9, %zmm11, %zmm13
+	LONG $0x48957162; WORD $0xf4d4 // vpaddq %zmm4, %zmm13, %zmm14
+	LONG $0x489d7162; WORD $0xfcd4 // vpaddq %zmm4, %zmm12, %zmm15
+	LONG $0x4895e162; WORD $0xc5d4 // vpaddq %zmm5, %zmm13, %zmm16
+	LONG $0x489de162; WORD $0xcdd4 // vpaddq %zmm5, %zmm12, %zmm17
+	LONG $0x4895e162; WORD $0xd6d4 // vpaddq %zmm6, %zmm13, %zmm18
+	LONG $0x489de162; WORD $0xded4 // vpaddq %zmm6, %zmm12, %zmm19
+	LONG $0x48fdd262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdd262; WORD $0xc737 // vpcmpgtq %zmm15, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xd637 // vpcmpgtq %zmm14, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd837 // vpcmpgtq %zmm16, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0xa9ff3162; WORD $0x246f; BYTE $0x6a // vmovdqu16 (%rdx,%r13,2), %ymm12 {%k1} {z}
+	QUAD $0x016a6c6faaff3162 // vmovdqu16 0x20(%rdx,%r13,2), %ymm13 {%k2} {z}
+	QUAD $0x026a746fabff3162 // vmovdqu16 0x40(%rdx,%r13,2), %ymm14 {%k3} {z}
+	QUAD $0x036a7c6facff3162 // vmovdqu16 0x60(%rdx,%r13,2), %ymm15 {%k4} {z}
+	LONG $0x487d5262; WORD $0xe433 // vpmovzxwd %ymm12, %zmm12 # zmm12 = ymm12[0],zero,ymm12[1],zero,ymm12[2],zero,ymm12[3],zero,ymm12[4],zero,ymm12[5],zero,ymm12[6],zero,ymm12[7],zero,ymm12[8],zero,ymm12[9],zero,ymm12[10],zero,ymm12[11],zero,ymm12[12],zero,ymm12[13],zero,ymm12[14],zero,ymm12[15],zero
+	LONG $0x487d5262; WORD $0xed33 // vpmovzxwd %ymm13, %zmm13 # zmm13 = ymm13[0],zero,ymm13[1],zero,ymm13[2],zero,ymm13[3],zero,ymm13[4],zero,ymm13[5],zero,ymm13[6],zero,ymm13[7],zero,ymm13[8],zero,ymm13[9],zero,ymm13[10],zero,ymm13[11],zero,ymm13[12],zero,ymm13[13],zero,ymm13[14],zero,ymm13[15],zero
+	LONG $0x487d5262; WORD $0xf633 // vpmovzxwd %ymm14, %zmm14 # zmm14 = ymm14[0],zero,ymm14[1],zero,ymm14[2],zero,ymm14[3],zero,ymm14[4],zero,ymm14[5],zero,ymm14[6],zero,ymm14[7],zero,ymm14[8],zero,ymm14[9],zero,ymm14[10],zero,ymm14[11],zero,ymm14[12],zero,ymm14[13],zero,ymm14[14],zero,ymm14[15],zero
+	LONG $0x487d5262; WORD $0xff33 // vpmovzxwd %ymm15, %zmm15 # zmm15 = ymm15[0],zero,ymm15[1],zero,ymm15[2],zero,ymm15[3],zero,ymm15[4],zero,ymm15[5],zero,ymm15[6],zero,ymm15[7],zero,ymm15[8],zero,ymm15[9],zero,ymm15[10],zero,ymm15[11],zero,ymm15[12],zero,ymm15[13],zero,ymm15[14],zero,ymm15[15],zero
+	LONG $0x481dd162; WORD $0xf472; BYTE $0x10 // vpslld $0x10, %zmm12, %zmm12
+	LONG $0x4815d162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm13, %zmm13
+	LONG $0x480dd162; WORD $0xf672; BYTE $0x10 // vpslld $0x10, %zmm14, %zmm14
+	LONG $0x4805d162; WORD $0xf772; BYTE $0x10 // vpslld $0x10, %zmm15, %zmm15
+	LONG $0xc97c5162; WORD $0xe428 // vmovaps %zmm12, %zmm12 {%k1} {z}
+	LONG $0xca7c5162; WORD $0xed28 // vmovaps %zmm13, %zmm13 {%k2} {z}
+	LONG $0xcb7c5162; WORD $0xf628 // vmovaps %zmm14, %zmm14 {%k3} {z}
+	LONG $0xcc7c5162; WORD $0xff28 // vmovaps %zmm15, %zmm15 {%k4} {z}
+	QUAD $0xfda86411487c1162 // vmovups %zmm12, -0xc0(%r8,%r13,4)
+	QUAD $0xfea86c11487c1162 // vmovups %zmm13, -0x80(%r8,%r13,4)
+	QUAD $0xffa87411487c1162 // vmovups %zmm14, -0x40(%r8,%r13,4)
+	LONG $0x487c1162; WORD $0x3c11; BYTE $0xa8 // vmovups %zmm15, (%r8,%r13,4)
+	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x48ad7162; WORD $0xd7d4 // vpaddq %zmm7, %zmm10, %zmm10
+	LONG $0x48a57162; WORD $0xdfd4 // vpaddq %zmm7, %zmm11, %zmm11
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0xfeed850f; WORD $0xffff // jne 0xe550 <k_pack_cols_bf16+0x480>
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	LONG $0xfe54840f; WORD $0xffff // je 0xe4c0 <k_pack_cols_bf16+0x3f0>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x38c5f640 // testb $0x38, %bpl
+	WORD $0x6b74 // je 0xe6e7 <k_pack_cols_bf16+0x617>
+	QUAD $0x0000008824a4034c // addq 0x88(%rsp), %r12
+	LONG $0x48fd7262; WORD $0xd07c // vpbroadcastq %rax, %zmm10
+	LONG $0x48ad7162; WORD $0xd1eb // vporq %zmm1, %zmm10, %zmm10
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48ad5162; WORD $0xd9d4 // vpaddq %zmm9, %zmm10, %zmm11
+	LONG $0x48fdd262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm0, %k1
+	LONG $0x89ff7162; WORD $0x1c6f; BYTE $0x42 // vmovdqu16 (%rdx,%rax,2), %xmm11 {%k1} {z}
+	LONG $0x337d42c4; BYTE $0xdb // vpmovzxwd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,xmm11[1],zero,xmm11[2],zero,xmm11[3],zero,xmm11[4],zero,xmm11[5],zero,xmm11[6],zero,xmm11[7],zero
+	LONG $0x7225c1c4; WORD $0x10f3 // vpslld $0x10, %ymm11, %ymm11
+	LONG $0xa97c5162; WORD $0xdb28 // vmovaps %ymm11, %ymm11 {%k1} {z}
+	LONG $0x117c41c4; WORD $0x871c // vmovups %ymm11, (%r15,%rax,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0xc775 // jne 0xe6a0 <k_pack_cols_bf16+0x5d0>
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
+	LONG $0xfddb840f; WORD $0xffff // je 0xe4c0 <k_pack_cols_bf16+0x3f0>
+	WORD $0x19eb // jmp 0xe700 <k_pack_cols_bf16+0x630>
+	QUAD $0x000000b824a4034c // addq 0xb8(%rsp), %r12
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x01c2f641 // testb $0x1, %r10b
+	WORD $0x3274 // je 0xe744 <k_pack_cols_bf16+0x674>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	WORD $0x087d // jge 0xe729 <k_pack_cols_bf16+0x659>
+	LONG $0x34b70f41; BYTE $0x24 // movzwl (%r12), %esi
+	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x4caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x89348941 // movl %esi, (%r9,%rcx,4)
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xfd73840f; WORD $0xffff // je 0xe4c0 <k_pack_cols_bf16+0x3f0>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x294c; BYTE $0xe8 // subq %r13, %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x29148d4e // leaq (%rcx,%r13), %r10
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x8e348d48 // leaq (%rsi,%rcx,4), %rsi
+	LONG $0x246c034c; BYTE $0x48 // addq 0x48(%rsp), %r13
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x1beb // jmp 0xe792 <k_pack_cols_bf16+0x6c2>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xae4c8944; BYTE $0x04 // movl %r9d, 0x4(%rsi,%rbp,4)
+	LONG $0x02c58348 // addq $0x2, %rbp
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	LONG $0xfd2e840f; WORD $0xffff // je 0xe4c0 <k_pack_cols_bf16+0x3f0>
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	WORD $0x1b7c // jl 0xe7c0 <k_pack_cols_bf16+0x6f0>
+	WORD $0x0c89; BYTE $0xae // movl %ecx, (%rsi,%rbp,4)
+	LONG $0x2a0c8d49 // leaq (%r10,%rbp), %rcx
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	WORD $0xcf7d // jge 0xe780 <k_pack_cols_bf16+0x6b0>
+	WORD $0x21eb // jmp 0xe7d4 <k_pack_cols_bf16+0x704>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x0cb70f41; BYTE $0x6c // movzwl (%r12,%rbp,2), %ecx
+	WORD $0xe1c1; BYTE $0x10 // shll $0x10, %ecx
+	WORD $0x0c89; BYTE $0xae // movl %ecx, (%rsi,%rbp,4)
+	LONG $0x2a0c8d49 // leaq (%r10,%rbp), %rcx
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	WORD $0xac7d // jge 0xe780 <k_pack_cols_bf16+0x6b0>
+	LONG $0x4cb70f45; WORD $0x026c // movzwl 0x2(%r12,%rbp,2), %r9d
+	LONG $0x10e1c141 // shll $0x10, %r9d
+	WORD $0xa0eb // jmp 0xe780 <k_pack_cols_bf16+0x6b0>
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0d568e0f; WORD $0x0000 // jle 0xf543 <k_pack_cols_bf16+0x1473>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x10488b48 // movq 0x10(%rax), %rcx
+	WORD $0x8b48; BYTE $0x38 // movq (%rax), %rdi
+	LONG $0x18708b48 // movq 0x18(%rax), %rsi
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	LONG $0x04e78d0f; WORD $0x0000 // jge 0xed00 <k_pack_cols_bf16+0xc30>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0d21840f; WORD $0x0000 // je 0xf543 <k_pack_cols_bf16+0x1473>
+	QUAD $0xffffffffffc0b948; WORD $0x5fff // movabsq $0x5fffffffffffffc0, %rcx # imm = 0x5FFFFFFFFFFFFFC0
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x00000000c53c8d48 // leaq (,%rax,8), %rdi
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x00148d4c // leaq (%rax,%rax), %r10
+	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x000060b8; BYTE $0x00 // movl $0x60, %eax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x000000702444c748; BYTE $0x00 // movq $0x0, 0x70(%rsp)
+	LONG $0x38418d48 // leaq 0x38(%rcx), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x27da0d22487df262; WORD $0x0000 // vpmovsxbq 0x27da(%rip), %zmm1 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x27b8155948fdf262; WORD $0x0000 // vpbroadcastq 0x27b8(%rip), %zmm2 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x27b61d22487df262; WORD $0x0000 // vpmovsxbq 0x27b6(%rip), %zmm3 # 0x11048 <k_pack_cols_pairs+0x1ae8>
+	QUAD $0x27d4255948fdf262; WORD $0x0000 // vpbroadcastq 0x27d4(%rip), %zmm4 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x27aa2d5948fdf262; WORD $0x0000 // vpbroadcastq 0x27aa(%rip), %zmm5 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x27b0355948fdf262; WORD $0x0000 // vpbroadcastq 0x27b0(%rip), %zmm6 # 0x11060 <k_pack_cols_pairs+0x1b00>
+	QUAD $0x27be3d5948fdf262; WORD $0x0000 // vpbroadcastq 0x27be(%rip), %zmm7 # 0x11078 <k_pack_cols_pairs+0x1b18>
+	QUAD $0x27940522487d7262; WORD $0x0000 // vpmovsxbq 0x2794(%rip), %zmm8 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x000000802494894c // movq %r10, 0x80(%rsp)
+	WORD $0x37eb // jmp 0xe916 <k_pack_cols_bf16+0x846>
+	BYTE $0x90 // nop
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	QUAD $0x0000008824848348; BYTE $0x10 // addq $0x10, 0x88(%rsp)
+	LONG $0x24440148; BYTE $0x70 // addq %rax, 0x70(%rsp)
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	WORD $0x3949; BYTE $0xd5 // cmpq %rdx, %r13
+	LONG $0x0c2d8d0f; WORD $0x0000 // jge 0xf543 <k_pack_cols_bf16+0x1473>
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	LONG $0xc14d0f48 // cmovgeq %rcx, %rax
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x294c; BYTE $0xe9 // subq %r13, %rcx
+	LONG $0x047d8d49 // leaq 0x4(%r13), %rdi
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xfa4c0f48 // cmovlq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	WORD $0x3949; BYTE $0xfd // cmpq %rdi, %r13
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x847d // jge 0xe8e0 <k_pack_cols_bf16+0x810>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x28518b48 // movq 0x28(%rcx), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xff728e0f; WORD $0xffff // jle 0xe8e0 <k_pack_cols_bf16+0x810>
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x813c8d48 // leaq (%rcx,%rax,4), %rdi
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x08718b4d // movq 0x8(%r9), %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xc1980f41 // sets %r9b
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x50048d48 // leaq (%rax,%rdx,2), %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0xc120 // andb %al, %cl
+	QUAD $0x000000000000b848; WORD $0x2000 // movabsq $0x2000000000000000, %rax # imm = 0x2000000000000000
+	WORD $0x8548; BYTE $0xc2 // testq %rax, %rdx
+	WORD $0x950f; BYTE $0xc0 // setne %al
+	WORD $0x0844; BYTE $0xc8 // orb %r9b, %al
+	WORD $0xc808 // orb %cl, %al
+	WORD $0x0488; BYTE $0x24 // movb %al, (%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	QUAD $0xffffffffffc0b848; WORD $0x5fff // movabsq $0x5fffffffffffffc0, %rax # imm = 0x5FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc7 // andq %rax, %rdi
+	LONG $0x3f048d48 // leaq (%rdi,%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	LONG $0x246c2348; BYTE $0x60 // andq 0x60(%rsp), %rbp
+	QUAD $0x000000006d048d48 // leaq (,%rbp,2), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x06248d4d // leaq (%r14,%rax), %r12
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	QUAD $0x000088248caf0f48; BYTE $0x00 // imulq 0x88(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x080c8d4c // leaq (%rax,%rcx), %r9
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	WORD $0x23eb // jmp 0xea6f <k_pack_cols_bf16+0x99f>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x246c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r13
+	LONG $0xfe718d0f; WORD $0xffff // jge 0xe8e0 <k_pack_cols_bf16+0x810>
+	LONG $0x08fa8348 // cmpq $0x8, %rdx
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x433c8d4f // leaq (%r11,%r8,2), %r15
+	WORD $0x040a; BYTE $0x24 // orb (%rsp), %al
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2374 // je 0xeab0 <k_pack_cols_bf16+0x9e0>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	LONG $0x01ac850f; WORD $0x0000 // jne 0xec4b <k_pack_cols_bf16+0xb7b>
+	LONG $0x0001dfe9; BYTE $0x00 // jmp 0xec83 <k_pack_cols_bf16+0xbb3>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x40fa8348 // cmpq $0x40, %rdx
+	WORD $0x0a73 // jae 0xeac0 <k_pack_cols_bf16+0x9f0>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x00012ee9; BYTE $0x00 // jmp 0xebec <k_pack_cols_bf16+0xb1c>
+	WORD $0x9066 // nop
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x48fd5162; WORD $0xc86f // vmovdqa64 %zmm8, %zmm9
 	LONG $0x48fd7162; WORD $0xd36f // vmovdqa64 %zmm3, %zmm10
 	BYTE $0x90 // nop
 	LONG $0x48ad7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm10, %zmm11
@@ -9349,571 +12165,381 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdb262; WORD $0xc037 // vpcmpgtq %zmm16, %zmm0, %k0
 	LONG $0x48fdd262; WORD $0xe737 // vpcmpgtq %zmm15, %zmm0, %k4
 	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
-	LONG $0xc97c1162; WORD $0x1c10; BYTE $0x84 // vmovups (%r12,%r8,4), %zmm11 {%k1} {z}
-	QUAD $0x01846410ca7c1162 // vmovups 0x40(%r12,%r8,4), %zmm12 {%k2} {z}
-	QUAD $0x02846c10cb7c1162 // vmovups 0x80(%r12,%r8,4), %zmm13 {%k3} {z}
-	QUAD $0x03847410cc7c1162 // vmovups 0xc0(%r12,%r8,4), %zmm14 {%k4} {z}
-	QUAD $0xfd875c11487c3162 // vmovups %zmm11, -0xc0(%rdi,%r8,4)
-	QUAD $0xfe876411487c3162 // vmovups %zmm12, -0x80(%rdi,%r8,4)
-	QUAD $0xff876c11487c3162 // vmovups %zmm13, -0x40(%rdi,%r8,4)
-	LONG $0x487c3162; WORD $0x3411; BYTE $0x87 // vmovups %zmm14, (%rdi,%r8,4)
-	LONG $0x40c08349 // addq $0x40, %r8
-	LONG $0x48b55162; WORD $0xc8d4 // vpaddq %zmm8, %zmm9, %zmm9
-	LONG $0x48ad5162; WORD $0xd0d4 // vpaddq %zmm8, %zmm10, %zmm10
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xff45850f; WORD $0xffff // jne 0xb550 <k_pack_cols+0x1a0>
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xfeec840f; WORD $0xffff // je 0xb500 <k_pack_cols+0x150>
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	WORD $0x38a8 // testb $0x38, %al
-	WORD $0x4074 // je 0xb65e <k_pack_cols+0x2ae>
-	LONG $0x48fd5262; WORD $0xca7c // vpbroadcastq %r10, %zmm9
-	LONG $0x48b57162; WORD $0xcaeb // vporq %zmm2, %zmm9, %zmm9
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48fdd262; WORD $0xc937 // vpcmpgtq %zmm9, %zmm0, %k1
-	LONG $0xa97c1162; WORD $0x1410; BYTE $0x94 // vmovups (%r12,%r10,4), %ymm10 {%k1} {z}
-	LONG $0x117c21c4; WORD $0x9314 // vmovups %ymm10, (%rbx,%r10,4)
-	LONG $0x08c28349 // addq $0x8, %r10
-	LONG $0x48b57162; WORD $0xc9d4 // vpaddq %zmm1, %zmm9, %zmm9
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0xde75 // jne 0xb630 <k_pack_cols+0x280>
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfea2840f; WORD $0xffff // je 0xb500 <k_pack_cols+0x150>
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0x01ca8349 // orq $0x1, %r10
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2f74 // je 0xb698 <k_pack_cols+0x2e8>
-	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	WORD $0x067d // jge 0xb679 <k_pack_cols+0x2c9>
-	LONG $0x6e7901c4; WORD $0x840c // vmovd (%r12,%r8,4), %xmm9
-	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	LONG $0xf3af0f4d // imulq %r11, %r14
-	QUAD $0x00000000b5348d4e // leaq (,%r14,4), %r14
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	LONG $0x7e7901c4; WORD $0x860c // vmovd %xmm9, (%r14,%r8,4)
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x24348b4c // movq (%rsp), %r14
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0x2975 // jne 0xb6c6 <k_pack_cols+0x316>
-	LONG $0xfffe5ee9; BYTE $0xff // jmp 0xb500 <k_pack_cols+0x150>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x7e7921c4; WORD $0x834c; BYTE $0x04 // vmovd %xmm9, 0x4(%rbx,%r8,4)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0xfe3a840f; WORD $0xffff // je 0xb500 <k_pack_cols+0x150>
-	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
-	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	WORD $0x067d // jge 0xb6db <k_pack_cols+0x32b>
-	LONG $0x6e7901c4; WORD $0x8414 // vmovd (%r12,%r8,4), %xmm10
-	LONG $0x7e7921c4; WORD $0x8314 // vmovd %xmm10, (%rbx,%r8,4)
-	LONG $0x01508d4d // leaq 0x1(%r8), %r10
-	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	WORD $0xc67d // jge 0xb6b0 <k_pack_cols+0x300>
-	LONG $0x6e7901c4; WORD $0x844c; BYTE $0x04 // vmovd 0x4(%r12,%r8,4), %xmm9
-	WORD $0xbdeb // jmp 0xb6b0 <k_pack_cols+0x300>
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0xedaf0f4c // imulq %rbp, %r13
-	LONG $0x10fb8349 // cmpq $0x10, %r11
-	QUAD $0x000000a824ac8948 // movq %rbp, 0xa8(%rsp)
-	LONG $0x05438d0f; WORD $0x0000 // jge 0xbc4f <k_pack_cols+0x89f>
-	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x0ad18e0f; WORD $0x0000 // jle 0xc1f0 <k_pack_cols+0xe40>
-	QUAD $0xfffffffcad048d48 // leaq -0x4(,%rbp,4), %rax
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	LONG $0xff438d49 // leaq -0x1(%r11), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x02e8c148 // shrq $0x2, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x3cc28348 // addq $0x3c, %rdx
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	WORD $0x8941; BYTE $0xc7 // movl %eax, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
-	LONG $0x24748d4d; BYTE $0x30 // leaq 0x30(%r12), %r14
-	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x30488d4d // leaq 0x30(%r8), %r9
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	QUAD $0x00000000ad348d4a // leaq (,%r13,4), %rsi
-	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
-	LONG $0x04e7c141 // shll $0x4, %r15d
-	LONG $0x01438d49 // leaq 0x1(%r11), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x1dd90d22487df262; WORD $0x0000 // vpmovsxbq 0x1dd9(%rip), %zmm1 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x1db7155948fdf262; WORD $0x0000 // vpbroadcastq 0x1db7(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
-	QUAD $0x1db51d22487df262; WORD $0x0000 // vpmovsxbq 0x1db5(%rip), %zmm3 # 0xd588 <k_pack_cols_64+0xf38>
-	QUAD $0x1dbb2522487df262; WORD $0x0000 // vpmovsxbq 0x1dbb(%rip), %zmm4 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x1dc92d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1dc9(%rip), %zmm5 # 0xd5b0 <k_pack_cols_64+0xf60>
-	QUAD $0x1d9f355948fdf262; WORD $0x0000 // vpbroadcastq 0x1d9f(%rip), %zmm6 # 0xd590 <k_pack_cols_64+0xf40>
-	QUAD $0x1da53d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1da5(%rip), %zmm7 # 0xd5a0 <k_pack_cols_64+0xf50>
-	QUAD $0x1db3055948fd7262; WORD $0x0000 // vpbroadcastq 0x1db3(%rip), %zmm8 # 0xd5b8 <k_pack_cols_64+0xf68>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x47eb // jmp 0xb850 <k_pack_cols+0x4a0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x04c28349 // addq $0x4, %r10
-	QUAD $0x000000a8248c3b48 // cmpq 0xa8(%rsp), %rcx
-	LONG $0x0ddf840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
-	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
-	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x24440348; BYTE $0x70 // addq 0x70(%rsp), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
-	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
-	QUAD $0x00000090248c894c // movq %r9, 0x90(%rsp)
-	QUAD $0x0000009824b4894c // movq %r14, 0x98(%rsp)
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	WORD $0x42eb // jmp 0xb8f4 <k_pack_cols+0x544>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x8d6c8d48; BYTE $0x00 // leaq (%rbp,%rcx,4), %rbp
-	LONG $0x2b0c8d4b // leaq (%r11,%r13), %rcx
-	LONG $0x01508d4c // leaq 0x1(%rax), %r10
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	LONG $0x1f248d4e // leaq (%rdi,%r11), %r12
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	LONG $0x00ac8f0f; WORD $0x0000 // jg 0xb9a0 <k_pack_cols+0x5f0>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	LONG $0x247c8348; WORD $0x0c18 // cmpq $0xc, 0x18(%rsp)
-	WORD $0x0b73 // jae 0xb910 <k_pack_cols+0x560>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x57eb // jmp 0xb960 <k_pack_cols+0x5b0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x107841c4; WORD $0x8e4c; BYTE $0xd0 // vmovups -0x30(%r14,%rcx,4), %xmm9
-	LONG $0x117841c4; WORD $0x894c; BYTE $0xd0 // vmovups %xmm9, -0x30(%r9,%rcx,4)
-	LONG $0x107841c4; WORD $0x8e4c; BYTE $0xe0 // vmovups -0x20(%r14,%rcx,4), %xmm9
-	LONG $0x117841c4; WORD $0x894c; BYTE $0xe0 // vmovups %xmm9, -0x20(%r9,%rcx,4)
-	LONG $0x107841c4; WORD $0x8e4c; BYTE $0xf0 // vmovups -0x10(%r14,%rcx,4), %xmm9
-	LONG $0x117841c4; WORD $0x894c; BYTE $0xf0 // vmovups %xmm9, -0x10(%r9,%rcx,4)
-	LONG $0x6f7a41c4; WORD $0x8e0c // vmovdqu (%r14,%rcx,4), %xmm9
-	LONG $0x7f7a41c4; WORD $0x890c // vmovdqu %xmm9, (%r9,%rcx,4)
-	LONG $0x10c18348 // addq $0x10, %rcx
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0xc075 // jne 0xb920 <k_pack_cols+0x570>
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xff54840f; WORD $0xffff // je 0xb8c0 <k_pack_cols+0x510>
-	LONG $0x88148d4d // leaq (%r8,%rcx,4), %r10
-	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x6f7a21c4; WORD $0x210c // vmovdqu (%rcx,%r12), %xmm9
-	LONG $0x7f7a01c4; WORD $0x220c // vmovdqu %xmm9, (%r10,%r12)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0xeb75 // jne 0xb980 <k_pack_cols+0x5d0>
-	LONG $0xffff26e9; BYTE $0xff // jmp 0xb8c0 <k_pack_cols+0x510>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0xfe51840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x28418b4c // movq 0x28(%rcx), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfe3f8e0f; WORD $0xffff // jle 0xb810 <k_pack_cols+0x460>
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x2672 // jb 0xb9fd <k_pack_cols+0x64d>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x44af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rax
-	QUAD $0x0000008024840348 // addq 0x80(%rsp), %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
-	LONG $0x00b1830f; WORD $0x0000 // jae 0xbaae <k_pack_cols+0x6fe>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x3074 // je 0xba3d <k_pack_cols+0x68d>
-	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
-	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
-	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	WORD $0x067d // jge 0xba20 <k_pack_cols+0x670>
-	LONG $0x6e7901c4; WORD $0xac0c // vmovd (%r12,%r13,4), %xmm9
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x4caf0f48; WORD $0x1024 // imulq 0x10(%rsp), %rcx
-	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x7e7921c4; WORD $0x890c // vmovd %xmm9, (%rcx,%r9,4)
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfdca840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x01418d4d // leaq 0x1(%r9), %r8
-	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	LONG $0xc2af0f49 // imulq %r10, %rax
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	WORD $0x21eb // jmp 0xba80 <k_pack_cols+0x6d0>
-	BYTE $0x90 // nop
-	LONG $0x7e7921c4; WORD $0x820c // vmovd %xmm9, (%rdx,%r8,4)
-	LONG $0x01048d4a // leaq (%rcx,%r8), %rax
-	LONG $0x02c08348 // addq $0x2, %rax
-	LONG $0x02c08349 // addq $0x2, %r8
-	LONG $0x02c78348 // addq $0x2, %rdi
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfd90840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
-	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
-	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
-	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
-	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
-	WORD $0x077d // jge 0xba9a <k_pack_cols+0x6ea>
-	LONG $0x6e7941c4; WORD $0xbc54; BYTE $0xfc // vmovd -0x4(%r12,%rdi,4), %xmm10
-	LONG $0x7e7921c4; WORD $0x8254; BYTE $0xfc // vmovd %xmm10, -0x4(%rdx,%r8,4)
-	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
-	WORD $0xba7d // jge 0xba60 <k_pack_cols+0x6b0>
-	LONG $0x6e7941c4; WORD $0xbc0c // vmovd (%r12,%rdi,4), %xmm9
-	WORD $0xb2eb // jmp 0xba60 <k_pack_cols+0x6b0>
-	LONG $0x48fd5262; WORD $0xcd7c // vpbroadcastq %r13, %zmm9
-	LONG $0x40f88349 // cmpq $0x40, %r8
-	WORD $0x0873 // jae 0xbac2 <k_pack_cols+0x712>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x000115e9; BYTE $0x00 // jmp 0xbbd7 <k_pack_cols+0x827>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
-	WORD $0x2149; BYTE $0xc1 // andq %rax, %r9
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xc2af0f4d // imulq %r10, %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
-	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x48ad5162; WORD $0xe1d4 // vpaddq %zmm9, %zmm10, %zmm12
-	LONG $0x48a55162; WORD $0xe9d4 // vpaddq %zmm9, %zmm11, %zmm13
-	LONG $0x48957162; WORD $0xf5d4 // vpaddq %zmm5, %zmm13, %zmm14
-	LONG $0x489d7162; WORD $0xfdd4 // vpaddq %zmm5, %zmm12, %zmm15
-	LONG $0x4895e162; WORD $0xc6d4 // vpaddq %zmm6, %zmm13, %zmm16
-	LONG $0x489de162; WORD $0xced4 // vpaddq %zmm6, %zmm12, %zmm17
-	LONG $0x4895e162; WORD $0xd7d4 // vpaddq %zmm7, %zmm13, %zmm18
-	LONG $0x489de162; WORD $0xdfd4 // vpaddq %zmm7, %zmm12, %zmm19
-	LONG $0x48fdd262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm0, %k0
-	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
-	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
-	LONG $0x48fdd262; WORD $0xc737 // vpcmpgtq %zmm15, %zmm0, %k0
-	LONG $0x48fdd262; WORD $0xd637 // vpcmpgtq %zmm14, %zmm0, %k2
-	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
-	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
-	LONG $0x48fdb262; WORD $0xd837 // vpcmpgtq %zmm16, %zmm0, %k3
-	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
-	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
-	LONG $0x48fdb262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm0, %k4
-	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
-	LONG $0x7ef961c4; BYTE $0xe0 // vmovq %xmm12, %rax
-	LONG $0xc97c5162; WORD $0x2410; BYTE $0x84 // vmovups (%r12,%rax,4), %zmm12 {%k1} {z}
-	QUAD $0x01846c10ca7c5162 // vmovups 0x40(%r12,%rax,4), %zmm13 {%k2} {z}
-	QUAD $0x02847410cb7c5162 // vmovups 0x80(%r12,%rax,4), %zmm14 {%k3} {z}
-	QUAD $0x03847c10cc7c5162 // vmovups 0xc0(%r12,%rax,4), %zmm15 {%k4} {z}
-	LONG $0x487c1162; WORD $0x2411; BYTE $0x90 // vmovups %zmm12, (%r8,%r10,4)
-	QUAD $0x01906c11487c1162 // vmovups %zmm13, 0x40(%r8,%r10,4)
-	QUAD $0x02907411487c1162 // vmovups %zmm14, 0x80(%r8,%r10,4)
-	QUAD $0x03907c11487c1162 // vmovups %zmm15, 0xc0(%r8,%r10,4)
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0x48ad5162; WORD $0xd0d4 // vpaddq %zmm8, %zmm10, %zmm10
-	LONG $0x48a55162; WORD $0xd8d4 // vpaddq %zmm8, %zmm11, %zmm11
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	LONG $0xff34850f; WORD $0xffff // jne 0xbaf0 <k_pack_cols+0x740>
-	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0xfc46840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0x38c0f641 // testb $0x38, %r8b
-	LONG $0xfe29840f; WORD $0xffff // je 0xba00 <k_pack_cols+0x650>
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	QUAD $0xffffffffffc0b948; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rcx # imm = 0x7FFFFFFFFFFFFFC0
-	LONG $0x38498d4c // leaq 0x38(%rcx), %r9
-	WORD $0x214d; BYTE $0xc1 // andq %r8, %r9
-	LONG $0x48fd7262; WORD $0xd07c // vpbroadcastq %rax, %zmm10
-	LONG $0x48ad7162; WORD $0xd1eb // vporq %zmm1, %zmm10, %zmm10
-	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48ad5162; WORD $0xd9d4 // vpaddq %zmm9, %zmm10, %zmm11
-	LONG $0x48fdd262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm0, %k1
-	LONG $0x7ef941c4; BYTE $0xd8 // vmovq %xmm11, %r8
-	LONG $0xa97c1162; WORD $0x1c10; BYTE $0x84 // vmovups (%r12,%r8,4), %ymm11 {%k1} {z}
-	LONG $0x1c117cc5; BYTE $0x81 // vmovups %ymm11, (%rcx,%rax,4)
-	LONG $0x08c08348 // addq $0x8, %rax
-	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	WORD $0xd475 // jne 0xbc10 <k_pack_cols+0x860>
-	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	LONG $0xfbc6840f; WORD $0xffff // je 0xb810 <k_pack_cols+0x460>
-	LONG $0xfffdb1e9; BYTE $0xff // jmp 0xba00 <k_pack_cols+0x650>
-	QUAD $0xfffffffcad0c8d48 // leaq -0x4(,%rbp,4), %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
-	LONG $0xf04b8d49 // leaq -0x10(%r11), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x04e9c148 // shrq $0x4, %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
-	QUAD $0x000000c0248c8d49 // leaq 0xc0(%r12), %rcx
-	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0xc0988d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rbx
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	QUAD $0x00000000ad148d4a // leaq (,%r13,4), %rdx
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	LONG $0x01538d49 // leaq 0x1(%r11), %rdx
-	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x18a10d22487df262; WORD $0x0000 // vpmovsxbq 0x18a1(%rip), %zmm1 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x187f155948fdf262; WORD $0x0000 // vpbroadcastq 0x187f(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
-	QUAD $0x187d1d22487df262; WORD $0x0000 // vpmovsxbq 0x187d(%rip), %zmm3 # 0xd588 <k_pack_cols_64+0xf38>
-	QUAD $0x18832522487df262; WORD $0x0000 // vpmovsxbq 0x1883(%rip), %zmm4 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x18912d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1891(%rip), %zmm5 # 0xd5b0 <k_pack_cols_64+0xf60>
-	QUAD $0x1867355948fdf262; WORD $0x0000 // vpbroadcastq 0x1867(%rip), %zmm6 # 0xd590 <k_pack_cols_64+0xf40>
-	QUAD $0x186d3d5948fdf262; WORD $0x0000 // vpbroadcastq 0x186d(%rip), %zmm7 # 0xd5a0 <k_pack_cols_64+0xf50>
-	QUAD $0x187b055948fd7262; WORD $0x0000 // vpbroadcastq 0x187b(%rip), %zmm8 # 0xd5b8 <k_pack_cols_64+0xf68>
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x3aeb // jmp 0xbd7e <k_pack_cols+0x9ce>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	LONG $0x04c78349 // addq $0x4, %r15
-	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0x08b1840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
-	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
-	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	QUAD $0x0000008024ac8948 // movq %rbp, 0x80(%rsp)
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	QUAD $0x000000b824a48b4c // movq 0xb8(%rsp), %r12
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
-	LONG $0x246c894c; BYTE $0x30 // movq %r13, 0x30(%rsp)
-	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	LONG $0x247c8348; WORD $0x3038 // cmpq $0x30, 0x38(%rsp)
-	WORD $0x1f73 // jae 0xbe30 <k_pack_cols+0xa80>
-	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x7375 // jne 0xbe95 <k_pack_cols+0xae5>
-	LONG $0x0000cae9; BYTE $0x00 // jmp 0xbef1 <k_pack_cols+0xb41>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	QUAD $0xfda24c10487c1162 // vmovups -0xc0(%r10,%r12,4), %zmm9
-	QUAD $0xfda34c11487c3162 // vmovups %zmm9, -0xc0(%rbx,%r12,4)
-	QUAD $0xfea24c10487c1162 // vmovups -0x80(%r10,%r12,4), %zmm9
-	QUAD $0xfea34c11487c3162 // vmovups %zmm9, -0x80(%rbx,%r12,4)
-	QUAD $0xffa24c10487c1162 // vmovups -0x40(%r10,%r12,4), %zmm9
-	QUAD $0xffa34c11487c3162 // vmovups %zmm9, -0x40(%rbx,%r12,4)
-	LONG $0x48fe1162; WORD $0x0c6f; BYTE $0xa2 // vmovdqu64 (%r10,%r12,4), %zmm9
-	LONG $0x48fe3162; WORD $0x0c7f; BYTE $0xa3 // vmovdqu64 %zmm9, (%rbx,%r12,4)
-	LONG $0x40c48349 // addq $0x40, %r12
-	LONG $0xfcc78349 // addq $-0x4, %r15
-	WORD $0xb875 // jne 0xbe40 <k_pack_cols+0xa90>
-	LONG $0x247c8d4d; BYTE $0x10 // leaq 0x10(%r12), %r15
-	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x5c74 // je 0xbef1 <k_pack_cols+0xb41>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xb82c8d48 // leaq (%rax,%rdi,4), %rbp
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0xa6 // vmovdqu64 (%rsi,%r12,4), %zmm9
-	QUAD $0x00a54c7f48fe3162 // vmovdqu64 %zmm9, (%rbp,%r12,4)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x10c78349 // addq $0x10, %r15
-	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe575 // jne 0xbeb0 <k_pack_cols+0xb00>
-	LONG $0xf0c78349 // addq $-0x10, %r15
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	WORD $0x1deb // jmp 0xbef1 <k_pack_cols+0xb41>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7a01c4; WORD $0xa00c // vmovdqu (%r8,%r12,4), %xmm9
-	LONG $0x7f7a01c4; WORD $0xa54c; BYTE $0x00 // vmovdqu %xmm9, (%r13,%r12,4)
-	LONG $0x04c48349 // addq $0x4, %r12
-	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
-	WORD $0xea7c // jl 0xbee0 <k_pack_cols+0xb30>
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x0b2c8d49 // leaq (%r11,%rcx), %rbp
-	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
-	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
-	LONG $0x1a248d4e // leaq (%rdx,%r11), %r12
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x242c3b48 // cmpq (%rsp), %rbp
-	LONG $0xfecc8e0f; WORD $0xffff // jle 0xbe00 <k_pack_cols+0xa50>
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
-	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
-	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0xfde8840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x28468b4c // movq 0x28(%rsi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfdd68e0f; WORD $0xffff // jle 0xbd50 <k_pack_cols+0x9a0>
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x2772 // jb 0xbfa7 <k_pack_cols+0xbf7>
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	QUAD $0x0000b024b4af0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r14
-	LONG $0x2474034c; BYTE $0x68 // addq 0x68(%rsp), %r14
-	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
-	LONG $0x00fe8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r14 # imm = 0x100
-	LONG $0x00ab830f; WORD $0x0000 // jae 0xc052 <k_pack_cols+0xca2>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x2874 // je 0xbfdf <k_pack_cols+0xc2f>
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	WORD $0x067d // jge 0xbfcb <k_pack_cols+0xc1b>
-	LONG $0x6e7941c4; WORD $0x8c0c // vmovd (%r12,%rcx,4), %xmm9
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xcdaf0f48 // imulq %rbp, %rcx
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x7e7921c4; WORD $0xb00c // vmovd %xmm9, (%rax,%r14,4)
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	LONG $0xfd68840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x01768d49 // leaq 0x1(%r14), %rsi
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	WORD $0x22eb // jmp 0xc020 <k_pack_cols+0xc70>
-	WORD $0x9066 // nop
-	LONG $0x7e7941c4; WORD $0xb10c // vmovd %xmm9, (%r9,%rsi,4)
-	LONG $0x300c8d48 // leaq (%rax,%rsi), %rcx
-	LONG $0x02c18348 // addq $0x2, %rcx
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x02c28348 // addq $0x2, %rdx
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfd30840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
-	LONG $0xff4a8d48 // leaq -0x1(%rdx), %rcx
-	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
-	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x077d // jge 0xc03e <k_pack_cols+0xc8e>
-	LONG $0x6e7941c4; WORD $0x9454; BYTE $0xfc // vmovd -0x4(%r12,%rdx,4), %xmm10
-	LONG $0x7e7941c4; WORD $0xb154; BYTE $0xfc // vmovd %xmm10, -0x4(%r9,%rsi,4)
+	QUAD $0xfd5c5c6fa9ff1162 // vmovdqu16 -0x60(%r12,%r11,2), %ymm11 {%k1} {z}
+	QUAD $0xfe5c646faaff1162 // vmovdqu16 -0x40(%r12,%r11,2), %ymm12 {%k2} {z}
+	QUAD $0xff5c6c6fabff1162 // vmovdqu16 -0x20(%r12,%r11,2), %ymm13 {%k3} {z}
+	LONG $0xacff1162; WORD $0x346f; BYTE $0x5c // vmovdqu16 (%r12,%r11,2), %ymm14 {%k4} {z}
+	LONG $0x487d5262; WORD $0xdb33 // vpmovzxwd %ymm11, %zmm11 # zmm11 = ymm11[0],zero,ymm11[1],zero,ymm11[2],zero,ymm11[3],zero,ymm11[4],zero,ymm11[5],zero,ymm11[6],zero,ymm11[7],zero,ymm11[8],zero,ymm11[9],zero,ymm11[10],zero,ymm11[11],zero,ymm11[12],zero,ymm11[13],zero,ymm11[14],zero,ymm11[15],zero
+	LONG $0x487d5262; WORD $0xe433 // vpmovzxwd %ymm12, %zmm12 # zmm12 = ymm12[0],zero,ymm12[1],zero,ymm12[2],zero,ymm12[3],zero,ymm12[4],zero,ymm12[5],zero,ymm12[6],zero,ymm12[7],zero,ymm12[8],zero,ymm12[9],zero,ymm12[10],zero,ymm12[11],zero,ymm12[12],zero,ymm12[13],zero,ymm12[14],zero,ymm12[15],zero
+	LONG $0x487d5262; WORD $0xed33 // vpmovzxwd %ymm13, %zmm13 # zmm13 = ymm13[0],zero,ymm13[1],zero,ymm13[2],zero,ymm13[3],zero,ymm13[4],zero,ymm13[5],zero,ymm13[6],zero,ymm13[7],zero,ymm13[8],zero,ymm13[9],zero,ymm13[10],zero,ymm13[11],zero,ymm13[12],zero,ymm13[13],zero,ymm13[14],zero,ymm13[15],zero
+	LONG $0x487d5262; WORD $0xf633 // vpmovzxwd %ymm14, %zmm14 # zmm14 = ymm14[0],zero,ymm14[1],zero,ymm14[2],zero,ymm14[3],zero,ymm14[4],zero,ymm14[5],zero,ymm14[6],zero,ymm14[7],zero,ymm14[8],zero,ymm14[9],zero,ymm14[10],zero,ymm14[11],zero,ymm14[12],zero,ymm14[13],zero,ymm14[14],zero,ymm14[15],zero
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm11, %zmm11
+	LONG $0x481dd162; WORD $0xf472; BYTE $0x10 // vpslld $0x10, %zmm12, %zmm12
+	LONG $0x4815d162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm13, %zmm13
+	LONG $0x480dd162; WORD $0xf672; BYTE $0x10 // vpslld $0x10, %zmm14, %zmm14
+	LONG $0xc97c5162; WORD $0xdb28 // vmovaps %zmm11, %zmm11 {%k1} {z}
+	LONG $0xca7c5162; WORD $0xe428 // vmovaps %zmm12, %zmm12 {%k2} {z}
+	LONG $0xcb7c5162; WORD $0xed28 // vmovaps %zmm13, %zmm13 {%k3} {z}
+	LONG $0xcc7c5162; WORD $0xf628 // vmovaps %zmm14, %zmm14 {%k4} {z}
+	QUAD $0xfd995c11487c1162 // vmovups %zmm11, -0xc0(%r9,%r11,4)
+	QUAD $0xfe996411487c1162 // vmovups %zmm12, -0x80(%r9,%r11,4)
+	QUAD $0xff996c11487c1162 // vmovups %zmm13, -0x40(%r9,%r11,4)
+	LONG $0x487c1162; WORD $0x3411; BYTE $0x99 // vmovups %zmm14, (%r9,%r11,4)
+	LONG $0x40c38349 // addq $0x40, %r11
+	LONG $0x48b57162; WORD $0xcfd4 // vpaddq %zmm7, %zmm9, %zmm9
+	LONG $0x48ad7162; WORD $0xd7d4 // vpaddq %zmm7, %zmm10, %zmm10
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	LONG $0xfef9850f; WORD $0xffff // jne 0xead0 <k_pack_cols_bf16+0xa00>
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0xb67d // jge 0xc000 <k_pack_cols+0xc50>
-	LONG $0x6e7941c4; WORD $0x940c // vmovd (%r12,%rdx,4), %xmm9
-	WORD $0xaeeb // jmp 0xc000 <k_pack_cols+0xc50>
-	LONG $0x48fd7262; WORD $0xc97c // vpbroadcastq %rcx, %zmm9
-	LONG $0x40f88349 // cmpq $0x40, %r8
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
-	WORD $0x0873 // jae 0xc06b <k_pack_cols+0xcbb>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x000119e9; BYTE $0x00 // jmp 0xc184 <k_pack_cols+0xdd4>
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	QUAD $0xffffffffffc0be48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rsi # imm = 0x7FFFFFFFFFFFFFC0
-	WORD $0x2149; BYTE $0xf6 // andq %rsi, %r14
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xf7af0f49 // imulq %r15, %rsi
-	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	LONG $0xfe70840f; WORD $0xffff // je 0xea50 <k_pack_cols_bf16+0x980>
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	WORD $0xc2f6; BYTE $0x38 // testb $0x38, %dl
+	LONG $0x00fa840f; WORD $0x0000 // je 0xece6 <k_pack_cols_bf16+0xc16>
+	LONG $0x247c034c; BYTE $0x30 // addq 0x30(%rsp), %r15
+	LONG $0x48fd5262; WORD $0xc87c // vpbroadcastq %r8, %zmm9
+	LONG $0x48b57162; WORD $0xc9eb // vporq %zmm1, %zmm9, %zmm9
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fdd262; WORD $0xc937 // vpcmpgtq %zmm9, %zmm0, %k1
+	LONG $0x89ff1162; WORD $0x146f; BYTE $0x46 // vmovdqu16 (%r14,%r8,2), %xmm10 {%k1} {z}
+	LONG $0x337d42c4; BYTE $0xd2 // vpmovzxwd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,xmm10[1],zero,xmm10[2],zero,xmm10[3],zero,xmm10[4],zero,xmm10[5],zero,xmm10[6],zero,xmm10[7],zero
+	LONG $0x722dc1c4; WORD $0x10f2 // vpslld $0x10, %ymm10, %ymm10
+	LONG $0xa97c5162; WORD $0xd228 // vmovaps %ymm10, %ymm10 {%k1} {z}
+	LONG $0x117c21c4; WORD $0x8114 // vmovups %ymm10, (%rcx,%r8,4)
+	LONG $0x08c08349 // addq $0x8, %r8
+	LONG $0x48b57162; WORD $0xcad4 // vpaddq %zmm2, %zmm9, %zmm9
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	WORD $0xcd75 // jne 0xec00 <k_pack_cols_bf16+0xb30>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	LONG $0xfe11840f; WORD $0xffff // je 0xea50 <k_pack_cols_bf16+0x980>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	WORD $0x3874 // je 0xec83 <k_pack_cols_bf16+0xbb3>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x087d // jge 0xec5b <k_pack_cols_bf16+0xb8b>
+	LONG $0x1fb70f45 // movzwl (%r15), %r11d
+	LONG $0x10e3c141 // shll $0x10, %r11d
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	LONG $0xddaf0f49 // imulq %r13, %rbx
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0x9a1c8d49 // leaq (%r10,%rbx,4), %rbx
+	LONG $0x831c8944 // movl %r11d, (%rbx,%rax,4)
+	LONG $0x02c78349 // addq $0x2, %r15
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xfdc4840f; WORD $0xffff // je 0xea50 <k_pack_cols_bf16+0x980>
+	LONG $0x02c78349 // addq $0x2, %r15
+	WORD $0x26eb // jmp 0xecb8 <k_pack_cols_bf16+0xbe8>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x81448944; BYTE $0x04 // movl %r8d, 0x4(%rcx,%rax,4)
+	LONG $0x04c78349 // addq $0x4, %r15
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	LONG $0xfd98840f; WORD $0xffff // je 0xea50 <k_pack_cols_bf16+0x980>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x097d // jge 0xeccf <k_pack_cols_bf16+0xbff>
+	LONG $0x5fb70f45; BYTE $0xfe // movzwl -0x2(%r15), %r11d
+	LONG $0x10e3c141 // shll $0x10, %r11d
+	LONG $0x811c8944 // movl %r11d, (%rcx,%rax,4)
+	LONG $0x01588d4c // leaq 0x1(%rax), %r11
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0xc47d // jge 0xeca0 <k_pack_cols_bf16+0xbd0>
+	LONG $0x07b70f45 // movzwl (%r15), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	WORD $0xbaeb // jmp 0xeca0 <k_pack_cols_bf16+0xbd0>
+	LONG $0x247c034c; BYTE $0x28 // addq 0x28(%rsp), %r15
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	LONG $0xff4d850f; WORD $0xffff // jne 0xec4b <k_pack_cols_bf16+0xb7b>
+	WORD $0x83eb // jmp 0xec83 <k_pack_cols_bf16+0xbb3>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	QUAD $0x00000000cd048d4c // leaq (,%rcx,8), %r8
+	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
+	LONG $0x09048d4c // leaq (%rcx,%rcx), %r8
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	LONG $0x808f8d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdi), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	LONG $0x070c8d48 // leaq (%rdi,%rax), %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x07448d48; BYTE $0x04 // leaq 0x4(%rdi,%rax), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x0000a0b8; BYTE $0x00 // movl $0xa0, %eax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	QUAD $0x000000d82484c748; LONG $0x00000000 // movq $0x0, 0xd8(%rsp)
+	QUAD $0x22c50d22487df262; WORD $0x0000 // vpmovsxbq 0x22c5(%rip), %zmm1 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x22a3155948fdf262; WORD $0x0000 // vpbroadcastq 0x22a3(%rip), %zmm2 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x22a11d22487df262; WORD $0x0000 // vpmovsxbq 0x22a1(%rip), %zmm3 # 0x11048 <k_pack_cols_pairs+0x1ae8>
+	QUAD $0x22a72522487df262; WORD $0x0000 // vpmovsxbq 0x22a7(%rip), %zmm4 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x22b52d5948fdf262; WORD $0x0000 // vpbroadcastq 0x22b5(%rip), %zmm5 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x228b355948fdf262; WORD $0x0000 // vpbroadcastq 0x228b(%rip), %zmm6 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x22913d5948fdf262; WORD $0x0000 // vpbroadcastq 0x2291(%rip), %zmm7 # 0x11060 <k_pack_cols_pairs+0x1b00>
+	QUAD $0x229f055948fd7262; WORD $0x0000 // vpbroadcastq 0x229f(%rip), %zmm8 # 0x11078 <k_pack_cols_pairs+0x1b18>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	WORD $0x4eeb // jmp 0xee35 <k_pack_cols_bf16+0xd65>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	QUAD $0x000000b024840148 // addq %rax, 0xb0(%rsp)
+	QUAD $0x000000d824848348; BYTE $0x10 // addq $0x10, 0xd8(%rsp)
+	QUAD $0x000000a824840148 // addq %rax, 0xa8(%rsp)
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0x070e8d0f; WORD $0x0000 // jge 0xf543 <k_pack_cols_bf16+0x1473>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0xc14c0f4c // cmovlq %rcx, %r8
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x046f8d4c // leaq 0x4(%rdi), %r13
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	QUAD $0x000000d024ac894c // movq %r13, 0xd0(%rsp)
+	LONG $0xea4c0f4c // cmovlq %rdx, %r13
+	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
+	LONG $0xff6c8d0f; WORD $0xffff // jge 0xedf0 <k_pack_cols_bf16+0xd20>
+	QUAD $0x0000008024ac894c // movq %r13, 0x80(%rsp)
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
+	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
+	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x40c18348 // addq $0x40, %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	LONG $0xff408d49 // leaq -0x1(%r8), %rax
+	LONG $0x44af0f48; WORD $0x2824 // imulq 0x28(%rsp), %rax
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x08408b48 // movq 0x8(%rax), %rax
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x4caf0f48; WORD $0x4024 // imulq 0x40(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	QUAD $0x000000c824bc8948 // movq %rdi, 0xc8(%rsp)
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x20508d48 // leaq 0x20(%rax), %rdx
+	LONG $0x0020bc41; WORD $0x0000 // movl $0x20, %r12d
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x000000482444c748; BYTE $0x00 // movq $0x0, 0x48(%rsp)
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	QUAD $0x000000e824ac8b48 // movq 0xe8(%rsp), %rbp
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	QUAD $0x000000f024848b4c // movq 0xf0(%rsp), %r8
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x5eeb // jmp 0xefc9 <k_pack_cols_bf16+0xef9>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x0b348d49 // leaq (%r11,%rcx), %rsi
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x20678d4d // leaq 0x20(%r15), %r12
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x404e8d4d // leaq 0x40(%r14), %r9
+	LONG $0x0b2c8d48 // leaq (%rbx,%rcx), %rbp
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x40568d4d // leaq 0x40(%r14), %r10
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x24448348; WORD $0x2078 // addq $0x20, 0x78(%rsp)
+	LONG $0x24448348; WORD $0x2048 // addq $0x20, 0x48(%rsp)
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	QUAD $0x000000a024a43b4c // cmpq 0xa0(%rsp), %r12
+	LONG $0x01278f0f; WORD $0x0000 // jg 0xf0f0 <k_pack_cols_bf16+0x1020>
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x102444f6; BYTE $0x01 // testb $0x1, 0x10(%rsp)
+	WORD $0x4a74 // je 0xf033 <k_pack_cols_bf16+0xf63>
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x68048d4a // leaq (%rax,%r13,2), %rax
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x487d3262; WORD $0x0c33; BYTE $0x48 // vpmovzxwd (%rax,%r9,2), %zmm9
+	LONG $0x4835d162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm9, %zmm9
+	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
+	LONG $0x48fe1162; WORD $0x0c7f; BYTE $0x13 // vmovdqu64 %zmm9, (%r11,%r10)
+	QUAD $0x01484c33487d3262 // vpmovzxwd 0x20(%rax,%r9,2), %zmm9
+	LONG $0x4835d162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm9, %zmm9
+	QUAD $0x01134c7f48fe1162 // vmovdqu64 %zmm9, 0x40(%r11,%r10)
+	QUAD $0x000000c824a48b4c // movq 0xc8(%rsp), %r12
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x247c8348; WORD $0x0118 // cmpq $0x1, 0x18(%rsp)
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0xff13840f; WORD $0xffff // je 0xef70 <k_pack_cols_bf16+0xea0>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0xccaf0f49 // imulq %r12, %rcx
+	LONG $0x24548d4d; BYTE $0x01 // leaq 0x1(%r12), %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	BYTE $0x90 // nop
+	QUAD $0xff094c33487d5262 // vpmovzxwd -0x20(%r9,%rcx), %zmm9
+	LONG $0x4835d162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x487f; BYTE $0xfe // vmovdqu64 %zmm9, -0x80(%rax)
+	LONG $0x487d5262; WORD $0x0c33; BYTE $0x09 // vpmovzxwd (%r9,%rcx), %zmm9
+	LONG $0x4835d162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x487f; BYTE $0xff // vmovdqu64 %zmm9, -0x40(%rax)
+	QUAD $0xff114c33487d1262 // vpmovzxwd -0x20(%r9,%r10), %zmm9
+	LONG $0x4835d162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x087f // vmovdqu64 %zmm9, (%rax)
+	LONG $0x487d1262; WORD $0x0c33; BYTE $0x11 // vpmovzxwd (%r9,%r10), %zmm9
+	LONG $0x4835d162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x487f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%rax)
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	WORD $0x997c // jl 0xf080 <k_pack_cols_bf16+0xfb0>
+	LONG $0xfffe84e9; BYTE $0xff // jmp 0xef70 <k_pack_cols_bf16+0xea0>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0xfcea840f; WORD $0xffff // je 0xedf0 <k_pack_cols_bf16+0xd20>
+	QUAD $0x00000080248c3b4c // cmpq 0x80(%rsp), %r9
+	LONG $0xfcdc8d0f; WORD $0xffff // jge 0xedf0 <k_pack_cols_bf16+0xd20>
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x28588b4c // movq 0x28(%rax), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfcc78e0f; WORD $0xffff // jle 0xedf0 <k_pack_cols_bf16+0xd20>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x08488b48 // movq 0x8(%rax), %rcx
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	WORD $0x980f; BYTE $0xc0 // sets %al
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	QUAD $0x000000f824ac034c // addq 0xf8(%rsp), %r13
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	QUAD $0x000000005d148d4a // leaq (,%r11,2), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	QUAD $0x0000010024940348 // addq 0x100(%rsp), %rdx
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x513c8d4e // leaq (%rcx,%r10,2), %r15
+	LONG $0x243c894c // movq %r15, (%rsp)
+	LONG $0x2444034c; BYTE $0x70 // addq 0x70(%rsp), %r8
+	QUAD $0x0000011024bc8b4c // movq 0x110(%rsp), %r15
+	LONG $0xfbaf0f4d // imulq %r11, %r15
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	QUAD $0x0000010824a48b4c // movq 0x108(%rsp), %r12
+	LONG $0xe3af0f4d // imulq %r11, %r12
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
+	LONG $0xc0920f41 // setb %r8b
+	WORD $0x2041; BYTE $0xd0 // andb %dl, %r8b
+	QUAD $0x000000000000ba48; WORD $0x2000 // movabsq $0x2000000000000000, %rdx # imm = 0x2000000000000000
+	WORD $0x8549; BYTE $0xd3 // testq %rdx, %r11
+	WORD $0x950f; BYTE $0xc2 // setne %dl
+	WORD $0xc208 // orb %al, %dl
+	WORD $0x0844; BYTE $0xc2 // orb %r8b, %dl
+	LONG $0x18245488 // movb %dl, 0x18(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0xffffffffffc0b848; WORD $0x5fff // movabsq $0x5fffffffffffffc0, %rax # imm = 0x5FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0x48fd5262; WORD $0xca7c // vpbroadcastq %r10, %zmm9
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	LONG $0x38688d48 // leaq 0x38(%rax), %rbp
+	WORD $0x214c; BYTE $0xdd // andq %r11, %rbp
+	QUAD $0x000000006d048d48 // leaq (,%rbp,2), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0000d82484af0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rax
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x3ceb // jmp 0xf261 <k_pack_cols_bf16+0x1191>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x244c0148; BYTE $0x38 // addq %rcx, 0x38(%rsp)
+	QUAD $0x00000080248c3b4c // cmpq 0x80(%rsp), %r9
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	LONG $0xfb8f8d0f; WORD $0xffff // jge 0xedf0 <k_pack_cols_bf16+0xd20>
+	LONG $0x08fb8349 // cmpq $0x8, %r11
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x44af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rax
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x42048d48 // leaq (%rdx,%rax,2), %rax
+	LONG $0x18244c0a // orb 0x18(%rsp), %cl
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	WORD $0x0974 // je 0xf290 <k_pack_cols_bf16+0x11c0>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x0001d2e9; BYTE $0x00 // jmp 0xf460 <k_pack_cols_bf16+0x1390>
+	WORD $0x9066 // nop
+	LONG $0x40fb8349 // cmpq $0x40, %r11
+	WORD $0x0a73 // jae 0xf2a0 <k_pack_cols_bf16+0x11d0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00014de9; BYTE $0x00 // jmp 0xf3ea <k_pack_cols_bf16+0x131a>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
 	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48ad5162; WORD $0xe1d4 // vpaddq %zmm9, %zmm10, %zmm12
 	LONG $0x48a55162; WORD $0xe9d4 // vpaddq %zmm9, %zmm11, %zmm13
 	LONG $0x48957162; WORD $0xf5d4 // vpaddq %zmm5, %zmm13, %zmm14
@@ -9934,289 +12560,116 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
 	LONG $0x48fdb262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm0, %k4
 	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
-	LONG $0x7ef961c4; BYTE $0xe7 // vmovq %xmm12, %rdi
-	LONG $0xc97c5162; WORD $0x2410; BYTE $0xbc // vmovups (%r12,%rdi,4), %zmm12 {%k1} {z}
-	QUAD $0x01bc6c10ca7c5162 // vmovups 0x40(%r12,%rdi,4), %zmm13 {%k2} {z}
-	QUAD $0x02bc7410cb7c5162 // vmovups 0x80(%r12,%rdi,4), %zmm14 {%k3} {z}
-	QUAD $0x03bc7c10cc7c5162 // vmovups 0xc0(%r12,%rdi,4), %zmm15 {%k4} {z}
-	LONG $0x487c3162; WORD $0x2411; BYTE $0x86 // vmovups %zmm12, (%rsi,%r8,4)
-	QUAD $0x01866c11487c3162 // vmovups %zmm13, 0x40(%rsi,%r8,4)
-	QUAD $0x02867411487c3162 // vmovups %zmm14, 0x80(%rsi,%r8,4)
-	QUAD $0x03867c11487c3162 // vmovups %zmm15, 0xc0(%rsi,%r8,4)
-	LONG $0x40c08349 // addq $0x40, %r8
+	QUAD $0xfd57646fa9ff7162 // vmovdqu16 -0x60(%rdi,%rdx,2), %ymm12 {%k1} {z}
+	QUAD $0xfe576c6faaff7162 // vmovdqu16 -0x40(%rdi,%rdx,2), %ymm13 {%k2} {z}
+	QUAD $0xff57746fabff7162 // vmovdqu16 -0x20(%rdi,%rdx,2), %ymm14 {%k3} {z}
+	LONG $0xacff7162; WORD $0x3c6f; BYTE $0x57 // vmovdqu16 (%rdi,%rdx,2), %ymm15 {%k4} {z}
+	LONG $0x487d5262; WORD $0xe433 // vpmovzxwd %ymm12, %zmm12 # zmm12 = ymm12[0],zero,ymm12[1],zero,ymm12[2],zero,ymm12[3],zero,ymm12[4],zero,ymm12[5],zero,ymm12[6],zero,ymm12[7],zero,ymm12[8],zero,ymm12[9],zero,ymm12[10],zero,ymm12[11],zero,ymm12[12],zero,ymm12[13],zero,ymm12[14],zero,ymm12[15],zero
+	LONG $0x487d5262; WORD $0xed33 // vpmovzxwd %ymm13, %zmm13 # zmm13 = ymm13[0],zero,ymm13[1],zero,ymm13[2],zero,ymm13[3],zero,ymm13[4],zero,ymm13[5],zero,ymm13[6],zero,ymm13[7],zero,ymm13[8],zero,ymm13[9],zero,ymm13[10],zero,ymm13[11],zero,ymm13[12],zero,ymm13[13],zero,ymm13[14],zero,ymm13[15],zero
+	LONG $0x487d5262; WORD $0xf633 // vpmovzxwd %ymm14, %zmm14 # zmm14 = ymm14[0],zero,ymm14[1],zero,ymm14[2],zero,ymm14[3],zero,ymm14[4],zero,ymm14[5],zero,ymm14[6],zero,ymm14[7],zero,ymm14[8],zero,ymm14[9],zero,ymm14[10],zero,ymm14[11],zero,ymm14[12],zero,ymm14[13],zero,ymm14[14],zero,ymm14[15],zero
+	LONG $0x487d5262; WORD $0xff33 // vpmovzxwd %ymm15, %zmm15 # zmm15 = ymm15[0],zero,ymm15[1],zero,ymm15[2],zero,ymm15[3],zero,ymm15[4],zero,ymm15[5],zero,ymm15[6],zero,ymm15[7],zero,ymm15[8],zero,ymm15[9],zero,ymm15[10],zero,ymm15[11],zero,ymm15[12],zero,ymm15[13],zero,ymm15[14],zero,ymm15[15],zero
+	LONG $0x481dd162; WORD $0xf472; BYTE $0x10 // vpslld $0x10, %zmm12, %zmm12
+	LONG $0x4815d162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm13, %zmm13
+	LONG $0x480dd162; WORD $0xf672; BYTE $0x10 // vpslld $0x10, %zmm14, %zmm14
+	LONG $0x4805d162; WORD $0xf772; BYTE $0x10 // vpslld $0x10, %zmm15, %zmm15
+	LONG $0xc97c5162; WORD $0xe428 // vmovaps %zmm12, %zmm12 {%k1} {z}
+	LONG $0xca7c5162; WORD $0xed28 // vmovaps %zmm13, %zmm13 {%k2} {z}
+	LONG $0xcb7c5162; WORD $0xf628 // vmovaps %zmm14, %zmm14 {%k3} {z}
+	LONG $0xcc7c5162; WORD $0xff28 // vmovaps %zmm15, %zmm15 {%k4} {z}
+	LONG $0x487c7162; WORD $0x2411; BYTE $0x93 // vmovups %zmm12, (%rbx,%rdx,4)
+	QUAD $0x01936c11487c7162 // vmovups %zmm13, 0x40(%rbx,%rdx,4)
+	QUAD $0x02937411487c7162 // vmovups %zmm14, 0x80(%rbx,%rdx,4)
+	QUAD $0x03937c11487c7162 // vmovups %zmm15, 0xc0(%rbx,%rdx,4)
+	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x48ad5162; WORD $0xd0d4 // vpaddq %zmm8, %zmm10, %zmm10
 	LONG $0x48a55162; WORD $0xd8d4 // vpaddq %zmm8, %zmm11, %zmm11
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0xff34850f; WORD $0xffff // jne 0xc0a0 <k_pack_cols+0xcf0>
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	LONG $0xfbd6840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
-	LONG $0x38c0f641 // testb $0x38, %r8b
-	LONG $0xfe26840f; WORD $0xffff // je 0xbfaa <k_pack_cols+0xbfa>
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	QUAD $0xffffffffffc0bf48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdi # imm = 0x7FFFFFFFFFFFFFC0
-	LONG $0x38778d4c // leaq 0x38(%rdi), %r14
-	WORD $0x214d; BYTE $0xc6 // andq %r8, %r14
-	LONG $0x48fd7262; WORD $0xd67c // vpbroadcastq %rsi, %zmm10
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xfeed850f; WORD $0xffff // jne 0xf2c0 <k_pack_cols_bf16+0x11f0>
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xfe54840f; WORD $0xffff // je 0xf230 <k_pack_cols_bf16+0x1160>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	LONG $0x38c3f641 // testb $0x38, %r11b
+	WORD $0x5c74 // je 0xf446 <k_pack_cols_bf16+0x1376>
+	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
+	LONG $0x48fd7262; WORD $0xd17c // vpbroadcastq %rcx, %zmm10
 	LONG $0x48ad7162; WORD $0xd1eb // vporq %zmm1, %zmm10, %zmm10
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x48ad5162; WORD $0xd9d4 // vpaddq %zmm9, %zmm10, %zmm11
 	LONG $0x48fdd262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm0, %k1
-	LONG $0x7ef961c4; BYTE $0xdf // vmovq %xmm11, %rdi
-	LONG $0xa97c5162; WORD $0x1c10; BYTE $0xbc // vmovups (%r12,%rdi,4), %ymm11 {%k1} {z}
-	LONG $0x117c41c4; WORD $0xb01c // vmovups %ymm11, (%r8,%rsi,4)
-	LONG $0x08c68348 // addq $0x8, %rsi
+	LONG $0x89ff5162; WORD $0x1c6f; BYTE $0x4e // vmovdqu16 (%r14,%rcx,2), %xmm11 {%k1} {z}
+	LONG $0x337d42c4; BYTE $0xdb // vpmovzxwd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,xmm11[1],zero,xmm11[2],zero,xmm11[3],zero,xmm11[4],zero,xmm11[5],zero,xmm11[6],zero,xmm11[7],zero
+	LONG $0x7225c1c4; WORD $0x10f3 // vpslld $0x10, %ymm11, %ymm11
+	LONG $0xa97c5162; WORD $0xdb28 // vmovaps %ymm11, %ymm11 {%k1} {z}
+	LONG $0x1c117cc5; BYTE $0x8b // vmovups %ymm11, (%rbx,%rcx,4)
+	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	WORD $0xd375 // jne 0xc1b0 <k_pack_cols+0xe00>
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	LONG $0xfb65840f; WORD $0xffff // je 0xbd50 <k_pack_cols+0x9a0>
-	LONG $0xfffdbae9; BYTE $0xff // jmp 0xbfaa <k_pack_cols+0xbfa>
-	LONG $0x7ef9e1c4; BYTE $0xc9 // vmovq %xmm1, %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x16f9e3c4; WORD $0x01c8 // vpextrq $0x1, %xmm1, %rax
-	LONG $0x001c8d48 // leaq (%rax,%rax), %rbx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xcb4f0f48 // cmovgq %rbx, %rcx
-	LONG $0xc79c0f41 // setl %r15b
-	LONG $0x47148d49 // leaq (%r15,%rax,2), %rdx
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x00d08349 // adcq $0x0, %r8
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x094c; BYTE $0xc2 // orq %r8, %rdx
-	LONG $0x20eac148 // shrq $0x20, %rdx
-	WORD $0x0774 // je 0xc238 <k_pack_cols+0xe88>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf749; BYTE $0xf0 // divq %r8
-	WORD $0x05eb // jmp 0xc23d <k_pack_cols+0xe8d>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf741; BYTE $0xf0 // divl %r8d
-	LONG $0x38348d4a // leaq (%rax,%r15), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
-	QUAD $0x0000000485148d4c // leaq 0x4(,%rax,4), %r10
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	LONG $0xfbaf0f49 // imulq %r11, %rdi
-	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
-	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	WORD $0x094c; BYTE $0xc3 // orq %r8, %rbx
-	LONG $0x20ebc148 // shrq $0x20, %rbx
-	WORD $0x0a74 // je 0xc281 <k_pack_cols+0xed1>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf749; BYTE $0xf0 // divq %r8
-	WORD $0x07eb // jmp 0xc288 <k_pack_cols+0xed8>
-	WORD $0xc889 // movl %ecx, %eax
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf741; BYTE $0xf0 // divl %r8d
-	LONG $0xf3af0f49 // imulq %r11, %rsi
-	LONG $0xd5af0f4d // imulq %r13, %r10
-	LONG $0x247c0348; BYTE $0x08 // addq 0x8(%rsp), %rdi
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
-	QUAD $0x0000000485048d48 // leaq 0x4(,%rax,4), %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0a74 // je 0xc2bc <k_pack_cols+0xf0c>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf749; BYTE $0xf0 // divq %r8
-	WORD $0x07eb // jmp 0xc2c3 <k_pack_cols+0xf13>
-	WORD $0xc889 // movl %ecx, %eax
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf741; BYTE $0xf0 // divl %r8d
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x11148d4a // leaq (%rcx,%r10), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	WORD $0x294c; BYTE $0xe7 // subq %r12, %rdi
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
-	LONG $0x48fdf262; WORD $0xc959 // vpbroadcastq %xmm1, %zmm1
-	LONG $0x11048d4e // leaq (%rcx,%r10), %r8
-	LONG $0xc0c08149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r8
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
-	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
-	LONG $0x38048d4e // leaq (%rax,%r15), %r8
-	QUAD $0x0000000485048d4e // leaq 0x4(,%r8,4), %r8
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0xd8af0f4c // imulq %rax, %r11
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x1254155948fdf262; WORD $0x0000 // vpbroadcastq 0x1254(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
-	QUAD $0x12621d22487df262; WORD $0x0000 // vpmovsxbq 0x1262(%rip), %zmm3 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x12482522487df262; WORD $0x0000 // vpmovsxbq 0x1248(%rip), %zmm4 # 0xd588 <k_pack_cols_64+0xf38>
-	QUAD $0x12662d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1266(%rip), %zmm5 # 0xd5b0 <k_pack_cols_64+0xf60>
-	QUAD $0x123c355948fdf262; WORD $0x0000 // vpbroadcastq 0x123c(%rip), %zmm6 # 0xd590 <k_pack_cols_64+0xf40>
-	QUAD $0x12423d5948fdf262; WORD $0x0000 // vpbroadcastq 0x1242(%rip), %zmm7 # 0xd5a0 <k_pack_cols_64+0xf50>
-	QUAD $0x12300522487d7262; WORD $0x0000 // vpmovsxbq 0x1230(%rip), %zmm8 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x12460d5948fd7262; WORD $0x0000 // vpbroadcastq 0x1246(%rip), %zmm9 # 0xd5b8 <k_pack_cols_64+0xf68>
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x1feb // jmp 0xc396 <k_pack_cols+0xfe6>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
-	LONG $0x04c08348 // addq $0x4, %rax
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0x0299840f; WORD $0x0000 // je 0xc62f <k_pack_cols+0x127f>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xe274 // je 0xc380 <k_pack_cols+0xfd0>
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x28608b4d // movq 0x28(%r8), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xd47e // jle 0xc380 <k_pack_cols+0xfd0>
-	LONG $0x08fc8349 // cmpq $0x8, %r12
-	WORD $0x2672 // jb 0xc3d8 <k_pack_cols+0x1028>
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	QUAD $0x00000000bd148d4e // leaq (,%r15,4), %r10
-	LONG $0xd4af0f4d // imulq %r12, %r10
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x00fa8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r10 # imm = 0x100
-	LONG $0x00b6830f; WORD $0x0000 // jae 0xc48e <k_pack_cols+0x10de>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
+	WORD $0xc875 // jne 0xf400 <k_pack_cols_bf16+0x1330>
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	LONG $0xfdec840f; WORD $0xffff // je 0xf230 <k_pack_cols_bf16+0x1160>
+	WORD $0x1aeb // jmp 0xf460 <k_pack_cols_bf16+0x1390>
+	QUAD $0x0000009824840348 // addq 0x98(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x01c2f641 // testb $0x1, %r10b
+	WORD $0x3e74 // je 0xf4ae <k_pack_cols_bf16+0x13de>
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x020c8d4e // leaq (%rdx,%r8), %r9
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	WORD $0x087d // jge 0xf48e <k_pack_cols_bf16+0x13be>
+	LONG $0x00b70f44 // movzwl (%rax), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x4caf0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r9
+	LONG $0x8e0c8d4e // leaq (%rsi,%r9,4), %r9
+	LONG $0x91048945 // movl %r8d, (%r9,%rdx,4)
+	LONG $0x02c08348 // addq $0x2, %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfd79840f; WORD $0xffff // je 0xf230 <k_pack_cols_bf16+0x1160>
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0x01c88349 // orq $0x1, %r8
-	LONG $0x01c4f641 // testb $0x1, %r12b
-	WORD $0x2d74 // je 0xc415 <k_pack_cols+0x1065>
-	LONG $0x2e148d4e // leaq (%rsi,%r13), %r10
-	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
-	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	WORD $0x067d // jge 0xc3fc <k_pack_cols+0x104c>
-	LONG $0x6e7921c4; WORD $0x9114 // vmovd (%rcx,%r10,4), %xmm10
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0xd7af0f4d // imulq %r15, %r10
-	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
-	LONG $0x93148d4e // leaq (%rbx,%r10,4), %r10
-	LONG $0x7e7901c4; WORD $0xaa14 // vmovd %xmm10, (%r10,%r13,4)
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xff62840f; WORD $0xffff // je 0xc380 <k_pack_cols+0xfd0>
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0xe0af0f4c // imulq %rax, %r12
-	LONG $0x2464034c; BYTE $0x40 // addq 0x40(%rsp), %r12
-	LONG $0x2b148d4f // leaq (%r11,%r13), %r10
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x2aeb // jmp 0xc460 <k_pack_cols+0x10b0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x7e7901c4; WORD $0xac14 // vmovd %xmm10, (%r12,%r13,4)
-	LONG $0x281c8d4b // leaq (%r8,%r13), %rbx
-	LONG $0x02c38348 // addq $0x2, %rbx
-	LONG $0x02c58349 // addq $0x2, %r13
-	LONG $0x02c28349 // addq $0x2, %r10
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xff20840f; WORD $0xffff // je 0xc380 <k_pack_cols+0xfd0>
-	LONG $0xff5a8d49 // leaq -0x1(%r10), %rbx
-	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
-	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
-	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	WORD $0x077d // jge 0xc47a <k_pack_cols+0x10ca>
-	LONG $0x6e7921c4; WORD $0x915c; BYTE $0xfc // vmovd -0x4(%rcx,%r10,4), %xmm11
-	LONG $0x7e7901c4; WORD $0xac5c; BYTE $0xfc // vmovd %xmm11, -0x4(%r12,%r13,4)
-	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	WORD $0xba7d // jge 0xc440 <k_pack_cols+0x1090>
-	LONG $0x6e7921c4; WORD $0x9114 // vmovd (%rcx,%r10,4), %xmm10
-	WORD $0xb2eb // jmp 0xc440 <k_pack_cols+0x1090>
-	LONG $0x40fc8349 // cmpq $0x40, %r12
-	WORD $0x0873 // jae 0xc49c <k_pack_cols+0x10ec>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000117e9; BYTE $0x00 // jmp 0xc5b3 <k_pack_cols+0x1203>
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	QUAD $0xffffffffffc0b849; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r8 # imm = 0x7FFFFFFFFFFFFFC0
-	WORD $0x214d; BYTE $0xc5 // andq %r8, %r13
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	LONG $0xc0af0f4c // imulq %rax, %r8
-	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x48fd5162; WORD $0xd06f // vmovdqa64 %zmm8, %zmm10
-	LONG $0x48fd7162; WORD $0xdc6f // vmovdqa64 %zmm4, %zmm11
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48ad7162; WORD $0xe0d4 // vpaddq %zmm0, %zmm10, %zmm12
-	LONG $0x48a57162; WORD $0xe8d4 // vpaddq %zmm0, %zmm11, %zmm13
-	LONG $0x48957162; WORD $0xf5d4 // vpaddq %zmm5, %zmm13, %zmm14
-	LONG $0x489d7162; WORD $0xfdd4 // vpaddq %zmm5, %zmm12, %zmm15
-	LONG $0x4895e162; WORD $0xc6d4 // vpaddq %zmm6, %zmm13, %zmm16
-	LONG $0x489de162; WORD $0xced4 // vpaddq %zmm6, %zmm12, %zmm17
-	LONG $0x4895e162; WORD $0xd7d4 // vpaddq %zmm7, %zmm13, %zmm18
-	LONG $0x489de162; WORD $0xdfd4 // vpaddq %zmm7, %zmm12, %zmm19
-	LONG $0x48f5d262; WORD $0xc437 // vpcmpgtq %zmm12, %zmm1, %k0
-	LONG $0x48f5d262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm1, %k1
-	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
-	LONG $0x48f5d262; WORD $0xc737 // vpcmpgtq %zmm15, %zmm1, %k0
-	LONG $0x48f5d262; WORD $0xd637 // vpcmpgtq %zmm14, %zmm1, %k2
-	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
-	LONG $0x48f5b262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm1, %k0
-	LONG $0x48f5b262; WORD $0xd837 // vpcmpgtq %zmm16, %zmm1, %k3
-	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
-	LONG $0x48f5b262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm1, %k0
-	LONG $0x48f5b262; WORD $0xe237 // vpcmpgtq %zmm18, %zmm1, %k4
-	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
-	LONG $0x7ef961c4; BYTE $0xe3 // vmovq %xmm12, %rbx
-	LONG $0xc97c5162; WORD $0x2410; BYTE $0x9e // vmovups (%r14,%rbx,4), %zmm12 {%k1} {z}
-	QUAD $0x019e6c10ca7c5162 // vmovups 0x40(%r14,%rbx,4), %zmm13 {%k2} {z}
-	QUAD $0x029e7410cb7c5162 // vmovups 0x80(%r14,%rbx,4), %zmm14 {%k3} {z}
-	QUAD $0x039e7c10cc7c5162 // vmovups 0xc0(%r14,%rbx,4), %zmm15 {%k4} {z}
-	QUAD $0xfd906411487c1162 // vmovups %zmm12, -0xc0(%r8,%r10,4)
-	QUAD $0xfe906c11487c1162 // vmovups %zmm13, -0x80(%r8,%r10,4)
-	QUAD $0xff907411487c1162 // vmovups %zmm14, -0x40(%r8,%r10,4)
-	LONG $0x487c1162; WORD $0x3c11; BYTE $0x90 // vmovups %zmm15, (%r8,%r10,4)
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0x48ad5162; WORD $0xd1d4 // vpaddq %zmm9, %zmm10, %zmm10
-	LONG $0x48a55162; WORD $0xd9d4 // vpaddq %zmm9, %zmm11, %zmm11
-	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
-	LONG $0xff34850f; WORD $0xffff // jne 0xc4d0 <k_pack_cols+0x1120>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0xfdd7840f; WORD $0xffff // je 0xc380 <k_pack_cols+0xfd0>
-	LONG $0x38c4f641 // testb $0x38, %r12b
-	LONG $0xfe28840f; WORD $0xffff // je 0xc3db <k_pack_cols+0x102b>
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	QUAD $0xffffffffffc0ba49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r10 # imm = 0x7FFFFFFFFFFFFFC0
-	LONG $0x386a8d4d // leaq 0x38(%r10), %r13
-	WORD $0x214d; BYTE $0xe5 // andq %r12, %r13
-	LONG $0x48fd5262; WORD $0xd07c // vpbroadcastq %r8, %zmm10
-	LONG $0x48ad7162; WORD $0xd3eb // vporq %zmm3, %zmm10, %zmm10
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0xd0af0f4c // imulq %rax, %r10
-	LONG $0x2454034c; BYTE $0x18 // addq 0x18(%rsp), %r10
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48ad7162; WORD $0xd8d4 // vpaddq %zmm0, %zmm10, %zmm11
-	LONG $0x48f5d262; WORD $0xcb37 // vpcmpgtq %zmm11, %zmm1, %k1
-	LONG $0x7ef961c4; BYTE $0xdb // vmovq %xmm11, %rbx
-	LONG $0xa97c5162; WORD $0x1c10; BYTE $0x9e // vmovups (%r14,%rbx,4), %ymm11 {%k1} {z}
-	LONG $0x117c01c4; WORD $0x821c // vmovups %ymm11, (%r10,%r8,4)
-	LONG $0x08c08349 // addq $0x8, %r8
-	LONG $0x48ad7162; WORD $0xd2d4 // vpaddq %zmm2, %zmm10, %zmm10
-	WORD $0x394d; BYTE $0xc5 // cmpq %r8, %r13
-	WORD $0xd375 // jne 0xc5f0 <k_pack_cols+0x1240>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0xfd56840f; WORD $0xffff // je 0xc380 <k_pack_cols+0xfd0>
-	LONG $0xfffdace9; BYTE $0xff // jmp 0xc3db <k_pack_cols+0x102b>
-	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x91248d4c // leaq (%rcx,%rdx,4), %r12
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24540348; BYTE $0x48 // addq 0x48(%rsp), %rdx
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x19eb // jmp 0xf4f1 <k_pack_cols_bf16+0x1421>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x8c1c8947 // movl %r11d, (%r12,%r9,4)
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0xfd3f840f; WORD $0xffff // je 0xf230 <k_pack_cols_bf16+0x1160>
+	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0x1d7c // jl 0xf520 <k_pack_cols_bf16+0x1450>
+	LONG $0x8c7c8947; BYTE $0xfc // movl %r15d, -0x4(%r12,%r9,4)
+	LONG $0x09148d4e // leaq (%rcx,%r9), %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xcf7d // jge 0xf4e0 <k_pack_cols_bf16+0x1410>
+	WORD $0x24eb // jmp 0xf537 <k_pack_cols_bf16+0x1467>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x3cb70f46; BYTE $0x48 // movzwl (%rax,%r9,2), %r15d
+	LONG $0x10e7c141 // shll $0x10, %r15d
+	LONG $0x8c7c8947; BYTE $0xfc // movl %r15d, -0x4(%r12,%r9,4)
+	LONG $0x09148d4e // leaq (%rcx,%r9), %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xa97d // jge 0xf4e0 <k_pack_cols_bf16+0x1410>
+	LONG $0x5cb70f46; WORD $0x0248 // movzwl 0x2(%rax,%r9,2), %r11d
+	LONG $0x10e3c141 // shll $0x10, %r11d
+	WORD $0x9deb // jmp 0xf4e0 <k_pack_cols_bf16+0x1410>
+	LONG $0x18c48148; WORD $0x0001; BYTE $0x00 // addq $0x118, %rsp # imm = 0x118
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -10225,766 +12678,1233 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
-	// pack_cols_64
+	// pack_cols_pairs
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x0dd78e0f; WORD $0x0000 // jle 0xd44a <k_pack_cols_64+0xdfa>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x08608b4c // movq 0x8(%rax), %r12
-	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x10788b48 // movq 0x10(%rax), %rdi
-	LONG $0x486ffac5; BYTE $0x18 // vmovdqu 0x18(%rax), %xmm1
-	LONG $0x18688b48 // movq 0x18(%rax), %rbp
-	LONG $0x20588b48 // movq 0x20(%rax), %rbx
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0x02048e0f; WORD $0x0000 // jle 0xc8a1 <k_pack_cols_64+0x251>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x0da4840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x28408b48 // movq 0x28(%rax), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0d928e0f; WORD $0x0000 // jle 0xd44a <k_pack_cols_64+0xdfa>
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	LONG $0xcb0c8d49 // leaq (%r11,%rcx,8), %rcx
-	LONG $0xff558d49 // leaq -0x1(%r13), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0xd4148d49 // leaq (%r12,%rdx,8), %rdx
-	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xc6920f40 // setb %sil
-	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x0948; BYTE $0xf9 // orq %rdi, %rcx
-	LONG $0x3ce9c148 // shrq $0x3c, %rcx
-	WORD $0xe183; BYTE $0x01 // andl $0x1, %ecx
-	WORD $0x0840; BYTE $0xf1 // orb %sil, %cl
-	QUAD $0xffffffffffe0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rdx # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	LONG $0xc0bb8d49; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r11), %rdi
-	QUAD $0x00000000c5048d4c // leaq (,%rax,8), %r8
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0e540d5948fdf262; WORD $0x0000 // vpbroadcastq 0xe54(%rip), %zmm1 # 0xd580 <k_pack_cols_64+0xf30>
-	QUAD $0x0e7a155948fdf262; WORD $0x0000 // vpbroadcastq 0xe7a(%rip), %zmm2 # 0xd5b0 <k_pack_cols_64+0xf60>
-	QUAD $0x0e681d5948fdf262; WORD $0x0000 // vpbroadcastq 0xe68(%rip), %zmm3 # 0xd5a8 <k_pack_cols_64+0xf58>
-	QUAD $0x0e4e2522487df262; WORD $0x0000 // vpmovsxbq 0xe4e(%rip), %zmm4 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x0e3c2d5948fdf262; WORD $0x0000 // vpbroadcastq 0xe3c(%rip), %zmm5 # 0xd590 <k_pack_cols_64+0xf40>
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	WORD $0x1beb // jmp 0xc775 <k_pack_cols_64+0x125>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0x0cd5840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	LONG $0xc6920f40 // setb %sil
-	WORD $0x0840; BYTE $0xce // orb %cl, %sil
-	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x0a74 // je 0xc790 <k_pack_cols_64+0x140>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000096e9; BYTE $0x00 // jmp 0xc823 <k_pack_cols_64+0x1d3>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x48fdf162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm6
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48cdf162; WORD $0xf9d4 // vpaddq %zmm1, %zmm6, %zmm7
-	LONG $0x48cd7162; WORD $0xc2d4 // vpaddq %zmm2, %zmm6, %zmm8
-	LONG $0x48cd7162; WORD $0xcbd4 // vpaddq %zmm3, %zmm6, %zmm9
-	LONG $0x48fdf262; WORD $0xce37 // vpcmpgtq %zmm6, %zmm0, %k1
-	LONG $0x48fdf262; WORD $0xd737 // vpcmpgtq %zmm7, %zmm0, %k2
-	LONG $0x48fdd262; WORD $0xd837 // vpcmpgtq %zmm8, %zmm0, %k3
-	LONG $0x48fdd262; WORD $0xe137 // vpcmpgtq %zmm9, %zmm0, %k4
-	LONG $0xc9fdd162; WORD $0x3c10; BYTE $0xf4 // vmovupd (%r12,%rsi,8), %zmm7 {%k1} {z}
-	QUAD $0x01f44410cafd5162 // vmovupd 0x40(%r12,%rsi,8), %zmm8 {%k2} {z}
-	QUAD $0x02f44c10cbfd5162 // vmovupd 0x80(%r12,%rsi,8), %zmm9 {%k3} {z}
-	QUAD $0x03f45410ccfd5162 // vmovupd 0xc0(%r12,%rsi,8), %zmm10 {%k4} {z}
-	QUAD $0xfdf77c1148fdf162 // vmovupd %zmm7, -0xc0(%rdi,%rsi,8)
-	QUAD $0xfef7441148fd7162 // vmovupd %zmm8, -0x80(%rdi,%rsi,8)
-	QUAD $0xfff74c1148fd7162 // vmovupd %zmm9, -0x40(%rdi,%rsi,8)
-	LONG $0x48fd7162; WORD $0x1411; BYTE $0xf7 // vmovupd %zmm10, (%rdi,%rsi,8)
-	LONG $0x20c68348 // addq $0x20, %rsi
-	LONG $0x48cdf162; WORD $0xf5d4 // vpaddq %zmm5, %zmm6, %zmm6
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x8975 // jne 0xc7a0 <k_pack_cols_64+0x150>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xff3d840f; WORD $0xffff // je 0xc760 <k_pack_cols_64+0x110>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2274 // je 0xc850 <k_pack_cols_64+0x200>
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	WORD $0x067d // jge 0xc83d <k_pack_cols_64+0x1ed>
-	LONG $0x7e7ac1c4; WORD $0xf434 // vmovq (%r12,%rsi,8), %xmm6
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	LONG $0xdf1c8d49 // leaq (%r15,%rbx,8), %rbx
-	LONG $0x34d6f9c5; BYTE $0xf3 // vmovq %xmm6, (%rbx,%rsi,8)
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	WORD $0x2175 // jne 0xc876 <k_pack_cols_64+0x226>
-	LONG $0xffff06e9; BYTE $0xff // jmp 0xc760 <k_pack_cols_64+0x110>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xd679c1c4; WORD $0xf374; BYTE $0x08 // vmovq %xmm6, 0x8(%r11,%rsi,8)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0xfeea840f; WORD $0xffff // je 0xc760 <k_pack_cols_64+0x110>
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	WORD $0x067d // jge 0xc889 <k_pack_cols_64+0x239>
-	LONG $0x107bc1c4; WORD $0xf43c // vmovsd (%r12,%rsi,8), %xmm7
-	LONG $0x117bc1c4; WORD $0xf33c // vmovsd %xmm7, (%r11,%rsi,8)
-	LONG $0x014e8d4c // leaq 0x1(%rsi), %r9
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0xc87d // jge 0xc860 <k_pack_cols_64+0x210>
-	LONG $0x7e7ac1c4; WORD $0xf474; BYTE $0x08 // vmovq 0x8(%r12,%rsi,8), %xmm6
-	WORD $0xbfeb // jmp 0xc860 <k_pack_cols_64+0x210>
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0xcdaf0f4d // imulq %r13, %r9
-	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
-	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x04388d0f; WORD $0x0000 // jge 0xccf7 <k_pack_cols_64+0x6a7>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x08bc8e0f; WORD $0x0000 // jle 0xd184 <k_pack_cols_64+0xb34>
-	QUAD $0xfffffff8ed0c8d4a // leaq -0x8(,%r13,8), %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
-	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0xd148; BYTE $0xe9 // shrq %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x8941; BYTE $0xcf // movl %ecx, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
-	LONG $0x244c8d49; BYTE $0x30 // leaq 0x30(%r12), %rcx
-	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x30588d4d // leaq 0x30(%r8), %r11
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	QUAD $0x00000000cd348d4e // leaq (,%r9,8), %r14
-	QUAD $0x000000a024bc894c // movq %r15, 0xa0(%rsp)
-	LONG $0x04e7c141 // shll $0x4, %r15d
-	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0c320d22487df262; WORD $0x0000 // vpmovsxbq 0xc32(%rip), %zmm1 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x0c10155948fdf262; WORD $0x0000 // vpbroadcastq 0xc10(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
-	QUAD $0x0c361d5948fdf262; WORD $0x0000 // vpbroadcastq 0xc36(%rip), %zmm3 # 0xd5b0 <k_pack_cols_64+0xf60>
-	QUAD $0x0c24255948fdf262; WORD $0x0000 // vpbroadcastq 0xc24(%rip), %zmm4 # 0xd5a8 <k_pack_cols_64+0xf58>
-	QUAD $0x0c022d5948fdf262; WORD $0x0000 // vpbroadcastq 0xc02(%rip), %zmm5 # 0xd590 <k_pack_cols_64+0xf40>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x4eeb // jmp 0xc9e0 <k_pack_cols_64+0x390>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x08c18349 // addq $0x8, %r9
-	QUAD $0x000000a824943b48 // cmpq 0xa8(%rsp), %rdx
-	LONG $0x0a6a840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
-	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
-	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x35eb // jmp 0xca75 <k_pack_cols_64+0x425>
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0xcd6c8d48; BYTE $0x00 // leaq (%rbp,%rcx,8), %rbp
-	LONG $0x2b0c8d4a // leaq (%rbx,%r13), %rcx
-	LONG $0x01728d49 // leaq 0x1(%r10), %rsi
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x1f248d4c // leaq (%rdi,%rbx), %r12
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0x00ab8f0f; WORD $0x0000 // jg 0xcb20 <k_pack_cols_64+0x4d0>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	LONG $0x247c8348; WORD $0x0640 // cmpq $0x6, 0x40(%rsp)
-	WORD $0x0a73 // jae 0xca90 <k_pack_cols_64+0x440>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x52eb // jmp 0xcadc <k_pack_cols_64+0x48c>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x7410f8c5; WORD $0xd0c8 // vmovups -0x30(%rax,%rcx,8), %xmm6
-	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xd0 // vmovups %xmm6, -0x30(%r11,%rcx,8)
-	LONG $0x7410f8c5; WORD $0xe0c8 // vmovups -0x20(%rax,%rcx,8), %xmm6
-	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xe0 // vmovups %xmm6, -0x20(%r11,%rcx,8)
-	LONG $0x7410f8c5; WORD $0xf0c8 // vmovups -0x10(%rax,%rcx,8), %xmm6
-	LONG $0x1178c1c4; WORD $0xcb74; BYTE $0xf0 // vmovups %xmm6, -0x10(%r11,%rcx,8)
-	LONG $0x346ffac5; BYTE $0xc8 // vmovdqu (%rax,%rcx,8), %xmm6
-	LONG $0x7f7ac1c4; WORD $0xcb34 // vmovdqu %xmm6, (%r11,%rcx,8)
-	LONG $0x08c18348 // addq $0x8, %rcx
-	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xc475 // jne 0xcaa0 <k_pack_cols_64+0x450>
-	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
-	LONG $0xff55840f; WORD $0xffff // je 0xca40 <k_pack_cols_64+0x3f0>
-	LONG $0xc8348d49 // leaq (%r8,%rcx,8), %rsi
-	LONG $0xc90c8d49 // leaq (%r9,%rcx,8), %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x2134 // vmovdqu (%rcx,%r12), %xmm6
-	LONG $0x7f7aa1c4; WORD $0x2634 // vmovdqu %xmm6, (%rsi,%r12)
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0xeb75 // jne 0xcb00 <k_pack_cols_64+0x4b0>
-	LONG $0xffff26e9; BYTE $0xff // jmp 0xca40 <k_pack_cols_64+0x3f0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
-	LONG $0xfe63840f; WORD $0xffff // je 0xc9a0 <k_pack_cols_64+0x350>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x28408b4c // movq 0x28(%rax), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfe518e0f; WORD $0xffff // jle 0xc9a0 <k_pack_cols_64+0x350>
-	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x2472 // jb 0xcb79 <k_pack_cols_64+0x529>
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	LONG $0x54af0f4c; WORD $0x4824 // imulq 0x48(%rsp), %r10
-	LONG $0x2454034c; BYTE $0x70 // addq 0x70(%rsp), %r10
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
-	LONG $0x00fa8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r10 # imm = 0x100
-	LONG $0x00b6830f; WORD $0x0000 // jae 0xcc2f <k_pack_cols_64+0x5df>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x3074 // je 0xcbb8 <k_pack_cols_64+0x568>
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	WORD $0x067d // jge 0xcb9c <k_pack_cols_64+0x54c>
-	LONG $0x7e7a81c4; WORD $0xec34 // vmovq (%r12,%r13,8), %xmm6
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x74af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rsi
-	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x34d6f9c5; BYTE $0xc6 // vmovq %xmm6, (%rsi,%rax,8)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xfddf840f; WORD $0xffff // je 0xc9a0 <k_pack_cols_64+0x350>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	WORD $0x28eb // jmp 0xcbff <k_pack_cols_64+0x5af>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x34d6f9c5; BYTE $0xf2 // vmovq %xmm6, (%rdx,%rsi,8)
-	LONG $0x31048d48 // leaq (%rcx,%rsi), %rax
-	LONG $0x02c08348 // addq $0x2, %rax
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x02c78348 // addq $0x2, %rdi
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfda1840f; WORD $0xffff // je 0xc9a0 <k_pack_cols_64+0x350>
-	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0x077d // jge 0xcc1c <k_pack_cols_64+0x5cc>
-	LONG $0x7e7ac1c4; WORD $0xfc7c; BYTE $0xf8 // vmovq -0x8(%r12,%rdi,8), %xmm7
-	LONG $0x7cd6f9c5; WORD $0xf8f2 // vmovq %xmm7, -0x8(%rdx,%rsi,8)
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0xb97d // jge 0xcbe0 <k_pack_cols_64+0x590>
-	LONG $0x7e7ac1c4; WORD $0xfc34 // vmovq (%r12,%rdi,8), %xmm6
-	WORD $0xb1eb // jmp 0xcbe0 <k_pack_cols_64+0x590>
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	QUAD $0xffffffffffe0b948; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rcx # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
-	LONG $0x48fdd262; WORD $0xf57c // vpbroadcastq %r13, %zmm6
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x48c57162; WORD $0xc6d4 // vpaddq %zmm6, %zmm7, %zmm8
-	LONG $0x48bd7162; WORD $0xcad4 // vpaddq %zmm2, %zmm8, %zmm9
-	LONG $0x48bd7162; WORD $0xd3d4 // vpaddq %zmm3, %zmm8, %zmm10
-	LONG $0x48bd7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm8, %zmm11
-	LONG $0x48fdd262; WORD $0xc837 // vpcmpgtq %zmm8, %zmm0, %k1
-	LONG $0x48fdd262; WORD $0xd137 // vpcmpgtq %zmm9, %zmm0, %k2
-	LONG $0x48fdd262; WORD $0xda37 // vpcmpgtq %zmm10, %zmm0, %k3
-	LONG $0x48fdd262; WORD $0xe337 // vpcmpgtq %zmm11, %zmm0, %k4
-	LONG $0x7ef961c4; BYTE $0xc1 // vmovq %xmm8, %rcx
-	LONG $0xc9fd5162; WORD $0x0410; BYTE $0xcc // vmovupd (%r12,%rcx,8), %zmm8 {%k1} {z}
-	QUAD $0x01cc4c10cafd5162 // vmovupd 0x40(%r12,%rcx,8), %zmm9 {%k2} {z}
-	QUAD $0x02cc5410cbfd5162 // vmovupd 0x80(%r12,%rcx,8), %zmm10 {%k3} {z}
-	QUAD $0x03cc5c10ccfd5162 // vmovupd 0xc0(%r12,%rcx,8), %zmm11 {%k4} {z}
-	LONG $0x48fd3162; WORD $0x0411; BYTE $0xc6 // vmovupd %zmm8, (%rsi,%r8,8)
-	QUAD $0x01c64c1148fd3162 // vmovupd %zmm9, 0x40(%rsi,%r8,8)
-	QUAD $0x02c6541148fd3162 // vmovupd %zmm10, 0x80(%rsi,%r8,8)
-	QUAD $0x03c65c1148fd3162 // vmovupd %zmm11, 0xc0(%rsi,%r8,8)
-	LONG $0x20c08349 // addq $0x20, %r8
-	LONG $0x48c5f162; WORD $0xfdd4 // vpaddq %zmm5, %zmm7, %zmm7
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0xff7a850f; WORD $0xffff // jne 0xcc60 <k_pack_cols_64+0x610>
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0xfcae840f; WORD $0xffff // je 0xc9a0 <k_pack_cols_64+0x350>
-	LONG $0xfffe84e9; BYTE $0xff // jmp 0xcb7b <k_pack_cols_64+0x52b>
-	QUAD $0xfffffff8ed0c8d4a // leaq -0x8(,%r13,8), %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
+	LONG $0x207f8348; BYTE $0x0c // cmpq $0xc, 0x20(%rdi)
 	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0xf84b8d48 // leaq -0x8(%rbx), %rcx
-	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
-	LONG $0x03e9c148 // shrq $0x3, %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0x48fdf262; WORD $0xc159 // vpbroadcastq %xmm1, %zmm0
-	QUAD $0x000000c0248c8d49 // leaq 0xc0(%r12), %rcx
-	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0xc09d8d4d; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r13), %r11
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
-	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
-	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x07f50d22487df262; WORD $0x0000 // vpmovsxbq 0x7f5(%rip), %zmm1 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x07d3155948fdf262; WORD $0x0000 // vpbroadcastq 0x7d3(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
-	QUAD $0x07f91d5948fdf262; WORD $0x0000 // vpbroadcastq 0x7f9(%rip), %zmm3 # 0xd5b0 <k_pack_cols_64+0xf60>
-	QUAD $0x07e7255948fdf262; WORD $0x0000 // vpbroadcastq 0x7e7(%rip), %zmm4 # 0xd5a8 <k_pack_cols_64+0xf58>
-	QUAD $0x07c52d5948fdf262; WORD $0x0000 // vpbroadcastq 0x7c5(%rip), %zmm5 # 0xd590 <k_pack_cols_64+0xf40>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x41eb // jmp 0xce10 <k_pack_cols_64+0x7c0>
-	BYTE $0x90 // nop
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	LONG $0x08c58348 // addq $0x8, %rbp
-	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	LONG $0x063a840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
-	LONG $0x246c8948; BYTE $0x78 // movq %rbp, 0x78(%rsp)
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
-	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
-	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x9066 // nop
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	QUAD $0x000000a024bc8348; BYTE $0x18 // cmpq $0x18, 0xa0(%rsp)
-	WORD $0x1c73 // jae 0xceb0 <k_pack_cols_64+0x860>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x6f75 // jne 0xcf14 <k_pack_cols_64+0x8c4>
-	LONG $0x0000c7e9; BYTE $0x00 // jmp 0xcf71 <k_pack_cols_64+0x921>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0xfdcc7410487c9162 // vmovups -0xc0(%r12,%r9,8), %zmm6
-	QUAD $0xfdcb7411487c9162 // vmovups %zmm6, -0xc0(%r11,%r9,8)
-	QUAD $0xfecc7410487c9162 // vmovups -0x80(%r12,%r9,8), %zmm6
-	QUAD $0xfecb7411487c9162 // vmovups %zmm6, -0x80(%r11,%r9,8)
-	QUAD $0xffcc7410487c9162 // vmovups -0x40(%r12,%r9,8), %zmm6
-	QUAD $0xffcb7411487c9162 // vmovups %zmm6, -0x40(%r11,%r9,8)
-	LONG $0x48fe9162; WORD $0x346f; BYTE $0xcc // vmovdqu64 (%r12,%r9,8), %zmm6
-	LONG $0x48fe9162; WORD $0x347f; BYTE $0xcb // vmovdqu64 %zmm6, (%r11,%r9,8)
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0xb875 // jne 0xcec0 <k_pack_cols_64+0x870>
-	LONG $0x08518d4d // leaq 0x8(%r9), %r10
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x5d74 // je 0xcf71 <k_pack_cols_64+0x921>
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0xf82c8d48 // leaq (%rax,%rdi,8), %rbp
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xf7348d4e // leaq (%rdi,%r14,8), %r14
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x48fe9162; WORD $0x346f; BYTE $0xce // vmovdqu64 (%r14,%r9,8), %zmm6
-	QUAD $0x00cd747f48feb162 // vmovdqu64 %zmm6, (%rbp,%r9,8)
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x08c28349 // addq $0x8, %r10
-	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe575 // jne 0xcf30 <k_pack_cols_64+0x8e0>
-	LONG $0xf8c28349 // addq $-0x8, %r10
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x1deb // jmp 0xcf71 <k_pack_cols_64+0x921>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0xce34 // vmovdqu (%rsi,%r9,8), %xmm6
-	LONG $0x7f7a81c4; WORD $0xcd74; BYTE $0x00 // vmovdqu %xmm6, (%r13,%r9,8)
-	LONG $0x02c18349 // addq $0x2, %r9
-	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
-	WORD $0xea7c // jl 0xcf60 <k_pack_cols_64+0x910>
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0xf8048d48 // leaq (%rax,%rdi,8), %rax
-	LONG $0x132c8d48 // leaq (%rbx,%rdx), %rbp
-	LONG $0x01578d4d // leaq 0x1(%r15), %r10
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
-	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
-	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x190c8d4c // leaq (%rcx,%rbx), %r9
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
-	LONG $0xfecb8e0f; WORD $0xffff // jle 0xce80 <k_pack_cols_64+0x830>
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbp
-	LONG $0xfdfb840f; WORD $0xffff // je 0xcdd0 <k_pack_cols_64+0x780>
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x28768b48 // movq 0x28(%rsi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfde98e0f; WORD $0xffff // jle 0xcdd0 <k_pack_cols_64+0x780>
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0x2772 // jb 0xd014 <k_pack_cols_64+0x9c4>
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	QUAD $0x0000b024bcaf0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r15
-	LONG $0x247c034c; BYTE $0x58 // addq 0x58(%rsp), %r15
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	LONG $0x00ff8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r15 # imm = 0x100
-	LONG $0x00a8830f; WORD $0x0000 // jae 0xd0bc <k_pack_cols_64+0xa6c>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x01ca8349 // orq $0x1, %r10
-	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x2874 // je 0xd04c <k_pack_cols_64+0x9fc>
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	WORD $0x067d // jge 0xd036 <k_pack_cols_64+0x9e6>
-	LONG $0x7e7ac1c4; WORD $0xd434 // vmovq (%r12,%rdx,8), %xmm6
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x54af0f48; WORD $0x2824 // imulq 0x28(%rsp), %rdx
-	LONG $0xd0048d48 // leaq (%rax,%rdx,8), %rax
-	LONG $0xd679a1c4; WORD $0xc834 // vmovq %xmm6, (%rax,%r9,8)
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xfd7b840f; WORD $0xffff // je 0xcdd0 <k_pack_cols_64+0x780>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x01518d4d // leaq 0x1(%r9), %r10
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	WORD $0x25eb // jmp 0xd090 <k_pack_cols_64+0xa40>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xd67981c4; WORD $0xd034 // vmovq %xmm6, (%r8,%r10,8)
-	LONG $0x10148d4a // leaq (%rax,%r10), %rdx
-	LONG $0x02c28348 // addq $0x2, %rdx
-	LONG $0x02c28349 // addq $0x2, %r10
-	LONG $0x02c18348 // addq $0x2, %rcx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd40840f; WORD $0xffff // je 0xcdd0 <k_pack_cols_64+0x780>
-	LONG $0xff518d48 // leaq -0x1(%rcx), %rdx
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	WORD $0x077d // jge 0xd0a8 <k_pack_cols_64+0xa58>
-	LONG $0x7e7ac1c4; WORD $0xcc7c; BYTE $0xf8 // vmovq -0x8(%r12,%rcx,8), %xmm7
-	LONG $0xd67981c4; WORD $0xd07c; BYTE $0xf8 // vmovq %xmm7, -0x8(%r8,%r10,8)
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0xbc7d // jge 0xd070 <k_pack_cols_64+0xa20>
-	LONG $0x7e7ac1c4; WORD $0xcc34 // vmovq (%r12,%rcx,8), %xmm6
-	WORD $0xb4eb // jmp 0xd070 <k_pack_cols_64+0xa20>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	QUAD $0xffffffffffe0bf48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rdi # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x2149; BYTE $0xf9 // andq %rdi, %r9
-	LONG $0x48fdf262; WORD $0xf27c // vpbroadcastq %rdx, %zmm6
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0xd5af0f4c // imulq %rbp, %r10
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48c57162; WORD $0xc6d4 // vpaddq %zmm6, %zmm7, %zmm8
-	LONG $0x48bd7162; WORD $0xcad4 // vpaddq %zmm2, %zmm8, %zmm9
-	LONG $0x48bd7162; WORD $0xd3d4 // vpaddq %zmm3, %zmm8, %zmm10
-	LONG $0x48bd7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm8, %zmm11
-	LONG $0x48fdd262; WORD $0xc837 // vpcmpgtq %zmm8, %zmm0, %k1
-	LONG $0x48fdd262; WORD $0xd137 // vpcmpgtq %zmm9, %zmm0, %k2
-	LONG $0x48fdd262; WORD $0xda37 // vpcmpgtq %zmm10, %zmm0, %k3
-	LONG $0x48fdd262; WORD $0xe337 // vpcmpgtq %zmm11, %zmm0, %k4
-	LONG $0x7ef961c4; BYTE $0xc7 // vmovq %xmm8, %rdi
-	LONG $0xc9fd5162; WORD $0x0410; BYTE $0xfc // vmovupd (%r12,%rdi,8), %zmm8 {%k1} {z}
-	QUAD $0x01fc4c10cafd5162 // vmovupd 0x40(%r12,%rdi,8), %zmm9 {%k2} {z}
-	QUAD $0x02fc5410cbfd5162 // vmovupd 0x80(%r12,%rdi,8), %zmm10 {%k3} {z}
-	QUAD $0x03fc5c10ccfd5162 // vmovupd 0xc0(%r12,%rdi,8), %zmm11 {%k4} {z}
-	LONG $0x48fd1162; WORD $0x0411; BYTE $0xda // vmovupd %zmm8, (%r10,%r11,8)
-	QUAD $0x01da4c1148fd1162 // vmovupd %zmm9, 0x40(%r10,%r11,8)
-	QUAD $0x02da541148fd1162 // vmovupd %zmm10, 0x80(%r10,%r11,8)
-	QUAD $0x03da5c1148fd1162 // vmovupd %zmm11, 0xc0(%r10,%r11,8)
-	LONG $0x20c38349 // addq $0x20, %r11
-	LONG $0x48c5f162; WORD $0xfdd4 // vpaddq %zmm5, %zmm7, %zmm7
-	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
-	LONG $0xff7a850f; WORD $0xffff // jne 0xd0f0 <k_pack_cols_64+0xaa0>
-	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
-	LONG $0xfc51840f; WORD $0xffff // je 0xcdd0 <k_pack_cols_64+0x780>
-	LONG $0xfffe93e9; BYTE $0xff // jmp 0xd017 <k_pack_cols_64+0x9c7>
-	LONG $0x7ef9e1c4; BYTE $0xc8 // vmovq %xmm1, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x16f9e3c4; WORD $0x01ca // vpextrq $0x1, %xmm1, %rdx
-	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xc64f0f48 // cmovgq %rsi, %rax
-	WORD $0x9c0f; BYTE $0xc1 // setl %cl
-	LONG $0x51148d48 // leaq (%rcx,%rdx,2), %rdx
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0x00d68348 // adcq $0x0, %rsi
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x0948; BYTE $0xf2 // orq %rsi, %rdx
-	LONG $0x20eac148 // shrq $0x20, %rdx
-	WORD $0x0774 // je 0xd1c7 <k_pack_cols_64+0xb77>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf748; BYTE $0xf6 // divq %rsi
-	WORD $0x04eb // jmp 0xd1cb <k_pack_cols_64+0xb7b>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0xf6f7 // divl %esi
-	LONG $0x08348d48 // leaq (%rax,%rcx), %rsi
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0xc3af0f48 // imulq %rbx, %rax
-	QUAD $0x00000008f50c8d48 // leaq 0x8(,%rsi,8), %rcx
-	LONG $0x03e6c148 // shlq $0x3, %rsi
-	LONG $0xc9af0f4c // imulq %rcx, %r9
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x08148d4b // leaq (%r8,%r9), %rdx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0xf8c18348 // addq $-0x8, %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x48fdf262; WORD $0xc07c // vpbroadcastq %rax, %zmm0
-	LONG $0x48fdf262; WORD $0xc959 // vpbroadcastq %xmm1, %zmm1
-	LONG $0x08348d4b // leaq (%r8,%r9), %rsi
-	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x033e155948fdf262; WORD $0x0000 // vpbroadcastq 0x33e(%rip), %zmm2 # 0xd580 <k_pack_cols_64+0xf30>
-	QUAD $0x03641d5948fdf262; WORD $0x0000 // vpbroadcastq 0x364(%rip), %zmm3 # 0xd5b0 <k_pack_cols_64+0xf60>
-	QUAD $0x0352255948fdf262; WORD $0x0000 // vpbroadcastq 0x352(%rip), %zmm4 # 0xd5a8 <k_pack_cols_64+0xf58>
-	QUAD $0x03382d22487df262; WORD $0x0000 // vpmovsxbq 0x338(%rip), %zmm5 # 0xd598 <k_pack_cols_64+0xf48>
-	QUAD $0x0326355948fdf262; WORD $0x0000 // vpbroadcastq 0x326(%rip), %zmm6 # 0xd590 <k_pack_cols_64+0xf40>
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x18eb // jmp 0xd286 <k_pack_cols_64+0xc36>
-	WORD $0x9066 // nop
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x08c38349 // addq $0x8, %r11
-	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	LONG $0x01c4840f; WORD $0x0000 // je 0xd44a <k_pack_cols_64+0xdfa>
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
-	WORD $0xe274 // je 0xd270 <k_pack_cols_64+0xc20>
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x28768b4c // movq 0x28(%rsi), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xd47e // jle 0xd270 <k_pack_cols_64+0xc20>
-	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x2672 // jb 0xd2c8 <k_pack_cols_64+0xc78>
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	QUAD $0x00000000dd0c8d4c // leaq (,%rbx,8), %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	LONG $0x00f98149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r9 # imm = 0x100
-	LONG $0x00b8830f; WORD $0x0000 // jae 0xd380 <k_pack_cols_64+0xd30>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2774 // je 0xd2fe <k_pack_cols_64+0xcae>
-	LONG $0x063c8d4c // leaq (%rsi,%rax), %r15
-	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	WORD $0x067d // jge 0xd2ea <k_pack_cols_64+0xc9a>
-	LONG $0x7e7a81c4; WORD $0xf83c // vmovq (%r8,%r15,8), %xmm7
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xfbaf0f4c // imulq %rbx, %r15
-	LONG $0xfa3c8d4e // leaq (%rdx,%r15,8), %r15
-	LONG $0xd679c1c4; WORD $0xf73c // vmovq %xmm7, (%r15,%rsi,8)
+	LONG $0x0bfe850f; WORD $0x0000 // jne 0x1017f <k_pack_cols_pairs+0xc1f>
+	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x17e48e0f; WORD $0x0000 // jle 0x10d72 <k_pack_cols_pairs+0x1812>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x10518b4c // movq 0x10(%rcx), %r10
+	LONG $0x01478d49 // leaq 0x1(%r15), %rax
+	LONG $0x3fe8c148 // shrq $0x3f, %rax
+	LONG $0x073c8d49 // leaq (%r15,%rax), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0xd148; BYTE $0xff // sarq %rdi
+	LONG $0xfc478d48 // leaq -0x4(%rdi), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
+	LONG $0x18498b4c // movq 0x18(%rcx), %r9
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
+	LONG $0xf4418d49 // leaq -0xc(%r9), %rax
+	QUAD $0xaaaaaaaaaaabb948; WORD $0xaaaa // movabsq $-0x5555555555555555, %rcx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe1 // mulq %rcx
+	LONG $0x03eac148 // shrq $0x3, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x0000000c850c8d48 // leaq 0xc(,%rax,4), %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x30c08348 // addq $0x30, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	QUAD $0x00000000952c8d4a // leaq (,%r10,4), %rbp
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	LONG $0xff69840f; WORD $0xffff // je 0xd270 <k_pack_cols_64+0xc20>
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	LONG $0xf3af0f4d // imulq %r11, %r14
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0x2feb // jmp 0xd350 <k_pack_cols_64+0xd00>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xd679c1c4; WORD $0xf63c // vmovq %xmm7, (%r14,%rsi,8)
-	LONG $0x31248d4d // leaq (%r9,%rsi), %r12
-	LONG $0x02c48349 // addq $0x2, %r12
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x02c78349 // addq $0x2, %r15
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xff20840f; WORD $0xffff // je 0xd270 <k_pack_cols_64+0xc20>
-	LONG $0xff678d4d // leaq -0x1(%r15), %r12
-	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x077d // jge 0xd36c <k_pack_cols_64+0xd1c>
-	LONG $0x107b01c4; WORD $0xfc44; BYTE $0xf8 // vmovsd -0x8(%r12,%r15,8), %xmm8
-	LONG $0x117b41c4; WORD $0xf644; BYTE $0xf8 // vmovsd %xmm8, -0x8(%r14,%rsi,8)
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	WORD $0xb87d // jge 0xd330 <k_pack_cols_64+0xce0>
-	LONG $0x7e7a81c4; WORD $0xfc3c // vmovq (%r12,%r15,8), %xmm7
-	WORD $0xb0eb // jmp 0xd330 <k_pack_cols_64+0xce0>
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	QUAD $0xffffffffffe0b949; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r9 # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x214c; BYTE $0xce // andq %r9, %rsi
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	LONG $0x244c034c; BYTE $0x08 // addq 0x8(%rsp), %r9
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x48fdf162; WORD $0xfd6f // vmovdqa64 %zmm5, %zmm7
-	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	LONG $0x48fdd262; WORD $0xc17c // vpbroadcastq %r9, %zmm0
+	QUAD $0x000000b82494894c // movq %r10, 0xb8(%rsp)
+	LONG $0x12048d4b // leaq (%r10,%r10), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	QUAD $0x19e60d5948fdf262; WORD $0x0000 // vpbroadcastq 0x19e6(%rip), %zmm1 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x19f41522487df262; WORD $0x0000 // vpmovsxbq 0x19f4(%rip), %zmm2 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x19da1d22487df262; WORD $0x0000 // vpmovsxbq 0x19da(%rip), %zmm3 # 0x11048 <k_pack_cols_pairs+0x1ae8>
+	QUAD $0x19f8255948fdf262; WORD $0x0000 // vpbroadcastq 0x19f8(%rip), %zmm4 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x19ce2d5948fdf262; WORD $0x0000 // vpbroadcastq 0x19ce(%rip), %zmm5 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x19d4355948fdf262; WORD $0x0000 // vpbroadcastq 0x19d4(%rip), %zmm6 # 0x11060 <k_pack_cols_pairs+0x1b00>
+	QUAD $0x19c23d22487df262; WORD $0x0000 // vpmovsxbq 0x19c2(%rip), %zmm7 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x19d8055948fd7262; WORD $0x0000 // vpbroadcastq 0x19d8(%rip), %zmm8 # 0x11078 <k_pack_cols_pairs+0x1b18>
+	QUAD $0x0019d70d207d62c4; BYTE $0x00 // vpmovsxbw 0x19d7(%rip), %ymm9 # 0x11080 <k_pack_cols_pairs+0x1b20>
+	QUAD $0x170d1520487d7262; WORD $0x0000 // vpmovsxbw 0x170d(%rip), %zmm10 # 0x10dc0 <k_pack_cols_pairs+0x1860>
+	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
+	LONG $0x000060b8; BYTE $0x00 // movl $0x60, %eax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
+	QUAD $0x000000802484c748; LONG $0x00000000 // movq $0x0, 0x80(%rsp)
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
+	QUAD $0x000000782444c748; BYTE $0x00 // movq $0x0, 0x78(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000014024bc894c // movq %r15, 0x140(%rsp)
+	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
+	WORD $0x5feb // jmp 0xf764 <k_pack_cols_pairs+0x204>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x2444ff48; BYTE $0x78 // incq 0x78(%rsp)
+	QUAD $0x0000c07024448148; BYTE $0x00 // addq $0xc0, 0x70(%rsp)
+	QUAD $0x000000a824848348; BYTE $0x08 // addq $0x8, 0xa8(%rsp)
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	QUAD $0x0000008024848348; BYTE $0x10 // addq $0x10, 0x80(%rsp)
+	QUAD $0x0000009024840148 // addq %rax, 0x90(%rsp)
+	QUAD $0x0000008824840148 // addq %rax, 0x88(%rsp)
+	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
+	QUAD $0x0000011824848b48 // movq 0x118(%rsp), %rax
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0x160e8d0f; WORD $0x0000 // jge 0x10d72 <k_pack_cols_pairs+0x1812>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x04408d4c // leaq 0x4(%rax), %r8
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xc14c0f48 // cmovlq %rcx, %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	QUAD $0x000001182484894c // movq %r8, 0x118(%rsp)
+	LONG $0xc74f0f4c // cmovgq %rdi, %r8
+	LONG $0x0cfe8348 // cmpq $0xc, %rsi
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x1b7d // jge 0xf7b0 <k_pack_cols_pairs+0x250>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00014ae9; BYTE $0x00 // jmp 0xf8f0 <k_pack_cols_pairs+0x390>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
+	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
+	LONG $0x01228d0f; WORD $0x0000 // jge 0xf8f0 <k_pack_cols_pairs+0x390>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x08518b48 // movq 0x8(%rcx), %rdx
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
+	LONG $0x110c8d4e // leaq (%rcx,%r10), %r9
+	LONG $0x00000cbf; BYTE $0x00 // movl $0xc, %edi
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	WORD $0x28eb // jmp 0xf821 <k_pack_cols_pairs+0x2c1>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00000138248c8b48 // movq 0x138(%rsp), %rcx
+	LONG $0x244c0148; BYTE $0x10 // addq %rcx, 0x10(%rsp)
+	LONG $0x0c788d48 // leaq 0xc(%rax), %rdi
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	LONG $0x18c28348 // addq $0x18, %rdx
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0x00cf8f0f; WORD $0x0000 // jg 0xf8f0 <k_pack_cols_pairs+0x390>
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	WORD $0x3beb // jmp 0xf874 <k_pack_cols_pairs+0x314>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x7f7a41c4; WORD $0x241c // vmovdqu %xmm11, (%r12)
+	LONG $0x337922c4; WORD $0x135c; BYTE $0xf8 // vpmovzxwd -0x8(%rbx,%r10), %xmm11
+	LONG $0x7f7a41c4; WORD $0x245c; BYTE $0x10 // vmovdqu %xmm11, 0x10(%r12)
+	LONG $0x337922c4; WORD $0x131c // vpmovzxwd (%rbx,%r10), %xmm11
+	LONG $0x7f7a41c4; WORD $0x245c; BYTE $0x20 // vmovdqu %xmm11, 0x20(%r12)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x30c48349 // addq $0x30, %r12
+	LONG $0x02c68349 // addq $0x2, %r14
+	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
+	WORD $0x394d; BYTE $0xc5 // cmpq %r8, %r13
+	WORD $0x8c7d // jge 0xf800 <k_pack_cols_pairs+0x2a0>
+	QUAD $0x000000b824bc8348; BYTE $0x00 // cmpq $0x0, 0xb8(%rsp)
+	WORD $0x940f; BYTE $0xc1 // sete %cl
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	LONG $0xc79d0f40 // setge %dil
+	WORD $0x0840; BYTE $0xcf // orb %cl, %dil
+	LONG $0x337922c4; WORD $0x135c; BYTE $0xf0 // vpmovzxwd -0x10(%rbx,%r10), %xmm11
+	WORD $0xad75 // jne 0xf840 <k_pack_cols_pairs+0x2e0>
+	LONG $0x337922c4; WORD $0x0b64; BYTE $0xf0 // vpmovzxwd -0x10(%rbx,%r9), %xmm12
+	LONG $0x7219c1c4; WORD $0x10f4 // vpslld $0x10, %xmm12, %xmm12
+	LONG $0xeb1941c4; BYTE $0xdb // vpor %xmm11, %xmm12, %xmm11
+	LONG $0x7f7a41c4; WORD $0x241c // vmovdqu %xmm11, (%r12)
+	LONG $0x337922c4; WORD $0x135c; BYTE $0xf8 // vpmovzxwd -0x8(%rbx,%r10), %xmm11
+	LONG $0x337922c4; WORD $0x0b64; BYTE $0xf8 // vpmovzxwd -0x8(%rbx,%r9), %xmm12
+	LONG $0x7219c1c4; WORD $0x10f4 // vpslld $0x10, %xmm12, %xmm12
+	LONG $0xeb1941c4; BYTE $0xdb // vpor %xmm11, %xmm12, %xmm11
+	LONG $0x7f7a41c4; WORD $0x245c; BYTE $0x10 // vmovdqu %xmm11, 0x10(%r12)
+	LONG $0x337922c4; WORD $0x131c // vpmovzxwd (%rbx,%r10), %xmm11
+	LONG $0x337922c4; WORD $0x0b24 // vpmovzxwd (%rbx,%r9), %xmm12
+	LONG $0x7219c1c4; WORD $0x10f4 // vpslld $0x10, %xmm12, %xmm12
+	LONG $0xeb1941c4; BYTE $0xdb // vpor %xmm11, %xmm12, %xmm11
+	LONG $0xffff73e9; BYTE $0xff // jmp 0xf85a <k_pack_cols_pairs+0x2fa>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
+	LONG $0xfe0d840f; WORD $0xffff // je 0xf710 <k_pack_cols_pairs+0x1b0>
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xfe048d0f; WORD $0xffff // jge 0xf710 <k_pack_cols_pairs+0x1b0>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x28598b4c // movq 0x28(%rcx), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfdf28e0f; WORD $0xffff // jle 0xf710 <k_pack_cols_pairs+0x1b0>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	WORD $0x2949; BYTE $0xc9 // subq %rcx, %r9
+	LONG $0x03498d49 // leaq 0x3(%r9), %rcx
+	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	LONG $0x8a0c8d4e // leaq (%rdx,%r9,4), %r9
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x08608b4c // movq 0x8(%rax), %r12
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x6c048d4b // leaq (%r12,%r13,2), %rax
+	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x2444980f; BYTE $0x58 // sets 0x58(%rsp)
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x241c894c // movq %r11, (%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x0caf0f4c; BYTE $0x24 // imulq (%rsp), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x3c1c8d4d // leaq (%r12,%rdi), %r11
+	LONG $0x6b048d4b // leaq (%r11,%r13,2), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x081c8d48 // leaq (%rax,%rcx), %rbx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x43048d48 // leaq (%rbx,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	QUAD $0x00000000851c8d48 // leaq (,%rax,4), %rbx
+	LONG $0x6f3c8d4a // leaq (%rdi,%r13,2), %rdi
+	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
+	QUAD $0x000000a024bc8948 // movq %rdi, 0xa0(%rsp)
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	LONG $0x690c8d4a // leaq (%rcx,%r13,2), %rcx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x410c8d48 // leaq (%rcx,%rax,2), %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	LONG $0xc7920f40 // setb %dil
+	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	WORD $0x0948; BYTE $0xeb // orq %rbp, %rbx
+	WORD $0x980f; BYTE $0xc0 // sets %al
+	WORD $0x0840; BYTE $0xf8 // orb %dil, %al
+	LONG $0x0e244488 // movb %al, 0xe(%rsp)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	QUAD $0xffffffffffc0b948; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rcx # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x48fd5262; WORD $0xdd7c // vpbroadcastq %r13, %zmm11
+	LONG $0x38418d48 // leaq 0x38(%rcx), %rax
+	LONG $0x24042348 // andq (%rsp), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x0000013024948948 // movq %rdx, 0x130(%rsp)
+	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	QUAD $0x00000128248c894c // movq %r9, 0x128(%rsp)
+	LONG $0x244c394c; BYTE $0x28 // cmpq %r9, 0x28(%rsp)
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0xca20 // andb %cl, %dl
+	QUAD $0x000000000000b948; WORD $0x2000 // movabsq $0x2000000000000000, %rcx # imm = 0x2000000000000000
+	LONG $0x240c8548 // testq %rcx, (%rsp)
+	WORD $0x950f; BYTE $0xc0 // setne %al
+	LONG $0x5824440a // orb 0x58(%rsp), %al
+	WORD $0xd008 // orb %dl, %al
+	LONG $0x0f244488 // movb %al, 0xf(%rsp)
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	QUAD $0xffffffffffc0b848; WORD $0x5fff // movabsq $0x5fffffffffffffc0, %rax # imm = 0x5FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc7 // andq %rax, %rdi
+	LONG $0x38488d4c // leaq 0x38(%rax), %r9
+	LONG $0x240c234c // andq (%rsp), %r9
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x13048d49 // leaq (%r11,%rdx), %rax
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x690c8d4a // leaq (%rcx,%r13,2), %rcx
+	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x691c8d4a // leaq (%rcx,%r13,2), %rbx
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x610c8d4a // leaq (%rcx,%r12,2), %rcx
+	QUAD $0x00000120248c8948 // movq %rcx, 0x120(%rsp)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x090c8d48 // leaq (%rcx,%rcx), %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	LONG $0x3f0c8d48 // leaq (%rdi,%rdi), %rcx
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	QUAD $0x00000108248c894c // movq %r9, 0x108(%rsp)
+	LONG $0x090c8d4b // leaq (%r9,%r9), %rcx
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	LONG $0x014d8d49 // leaq 0x1(%r13), %rcx
+	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x45eb // jmp 0xfb82 <k_pack_cols_pairs+0x622>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x246c0148; BYTE $0x30 // addq %rbp, 0x30(%rsp)
+	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
+	LONG $0x244c0148; BYTE $0x20 // addq %rcx, 0x20(%rsp)
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x2464014c; BYTE $0x28 // addq %r12, 0x28(%rsp)
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	QUAD $0x0000014024bc8b4c // movq 0x140(%rsp), %r15
+	LONG $0xfb8e8d0f; WORD $0xffff // jge 0xf710 <k_pack_cols_pairs+0x1b0>
+	LONG $0x360c8d4b // leaq (%r14,%r14), %rcx
+	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	QUAD $0x0000000175148d4a // leaq 0x1(,%r14,2), %rdx
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
+	QUAD $0x0000014824948b48 // movq 0x148(%rsp), %rdx
+	LONG $0x4a2c8d4c // leaq (%rdx,%rcx,2), %r13
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0xfeaf0f4d // imulq %r14, %r15
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0x0143840f; WORD $0x0000 // je 0xfd10 <k_pack_cols_pairs+0x7b0>
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	WORD $0x5572 // jb 0xfc28 <k_pack_cols_pairs+0x6c8>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x00000120248c0348 // addq 0x120(%rsp), %rcx
+	QUAD $0x000000b024bc8348; BYTE $0x00 // cmpq $0x0, 0xb0(%rsp)
+	LONG $0xc7980f40 // sets %dil
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	LONG $0x590c8d4a // leaq (%rcx,%r11,2), %rcx
+	QUAD $0x00000130248c3948 // cmpq %rcx, 0x130(%rsp)
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	QUAD $0x0000012824943b48 // cmpq 0x128(%rsp), %rdx
+	WORD $0x920f; BYTE $0xc2 // setb %dl
+	WORD $0xca20 // andb %cl, %dl
+	LONG $0x247c0a40; BYTE $0x0e // orb 0xe(%rsp), %dil
+	WORD $0x0840; BYTE $0xd7 // orb %dl, %dil
+	LONG $0x0112840f; WORD $0x0000 // je 0xfd3a <k_pack_cols_pairs+0x7da>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	WORD $0x3274 // je 0xfc6e <k_pack_cols_pairs+0x70e>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x107d // jge 0xfc5b <k_pack_cols_pairs+0x6fb>
+	LONG $0x4db70f41; BYTE $0x00 // movzwl (%r13), %ecx
+	LONG $0x54b70f43; WORD $0x005d // movzwl (%r13,%r11,2), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	WORD $0xca09 // orl %ecx, %edx
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xb9148942 // movl %edx, (%rcx,%r15,4)
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	LONG $0xfec9840f; WORD $0xffff // je 0xfb40 <k_pack_cols_pairs+0x5e0>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x294d; BYTE $0xf4 // subq %r14, %r12
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x310c8d4e // leaq (%rcx,%r14), %r9
+	LONG $0x2474034c; BYTE $0x28 // addq 0x28(%rsp), %r14
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xb1348d4e // leaq (%rcx,%r14,4), %r14
+	QUAD $0x000000025d1c8d4e // leaq 0x2(,%r11,2), %r11
+	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x1aeb // jmp 0xfcc2 <k_pack_cols_pairs+0x762>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48c57162; WORD $0xc0d4 // vpaddq %zmm0, %zmm7, %zmm8
-	LONG $0x48bd7162; WORD $0xcad4 // vpaddq %zmm2, %zmm8, %zmm9
-	LONG $0x48bd7162; WORD $0xd3d4 // vpaddq %zmm3, %zmm8, %zmm10
-	LONG $0x48bd7162; WORD $0xdcd4 // vpaddq %zmm4, %zmm8, %zmm11
-	LONG $0x48f5d262; WORD $0xc837 // vpcmpgtq %zmm8, %zmm1, %k1
-	LONG $0x48f5d262; WORD $0xd137 // vpcmpgtq %zmm9, %zmm1, %k2
-	LONG $0x48f5d262; WORD $0xda37 // vpcmpgtq %zmm10, %zmm1, %k3
-	LONG $0x48f5d262; WORD $0xe337 // vpcmpgtq %zmm11, %zmm1, %k4
-	LONG $0x7ef941c4; BYTE $0xc4 // vmovq %xmm8, %r12
-	QUAD $0x00e54410c9fd3162 // vmovupd (%rbp,%r12,8), %zmm8 {%k1} {z}
-	QUAD $0x01e54c10cafd3162 // vmovupd 0x40(%rbp,%r12,8), %zmm9 {%k2} {z}
-	QUAD $0x02e55410cbfd3162 // vmovupd 0x80(%rbp,%r12,8), %zmm10 {%k3} {z}
-	QUAD $0x03e55c10ccfd3162 // vmovupd 0xc0(%rbp,%r12,8), %zmm11 {%k4} {z}
-	QUAD $0xfdf9441148fd1162 // vmovupd %zmm8, -0xc0(%r9,%r15,8)
-	QUAD $0xfef94c1148fd1162 // vmovupd %zmm9, -0x80(%r9,%r15,8)
-	QUAD $0xfff9541148fd1162 // vmovupd %zmm10, -0x40(%r9,%r15,8)
-	LONG $0x48fd1162; WORD $0x1c11; BYTE $0xf9 // vmovupd %zmm11, (%r9,%r15,8)
-	LONG $0x20c78349 // addq $0x20, %r15
-	LONG $0x48c5f162; WORD $0xfed4 // vpaddq %zmm6, %zmm7, %zmm7
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	LONG $0xff79850f; WORD $0xffff // jne 0xd3b0 <k_pack_cols_64+0xd60>
+	LONG $0xbe548941; BYTE $0x04 // movl %edx, 0x4(%r14,%rdi,4)
+	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0xfe7e840f; WORD $0xffff // je 0xfb40 <k_pack_cols_pairs+0x5e0>
+	LONG $0x393c8d4d // leaq (%r9,%rdi), %r15
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x127d // jge 0xfce4 <k_pack_cols_pairs+0x784>
+	LONG $0x7cb70f45; WORD $0xfe7d // movzwl -0x2(%r13,%rdi,2), %r15d
+	LONG $0x4cb70f41; WORD $0xfe7b // movzwl -0x2(%r11,%rdi,2), %ecx
+	WORD $0xe1c1; BYTE $0x10 // shll $0x10, %ecx
+	WORD $0x0944; BYTE $0xf9 // orl %r15d, %ecx
+	LONG $0xbe0c8941 // movl %ecx, (%r14,%rdi,4)
+	LONG $0x390c8d49 // leaq (%r9,%rdi), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xbc7d // jge 0xfcb0 <k_pack_cols_pairs+0x750>
+	LONG $0x4cb70f41; WORD $0x007d // movzwl (%r13,%rdi,2), %ecx
+	LONG $0x14b70f41; BYTE $0x7b // movzwl (%r11,%rdi,2), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	WORD $0xca09 // orl %ecx, %edx
+	WORD $0xaaeb // jmp 0xfcb0 <k_pack_cols_pairs+0x750>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	WORD $0x920f; BYTE $0xc1 // setb %cl
+	LONG $0x0f244c0a // orb 0xf(%rsp), %cl
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	WORD $0x0874 // je 0xfd28 <k_pack_cols_pairs+0x7c8>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x000398e9; BYTE $0x00 // jmp 0x100c0 <k_pack_cols_pairs+0xb60>
+	LONG $0x40fc8349 // cmpq $0x40, %r12
+	WORD $0x1d73 // jae 0xfd4b <k_pack_cols_pairs+0x7eb>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x00013ee9; BYTE $0x00 // jmp 0xfe78 <k_pack_cols_pairs+0x918>
+	LONG $0x40fc8349 // cmpq $0x40, %r12
+	LONG $0x019f830f; WORD $0x0000 // jae 0xfee3 <k_pack_cols_pairs+0x983>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x0002e8e9; BYTE $0x00 // jmp 0x10033 <k_pack_cols_pairs+0xad3>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x48fd7162; WORD $0xe76f // vmovdqa64 %zmm7, %zmm12
+	LONG $0x48fd7162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm13
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	BYTE $0x90 // nop
+	LONG $0x489d5162; WORD $0xf3d4 // vpaddq %zmm11, %zmm12, %zmm14
+	LONG $0x48955162; WORD $0xfbd4 // vpaddq %zmm11, %zmm13, %zmm15
+	LONG $0x4885e162; WORD $0xc4d4 // vpaddq %zmm4, %zmm15, %zmm16
+	LONG $0x488de162; WORD $0xccd4 // vpaddq %zmm4, %zmm14, %zmm17
+	LONG $0x4885e162; WORD $0xd5d4 // vpaddq %zmm5, %zmm15, %zmm18
+	LONG $0x488de162; WORD $0xddd4 // vpaddq %zmm5, %zmm14, %zmm19
+	LONG $0x4885e162; WORD $0xe6d4 // vpaddq %zmm6, %zmm15, %zmm20
+	LONG $0x488de162; WORD $0xeed4 // vpaddq %zmm6, %zmm14, %zmm21
+	LONG $0x48fdd262; WORD $0xc637 // vpcmpgtq %zmm14, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcf37 // vpcmpgtq %zmm15, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd037 // vpcmpgtq %zmm16, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xda37 // vpcmpgtq %zmm18, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc537 // vpcmpgtq %zmm21, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe437 // vpcmpgtq %zmm20, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0xa9ff3162; WORD $0x346f; BYTE $0x5b // vmovdqu16 (%rbx,%r11,2), %ymm14 {%k1} {z}
+	QUAD $0x015b7c6faaff3162 // vmovdqu16 0x20(%rbx,%r11,2), %ymm15 {%k2} {z}
+	QUAD $0x025b446fabffa162 // vmovdqu16 0x40(%rbx,%r11,2), %ymm16 {%k3} {z}
+	QUAD $0x035b4c6facffa162 // vmovdqu16 0x60(%rbx,%r11,2), %ymm17 {%k4} {z}
+	LONG $0x487d5262; WORD $0xf633 // vpmovzxwd %ymm14, %zmm14 # zmm14 = ymm14[0],zero,ymm14[1],zero,ymm14[2],zero,ymm14[3],zero,ymm14[4],zero,ymm14[5],zero,ymm14[6],zero,ymm14[7],zero,ymm14[8],zero,ymm14[9],zero,ymm14[10],zero,ymm14[11],zero,ymm14[12],zero,ymm14[13],zero,ymm14[14],zero,ymm14[15],zero
+	LONG $0x487d5262; WORD $0xff33 // vpmovzxwd %ymm15, %zmm15 # zmm15 = ymm15[0],zero,ymm15[1],zero,ymm15[2],zero,ymm15[3],zero,ymm15[4],zero,ymm15[5],zero,ymm15[6],zero,ymm15[7],zero,ymm15[8],zero,ymm15[9],zero,ymm15[10],zero,ymm15[11],zero,ymm15[12],zero,ymm15[13],zero,ymm15[14],zero,ymm15[15],zero
+	LONG $0x487da262; WORD $0xc033 // vpmovzxwd %ymm16, %zmm16 # zmm16 = ymm16[0],zero,ymm16[1],zero,ymm16[2],zero,ymm16[3],zero,ymm16[4],zero,ymm16[5],zero,ymm16[6],zero,ymm16[7],zero,ymm16[8],zero,ymm16[9],zero,ymm16[10],zero,ymm16[11],zero,ymm16[12],zero,ymm16[13],zero,ymm16[14],zero,ymm16[15],zero
+	LONG $0x487da262; WORD $0xc933 // vpmovzxwd %ymm17, %zmm17 # zmm17 = ymm17[0],zero,ymm17[1],zero,ymm17[2],zero,ymm17[3],zero,ymm17[4],zero,ymm17[5],zero,ymm17[6],zero,ymm17[7],zero,ymm17[8],zero,ymm17[9],zero,ymm17[10],zero,ymm17[11],zero,ymm17[12],zero,ymm17[13],zero,ymm17[14],zero,ymm17[15],zero
+	LONG $0xc97c5162; WORD $0xf628 // vmovaps %zmm14, %zmm14 {%k1} {z}
+	LONG $0xca7c5162; WORD $0xff28 // vmovaps %zmm15, %zmm15 {%k2} {z}
+	LONG $0xcb7ca162; WORD $0xc028 // vmovaps %zmm16, %zmm16 {%k3} {z}
+	LONG $0xcc7ca162; WORD $0xc928 // vmovaps %zmm17, %zmm17 {%k4} {z}
+	QUAD $0xfd987411487c3162 // vmovups %zmm14, -0xc0(%rax,%r11,4)
+	QUAD $0xfe987c11487c3162 // vmovups %zmm15, -0x80(%rax,%r11,4)
+	QUAD $0xff984411487ca162 // vmovups %zmm16, -0x40(%rax,%r11,4)
+	LONG $0x487ca162; WORD $0x0c11; BYTE $0x98 // vmovups %zmm17, (%rax,%r11,4)
+	LONG $0x40c38349 // addq $0x40, %r11
+	LONG $0x489d5162; WORD $0xe0d4 // vpaddq %zmm8, %zmm12, %zmm12
+	LONG $0x48955162; WORD $0xe8d4 // vpaddq %zmm8, %zmm13, %zmm13
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	LONG $0xff09850f; WORD $0xffff // jne 0xfd60 <k_pack_cols_pairs+0x800>
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfce0840f; WORD $0xffff // je 0xfb40 <k_pack_cols_pairs+0x5e0>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x38c4f641 // testb $0x38, %r12b
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x0237840f; WORD $0x0000 // je 0x100af <k_pack_cols_pairs+0xb4f>
+	QUAD $0x0000010024ac034c // addq 0x100(%rsp), %r13
+	LONG $0x48fd7262; WORD $0xe27c // vpbroadcastq %rdx, %zmm12
+	LONG $0x489d7162; WORD $0xe2eb // vporq %zmm2, %zmm12, %zmm12
+	QUAD $0x00000108248c8b48 // movq 0x108(%rsp), %rcx
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x489d5162; WORD $0xebd4 // vpaddq %zmm11, %zmm12, %zmm13
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0x89ff7162; WORD $0x2c6f; BYTE $0x53 // vmovdqu16 (%rbx,%rdx,2), %xmm13 {%k1} {z}
+	LONG $0x337d42c4; BYTE $0xed // vpmovzxwd %xmm13, %ymm13 # ymm13 = xmm13[0],zero,xmm13[1],zero,xmm13[2],zero,xmm13[3],zero,xmm13[4],zero,xmm13[5],zero,xmm13[6],zero,xmm13[7],zero
+	LONG $0xa97c5162; WORD $0xed28 // vmovaps %ymm13, %ymm13 {%k1} {z}
+	LONG $0x2c117cc5; BYTE $0x97 // vmovups %ymm13, (%rdi,%rdx,4)
+	LONG $0x08c28348 // addq $0x8, %rdx
+	LONG $0x489d7162; WORD $0xe1d4 // vpaddq %zmm1, %zmm12, %zmm12
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xce75 // jne 0xfea0 <k_pack_cols_pairs+0x940>
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfc62840f; WORD $0xffff // je 0xfb40 <k_pack_cols_pairs+0x5e0>
+	LONG $0x0001dde9; BYTE $0x00 // jmp 0x100c0 <k_pack_cols_pairs+0xb60>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x59348d4e // leaq (%rcx,%r11,2), %r14
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x48fd7162; WORD $0xe76f // vmovdqa64 %zmm7, %zmm12
+	LONG $0x48fd7162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm13
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x489d5162; WORD $0xf3d4 // vpaddq %zmm11, %zmm12, %zmm14
+	LONG $0x48955162; WORD $0xfbd4 // vpaddq %zmm11, %zmm13, %zmm15
+	LONG $0x4885e162; WORD $0xc4d4 // vpaddq %zmm4, %zmm15, %zmm16
+	LONG $0x488de162; WORD $0xccd4 // vpaddq %zmm4, %zmm14, %zmm17
+	LONG $0x4885e162; WORD $0xd5d4 // vpaddq %zmm5, %zmm15, %zmm18
+	LONG $0x488de162; WORD $0xddd4 // vpaddq %zmm5, %zmm14, %zmm19
+	LONG $0x4885e162; WORD $0xe6d4 // vpaddq %zmm6, %zmm15, %zmm20
+	LONG $0x488de162; WORD $0xeed4 // vpaddq %zmm6, %zmm14, %zmm21
+	LONG $0x48fdd262; WORD $0xc637 // vpcmpgtq %zmm14, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcf37 // vpcmpgtq %zmm15, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd037 // vpcmpgtq %zmm16, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xda37 // vpcmpgtq %zmm18, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc537 // vpcmpgtq %zmm21, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe437 // vpcmpgtq %zmm20, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0xa9ff3162; WORD $0x346f; BYTE $0x63 // vmovdqu16 (%rbx,%r12,2), %ymm14 {%k1} {z}
+	QUAD $0x01637c6faaff3162 // vmovdqu16 0x20(%rbx,%r12,2), %ymm15 {%k2} {z}
+	QUAD $0x0263446fabffa162 // vmovdqu16 0x40(%rbx,%r12,2), %ymm16 {%k3} {z}
+	QUAD $0x03634c6facffa162 // vmovdqu16 0x60(%rbx,%r12,2), %ymm17 {%k4} {z}
+	QUAD $0xfd66546fa9ff8162 // vmovdqu16 -0x60(%r14,%r12,2), %ymm18 {%k1} {z}
+	QUAD $0xfe665c6faaff8162 // vmovdqu16 -0x40(%r14,%r12,2), %ymm19 {%k2} {z}
+	QUAD $0xff66646fabff8162 // vmovdqu16 -0x20(%r14,%r12,2), %ymm20 {%k3} {z}
+	LONG $0xacff8162; WORD $0x2c6f; BYTE $0x66 // vmovdqu16 (%r14,%r12,2), %ymm21 {%k4} {z}
+	LONG $0x48ad3262; WORD $0xf27d // vpermt2w %zmm18, %zmm10, %zmm14
+	LONG $0x48ad3262; WORD $0xfb7d // vpermt2w %zmm19, %zmm10, %zmm15
+	LONG $0x48ada262; WORD $0xc47d // vpermt2w %zmm20, %zmm10, %zmm16
+	LONG $0x48ada262; WORD $0xcd7d // vpermt2w %zmm21, %zmm10, %zmm17
+	LONG $0xc97c5162; WORD $0xf628 // vmovaps %zmm14, %zmm14 {%k1} {z}
+	LONG $0xca7c5162; WORD $0xff28 // vmovaps %zmm15, %zmm15 {%k2} {z}
+	LONG $0xcb7ca162; WORD $0xc028 // vmovaps %zmm16, %zmm16 {%k3} {z}
+	LONG $0xcc7ca162; WORD $0xc928 // vmovaps %zmm17, %zmm17 {%k4} {z}
+	QUAD $0xfda07411487c3162 // vmovups %zmm14, -0xc0(%rax,%r12,4)
+	QUAD $0xfea07c11487c3162 // vmovups %zmm15, -0x80(%rax,%r12,4)
+	QUAD $0xffa04411487ca162 // vmovups %zmm16, -0x40(%rax,%r12,4)
+	LONG $0x487ca162; WORD $0x0c11; BYTE $0xa0 // vmovups %zmm17, (%rax,%r12,4)
+	LONG $0x40c48349 // addq $0x40, %r12
+	LONG $0x489d5162; WORD $0xe0d4 // vpaddq %zmm8, %zmm12, %zmm12
+	LONG $0x48955162; WORD $0xe8d4 // vpaddq %zmm8, %zmm13, %zmm13
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	LONG $0xfeea850f; WORD $0xffff // jne 0xff00 <k_pack_cols_pairs+0x9a0>
+	LONG $0x240c3948 // cmpq %rcx, (%rsp)
+	LONG $0xfb20840f; WORD $0xffff // je 0xfb40 <k_pack_cols_pairs+0x5e0>
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x38c4f641 // testb $0x38, %r12b
+	LONG $0x013a840f; WORD $0x0000 // je 0x1016d <k_pack_cols_pairs+0xc0d>
+	QUAD $0x000000f824ac034c // addq 0xf8(%rsp), %r13
+	LONG $0x48fd7262; WORD $0xe77c // vpbroadcastq %rdi, %zmm12
+	LONG $0x489d7162; WORD $0xe2eb // vporq %zmm2, %zmm12, %zmm12
+	LONG $0x7b0c8d4c // leaq (%rbx,%rdi,2), %r9
+	LONG $0x1b148d4b // leaq (%r11,%r11), %rdx
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x489d5162; WORD $0xebd4 // vpaddq %zmm11, %zmm12, %zmm13
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0x89ff5162; WORD $0x296f // vmovdqu16 (%r9), %xmm13 {%k1} {z}
+	LONG $0x89ff5162; WORD $0x346f; BYTE $0x11 // vmovdqu16 (%r9,%rdx), %xmm14 {%k1} {z}
+	LONG $0x28b55262; WORD $0xee7d // vpermt2w %ymm14, %ymm9, %ymm13
+	LONG $0xa97c5162; WORD $0xed28 // vmovaps %ymm13, %ymm13 {%k1} {z}
+	LONG $0x117c41c4; WORD $0xbe2c // vmovups %ymm13, (%r14,%rdi,4)
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x489d7162; WORD $0xe1d4 // vpaddq %zmm1, %zmm12, %zmm12
+	LONG $0x10c18349 // addq $0x10, %r9
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	WORD $0xc275 // jne 0x10060 <k_pack_cols_pairs+0xb00>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfa96840f; WORD $0xffff // je 0xfb40 <k_pack_cols_pairs+0x5e0>
+	LONG $0xfffb7ce9; BYTE $0xff // jmp 0xfc2b <k_pack_cols_pairs+0x6cb>
+	QUAD $0x000000d024ac034c // addq 0xd0(%rsp), %r13
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	WORD $0x2874 // je 0x100f9 <k_pack_cols_pairs+0xb99>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0b148d49 // leaq (%r11,%rcx), %rdx
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x057d // jge 0x100e6 <k_pack_cols_pairs+0xb86>
+	LONG $0x4db70f41; BYTE $0x00 // movzwl (%r13), %ecx
+	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xba0c8942 // movl %ecx, (%rdx,%r15,4)
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	LONG $0xfa3e840f; WORD $0xffff // je 0xfb40 <k_pack_cols_pairs+0x5e0>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x294c; BYTE $0xdf // subq %r11, %rdi
+	QUAD $0x00000110248c8b48 // movq 0x110(%rsp), %rcx
+	LONG $0x190c8d4e // leaq (%rcx,%r11), %r9
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x8a348d4c // leaq (%rdx,%rcx,4), %r14
+	LONG $0x245c034c; BYTE $0x18 // addq 0x18(%rsp), %r11
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x12eb // jmp 0x10142 <k_pack_cols_pairs+0xbe2>
+	LONG $0xa6548943; BYTE $0x04 // movl %edx, 0x4(%r14,%r12,4)
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
+	LONG $0xf9fe840f; WORD $0xffff // je 0xfb40 <k_pack_cols_pairs+0x5e0>
+	LONG $0x233c8d4f // leaq (%r11,%r12), %r15
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x067d // jge 0x10158 <k_pack_cols_pairs+0xbf8>
+	LONG $0x4cb70f43; WORD $0x0065 // movzwl (%r13,%r12,2), %ecx
+	LONG $0xa60c8943 // movl %ecx, (%r14,%r12,4)
+	LONG $0x210c8d4b // leaq (%r9,%r12), %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xcb7d // jge 0x10130 <k_pack_cols_pairs+0xbd0>
+	LONG $0x54b70f43; WORD $0x0265 // movzwl 0x2(%r13,%r12,2), %edx
+	WORD $0xc3eb // jmp 0x10130 <k_pack_cols_pairs+0xbd0>
+	QUAD $0x000000c824ac034c // addq 0xc8(%rsp), %r13
+	LONG $0x24748b4c; BYTE $0x38 // movq 0x38(%rsp), %r14
+	LONG $0xfffaace9; BYTE $0xff // jmp 0xfc2b <k_pack_cols_pairs+0x6cb>
+	LONG $0x305f8b48 // movq 0x30(%rdi), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x0be68e0f; WORD $0x0000 // jle 0x10d72 <k_pack_cols_pairs+0x1812>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
+	LONG $0x01438d48 // leaq 0x1(%rbx), %rax
+	LONG $0x3fe8c148 // shrq $0x3f, %rax
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0xd148; BYTE $0xf8 // sarq %rax
+	LONG $0xfc708d48 // leaq -0x4(%rax), %rsi
+	QUAD $0x000000e824b48948 // movq %rsi, 0xe8(%rsp)
+	WORD $0x8b48; BYTE $0x32 // movq (%rdx), %rsi
+	LONG $0x18528b48 // movq 0x18(%rdx), %rdx
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	QUAD $0x00000138248c8948 // movq %rcx, 0x138(%rsp)
+	LONG $0xe04a8d48 // leaq -0x20(%rdx), %rcx
+	LONG $0xe0e18348 // andq $-0x20, %rcx
+	QUAD $0x000000808d048d4c // leaq 0x80(,%rcx,4), %r8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	QUAD $0x000000d82484894c // movq %r8, 0xd8(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	QUAD $0x00000000bd2c8d48 // leaq (,%rdi,4), %rbp
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x48fdf262; WORD $0xc27c // vpbroadcastq %rdx, %zmm0
+	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
+	LONG $0x3f148d48 // leaq (%rdi,%rdi), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	QUAD $0x0e020d5948fdf262; WORD $0x0000 // vpbroadcastq 0xe02(%rip), %zmm1 # 0x11040 <k_pack_cols_pairs+0x1ae0>
+	QUAD $0x0e101522487df262; WORD $0x0000 // vpmovsxbq 0xe10(%rip), %zmm2 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x0df61d22487df262; WORD $0x0000 // vpmovsxbq 0xdf6(%rip), %zmm3 # 0x11048 <k_pack_cols_pairs+0x1ae8>
+	QUAD $0x0e14255948fdf262; WORD $0x0000 // vpbroadcastq 0xe14(%rip), %zmm4 # 0x11070 <k_pack_cols_pairs+0x1b10>
+	QUAD $0x0dea2d5948fdf262; WORD $0x0000 // vpbroadcastq 0xdea(%rip), %zmm5 # 0x11050 <k_pack_cols_pairs+0x1af0>
+	QUAD $0x0df0355948fdf262; WORD $0x0000 // vpbroadcastq 0xdf0(%rip), %zmm6 # 0x11060 <k_pack_cols_pairs+0x1b00>
+	QUAD $0x0dde3d22487df262; WORD $0x0000 // vpmovsxbq 0xdde(%rip), %zmm7 # 0x11058 <k_pack_cols_pairs+0x1af8>
+	QUAD $0x0df4055948fd7262; WORD $0x0000 // vpbroadcastq 0xdf4(%rip), %zmm8 # 0x11078 <k_pack_cols_pairs+0x1b18>
+	QUAD $0x000df30d207d62c4; BYTE $0x00 // vpmovsxbw 0xdf3(%rip), %ymm9 # 0x11080 <k_pack_cols_pairs+0x1b20>
+	QUAD $0x0b291520487d7262; WORD $0x0000 // vpmovsxbw 0xb29(%rip), %zmm10 # 0x10dc0 <k_pack_cols_pairs+0x1860>
+	LONG $0x0020b841; WORD $0x0000 // movl $0x20, %r8d
+	LONG $0x000060ba; BYTE $0x00 // movl $0x60, %edx
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
+	QUAD $0x000000802484c748; LONG $0x00000000 // movq $0x0, 0x80(%rsp)
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	QUAD $0x000000782444c748; BYTE $0x00 // movq $0x0, 0x78(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x00000140249c8948 // movq %rbx, 0x140(%rsp)
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	WORD $0x5beb // jmp 0x10344 <k_pack_cols_pairs+0xde4>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x2444ff48; BYTE $0x78 // incq 0x78(%rsp)
+	QUAD $0x0002007024448148; BYTE $0x00 // addq $0x200, 0x70(%rsp) # imm = 0x200
+	QUAD $0x000000a824848348; BYTE $0x08 // addq $0x8, 0xa8(%rsp)
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	QUAD $0x0000008024848348; BYTE $0x10 // addq $0x10, 0x80(%rsp)
+	QUAD $0x0000009024840148 // addq %rax, 0x90(%rsp)
+	QUAD $0x0000008824840148 // addq %rax, 0x88(%rsp)
+	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0x0a2e8d0f; WORD $0x0000 // jge 0x10d72 <k_pack_cols_pairs+0x1812>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x04c28348 // addq $0x4, %rdx
+	QUAD $0x000000e824bc8b48 // movq 0xe8(%rsp), %rdi
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0xfe4c0f48 // cmovlq %rsi, %rdi
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	QUAD $0x0000011824948948 // movq %rdx, 0x118(%rsp)
+	LONG $0xd04f0f48 // cmovgq %rax, %rdx
+	LONG $0x20f98348 // cmpq $0x20, %rcx
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	WORD $0x1b7d // jge 0x10390 <k_pack_cols_pairs+0xe30>
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x00012ae9; BYTE $0x00 // jmp 0x104b0 <k_pack_cols_pairs+0xf50>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0x01028d0f; WORD $0x0000 // jge 0x104b0 <k_pack_cols_pairs+0xf50>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x08488b4c // movq 0x8(%rax), %r9
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0x00148d4e // leaq (%rax,%r8), %r10
+	LONG $0x000020be; BYTE $0x00 // movl $0x20, %esi
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x28eb // jmp 0x10401 <k_pack_cols_pairs+0xea1>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	LONG $0x20778d48 // leaq 0x20(%rdi), %rsi
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0x00af8f0f; WORD $0x0000 // jg 0x104b0 <k_pack_cols_pairs+0xf50>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	WORD $0x30eb // jmp 0x10449 <k_pack_cols_pairs+0xee9>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fe5162; WORD $0x1c7f; BYTE $0x24 // vmovdqu64 %zmm11, (%r12)
+	LONG $0x487d1262; WORD $0x1c33; BYTE $0x06 // vpmovzxwd (%r14,%r8), %zmm11
+	QUAD $0x01245c7f48fe5162 // vmovdqu64 %zmm11, 0x40(%r12)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x02c78349 // addq $0x2, %r15
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	WORD $0x3949; BYTE $0xd5 // cmpq %rdx, %r13
+	WORD $0x977d // jge 0x103e0 <k_pack_cols_pairs+0xe80>
+	QUAD $0x000000b824bc8348; BYTE $0x00 // cmpq $0x0, 0xb8(%rsp)
+	WORD $0x940f; BYTE $0xc0 // sete %al
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x0840; BYTE $0xc6 // orb %al, %sil
+	QUAD $0xff065c33487d1262 // vpmovzxwd -0x20(%r14,%r8), %zmm11
+	WORD $0xb775 // jne 0x10420 <k_pack_cols_pairs+0xec0>
+	QUAD $0xff166433487d1262 // vpmovzxwd -0x20(%r14,%r10), %zmm12
+	LONG $0x481dd162; WORD $0xf472; BYTE $0x10 // vpslld $0x10, %zmm12, %zmm12
+	LONG $0x481d5162; WORD $0xdbeb // vpord %zmm11, %zmm12, %zmm11
+	LONG $0x48fe5162; WORD $0x1c7f; BYTE $0x24 // vmovdqu64 %zmm11, (%r12)
+	LONG $0x487d1262; WORD $0x1c33; BYTE $0x06 // vpmovzxwd (%r14,%r8), %zmm11
+	LONG $0x487d1262; WORD $0x2433; BYTE $0x16 // vpmovzxwd (%r14,%r10), %zmm12
+	LONG $0x481dd162; WORD $0xf472; BYTE $0x10 // vpslld $0x10, %zmm12, %zmm12
+	LONG $0x481d5162; WORD $0xdbeb // vpord %zmm11, %zmm12, %zmm11
+	WORD $0x8ceb // jmp 0x1042e <k_pack_cols_pairs+0xece>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0xfe2d840f; WORD $0xffff // je 0x102f0 <k_pack_cols_pairs+0xd90>
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	LONG $0xfe248d0f; WORD $0xffff // jge 0x102f0 <k_pack_cols_pairs+0xd90>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x28708b4c // movq 0x28(%rax), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfe128e0f; WORD $0xffff // jle 0x102f0 <k_pack_cols_pairs+0xd90>
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0xb9148d4d // leaq (%r9,%rdi,4), %r10
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x08668b4c // movq 0x8(%rsi), %r12
+	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x6c348d4b // leaq (%r12,%r13,2), %rsi
+	QUAD $0x0000014824b48948 // movq %rsi, 0x148(%rsp)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x2444980f; BYTE $0x58 // sets 0x58(%rsp)
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x1c348d4b // leaq (%r12,%r11), %rsi
+	LONG $0x6e3c8d4a // leaq (%rsi,%r13,2), %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x2434894c // movq %r14, (%rsp)
+	LONG $0x07348d4c // leaq (%rdi,%rax), %r14
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x7e3c8d49 // leaq (%r14,%rdi,2), %rdi
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	QUAD $0x00000000bd348d4c // leaq (,%rdi,4), %r14
+	LONG $0x6b1c8d4f // leaq (%r11,%r13,2), %r11
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	QUAD $0x000000a0249c894c // movq %r11, 0xa0(%rsp)
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x68048d4a // leaq (%rax,%r13,2), %rax
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x78048d48 // leaq (%rax,%rdi,2), %rax
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
+	WORD $0x0949; BYTE $0xee // orq %rbp, %r14
+	WORD $0x980f; BYTE $0xc0 // sets %al
+	WORD $0x0840; BYTE $0xf0 // orb %sil, %al
+	LONG $0x0e244488 // movb %al, 0xe(%rsp)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x48fd5262; WORD $0xdd7c // vpbroadcastq %r13, %zmm11
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	LONG $0x38c08348 // addq $0x38, %rax
+	LONG $0x24042348 // andq (%rsp), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x00000130248c894c // movq %r9, 0x130(%rsp)
+	LONG $0x244c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r9
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	QUAD $0x000001282494894c // movq %r10, 0x128(%rsp)
+	LONG $0x2454394c; BYTE $0x20 // cmpq %r10, 0x20(%rsp)
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	QUAD $0x000000000000b848; WORD $0x2000 // movabsq $0x2000000000000000, %rax # imm = 0x2000000000000000
+	WORD $0x8549; BYTE $0xc6 // testq %rax, %r14
+	WORD $0x950f; BYTE $0xc0 // setne %al
+	LONG $0x5824440a // orb 0x58(%rsp), %al
+	WORD $0x0840; BYTE $0xf0 // orb %sil, %al
+	LONG $0x0f244488 // movb %al, 0xf(%rsp)
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	QUAD $0xffffffffffc0b848; WORD $0x5fff // movabsq $0x5fffffffffffffc0, %rax # imm = 0x5FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xc5 // andq %rax, %r13
+	LONG $0x38788d48 // leaq 0x38(%rax), %rdi
+	WORD $0x214c; BYTE $0xf7 // andq %r14, %rdi
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	QUAD $0x00008024b4af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rsi
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x300c8d4c // leaq (%rax,%rsi), %r9
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x58248d4e // leaq (%rax,%r11,2), %r12
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x50148d4e // leaq (%rax,%r10,2), %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x70048d4a // leaq (%rax,%r14,2), %rax
+	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x00048d48 // leaq (%rax,%rax), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0x246c894c; BYTE $0x50 // movq %r13, 0x50(%rsp)
+	LONG $0x2d448d4b; BYTE $0x00 // leaq (%r13,%r13), %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	QUAD $0x0000010824bc8948 // movq %rdi, 0x108(%rsp)
+	LONG $0x3f048d48 // leaq (%rdi,%rdi), %rax
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
+	QUAD $0x000000202444c748; BYTE $0x00 // movq $0x0, 0x20(%rsp)
+	WORD $0x49eb // jmp 0x10762 <k_pack_cols_pairs+0x1202>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x2444ff48; BYTE $0x20 // incq 0x20(%rsp)
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
+	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x2474014c; BYTE $0x28 // addq %r14, 0x28(%rsp)
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	QUAD $0x00000140249c8b48 // movq 0x140(%rsp), %rbx
+	LONG $0xfb8e8d0f; WORD $0xffff // jge 0x102f0 <k_pack_cols_pairs+0xd90>
+	LONG $0x3f048d4b // leaq (%r15,%r15), %rax
+	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	QUAD $0x000000017d348d4a // leaq 0x1(,%r15,2), %rsi
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xe74c0f4c // cmovlq %rdi, %r12
+	QUAD $0x0000014824b48b48 // movq 0x148(%rsp), %rsi
+	LONG $0x462c8d4c // leaq (%rsi,%rax,2), %r13
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	LONG $0xdfaf0f49 // imulq %r15, %rbx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x247c894c; BYTE $0x40 // movq %r15, 0x40(%rsp)
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	LONG $0x0143840f; WORD $0x0000 // je 0x108f0 <k_pack_cols_pairs+0x1390>
+	LONG $0x08fe8349 // cmpq $0x8, %r14
+	WORD $0x5972 // jb 0x1080c <k_pack_cols_pairs+0x12ac>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0x44af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rax
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	QUAD $0x0000012024840348 // addq 0x120(%rsp), %rax
+	QUAD $0x000000b024bc8348; BYTE $0x00 // cmpq $0x0, 0xb0(%rsp)
+	LONG $0xc7980f40 // sets %dil
+	LONG $0x66348d4a // leaq (%rsi,%r12,2), %rsi
+	LONG $0x60048d4a // leaq (%rax,%r12,2), %rax
+	QUAD $0x0000013024843948 // cmpq %rax, 0x130(%rsp)
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	QUAD $0x0000012824b43b48 // cmpq 0x128(%rsp), %rsi
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	LONG $0x247c0a40; BYTE $0x0e // orb 0xe(%rsp), %dil
+	WORD $0x0840; BYTE $0xf7 // orb %sil, %dil
+	LONG $0x010d840f; WORD $0x0000 // je 0x10919 <k_pack_cols_pairs+0x13b9>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	WORD $0x3274 // je 0x10854 <k_pack_cols_pairs+0x12f4>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0x107d // jge 0x10841 <k_pack_cols_pairs+0x12e1>
+	LONG $0x45b70f41; BYTE $0x00 // movzwl (%r13), %eax
+	LONG $0x7cb70f43; WORD $0x0065 // movzwl (%r13,%r12,2), %edi
+	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
+	WORD $0xc709 // orl %eax, %edi
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xb03c8942 // movl %edi, (%rax,%r14,4)
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfec3840f; WORD $0xffff // je 0x10720 <k_pack_cols_pairs+0x11c0>
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x294d; BYTE $0xde // subq %r11, %r14
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x183c8d4e // leaq (%rax,%r11), %r15
+	LONG $0x245c034c; BYTE $0x28 // addq 0x28(%rsp), %r11
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x981c8d4e // leaq (%rax,%r11,4), %r11
+	QUAD $0x0000000265248d4e // leaq 0x2(,%r12,2), %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x14eb // jmp 0x108a2 <k_pack_cols_pairs+0x1342>
+	WORD $0x9066 // nop
+	LONG $0xb37c8941; BYTE $0x04 // movl %edi, 0x4(%r11,%rsi,4)
+	LONG $0x02c68348 // addq $0x2, %rsi
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xfe2b840f; WORD $0xffff // je 0xd270 <k_pack_cols_64+0xc20>
-	LONG $0xfffe80e9; BYTE $0xff // jmp 0xd2ca <k_pack_cols_64+0xc7a>
-	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	LONG $0xfe7e840f; WORD $0xffff // je 0x10720 <k_pack_cols_pairs+0x11c0>
+	LONG $0x371c8d49 // leaq (%r15,%rsi), %rbx
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	WORD $0x117d // jge 0x108c3 <k_pack_cols_pairs+0x1363>
+	LONG $0x5cb70f41; WORD $0xfe75 // movzwl -0x2(%r13,%rsi,2), %ebx
+	LONG $0x44b70f41; WORD $0xfe74 // movzwl -0x2(%r12,%rsi,2), %eax
+	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	WORD $0xd809 // orl %ebx, %eax
+	LONG $0xb3048941 // movl %eax, (%r11,%rsi,4)
+	LONG $0x37048d49 // leaq (%r15,%rsi), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xbd7d // jge 0x10890 <k_pack_cols_pairs+0x1330>
+	LONG $0x44b70f41; WORD $0x0075 // movzwl (%r13,%rsi,2), %eax
+	LONG $0x3cb70f41; BYTE $0x74 // movzwl (%r12,%rsi,2), %edi
+	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
+	WORD $0xc709 // orl %eax, %edi
+	WORD $0xabeb // jmp 0x10890 <k_pack_cols_pairs+0x1330>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x08fe8349 // cmpq $0x8, %r14
+	WORD $0x920f; BYTE $0xc0 // setb %al
+	LONG $0x0f24440a // orb 0xf(%rsp), %al
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x0874 // je 0x10907 <k_pack_cols_pairs+0x13a7>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x0003a9e9; BYTE $0x00 // jmp 0x10cb0 <k_pack_cols_pairs+0x1750>
+	LONG $0x40fe8349 // cmpq $0x40, %r14
+	WORD $0x2a73 // jae 0x10937 <k_pack_cols_pairs+0x13d7>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x00014fe9; BYTE $0x00 // jmp 0x10a68 <k_pack_cols_pairs+0x1508>
+	LONG $0x40fe8349 // cmpq $0x40, %r14
+	LONG $0x01b0830f; WORD $0x0000 // jae 0x10ad3 <k_pack_cols_pairs+0x1573>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x0002f9e9; BYTE $0x00 // jmp 0x10c30 <k_pack_cols_pairs+0x16d0>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x48fd7162; WORD $0xe76f // vmovdqa64 %zmm7, %zmm12
+	LONG $0x48fd7162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm13
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x489d5162; WORD $0xf3d4 // vpaddq %zmm11, %zmm12, %zmm14
+	LONG $0x48955162; WORD $0xfbd4 // vpaddq %zmm11, %zmm13, %zmm15
+	LONG $0x4885e162; WORD $0xc4d4 // vpaddq %zmm4, %zmm15, %zmm16
+	LONG $0x488de162; WORD $0xccd4 // vpaddq %zmm4, %zmm14, %zmm17
+	LONG $0x4885e162; WORD $0xd5d4 // vpaddq %zmm5, %zmm15, %zmm18
+	LONG $0x488de162; WORD $0xddd4 // vpaddq %zmm5, %zmm14, %zmm19
+	LONG $0x4885e162; WORD $0xe6d4 // vpaddq %zmm6, %zmm15, %zmm20
+	LONG $0x488de162; WORD $0xeed4 // vpaddq %zmm6, %zmm14, %zmm21
+	LONG $0x48fdd262; WORD $0xc637 // vpcmpgtq %zmm14, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcf37 // vpcmpgtq %zmm15, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd037 // vpcmpgtq %zmm16, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xda37 // vpcmpgtq %zmm18, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc537 // vpcmpgtq %zmm21, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe437 // vpcmpgtq %zmm20, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0xa9ff1162; WORD $0x346f; BYTE $0x5a // vmovdqu16 (%r10,%r11,2), %ymm14 {%k1} {z}
+	QUAD $0x015a7c6faaff1162 // vmovdqu16 0x20(%r10,%r11,2), %ymm15 {%k2} {z}
+	QUAD $0x025a446fabff8162 // vmovdqu16 0x40(%r10,%r11,2), %ymm16 {%k3} {z}
+	QUAD $0x035a4c6facff8162 // vmovdqu16 0x60(%r10,%r11,2), %ymm17 {%k4} {z}
+	LONG $0x487d5262; WORD $0xf633 // vpmovzxwd %ymm14, %zmm14 # zmm14 = ymm14[0],zero,ymm14[1],zero,ymm14[2],zero,ymm14[3],zero,ymm14[4],zero,ymm14[5],zero,ymm14[6],zero,ymm14[7],zero,ymm14[8],zero,ymm14[9],zero,ymm14[10],zero,ymm14[11],zero,ymm14[12],zero,ymm14[13],zero,ymm14[14],zero,ymm14[15],zero
+	LONG $0x487d5262; WORD $0xff33 // vpmovzxwd %ymm15, %zmm15 # zmm15 = ymm15[0],zero,ymm15[1],zero,ymm15[2],zero,ymm15[3],zero,ymm15[4],zero,ymm15[5],zero,ymm15[6],zero,ymm15[7],zero,ymm15[8],zero,ymm15[9],zero,ymm15[10],zero,ymm15[11],zero,ymm15[12],zero,ymm15[13],zero,ymm15[14],zero,ymm15[15],zero
+	LONG $0x487da262; WORD $0xc033 // vpmovzxwd %ymm16, %zmm16 # zmm16 = ymm16[0],zero,ymm16[1],zero,ymm16[2],zero,ymm16[3],zero,ymm16[4],zero,ymm16[5],zero,ymm16[6],zero,ymm16[7],zero,ymm16[8],zero,ymm16[9],zero,ymm16[10],zero,ymm16[11],zero,ymm16[12],zero,ymm16[13],zero,ymm16[14],zero,ymm16[15],zero
+	LONG $0x487da262; WORD $0xc933 // vpmovzxwd %ymm17, %zmm17 # zmm17 = ymm17[0],zero,ymm17[1],zero,ymm17[2],zero,ymm17[3],zero,ymm17[4],zero,ymm17[5],zero,ymm17[6],zero,ymm17[7],zero,ymm17[8],zero,ymm17[9],zero,ymm17[10],zero,ymm17[11],zero,ymm17[12],zero,ymm17[13],zero,ymm17[14],zero,ymm17[15],zero
+	LONG $0xc97c5162; WORD $0xf628 // vmovaps %zmm14, %zmm14 {%k1} {z}
+	LONG $0xca7c5162; WORD $0xff28 // vmovaps %zmm15, %zmm15 {%k2} {z}
+	LONG $0xcb7ca162; WORD $0xc028 // vmovaps %zmm16, %zmm16 {%k3} {z}
+	LONG $0xcc7ca162; WORD $0xc928 // vmovaps %zmm17, %zmm17 {%k4} {z}
+	QUAD $0xfd997411487c1162 // vmovups %zmm14, -0xc0(%r9,%r11,4)
+	QUAD $0xfe997c11487c1162 // vmovups %zmm15, -0x80(%r9,%r11,4)
+	QUAD $0xff994411487c8162 // vmovups %zmm16, -0x40(%r9,%r11,4)
+	LONG $0x487c8162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm17, (%r9,%r11,4)
+	LONG $0x40c38349 // addq $0x40, %r11
+	LONG $0x489d5162; WORD $0xe0d4 // vpaddq %zmm8, %zmm12, %zmm12
+	LONG $0x48955162; WORD $0xe8d4 // vpaddq %zmm8, %zmm13, %zmm13
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	LONG $0xff09850f; WORD $0xffff // jne 0x10950 <k_pack_cols_pairs+0x13f0>
+	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
+	LONG $0xfcd0840f; WORD $0xffff // je 0x10720 <k_pack_cols_pairs+0x11c0>
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x38c6f641 // testb $0x38, %r14b
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x0239840f; WORD $0x0000 // je 0x10ca1 <k_pack_cols_pairs+0x1741>
+	QUAD $0x0000010024ac034c // addq 0x100(%rsp), %r13
+	LONG $0x48fd7262; WORD $0xe67c // vpbroadcastq %rsi, %zmm12
+	LONG $0x489d7162; WORD $0xe2eb // vporq %zmm2, %zmm12, %zmm12
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x489d5162; WORD $0xebd4 // vpaddq %zmm11, %zmm12, %zmm13
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0x89ff5162; WORD $0x2c6f; BYTE $0x72 // vmovdqu16 (%r10,%rsi,2), %xmm13 {%k1} {z}
+	LONG $0x337d42c4; BYTE $0xed // vpmovzxwd %xmm13, %ymm13 # ymm13 = xmm13[0],zero,xmm13[1],zero,xmm13[2],zero,xmm13[3],zero,xmm13[4],zero,xmm13[5],zero,xmm13[6],zero,xmm13[7],zero
+	LONG $0xa97c5162; WORD $0xed28 // vmovaps %ymm13, %ymm13 {%k1} {z}
+	LONG $0x2c117cc5; BYTE $0xb7 // vmovups %ymm13, (%rdi,%rsi,4)
+	LONG $0x08c68348 // addq $0x8, %rsi
+	LONG $0x489d7162; WORD $0xe1d4 // vpaddq %zmm1, %zmm12, %zmm12
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xce75 // jne 0x10a90 <k_pack_cols_pairs+0x1530>
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
+	LONG $0xfc52840f; WORD $0xffff // je 0x10720 <k_pack_cols_pairs+0x11c0>
+	LONG $0x0001dde9; BYTE $0x00 // jmp 0x10cb0 <k_pack_cols_pairs+0x1750>
+	LONG $0x631c8d4f // leaq (%r11,%r12,2), %r11
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x48fd7162; WORD $0xe76f // vmovdqa64 %zmm7, %zmm12
+	LONG $0x48fd7162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm13
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x489d5162; WORD $0xf3d4 // vpaddq %zmm11, %zmm12, %zmm14
+	LONG $0x48955162; WORD $0xfbd4 // vpaddq %zmm11, %zmm13, %zmm15
+	LONG $0x4885e162; WORD $0xc4d4 // vpaddq %zmm4, %zmm15, %zmm16
+	LONG $0x488de162; WORD $0xccd4 // vpaddq %zmm4, %zmm14, %zmm17
+	LONG $0x4885e162; WORD $0xd5d4 // vpaddq %zmm5, %zmm15, %zmm18
+	LONG $0x488de162; WORD $0xddd4 // vpaddq %zmm5, %zmm14, %zmm19
+	LONG $0x4885e162; WORD $0xe6d4 // vpaddq %zmm6, %zmm15, %zmm20
+	LONG $0x488de162; WORD $0xeed4 // vpaddq %zmm6, %zmm14, %zmm21
+	LONG $0x48fdd262; WORD $0xc637 // vpcmpgtq %zmm14, %zmm0, %k0
+	LONG $0x48fdd262; WORD $0xcf37 // vpcmpgtq %zmm15, %zmm0, %k1
+	LONG $0xc84bf5c5 // kunpckbw %k0, %k1, %k1
+	LONG $0x48fdb262; WORD $0xc137 // vpcmpgtq %zmm17, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xd037 // vpcmpgtq %zmm16, %zmm0, %k2
+	LONG $0xd04bedc5 // kunpckbw %k0, %k2, %k2
+	LONG $0x48fdb262; WORD $0xc337 // vpcmpgtq %zmm19, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xda37 // vpcmpgtq %zmm18, %zmm0, %k3
+	LONG $0xd84be5c5 // kunpckbw %k0, %k3, %k3
+	LONG $0x48fdb262; WORD $0xc537 // vpcmpgtq %zmm21, %zmm0, %k0
+	LONG $0x48fdb262; WORD $0xe437 // vpcmpgtq %zmm20, %zmm0, %k4
+	LONG $0xe04bddc5 // kunpckbw %k0, %k4, %k4
+	LONG $0xa9ff1162; WORD $0x346f; BYTE $0x72 // vmovdqu16 (%r10,%r14,2), %ymm14 {%k1} {z}
+	QUAD $0x01727c6faaff1162 // vmovdqu16 0x20(%r10,%r14,2), %ymm15 {%k2} {z}
+	QUAD $0x0272446fabff8162 // vmovdqu16 0x40(%r10,%r14,2), %ymm16 {%k3} {z}
+	QUAD $0x03724c6facff8162 // vmovdqu16 0x60(%r10,%r14,2), %ymm17 {%k4} {z}
+	QUAD $0xfd73546fa9ff8162 // vmovdqu16 -0x60(%r11,%r14,2), %ymm18 {%k1} {z}
+	QUAD $0xfe735c6faaff8162 // vmovdqu16 -0x40(%r11,%r14,2), %ymm19 {%k2} {z}
+	QUAD $0xff73646fabff8162 // vmovdqu16 -0x20(%r11,%r14,2), %ymm20 {%k3} {z}
+	LONG $0xacff8162; WORD $0x2c6f; BYTE $0x73 // vmovdqu16 (%r11,%r14,2), %ymm21 {%k4} {z}
+	LONG $0x48ad3262; WORD $0xf27d // vpermt2w %zmm18, %zmm10, %zmm14
+	LONG $0x48ad3262; WORD $0xfb7d // vpermt2w %zmm19, %zmm10, %zmm15
+	LONG $0x48ada262; WORD $0xc47d // vpermt2w %zmm20, %zmm10, %zmm16
+	LONG $0x48ada262; WORD $0xcd7d // vpermt2w %zmm21, %zmm10, %zmm17
+	LONG $0xc97c5162; WORD $0xf628 // vmovaps %zmm14, %zmm14 {%k1} {z}
+	LONG $0xca7c5162; WORD $0xff28 // vmovaps %zmm15, %zmm15 {%k2} {z}
+	LONG $0xcb7ca162; WORD $0xc028 // vmovaps %zmm16, %zmm16 {%k3} {z}
+	LONG $0xcc7ca162; WORD $0xc928 // vmovaps %zmm17, %zmm17 {%k4} {z}
+	QUAD $0xfdb17411487c1162 // vmovups %zmm14, -0xc0(%r9,%r14,4)
+	QUAD $0xfeb17c11487c1162 // vmovups %zmm15, -0x80(%r9,%r14,4)
+	QUAD $0xffb14411487c8162 // vmovups %zmm16, -0x40(%r9,%r14,4)
+	LONG $0x487c8162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm17, (%r9,%r14,4)
+	LONG $0x40c68349 // addq $0x40, %r14
+	LONG $0x489d5162; WORD $0xe0d4 // vpaddq %zmm8, %zmm12, %zmm12
+	LONG $0x48955162; WORD $0xe8d4 // vpaddq %zmm8, %zmm13, %zmm13
+	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
+	LONG $0xfeea850f; WORD $0xffff // jne 0x10af0 <k_pack_cols_pairs+0x1590>
+	LONG $0x24043948 // cmpq %rax, (%rsp)
+	LONG $0xfb10840f; WORD $0xffff // je 0x10720 <k_pack_cols_pairs+0x11c0>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x38c6f641 // testb $0x38, %r14b
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x012d840f; WORD $0x0000 // je 0x10d5d <k_pack_cols_pairs+0x17fd>
+	QUAD $0x000000f824ac034c // addq 0xf8(%rsp), %r13
+	LONG $0x48fd7262; WORD $0xe67c // vpbroadcastq %rsi, %zmm12
+	LONG $0x489d7162; WORD $0xe2eb // vporq %zmm2, %zmm12, %zmm12
+	LONG $0x721c8d4d // leaq (%r10,%rsi,2), %r11
+	LONG $0x243c8d4b // leaq (%r12,%r12), %rdi
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x489d5162; WORD $0xebd4 // vpaddq %zmm11, %zmm12, %zmm13
+	LONG $0x48fdd262; WORD $0xcd37 // vpcmpgtq %zmm13, %zmm0, %k1
+	LONG $0x89ff5162; WORD $0x2b6f // vmovdqu16 (%r11), %xmm13 {%k1} {z}
+	LONG $0x89ff5162; WORD $0x346f; BYTE $0x3b // vmovdqu16 (%r11,%rdi), %xmm14 {%k1} {z}
+	LONG $0x28b55262; WORD $0xee7d // vpermt2w %ymm14, %ymm9, %ymm13
+	LONG $0xa97c5162; WORD $0xed28 // vmovaps %ymm13, %ymm13 {%k1} {z}
+	LONG $0x2c117cc5; BYTE $0xb3 // vmovups %ymm13, (%rbx,%rsi,4)
+	LONG $0x08c68348 // addq $0x8, %rsi
+	LONG $0x489d7162; WORD $0xe1d4 // vpaddq %zmm1, %zmm12, %zmm12
+	LONG $0x10c38349 // addq $0x10, %r11
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xc375 // jne 0x10c50 <k_pack_cols_pairs+0x16f0>
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	LONG $0xfa84840f; WORD $0xffff // je 0x10720 <k_pack_cols_pairs+0x11c0>
+	LONG $0xfffb6ee9; BYTE $0xff // jmp 0x1080f <k_pack_cols_pairs+0x12af>
+	QUAD $0x000000d024ac034c // addq 0xd0(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	WORD $0x9066 // nop
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0x2774 // je 0x10ce8 <k_pack_cols_pairs+0x1788>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x043c8d49 // leaq (%r12,%rax), %rdi
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x057d // jge 0x10cd6 <k_pack_cols_pairs+0x1776>
+	LONG $0x45b70f41; BYTE $0x00 // movzwl (%r13), %eax
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x0489; BYTE $0x9f // movl %eax, (%rdi,%rbx,4)
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xfa2f840f; WORD $0xffff // je 0x10720 <k_pack_cols_pairs+0x11c0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x294c; BYTE $0xe6 // subq %r12, %rsi
+	QUAD $0x0000011024848b48 // movq 0x110(%rsp), %rax
+	LONG $0x201c8d4e // leaq (%rax,%r12), %r11
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x87348d4c // leaq (%rdi,%rax,4), %r14
+	LONG $0x2464034c; BYTE $0x18 // addq 0x18(%rsp), %r12
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x13eb // jmp 0x10d32 <k_pack_cols_pairs+0x17d2>
+	BYTE $0x90 // nop
+	LONG $0xbe7c8943; BYTE $0x04 // movl %edi, 0x4(%r14,%r15,4)
+	LONG $0x02c78349 // addq $0x2, %r15
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0xf9ee840f; WORD $0xffff // je 0x10720 <k_pack_cols_pairs+0x11c0>
+	LONG $0x3c1c8d4b // leaq (%r12,%r15), %rbx
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	WORD $0x067d // jge 0x10d48 <k_pack_cols_pairs+0x17e8>
+	LONG $0x44b70f43; WORD $0x007d // movzwl (%r13,%r15,2), %eax
+	LONG $0xbe048943 // movl %eax, (%r14,%r15,4)
+	LONG $0x3b048d4b // leaq (%r11,%r15), %rax
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xcb7d // jge 0x10d20 <k_pack_cols_pairs+0x17c0>
+	LONG $0x7cb70f43; WORD $0x027d // movzwl 0x2(%r13,%r15,2), %edi
+	WORD $0xc3eb // jmp 0x10d20 <k_pack_cols_pairs+0x17c0>
+	QUAD $0x000000c824ac034c // addq 0xc8(%rsp), %r13
+	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	LONG $0xfffa9de9; BYTE $0xff // jmp 0x1080f <k_pack_cols_pairs+0x12af>
+	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -11025,8 +13945,60 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	QUAD $0x00000000000000cc; BYTE $0x00 // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x2000 // addb %ah, (%rax)
+	WORD $0x2101 // addl %esp, (%rcx)
+	WORD $0x2202 // addb (%rdx), %ah
+	WORD $0x2303 // addl (%rbx), %esp
+	WORD $0x2404 // addb $0x24, %al
+	LONG $0x26062505; BYTE $0x07 // addl $0x7260625, %eax # imm = 0x7260625
+	BYTE $0x27 // <unknown>
+	WORD $0x2808 // orb %ch, (%rax)
+	WORD $0x2909 // orl %ebp, (%rcx)
+	WORD $0x2a0a // orb (%rdx), %ch
+	WORD $0x2b0b // orl (%rbx), %ebp
+	WORD $0x2c0c // orb $0x2c, %al
+	LONG $0x2e0e2d0d; BYTE $0x0f // orl $0xf2e0e2d, %eax # imm = 0xF2E0E2D
+	BYTE $0x2f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0011 // adcl %eax, (%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x0012 // adcb (%rax), %al
+	WORD $0x0003 // addl (%rax), %eax
+	WORD $0x0013 // adcl (%rax), %eax
 	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0014 // adcb $0x0, %al
+	LONG $0x00150005; BYTE $0x06 // addl $0x6001500, %eax # imm = 0x6001500
+	WORD $0x1600 // addb %dl, (%rsi)
+	WORD $0x0700 // addb %al, (%rdi)
+	QUAD $0x0000000000001700; WORD $0x0000 // addb %dl, (%rdi)
+	WORD $0x0400; BYTE $0x00 // addb %al, (%rax,%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -11134,6 +14106,138 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0900 // addb %cl, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0a00 // addb %cl, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0b00 // addb %cl, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x0000000d; BYTE $0x00 // orl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0e00 // addb %cl, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000f00; LONG $0x00000000; WORD $0x0000 // addb %cl, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0200 // addb %al, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0400; BYTE $0x00 // addb %al, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0600 // addb %al, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0700 // addb %al, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0900 // addb %cl, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0a00 // addb %cl, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0b00 // addb %cl, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x0000000d; BYTE $0x00 // orl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0e00 // addb %cl, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000f00; LONG $0x00000000; WORD $0x0000 // addb %cl, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0200 // addb %al, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0400; BYTE $0x00 // addb %al, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0600 // addb %al, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000700; WORD $0x0000 // addb %al, (%rdi)
+	WORD $0x2000 // addb %ah, (%rax)
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x2100 // addb %ah, (%rcx)
+	WORD $0x0200 // addb %al, (%rdx)
+	WORD $0x2200 // addb %ah, (%rdx)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x2300 // addb %ah, (%rbx)
+	WORD $0x0400; BYTE $0x00 // addb %al, (%rax,%rax)
+	WORD $0x0024 // andb $0x0, %al
+	LONG $0x00250005; BYTE $0x06 // addl $0x6002500, %eax # imm = 0x6002500
+	WORD $0x2600 // addb %ah, (%rsi)
+	WORD $0x0700 // addb %al, (%rdi)
+	WORD $0x2700 // addb %ah, (%rdi)
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x2800 // addb %ch, (%rax)
+	WORD $0x0900 // addb %cl, (%rcx)
+	WORD $0x2900 // addb %ch, (%rcx)
+	WORD $0x0a00 // addb %cl, (%rdx)
+	WORD $0x2a00 // addb %ch, (%rdx)
+	WORD $0x0b00 // addb %cl, (%rbx)
+	WORD $0x2b00 // addb %ch, (%rbx)
+	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
+	WORD $0x002c // subb $0x0, %al
+	LONG $0x002d000d; BYTE $0x0e // orl $0xe002d00, %eax # imm = 0xE002D00
+	WORD $0x2e00 // addb %ch, (%rsi)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x2f00 // addb %ch, (%rdi)
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0800 // addb %cl, (%rax)
 	WORD $0x0a09 // orl %ecx, (%rdx)
 	LONG $0x0e0d0c0b; WORD $0x200f; BYTE $0x00 // orl 0x200f0e(,%rcx), %ecx
@@ -11160,4 +14264,10 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0040; BYTE $0x00 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x00 // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0110 // adcb %al, (%rcx)
+	WORD $0x0211 // adcl %eax, (%rdx)
+	WORD $0x0312 // adcb (%rbx), %al
+	WORD $0x0413; BYTE $0x14 // adcl (%rsp,%rdx), %eax
+	LONG $0x16061505; BYTE $0x07 // addl $0x7160615, %eax # imm = 0x7160615
+	BYTE $0x17 // <unknown>

@@ -14,7 +14,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// panel_shape
-	WORD $0x10046808 // adr x8, 0x8d00 <k_pack_cols_64+0x310>
+	WORD $0x1004e408 // adr x8, 0x9c80 <k_pack_cols_pairs+0x5c8>
 	WORD $0x3dc00100 // ldr q0, [x8]
 	WORD $0x52800088 // mov w8, #0x4 // =4
 	WORD $0xf9000808 // str x8, [x0, #0x10]
@@ -7419,105 +7419,102 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// pack_rows
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400246b // b.lt 0x7830 <k_pack_rows+0x494>
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x5400240b // b.lt 0x7830 <k_pack_rows+0x494>
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400238b // b.lt 0x7814 <k_pack_rows+0x478>
 	WORD $0xd10283ff // sub sp, sp, #0xa0
-	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
-	WORD $0xcb0e03f0 // neg x16, x14
-	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xd37ef5d1 // lsl x17, x14, #2
-	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
-	WORD $0xd378ddc0 // lsl x0, x14, #8
-	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
-	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
-	WORD $0xd37df1d0 // lsl x16, x14, #3
-	WORD $0xd37df183 // lsl x3, x12, #3
-	WORD $0xa90003ea // stp x10, x0, [sp]
-	WORD $0xd37ef580 // lsl x0, x12, #2
-	WORD $0xd37cedcd // lsl x13, x14, #4
-	WORD $0xd37ef505 // lsl x5, x8, #2
-	WORD $0xd37ced86 // lsl x6, x12, #4
-	WORD $0x91003148 // add x8, x10, #0xc
-	WORD $0xaa1f03fd // mov x29, xzr
-	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
-	WORD $0x8b100147 // add x7, x10, x16
-	WORD $0x8b110157 // add x23, x10, x17
-	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
-	WORD $0x8b0001f5 // add x21, x15, x0
-	WORD $0x8b0501f6 // add x22, x15, x5
-	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x8b0301f4 // add x20, x15, x3
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x910011e8 // add x8, x15, #0x4
+	WORD $0xf9401018 // ldr x24, [x0, #0x20]
+	WORD $0xf90023fd // str x29, [sp, #0x40]
+	WORD $0xf100071f // cmp x24, #0x1
 	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
-	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
-	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
-	WORD $0x1400000e // b 0x7470 <k_pack_rows+0xd4>
-	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x5400216b // b.lt 0x77f8 <k_pack_rows+0x45c>
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xd37df30a // lsl x10, x24, #3
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xd37ef711 // lsl x17, x24, #2
+	WORD $0xa901abe8 // stp x8, x10, [sp, #0x18]
+	WORD $0xd37cef0d // lsl x13, x24, #4
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0x8b0a0125 // add x5, x9, x10
+	WORD $0xd378df0a // lsl x10, x24, #8
+	WORD $0xd37ef582 // lsl x2, x12, #2
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0x8b0c01e3 // add x3, x15, x12
+	WORD $0x8b0c0006 // add x6, x0, x12
+	WORD $0xcb1803ee // neg x14, x24
+	WORD $0xa900abe9 // stp x9, x10, [sp, #0x8]
+	WORD $0x8b0001f3 // add x19, x15, x0
+	WORD $0x8b0601f4 // add x20, x15, x6
+	WORD $0x9100312a // add x10, x9, #0xc
+	WORD $0x8b110136 // add x22, x9, x17
+	WORD $0x910021e9 // add x9, x15, #0x8
+	WORD $0xf90027ee // str x14, [sp, #0x48]
+	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
+	WORD $0x1400000d // b 0x7464 <k_pack_rows+0xc8>
+	WORD $0xa94123e9 // ldp x9, x8, [sp, #0x10]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xf9401fea // ldr x10, [sp, #0x38]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0x8b0800e7 // add x7, x7, x8
-	WORD $0x8b08014a // add x10, x10, x8
-	WORD $0x8b0802f7 // add x23, x23, x8
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b0900a5 // add x5, x5, x9
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0x8b0902d6 // add x22, x22, x9
+	WORD $0xa942a7fd // ldp x29, x9, [sp, #0x28]
 	WORD $0x910403bd // add x29, x29, #0x100
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x91040108 // add x8, x8, #0x100
-	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
-	WORD $0x54001d4a // b.ge 0x7814 <k_pack_rows+0x478>
-	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x91040129 // add x9, x9, #0x100
+	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
+	WORD $0x54001cca // b.ge 0x77f8 <k_pack_rows+0x45c>
+	WORD $0xcb0b0119 // sub x25, x8, x11
 	WORD $0x52800808 // mov w8, #0x40 // =64
-	WORD $0xf90013fd // str x29, [sp, #0x20]
-	WORD $0xf101035f // cmp x26, #0x40
-	WORD $0x9a88b349 // csel x9, x26, x8, lt
-	WORD $0xf100135f // cmp x26, #0x4
-	WORD $0x5400010a // b.ge 0x74a8 <k_pack_rows+0x10c>
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54fffd6b // b.lt 0x743c <k_pack_rows+0xa0>
-	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
-	WORD $0xaa1f03fb // mov x27, xzr
-	WORD $0xaa1903f0 // mov x16, x25
-	WORD $0xaa0e03e9 // mov x9, x14
-	WORD $0x14000070 // b 0x7664 <k_pack_rows+0x2c8>
-	WORD $0x9b0e7d68 // mul x8, x11, x14
-	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0xf90017fd // str x29, [sp, #0x28]
+	WORD $0xf101033f // cmp x25, #0x40
+	WORD $0x9a88b329 // csel x9, x25, x8, lt
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0x5400010a // b.ge 0x749c <k_pack_rows+0x100>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54fffd8b // b.lt 0x7434 <k_pack_rows+0x98>
+	WORD $0xa94377fb // ldp x27, x29, [sp, #0x30]
+	WORD $0xaa1f03fa // mov x26, xzr
+	WORD $0xaa1003fe // mov x30, x16
+	WORD $0xaa1803e9 // mov x9, x24
+	WORD $0x1400006f // b 0x7654 <k_pack_rows+0x2b8>
+	WORD $0x9b187d68 // mul x8, x11, x24
+	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0x8b0b09fb // add x27, x15, x11, lsl #2
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0xaa1803fe // mov x30, x24
 	WORD $0x8b08095a // add x26, x10, x8, lsl #2
-	WORD $0x14000006 // b 0x74d8 <k_pack_rows+0x13c>
-	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0x14000006 // b 0x74cc <k_pack_rows+0x130>
+	WORD $0x91001339 // add x25, x25, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
-	WORD $0x8b0603bd // add x29, x29, x6
-	WORD $0xeb0e021f // cmp x16, x14
-	WORD $0x54fffb4a // b.ge 0x743c <k_pack_rows+0xa0>
-	WORD $0xcb100321 // sub x1, x25, x16
-	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x5400058b // b.lt 0x7594 <k_pack_rows+0x1f8>
+	WORD $0x8b0203bd // add x29, x29, x2
+	WORD $0xeb18033f // cmp x25, x24
+	WORD $0x54fffb6a // b.ge 0x7434 <k_pack_rows+0x98>
+	WORD $0xcb19020e // sub x14, x16, x25
+	WORD $0x8b190b47 // add x7, x26, x25, lsl #2
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x5400058b // b.lt 0x7588 <k_pack_rows+0x1ec>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa1d03e8 // mov x8, x29
-	WORD $0x8b0801e2 // add x2, x15, x8
-	WORD $0x8b0802aa // add x10, x21, x8
-	WORD $0x8b080293 // add x19, x20, x8
-	WORD $0x8b0802d8 // add x24, x22, x8
-	WORD $0xf9820040 // prfm pldl1keep, [x2, #0x400]
+	WORD $0x8b0801e1 // add x1, x15, x8
+	WORD $0x8b08006a // add x10, x3, x8
+	WORD $0x8b080275 // add x21, x19, x8
+	WORD $0x8b080297 // add x23, x20, x8
+	WORD $0xf9820020 // prfm pldl1keep, [x1, #0x400]
 	WORD $0xf9820140 // prfm pldl1keep, [x10, #0x400]
-	WORD $0xf9820260 // prfm pldl1keep, [x19, #0x400]
-	WORD $0xf9820300 // prfm pldl1keep, [x24, #0x400]
-	WORD $0x3dc00040 // ldr q0, [x2]
+	WORD $0xf98202a0 // prfm pldl1keep, [x21, #0x400]
+	WORD $0xf98202e0 // prfm pldl1keep, [x23, #0x400]
+	WORD $0x3dc00020 // ldr q0, [x1]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x3dc00262 // ldr q2, [x19]
-	WORD $0x3dc00303 // ldr q3, [x24]
-	WORD $0x8b11000a // add x10, x0, x17
-	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x3dc002a2 // ldr q2, [x21]
+	WORD $0x3dc002e3 // ldr q3, [x23]
+	WORD $0x8b1100ea // add x10, x7, x17
+	WORD $0xaa0703e1 // mov x1, x7
 	WORD $0x91004108 // add x8, x8, #0x10
 	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
 	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
@@ -7529,182 +7526,178 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
 	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
 	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d800002 // str q2, [x0]
-	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d8000e2 // str q2, [x7]
+	WORD $0x8b110147 // add x7, x10, x17
 	WORD $0x3d800143 // str q3, [x10]
 	WORD $0x9100208a // add x10, x4, #0x8
-	WORD $0x8b110013 // add x19, x0, x17
-	WORD $0x3d800004 // str q4, [x0]
+	WORD $0x8b1100f5 // add x21, x7, x17
+	WORD $0x3d8000e4 // str q4, [x7]
 	WORD $0xeb09015f // cmp x10, x9
 	WORD $0x91001084 // add x4, x4, #0x4
-	WORD $0x8b110260 // add x0, x19, x17
-	WORD $0x3d800260 // str q0, [x19]
-	WORD $0x54fffbad // b.le 0x74f0 <k_pack_rows+0x154>
-	WORD $0x8b0d0040 // add x0, x2, x13
-	WORD $0x8b0801e8 // add x8, x15, x8
-	WORD $0xeb040124 // subs x4, x9, x4
-	WORD $0x540000cc // b.gt 0x75a4 <k_pack_rows+0x208>
-	WORD $0x17ffffcd // b 0x74c4 <k_pack_rows+0x128>
-	WORD $0x9b0c7e08 // mul x8, x16, x12
-	WORD $0x8b080b68 // add x8, x27, x8, lsl #2
-	WORD $0xeb1f0124 // subs x4, x9, xzr
-	WORD $0x54fff92d // b.le 0x74c4 <k_pack_rows+0x128>
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0x54fff8ed // b.le 0x74c4 <k_pack_rows+0x128>
-	WORD $0x91002002 // add x2, x0, #0x8
-	WORD $0x14000006 // b 0x75c8 <k_pack_rows+0x22c>
-	WORD $0xbd000440 // str s0, [x2, #0x4]
-	WORD $0xf1000484 // subs x4, x4, #0x1
-	WORD $0x91001108 // add x8, x8, #0x4
-	WORD $0x8b110042 // add x2, x2, x17
-	WORD $0x54fff800 // b.eq 0x74c4 <k_pack_rows+0x128>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000cb // b.lt 0x75e4 <k_pack_rows+0x248>
-	WORD $0xbd400100 // ldr s0, [x8]
+	WORD $0x8b1102a7 // add x7, x21, x17
+	WORD $0x3d8002a0 // str q0, [x21]
+	WORD $0x54fffbad // b.le 0x74e4 <k_pack_rows+0x148>
+	WORD $0x8b0d0027 // add x7, x1, x13
+	WORD $0x8b0801e1 // add x1, x15, x8
+	WORD $0xeb040128 // subs x8, x9, x4
+	WORD $0x540000ac // b.gt 0x7594 <k_pack_rows+0x1f8>
+	WORD $0x17ffffcd // b 0x74b8 <k_pack_rows+0x11c>
+	WORD $0x9b0c6f21 // madd x1, x25, x12, x27
+	WORD $0xeb1f0128 // subs x8, x9, xzr
+	WORD $0x54fff94d // b.le 0x74b8 <k_pack_rows+0x11c>
+	WORD $0xeb19031f // cmp x24, x25
+	WORD $0x54fff90d // b.le 0x74b8 <k_pack_rows+0x11c>
+	WORD $0x910020e7 // add x7, x7, #0x8
+	WORD $0x14000006 // b 0x75b8 <k_pack_rows+0x21c>
+	WORD $0xbd0004e0 // str s0, [x7, #0x4]
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x91001021 // add x1, x1, #0x4
+	WORD $0x8b1100e7 // add x7, x7, x17
+	WORD $0x54fff820 // b.eq 0x74b8 <k_pack_rows+0x11c>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540000cb // b.lt 0x75d4 <k_pack_rows+0x238>
+	WORD $0xbd400020 // ldr s0, [x1]
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
-	WORD $0x54fffeed // b.le 0x75b8 <k_pack_rows+0x21c>
-	WORD $0x14000005 // b 0x75f4 <k_pack_rows+0x258>
+	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
+	WORD $0x54fffeed // b.le 0x75a8 <k_pack_rows+0x20c>
+	WORD $0x14000005 // b 0x75e4 <k_pack_rows+0x248>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
-	WORD $0x54fffe4d // b.le 0x75b8 <k_pack_rows+0x21c>
+	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
+	WORD $0x54fffe4d // b.le 0x75a8 <k_pack_rows+0x20c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x5400004b // b.lt 0x7604 <k_pack_rows+0x268>
-	WORD $0xbc6c7900 // ldr s0, [x8, x12, lsl #2]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400004b // b.lt 0x75f4 <k_pack_rows+0x258>
+	WORD $0xbc6c6820 // ldr s0, [x1, x12]
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbc1fc040 // stur s0, [x2, #-0x4]
-	WORD $0x54fffd60 // b.eq 0x75b8 <k_pack_rows+0x21c>
+	WORD $0xbc1fc0e0 // stur s0, [x7, #-0x4]
+	WORD $0x54fffd60 // b.eq 0x75a8 <k_pack_rows+0x20c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000c3f // cmp x1, #0x3
-	WORD $0x5400004b // b.lt 0x7620 <k_pack_rows+0x284>
-	WORD $0xbc636900 // ldr s0, [x8, x3]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400004b // b.lt 0x7610 <k_pack_rows+0x274>
+	WORD $0xbc606820 // ldr s0, [x1, x0]
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0xbd000040 // str s0, [x2]
-	WORD $0x54fffc80 // b.eq 0x75b8 <k_pack_rows+0x21c>
+	WORD $0xbd0000e0 // str s0, [x7]
+	WORD $0x54fffc80 // b.eq 0x75a8 <k_pack_rows+0x20c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x54fffc0b // b.lt 0x75b4 <k_pack_rows+0x218>
-	WORD $0xbc656900 // ldr s0, [x8, x5]
-	WORD $0x17ffffde // b 0x75b4 <k_pack_rows+0x218>
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xbc286bc0 // str s0, [x30, x8]
-	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54fffc0b // b.lt 0x75a4 <k_pack_rows+0x208>
+	WORD $0xbc666820 // ldr s0, [x1, x6]
+	WORD $0x17ffffde // b 0x75a4 <k_pack_rows+0x208>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xbc286ba0 // str s0, [x29, x8]
+	WORD $0x9100135a // add x26, x26, #0x4
 	WORD $0xd1001129 // sub x9, x9, #0x4
-	WORD $0xd1001210 // sub x16, x16, #0x4
-	WORD $0xeb0e037f // cmp x27, x14
-	WORD $0x910043de // add x30, x30, #0x10
-	WORD $0x8b0603bd // add x29, x29, x6
-	WORD $0x54ffeeea // b.ge 0x743c <k_pack_rows+0xa0>
-	WORD $0xeb1b01df // cmp x14, x27
-	WORD $0x54ffff0d // b.le 0x7648 <k_pack_rows+0x2ac>
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x5400006d // b.le 0x767c <k_pack_rows+0x2e0>
-	WORD $0xbc5fc3a0 // ldur s0, [x29, #-0x4]
-	WORD $0x14000002 // b 0x7680 <k_pack_rows+0x2e4>
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0xeb18035f // cmp x26, x24
+	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0x8b02037b // add x27, x27, x2
+	WORD $0x54ffef2a // b.ge 0x7434 <k_pack_rows+0x98>
+	WORD $0xeb1a031f // cmp x24, x26
+	WORD $0x54ffff0d // b.le 0x7638 <k_pack_rows+0x29c>
+	WORD $0xf10003df // cmp x30, #0x0
+	WORD $0x5400006d // b.le 0x766c <k_pack_rows+0x2d0>
+	WORD $0xbc5f8360 // ldur s0, [x27, #-0x8]
+	WORD $0x14000002 // b 0x7670 <k_pack_rows+0x2d4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
 	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xbc1f43c0 // stur s0, [x30, #-0xc]
-	WORD $0x8b1b0108 // add x8, x8, x27
-	WORD $0x91000d01 // add x1, x8, #0x3
-	WORD $0x91000908 // add x8, x8, #0x2
-	WORD $0x540002cb // b.lt 0x76f0 <k_pack_rows+0x354>
+	WORD $0xbc1f43a0 // stur s0, [x29, #-0xc]
+	WORD $0x8b1a0108 // add x8, x8, x26
+	WORD $0x91000d0e // add x14, x8, #0x3
+	WORD $0x91000901 // add x1, x8, #0x2
+	WORD $0x540002ab // b.lt 0x76dc <k_pack_rows+0x340>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400008b // b.lt 0x76b4 <k_pack_rows+0x318>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400006b // b.lt 0x76a0 <k_pack_rows+0x304>
+	WORD $0x8b0c0368 // add x8, x27, x12
+	WORD $0xbc5f8100 // ldur s0, [x8, #-0x8]
+	WORD $0xbc1f83a0 // stur s0, [x29, #-0x8]
+	WORD $0xb40001c1 // cbz x1, 0x76dc <k_pack_rows+0x340>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400006b // b.lt 0x76bc <k_pack_rows+0x320>
+	WORD $0x8b000368 // add x8, x27, x0
+	WORD $0xbc5f8100 // ldur s0, [x8, #-0x8]
+	WORD $0xbc1fc3a0 // stur s0, [x29, #-0x4]
+	WORD $0xb40000ee // cbz x14, 0x76dc <k_pack_rows+0x340>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x5400006b // b.lt 0x76d8 <k_pack_rows+0x33c>
+	WORD $0x8b060368 // add x8, x27, x6
+	WORD $0xbc5f8100 // ldur s0, [x8, #-0x8]
+	WORD $0xbd0003a0 // str s0, [x29]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54fffac0 // b.eq 0x7638 <k_pack_rows+0x29c>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x540000eb // b.lt 0x7704 <k_pack_rows+0x368>
+	WORD $0xbc5fc360 // ldur s0, [x27, #-0x4]
+	WORD $0x8b1103a8 // add x8, x29, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
+	WORD $0x540000ec // b.gt 0x7718 <k_pack_rows+0x37c>
+	WORD $0x1400001b // b 0x776c <k_pack_rows+0x3d0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1103a8 // add x8, x29, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
+	WORD $0x540002cd // b.le 0x776c <k_pack_rows+0x3d0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400006b // b.lt 0x772c <k_pack_rows+0x390>
+	WORD $0x8b0c0368 // add x8, x27, x12
+	WORD $0xbc5fc100 // ldur s0, [x8, #-0x4]
+	WORD $0x8b1a0ac8 // add x8, x22, x26, lsl #2
+	WORD $0xbd000500 // str s0, [x8, #0x4]
+	WORD $0xb40001c1 // cbz x1, 0x776c <k_pack_rows+0x3d0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400006b // b.lt 0x774c <k_pack_rows+0x3b0>
+	WORD $0x8b00036a // add x10, x27, x0
 	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
-	WORD $0xbc1f83c0 // stur s0, [x30, #-0x8]
-	WORD $0xb40001c8 // cbz x8, 0x76f0 <k_pack_rows+0x354>
+	WORD $0xbd000900 // str s0, [x8, #0x8]
+	WORD $0xb40000ee // cbz x14, 0x776c <k_pack_rows+0x3d0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400006b // b.lt 0x76d0 <k_pack_rows+0x334>
-	WORD $0x8b0303aa // add x10, x29, x3
-	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
-	WORD $0xbc1fc3c0 // stur s0, [x30, #-0x4]
-	WORD $0xb40000e1 // cbz x1, 0x76f0 <k_pack_rows+0x354>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400006b // b.lt 0x76ec <k_pack_rows+0x350>
-	WORD $0x8b0503aa // add x10, x29, x5
-	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
-	WORD $0xbd0003c0 // str s0, [x30]
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54fffaa0 // b.eq 0x7648 <k_pack_rows+0x2ac>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000eb // b.lt 0x7718 <k_pack_rows+0x37c>
-	WORD $0xbd4003a0 // ldr s0, [x29]
-	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x5400006b // b.lt 0x7768 <k_pack_rows+0x3cc>
+	WORD $0x8b060368 // add x8, x27, x6
+	WORD $0xbc5fc100 // ldur s0, [x8, #-0x4]
+	WORD $0xbc316ba0 // str s0, [x29, x17]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x54fff640 // b.eq 0x7638 <k_pack_rows+0x29c>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x5400010b // b.lt 0x7798 <k_pack_rows+0x3fc>
+	WORD $0xbd400360 // ldr s0, [x27]
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x540000ec // b.gt 0x772c <k_pack_rows+0x390>
-	WORD $0x14000019 // b 0x7778 <k_pack_rows+0x3dc>
+	WORD $0x8b0803a8 // add x8, x29, x8
+	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
+	WORD $0x54fff54d // b.le 0x7638 <k_pack_rows+0x29c>
+	WORD $0x14000007 // b 0x77b0 <k_pack_rows+0x414>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x5400028d // b.le 0x7778 <k_pack_rows+0x3dc>
+	WORD $0x8b0803a8 // add x8, x29, x8
+	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
+	WORD $0x54fff46d // b.le 0x7638 <k_pack_rows+0x29c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400006b // b.lt 0x7740 <k_pack_rows+0x3a4>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0xbc6a6ba0 // ldr s0, [x29, x10]
-	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
-	WORD $0xbd000400 // str s0, [x0, #0x4]
-	WORD $0xb4000188 // cbz x8, 0x7778 <k_pack_rows+0x3dc>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400004b // b.lt 0x77c0 <k_pack_rows+0x424>
+	WORD $0xbc6c6b60 // ldr s0, [x27, x12]
+	WORD $0x8b1a08a8 // add x8, x5, x26, lsl #2
+	WORD $0xbd000500 // str s0, [x8, #0x4]
+	WORD $0xb4fff381 // cbz x1, 0x7638 <k_pack_rows+0x29c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400004b // b.lt 0x775c <k_pack_rows+0x3c0>
-	WORD $0xbc636ba0 // ldr s0, [x29, x3]
-	WORD $0xbd000800 // str s0, [x0, #0x8]
-	WORD $0xb40000c1 // cbz x1, 0x7778 <k_pack_rows+0x3dc>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400004b // b.lt 0x77dc <k_pack_rows+0x440>
+	WORD $0xbc606b60 // ldr s0, [x27, x0]
+	WORD $0xbd000900 // str s0, [x8, #0x8]
+	WORD $0xb4fff2ce // cbz x14, 0x7638 <k_pack_rows+0x29c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400004b // b.lt 0x7774 <k_pack_rows+0x3d8>
-	WORD $0xbc656ba0 // ldr s0, [x29, x5]
-	WORD $0xbc316bc0 // str s0, [x30, x17]
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x54fff660 // b.eq 0x7648 <k_pack_rows+0x2ac>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400010b // b.lt 0x77a4 <k_pack_rows+0x408>
-	WORD $0xbd4007a0 // ldr s0, [x29, #0x4]
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x8b0a03ca // add x10, x30, x10
-	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x54fff56d // b.le 0x7648 <k_pack_rows+0x2ac>
-	WORD $0x14000007 // b 0x77bc <k_pack_rows+0x420>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x8b0a03ca // add x10, x30, x10
-	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x54fff48d // b.le 0x7648 <k_pack_rows+0x2ac>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400008b // b.lt 0x77d4 <k_pack_rows+0x438>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x8b0a03aa // add x10, x29, x10
-	WORD $0xbd400540 // ldr s0, [x10, #0x4]
-	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
-	WORD $0xbd000400 // str s0, [x0, #0x4]
-	WORD $0xb4fff368 // cbz x8, 0x7648 <k_pack_rows+0x2ac>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400006b // b.lt 0x77f4 <k_pack_rows+0x458>
-	WORD $0x8b0303a8 // add x8, x29, x3
-	WORD $0xbd400500 // ldr s0, [x8, #0x4]
-	WORD $0xbd000800 // str s0, [x0, #0x8]
-	WORD $0xb4fff281 // cbz x1, 0x7648 <k_pack_rows+0x2ac>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fff1eb // b.lt 0x7640 <k_pack_rows+0x2a4>
-	WORD $0x8b0503a8 // add x8, x29, x5
-	WORD $0xbd400500 // ldr s0, [x8, #0x4]
-	WORD $0x17ffff8c // b 0x7640 <k_pack_rows+0x2a4>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x54fff22b // b.lt 0x7630 <k_pack_rows+0x294>
+	WORD $0xbc666b60 // ldr s0, [x27, x6]
+	WORD $0x17ffff8f // b 0x7630 <k_pack_rows+0x294>
 	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
 	WORD $0xf94023fd // ldr x29, [sp, #0x40]
 	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
@@ -7715,106 +7708,103 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// pack_rows_f16
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540026eb // b.lt 0x7d18 <k_pack_rows_f16+0x4e4>
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x5400268b // b.lt 0x7d18 <k_pack_rows_f16+0x4e4>
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400260b // b.lt 0x7ce0 <k_pack_rows_f16+0x4c8>
 	WORD $0xd10283ff // sub sp, sp, #0xa0
-	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
-	WORD $0xcb0e03f0 // neg x16, x14
-	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xd37ef5d1 // lsl x17, x14, #2
-	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
-	WORD $0xd378ddc0 // lsl x0, x14, #8
-	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
-	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
-	WORD $0xd37df1d0 // lsl x16, x14, #3
-	WORD $0xd37ef583 // lsl x3, x12, #2
-	WORD $0xa90003ea // stp x10, x0, [sp]
-	WORD $0xd37ff980 // lsl x0, x12, #1
-	WORD $0xd37cedcd // lsl x13, x14, #4
-	WORD $0xd37ff905 // lsl x5, x8, #1
-	WORD $0xd37df186 // lsl x6, x12, #3
-	WORD $0x91003148 // add x8, x10, #0xc
-	WORD $0xaa1f03fd // mov x29, xzr
-	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
-	WORD $0x8b100147 // add x7, x10, x16
-	WORD $0x8b110157 // add x23, x10, x17
-	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
-	WORD $0x8b0001f5 // add x21, x15, x0
-	WORD $0x8b0501f6 // add x22, x15, x5
-	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x8b0301f4 // add x20, x15, x3
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x910009e8 // add x8, x15, #0x2
+	WORD $0xf9401018 // ldr x24, [x0, #0x20]
+	WORD $0xf90023fd // str x29, [sp, #0x40]
+	WORD $0xf100071f // cmp x24, #0x1
 	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
-	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
-	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
-	WORD $0x1400000e // b 0x7908 <k_pack_rows_f16+0xd4>
-	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x540023eb // b.lt 0x7cc4 <k_pack_rows_f16+0x4ac>
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xd37df30a // lsl x10, x24, #3
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xd37ef711 // lsl x17, x24, #2
+	WORD $0xa901abe8 // stp x8, x10, [sp, #0x18]
+	WORD $0xd37cef0d // lsl x13, x24, #4
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0x8b0a0125 // add x5, x9, x10
+	WORD $0xd378df0a // lsl x10, x24, #8
+	WORD $0xd37ef582 // lsl x2, x12, #2
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0x8b0c01e3 // add x3, x15, x12
+	WORD $0x8b0c0006 // add x6, x0, x12
+	WORD $0xcb1803ee // neg x14, x24
+	WORD $0xa900abe9 // stp x9, x10, [sp, #0x8]
+	WORD $0x8b0001f3 // add x19, x15, x0
+	WORD $0x8b0601f4 // add x20, x15, x6
+	WORD $0x9100312a // add x10, x9, #0xc
+	WORD $0x8b110136 // add x22, x9, x17
+	WORD $0x910011e9 // add x9, x15, #0x4
+	WORD $0xf90027ee // str x14, [sp, #0x48]
+	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
+	WORD $0x1400000d // b 0x78e0 <k_pack_rows_f16+0xc8>
+	WORD $0xa94123e9 // ldp x9, x8, [sp, #0x10]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xf9401fea // ldr x10, [sp, #0x38]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0x8b0800e7 // add x7, x7, x8
-	WORD $0x8b08014a // add x10, x10, x8
-	WORD $0x8b0802f7 // add x23, x23, x8
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b0900a5 // add x5, x5, x9
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0x8b0902d6 // add x22, x22, x9
+	WORD $0xa942a7fd // ldp x29, x9, [sp, #0x28]
 	WORD $0x910203bd // add x29, x29, #0x80
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x91020108 // add x8, x8, #0x80
-	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
-	WORD $0x54001fca // b.ge 0x7cfc <k_pack_rows_f16+0x4c8>
-	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
+	WORD $0x54001f4a // b.ge 0x7cc4 <k_pack_rows_f16+0x4ac>
+	WORD $0xcb0b0119 // sub x25, x8, x11
 	WORD $0x52800808 // mov w8, #0x40 // =64
-	WORD $0xf90013fd // str x29, [sp, #0x20]
-	WORD $0xf101035f // cmp x26, #0x40
-	WORD $0x9a88b349 // csel x9, x26, x8, lt
-	WORD $0xf100135f // cmp x26, #0x4
-	WORD $0x5400010a // b.ge 0x7940 <k_pack_rows_f16+0x10c>
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54fffd6b // b.lt 0x78d4 <k_pack_rows_f16+0xa0>
-	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
-	WORD $0xaa1f03fb // mov x27, xzr
-	WORD $0xaa1903f0 // mov x16, x25
-	WORD $0xaa0e03e9 // mov x9, x14
-	WORD $0x14000078 // b 0x7b1c <k_pack_rows_f16+0x2e8>
-	WORD $0x9b0e7d68 // mul x8, x11, x14
-	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0xf90017fd // str x29, [sp, #0x28]
+	WORD $0xf101033f // cmp x25, #0x40
+	WORD $0x9a88b329 // csel x9, x25, x8, lt
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0x5400010a // b.ge 0x7918 <k_pack_rows_f16+0x100>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54fffd8b // b.lt 0x78b0 <k_pack_rows_f16+0x98>
+	WORD $0xa94377fb // ldp x27, x29, [sp, #0x30]
+	WORD $0xaa1f03fa // mov x26, xzr
+	WORD $0xaa1003fe // mov x30, x16
+	WORD $0xaa1803e9 // mov x9, x24
+	WORD $0x14000077 // b 0x7af0 <k_pack_rows_f16+0x2d8>
+	WORD $0x9b187d68 // mul x8, x11, x24
+	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0x8b0b05fb // add x27, x15, x11, lsl #1
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0xaa1803fe // mov x30, x24
 	WORD $0x8b08095a // add x26, x10, x8, lsl #2
-	WORD $0x14000006 // b 0x7970 <k_pack_rows_f16+0x13c>
-	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0x14000006 // b 0x7948 <k_pack_rows_f16+0x130>
+	WORD $0x91001339 // add x25, x25, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
-	WORD $0x8b0603bd // add x29, x29, x6
-	WORD $0xeb0e021f // cmp x16, x14
-	WORD $0x54fffb4a // b.ge 0x78d4 <k_pack_rows_f16+0xa0>
-	WORD $0xcb100321 // sub x1, x25, x16
-	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x5400060b // b.lt 0x7a3c <k_pack_rows_f16+0x208>
+	WORD $0x8b0203bd // add x29, x29, x2
+	WORD $0xeb18033f // cmp x25, x24
+	WORD $0x54fffb6a // b.ge 0x78b0 <k_pack_rows_f16+0x98>
+	WORD $0xcb19020e // sub x14, x16, x25
+	WORD $0x8b190b47 // add x7, x26, x25, lsl #2
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x5400060b // b.lt 0x7a14 <k_pack_rows_f16+0x1fc>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa1d03e8 // mov x8, x29
-	WORD $0x8b0801e2 // add x2, x15, x8
-	WORD $0x8b0802aa // add x10, x21, x8
-	WORD $0x8b080293 // add x19, x20, x8
-	WORD $0x8b0802d8 // add x24, x22, x8
-	WORD $0xf9820040 // prfm pldl1keep, [x2, #0x400]
+	WORD $0x8b0801e1 // add x1, x15, x8
+	WORD $0x8b08006a // add x10, x3, x8
+	WORD $0x8b080275 // add x21, x19, x8
+	WORD $0x8b080297 // add x23, x20, x8
+	WORD $0xf9820020 // prfm pldl1keep, [x1, #0x400]
 	WORD $0xf9820140 // prfm pldl1keep, [x10, #0x400]
-	WORD $0xf9820260 // prfm pldl1keep, [x19, #0x400]
-	WORD $0xf9820300 // prfm pldl1keep, [x24, #0x400]
-	WORD $0xfd400040 // ldr d0, [x2]
+	WORD $0xf98202a0 // prfm pldl1keep, [x21, #0x400]
+	WORD $0xf98202e0 // prfm pldl1keep, [x23, #0x400]
+	WORD $0xfd400020 // ldr d0, [x1]
 	WORD $0xfd400141 // ldr d1, [x10]
-	WORD $0xfd400262 // ldr d2, [x19]
-	WORD $0xfd400303 // ldr d3, [x24]
+	WORD $0xfd4002a2 // ldr d2, [x21]
+	WORD $0xfd4002e3 // ldr d3, [x23]
 	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x8b11000a // add x10, x0, x17
-	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x8b1100ea // add x10, x7, x17
+	WORD $0xaa0703e1 // mov x1, x7
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
 	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
@@ -7829,198 +7819,194 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
 	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
 	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d800002 // str q2, [x0]
-	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d8000e2 // str q2, [x7]
+	WORD $0x8b110147 // add x7, x10, x17
 	WORD $0x3d800143 // str q3, [x10]
 	WORD $0x9100208a // add x10, x4, #0x8
-	WORD $0x8b110013 // add x19, x0, x17
-	WORD $0x3d800004 // str q4, [x0]
+	WORD $0x8b1100f5 // add x21, x7, x17
+	WORD $0x3d8000e4 // str q4, [x7]
 	WORD $0xeb09015f // cmp x10, x9
 	WORD $0x91001084 // add x4, x4, #0x4
-	WORD $0x8b110260 // add x0, x19, x17
-	WORD $0x3d800260 // str q0, [x19]
-	WORD $0x54fffb2d // b.le 0x7988 <k_pack_rows_f16+0x154>
-	WORD $0x8b0d0040 // add x0, x2, x13
-	WORD $0x8b0801e8 // add x8, x15, x8
-	WORD $0xeb040124 // subs x4, x9, x4
-	WORD $0x540000cc // b.gt 0x7a4c <k_pack_rows_f16+0x218>
-	WORD $0x17ffffc9 // b 0x795c <k_pack_rows_f16+0x128>
-	WORD $0x9b0c7e08 // mul x8, x16, x12
-	WORD $0x8b080768 // add x8, x27, x8, lsl #1
-	WORD $0xeb1f0124 // subs x4, x9, xzr
-	WORD $0x54fff8ad // b.le 0x795c <k_pack_rows_f16+0x128>
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0x54fff86d // b.le 0x795c <k_pack_rows_f16+0x128>
-	WORD $0x91002002 // add x2, x0, #0x8
-	WORD $0x14000006 // b 0x7a70 <k_pack_rows_f16+0x23c>
-	WORD $0xbd000440 // str s0, [x2, #0x4]
-	WORD $0xf1000484 // subs x4, x4, #0x1
-	WORD $0x91000908 // add x8, x8, #0x2
-	WORD $0x8b110042 // add x2, x2, x17
-	WORD $0x54fff780 // b.eq 0x795c <k_pack_rows_f16+0x128>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000eb // b.lt 0x7a90 <k_pack_rows_f16+0x25c>
-	WORD $0x7d400100 // ldr h0, [x8]
+	WORD $0x8b1102a7 // add x7, x21, x17
+	WORD $0x3d8002a0 // str q0, [x21]
+	WORD $0x54fffb2d // b.le 0x7960 <k_pack_rows_f16+0x148>
+	WORD $0x8b0d0027 // add x7, x1, x13
+	WORD $0x8b0801e1 // add x1, x15, x8
+	WORD $0xeb040128 // subs x8, x9, x4
+	WORD $0x540000ac // b.gt 0x7a20 <k_pack_rows_f16+0x208>
+	WORD $0x17ffffc9 // b 0x7934 <k_pack_rows_f16+0x11c>
+	WORD $0x9b0c6f21 // madd x1, x25, x12, x27
+	WORD $0xeb1f0128 // subs x8, x9, xzr
+	WORD $0x54fff8cd // b.le 0x7934 <k_pack_rows_f16+0x11c>
+	WORD $0xeb19031f // cmp x24, x25
+	WORD $0x54fff88d // b.le 0x7934 <k_pack_rows_f16+0x11c>
+	WORD $0x910020e7 // add x7, x7, #0x8
+	WORD $0x14000006 // b 0x7a44 <k_pack_rows_f16+0x22c>
+	WORD $0xbd0004e0 // str s0, [x7, #0x4]
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x91000821 // add x1, x1, #0x2
+	WORD $0x8b1100e7 // add x7, x7, x17
+	WORD $0x54fff7a0 // b.eq 0x7934 <k_pack_rows_f16+0x11c>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540000eb // b.lt 0x7a64 <k_pack_rows_f16+0x24c>
+	WORD $0x7d400020 // ldr h0, [x1]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
-	WORD $0x54fffecd // b.le 0x7a60 <k_pack_rows_f16+0x22c>
-	WORD $0x14000005 // b 0x7aa0 <k_pack_rows_f16+0x26c>
+	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
+	WORD $0x54fffecd // b.le 0x7a34 <k_pack_rows_f16+0x21c>
+	WORD $0x14000005 // b 0x7a74 <k_pack_rows_f16+0x25c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xbc1f8040 // stur s0, [x2, #-0x8]
-	WORD $0x54fffe2d // b.le 0x7a60 <k_pack_rows_f16+0x22c>
+	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
+	WORD $0x54fffe2d // b.le 0x7a34 <k_pack_rows_f16+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x5400006b // b.lt 0x7ab4 <k_pack_rows_f16+0x280>
-	WORD $0x7c6c7900 // ldr h0, [x8, x12, lsl #1]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400006b // b.lt 0x7a88 <k_pack_rows_f16+0x270>
+	WORD $0x7c6c6820 // ldr h0, [x1, x12]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbc1fc040 // stur s0, [x2, #-0x4]
-	WORD $0x54fffd20 // b.eq 0x7a60 <k_pack_rows_f16+0x22c>
+	WORD $0xbc1fc0e0 // stur s0, [x7, #-0x4]
+	WORD $0x54fffd20 // b.eq 0x7a34 <k_pack_rows_f16+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000c3f // cmp x1, #0x3
-	WORD $0x5400006b // b.lt 0x7ad4 <k_pack_rows_f16+0x2a0>
-	WORD $0x7c636900 // ldr h0, [x8, x3]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400006b // b.lt 0x7aa8 <k_pack_rows_f16+0x290>
+	WORD $0x7c606820 // ldr h0, [x1, x0]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0xbd000040 // str s0, [x2]
-	WORD $0x54fffc20 // b.eq 0x7a60 <k_pack_rows_f16+0x22c>
+	WORD $0xbd0000e0 // str s0, [x7]
+	WORD $0x54fffc20 // b.eq 0x7a34 <k_pack_rows_f16+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x54fffbab // b.lt 0x7a5c <k_pack_rows_f16+0x228>
-	WORD $0x7c656900 // ldr h0, [x8, x5]
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54fffbab // b.lt 0x7a30 <k_pack_rows_f16+0x218>
+	WORD $0x7c666820 // ldr h0, [x1, x6]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x17ffffda // b 0x7a5c <k_pack_rows_f16+0x228>
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xbc286bc0 // str s0, [x30, x8]
-	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0x17ffffda // b 0x7a30 <k_pack_rows_f16+0x218>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xbc286ba0 // str s0, [x29, x8]
+	WORD $0x9100135a // add x26, x26, #0x4
 	WORD $0xd1001129 // sub x9, x9, #0x4
-	WORD $0xd1001210 // sub x16, x16, #0x4
-	WORD $0xeb0e037f // cmp x27, x14
-	WORD $0x910043de // add x30, x30, #0x10
-	WORD $0x8b0603bd // add x29, x29, x6
-	WORD $0x54ffedea // b.ge 0x78d4 <k_pack_rows_f16+0xa0>
-	WORD $0xeb1b01df // cmp x14, x27
-	WORD $0x54ffff0d // b.le 0x7b00 <k_pack_rows_f16+0x2cc>
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x5400008d // b.le 0x7b38 <k_pack_rows_f16+0x304>
-	WORD $0x7c5fe3a0 // ldur h0, [x29, #-0x2]
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0xeb18035f // cmp x26, x24
+	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0x8b02037b // add x27, x27, x2
+	WORD $0x54ffee2a // b.ge 0x78b0 <k_pack_rows_f16+0x98>
+	WORD $0xeb1a031f // cmp x24, x26
+	WORD $0x54ffff0d // b.le 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0xf10003df // cmp x30, #0x0
+	WORD $0x5400008d // b.le 0x7b0c <k_pack_rows_f16+0x2f4>
+	WORD $0x7c5fc360 // ldur h0, [x27, #-0x4]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x14000002 // b 0x7b3c <k_pack_rows_f16+0x308>
+	WORD $0x14000002 // b 0x7b10 <k_pack_rows_f16+0x2f8>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
 	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xbc1f43c0 // stur s0, [x30, #-0xc]
-	WORD $0x8b1b0108 // add x8, x8, x27
-	WORD $0x91000d01 // add x1, x8, #0x3
-	WORD $0x91000908 // add x8, x8, #0x2
-	WORD $0x5400032b // b.lt 0x7bb8 <k_pack_rows_f16+0x384>
+	WORD $0xbc1f43a0 // stur s0, [x29, #-0xc]
+	WORD $0x8b1a0108 // add x8, x8, x26
+	WORD $0x91000d0e // add x14, x8, #0x3
+	WORD $0x91000901 // add x1, x8, #0x2
+	WORD $0x5400030b // b.lt 0x7b88 <k_pack_rows_f16+0x370>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x540000ab // b.lt 0x7b74 <k_pack_rows_f16+0x340>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400008b // b.lt 0x7b44 <k_pack_rows_f16+0x32c>
+	WORD $0x8b0c0368 // add x8, x27, x12
+	WORD $0x7c5fc100 // ldur h0, [x8, #-0x4]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc1f83a0 // stur s0, [x29, #-0x8]
+	WORD $0xb4000201 // cbz x1, 0x7b88 <k_pack_rows_f16+0x370>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400008b // b.lt 0x7b64 <k_pack_rows_f16+0x34c>
+	WORD $0x8b000368 // add x8, x27, x0
+	WORD $0x7c5fc100 // ldur h0, [x8, #-0x4]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc1fc3a0 // stur s0, [x29, #-0x4]
+	WORD $0xb400010e // cbz x14, 0x7b88 <k_pack_rows_f16+0x370>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x5400008b // b.lt 0x7b84 <k_pack_rows_f16+0x36c>
+	WORD $0x8b060368 // add x8, x27, x6
+	WORD $0x7c5fc100 // ldur h0, [x8, #-0x4]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbd0003a0 // str s0, [x29]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54fffa40 // b.eq 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x5400010b // b.lt 0x7bb4 <k_pack_rows_f16+0x39c>
+	WORD $0x7c5fe360 // ldur h0, [x27, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x8b1103a8 // add x8, x29, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
+	WORD $0x540000ec // b.gt 0x7bc8 <k_pack_rows_f16+0x3b0>
+	WORD $0x1400001e // b 0x7c28 <k_pack_rows_f16+0x410>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1103a8 // add x8, x29, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
+	WORD $0x5400032d // b.le 0x7c28 <k_pack_rows_f16+0x410>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400008b // b.lt 0x7be0 <k_pack_rows_f16+0x3c8>
+	WORD $0x8b0c0368 // add x8, x27, x12
+	WORD $0x7c5fe100 // ldur h0, [x8, #-0x2]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x8b1a0ac8 // add x8, x22, x26, lsl #2
+	WORD $0xbd000500 // str s0, [x8, #0x4]
+	WORD $0xb4000201 // cbz x1, 0x7c28 <k_pack_rows_f16+0x410>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400008b // b.lt 0x7c04 <k_pack_rows_f16+0x3ec>
+	WORD $0x8b00036a // add x10, x27, x0
 	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1f83c0 // stur s0, [x30, #-0x8]
-	WORD $0xb4000208 // cbz x8, 0x7bb8 <k_pack_rows_f16+0x384>
+	WORD $0xbd000900 // str s0, [x8, #0x8]
+	WORD $0xb400010e // cbz x14, 0x7c28 <k_pack_rows_f16+0x410>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400008b // b.lt 0x7b94 <k_pack_rows_f16+0x360>
-	WORD $0x8b0303aa // add x10, x29, x3
-	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x5400008b // b.lt 0x7c24 <k_pack_rows_f16+0x40c>
+	WORD $0x8b060368 // add x8, x27, x6
+	WORD $0x7c5fe100 // ldur h0, [x8, #-0x2]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc1fc3c0 // stur s0, [x30, #-0x4]
-	WORD $0xb4000101 // cbz x1, 0x7bb8 <k_pack_rows_f16+0x384>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400008b // b.lt 0x7bb4 <k_pack_rows_f16+0x380>
-	WORD $0x8b0503aa // add x10, x29, x5
-	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
+	WORD $0xbc316ba0 // str s0, [x29, x17]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x54fff540 // b.eq 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x5400012b // b.lt 0x7c58 <k_pack_rows_f16+0x440>
+	WORD $0x7d400360 // ldr h0, [x27]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbd0003c0 // str s0, [x30]
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54fffa20 // b.eq 0x7b00 <k_pack_rows_f16+0x2cc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400010b // b.lt 0x7be4 <k_pack_rows_f16+0x3b0>
-	WORD $0x7d4003a0 // ldr h0, [x29]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x540000ec // b.gt 0x7bf8 <k_pack_rows_f16+0x3c4>
-	WORD $0x1400001c // b 0x7c50 <k_pack_rows_f16+0x41c>
+	WORD $0x8b0803a8 // add x8, x29, x8
+	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
+	WORD $0x54fff42d // b.le 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0x14000007 // b 0x7c70 <k_pack_rows_f16+0x458>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x540002ed // b.le 0x7c50 <k_pack_rows_f16+0x41c>
+	WORD $0x8b0803a8 // add x8, x29, x8
+	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
+	WORD $0x54fff34d // b.le 0x7ad4 <k_pack_rows_f16+0x2bc>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400008b // b.lt 0x7c10 <k_pack_rows_f16+0x3dc>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x7c6a6ba0 // ldr h0, [x29, x10]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400006b // b.lt 0x7c84 <k_pack_rows_f16+0x46c>
+	WORD $0x7c6c6b60 // ldr h0, [x27, x12]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
-	WORD $0xbd000400 // str s0, [x0, #0x4]
-	WORD $0xb40001c8 // cbz x8, 0x7c50 <k_pack_rows_f16+0x41c>
+	WORD $0x8b1a08a8 // add x8, x5, x26, lsl #2
+	WORD $0xbd000500 // str s0, [x8, #0x4]
+	WORD $0xb4fff241 // cbz x1, 0x7ad4 <k_pack_rows_f16+0x2bc>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400006b // b.lt 0x7c30 <k_pack_rows_f16+0x3fc>
-	WORD $0x7c636ba0 // ldr h0, [x29, x3]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400006b // b.lt 0x7ca4 <k_pack_rows_f16+0x48c>
+	WORD $0x7c606b60 // ldr h0, [x27, x0]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbd000800 // str s0, [x0, #0x8]
-	WORD $0xb40000e1 // cbz x1, 0x7c50 <k_pack_rows_f16+0x41c>
+	WORD $0xbd000900 // str s0, [x8, #0x8]
+	WORD $0xb4fff16e // cbz x14, 0x7ad4 <k_pack_rows_f16+0x2bc>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400006b // b.lt 0x7c4c <k_pack_rows_f16+0x418>
-	WORD $0x7c656ba0 // ldr h0, [x29, x5]
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x54fff0cb // b.lt 0x7acc <k_pack_rows_f16+0x2b4>
+	WORD $0x7c666b60 // ldr h0, [x27, x6]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc316bc0 // str s0, [x30, x17]
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x54fff560 // b.eq 0x7b00 <k_pack_rows_f16+0x2cc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400012b // b.lt 0x7c80 <k_pack_rows_f16+0x44c>
-	WORD $0x7d4007a0 // ldr h0, [x29, #0x2]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x8b0a03ca // add x10, x30, x10
-	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x54fff44d // b.le 0x7b00 <k_pack_rows_f16+0x2cc>
-	WORD $0x14000007 // b 0x7c98 <k_pack_rows_f16+0x464>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x8b0a03ca // add x10, x30, x10
-	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x54fff36d // b.le 0x7b00 <k_pack_rows_f16+0x2cc>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x540000ab // b.lt 0x7cb4 <k_pack_rows_f16+0x480>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x8b0a03aa // add x10, x29, x10
-	WORD $0x7d400540 // ldr h0, [x10, #0x2]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
-	WORD $0xbd000400 // str s0, [x0, #0x4]
-	WORD $0xb4fff228 // cbz x8, 0x7b00 <k_pack_rows_f16+0x2cc>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400008b // b.lt 0x7cd8 <k_pack_rows_f16+0x4a4>
-	WORD $0x8b0303a8 // add x8, x29, x3
-	WORD $0x7d400500 // ldr h0, [x8, #0x2]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbd000800 // str s0, [x0, #0x8]
-	WORD $0xb4fff121 // cbz x1, 0x7b00 <k_pack_rows_f16+0x2cc>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fff08b // b.lt 0x7af8 <k_pack_rows_f16+0x2c4>
-	WORD $0x8b0503a8 // add x8, x29, x5
-	WORD $0x7d400500 // ldr h0, [x8, #0x2]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x17ffff80 // b 0x7af8 <k_pack_rows_f16+0x2c4>
+	WORD $0x17ffff83 // b 0x7acc <k_pack_rows_f16+0x2b4>
 	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
 	WORD $0xf94023fd // ldr x29, [sp, #0x40]
 	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
@@ -8031,106 +8017,103 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// pack_rows_bf16
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540029eb // b.lt 0x8260 <k_pack_rows_bf16+0x544>
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x5400298b // b.lt 0x8260 <k_pack_rows_bf16+0x544>
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400290b // b.lt 0x820c <k_pack_rows_bf16+0x528>
 	WORD $0xd10283ff // sub sp, sp, #0xa0
-	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
-	WORD $0xcb0e03f0 // neg x16, x14
-	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xd37ef5d1 // lsl x17, x14, #2
-	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
-	WORD $0xd378ddc0 // lsl x0, x14, #8
-	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
-	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
-	WORD $0xd37df1d0 // lsl x16, x14, #3
-	WORD $0xd37ef583 // lsl x3, x12, #2
-	WORD $0xa90003ea // stp x10, x0, [sp]
-	WORD $0xd37ff980 // lsl x0, x12, #1
-	WORD $0xd37cedcd // lsl x13, x14, #4
-	WORD $0xd37ff905 // lsl x5, x8, #1
-	WORD $0xd37df186 // lsl x6, x12, #3
-	WORD $0x91003148 // add x8, x10, #0xc
-	WORD $0xaa1f03fd // mov x29, xzr
-	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
-	WORD $0x8b100147 // add x7, x10, x16
-	WORD $0x8b110157 // add x23, x10, x17
-	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
-	WORD $0x8b0001f5 // add x21, x15, x0
-	WORD $0x8b0501f6 // add x22, x15, x5
-	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x8b0301f4 // add x20, x15, x3
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x910009e8 // add x8, x15, #0x2
+	WORD $0xf9401018 // ldr x24, [x0, #0x20]
+	WORD $0xf90023fd // str x29, [sp, #0x40]
+	WORD $0xf100071f // cmp x24, #0x1
 	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
-	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
-	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
-	WORD $0x1400000e // b 0x7df0 <k_pack_rows_bf16+0xd4>
-	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x540026eb // b.lt 0x81f0 <k_pack_rows_bf16+0x50c>
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xd37df30a // lsl x10, x24, #3
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xd37ef711 // lsl x17, x24, #2
+	WORD $0xa901abe8 // stp x8, x10, [sp, #0x18]
+	WORD $0xd37cef0d // lsl x13, x24, #4
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0x8b0a0125 // add x5, x9, x10
+	WORD $0xd378df0a // lsl x10, x24, #8
+	WORD $0xd37ef582 // lsl x2, x12, #2
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0x8b0c01e3 // add x3, x15, x12
+	WORD $0x8b0c0006 // add x6, x0, x12
+	WORD $0xcb1803ee // neg x14, x24
+	WORD $0xa900abe9 // stp x9, x10, [sp, #0x8]
+	WORD $0x8b0001f3 // add x19, x15, x0
+	WORD $0x8b0601f4 // add x20, x15, x6
+	WORD $0x9100312a // add x10, x9, #0xc
+	WORD $0x8b110136 // add x22, x9, x17
+	WORD $0x910011e9 // add x9, x15, #0x4
+	WORD $0xf90027ee // str x14, [sp, #0x48]
+	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
+	WORD $0x1400000d // b 0x7dac <k_pack_rows_bf16+0xc8>
+	WORD $0xa94123e9 // ldp x9, x8, [sp, #0x10]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xf9401fea // ldr x10, [sp, #0x38]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0x8b0800e7 // add x7, x7, x8
-	WORD $0x8b08014a // add x10, x10, x8
-	WORD $0x8b0802f7 // add x23, x23, x8
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b0900a5 // add x5, x5, x9
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0x8b0902d6 // add x22, x22, x9
+	WORD $0xa942a7fd // ldp x29, x9, [sp, #0x28]
 	WORD $0x910203bd // add x29, x29, #0x80
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x91020108 // add x8, x8, #0x80
-	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
-	WORD $0x540022ca // b.ge 0x8244 <k_pack_rows_bf16+0x528>
-	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
+	WORD $0x5400224a // b.ge 0x81f0 <k_pack_rows_bf16+0x50c>
+	WORD $0xcb0b0119 // sub x25, x8, x11
 	WORD $0x52800808 // mov w8, #0x40 // =64
-	WORD $0xf90013fd // str x29, [sp, #0x20]
-	WORD $0xf101035f // cmp x26, #0x40
-	WORD $0x9a88b349 // csel x9, x26, x8, lt
-	WORD $0xf100135f // cmp x26, #0x4
-	WORD $0x5400010a // b.ge 0x7e28 <k_pack_rows_bf16+0x10c>
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54fffd6b // b.lt 0x7dbc <k_pack_rows_bf16+0xa0>
-	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
-	WORD $0xaa1f03fb // mov x27, xzr
-	WORD $0xaa1903f0 // mov x16, x25
-	WORD $0xaa0e03e9 // mov x9, x14
-	WORD $0x14000083 // b 0x8030 <k_pack_rows_bf16+0x314>
-	WORD $0x9b0e7d68 // mul x8, x11, x14
-	WORD $0xf94003ea // ldr x10, [sp]
+	WORD $0xf90017fd // str x29, [sp, #0x28]
+	WORD $0xf101033f // cmp x25, #0x40
+	WORD $0x9a88b329 // csel x9, x25, x8, lt
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0x5400010a // b.ge 0x7de4 <k_pack_rows_bf16+0x100>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54fffd8b // b.lt 0x7d7c <k_pack_rows_bf16+0x98>
+	WORD $0xa94377fb // ldp x27, x29, [sp, #0x30]
+	WORD $0xaa1f03fa // mov x26, xzr
+	WORD $0xaa1003fe // mov x30, x16
+	WORD $0xaa1803e9 // mov x9, x24
+	WORD $0x14000081 // b 0x7fe4 <k_pack_rows_bf16+0x300>
+	WORD $0x9b187d68 // mul x8, x11, x24
+	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0x8b0b05fb // add x27, x15, x11, lsl #1
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0xaa1803fe // mov x30, x24
 	WORD $0x8b08095a // add x26, x10, x8, lsl #2
-	WORD $0x14000006 // b 0x7e58 <k_pack_rows_bf16+0x13c>
-	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0x14000006 // b 0x7e14 <k_pack_rows_bf16+0x130>
+	WORD $0x91001339 // add x25, x25, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
-	WORD $0x8b0603bd // add x29, x29, x6
-	WORD $0xeb0e021f // cmp x16, x14
-	WORD $0x54fffb4a // b.ge 0x7dbc <k_pack_rows_bf16+0xa0>
-	WORD $0xcb100321 // sub x1, x25, x16
-	WORD $0x8b100b40 // add x0, x26, x16, lsl #2
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x5400060b // b.lt 0x7f24 <k_pack_rows_bf16+0x208>
+	WORD $0x8b0203bd // add x29, x29, x2
+	WORD $0xeb18033f // cmp x25, x24
+	WORD $0x54fffb6a // b.ge 0x7d7c <k_pack_rows_bf16+0x98>
+	WORD $0xcb19020e // sub x14, x16, x25
+	WORD $0x8b190b47 // add x7, x26, x25, lsl #2
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x5400060b // b.lt 0x7ee0 <k_pack_rows_bf16+0x1fc>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa1d03e8 // mov x8, x29
-	WORD $0x8b0801e2 // add x2, x15, x8
-	WORD $0x8b0802aa // add x10, x21, x8
-	WORD $0x8b080293 // add x19, x20, x8
-	WORD $0x8b0802d8 // add x24, x22, x8
-	WORD $0xf9820040 // prfm pldl1keep, [x2, #0x400]
+	WORD $0x8b0801e1 // add x1, x15, x8
+	WORD $0x8b08006a // add x10, x3, x8
+	WORD $0x8b080275 // add x21, x19, x8
+	WORD $0x8b080297 // add x23, x20, x8
+	WORD $0xf9820020 // prfm pldl1keep, [x1, #0x400]
 	WORD $0xf9820140 // prfm pldl1keep, [x10, #0x400]
-	WORD $0xf9820260 // prfm pldl1keep, [x19, #0x400]
-	WORD $0xf9820300 // prfm pldl1keep, [x24, #0x400]
-	WORD $0xfd400040 // ldr d0, [x2]
+	WORD $0xf98202a0 // prfm pldl1keep, [x21, #0x400]
+	WORD $0xf98202e0 // prfm pldl1keep, [x23, #0x400]
+	WORD $0xfd400020 // ldr d0, [x1]
 	WORD $0xfd400141 // ldr d1, [x10]
-	WORD $0xfd400262 // ldr d2, [x19]
-	WORD $0xfd400303 // ldr d3, [x24]
+	WORD $0xfd4002a2 // ldr d2, [x21]
+	WORD $0xfd4002e3 // ldr d3, [x23]
 	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
-	WORD $0x8b11000a // add x10, x0, x17
-	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0x8b1100ea // add x10, x7, x17
+	WORD $0xaa0703e1 // mov x1, x7
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0x2e613842 // shll v2.4s, v2.4h, #16
 	WORD $0x2e613863 // shll v3.4s, v3.4h, #16
@@ -8145,222 +8128,218 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
 	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
 	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d800002 // str q2, [x0]
-	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x3d8000e2 // str q2, [x7]
+	WORD $0x8b110147 // add x7, x10, x17
 	WORD $0x3d800143 // str q3, [x10]
 	WORD $0x9100208a // add x10, x4, #0x8
-	WORD $0x8b110013 // add x19, x0, x17
-	WORD $0x3d800004 // str q4, [x0]
+	WORD $0x8b1100f5 // add x21, x7, x17
+	WORD $0x3d8000e4 // str q4, [x7]
 	WORD $0xeb09015f // cmp x10, x9
 	WORD $0x91001084 // add x4, x4, #0x4
-	WORD $0x8b110260 // add x0, x19, x17
-	WORD $0x3d800260 // str q0, [x19]
-	WORD $0x54fffb2d // b.le 0x7e70 <k_pack_rows_bf16+0x154>
-	WORD $0x8b0d0040 // add x0, x2, x13
-	WORD $0x8b0801e8 // add x8, x15, x8
-	WORD $0xeb040124 // subs x4, x9, x4
-	WORD $0x540000cc // b.gt 0x7f34 <k_pack_rows_bf16+0x218>
-	WORD $0x17ffffc9 // b 0x7e44 <k_pack_rows_bf16+0x128>
-	WORD $0x9b0c7e08 // mul x8, x16, x12
-	WORD $0x8b080768 // add x8, x27, x8, lsl #1
-	WORD $0xeb1f0124 // subs x4, x9, xzr
-	WORD $0x54fff8ad // b.le 0x7e44 <k_pack_rows_bf16+0x128>
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0x54fff86d // b.le 0x7e44 <k_pack_rows_bf16+0x128>
-	WORD $0x91002002 // add x2, x0, #0x8
-	WORD $0x14000008 // b 0x7f60 <k_pack_rows_bf16+0x244>
-	WORD $0x7865690a // ldrh w10, [x8, x5]
-	WORD $0x53103d40 // lsl w0, w10, #16
-	WORD $0xb9000440 // str w0, [x2, #0x4]
-	WORD $0xf1000484 // subs x4, x4, #0x1
-	WORD $0x91000908 // add x8, x8, #0x2
-	WORD $0x8b110042 // add x2, x2, x17
-	WORD $0x54fff740 // b.eq 0x7e44 <k_pack_rows_bf16+0x128>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000eb // b.lt 0x7f80 <k_pack_rows_bf16+0x264>
-	WORD $0x7940010a // ldrh w10, [x8]
-	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0x8b1102a7 // add x7, x21, x17
+	WORD $0x3d8002a0 // str q0, [x21]
+	WORD $0x54fffb2d // b.le 0x7e2c <k_pack_rows_bf16+0x148>
+	WORD $0x8b0d0027 // add x7, x1, x13
+	WORD $0x8b0801e1 // add x1, x15, x8
+	WORD $0xeb040128 // subs x8, x9, x4
+	WORD $0x540000ac // b.gt 0x7eec <k_pack_rows_bf16+0x208>
+	WORD $0x17ffffc9 // b 0x7e00 <k_pack_rows_bf16+0x11c>
+	WORD $0x9b0c6f21 // madd x1, x25, x12, x27
+	WORD $0xeb1f0128 // subs x8, x9, xzr
+	WORD $0x54fff8cd // b.le 0x7e00 <k_pack_rows_bf16+0x11c>
+	WORD $0xeb19031f // cmp x24, x25
+	WORD $0x54fff88d // b.le 0x7e00 <k_pack_rows_bf16+0x11c>
+	WORD $0x910020e7 // add x7, x7, #0x8
+	WORD $0x14000008 // b 0x7f18 <k_pack_rows_bf16+0x234>
+	WORD $0x7866682a // ldrh w10, [x1, x6]
+	WORD $0x53103d44 // lsl w4, w10, #16
+	WORD $0xb90004e4 // str w4, [x7, #0x4]
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x91000821 // add x1, x1, #0x2
+	WORD $0x8b1100e7 // add x7, x7, x17
+	WORD $0x54fff760 // b.eq 0x7e00 <k_pack_rows_bf16+0x11c>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540000eb // b.lt 0x7f38 <k_pack_rows_bf16+0x254>
+	WORD $0x7940002a // ldrh w10, [x1]
+	WORD $0x53103d44 // lsl w4, w10, #16
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xb81f8040 // stur w0, [x2, #-0x8]
-	WORD $0x54fffecd // b.le 0x7f50 <k_pack_rows_bf16+0x234>
-	WORD $0x14000005 // b 0x7f90 <k_pack_rows_bf16+0x274>
-	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xb81f80e4 // stur w4, [x7, #-0x8]
+	WORD $0x54fffecd // b.le 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0x14000005 // b 0x7f48 <k_pack_rows_bf16+0x264>
+	WORD $0x2a1f03e4 // mov w4, wzr
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xb81f8040 // stur w0, [x2, #-0x8]
-	WORD $0x54fffe2d // b.le 0x7f50 <k_pack_rows_bf16+0x234>
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x540000eb // b.lt 0x7fb0 <k_pack_rows_bf16+0x294>
-	WORD $0x786c790a // ldrh w10, [x8, x12, lsl #1]
-	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xb81f80e4 // stur w4, [x7, #-0x8]
+	WORD $0x54fffe2d // b.le 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000eb // b.lt 0x7f68 <k_pack_rows_bf16+0x284>
+	WORD $0x786c682a // ldrh w10, [x1, x12]
+	WORD $0x53103d44 // lsl w4, w10, #16
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xb81fc040 // stur w0, [x2, #-0x4]
-	WORD $0x54fffd40 // b.eq 0x7f50 <k_pack_rows_bf16+0x234>
-	WORD $0x14000005 // b 0x7fc0 <k_pack_rows_bf16+0x2a4>
-	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xb81fc0e4 // stur w4, [x7, #-0x4]
+	WORD $0x54fffd40 // b.eq 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0x14000005 // b 0x7f78 <k_pack_rows_bf16+0x294>
+	WORD $0x2a1f03e4 // mov w4, wzr
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xb81fc040 // stur w0, [x2, #-0x4]
-	WORD $0x54fffca0 // b.eq 0x7f50 <k_pack_rows_bf16+0x234>
-	WORD $0xf1000c3f // cmp x1, #0x3
-	WORD $0x540000eb // b.lt 0x7fe0 <k_pack_rows_bf16+0x2c4>
-	WORD $0x7863690a // ldrh w10, [x8, x3]
-	WORD $0x53103d40 // lsl w0, w10, #16
+	WORD $0xb81fc0e4 // stur w4, [x7, #-0x4]
+	WORD $0x54fffca0 // b.eq 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x540000eb // b.lt 0x7f98 <k_pack_rows_bf16+0x2b4>
+	WORD $0x7860682a // ldrh w10, [x1, x0]
+	WORD $0x53103d44 // lsl w4, w10, #16
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0xb9000040 // str w0, [x2]
-	WORD $0x54fffbc0 // b.eq 0x7f50 <k_pack_rows_bf16+0x234>
-	WORD $0x14000005 // b 0x7ff0 <k_pack_rows_bf16+0x2d4>
-	WORD $0x2a1f03e0 // mov w0, wzr
+	WORD $0xb90000e4 // str w4, [x7]
+	WORD $0x54fffbc0 // b.eq 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0x14000005 // b 0x7fa8 <k_pack_rows_bf16+0x2c4>
+	WORD $0x2a1f03e4 // mov w4, wzr
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0xb9000040 // str w0, [x2]
-	WORD $0x54fffb20 // b.eq 0x7f50 <k_pack_rows_bf16+0x234>
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x54fffa8a // b.ge 0x7f44 <k_pack_rows_bf16+0x228>
-	WORD $0x2a1f03e0 // mov w0, wzr
-	WORD $0x17ffffd4 // b 0x7f4c <k_pack_rows_bf16+0x230>
-	WORD $0x8b0503a8 // add x8, x29, x5
-	WORD $0x79400508 // ldrh w8, [x8, #0x2]
+	WORD $0xb90000e4 // str w4, [x7]
+	WORD $0x54fffb20 // b.eq 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54fffa8a // b.ge 0x7efc <k_pack_rows_bf16+0x218>
+	WORD $0x2a1f03e4 // mov w4, wzr
+	WORD $0x17ffffd4 // b 0x7f04 <k_pack_rows_bf16+0x220>
+	WORD $0x78666b68 // ldrh w8, [x27, x6]
 	WORD $0x53103d08 // lsl w8, w8, #16
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xb82a6bc8 // str w8, [x30, x10]
-	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xf94013ea // ldr x10, [sp, #0x20]
+	WORD $0xb82a6ba8 // str w8, [x29, x10]
+	WORD $0x9100135a // add x26, x26, #0x4
 	WORD $0xd1001129 // sub x9, x9, #0x4
-	WORD $0xd1001210 // sub x16, x16, #0x4
-	WORD $0xeb0e037f // cmp x27, x14
-	WORD $0x910043de // add x30, x30, #0x10
-	WORD $0x8b0603bd // add x29, x29, x6
-	WORD $0x54ffec8a // b.ge 0x7dbc <k_pack_rows_bf16+0xa0>
-	WORD $0xeb1b01df // cmp x14, x27
-	WORD $0x54ffff0d // b.le 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x5400008d // b.le 0x804c <k_pack_rows_bf16+0x330>
-	WORD $0x785fe3a8 // ldurh w8, [x29, #-0x2]
-	WORD $0x53103d00 // lsl w0, w8, #16
-	WORD $0x14000002 // b 0x8050 <k_pack_rows_bf16+0x334>
-	WORD $0x2a1f03e0 // mov w0, wzr
-	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xb81f43c0 // stur w0, [x30, #-0xc]
-	WORD $0x8b1b0108 // add x8, x8, x27
-	WORD $0x91000d01 // add x1, x8, #0x3
-	WORD $0x91000908 // add x8, x8, #0x2
-	WORD $0x540003cb // b.lt 0x80e0 <k_pack_rows_bf16+0x3c4>
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400010b // b.lt 0x8090 <k_pack_rows_bf16+0x374>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x8b0a03aa // add x10, x29, x10
-	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
-	WORD $0x53103d40 // lsl w0, w10, #16
-	WORD $0xb81f83c0 // stur w0, [x30, #-0x8]
-	WORD $0xb5000088 // cbnz x8, 0x8098 <k_pack_rows_bf16+0x37c>
-	WORD $0x14000015 // b 0x80e0 <k_pack_rows_bf16+0x3c4>
-	WORD $0xb81f83df // stur wzr, [x30, #-0x8]
-	WORD $0xb4000268 // cbz x8, 0x80e0 <k_pack_rows_bf16+0x3c4>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x540000eb // b.lt 0x80b8 <k_pack_rows_bf16+0x39c>
-	WORD $0x8b0303aa // add x10, x29, x3
-	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
-	WORD $0x53103d40 // lsl w0, w10, #16
-	WORD $0xb81fc3c0 // stur w0, [x30, #-0x4]
-	WORD $0xb5000081 // cbnz x1, 0x80c0 <k_pack_rows_bf16+0x3a4>
-	WORD $0x1400000b // b 0x80e0 <k_pack_rows_bf16+0x3c4>
-	WORD $0xb81fc3df // stur wzr, [x30, #-0x4]
-	WORD $0xb4000121 // cbz x1, 0x80e0 <k_pack_rows_bf16+0x3c4>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x540000ab // b.lt 0x80d8 <k_pack_rows_bf16+0x3bc>
-	WORD $0x8b0503aa // add x10, x29, x5
-	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
-	WORD $0x53103d40 // lsl w0, w10, #16
-	WORD $0x14000002 // b 0x80dc <k_pack_rows_bf16+0x3c0>
-	WORD $0x2a1f03e0 // mov w0, wzr
-	WORD $0xb90003c0 // str w0, [x30]
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54fff980 // b.eq 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400010b // b.lt 0x810c <k_pack_rows_bf16+0x3f0>
-	WORD $0x794003aa // ldrh w10, [x29]
-	WORD $0x53103d40 // lsl w0, w10, #16
-	WORD $0x8b1103ca // add x10, x30, x17
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
-	WORD $0x540000ec // b.gt 0x8120 <k_pack_rows_bf16+0x404>
-	WORD $0x14000022 // b 0x8190 <k_pack_rows_bf16+0x474>
-	WORD $0x2a1f03e0 // mov w0, wzr
-	WORD $0x8b1103ca // add x10, x30, x17
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
-	WORD $0x540003ad // b.le 0x8190 <k_pack_rows_bf16+0x474>
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400010b // b.lt 0x8144 <k_pack_rows_bf16+0x428>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x786a6baa // ldrh w10, [x29, x10]
-	WORD $0x53103d42 // lsl w2, w10, #16
-	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
-	WORD $0xb9000402 // str w2, [x0, #0x4]
-	WORD $0xb50000a8 // cbnz x8, 0x8150 <k_pack_rows_bf16+0x434>
-	WORD $0x14000014 // b 0x8190 <k_pack_rows_bf16+0x474>
-	WORD $0x8b1b0ae0 // add x0, x23, x27, lsl #2
-	WORD $0xb900041f // str wzr, [x0, #0x4]
-	WORD $0xb4000228 // cbz x8, 0x8190 <k_pack_rows_bf16+0x474>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x540000cb // b.lt 0x816c <k_pack_rows_bf16+0x450>
-	WORD $0x78636baa // ldrh w10, [x29, x3]
-	WORD $0x53103d42 // lsl w2, w10, #16
-	WORD $0xb9000802 // str w2, [x0, #0x8]
-	WORD $0xb5000081 // cbnz x1, 0x8174 <k_pack_rows_bf16+0x458>
-	WORD $0x1400000a // b 0x8190 <k_pack_rows_bf16+0x474>
-	WORD $0xb900081f // str wzr, [x0, #0x8]
-	WORD $0xb4000101 // cbz x1, 0x8190 <k_pack_rows_bf16+0x474>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400008b // b.lt 0x8188 <k_pack_rows_bf16+0x46c>
-	WORD $0x78656baa // ldrh w10, [x29, x5]
-	WORD $0x53103d40 // lsl w0, w10, #16
-	WORD $0x14000002 // b 0x818c <k_pack_rows_bf16+0x470>
-	WORD $0x2a1f03e0 // mov w0, wzr
-	WORD $0xb8316bc0 // str w0, [x30, x17]
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x54fff400 // b.eq 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400012b // b.lt 0x81c0 <k_pack_rows_bf16+0x4a4>
-	WORD $0x794007aa // ldrh w10, [x29, #0x2]
-	WORD $0x53103d40 // lsl w0, w10, #16
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x8b0a03ca // add x10, x30, x10
-	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
-	WORD $0x54fff2ed // b.le 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0x14000007 // b 0x81d8 <k_pack_rows_bf16+0x4bc>
-	WORD $0x2a1f03e0 // mov w0, wzr
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x8b0a03ca // add x10, x30, x10
-	WORD $0xb81f4140 // stur w0, [x10, #-0xc]
-	WORD $0x54fff20d // b.le 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400012b // b.lt 0x8200 <k_pack_rows_bf16+0x4e4>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x8b0a03aa // add x10, x29, x10
-	WORD $0x7940054a // ldrh w10, [x10, #0x2]
-	WORD $0x53103d42 // lsl w2, w10, #16
-	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
-	WORD $0xb9000402 // str w2, [x0, #0x4]
-	WORD $0xb50000a8 // cbnz x8, 0x820c <k_pack_rows_bf16+0x4f0>
-	WORD $0x17ffff86 // b 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0x8b1b08e0 // add x0, x7, x27, lsl #2
-	WORD $0xb900041f // str wzr, [x0, #0x4]
-	WORD $0xb4fff068 // cbz x8, 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x540000eb // b.lt 0x822c <k_pack_rows_bf16+0x510>
-	WORD $0x8b0303a8 // add x8, x29, x3
-	WORD $0x79400508 // ldrh w8, [x8, #0x2]
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0xeb18035f // cmp x26, x24
+	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0x8b02037b // add x27, x27, x2
+	WORD $0x54ffecea // b.ge 0x7d7c <k_pack_rows_bf16+0x98>
+	WORD $0xeb1a031f // cmp x24, x26
+	WORD $0x54ffff0d // b.le 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xf10003df // cmp x30, #0x0
+	WORD $0x5400008d // b.le 0x8000 <k_pack_rows_bf16+0x31c>
+	WORD $0x785fc368 // ldurh w8, [x27, #-0x4]
 	WORD $0x53103d08 // lsl w8, w8, #16
-	WORD $0xb9000808 // str w8, [x0, #0x8]
-	WORD $0xb5000081 // cbnz x1, 0x8234 <k_pack_rows_bf16+0x518>
-	WORD $0x17ffff7b // b 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0xb900081f // str wzr, [x0, #0x8]
-	WORD $0xb4ffef21 // cbz x1, 0x8014 <k_pack_rows_bf16+0x2f8>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54ffee4a // b.ge 0x8000 <k_pack_rows_bf16+0x2e4>
+	WORD $0x14000002 // b 0x8004 <k_pack_rows_bf16+0x320>
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x17ffff73 // b 0x800c <k_pack_rows_bf16+0x2f0>
+	WORD $0xf94027ea // ldr x10, [sp, #0x48]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xb81f43a8 // stur w8, [x29, #-0xc]
+	WORD $0x8b1a014a // add x10, x10, x26
+	WORD $0x91000d4e // add x14, x10, #0x3
+	WORD $0x91000941 // add x1, x10, #0x2
+	WORD $0x540003ab // b.lt 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000eb // b.lt 0x8040 <k_pack_rows_bf16+0x35c>
+	WORD $0x8b0c0368 // add x8, x27, x12
+	WORD $0x785fc108 // ldurh w8, [x8, #-0x4]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0xb81f83a8 // stur w8, [x29, #-0x8]
+	WORD $0xb5000081 // cbnz x1, 0x8048 <k_pack_rows_bf16+0x364>
+	WORD $0x14000015 // b 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xb81f83bf // stur wzr, [x29, #-0x8]
+	WORD $0xb4000261 // cbz x1, 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540000eb // b.lt 0x8068 <k_pack_rows_bf16+0x384>
+	WORD $0x8b000368 // add x8, x27, x0
+	WORD $0x785fc108 // ldurh w8, [x8, #-0x4]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0xb81fc3a8 // stur w8, [x29, #-0x4]
+	WORD $0xb500008e // cbnz x14, 0x8070 <k_pack_rows_bf16+0x38c>
+	WORD $0x1400000b // b 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xb81fc3bf // stur wzr, [x29, #-0x4]
+	WORD $0xb400012e // cbz x14, 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x540000ab // b.lt 0x8088 <k_pack_rows_bf16+0x3a4>
+	WORD $0x8b060368 // add x8, x27, x6
+	WORD $0x785fc108 // ldurh w8, [x8, #-0x4]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0x14000002 // b 0x808c <k_pack_rows_bf16+0x3a8>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xb90003a8 // str w8, [x29]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54fff9a0 // b.eq 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x5400010b // b.lt 0x80bc <k_pack_rows_bf16+0x3d8>
+	WORD $0x785fe368 // ldurh w8, [x27, #-0x2]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0x8b1103aa // add x10, x29, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xb81f4148 // stur w8, [x10, #-0xc]
+	WORD $0x540000ec // b.gt 0x80d0 <k_pack_rows_bf16+0x3ec>
+	WORD $0x14000024 // b 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b1103aa // add x10, x29, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xb81f4148 // stur w8, [x10, #-0xc]
+	WORD $0x540003ed // b.le 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400010b // b.lt 0x80f4 <k_pack_rows_bf16+0x410>
+	WORD $0x8b0c0368 // add x8, x27, x12
+	WORD $0x785fe108 // ldurh w8, [x8, #-0x2]
+	WORD $0x53103d04 // lsl w4, w8, #16
+	WORD $0x8b1a0ac8 // add x8, x22, x26, lsl #2
+	WORD $0xb9000504 // str w4, [x8, #0x4]
+	WORD $0xb50000a1 // cbnz x1, 0x8100 <k_pack_rows_bf16+0x41c>
+	WORD $0x14000016 // b 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0x8b1a0ac8 // add x8, x22, x26, lsl #2
+	WORD $0xb900051f // str wzr, [x8, #0x4]
+	WORD $0xb4000261 // cbz x1, 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540000eb // b.lt 0x8120 <k_pack_rows_bf16+0x43c>
+	WORD $0x8b00036a // add x10, x27, x0
+	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
+	WORD $0x53103d44 // lsl w4, w10, #16
+	WORD $0xb9000904 // str w4, [x8, #0x8]
+	WORD $0xb500008e // cbnz x14, 0x8128 <k_pack_rows_bf16+0x444>
+	WORD $0x1400000b // b 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0xb900091f // str wzr, [x8, #0x8]
+	WORD $0xb400012e // cbz x14, 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x540000ab // b.lt 0x8140 <k_pack_rows_bf16+0x45c>
+	WORD $0x8b060368 // add x8, x27, x6
+	WORD $0x785fe108 // ldurh w8, [x8, #-0x2]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0x14000002 // b 0x8144 <k_pack_rows_bf16+0x460>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xb8316ba8 // str w8, [x29, x17]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x54fff3e0 // b.eq 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x5400012b // b.lt 0x8178 <k_pack_rows_bf16+0x494>
+	WORD $0x79400368 // ldrh w8, [x27]
+	WORD $0x53103d08 // lsl w8, w8, #16
+	WORD $0xf94013ea // ldr x10, [sp, #0x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xb81f4148 // stur w8, [x10, #-0xc]
+	WORD $0x54fff2cd // b.le 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0x14000007 // b 0x8190 <k_pack_rows_bf16+0x4ac>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf94013ea // ldr x10, [sp, #0x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xb81f4148 // stur w8, [x10, #-0xc]
+	WORD $0x54fff1ed // b.le 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000eb // b.lt 0x81b0 <k_pack_rows_bf16+0x4cc>
+	WORD $0x786c6b68 // ldrh w8, [x27, x12]
+	WORD $0x53103d04 // lsl w4, w8, #16
+	WORD $0x8b1a08a8 // add x8, x5, x26, lsl #2
+	WORD $0xb9000504 // str w4, [x8, #0x4]
+	WORD $0xb50000a1 // cbnz x1, 0x81bc <k_pack_rows_bf16+0x4d8>
+	WORD $0x17ffff87 // b 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0x8b1a08a8 // add x8, x5, x26, lsl #2
+	WORD $0xb900051f // str wzr, [x8, #0x4]
+	WORD $0xb4fff081 // cbz x1, 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x540000cb // b.lt 0x81d8 <k_pack_rows_bf16+0x4f4>
+	WORD $0x78606b6a // ldrh w10, [x27, x0]
+	WORD $0x53103d41 // lsl w1, w10, #16
+	WORD $0xb9000901 // str w1, [x8, #0x8]
+	WORD $0xb500008e // cbnz x14, 0x81e0 <k_pack_rows_bf16+0x4fc>
+	WORD $0x17ffff7d // b 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xb900091f // str wzr, [x8, #0x8]
+	WORD $0xb4ffef6e // cbz x14, 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x54ffeeaa // b.ge 0x7fb8 <k_pack_rows_bf16+0x2d4>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x17ffff75 // b 0x7fc0 <k_pack_rows_bf16+0x2dc>
 	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
 	WORD $0xf94023fd // ldr x29, [sp, #0x40]
 	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
@@ -8371,290 +8350,283 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// pack_rows_64
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400242b // b.lt 0x86f0 <k_pack_rows_64+0x48c>
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540023cb // b.lt 0x86f0 <k_pack_rows_64+0x48c>
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400234b // b.lt 0x8680 <k_pack_rows_64+0x470>
 	WORD $0xd10283ff // sub sp, sp, #0xa0
-	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
-	WORD $0xcb0e03f0 // neg x16, x14
-	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xd37df1d1 // lsl x17, x14, #3
-	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
-	WORD $0xd377d9c0 // lsl x0, x14, #9
-	WORD $0xa90443fd // stp x29, x16, [sp, #0x40]
-	WORD $0x8b0c0588 // add x8, x12, x12, lsl #1
-	WORD $0xd37cedd0 // lsl x16, x14, #4
-	WORD $0xd37ced83 // lsl x3, x12, #4
-	WORD $0xa90003ea // stp x10, x0, [sp]
-	WORD $0xd37df180 // lsl x0, x12, #3
-	WORD $0xd37be9cd // lsl x13, x14, #5
-	WORD $0xd37df105 // lsl x5, x8, #3
-	WORD $0xd37be986 // lsl x6, x12, #5
-	WORD $0x91006148 // add x8, x10, #0x18
-	WORD $0xaa1f03fd // mov x29, xzr
-	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
-	WORD $0x8b100147 // add x7, x10, x16
-	WORD $0x8b110157 // add x23, x10, x17
-	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
-	WORD $0x8b0001f5 // add x21, x15, x0
-	WORD $0x8b0501f6 // add x22, x15, x5
-	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x8b0301f4 // add x20, x15, x3
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x910021e8 // add x8, x15, #0x8
+	WORD $0xf9401018 // ldr x24, [x0, #0x20]
+	WORD $0xf90023fd // str x29, [sp, #0x40]
+	WORD $0xf100071f // cmp x24, #0x1
 	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
-	WORD $0xa90143e9 // stp x9, x16, [sp, #0x10]
-	WORD $0xa902a3e0 // stp x0, x8, [sp, #0x28]
-	WORD $0x1400000e // b 0x8338 <k_pack_rows_64+0xd4>
-	WORD $0xa940a7e8 // ldp x8, x9, [sp, #0x8]
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x5400212b // b.lt 0x8664 <k_pack_rows_64+0x454>
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xd37cef0a // lsl x10, x24, #4
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xd37df311 // lsl x17, x24, #3
+	WORD $0xa901abe8 // stp x8, x10, [sp, #0x18]
+	WORD $0xd37beb0d // lsl x13, x24, #5
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0x8b0a0125 // add x5, x9, x10
+	WORD $0xd377db0a // lsl x10, x24, #9
+	WORD $0xd37ef582 // lsl x2, x12, #2
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0x8b0c01e3 // add x3, x15, x12
+	WORD $0x8b0c0006 // add x6, x0, x12
+	WORD $0xcb1803ee // neg x14, x24
+	WORD $0xa900abe9 // stp x9, x10, [sp, #0x8]
+	WORD $0x8b0001f3 // add x19, x15, x0
+	WORD $0x8b0601f4 // add x20, x15, x6
+	WORD $0x9100612a // add x10, x9, #0x18
+	WORD $0x8b110136 // add x22, x9, x17
+	WORD $0x910041e9 // add x9, x15, #0x10
+	WORD $0xf90027ee // str x14, [sp, #0x48]
+	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
+	WORD $0x1400000d // b 0x82d8 <k_pack_rows_64+0xc8>
+	WORD $0xa94123e9 // ldp x9, x8, [sp, #0x10]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xf9401fea // ldr x10, [sp, #0x38]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0x8b0800e7 // add x7, x7, x8
-	WORD $0x8b08014a // add x10, x10, x8
-	WORD $0x8b0802f7 // add x23, x23, x8
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b0900a5 // add x5, x5, x9
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0x8b0902d6 // add x22, x22, x9
+	WORD $0xa942a7fd // ldp x29, x9, [sp, #0x28]
 	WORD $0x910803bd // add x29, x29, #0x200
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x91080108 // add x8, x8, #0x200
-	WORD $0xa9032be8 // stp x8, x10, [sp, #0x30]
-	WORD $0x54001d0a // b.ge 0x86d4 <k_pack_rows_64+0x470>
-	WORD $0xcb0b013a // sub x26, x9, x11
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x91080129 // add x9, x9, #0x200
+	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
+	WORD $0x54001c8a // b.ge 0x8664 <k_pack_rows_64+0x454>
+	WORD $0xcb0b0119 // sub x25, x8, x11
 	WORD $0x52800808 // mov w8, #0x40 // =64
-	WORD $0xf90013fd // str x29, [sp, #0x20]
-	WORD $0xf101035f // cmp x26, #0x40
-	WORD $0x9a88b35b // csel x27, x26, x8, lt
-	WORD $0xf100135f // cmp x26, #0x4
-	WORD $0x5400010a // b.ge 0x8370 <k_pack_rows_64+0x10c>
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54fffd6b // b.lt 0x8304 <k_pack_rows_64+0xa0>
-	WORD $0xa9437bfd // ldp x29, x30, [sp, #0x30]
-	WORD $0xaa1f03fb // mov x27, xzr
-	WORD $0xaa1903f0 // mov x16, x25
-	WORD $0xaa0e03e9 // mov x9, x14
-	WORD $0x1400006e // b 0x8524 <k_pack_rows_64+0x2c0>
-	WORD $0x9b0e7d68 // mul x8, x11, x14
-	WORD $0xf94003ea // ldr x10, [sp]
-	WORD $0x8b0b0dfa // add x26, x15, x11, lsl #3
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xaa0e03fe // mov x30, x14
-	WORD $0x8b080d50 // add x16, x10, x8, lsl #3
-	WORD $0x14000006 // b 0x83a0 <k_pack_rows_64+0x13c>
-	WORD $0x91001129 // add x9, x9, #0x4
+	WORD $0xf90017fd // str x29, [sp, #0x28]
+	WORD $0xf101033f // cmp x25, #0x40
+	WORD $0x9a88b329 // csel x9, x25, x8, lt
+	WORD $0xf100133f // cmp x25, #0x4
+	WORD $0x5400010a // b.ge 0x8310 <k_pack_rows_64+0x100>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54fffd8b // b.lt 0x82a8 <k_pack_rows_64+0x98>
+	WORD $0xa94377fb // ldp x27, x29, [sp, #0x30]
+	WORD $0xaa1f03fa // mov x26, xzr
+	WORD $0xaa1003fe // mov x30, x16
+	WORD $0xaa1803e9 // mov x9, x24
+	WORD $0x1400006d // b 0x84c0 <k_pack_rows_64+0x2b0>
+	WORD $0x9b187d68 // mul x8, x11, x24
+	WORD $0xf94007ea // ldr x10, [sp, #0x8]
+	WORD $0x8b0b0dfb // add x27, x15, x11, lsl #3
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0xaa1803fe // mov x30, x24
+	WORD $0x8b080d5a // add x26, x10, x8, lsl #3
+	WORD $0x14000006 // b 0x8340 <k_pack_rows_64+0x130>
+	WORD $0x91001339 // add x25, x25, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
-	WORD $0x8b0603bd // add x29, x29, x6
-	WORD $0xeb0e013f // cmp x9, x14
-	WORD $0x54fffb4a // b.ge 0x8304 <k_pack_rows_64+0xa0>
-	WORD $0xcb090321 // sub x1, x25, x9
-	WORD $0x8b090e00 // add x0, x16, x9, lsl #3
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x5400054b // b.lt 0x8454 <k_pack_rows_64+0x1f0>
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xaa1d03e8 // mov x8, x29
-	WORD $0x8b0801e2 // add x2, x15, x8
-	WORD $0x8b0802aa // add x10, x21, x8
-	WORD $0x8b080293 // add x19, x20, x8
-	WORD $0x8b0802d8 // add x24, x22, x8
-	WORD $0xf9820040 // prfm pldl1keep, [x2, #0x400]
+	WORD $0x8b0203bd // add x29, x29, x2
+	WORD $0xeb18033f // cmp x25, x24
+	WORD $0x54fffb6a // b.ge 0x82a8 <k_pack_rows_64+0x98>
+	WORD $0xcb19020e // sub x14, x16, x25
+	WORD $0x8b190f44 // add x4, x26, x25, lsl #3
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x5400054b // b.lt 0x83f4 <k_pack_rows_64+0x1e4>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xaa1d03e1 // mov x1, x29
+	WORD $0x8b0101e7 // add x7, x15, x1
+	WORD $0x8b01006a // add x10, x3, x1
+	WORD $0x8b010275 // add x21, x19, x1
+	WORD $0x8b010297 // add x23, x20, x1
+	WORD $0xf98200e0 // prfm pldl1keep, [x7, #0x400]
 	WORD $0xf9820140 // prfm pldl1keep, [x10, #0x400]
-	WORD $0xf9820260 // prfm pldl1keep, [x19, #0x400]
-	WORD $0xf9820300 // prfm pldl1keep, [x24, #0x400]
-	WORD $0xad401e60 // ldp q0, q7, [x19]
-	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xad404301 // ldp q1, q16, [x24]
-	WORD $0xad401442 // ldp q2, q5, [x2]
-	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0xf98202a0 // prfm pldl1keep, [x21, #0x400]
+	WORD $0xf98202e0 // prfm pldl1keep, [x23, #0x400]
+	WORD $0xad401ea0 // ldp q0, q7, [x21]
+	WORD $0x91008021 // add x1, x1, #0x20
+	WORD $0xad4042e1 // ldp q1, q16, [x23]
+	WORD $0xad4014e2 // ldp q2, q5, [x7]
+	WORD $0xaa0403e7 // mov x7, x4
 	WORD $0x4ec13804 // zip1 v4.2d, v0.2d, v1.2d
 	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
 	WORD $0xad400543 // ldp q3, q1, [x10]
 	WORD $0x4ec33846 // zip1 v6.2d, v2.2d, v3.2d
 	WORD $0x4ec37842 // zip2 v2.2d, v2.2d, v3.2d
 	WORD $0x4ed038e3 // zip1 v3.2d, v7.2d, v16.2d
-	WORD $0x8b11000a // add x10, x0, x17
-	WORD $0xad001006 // stp q6, q4, [x0]
+	WORD $0x8b11008a // add x10, x4, x17
+	WORD $0xad001086 // stp q6, q4, [x4]
 	WORD $0x4ec138a4 // zip1 v4.2d, v5.2d, v1.2d
 	WORD $0x4ed078e6 // zip2 v6.2d, v7.2d, v16.2d
 	WORD $0xad000142 // stp q2, q0, [x10]
 	WORD $0x4ec178a0 // zip2 v0.2d, v5.2d, v1.2d
 	WORD $0x8b11014a // add x10, x10, x17
-	WORD $0x91002080 // add x0, x4, #0x8
-	WORD $0x91001084 // add x4, x4, #0x4
-	WORD $0xeb1b001f // cmp x0, x27
+	WORD $0x91002104 // add x4, x8, #0x8
+	WORD $0x91001108 // add x8, x8, #0x4
+	WORD $0xeb09009f // cmp x4, x9
 	WORD $0xad000d44 // stp q4, q3, [x10]
 	WORD $0x8b11014a // add x10, x10, x17
-	WORD $0x8b110140 // add x0, x10, x17
+	WORD $0x8b110144 // add x4, x10, x17
 	WORD $0xad001940 // stp q0, q6, [x10]
-	WORD $0x54fffbed // b.le 0x83b8 <k_pack_rows_64+0x154>
-	WORD $0x8b0d0040 // add x0, x2, x13
-	WORD $0x8b0801e8 // add x8, x15, x8
-	WORD $0xeb040364 // subs x4, x27, x4
-	WORD $0x540000cc // b.gt 0x8464 <k_pack_rows_64+0x200>
-	WORD $0x17ffffcf // b 0x838c <k_pack_rows_64+0x128>
-	WORD $0x9b0c7d28 // mul x8, x9, x12
-	WORD $0x8b080f48 // add x8, x26, x8, lsl #3
-	WORD $0xeb1f0364 // subs x4, x27, xzr
-	WORD $0x54fff96d // b.le 0x838c <k_pack_rows_64+0x128>
-	WORD $0xeb0901df // cmp x14, x9
-	WORD $0x54fff92d // b.le 0x838c <k_pack_rows_64+0x128>
-	WORD $0x91004002 // add x2, x0, #0x10
-	WORD $0x14000006 // b 0x8488 <k_pack_rows_64+0x224>
-	WORD $0xfd000440 // str d0, [x2, #0x8]
-	WORD $0xf1000484 // subs x4, x4, #0x1
-	WORD $0x91002108 // add x8, x8, #0x8
-	WORD $0x8b110042 // add x2, x2, x17
-	WORD $0x54fff840 // b.eq 0x838c <k_pack_rows_64+0x128>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000cb // b.lt 0x84a4 <k_pack_rows_64+0x240>
-	WORD $0xfd400100 // ldr d0, [x8]
+	WORD $0x54fffbed // b.le 0x8358 <k_pack_rows_64+0x148>
+	WORD $0x8b0d00e4 // add x4, x7, x13
+	WORD $0x8b0101e1 // add x1, x15, x1
+	WORD $0xeb080128 // subs x8, x9, x8
+	WORD $0x540000ac // b.gt 0x8400 <k_pack_rows_64+0x1f0>
+	WORD $0x17ffffcf // b 0x832c <k_pack_rows_64+0x11c>
+	WORD $0x9b0c6f21 // madd x1, x25, x12, x27
+	WORD $0xeb1f0128 // subs x8, x9, xzr
+	WORD $0x54fff98d // b.le 0x832c <k_pack_rows_64+0x11c>
+	WORD $0xeb19031f // cmp x24, x25
+	WORD $0x54fff94d // b.le 0x832c <k_pack_rows_64+0x11c>
+	WORD $0x91004087 // add x7, x4, #0x10
+	WORD $0x14000006 // b 0x8424 <k_pack_rows_64+0x214>
+	WORD $0xfd0004e0 // str d0, [x7, #0x8]
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x91002021 // add x1, x1, #0x8
+	WORD $0x8b1100e7 // add x7, x7, x17
+	WORD $0x54fff860 // b.eq 0x832c <k_pack_rows_64+0x11c>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x540000cb // b.lt 0x8440 <k_pack_rows_64+0x230>
+	WORD $0xfd400020 // ldr d0, [x1]
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xfc1f0040 // stur d0, [x2, #-0x10]
-	WORD $0x54fffeed // b.le 0x8478 <k_pack_rows_64+0x214>
-	WORD $0x14000005 // b 0x84b4 <k_pack_rows_64+0x250>
+	WORD $0xfc1f00e0 // stur d0, [x7, #-0x10]
+	WORD $0x54fffeed // b.le 0x8414 <k_pack_rows_64+0x204>
+	WORD $0x14000005 // b 0x8450 <k_pack_rows_64+0x240>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xfc1f0040 // stur d0, [x2, #-0x10]
-	WORD $0x54fffe4d // b.le 0x8478 <k_pack_rows_64+0x214>
+	WORD $0xfc1f00e0 // stur d0, [x7, #-0x10]
+	WORD $0x54fffe4d // b.le 0x8414 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x5400004b // b.lt 0x84c4 <k_pack_rows_64+0x260>
-	WORD $0xfc6c7900 // ldr d0, [x8, x12, lsl #3]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x5400004b // b.lt 0x8460 <k_pack_rows_64+0x250>
+	WORD $0xfc6c6820 // ldr d0, [x1, x12]
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xfc1f8040 // stur d0, [x2, #-0x8]
-	WORD $0x54fffd60 // b.eq 0x8478 <k_pack_rows_64+0x214>
+	WORD $0xfc1f80e0 // stur d0, [x7, #-0x8]
+	WORD $0x54fffd60 // b.eq 0x8414 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000c3f // cmp x1, #0x3
-	WORD $0x5400004b // b.lt 0x84e0 <k_pack_rows_64+0x27c>
-	WORD $0xfc636900 // ldr d0, [x8, x3]
+	WORD $0xf1000ddf // cmp x14, #0x3
+	WORD $0x5400004b // b.lt 0x847c <k_pack_rows_64+0x26c>
+	WORD $0xfc606820 // ldr d0, [x1, x0]
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0xfd000040 // str d0, [x2]
-	WORD $0x54fffc80 // b.eq 0x8478 <k_pack_rows_64+0x214>
+	WORD $0xfd0000e0 // str d0, [x7]
+	WORD $0x54fffc80 // b.eq 0x8414 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x54fffc0b // b.lt 0x8474 <k_pack_rows_64+0x210>
-	WORD $0xfc656900 // ldr d0, [x8, x5]
-	WORD $0x17ffffde // b 0x8474 <k_pack_rows_64+0x210>
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xfc286bc0 // str d0, [x30, x8]
-	WORD $0x9100137b // add x27, x27, #0x4
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54fffc0b // b.lt 0x8410 <k_pack_rows_64+0x200>
+	WORD $0xfc666820 // ldr d0, [x1, x6]
+	WORD $0x17ffffde // b 0x8410 <k_pack_rows_64+0x200>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xfc286ba0 // str d0, [x29, x8]
+	WORD $0x9100135a // add x26, x26, #0x4
 	WORD $0xd1001129 // sub x9, x9, #0x4
-	WORD $0xd1001210 // sub x16, x16, #0x4
-	WORD $0xeb0e037f // cmp x27, x14
-	WORD $0x910083de // add x30, x30, #0x20
-	WORD $0x8b0603bd // add x29, x29, x6
-	WORD $0x54ffef2a // b.ge 0x8304 <k_pack_rows_64+0xa0>
-	WORD $0xeb1b01df // cmp x14, x27
-	WORD $0x54ffff0d // b.le 0x8508 <k_pack_rows_64+0x2a4>
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x5400006d // b.le 0x853c <k_pack_rows_64+0x2d8>
-	WORD $0xfc5f83a0 // ldur d0, [x29, #-0x8]
-	WORD $0x14000002 // b 0x8540 <k_pack_rows_64+0x2dc>
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0xeb18035f // cmp x26, x24
+	WORD $0x910083bd // add x29, x29, #0x20
+	WORD $0x8b02037b // add x27, x27, x2
+	WORD $0x54ffef6a // b.ge 0x82a8 <k_pack_rows_64+0x98>
+	WORD $0xeb1a031f // cmp x24, x26
+	WORD $0x54ffff0d // b.le 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0xf10003df // cmp x30, #0x0
+	WORD $0x5400006d // b.le 0x84d8 <k_pack_rows_64+0x2c8>
+	WORD $0xfc5f0360 // ldur d0, [x27, #-0x10]
+	WORD $0x14000002 // b 0x84dc <k_pack_rows_64+0x2cc>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
 	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xfc1e83c0 // stur d0, [x30, #-0x18]
-	WORD $0x8b1b0108 // add x8, x8, x27
-	WORD $0x91000d01 // add x1, x8, #0x3
-	WORD $0x91000908 // add x8, x8, #0x2
-	WORD $0x540002cb // b.lt 0x85b0 <k_pack_rows_64+0x34c>
+	WORD $0xfc1e83a0 // stur d0, [x29, #-0x18]
+	WORD $0x8b1a0108 // add x8, x8, x26
+	WORD $0x91000d0e // add x14, x8, #0x3
+	WORD $0x91000901 // add x1, x8, #0x2
+	WORD $0x540002ab // b.lt 0x8548 <k_pack_rows_64+0x338>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400008b // b.lt 0x8574 <k_pack_rows_64+0x310>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x8b0a03aa // add x10, x29, x10
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400006b // b.lt 0x850c <k_pack_rows_64+0x2fc>
+	WORD $0x8b0c0368 // add x8, x27, x12
+	WORD $0xfc5f0100 // ldur d0, [x8, #-0x10]
+	WORD $0xfc1f03a0 // stur d0, [x29, #-0x10]
+	WORD $0xb40001c1 // cbz x1, 0x8548 <k_pack_rows_64+0x338>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400006b // b.lt 0x8528 <k_pack_rows_64+0x318>
+	WORD $0x8b000368 // add x8, x27, x0
+	WORD $0xfc5f0100 // ldur d0, [x8, #-0x10]
+	WORD $0xfc1f83a0 // stur d0, [x29, #-0x8]
+	WORD $0xb40000ee // cbz x14, 0x8548 <k_pack_rows_64+0x338>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x5400006b // b.lt 0x8544 <k_pack_rows_64+0x334>
+	WORD $0x8b060368 // add x8, x27, x6
+	WORD $0xfc5f0100 // ldur d0, [x8, #-0x10]
+	WORD $0xfd0003a0 // str d0, [x29]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54fffac0 // b.eq 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x540000eb // b.lt 0x8570 <k_pack_rows_64+0x360>
+	WORD $0xfc5f8360 // ldur d0, [x27, #-0x8]
+	WORD $0x8b1103a8 // add x8, x29, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xfc1e8100 // stur d0, [x8, #-0x18]
+	WORD $0x540000ec // b.gt 0x8584 <k_pack_rows_64+0x374>
+	WORD $0x1400001b // b 0x85d8 <k_pack_rows_64+0x3c8>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1103a8 // add x8, x29, x17
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xfc1e8100 // stur d0, [x8, #-0x18]
+	WORD $0x540002cd // b.le 0x85d8 <k_pack_rows_64+0x3c8>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400006b // b.lt 0x8598 <k_pack_rows_64+0x388>
+	WORD $0x8b0c0368 // add x8, x27, x12
+	WORD $0xfc5f8100 // ldur d0, [x8, #-0x8]
+	WORD $0x8b1a0ec8 // add x8, x22, x26, lsl #3
+	WORD $0xfd000500 // str d0, [x8, #0x8]
+	WORD $0xb40001c1 // cbz x1, 0x85d8 <k_pack_rows_64+0x3c8>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400006b // b.lt 0x85b8 <k_pack_rows_64+0x3a8>
+	WORD $0x8b00036a // add x10, x27, x0
 	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
-	WORD $0xfc1f03c0 // stur d0, [x30, #-0x10]
-	WORD $0xb40001c8 // cbz x8, 0x85b0 <k_pack_rows_64+0x34c>
+	WORD $0xfd000900 // str d0, [x8, #0x10]
+	WORD $0xb40000ee // cbz x14, 0x85d8 <k_pack_rows_64+0x3c8>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400006b // b.lt 0x8590 <k_pack_rows_64+0x32c>
-	WORD $0x8b0303aa // add x10, x29, x3
-	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
-	WORD $0xfc1f83c0 // stur d0, [x30, #-0x8]
-	WORD $0xb40000e1 // cbz x1, 0x85b0 <k_pack_rows_64+0x34c>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400006b // b.lt 0x85ac <k_pack_rows_64+0x348>
-	WORD $0x8b0503aa // add x10, x29, x5
-	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
-	WORD $0xfd0003c0 // str d0, [x30]
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54fffaa0 // b.eq 0x8508 <k_pack_rows_64+0x2a4>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000eb // b.lt 0x85d8 <k_pack_rows_64+0x374>
-	WORD $0xfd4003a0 // ldr d0, [x29]
-	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x5400006b // b.lt 0x85d4 <k_pack_rows_64+0x3c4>
+	WORD $0x8b060368 // add x8, x27, x6
+	WORD $0xfc5f8100 // ldur d0, [x8, #-0x8]
+	WORD $0xfc316ba0 // str d0, [x29, x17]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x54fff640 // b.eq 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x5400010b // b.lt 0x8604 <k_pack_rows_64+0x3f4>
+	WORD $0xfd400360 // ldr d0, [x27]
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
-	WORD $0x540000ec // b.gt 0x85ec <k_pack_rows_64+0x388>
-	WORD $0x14000019 // b 0x8638 <k_pack_rows_64+0x3d4>
+	WORD $0x8b0803a8 // add x8, x29, x8
+	WORD $0xfc1e8100 // stur d0, [x8, #-0x18]
+	WORD $0x54fff54d // b.le 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0x14000007 // b 0x861c <k_pack_rows_64+0x40c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b1103ca // add x10, x30, x17
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
-	WORD $0x5400028d // b.le 0x8638 <k_pack_rows_64+0x3d4>
+	WORD $0x8b0803a8 // add x8, x29, x8
+	WORD $0xfc1e8100 // stur d0, [x8, #-0x18]
+	WORD $0x54fff46d // b.le 0x84a4 <k_pack_rows_64+0x294>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400006b // b.lt 0x8600 <k_pack_rows_64+0x39c>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0xfc6a6ba0 // ldr d0, [x29, x10]
-	WORD $0x8b1b0ee0 // add x0, x23, x27, lsl #3
-	WORD $0xfd000400 // str d0, [x0, #0x8]
-	WORD $0xb4000188 // cbz x8, 0x8638 <k_pack_rows_64+0x3d4>
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x5400004b // b.lt 0x862c <k_pack_rows_64+0x41c>
+	WORD $0xfc6c6b60 // ldr d0, [x27, x12]
+	WORD $0x8b1a0ca8 // add x8, x5, x26, lsl #3
+	WORD $0xfd000500 // str d0, [x8, #0x8]
+	WORD $0xb4fff381 // cbz x1, 0x84a4 <k_pack_rows_64+0x294>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400004b // b.lt 0x861c <k_pack_rows_64+0x3b8>
-	WORD $0xfc636ba0 // ldr d0, [x29, x3]
-	WORD $0xfd000800 // str d0, [x0, #0x10]
-	WORD $0xb40000c1 // cbz x1, 0x8638 <k_pack_rows_64+0x3d4>
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x5400004b // b.lt 0x8648 <k_pack_rows_64+0x438>
+	WORD $0xfc606b60 // ldr d0, [x27, x0]
+	WORD $0xfd000900 // str d0, [x8, #0x10]
+	WORD $0xb4fff2ce // cbz x14, 0x84a4 <k_pack_rows_64+0x294>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400004b // b.lt 0x8634 <k_pack_rows_64+0x3d0>
-	WORD $0xfc656ba0 // ldr d0, [x29, x5]
-	WORD $0xfc316bc0 // str d0, [x30, x17]
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x54fff660 // b.eq 0x8508 <k_pack_rows_64+0x2a4>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400010b // b.lt 0x8664 <k_pack_rows_64+0x400>
-	WORD $0xfd4007a0 // ldr d0, [x29, #0x8]
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x8b0a03ca // add x10, x30, x10
-	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
-	WORD $0x54fff56d // b.le 0x8508 <k_pack_rows_64+0x2a4>
-	WORD $0x14000007 // b 0x867c <k_pack_rows_64+0x418>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x8b0a03ca // add x10, x30, x10
-	WORD $0xfc1e8140 // stur d0, [x10, #-0x18]
-	WORD $0x54fff48d // b.le 0x8508 <k_pack_rows_64+0x2a4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400008b // b.lt 0x8694 <k_pack_rows_64+0x430>
-	WORD $0xf94017ea // ldr x10, [sp, #0x28]
-	WORD $0x8b0a03aa // add x10, x29, x10
-	WORD $0xfd400540 // ldr d0, [x10, #0x8]
-	WORD $0x8b1b0ce0 // add x0, x7, x27, lsl #3
-	WORD $0xfd000400 // str d0, [x0, #0x8]
-	WORD $0xb4fff368 // cbz x8, 0x8508 <k_pack_rows_64+0x2a4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400006b // b.lt 0x86b4 <k_pack_rows_64+0x450>
-	WORD $0x8b0303a8 // add x8, x29, x3
-	WORD $0xfd400500 // ldr d0, [x8, #0x8]
-	WORD $0xfd000800 // str d0, [x0, #0x10]
-	WORD $0xb4fff281 // cbz x1, 0x8508 <k_pack_rows_64+0x2a4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fff1eb // b.lt 0x8500 <k_pack_rows_64+0x29c>
-	WORD $0x8b0503a8 // add x8, x29, x5
-	WORD $0xfd400500 // ldr d0, [x8, #0x8]
-	WORD $0x17ffff8c // b 0x8500 <k_pack_rows_64+0x29c>
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x54fff22b // b.lt 0x849c <k_pack_rows_64+0x28c>
+	WORD $0xfc666b60 // ldr d0, [x27, x6]
+	WORD $0x17ffff8f // b 0x849c <k_pack_rows_64+0x28c>
 	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
 	WORD $0xf94023fd // ldr x29, [sp, #0x40]
 	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
@@ -8664,391 +8636,1417 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910283ff // add sp, sp, #0xa0
 	WORD $0xd65f03c0 // ret
 
-	// pack_cols
-	WORD $0xf81e0ff5 // str x21, [sp, #-0x20]!
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xa9014ff4 // stp x20, x19, [sp, #0x10]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400170b // b.lt 0x89e4 <k_pack_cols+0x2f0>
-	WORD $0xa941b009 // ldp x9, x12, [x0, #0x18]
-	WORD $0xf940080f // ldr x15, [x0, #0x10]
-	WORD $0xa940280b // ldp x11, x10, [x0]
-	WORD $0xeb09019f // cmp x12, x9
-	WORD $0x5400032d // b.le 0x877c <k_pack_cols+0x88>
-	WORD $0xb4001649 // cbz x9, 0x89e4 <k_pack_cols+0x2f0>
-	WORD $0xf940140c // ldr x12, [x0, #0x28]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540015eb // b.lt 0x89e4 <k_pack_cols+0x2f0>
-	WORD $0xd37ef58d // lsl x13, x12, #2
-	WORD $0xd37ef5ee // lsl x14, x15, #2
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x14000006 // b 0x8750 <k_pack_cols+0x5c>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x8b0d016b // add x11, x11, x13
-	WORD $0x8b0e014a // add x10, x10, x14
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x540014c0 // b.eq 0x89e4 <k_pack_cols+0x2f0>
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x14000005 // b 0x8768 <k_pack_cols+0x74>
-	WORD $0xbc307960 // str s0, [x11, x16, lsl #2]
-	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0xeb10019f // cmp x12, x16
-	WORD $0x54fffec0 // b.eq 0x873c <k_pack_cols+0x48>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xeb09021f // cmp x16, x9
-	WORD $0x54ffff4a // b.ge 0x8758 <k_pack_cols+0x64>
-	WORD $0xbc707940 // ldr s0, [x10, x16, lsl #2]
-	WORD $0x17fffff8 // b 0x8758 <k_pack_cols+0x64>
-	WORD $0x9b087d91 // mul x17, x12, x8
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x540005aa // b.ge 0x8838 <k_pack_cols+0x144>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54000d8b // b.lt 0x893c <k_pack_cols+0x248>
-	WORD $0xd37ef5ef // lsl x15, x15, #2
-	WORD $0xd37ef590 // lsl x16, x12, #2
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x14000007 // b 0x87c4 <k_pack_cols+0xd0>
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x8b0f014a // add x10, x10, x15
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0xeb08003f // cmp x1, x8
-	WORD $0x8b1001ad // add x13, x13, x16
-	WORD $0x54001120 // b.eq 0x89e4 <k_pack_cols+0x2f0>
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xaa0b03e4 // mov x4, x11
-	WORD $0xaa0a03e3 // mov x3, x10
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x3dc00060 // ldr q0, [x3]
-	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x8b020185 // add x5, x12, x2
-	WORD $0x3cad6880 // str q0, [x4, x13]
-	WORD $0x8b110084 // add x4, x4, x17
-	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x54ffff2d // b.le 0x87d0 <k_pack_cols+0xdc>
-	WORD $0xeb02013f // cmp x9, x2
-	WORD $0x54fffdc0 // b.eq 0x87ac <k_pack_cols+0xb8>
-	WORD $0xf9401405 // ldr x5, [x0, #0x28]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x54fffd6b // b.lt 0x87ac <k_pack_cols+0xb8>
-	WORD $0x9b0e10a4 // madd x4, x5, x14, x4
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x14000005 // b 0x8820 <k_pack_cols+0x12c>
-	WORD $0xbc267880 // str s0, [x4, x6, lsl #2]
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0xeb0600bf // cmp x5, x6
-	WORD $0x54fffc80 // b.eq 0x87ac <k_pack_cols+0xb8>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b060047 // add x7, x2, x6
-	WORD $0xeb0900ff // cmp x7, x9
-	WORD $0x54ffff2a // b.ge 0x8810 <k_pack_cols+0x11c>
-	WORD $0xbc667860 // ldr s0, [x3, x6, lsl #2]
-	WORD $0x17fffff7 // b 0x8810 <k_pack_cols+0x11c>
-	WORD $0xd37ef5ef // lsl x15, x15, #2
-	WORD $0xd37ef590 // lsl x16, x12, #2
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xaa0b03e1 // mov x1, x11
-	WORD $0x14000007 // b 0x886c <k_pack_cols+0x178>
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0x8b0f014a // add x10, x10, x15
-	WORD $0x8b100021 // add x1, x1, x16
-	WORD $0xeb0801df // cmp x14, x8
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0x54000be0 // b.eq 0x89e4 <k_pack_cols+0x2f0>
-	WORD $0xaa0c03f3 // mov x19, x12
-	WORD $0xaa0b03e4 // mov x4, x11
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0xaa0c03e7 // mov x7, x12
-	WORD $0x14000008 // b 0x88a0 <k_pack_cols+0x1ac>
-	WORD $0x8b060187 // add x7, x12, x6
-	WORD $0x8b100042 // add x2, x2, x16
-	WORD $0x8b1100a5 // add x5, x5, x17
-	WORD $0xeb0900ff // cmp x7, x9
-	WORD $0x8b110084 // add x4, x4, x17
-	WORD $0x8b0c0073 // add x19, x3, x12
-	WORD $0x540002cc // b.gt 0x88f4 <k_pack_cols+0x200>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0703e6 // mov x6, x7
-	WORD $0xaa1303e3 // mov x3, x19
-	WORD $0xaa0503e7 // mov x7, x5
-	WORD $0xaa0203f3 // mov x19, x2
-	WORD $0x3cc10660 // ldr q0, [x19], #0x10
-	WORD $0x91002295 // add x21, x20, #0x8
-	WORD $0xeb0c02bf // cmp x21, x12
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3c8104e0 // str q0, [x7], #0x10
-	WORD $0x54ffff6d // b.le 0x88b4 <k_pack_cols+0x1c0>
-	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x54fffdaa // b.ge 0x8884 <k_pack_cols+0x190>
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x3cf56a60 // ldr q0, [x19, x21]
-	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x3cb568e0 // str q0, [x7, x21]
-	WORD $0x910042b5 // add x21, x21, #0x10
-	WORD $0x54ffff6b // b.lt 0x88d8 <k_pack_cols+0x1e4>
-	WORD $0x17ffffe5 // b 0x8884 <k_pack_cols+0x190>
-	WORD $0xeb0900df // cmp x6, x9
-	WORD $0x54fffae0 // b.eq 0x8854 <k_pack_cols+0x160>
-	WORD $0xf9401405 // ldr x5, [x0, #0x28]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x54fffa8b // b.lt 0x8854 <k_pack_cols+0x160>
-	WORD $0x9b0d10a4 // madd x4, x5, x13, x4
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x14000006 // b 0x8928 <k_pack_cols+0x234>
-	WORD $0xbc267880 // str s0, [x4, x6, lsl #2]
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb0600bf // cmp x5, x6
-	WORD $0x54fff980 // b.eq 0x8854 <k_pack_cols+0x160>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x54ffff2a // b.ge 0x8914 <k_pack_cols+0x220>
-	WORD $0xbc667840 // ldr s0, [x2, x6, lsl #2]
-	WORD $0x17fffff7 // b 0x8914 <k_pack_cols+0x220>
-	WORD $0xd37ff98e // lsl x14, x12, #1
-	WORD $0x91000530 // add x16, x9, #0x1
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0x1a9fa7e1 // cset w1, lt
-	WORD $0x9a89c5c2 // csinc x2, x14, x9, gt
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0xb37ff981 // bfi x1, x12, #1, #63
-	WORD $0xcb010041 // sub x1, x2, x1
-	WORD $0x9a9f8582 // csinc x2, x12, xzr, hi
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0x9ac20821 // udiv x1, x1, x2
-	WORD $0x9a81a42e // cinc x14, x1, lt
-	WORD $0xd37ef5d0 // lsl x16, x14, #2
-	WORD $0x9b0e318c // madd x12, x12, x14, x12
-	WORD $0x9100120e // add x14, x16, #0x4
-	WORD $0x9b0e2e2b // madd x11, x17, x14, x11
-	WORD $0xd37ef5ee // lsl x14, x15, #2
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x14000006 // b 0x89a0 <k_pack_cols+0x2ac>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0x8b0e014a // add x10, x10, x14
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54000240 // b.eq 0x89e4 <k_pack_cols+0x2f0>
-	WORD $0xeb09019f // cmp x12, x9
-	WORD $0x54ffff40 // b.eq 0x898c <k_pack_cols+0x298>
-	WORD $0xf9401410 // ldr x16, [x0, #0x28]
+	// pack_rows_pairs
+	WORD $0xd102c3ff // sub sp, sp, #0xb0
+	WORD $0xa9422c10 // ldp x16, x11, [x0, #0x20]
+	WORD $0xf9400809 // ldr x9, [x0, #0x10]
+	WORD $0xf9002bfd // str x29, [sp, #0x50]
+	WORD $0xa9066ffe // stp x30, x27, [sp, #0x60]
+	WORD $0x8b4bfd68 // add x8, x11, x11, lsr #63
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0xa90767fa // stp x26, x25, [sp, #0x70]
+	WORD $0xa9085ff8 // stp x24, x23, [sp, #0x80]
+	WORD $0x9341fd0a // asr x10, x8, #1
+	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
+	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
+	WORD $0xa90083eb // stp x11, x0, [sp, #0x8]
+	WORD $0x540021cb // b.lt 0x8af0 <k_pack_rows_pairs+0x46c>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffeeb // b.lt 0x898c <k_pack_cols+0x298>
-	WORD $0x9b0d2e11 // madd x17, x16, x13, x11
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0x14000005 // b 0x89d0 <k_pack_cols+0x2dc>
-	WORD $0xf1000610 // subs x16, x16, #0x1
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0xbc004620 // str s0, [x17], #0x4
-	WORD $0x54fffe00 // b.eq 0x898c <k_pack_cols+0x298>
+	WORD $0x5400248b // b.lt 0x8b54 <k_pack_rows_pairs+0x4d0>
+	WORD $0xa940450b // ldp x11, x17, [x8]
+	WORD $0xd37ff92e // lsl x14, x9, #1
+	WORD $0xf9400d1a // ldr x26, [x8, #0x18]
+	WORD $0xd37df208 // lsl x8, x16, #3
+	WORD $0xd37ef613 // lsl x19, x16, #2
+	WORD $0xd37cee0f // lsl x15, x16, #4
+	WORD $0xd37ef522 // lsl x2, x9, #2
+	WORD $0x8b0901c3 // add x3, x14, x9
+	WORD $0xa902a3ea // stp x10, x8, [sp, #0x28]
+	WORD $0x8b080175 // add x21, x11, x8
+	WORD $0xd378de08 // lsl x8, x16, #8
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x8b090224 // add x4, x17, x9
+	WORD $0xa901a3eb // stp x11, x8, [sp, #0x18]
+	WORD $0x91003168 // add x8, x11, #0xc
+	WORD $0x8b0e0225 // add x5, x17, x14
+	WORD $0x8b030227 // add x7, x17, x3
+	WORD $0xcb1003ec // neg x12, x16
+	WORD $0xf90027e8 // str x8, [sp, #0x48]
+	WORD $0x8b130178 // add x24, x11, x19
+	WORD $0x91002228 // add x8, x17, #0x8
+	WORD $0xf9002fec // str x12, [sp, #0x58]
+	WORD $0xf90023e8 // str x8, [sp, #0x40]
+	WORD $0x1400000d // b 0x875c <k_pack_rows_pairs+0xd8>
+	WORD $0xa9422be8 // ldp x8, x10, [sp, #0x20]
+	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0x8b0802b5 // add x21, x21, x8
+	WORD $0x8b08016b // add x11, x11, x8
+	WORD $0x8b080318 // add x24, x24, x8
+	WORD $0xa943a3fd // ldp x29, x8, [sp, #0x38]
+	WORD $0x910403bd // add x29, x29, #0x100
+	WORD $0xeb0a01bf // cmp x13, x10
+	WORD $0x91040108 // add x8, x8, #0x100
+	WORD $0xa9042fe8 // stp x8, x11, [sp, #0x40]
+	WORD $0x54001cca // b.ge 0x8af0 <k_pack_rows_pairs+0x46c>
+	WORD $0xcb0d015b // sub x27, x10, x13
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0xf9001ffd // str x29, [sp, #0x38]
+	WORD $0xf101037f // cmp x27, #0x40
+	WORD $0x9a88b368 // csel x8, x27, x8, lt
+	WORD $0xf100137f // cmp x27, #0x4
+	WORD $0x5400010a // b.ge 0x8794 <k_pack_rows_pairs+0x110>
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x54fffd8b // b.lt 0x872c <k_pack_rows_pairs+0xa8>
+	WORD $0xa9445ffe // ldp x30, x23, [sp, #0x40]
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xaa1a03e1 // mov x1, x26
+	WORD $0xaa1003e8 // mov x8, x16
+	WORD $0x1400006f // b 0x894c <k_pack_rows_pairs+0x2c8>
+	WORD $0x9b107daa // mul x10, x13, x16
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0x8b0d0a3b // add x27, x17, x13, lsl #2
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xaa1003fe // mov x30, x16
+	WORD $0x8b0a0977 // add x23, x11, x10, lsl #2
+	WORD $0x14000006 // b 0x87c4 <k_pack_rows_pairs+0x140>
+	WORD $0x91001021 // add x1, x1, #0x4
+	WORD $0xd10013de // sub x30, x30, #0x4
+	WORD $0x8b0203bd // add x29, x29, x2
+	WORD $0xeb10003f // cmp x1, x16
+	WORD $0x54fffb6a // b.ge 0x872c <k_pack_rows_pairs+0xa8>
+	WORD $0xcb010346 // sub x6, x26, x1
+	WORD $0x8b010af6 // add x22, x23, x1, lsl #2
+	WORD $0xf10010df // cmp x6, #0x4
+	WORD $0x5400058b // b.lt 0x8880 <k_pack_rows_pairs+0x1fc>
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xaa1d03ea // mov x10, x29
+	WORD $0x8b0a0220 // add x0, x17, x10
+	WORD $0x8b0a008c // add x12, x4, x10
+	WORD $0x8b0a00ab // add x11, x5, x10
+	WORD $0x8b0a00f9 // add x25, x7, x10
+	WORD $0xf9820000 // prfm pldl1keep, [x0, #0x400]
+	WORD $0xf9820180 // prfm pldl1keep, [x12, #0x400]
+	WORD $0xf9820160 // prfm pldl1keep, [x11, #0x400]
+	WORD $0xf9820320 // prfm pldl1keep, [x25, #0x400]
+	WORD $0x3dc00000 // ldr q0, [x0]
+	WORD $0x3dc00181 // ldr q1, [x12]
+	WORD $0x3dc00162 // ldr q2, [x11]
+	WORD $0x3dc00323 // ldr q3, [x25]
+	WORD $0x8b1302cb // add x11, x22, x19
+	WORD $0xaa1603e0 // mov x0, x22
+	WORD $0x9100414a // add x10, x10, #0x10
+	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
+	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
+	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
+	WORD $0x8b13016c // add x12, x11, x19
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
+	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
+	WORD $0x3d8002c2 // str q2, [x22]
+	WORD $0x8b130196 // add x22, x12, x19
+	WORD $0x3d800163 // str q3, [x11]
+	WORD $0x9100228b // add x11, x20, #0x8
+	WORD $0x91001294 // add x20, x20, #0x4
+	WORD $0x3d800184 // str q4, [x12]
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x3d8002c0 // str q0, [x22]
+	WORD $0x8b1302d6 // add x22, x22, x19
+	WORD $0x54fffbad // b.le 0x87dc <k_pack_rows_pairs+0x158>
+	WORD $0x8b0f0016 // add x22, x0, x15
+	WORD $0x8b0a0220 // add x0, x17, x10
+	WORD $0xeb14010a // subs x10, x8, x20
+	WORD $0x540000ac // b.gt 0x888c <k_pack_rows_pairs+0x208>
+	WORD $0x17ffffcd // b 0x87b0 <k_pack_rows_pairs+0x12c>
+	WORD $0x9b096c20 // madd x0, x1, x9, x27
+	WORD $0xeb1f010a // subs x10, x8, xzr
+	WORD $0x54fff94d // b.le 0x87b0 <k_pack_rows_pairs+0x12c>
+	WORD $0xeb01021f // cmp x16, x1
+	WORD $0x54fff90d // b.le 0x87b0 <k_pack_rows_pairs+0x12c>
+	WORD $0x910022d6 // add x22, x22, #0x8
+	WORD $0x14000006 // b 0x88b0 <k_pack_rows_pairs+0x22c>
+	WORD $0xbd0006c0 // str s0, [x22, #0x4]
+	WORD $0xf100054a // subs x10, x10, #0x1
+	WORD $0x91001000 // add x0, x0, #0x4
+	WORD $0x8b1302d6 // add x22, x22, x19
+	WORD $0x54fff820 // b.eq 0x87b0 <k_pack_rows_pairs+0x12c>
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x540000cb // b.lt 0x88cc <k_pack_rows_pairs+0x248>
+	WORD $0xbd400000 // ldr s0, [x0]
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f82c0 // stur s0, [x22, #-0x8]
+	WORD $0x54fffeed // b.le 0x88a0 <k_pack_rows_pairs+0x21c>
+	WORD $0x14000005 // b 0x88dc <k_pack_rows_pairs+0x258>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xeb09003f // cmp x1, x9
-	WORD $0x54ffff4a // b.ge 0x89c0 <k_pack_cols+0x2cc>
-	WORD $0xbc617940 // ldr s0, [x10, x1, lsl #2]
-	WORD $0x17fffff8 // b 0x89c0 <k_pack_cols+0x2cc>
-	WORD $0xa9414ff4 // ldp x20, x19, [sp, #0x10]
-	WORD $0xf84207f5 // ldr x21, [sp], #0x20
+	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0xbc1f82c0 // stur s0, [x22, #-0x8]
+	WORD $0x54fffe4d // b.le 0x88a0 <k_pack_rows_pairs+0x21c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10008df // cmp x6, #0x2
+	WORD $0x5400004b // b.lt 0x88ec <k_pack_rows_pairs+0x268>
+	WORD $0xbc696800 // ldr s0, [x0, x9]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbc1fc2c0 // stur s0, [x22, #-0x4]
+	WORD $0x54fffd60 // b.eq 0x88a0 <k_pack_rows_pairs+0x21c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000cdf // cmp x6, #0x3
+	WORD $0x5400004b // b.lt 0x8908 <k_pack_rows_pairs+0x284>
+	WORD $0xbc6e6800 // ldr s0, [x0, x14]
+	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xbd0002c0 // str s0, [x22]
+	WORD $0x54fffc80 // b.eq 0x88a0 <k_pack_rows_pairs+0x21c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10010df // cmp x6, #0x4
+	WORD $0x54fffc0b // b.lt 0x889c <k_pack_rows_pairs+0x218>
+	WORD $0xbc636800 // ldr s0, [x0, x3]
+	WORD $0x17ffffde // b 0x889c <k_pack_rows_pairs+0x218>
+	WORD $0xf9401bea // ldr x10, [sp, #0x30]
+	WORD $0xbc2a6ae0 // str s0, [x23, x10]
+	WORD $0x910013bd // add x29, x29, #0x4
+	WORD $0xd1001108 // sub x8, x8, #0x4
+	WORD $0xd1001021 // sub x1, x1, #0x4
+	WORD $0xeb1003bf // cmp x29, x16
+	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0x8b0203de // add x30, x30, x2
+	WORD $0x54ffef2a // b.ge 0x872c <k_pack_rows_pairs+0xa8>
+	WORD $0xeb1d021f // cmp x16, x29
+	WORD $0x54ffff0d // b.le 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x5400006d // b.le 0x8964 <k_pack_rows_pairs+0x2e0>
+	WORD $0xbc5f83c0 // ldur s0, [x30, #-0x8]
+	WORD $0x14000002 // b 0x8968 <k_pack_rows_pairs+0x2e4>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9402fea // ldr x10, [sp, #0x58]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xbc1f42e0 // stur s0, [x23, #-0xc]
+	WORD $0x8b1d014a // add x10, x10, x29
+	WORD $0x91000d46 // add x6, x10, #0x3
+	WORD $0x91000940 // add x0, x10, #0x2
+	WORD $0x540002ab // b.lt 0x89d4 <k_pack_rows_pairs+0x350>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400006b // b.lt 0x8998 <k_pack_rows_pairs+0x314>
+	WORD $0x8b0903ca // add x10, x30, x9
+	WORD $0xbc5f8140 // ldur s0, [x10, #-0x8]
+	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
+	WORD $0xb40001c0 // cbz x0, 0x89d4 <k_pack_rows_pairs+0x350>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400006b // b.lt 0x89b4 <k_pack_rows_pairs+0x330>
+	WORD $0x8b0e03ca // add x10, x30, x14
+	WORD $0xbc5f8140 // ldur s0, [x10, #-0x8]
+	WORD $0xbc1fc2e0 // stur s0, [x23, #-0x4]
+	WORD $0xb40000e6 // cbz x6, 0x89d4 <k_pack_rows_pairs+0x350>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400006b // b.lt 0x89d0 <k_pack_rows_pairs+0x34c>
+	WORD $0x8b0303ca // add x10, x30, x3
+	WORD $0xbc5f8140 // ldur s0, [x10, #-0x8]
+	WORD $0xbd0002e0 // str s0, [x23]
+	WORD $0xf100077f // cmp x27, #0x1
+	WORD $0x54fffac0 // b.eq 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540000eb // b.lt 0x89fc <k_pack_rows_pairs+0x378>
+	WORD $0xbc5fc3c0 // ldur s0, [x30, #-0x4]
+	WORD $0x8b1302ea // add x10, x23, x19
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x540000ec // b.gt 0x8a10 <k_pack_rows_pairs+0x38c>
+	WORD $0x1400001b // b 0x8a64 <k_pack_rows_pairs+0x3e0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b1302ea // add x10, x23, x19
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x540002cd // b.le 0x8a64 <k_pack_rows_pairs+0x3e0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400006b // b.lt 0x8a24 <k_pack_rows_pairs+0x3a0>
+	WORD $0x8b0903ca // add x10, x30, x9
+	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
+	WORD $0x8b1d0b0a // add x10, x24, x29, lsl #2
+	WORD $0xbd000540 // str s0, [x10, #0x4]
+	WORD $0xb40001c0 // cbz x0, 0x8a64 <k_pack_rows_pairs+0x3e0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400006b // b.lt 0x8a44 <k_pack_rows_pairs+0x3c0>
+	WORD $0x8b0e03cb // add x11, x30, x14
+	WORD $0xbc5fc160 // ldur s0, [x11, #-0x4]
+	WORD $0xbd000940 // str s0, [x10, #0x8]
+	WORD $0xb40000e6 // cbz x6, 0x8a64 <k_pack_rows_pairs+0x3e0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400006b // b.lt 0x8a60 <k_pack_rows_pairs+0x3dc>
+	WORD $0x8b0303ca // add x10, x30, x3
+	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
+	WORD $0xbc336ae0 // str s0, [x23, x19]
+	WORD $0xf1000b7f // cmp x27, #0x2
+	WORD $0x54fff640 // b.eq 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400010b // b.lt 0x8a90 <k_pack_rows_pairs+0x40c>
+	WORD $0xbd4003c0 // ldr s0, [x30]
+	WORD $0xf9401bea // ldr x10, [sp, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x8b0a02ea // add x10, x23, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff54d // b.le 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0x14000007 // b 0x8aa8 <k_pack_rows_pairs+0x424>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf9401bea // ldr x10, [sp, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x8b0a02ea // add x10, x23, x10
+	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
+	WORD $0x54fff46d // b.le 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x5400004b // b.lt 0x8ab8 <k_pack_rows_pairs+0x434>
+	WORD $0xbc696bc0 // ldr s0, [x30, x9]
+	WORD $0x8b1d0aaa // add x10, x21, x29, lsl #2
+	WORD $0xbd000540 // str s0, [x10, #0x4]
+	WORD $0xb4fff380 // cbz x0, 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf1000c3f // cmp x1, #0x3
+	WORD $0x5400004b // b.lt 0x8ad4 <k_pack_rows_pairs+0x450>
+	WORD $0xbc6e6bc0 // ldr s0, [x30, x14]
+	WORD $0xbd000940 // str s0, [x10, #0x8]
+	WORD $0xb4fff2c6 // cbz x6, 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54fff22b // b.lt 0x8928 <k_pack_rows_pairs+0x2a4>
+	WORD $0xbc636bc0 // ldr s0, [x30, x3]
+	WORD $0x17ffff8f // b 0x8928 <k_pack_rows_pairs+0x2a4>
+	WORD $0xa940bbe8 // ldp x8, x14, [sp, #0x8]
+	WORD $0x36000308 // tbz w8, #0x0, 0x8b54 <k_pack_rows_pairs+0x4d0>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540002cb // b.lt 0x8b54 <k_pack_rows_pairs+0x4d0>
+	WORD $0x9b0a7e0b // mul x11, x16, x10
+	WORD $0xf94001cc // ldr x12, [x14]
+	WORD $0xf9400dc8 // ldr x8, [x14, #0x18]
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x14000008 // b 0x8b38 <k_pack_rows_pairs+0x4b4>
+	WORD $0xf94005cd // ldr x13, [x14, #0x8]
+	WORD $0x786a69ad // ldrh w13, [x13, x10]
+	WORD $0xb82c796d // str w13, [x11, x12, lsl #2]
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0xeb0c021f // cmp x16, x12
+	WORD $0x54000100 // b.eq 0x8b54 <k_pack_rows_pairs+0x4d0>
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x54ffff0b // b.lt 0x8b1c <k_pack_rows_pairs+0x498>
+	WORD $0xb82c797f // str wzr, [x11, x12, lsl #2]
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0xeb0c021f // cmp x16, x12
+	WORD $0x54ffff41 // b.ne 0x8b38 <k_pack_rows_pairs+0x4b4>
+	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
+	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
+	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
+	WORD $0xa9485ff8 // ldp x24, x23, [sp, #0x80]
+	WORD $0xa94767fa // ldp x26, x25, [sp, #0x70]
+	WORD $0xa9466ffe // ldp x30, x27, [sp, #0x60]
+	WORD $0x9102c3ff // add sp, sp, #0xb0
+	WORD $0xd65f03c0 // ret
+
+	// pack_cols
+	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0x54000be1 // b.ne 0x8d04 <k_pack_cols+0x190>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001b8b // b.lt 0x8f04 <k_pack_cols+0x390>
+	WORD $0xa9412c11 // ldp x17, x11, [x0, #0x10]
+	WORD $0xd37be90e // lsl x14, x8, #5
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x52800203 // mov w3, #0x10 // =16
+	WORD $0xd1002170 // sub x16, x11, #0x8
+	WORD $0xd37ef60c // lsl x12, x16, #2
+	WORD $0x927df201 // and x1, x16, #0xfffffffffffffff8
+	WORD $0xd37cee30 // lsl x16, x17, #4
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0x91002021 // add x1, x1, #0x8
+	WORD $0x927be98c // and x12, x12, #0xffffffffffffffe0
+	WORD $0x9100818d // add x13, x12, #0x20
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9b0d310d // madd x13, x8, x13, x12
+	WORD $0x91004182 // add x2, x12, #0x10
+	WORD $0x14000008 // b 0x8bfc <k_pack_cols+0x88>
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x8b100063 // add x3, x3, x16
+	WORD $0xeb08009f // cmp x4, x8
+	WORD $0x9100414a // add x10, x10, #0x10
+	WORD $0x8b100129 // add x9, x9, x16
+	WORD $0xaa0403ef // mov x15, x4
+	WORD $0x5400186a // b.ge 0x8f04 <k_pack_cols+0x390>
+	WORD $0xcb0f0105 // sub x5, x8, x15
+	WORD $0x910011e4 // add x4, x15, #0x4
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x9a84b105 // csel x5, x8, x4, lt
+	WORD $0xf100217f // cmp x11, #0x8
+	WORD $0x5400008a // b.ge 0x8c20 <k_pack_cols+0xac>
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0x1400001c // b 0x8c8c <k_pack_cols+0x118>
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0xaa0d03e7 // mov x7, x13
+	WORD $0x5400030a // b.ge 0x8c8c <k_pack_cols+0x118>
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0xaa0203f4 // mov x20, x2
+	WORD $0x52800115 // mov w21, #0x8 // =8
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0x8b0300d3 // add x19, x6, x3
+	WORD $0xaa1503e6 // mov x6, x21
+	WORD $0xaa1303f5 // mov x21, x19
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0x3cdf02a0 // ldur q0, [x21, #-0x10]
+	WORD $0x910006f7 // add x23, x23, #0x1
+	WORD $0xeb0502ff // cmp x23, x5
+	WORD $0x3c9f02c0 // stur q0, [x22, #-0x10]
+	WORD $0x3dc002a0 // ldr q0, [x21]
+	WORD $0x8b1102b5 // add x21, x21, x17
+	WORD $0x3c8206c0 // str q0, [x22], #0x20
+	WORD $0x54ffff2b // b.lt 0x8c54 <k_pack_cols+0xe0>
+	WORD $0x910020d5 // add x21, x6, #0x8
+	WORD $0x8b0e00e7 // add x7, x7, x14
+	WORD $0x8b0e0294 // add x20, x20, x14
+	WORD $0xeb0b02bf // cmp x21, x11
+	WORD $0x91008273 // add x19, x19, #0x20
+	WORD $0x54fffded // b.le 0x8c44 <k_pack_cols+0xd0>
+	WORD $0xeb0b00df // cmp x6, x11
+	WORD $0x54fffa80 // b.eq 0x8be0 <k_pack_cols+0x6c>
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0x54fffa4a // b.ge 0x8be0 <k_pack_cols+0x6c>
+	WORD $0xf9401413 // ldr x19, [x0, #0x28]
+	WORD $0xf100067f // cmp x19, #0x1
+	WORD $0x54fff9eb // b.lt 0x8be0 <k_pack_cols+0x6c>
+	WORD $0x9b0a1e67 // madd x7, x19, x10, x7
+	WORD $0xf9400415 // ldr x21, [x0, #0x8]
+	WORD $0xd37ef674 // lsl x20, x19, #2
+	WORD $0x8b0902b5 // add x21, x21, x9
+	WORD $0x14000006 // b 0x8cd0 <k_pack_cols+0x15c>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b1400e7 // add x7, x7, x20
+	WORD $0x8b1102b5 // add x21, x21, x17
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0x54fff8aa // b.ge 0x8be0 <k_pack_cols+0x6c>
+	WORD $0xaa0603f6 // mov x22, x6
+	WORD $0xaa0703f7 // mov x23, x7
+	WORD $0xaa1303f8 // mov x24, x19
+	WORD $0x14000005 // b 0x8cf0 <k_pack_cols+0x17c>
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0xbc0046e0 // str s0, [x23], #0x4
+	WORD $0x54fffe80 // b.eq 0x8cbc <k_pack_cols+0x148>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb0b02df // cmp x22, x11
+	WORD $0x54ffff4a // b.ge 0x8ce0 <k_pack_cols+0x16c>
+	WORD $0xbc767aa0 // ldr s0, [x21, x22, lsl #2]
+	WORD $0x17fffff8 // b 0x8ce0 <k_pack_cols+0x16c>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000fcb // b.lt 0x8f04 <k_pack_cols+0x390>
+	WORD $0xa941240b // ldp x11, x9, [x0, #0x10]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xf100313f // cmp x9, #0xc
+	WORD $0x5400056a // b.ge 0x8dc8 <k_pack_cols+0x254>
+	WORD $0xb4000f29 // cbz x9, 0x8f04 <k_pack_cols+0x390>
+	WORD $0xd37ced6e // lsl x14, x11, #4
+	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x14000006 // b 0x8d50 <k_pack_cols+0x1dc>
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x8b0e018c // add x12, x12, x14
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x54000dca // b.ge 0x8f04 <k_pack_cols+0x390>
+	WORD $0xcb100111 // sub x17, x8, x16
+	WORD $0x9100120f // add x15, x16, #0x4
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x9a8fb111 // csel x17, x8, x15, lt
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x54fffeca // b.ge 0x8d3c <k_pack_cols+0x1c8>
+	WORD $0xf9401401 // ldr x1, [x0, #0x28]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54fffe6b // b.lt 0x8d3c <k_pack_cols+0x1c8>
+	WORD $0x9b0d2822 // madd x2, x1, x13, x10
+	WORD $0xf9400404 // ldr x4, [x0, #0x8]
+	WORD $0xd37ef423 // lsl x3, x1, #2
+	WORD $0x8b0c0084 // add x4, x4, x12
+	WORD $0x14000006 // b 0x8d9c <k_pack_cols+0x228>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x8b030042 // add x2, x2, x3
+	WORD $0x8b0b0084 // add x4, x4, x11
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x54fffd2a // b.ge 0x8d3c <k_pack_cols+0x1c8>
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x14000005 // b 0x8db4 <k_pack_cols+0x240>
+	WORD $0xbc257840 // str s0, [x2, x5, lsl #2]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0xeb05003f // cmp x1, x5
+	WORD $0x54fffec0 // b.eq 0x8d88 <k_pack_cols+0x214>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x54ffff4a // b.ge 0x8da4 <k_pack_cols+0x230>
+	WORD $0xbc657880 // ldr s0, [x4, x5, lsl #2]
+	WORD $0x17fffff8 // b 0x8da4 <k_pack_cols+0x230>
+	WORD $0x8b08050d // add x13, x8, x8, lsl #1
+	WORD $0xd37ced6e // lsl x14, x11, #4
+	WORD $0xd37ef56f // lsl x15, x11, #2
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x91008150 // add x16, x10, #0x20
+	WORD $0xd37cedad // lsl x13, x13, #4
+	WORD $0x52800411 // mov w17, #0x20 // =32
+	WORD $0x14000007 // b 0x8e04 <k_pack_cols+0x290>
+	WORD $0x8b0e0231 // add x17, x17, x14
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x91030210 // add x16, x16, #0xc0
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xaa0203e1 // mov x1, x2
+	WORD $0x5400082a // b.ge 0x8f04 <k_pack_cols+0x390>
+	WORD $0xcb010103 // sub x3, x8, x1
+	WORD $0x91001022 // add x2, x1, #0x4
+	WORD $0xf100107f // cmp x3, #0x4
+	WORD $0x9a82b103 // csel x3, x8, x2, lt
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fffeaa // b.ge 0x8dec <k_pack_cols+0x278>
+	WORD $0xf9400404 // ldr x4, [x0, #0x8]
+	WORD $0xaa1003e7 // mov x7, x16
+	WORD $0x52800193 // mov w19, #0xc // =12
+	WORD $0x8b110086 // add x6, x4, x17
+	WORD $0xaa0a03e4 // mov x4, x10
+	WORD $0xaa1303e5 // mov x5, x19
+	WORD $0xaa0703f3 // mov x19, x7
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0103f5 // mov x21, x1
+	WORD $0x3cde0280 // ldur q0, [x20, #-0x20]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xeb0302bf // cmp x21, x3
+	WORD $0x3c9e0260 // stur q0, [x19, #-0x20]
+	WORD $0x3cdf0280 // ldur q0, [x20, #-0x10]
+	WORD $0x3c9f0260 // stur q0, [x19, #-0x10]
+	WORD $0x3dc00280 // ldr q0, [x20]
+	WORD $0x8b0f0294 // add x20, x20, x15
+	WORD $0x3c830660 // str q0, [x19], #0x30
+	WORD $0x54fffeeb // b.lt 0x8e40 <k_pack_cols+0x2cc>
+	WORD $0x910030b3 // add x19, x5, #0xc
+	WORD $0x8b0d0084 // add x4, x4, x13
+	WORD $0x9100c0c6 // add x6, x6, #0x30
+	WORD $0xeb09027f // cmp x19, x9
+	WORD $0x8b0d00e7 // add x7, x7, x13
+	WORD $0x54fffdad // b.le 0x8e30 <k_pack_cols+0x2bc>
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x54fffb40 // b.eq 0x8dec <k_pack_cols+0x278>
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fffb0a // b.ge 0x8dec <k_pack_cols+0x278>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x54fffaab // b.lt 0x8dec <k_pack_cols+0x278>
+	WORD $0x9b0c7cc7 // mul x7, x6, x12
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xd37ef4d4 // lsl x20, x6, #2
+	WORD $0x8b050a73 // add x19, x19, x5, lsl #2
+	WORD $0x14000005 // b 0x8ec0 <k_pack_cols+0x34c>
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x8b1400e7 // add x7, x7, x20
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fff98a // b.ge 0x8dec <k_pack_cols+0x278>
+	WORD $0x9b0b7c35 // mul x21, x1, x11
+	WORD $0xaa0503f6 // mov x22, x5
+	WORD $0xaa0603f7 // mov x23, x6
+	WORD $0xaa0703f8 // mov x24, x7
+	WORD $0x8b150a75 // add x21, x19, x21, lsl #2
+	WORD $0x14000007 // b 0x8ef0 <k_pack_cols+0x37c>
+	WORD $0xbc386880 // str s0, [x4, x24]
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0x910012b5 // add x21, x21, #0x4
+	WORD $0x91001318 // add x24, x24, #0x4
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0x54fffe20 // b.eq 0x8eb0 <k_pack_cols+0x33c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb0902df // cmp x22, x9
+	WORD $0x54ffff0a // b.ge 0x8ed8 <k_pack_cols+0x364>
+	WORD $0xbd4002a0 // ldr s0, [x21]
+	WORD $0x17fffff6 // b 0x8ed8 <k_pack_cols+0x364>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
 	// pack_cols_64
-	WORD $0xf81e0ff5 // str x21, [sp, #-0x20]!
+	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0x54000c81 // b.ne 0x90b8 <k_pack_cols_64+0x1a4>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xa9014ff4 // stp x20, x19, [sp, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540016cb // b.lt 0x8cd8 <k_pack_cols_64+0x2e8>
-	WORD $0xa941b009 // ldp x9, x12, [x0, #0x18]
-	WORD $0xf940080f // ldr x15, [x0, #0x10]
-	WORD $0xa940280b // ldp x11, x10, [x0]
-	WORD $0xeb09019f // cmp x12, x9
-	WORD $0x5400032d // b.le 0x8a78 <k_pack_cols_64+0x88>
-	WORD $0xb4001609 // cbz x9, 0x8cd8 <k_pack_cols_64+0x2e8>
-	WORD $0xf940140c // ldr x12, [x0, #0x28]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540015ab // b.lt 0x8cd8 <k_pack_cols_64+0x2e8>
-	WORD $0xd37df18d // lsl x13, x12, #3
-	WORD $0xd37df1ee // lsl x14, x15, #3
+	WORD $0x54001c2b // b.lt 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0xa9412c11 // ldp x17, x11, [x0, #0x10]
+	WORD $0xd37ae50e // lsl x14, x8, #6
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xaa1f03ea // mov x10, xzr
 	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x14000006 // b 0x8a4c <k_pack_cols_64+0x5c>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x8b0d016b // add x11, x11, x13
-	WORD $0x8b0e014a // add x10, x10, x14
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54001480 // b.eq 0x8cd8 <k_pack_cols_64+0x2e8>
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x14000005 // b 0x8a64 <k_pack_cols_64+0x74>
-	WORD $0xfc307960 // str d0, [x11, x16, lsl #3]
-	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0xeb10019f // cmp x12, x16
-	WORD $0x54fffec0 // b.eq 0x8a38 <k_pack_cols_64+0x48>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xeb09021f // cmp x16, x9
-	WORD $0x54ffff4a // b.ge 0x8a54 <k_pack_cols_64+0x64>
-	WORD $0xfc707940 // ldr d0, [x10, x16, lsl #3]
-	WORD $0x17fffff8 // b 0x8a54 <k_pack_cols_64+0x64>
-	WORD $0x9b087d91 // mul x17, x12, x8
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400058c // b.gt 0x8b30 <k_pack_cols_64+0x140>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x54000d6b // b.lt 0x8c34 <k_pack_cols_64+0x244>
-	WORD $0xd37df1ef // lsl x15, x15, #3
-	WORD $0xd37df190 // lsl x16, x12, #3
+	WORD $0x52800403 // mov w3, #0x20 // =32
+	WORD $0xd1002170 // sub x16, x11, #0x8
+	WORD $0xd37df20c // lsl x12, x16, #3
+	WORD $0x927df201 // and x1, x16, #0xfffffffffffffff8
+	WORD $0xd37bea30 // lsl x16, x17, #5
 	WORD $0xd37df231 // lsl x17, x17, #3
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x14000007 // b 0x8abc <k_pack_cols_64+0xcc>
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x8b0f014a // add x10, x10, x15
-	WORD $0x910021ce // add x14, x14, #0x8
-	WORD $0xeb08003f // cmp x1, x8
-	WORD $0x8b1001ad // add x13, x13, x16
-	WORD $0x54001100 // b.eq 0x8cd8 <k_pack_cols_64+0x2e8>
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xaa0b03e4 // mov x4, x11
-	WORD $0xaa0a03e3 // mov x3, x10
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x3dc00060 // ldr q0, [x3]
+	WORD $0x91002021 // add x1, x1, #0x8
+	WORD $0x927ae58c // and x12, x12, #0xffffffffffffffc0
+	WORD $0x9101018d // add x13, x12, #0x40
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9b0d310d // madd x13, x8, x13, x12
+	WORD $0x91008182 // add x2, x12, #0x20
+	WORD $0x14000008 // b 0x8f9c <k_pack_cols_64+0x88>
 	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x8b020185 // add x5, x12, x2
-	WORD $0x3cad6880 // str q0, [x4, x13]
-	WORD $0x8b110084 // add x4, x4, x17
-	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x54ffff2d // b.le 0x8ac8 <k_pack_cols_64+0xd8>
-	WORD $0xeb02013f // cmp x9, x2
-	WORD $0x54fffdc0 // b.eq 0x8aa4 <k_pack_cols_64+0xb4>
-	WORD $0xf9401405 // ldr x5, [x0, #0x28]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x54fffd6b // b.lt 0x8aa4 <k_pack_cols_64+0xb4>
-	WORD $0x9b0e10a4 // madd x4, x5, x14, x4
+	WORD $0x91040042 // add x2, x2, #0x100
+	WORD $0xeb08009f // cmp x4, x8
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0x8b100129 // add x9, x9, x16
+	WORD $0xaa0403ef // mov x15, x4
+	WORD $0x5400190a // b.ge 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0xcb0f0105 // sub x5, x8, x15
+	WORD $0x910011e4 // add x4, x15, #0x4
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x9a84b105 // csel x5, x8, x4, lt
+	WORD $0xf100217f // cmp x11, #0x8
+	WORD $0x5400008a // b.ge 0x8fc0 <k_pack_cols_64+0xac>
 	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x14000005 // b 0x8b18 <k_pack_cols_64+0x128>
-	WORD $0xfc267880 // str d0, [x4, x6, lsl #3]
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0xeb0600bf // cmp x5, x6
-	WORD $0x54fffc80 // b.eq 0x8aa4 <k_pack_cols_64+0xb4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b060047 // add x7, x2, x6
-	WORD $0xeb0900ff // cmp x7, x9
-	WORD $0x54ffff2a // b.ge 0x8b08 <k_pack_cols_64+0x118>
-	WORD $0xfc667860 // ldr d0, [x3, x6, lsl #3]
-	WORD $0x17fffff7 // b 0x8b08 <k_pack_cols_64+0x118>
-	WORD $0xd37df1ef // lsl x15, x15, #3
-	WORD $0xd37df190 // lsl x16, x12, #3
-	WORD $0xd37df231 // lsl x17, x17, #3
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xaa0b03e1 // mov x1, x11
-	WORD $0x14000007 // b 0x8b64 <k_pack_cols_64+0x174>
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0x8b0f014a // add x10, x10, x15
-	WORD $0x8b100021 // add x1, x1, x16
-	WORD $0xeb0801df // cmp x14, x8
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54000bc0 // b.eq 0x8cd8 <k_pack_cols_64+0x2e8>
-	WORD $0xaa0c03f3 // mov x19, x12
-	WORD $0xaa0b03e4 // mov x4, x11
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa0a03e2 // mov x2, x10
 	WORD $0xaa0c03e7 // mov x7, x12
-	WORD $0x14000008 // b 0x8b98 <k_pack_cols_64+0x1a8>
-	WORD $0x8b060187 // add x7, x12, x6
-	WORD $0x8b100042 // add x2, x2, x16
-	WORD $0x8b1100a5 // add x5, x5, x17
-	WORD $0xeb0900ff // cmp x7, x9
-	WORD $0x8b110084 // add x4, x4, x17
-	WORD $0x8b0c0073 // add x19, x3, x12
-	WORD $0x540002cc // b.gt 0x8bec <k_pack_cols_64+0x1fc>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0703e6 // mov x6, x7
-	WORD $0xaa1303e3 // mov x3, x19
-	WORD $0xaa0503e7 // mov x7, x5
-	WORD $0xaa0203f3 // mov x19, x2
-	WORD $0x3cc10660 // ldr q0, [x19], #0x10
-	WORD $0x91001295 // add x21, x20, #0x4
-	WORD $0xeb0c02bf // cmp x21, x12
-	WORD $0x91000a94 // add x20, x20, #0x2
-	WORD $0x3c8104e0 // str q0, [x7], #0x10
-	WORD $0x54ffff6d // b.le 0x8bac <k_pack_cols_64+0x1bc>
-	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x54fffdaa // b.ge 0x8b7c <k_pack_cols_64+0x18c>
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0x91000a94 // add x20, x20, #0x2
-	WORD $0x3cf56a60 // ldr q0, [x19, x21]
-	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x3cb568e0 // str q0, [x7, x21]
-	WORD $0x910042b5 // add x21, x21, #0x10
-	WORD $0x54ffff6b // b.lt 0x8bd0 <k_pack_cols_64+0x1e0>
-	WORD $0x17ffffe5 // b 0x8b7c <k_pack_cols_64+0x18c>
-	WORD $0xeb0900df // cmp x6, x9
-	WORD $0x54fffae0 // b.eq 0x8b4c <k_pack_cols_64+0x15c>
-	WORD $0xf9401405 // ldr x5, [x0, #0x28]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x54fffa8b // b.lt 0x8b4c <k_pack_cols_64+0x15c>
-	WORD $0x9b0d10a4 // madd x4, x5, x13, x4
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x14000006 // b 0x8c20 <k_pack_cols_64+0x230>
-	WORD $0xfc267880 // str d0, [x4, x6, lsl #3]
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb0600bf // cmp x5, x6
-	WORD $0x54fff980 // b.eq 0x8b4c <k_pack_cols_64+0x15c>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x54ffff2a // b.ge 0x8c0c <k_pack_cols_64+0x21c>
-	WORD $0xfc667840 // ldr d0, [x2, x6, lsl #3]
-	WORD $0x17fffff7 // b 0x8c0c <k_pack_cols_64+0x21c>
-	WORD $0xd37ff98e // lsl x14, x12, #1
-	WORD $0x91000530 // add x16, x9, #0x1
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0x1a9fa7e1 // cset w1, lt
-	WORD $0x9a89c5c2 // csinc x2, x14, x9, gt
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0xb37ff981 // bfi x1, x12, #1, #63
-	WORD $0xcb010041 // sub x1, x2, x1
-	WORD $0x9a9f8582 // csinc x2, x12, xzr, hi
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0x9ac20821 // udiv x1, x1, x2
-	WORD $0x9a81a42e // cinc x14, x1, lt
-	WORD $0xd37df1d0 // lsl x16, x14, #3
-	WORD $0x9b0e318c // madd x12, x12, x14, x12
-	WORD $0x9100220e // add x14, x16, #0x8
-	WORD $0x9b0e2e2b // madd x11, x17, x14, x11
-	WORD $0xd37df1ee // lsl x14, x15, #3
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x14000006 // b 0x8c94 <k_pack_cols_64+0x2a4>
+	WORD $0x14000021 // b 0x9040 <k_pack_cols_64+0x12c>
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0xaa0d03e7 // mov x7, x13
+	WORD $0x540003aa // b.ge 0x9040 <k_pack_cols_64+0x12c>
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0xaa0203f4 // mov x20, x2
+	WORD $0x52800115 // mov w21, #0x8 // =8
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0x8b0300d3 // add x19, x6, x3
+	WORD $0xaa1503e6 // mov x6, x21
+	WORD $0xaa1403f5 // mov x21, x20
+	WORD $0xaa1303f6 // mov x22, x19
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0x3cde02c0 // ldur q0, [x22, #-0x20]
+	WORD $0x910006f7 // add x23, x23, #0x1
+	WORD $0xeb0502ff // cmp x23, x5
+	WORD $0x3c9e02a0 // stur q0, [x21, #-0x20]
+	WORD $0x3cdf02c0 // ldur q0, [x22, #-0x10]
+	WORD $0x3c9f02a0 // stur q0, [x21, #-0x10]
+	WORD $0x3dc002c0 // ldr q0, [x22]
+	WORD $0x3d8002a0 // str q0, [x21]
+	WORD $0x3dc006c0 // ldr q0, [x22, #0x10]
+	WORD $0x8b1102d6 // add x22, x22, x17
+	WORD $0x3d8006a0 // str q0, [x21, #0x10]
+	WORD $0x910102b5 // add x21, x21, #0x40
+	WORD $0x54fffe8b // b.lt 0x8ff4 <k_pack_cols_64+0xe0>
+	WORD $0x910020d5 // add x21, x6, #0x8
+	WORD $0x8b0e00e7 // add x7, x7, x14
+	WORD $0x91010273 // add x19, x19, #0x40
+	WORD $0xeb0b02bf // cmp x21, x11
+	WORD $0x8b0e0294 // add x20, x20, x14
+	WORD $0x54fffd4d // b.le 0x8fe4 <k_pack_cols_64+0xd0>
+	WORD $0xeb0b00df // cmp x6, x11
+	WORD $0x54fff9e0 // b.eq 0x8f80 <k_pack_cols_64+0x6c>
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0x54fff9aa // b.ge 0x8f80 <k_pack_cols_64+0x6c>
+	WORD $0xf9401413 // ldr x19, [x0, #0x28]
+	WORD $0xf100067f // cmp x19, #0x1
+	WORD $0x54fff94b // b.lt 0x8f80 <k_pack_cols_64+0x6c>
+	WORD $0x9b0a1e67 // madd x7, x19, x10, x7
+	WORD $0xf9400415 // ldr x21, [x0, #0x8]
+	WORD $0xd37df274 // lsl x20, x19, #3
+	WORD $0x8b0902b5 // add x21, x21, x9
+	WORD $0x14000006 // b 0x9084 <k_pack_cols_64+0x170>
 	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x8b0e014a // add x10, x10, x14
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54000240 // b.eq 0x8cd8 <k_pack_cols_64+0x2e8>
-	WORD $0xeb09019f // cmp x12, x9
-	WORD $0x54ffff40 // b.eq 0x8c80 <k_pack_cols_64+0x290>
-	WORD $0xf9401410 // ldr x16, [x0, #0x28]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffeeb // b.lt 0x8c80 <k_pack_cols_64+0x290>
-	WORD $0x9b0d2e11 // madd x17, x16, x13, x11
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0x14000005 // b 0x8cc4 <k_pack_cols_64+0x2d4>
-	WORD $0xf1000610 // subs x16, x16, #0x1
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0xfc008620 // str d0, [x17], #0x8
-	WORD $0x54fffe00 // b.eq 0x8c80 <k_pack_cols_64+0x290>
+	WORD $0x8b1400e7 // add x7, x7, x20
+	WORD $0x8b1102b5 // add x21, x21, x17
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0x54fff80a // b.ge 0x8f80 <k_pack_cols_64+0x6c>
+	WORD $0xaa0603f6 // mov x22, x6
+	WORD $0xaa0703f7 // mov x23, x7
+	WORD $0xaa1303f8 // mov x24, x19
+	WORD $0x14000005 // b 0x90a4 <k_pack_cols_64+0x190>
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0xfc0086e0 // str d0, [x23], #0x8
+	WORD $0x54fffe80 // b.eq 0x9070 <k_pack_cols_64+0x15c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xeb09003f // cmp x1, x9
-	WORD $0x54ffff4a // b.ge 0x8cb4 <k_pack_cols_64+0x2c4>
-	WORD $0xfc617940 // ldr d0, [x10, x1, lsl #3]
-	WORD $0x17fffff8 // b 0x8cb4 <k_pack_cols_64+0x2c4>
-	WORD $0xa9414ff4 // ldp x20, x19, [sp, #0x10]
-	WORD $0xf84207f5 // ldr x21, [sp], #0x20
+	WORD $0xeb0b02df // cmp x22, x11
+	WORD $0x54ffff4a // b.ge 0x9094 <k_pack_cols_64+0x180>
+	WORD $0xfc767aa0 // ldr d0, [x21, x22, lsl #3]
+	WORD $0x17fffff8 // b 0x9094 <k_pack_cols_64+0x180>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000fcb // b.lt 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0xa941240b // ldp x11, x9, [x0, #0x10]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xf100193f // cmp x9, #0x6
+	WORD $0x5400056a // b.ge 0x917c <k_pack_cols_64+0x268>
+	WORD $0xb4000f29 // cbz x9, 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0xd37be96e // lsl x14, x11, #5
+	WORD $0xd37df16b // lsl x11, x11, #3
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x14000006 // b 0x9104 <k_pack_cols_64+0x1f0>
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x910081ad // add x13, x13, #0x20
+	WORD $0x8b0e018c // add x12, x12, x14
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x54000dca // b.ge 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0xcb100111 // sub x17, x8, x16
+	WORD $0x9100120f // add x15, x16, #0x4
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x9a8fb111 // csel x17, x8, x15, lt
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x54fffeca // b.ge 0x90f0 <k_pack_cols_64+0x1dc>
+	WORD $0xf9401401 // ldr x1, [x0, #0x28]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54fffe6b // b.lt 0x90f0 <k_pack_cols_64+0x1dc>
+	WORD $0x9b0d2822 // madd x2, x1, x13, x10
+	WORD $0xf9400404 // ldr x4, [x0, #0x8]
+	WORD $0xd37df023 // lsl x3, x1, #3
+	WORD $0x8b0c0084 // add x4, x4, x12
+	WORD $0x14000006 // b 0x9150 <k_pack_cols_64+0x23c>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x8b030042 // add x2, x2, x3
+	WORD $0x8b0b0084 // add x4, x4, x11
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x54fffd2a // b.ge 0x90f0 <k_pack_cols_64+0x1dc>
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x14000005 // b 0x9168 <k_pack_cols_64+0x254>
+	WORD $0xfc257840 // str d0, [x2, x5, lsl #3]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0xeb05003f // cmp x1, x5
+	WORD $0x54fffec0 // b.eq 0x913c <k_pack_cols_64+0x228>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x54ffff4a // b.ge 0x9158 <k_pack_cols_64+0x244>
+	WORD $0xfc657880 // ldr d0, [x4, x5, lsl #3]
+	WORD $0x17fffff8 // b 0x9158 <k_pack_cols_64+0x244>
+	WORD $0x8b08050d // add x13, x8, x8, lsl #1
+	WORD $0xd37be96e // lsl x14, x11, #5
+	WORD $0xd37df16f // lsl x15, x11, #3
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x91008150 // add x16, x10, #0x20
+	WORD $0xd37cedad // lsl x13, x13, #4
+	WORD $0x52800411 // mov w17, #0x20 // =32
+	WORD $0x14000007 // b 0x91b8 <k_pack_cols_64+0x2a4>
+	WORD $0x8b0e0231 // add x17, x17, x14
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x91030210 // add x16, x16, #0xc0
+	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0xaa0203e1 // mov x1, x2
+	WORD $0x5400082a // b.ge 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0xcb010103 // sub x3, x8, x1
+	WORD $0x91001022 // add x2, x1, #0x4
+	WORD $0xf100107f // cmp x3, #0x4
+	WORD $0x9a82b103 // csel x3, x8, x2, lt
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fffeaa // b.ge 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0xf9400404 // ldr x4, [x0, #0x8]
+	WORD $0xaa1003e7 // mov x7, x16
+	WORD $0x528000d3 // mov w19, #0x6 // =6
+	WORD $0x8b110086 // add x6, x4, x17
+	WORD $0xaa0a03e4 // mov x4, x10
+	WORD $0xaa1303e5 // mov x5, x19
+	WORD $0xaa0703f3 // mov x19, x7
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0103f5 // mov x21, x1
+	WORD $0x3cde0280 // ldur q0, [x20, #-0x20]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xeb0302bf // cmp x21, x3
+	WORD $0x3c9e0260 // stur q0, [x19, #-0x20]
+	WORD $0x3cdf0280 // ldur q0, [x20, #-0x10]
+	WORD $0x3c9f0260 // stur q0, [x19, #-0x10]
+	WORD $0x3dc00280 // ldr q0, [x20]
+	WORD $0x8b0f0294 // add x20, x20, x15
+	WORD $0x3c830660 // str q0, [x19], #0x30
+	WORD $0x54fffeeb // b.lt 0x91f4 <k_pack_cols_64+0x2e0>
+	WORD $0x910018b3 // add x19, x5, #0x6
+	WORD $0x8b0d0084 // add x4, x4, x13
+	WORD $0x9100c0c6 // add x6, x6, #0x30
+	WORD $0xeb09027f // cmp x19, x9
+	WORD $0x8b0d00e7 // add x7, x7, x13
+	WORD $0x54fffdad // b.le 0x91e4 <k_pack_cols_64+0x2d0>
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x54fffb40 // b.eq 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fffb0a // b.ge 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x54fffaab // b.lt 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0x9b0c7cc7 // mul x7, x6, x12
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xd37df0d4 // lsl x20, x6, #3
+	WORD $0x8b050e73 // add x19, x19, x5, lsl #3
+	WORD $0x14000005 // b 0x9274 <k_pack_cols_64+0x360>
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x8b1400e7 // add x7, x7, x20
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fff98a // b.ge 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0x9b0b7c35 // mul x21, x1, x11
+	WORD $0xaa0503f6 // mov x22, x5
+	WORD $0xaa0603f7 // mov x23, x6
+	WORD $0xaa0703f8 // mov x24, x7
+	WORD $0x8b150e75 // add x21, x19, x21, lsl #3
+	WORD $0x14000007 // b 0x92a4 <k_pack_cols_64+0x390>
+	WORD $0xfc386880 // str d0, [x4, x24]
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0x910022b5 // add x21, x21, #0x8
+	WORD $0x91002318 // add x24, x24, #0x8
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0x54fffe20 // b.eq 0x9264 <k_pack_cols_64+0x350>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xeb0902df // cmp x22, x9
+	WORD $0x54ffff0a // b.ge 0x928c <k_pack_cols_64+0x378>
+	WORD $0xfd4002a0 // ldr d0, [x21]
+	WORD $0x17fffff6 // b 0x928c <k_pack_cols_64+0x378>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
+
+	// pack_cols_bf16
+	WORD $0xf81c0ff9 // str x25, [sp, #-0x40]!
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
+	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
+	WORD $0x54000ca1 // b.ne 0x9474 <k_pack_cols_bf16+0x1ac>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001dcb // b.lt 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0xa9412c11 // ldp x17, x11, [x0, #0x10]
+	WORD $0xd37be90e // lsl x14, x8, #5
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x52800103 // mov w3, #0x8 // =8
+	WORD $0xd1002170 // sub x16, x11, #0x8
+	WORD $0xd37ef60c // lsl x12, x16, #2
+	WORD $0x927df201 // and x1, x16, #0xfffffffffffffff8
+	WORD $0xd37df230 // lsl x16, x17, #3
+	WORD $0xd37ffa31 // lsl x17, x17, #1
+	WORD $0x91002021 // add x1, x1, #0x8
+	WORD $0x927be98c // and x12, x12, #0xffffffffffffffe0
+	WORD $0x9100818d // add x13, x12, #0x20
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9b0d310d // madd x13, x8, x13, x12
+	WORD $0x91004182 // add x2, x12, #0x10
+	WORD $0x14000008 // b 0x9354 <k_pack_cols_bf16+0x8c>
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x8b100063 // add x3, x3, x16
+	WORD $0xeb08009f // cmp x4, x8
+	WORD $0x9100414a // add x10, x10, #0x10
+	WORD $0x8b100129 // add x9, x9, x16
+	WORD $0xaa0403ef // mov x15, x4
+	WORD $0x54001aaa // b.ge 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0xcb0f0105 // sub x5, x8, x15
+	WORD $0x910011e4 // add x4, x15, #0x4
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x9a84b105 // csel x5, x8, x4, lt
+	WORD $0xf100217f // cmp x11, #0x8
+	WORD $0x5400008a // b.ge 0x9378 <k_pack_cols_bf16+0xb0>
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0x1400001e // b 0x93ec <k_pack_cols_bf16+0x124>
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0xaa0d03e7 // mov x7, x13
+	WORD $0x5400034a // b.ge 0x93ec <k_pack_cols_bf16+0x124>
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0xaa0203f4 // mov x20, x2
+	WORD $0x52800115 // mov w21, #0x8 // =8
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0x8b0300d3 // add x19, x6, x3
+	WORD $0xaa1503e6 // mov x6, x21
+	WORD $0xaa1303f5 // mov x21, x19
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0xfc5f82a0 // ldur d0, [x21, #-0x8]
+	WORD $0x910006f7 // add x23, x23, #0x1
+	WORD $0xeb0502ff // cmp x23, x5
+	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
+	WORD $0x3c9f02c0 // stur q0, [x22, #-0x10]
+	WORD $0xfd4002a0 // ldr d0, [x21]
+	WORD $0x8b1102b5 // add x21, x21, x17
+	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
+	WORD $0x3c8206c0 // str q0, [x22], #0x20
+	WORD $0x54fffeeb // b.lt 0x93ac <k_pack_cols_bf16+0xe4>
+	WORD $0x910020d5 // add x21, x6, #0x8
+	WORD $0x8b0e00e7 // add x7, x7, x14
+	WORD $0x8b0e0294 // add x20, x20, x14
+	WORD $0xeb0b02bf // cmp x21, x11
+	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x54fffdad // b.le 0x939c <k_pack_cols_bf16+0xd4>
+	WORD $0xeb0b00df // cmp x6, x11
+	WORD $0x54fffa40 // b.eq 0x9338 <k_pack_cols_bf16+0x70>
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0x54fffa0a // b.ge 0x9338 <k_pack_cols_bf16+0x70>
+	WORD $0xf9401413 // ldr x19, [x0, #0x28]
+	WORD $0xf100067f // cmp x19, #0x1
+	WORD $0x54fff9ab // b.lt 0x9338 <k_pack_cols_bf16+0x70>
+	WORD $0x9b0a1e67 // madd x7, x19, x10, x7
+	WORD $0xf9400415 // ldr x21, [x0, #0x8]
+	WORD $0xd37ef674 // lsl x20, x19, #2
+	WORD $0x8b0902b5 // add x21, x21, x9
+	WORD $0x14000006 // b 0x9430 <k_pack_cols_bf16+0x168>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b1400e7 // add x7, x7, x20
+	WORD $0x8b1102b5 // add x21, x21, x17
+	WORD $0xeb0501ff // cmp x15, x5
+	WORD $0x54fff86a // b.ge 0x9338 <k_pack_cols_bf16+0x70>
+	WORD $0xaa0603f6 // mov x22, x6
+	WORD $0xaa0703f7 // mov x23, x7
+	WORD $0xaa1303f8 // mov x24, x19
+	WORD $0x14000007 // b 0x9458 <k_pack_cols_bf16+0x190>
+	WORD $0x78767ab9 // ldrh w25, [x21, x22, lsl #1]
+	WORD $0x53103f39 // lsl w25, w25, #16
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0xb80046f9 // str w25, [x23], #0x4
+	WORD $0x54fffe40 // b.eq 0x941c <k_pack_cols_bf16+0x154>
+	WORD $0xeb0b02df // cmp x22, x11
+	WORD $0x54ffff2b // b.lt 0x9440 <k_pack_cols_bf16+0x178>
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0xb80046ff // str wzr, [x23], #0x4
+	WORD $0x54ffff61 // b.ne 0x9458 <k_pack_cols_bf16+0x190>
+	WORD $0x17ffffeb // b 0x941c <k_pack_cols_bf16+0x154>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400114b // b.lt 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0xa941240b // ldp x11, x9, [x0, #0x10]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xf100313f // cmp x9, #0xc
+	WORD $0x540005ea // b.ge 0x9548 <k_pack_cols_bf16+0x280>
+	WORD $0xb40010a9 // cbz x9, 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0xd37df16e // lsl x14, x11, #3
+	WORD $0xd37ff96b // lsl x11, x11, #1
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x14000006 // b 0x94c0 <k_pack_cols_bf16+0x1f8>
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x8b0e018c // add x12, x12, x14
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x54000f4a // b.ge 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0xcb100111 // sub x17, x8, x16
+	WORD $0x9100120f // add x15, x16, #0x4
+	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x9a8fb111 // csel x17, x8, x15, lt
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x54fffeca // b.ge 0x94ac <k_pack_cols_bf16+0x1e4>
+	WORD $0xf9401401 // ldr x1, [x0, #0x28]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54fffe6b // b.lt 0x94ac <k_pack_cols_bf16+0x1e4>
+	WORD $0x9b0d2822 // madd x2, x1, x13, x10
+	WORD $0xf9400404 // ldr x4, [x0, #0x8]
+	WORD $0xd37ef423 // lsl x3, x1, #2
+	WORD $0x8b0c0084 // add x4, x4, x12
+	WORD $0x14000006 // b 0x950c <k_pack_cols_bf16+0x244>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x8b030042 // add x2, x2, x3
+	WORD $0x8b0b0084 // add x4, x4, x11
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x54fffd2a // b.ge 0x94ac <k_pack_cols_bf16+0x1e4>
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x14000007 // b 0x952c <k_pack_cols_bf16+0x264>
+	WORD $0x78657886 // ldrh w6, [x4, x5, lsl #1]
+	WORD $0x53103cc6 // lsl w6, w6, #16
+	WORD $0xb8257846 // str w6, [x2, x5, lsl #2]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0xeb05003f // cmp x1, x5
+	WORD $0x54fffe80 // b.eq 0x94f8 <k_pack_cols_bf16+0x230>
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x54ffff2b // b.lt 0x9514 <k_pack_cols_bf16+0x24c>
+	WORD $0xb825785f // str wzr, [x2, x5, lsl #2]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0xeb05003f // cmp x1, x5
+	WORD $0x54ffff61 // b.ne 0x952c <k_pack_cols_bf16+0x264>
+	WORD $0x17ffffed // b 0x94f8 <k_pack_cols_bf16+0x230>
+	WORD $0x8b08050d // add x13, x8, x8, lsl #1
+	WORD $0xd37df16e // lsl x14, x11, #3
+	WORD $0xd37ff96f // lsl x15, x11, #1
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x91008150 // add x16, x10, #0x20
+	WORD $0xd37cedad // lsl x13, x13, #4
+	WORD $0x52800211 // mov w17, #0x10 // =16
+	WORD $0x14000007 // b 0x9584 <k_pack_cols_bf16+0x2bc>
+	WORD $0x8b0e0231 // add x17, x17, x14
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x91030210 // add x16, x16, #0xc0
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xaa0203e1 // mov x1, x2
+	WORD $0x5400092a // b.ge 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0xcb010103 // sub x3, x8, x1
+	WORD $0x91001022 // add x2, x1, #0x4
+	WORD $0xf100107f // cmp x3, #0x4
+	WORD $0x9a82b103 // csel x3, x8, x2, lt
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fffeaa // b.ge 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0xf9400404 // ldr x4, [x0, #0x8]
+	WORD $0xaa1003e7 // mov x7, x16
+	WORD $0x52800193 // mov w19, #0xc // =12
+	WORD $0x8b110086 // add x6, x4, x17
+	WORD $0xaa0a03e4 // mov x4, x10
+	WORD $0xaa1303e5 // mov x5, x19
+	WORD $0xaa0703f3 // mov x19, x7
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0103f5 // mov x21, x1
+	WORD $0xfc5f0280 // ldur d0, [x20, #-0x10]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xeb0302bf // cmp x21, x3
+	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
+	WORD $0x3c9e0260 // stur q0, [x19, #-0x20]
+	WORD $0xfc5f8280 // ldur d0, [x20, #-0x8]
+	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
+	WORD $0x3c9f0260 // stur q0, [x19, #-0x10]
+	WORD $0xfd400280 // ldr d0, [x20]
+	WORD $0x8b0f0294 // add x20, x20, x15
+	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
+	WORD $0x3c830660 // str q0, [x19], #0x30
+	WORD $0x54fffe8b // b.lt 0x95c0 <k_pack_cols_bf16+0x2f8>
+	WORD $0x910030b3 // add x19, x5, #0xc
+	WORD $0x8b0d0084 // add x4, x4, x13
+	WORD $0x910060c6 // add x6, x6, #0x18
+	WORD $0xeb09027f // cmp x19, x9
+	WORD $0x8b0d00e7 // add x7, x7, x13
+	WORD $0x54fffd4d // b.le 0x95b0 <k_pack_cols_bf16+0x2e8>
+	WORD $0xeb0900bf // cmp x5, x9
+	WORD $0x54fffae0 // b.eq 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fffaaa // b.ge 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x54fffa4b // b.lt 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0x9b0c7cc7 // mul x7, x6, x12
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xd37ef4d4 // lsl x20, x6, #2
+	WORD $0x8b050673 // add x19, x19, x5, lsl #1
+	WORD $0x14000005 // b 0x964c <k_pack_cols_bf16+0x384>
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x8b1400e7 // add x7, x7, x20
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0x54fff92a // b.ge 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0x9b0b7c35 // mul x21, x1, x11
+	WORD $0xaa0503f6 // mov x22, x5
+	WORD $0xaa0603f7 // mov x23, x6
+	WORD $0xaa0703f8 // mov x24, x7
+	WORD $0x8b150675 // add x21, x19, x21, lsl #1
+	WORD $0x14000008 // b 0x9680 <k_pack_cols_bf16+0x3b8>
+	WORD $0x784026b9 // ldrh w25, [x21], #0x2
+	WORD $0x53103f39 // lsl w25, w25, #16
+	WORD $0xb8386899 // str w25, [x4, x24]
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0x91001318 // add x24, x24, #0x4
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0x54fffe00 // b.eq 0x963c <k_pack_cols_bf16+0x374>
+	WORD $0xeb0902df // cmp x22, x9
+	WORD $0x54ffff0b // b.lt 0x9664 <k_pack_cols_bf16+0x39c>
+	WORD $0xb838689f // str wzr, [x4, x24]
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0x91000ab5 // add x21, x21, #0x2
+	WORD $0x91001318 // add x24, x24, #0x4
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0x54ffff21 // b.ne 0x9680 <k_pack_cols_bf16+0x3b8>
+	WORD $0x17ffffe7 // b 0x963c <k_pack_cols_bf16+0x374>
+	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
+	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
+	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
+	WORD $0xf84407f9 // ldr x25, [sp], #0x40
+	WORD $0xd65f03c0 // ret
+
+	// pack_cols_pairs
+	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xa90203fd // stp x29, x0, [sp, #0x20]
+	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0x540014e1 // b.ne 0x9978 <k_pack_cols_pairs+0x2c0>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54002b2b // b.lt 0x9c4c <k_pack_cols_pairs+0x594>
+	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
+	WORD $0x9100050c // add x12, x8, #0x1
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x8b4cfd8c // add x12, x12, x12, lsr #63
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xf9400e0b // ldr x11, [x16, #0x18]
+	WORD $0xf9400213 // ldr x19, [x16]
+	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0x9341fd80 // asr x0, x12, #1
+	WORD $0x52800107 // mov w7, #0x8 // =8
+	WORD $0xd100216e // sub x14, x11, #0x8
+	WORD $0xd37ef5cd // lsl x13, x14, #2
+	WORD $0x927df1ce // and x14, x14, #0xfffffffffffffff8
+	WORD $0xd37be801 // lsl x1, x0, #5
+	WORD $0x927be9af // and x15, x13, #0xffffffffffffffe0
+	WORD $0xf9400a0d // ldr x13, [x16, #0x10]
+	WORD $0x910081ef // add x15, x15, #0x20
+	WORD $0x9b0f4c0c // madd x12, x0, x15, x19
+	WORD $0xd37ff9af // lsl x15, x13, #1
+	WORD $0xd37ceda4 // lsl x4, x13, #4
+	WORD $0xd37ef5a5 // lsl x5, x13, #2
+	WORD $0x910021e3 // add x3, x15, #0x8
+	WORD $0xa900cfec // stp x12, x19, [sp, #0x8]
+	WORD $0xd100100c // sub x12, x0, #0x4
+	WORD $0xf9000fec // str x12, [sp, #0x18]
+	WORD $0x910021cc // add x12, x14, #0x8
+	WORD $0xf90003ec // str x12, [sp]
+	WORD $0x1400000a // b 0x9784 <k_pack_cols_pairs+0xcc>
+	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0x91020273 // add x19, x19, #0x80
+	WORD $0x910020c6 // add x6, x6, #0x8
+	WORD $0x8b0400e7 // add x7, x7, x4
+	WORD $0xeb00005f // cmp x2, x0
+	WORD $0x9100414a // add x10, x10, #0x10
+	WORD $0x8b040129 // add x9, x9, x4
+	WORD $0xaa0203f4 // mov x20, x2
+	WORD $0x5400266a // b.ge 0x9c4c <k_pack_cols_pairs+0x594>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0x91001282 // add x2, x20, #0x4
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0x9a82c015 // csel x21, x0, x2, gt
+	WORD $0xf100217f // cmp x11, #0x8
+	WORD $0x5400008a // b.ge 0x97a8 <k_pack_cols_pairs+0xf0>
+	WORD $0xf9400bf8 // ldr x24, [sp, #0x10]
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x14000034 // b 0x9874 <k_pack_cols_pairs+0x1bc>
+	WORD $0xa94063f6 // ldp x22, x24, [sp]
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x5400062a // b.ge 0x9874 <k_pack_cols_pairs+0x1bc>
+	WORD $0xf94017ec // ldr x12, [sp, #0x28]
+	WORD $0xf9400bf8 // ldr x24, [sp, #0x10]
+	WORD $0xaa1303fa // mov x26, x19
+	WORD $0xf940058e // ldr x14, [x12, #0x8]
+	WORD $0x8b0301cf // add x15, x14, x3
+	WORD $0x8b0701d9 // add x25, x14, x7
+	WORD $0x5280010e // mov w14, #0x8 // =8
+	WORD $0x14000008 // b 0x97f0 <k_pack_cols_pairs+0x138>
+	WORD $0x910022ce // add x14, x22, #0x8
+	WORD $0x8b010318 // add x24, x24, x1
+	WORD $0x910041ef // add x15, x15, #0x10
+	WORD $0xeb0b01df // cmp x14, x11
+	WORD $0x8b01035a // add x26, x26, x1
+	WORD $0x91004339 // add x25, x25, #0x10
+	WORD $0x5400044c // b.gt 0x9874 <k_pack_cols_pairs+0x1bc>
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0xaa1903fb // mov x27, x25
+	WORD $0xaa0603fd // mov x29, x6
+	WORD $0xaa1a03fe // mov x30, x26
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0xaa1403f0 // mov x16, x20
+	WORD $0x1400000c // b 0x9838 <k_pack_cols_pairs+0x180>
+	WORD $0x3d8003c0 // str q0, [x30]
+	WORD $0xfd400360 // ldr d0, [x27]
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x3d8007c0 // str q0, [x30, #0x10]
+	WORD $0x8b0502f7 // add x23, x23, x5
+	WORD $0xeb15021f // cmp x16, x21
+	WORD $0x910083de // add x30, x30, #0x20
+	WORD $0x91000bbd // add x29, x29, #0x2
+	WORD $0x8b05037b // add x27, x27, x5
+	WORD $0x54fffd0a // b.ge 0x97d4 <k_pack_cols_pairs+0x11c>
+	WORD $0xfc5f8360 // ldur d0, [x27, #-0x8]
+	WORD $0xeb0803bf // cmp x29, x8
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x54fffe4a // b.ge 0x980c <k_pack_cols_pairs+0x154>
+	WORD $0xb4fffe2d // cbz x13, 0x980c <k_pack_cols_pairs+0x154>
+	WORD $0xfc5f82e1 // ldur d1, [x23, #-0x8]
+	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x3d8003c0 // str q0, [x30]
+	WORD $0xfd400360 // ldr d0, [x27]
+	WORD $0xfd4002e1 // ldr d1, [x23]
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x17ffffea // b 0x9818 <k_pack_cols_pairs+0x160>
+	WORD $0xeb0b02df // cmp x22, x11
+	WORD $0x54fff740 // b.eq 0x9760 <k_pack_cols_pairs+0xa8>
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x54fff70a // b.ge 0x9760 <k_pack_cols_pairs+0xa8>
+	WORD $0xf94017ec // ldr x12, [sp, #0x28]
+	WORD $0xf940158e // ldr x14, [x12, #0x28]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54fff68b // b.lt 0x9760 <k_pack_cols_pairs+0xa8>
+	WORD $0xf94017ec // ldr x12, [sp, #0x28]
+	WORD $0x9b0a61d8 // madd x24, x14, x10, x24
+	WORD $0xd37ef5da // lsl x26, x14, #2
+	WORD $0xf940058f // ldr x15, [x12, #0x8]
+	WORD $0x8b1605f9 // add x25, x15, x22, lsl #1
+	WORD $0x8b0901fb // add x27, x15, x9
+	WORD $0x14000006 // b 0x98c4 <k_pack_cols_pairs+0x20c>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x8b1a0318 // add x24, x24, x26
+	WORD $0x8b05037b // add x27, x27, x5
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x54fff50a // b.ge 0x9760 <k_pack_cols_pairs+0xa8>
+	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0xb37ffa8f // bfi x15, x20, #1, #63
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x9a9fb1af // csel x15, x13, xzr, lt
+	WORD $0xb400030f // cbz x15, 0x9934 <k_pack_cols_pairs+0x27c>
+	WORD $0xd37ffa90 // lsl x16, x20, #1
+	WORD $0xaa1603fd // mov x29, x22
+	WORD $0xaa1803fe // mov x30, x24
+	WORD $0xaa0e03f7 // mov x23, x14
+	WORD $0x9b0d7e10 // mul x16, x16, x13
+	WORD $0x8b100730 // add x16, x25, x16, lsl #1
+	WORD $0x14000009 // b 0x9914 <k_pack_cols_pairs+0x25c>
+	WORD $0x79400211 // ldrh w17, [x16]
+	WORD $0x786f7a0c // ldrh w12, [x16, x15, lsl #1]
+	WORD $0x2a0c4231 // orr w17, w17, w12, lsl #16
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0x91000a10 // add x16, x16, #0x2
+	WORD $0x910007bd // add x29, x29, #0x1
+	WORD $0xb80047d1 // str w17, [x30], #0x4
+	WORD $0x54fffd00 // b.eq 0x98b0 <k_pack_cols_pairs+0x1f8>
+	WORD $0xeb0b03bf // cmp x29, x11
+	WORD $0x54fffeeb // b.lt 0x98f4 <k_pack_cols_pairs+0x23c>
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0x91000a10 // add x16, x16, #0x2
+	WORD $0x910007bd // add x29, x29, #0x1
+	WORD $0xb80047df // str wzr, [x30], #0x4
+	WORD $0x54ffff41 // b.ne 0x9914 <k_pack_cols_pairs+0x25c>
+	WORD $0x17ffffe0 // b 0x98b0 <k_pack_cols_pairs+0x1f8>
+	WORD $0xaa1603f0 // mov x16, x22
+	WORD $0xaa0e03f7 // mov x23, x14
+	WORD $0x14000007 // b 0x9958 <k_pack_cols_pairs+0x2a0>
+	WORD $0x78707b7d // ldrh w29, [x27, x16, lsl #1]
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0xb82f6b1d // str w29, [x24, x15]
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x54fffae0 // b.eq 0x98b0 <k_pack_cols_pairs+0x1f8>
+	WORD $0xeb0b021f // cmp x16, x11
+	WORD $0x54ffff2b // b.lt 0x9940 <k_pack_cols_pairs+0x288>
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0xb82f6b1f // str wzr, [x24, x15]
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x54ffff41 // b.ne 0x9958 <k_pack_cols_pairs+0x2a0>
+	WORD $0x17ffffcf // b 0x98b0 <k_pack_cols_pairs+0x1f8>
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400166b // b.lt 0x9c4c <k_pack_cols_pairs+0x594>
+	WORD $0xf94017f1 // ldr x17, [sp, #0x28]
+	WORD $0xb201f3ed // mov x13, #-0x5555555555555556 // =-6148914691236517206
+	WORD $0x9100050e // add x14, x8, #0x1
+	WORD $0xf295556d // movk x13, #0xaaab
+	WORD $0xd280060f // mov x15, #0x30 // =48
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xf9400e2b // ldr x11, [x17, #0x18]
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x52800207 // mov w7, #0x10 // =16
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0xd100316c // sub x12, x11, #0xc
+	WORD $0x9bcd7d8c // umulh x12, x12, x13
+	WORD $0x5280060d // mov w13, #0x30 // =48
+	WORD $0xd343fd8c // lsr x12, x12, #3
+	WORD $0x9b0d3d90 // madd x16, x12, x13, x15
+	WORD $0x8b4efdcd // add x13, x14, x14, lsr #63
+	WORD $0x5280018e // mov w14, #0xc // =12
+	WORD $0xd280018f // mov x15, #0xc // =12
+	WORD $0x9341fdad // asr x13, x13, #1
+	WORD $0x9b0e3d8c // madd x12, x12, x14, x15
+	WORD $0xf9400a2f // ldr x15, [x17, #0x10]
+	WORD $0xf9400231 // ldr x17, [x17]
+	WORD $0xd37cede4 // lsl x4, x15, #4
+	WORD $0xd37ef5e5 // lsl x5, x15, #2
+	WORD $0x9b1045ae // madd x14, x13, x16, x17
+	WORD $0xd10011b0 // sub x16, x13, #0x4
+	WORD $0x91004226 // add x6, x17, #0x10
+	WORD $0xa90143f1 // stp x17, x16, [sp, #0x10]
+	WORD $0xa90033ee // stp x14, x12, [sp]
+	WORD $0x8b0d05ac // add x12, x13, x13, lsl #1
+	WORD $0xd37ced82 // lsl x2, x12, #4
+	WORD $0xd37ff9ee // lsl x14, x15, #1
+	WORD $0x910041c3 // add x3, x14, #0x10
+	WORD $0x1400000a // b 0x9a34 <k_pack_cols_pairs+0x37c>
+	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0x8b0400e7 // add x7, x7, x4
+	WORD $0x910300c6 // add x6, x6, #0xc0
+	WORD $0x91002273 // add x19, x19, #0x8
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x9100414a // add x10, x10, #0x10
+	WORD $0x8b040129 // add x9, x9, x4
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0x540010ea // b.ge 0x9c4c <k_pack_cols_pairs+0x594>
+	WORD $0xf9400fec // ldr x12, [sp, #0x18]
+	WORD $0x91001291 // add x17, x20, #0x4
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0x9a91c1b5 // csel x21, x13, x17, gt
+	WORD $0xf100317f // cmp x11, #0xc
+	WORD $0x5400008a // b.ge 0x9a58 <k_pack_cols_pairs+0x3a0>
+	WORD $0xf9400bf7 // ldr x23, [sp, #0x10]
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x1400003d // b 0x9b48 <k_pack_cols_pairs+0x490>
+	WORD $0xa9405bf7 // ldp x23, x22, [sp]
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x5400074a // b.ge 0x9b48 <k_pack_cols_pairs+0x490>
+	WORD $0xf94017ec // ldr x12, [sp, #0x28]
+	WORD $0xf9400bf7 // ldr x23, [sp, #0x10]
+	WORD $0xaa0603fa // mov x26, x6
+	WORD $0xf940058c // ldr x12, [x12, #0x8]
+	WORD $0x8b03018e // add x14, x12, x3
+	WORD $0x8b070199 // add x25, x12, x7
+	WORD $0x5280018c // mov w12, #0xc // =12
+	WORD $0x14000008 // b 0x9aa0 <k_pack_cols_pairs+0x3e8>
+	WORD $0x910032cc // add x12, x22, #0xc
+	WORD $0x8b0202f7 // add x23, x23, x2
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0xeb0b019f // cmp x12, x11
+	WORD $0x91006339 // add x25, x25, #0x18
+	WORD $0x8b02035a // add x26, x26, x2
+	WORD $0x5400056c // b.gt 0x9b48 <k_pack_cols_pairs+0x490>
+	WORD $0xaa0c03f6 // mov x22, x12
+	WORD $0xaa1303fb // mov x27, x19
+	WORD $0xaa1a03fd // mov x29, x26
+	WORD $0xaa1903fe // mov x30, x25
+	WORD $0xaa0e03f8 // mov x24, x14
+	WORD $0xaa1403ec // mov x12, x20
+	WORD $0x1400000f // b 0x9af4 <k_pack_cols_pairs+0x43c>
+	WORD $0x3c9f03a0 // stur q0, [x29, #-0x10]
+	WORD $0xfc5f83c0 // ldur d0, [x30, #-0x8]
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x3d8003a0 // str q0, [x29]
+	WORD $0xfd4003c0 // ldr d0, [x30]
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0x3d8007a0 // str q0, [x29, #0x10]
+	WORD $0x8b050318 // add x24, x24, x5
+	WORD $0xeb15019f // cmp x12, x21
+	WORD $0x8b0503de // add x30, x30, x5
+	WORD $0x9100c3bd // add x29, x29, #0x30
+	WORD $0x91000b7b // add x27, x27, #0x2
+	WORD $0x54fffcaa // b.ge 0x9a84 <k_pack_cols_pairs+0x3cc>
+	WORD $0xfc5f03c0 // ldur d0, [x30, #-0x10]
+	WORD $0xeb08037f // cmp x27, x8
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x54fffdea // b.ge 0x9abc <k_pack_cols_pairs+0x404>
+	WORD $0xb4fffdcf // cbz x15, 0x9abc <k_pack_cols_pairs+0x404>
+	WORD $0xfc5f0301 // ldur d1, [x24, #-0x10]
+	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x3c9f03a0 // stur q0, [x29, #-0x10]
+	WORD $0xfc5f83c0 // ldur d0, [x30, #-0x8]
+	WORD $0xfc5f8301 // ldur d1, [x24, #-0x8]
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x3d8003a0 // str q0, [x29]
+	WORD $0xfd4003c0 // ldr d0, [x30]
+	WORD $0xfd400301 // ldr d1, [x24]
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x17ffffe4 // b 0x9ad4 <k_pack_cols_pairs+0x41c>
+	WORD $0xeb0b02df // cmp x22, x11
+	WORD $0x54fff620 // b.eq 0x9a10 <k_pack_cols_pairs+0x358>
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x54fff5ea // b.ge 0x9a10 <k_pack_cols_pairs+0x358>
+	WORD $0xf94017ec // ldr x12, [sp, #0x28]
+	WORD $0xf9401590 // ldr x16, [x12, #0x28]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fff56b // b.lt 0x9a10 <k_pack_cols_pairs+0x358>
+	WORD $0xf94017ec // ldr x12, [sp, #0x28]
+	WORD $0x9b0a5e17 // madd x23, x16, x10, x23
+	WORD $0xd37ef61a // lsl x26, x16, #2
+	WORD $0xf940058c // ldr x12, [x12, #0x8]
+	WORD $0x8b160599 // add x25, x12, x22, lsl #1
+	WORD $0x8b09019b // add x27, x12, x9
+	WORD $0x14000006 // b 0x9b98 <k_pack_cols_pairs+0x4e0>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x8b1a02f7 // add x23, x23, x26
+	WORD $0x8b05037b // add x27, x27, x5
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x54fff3ea // b.ge 0x9a10 <k_pack_cols_pairs+0x358>
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0xb37ffa8c // bfi x12, x20, #1, #63
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x9a9fb1ec // csel x12, x15, xzr, lt
+	WORD $0xb400030c // cbz x12, 0x9c08 <k_pack_cols_pairs+0x550>
+	WORD $0xd37ffa8e // lsl x14, x20, #1
+	WORD $0xaa1603fd // mov x29, x22
+	WORD $0xaa1703fe // mov x30, x23
+	WORD $0xaa1003f8 // mov x24, x16
+	WORD $0x9b0f7dce // mul x14, x14, x15
+	WORD $0x8b0e072e // add x14, x25, x14, lsl #1
+	WORD $0x14000009 // b 0x9be8 <k_pack_cols_pairs+0x530>
+	WORD $0x794001c0 // ldrh w0, [x14]
+	WORD $0x786c79c1 // ldrh w1, [x14, x12, lsl #1]
+	WORD $0x2a014001 // orr w1, w0, w1, lsl #16
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x910009ce // add x14, x14, #0x2
+	WORD $0x910007bd // add x29, x29, #0x1
+	WORD $0xb80047c1 // str w1, [x30], #0x4
+	WORD $0x54fffd00 // b.eq 0x9b84 <k_pack_cols_pairs+0x4cc>
+	WORD $0xeb0b03bf // cmp x29, x11
+	WORD $0x54fffeeb // b.lt 0x9bc8 <k_pack_cols_pairs+0x510>
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x910009ce // add x14, x14, #0x2
+	WORD $0x910007bd // add x29, x29, #0x1
+	WORD $0xb80047df // str wzr, [x30], #0x4
+	WORD $0x54ffff41 // b.ne 0x9be8 <k_pack_cols_pairs+0x530>
+	WORD $0x17ffffe0 // b 0x9b84 <k_pack_cols_pairs+0x4cc>
+	WORD $0xaa1603ee // mov x14, x22
+	WORD $0xaa1003f8 // mov x24, x16
+	WORD $0x14000007 // b 0x9c2c <k_pack_cols_pairs+0x574>
+	WORD $0x786e7b7d // ldrh w29, [x27, x14, lsl #1]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0xb82c6afd // str w29, [x23, x12]
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x54fffae0 // b.eq 0x9b84 <k_pack_cols_pairs+0x4cc>
+	WORD $0xeb0b01df // cmp x14, x11
+	WORD $0x54ffff2b // b.lt 0x9c14 <k_pack_cols_pairs+0x55c>
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0xb82c6aff // str wzr, [x23, x12]
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x54ffff41 // b.ne 0x9c2c <k_pack_cols_pairs+0x574>
+	WORD $0x17ffffcf // b 0x9b84 <k_pack_cols_pairs+0x4cc>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
+	WORD $0x910203ff // add sp, sp, #0x80
+	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -2,20 +2,25 @@ package kernels
 
 import "fmt"
 
+// element is what matrices are made of; a uint16 holds the bits of a bfloat16.
+type element interface{ float32 | float64 | uint16 }
+
 // Dense is a view of numbers as a matrix: row i is Data[i*Stride : i*Stride+Cols].
-type Dense[T float32 | float64] struct {
+type Dense[T element] struct {
 	Data               []T
 	Rows, Cols, Stride int
 }
 
-// Matrix holds weights and activations; Matrix64 the matrices of solvers.
+// Matrix holds weights and activations, Matrix64 the matrices of solvers, MatrixBF16 the operands of
+// products in mixed precision.
 type (
-	Matrix   = Dense[float32]
-	Matrix64 = Dense[float64]
+	Matrix     = Dense[float32]
+	Matrix64   = Dense[float64]
+	MatrixBF16 = Dense[uint16]
 )
 
 // View makes a matrix of adjacent rows over data, which holds rows*cols numbers or more.
-func View[T float32 | float64](data []T, rows, cols int) Dense[T] {
+func View[T element](data []T, rows, cols int) Dense[T] {
 	return Dense[T]{data, rows, cols, cols}
 }
 

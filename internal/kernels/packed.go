@@ -77,7 +77,7 @@ func (p *packed[T]) at(row, k int) unsafe.Pointer {
 }
 
 // operand is a matrix of a product, [rows, k]: as it lies, or where columns is set, transposed.
-type operand[T float32 | float64] struct {
+type operand[T element] struct {
 	Dense[T]
 	columns bool
 }
@@ -203,7 +203,7 @@ func (s *Set) PackStored(name string) func(buf []float32, rows []byte, n, k int)
 			decode(r.data, rows)
 			return r
 		}
-		r.fill(s.code, fn, at(rows), k, 2, 0, n)
+		r.fill(s.code, fn, at(rows), k, k, 1, 2, 0, n)
 		return r
 	}
 }
@@ -249,14 +249,13 @@ func packRows(s *Set, fn int, p *packed[float32], x Matrix, lo, hi int) {
 		}
 		return
 	}
-	p.pack(s.code, fn, 0, operand[float32]{x, false}, lo, hi)
+	packOperand(s.code, &panelFns{rows: fn, per: 1}, p, operand[float32]{x, false}, lo, hi)
 }
 
-// pack packs rows [lo,hi) of an operand by the kernel for rows or that for columns.
-func (p *packed[T]) pack(c *code, rows, cols int, x operand[T], lo, hi int) {
-	size := int(unsafe.Sizeof(T(0)))
+// packOperand packs rows [lo,hi) of an operand by the kernel for rows or that for columns.
+func packOperand[T float32 | float64, S element](c *code, fns *panelFns, p *packed[T], x operand[S], lo, hi int) {
 	if !x.columns {
-		p.fill(c, rows, at(x.Data), x.Stride, size, lo, hi)
+		p.fill(c, fns.rows, at(x.Data), x.k(), x.Stride, fns.per, int(unsafe.Sizeof(S(0))), lo, hi)
 		return
 	}
 	if lo >= hi {
@@ -264,18 +263,20 @@ func (p *packed[T]) pack(c *code, rows, cols int, x operand[T], lo, hi int) {
 	}
 	args := packColsArgs{ld: x.Stride, n: hi - lo, width: p.group, last: p.width((hi - 1) / p.group * p.group)}
 	for k := 0; k < p.k; k += pieceK {
-		args.k, args.dst, args.src = min(pieceK, p.k-k), p.at(lo, k), unsafe.Pointer(&x.Data[k*x.Stride+lo])
-		c.call(cols, unsafe.Pointer(&args))
+		from := k * fns.per
+		args.k, args.dst, args.src = min(pieceK*fns.per, x.k()-from), p.at(lo, k), unsafe.Pointer(&x.Data[from*x.Stride+lo])
+		c.call(fns.cols, unsafe.Pointer(&args))
 	}
 }
 
-// fill packs rows [lo,hi) from src, whose numbers of so many bytes lie in rows with a stride.
-func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, stride, size, lo, hi int) {
-	args := packArgs{ld: stride}
+// fill packs rows [lo,hi) from src, rows of k numbers of so many bytes with a stride, of which a packed
+// number takes per.
+func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, k, stride, per, size, lo, hi int) {
+	args := packArgs{ld: stride * size}
 	for row := lo; row < hi; row += p.group {
 		args.n, args.width = min(p.group, hi-row), p.width(row)
-		for k := 0; k < p.k; k += pieceK { // rows are read to their ends, which is how memory likes it
-			args.k, args.dst, args.src = min(pieceK, p.k-k), p.at(row, k), unsafe.Add(src, (row*stride+k)*size)
+		for t := 0; t < p.k; t += pieceK { // rows are read to their ends, which is how memory likes it
+			args.k, args.dst, args.src = min(pieceK*per, k-t*per), p.at(row, t), unsafe.Add(src, (row*stride+t*per)*size)
 			c.call(fn, unsafe.Pointer(&args))
 		}
 	}

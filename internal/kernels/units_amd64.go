@@ -38,6 +38,7 @@ func layoutAVX2Addr() uintptr
 func layoutAVX512Addr() uintptr
 func outerAVX2Addr() uintptr
 func outerAVX512Addr() uintptr
+func pairsAVX512BF16Addr() uintptr
 func planesAVX2Addr() uintptr
 func planesAVX512Addr() uintptr
 func qconvAVX2Addr() uintptr
@@ -264,21 +265,27 @@ var units = []unit{
 		{fnMulPanels64, 0x22e0},
 		{fnPackRows, 0x45a0},
 		{fnPackRowsF16, 0x5040},
-		{fnPackRowsBf16, 0x5c40},
-		{fnPackRows64, 0x6680},
-		{fnPackCols, 0x6d00},
-		{fnPackCols64, 0x7bf0},
+		{fnPackRowsBf16, 0x5bf0},
+		{fnPackRows64, 0x6610},
+		{fnPackRowsPairs, 0x6c50},
+		{fnPackCols, 0x7820},
+		{fnPackCols64, 0x88e0},
+		{fnPackColsBf16, 0x9870},
+		{fnPackColsPairs, 0xa050},
 	}},
 	{cpu.AVX512, gemmAVX512Addr(), []entry{
 		{fnPanelShape, 0x0},
 		{fnMulPanels, 0x20},
 		{fnMulPanels64, 0x46b0},
 		{fnPackRows, 0x8e50},
-		{fnPackRowsF16, 0x98a0},
-		{fnPackRowsBf16, 0xa2e0},
-		{fnPackRows64, 0xad50},
-		{fnPackCols, 0xb3b0},
-		{fnPackCols64, 0xc650},
+		{fnPackRowsF16, 0x97f0},
+		{fnPackRowsBf16, 0xa200},
+		{fnPackRows64, 0xac20},
+		{fnPackRowsPairs, 0xb250},
+		{fnPackCols, 0xbcf0},
+		{fnPackCols64, 0xd0e0},
+		{fnPackColsBf16, 0xe0d0},
+		{fnPackColsPairs, 0xf560},
 	}},
 	{cpu.AVX2, layoutAVX2Addr(), []entry{
 		{fnTranspose4, 0x0},
@@ -297,6 +304,9 @@ var units = []unit{
 		{fnGemmOuter, 0x200},
 		{fnGemmOuter64, 0x1890},
 		{fnGramTile, 0x24a0},
+	}},
+	{cpu.AVX512BF16, pairsAVX512BF16Addr(), []entry{
+		{fnMulPanelsPairs, 0x0},
 	}},
 	{cpu.AVX2, planesAVX2Addr(), []entry{
 		{fnPlanesRow4, 0x0},

@@ -22,6 +22,7 @@ func fewNEONAddr() uintptr
 func gemmNEONAddr() uintptr
 func layoutNEONAddr() uintptr
 func outerNEONAddr() uintptr
+func pairsBF16Addr() uintptr
 func planesNEONAddr() uintptr
 func qconvNEONAddr() uintptr
 func qconvDOTPRODAddr() uintptr
@@ -143,11 +144,14 @@ var units = []unit{
 		{fnMulPanels, 0x18},
 		{fnMulPanels64, 0x449c},
 		{fnPackRows, 0x739c},
-		{fnPackRowsF16, 0x7834},
-		{fnPackRowsBf16, 0x7d1c},
-		{fnPackRows64, 0x8264},
-		{fnPackCols, 0x86f4},
-		{fnPackCols64, 0x89f0},
+		{fnPackRowsF16, 0x7818},
+		{fnPackRowsBf16, 0x7ce4},
+		{fnPackRows64, 0x8210},
+		{fnPackRowsPairs, 0x8684},
+		{fnPackCols, 0x8b74},
+		{fnPackCols64, 0x8f14},
+		{fnPackColsBf16, 0x92c8},
+		{fnPackColsPairs, 0x96b8},
 	}},
 	{cpu.NEON, layoutNEONAddr(), []entry{
 		{fnTranspose4, 0x0},
@@ -157,6 +161,9 @@ var units = []unit{
 		{fnGemmOuter, 0x12c},
 		{fnGemmOuter64, 0x122c},
 		{fnGramTile, 0x1910},
+	}},
+	{cpu.BF16, pairsBF16Addr(), []entry{
+		{fnMulPanelsPairs, 0x0},
 	}},
 	{cpu.NEON, planesNEONAddr(), []entry{
 		{fnPlanesRow4, 0x0},

@@ -59,9 +59,11 @@ var (
 		{"avxvnni", "AVXVNNI", "amd64", "x86_64-linux-gnu", slices.Concat(avx2, []string{"-mavxvnni"})},
 		{"avx512", "AVX512", "amd64", "x86_64-linux-gnu", avx512},
 		{"avx512vnni", "AVX512VNNI", "amd64", "x86_64-linux-gnu", slices.Concat(avx512, []string{"-mavx512vnni"})},
+		{"avx512bf16", "AVX512BF16", "amd64", "x86_64-linux-gnu", slices.Concat(avx512, []string{"-mavx512vnni", "-mavx512bf16"})},
 		{"neon", "NEON", "arm64", "aarch64-linux-gnu", arm64},
 		{"dotprod", "DotProd", "arm64", "aarch64-linux-gnu", slices.Concat(arm64, []string{"-march=armv8.2-a+dotprod"})},
 		{"i8mm", "I8MM", "arm64", "aarch64-linux-gnu", slices.Concat(arm64, []string{"-march=armv8.2-a+dotprod+i8mm"})},
+		{"bf16", "BF16", "arm64", "aarch64-linux-gnu", slices.Concat(arm64, []string{"-march=armv8.2-a+dotprod+i8mm+bf16"})},
 	}
 	common = []string{
 		"-std=c17", "-O3", "-ffreestanding", "-fno-builtin", "-fno-strict-aliasing", "-fvisibility=hidden",

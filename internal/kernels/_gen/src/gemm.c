@@ -1,21 +1,6 @@
 // levels: avx2 avx512 neon
-// Products of packed matrices. The left operand lies in tiles of LEFT rows, the right one in panels
-// of RIGHT columns, both with k outermost, so that a step over k reads them forwards: one number of
-// each row is broadcast against the vectors of the columns. An element is one chain of fused
-// multiply-adds over k, at every level, whatever tile it falls into.
-#include "columns.h"
-
-// LEFT x RIGHT/VL accumulators, the vectors of a step and a broadcast fill the registers.
-#if VL == 16
-#define LEFT 12
-#define VECTORS 2
-#elif VL == 8
-#define LEFT 4
-#define VECTORS 3
-#else
-#define LEFT 8
-#define VECTORS 3
-#endif
+// Products of packed matrices of real numbers (panels.h), and packing.
+#include "panels.h"
 
 struct panel_shape { long left, vectors, lanes; };
 
@@ -41,117 +26,18 @@ INLINE void store_part_d(double* d, long n, vd v) { d[0] = v[0]; } // of two lan
 INLINE vd load_part_d(const double* d, long n) { return (vd){d[0], 0}; }
 #endif
 
-// sums[m,n] (+)= left[m,k] right[k,n]. A tile has width rows in memory: LEFT, and what is left rounded
-// up to four, or one row alone. The last panel is as many vectors wide as it needs. Sums that a later
-// piece of k continues wait in "sums", tile after tile: the rows of dst may lie a power of two apart,
-// and then push each other and all else out of the caches. from and to say where sums are.
-enum { NOWHERE, IN_DST, IN_SUMS };
-#define TILE_STEP(V, VU, LANES, FMA, ALL) \
-  { \
-    V bv[VECTORS]; \
-    for (int c = 0; c < nv; c++) bv[c] = *(const VU*)(b + c * LANES); \
-    for (int r = 0; r < mr; r++) \
-      for (int c = 0; c < nv; c++) acc[r][c] = FMA(ALL(a[r]), bv[c], acc[r][c]); \
-  }
-// Rows and vectors of the tile that are in dst.
-#define EACH_IN_DST(T, LANES, ...) \
-  _Pragma("clang loop unroll(full)") \
-  for (int r = 0; r < mr; r++) { \
-    if (r >= rows) break; \
-    for (int c = 0; c < nv; c++) { \
-      long left = cols - c * LANES; \
-      T* q = d + r * p->ldd + c * LANES; \
-      __VA_ARGS__ \
-    } \
-  }
-#define MUL_PANELS(suffix, T, V, VU, LANES, FMA, ALL, LOADP, STOREP) \
-  struct mul_panels##suffix { T* dst; const T* left; const T* right; T* sums; long ldd, m, n, k, from, to; }; \
-  \
-  INLINE void tile##suffix(struct mul_panels##suffix* restrict p, const int mr, const int nv, const T* a, const T* b, \
-                           T* d, T* s, long rows, long cols, const char* next, long step) \
-  { \
-    V acc[LEFT][VECTORS]; \
-    for (int r = 0; r < mr; r++) \
-      for (int c = 0; c < nv; c++) acc[r][c] = ALL(0); \
-    if (p->from == IN_DST || p->to == IN_DST) { EACH_IN_DST(T, LANES, (void)left; __builtin_prefetch(q);) } \
-    if (p->from == IN_SUMS || p->to == IN_SUMS) \
-      for (int i = 0; i < mr * nv; i++) __builtin_prefetch(s + i * LANES); \
-    long t = p->k; \
-    for (; t >= 4; t -= 4, next += step) { \
-      __builtin_prefetch(next, 0, 2); \
-      _Pragma("clang loop unroll(full)") \
-      for (int u = 0; u < 4; u++, a += mr, b += nv * LANES) TILE_STEP(V, VU, LANES, FMA, ALL) \
-    } \
-    for (; t > 0; t--, a += mr, b += nv * LANES) TILE_STEP(V, VU, LANES, FMA, ALL) \
-    if (p->from == IN_DST) { \
-      EACH_IN_DST(T, LANES, if (left >= LANES) acc[r][c] += *(const VU*)q; else acc[r][c] += LOADP(q, left);) \
-    } else if (p->from == IN_SUMS) { \
-      for (int r = 0; r < mr; r++) \
-        for (int c = 0; c < nv; c++) acc[r][c] += *(const VU*)(s + (r * nv + c) * LANES); \
-    } \
-    if (p->to == IN_DST) { \
-      EACH_IN_DST(T, LANES, if (left >= LANES) *(VU*)q = acc[r][c]; else STOREP(q, left, acc[r][c]);) \
-    } else { \
-      for (int r = 0; r < mr; r++) \
-        for (int c = 0; c < nv; c++) *(VU*)(s + (r * nv + c) * LANES) = acc[r][c]; \
-    } \
-  } \
-  \
-  KERNEL(mul_panels##suffix, mul_panels##suffix) \
-  { \
-    const T* a = p->left; \
-    T* s = p->sums; \
-    for (long i = 0, width; i < p->m; i += LEFT, a += width * p->k) { \
-      long rows = p->m - i; \
-      width = rows >= LEFT ? LEFT : rows == 1 ? 1 : (rows + 3) & ~3; \
-      const T* b = p->right; \
-      long line = 0, lines = p->m - i > LEFT ? (LEFT * p->k * (long)sizeof(T) + 63) / 64 : 0; \
-      for (long j = 0; j < p->n; j += VECTORS * LANES) { \
-        /* while this tile meets the first panels, the next comes into the second-level cache */ \
-        const char* next = (const char*)(a + (line < lines ? width * p->k + line * (64 / (long)sizeof(T)) : 0)); \
-        long step = line < lines ? 64 : 0; \
-        line += p->k / 4; \
-        long cols = p->n - j, nv = cols >= VECTORS * LANES ? VECTORS : (cols + LANES - 1) / LANES; \
-        T* d = p->dst + i * p->ldd + j; \
-        MUL_WIDTHS(suffix) \
-        b += nv * LANES * p->k; \
-        s += width * nv * LANES; \
-      } \
-    } \
-  }
-
-#define MUL_CASE(suffix, mr, nv) case (mr) * 4 + (nv): tile##suffix(p, mr, nv, a, b, d, s, rows, cols, next, step); break;
-#if VL == 16
-#define MUL_WIDTHS(x) \
-  switch (width * 4 + nv) { \
-    MUL_CASE(x, 12, 2) MUL_CASE(x, 12, 1) MUL_CASE(x, 8, 2) MUL_CASE(x, 8, 1) \
-    MUL_CASE(x, 4, 2) MUL_CASE(x, 4, 1) MUL_CASE(x, 1, 2) MUL_CASE(x, 1, 1) \
-  }
-#elif VL == 8
-#define MUL_WIDTHS(x) \
-  switch (width * 4 + nv) { \
-    MUL_CASE(x, 4, 3) MUL_CASE(x, 4, 2) MUL_CASE(x, 4, 1) MUL_CASE(x, 1, 3) MUL_CASE(x, 1, 2) MUL_CASE(x, 1, 1) \
-  }
-#else
-#define MUL_WIDTHS(x) \
-  switch (width * 4 + nv) { \
-    MUL_CASE(x, 8, 3) MUL_CASE(x, 8, 2) MUL_CASE(x, 8, 1) MUL_CASE(x, 4, 3) MUL_CASE(x, 4, 2) MUL_CASE(x, 4, 1) \
-    MUL_CASE(x, 1, 3) MUL_CASE(x, 1, 2) MUL_CASE(x, 1, 1) \
-  }
-#endif
-
 MUL_PANELS(, float, vf, vfu, VL, fma, all, load_part, store_part)
 MUL_PANELS(_64, double, vd, vdu, (VL / 2), fmad, alld, load_part_d, store_part_d)
 
 // Packing rows that k runs along, which transposes them: dst[t][width] of n rows. Lanes from n on are
-// zero. ld counts elements.
+// zero. ld counts bytes.
 struct pack { void* dst; const void* src; long ld, n, width, k; };
 
 // Four rows at a time: rows a power of two apart push each other out of the first-level cache when
 // more of them take turns.
 #define PACK_FOUR(T, V4, V4U) \
   { \
-    V4 a = *(V4U*)r0, b = *(V4U*)(r0 + ld), c = *(V4U*)(r0 + 2 * ld), e = *(V4U*)(r0 + 3 * ld); \
+    V4 a = *(V4U*)r0, b = *(V4U*)r1, c = *(V4U*)r2, e = *(V4U*)r3; \
     V4 ab = SHUF(a, b, 0, 4, 1, 5), AB = SHUF(a, b, 2, 6, 3, 7); \
     V4 ce = SHUF(c, e, 0, 4, 1, 5), CE = SHUF(c, e, 2, 6, 3, 7); \
     *(V4U*)d = SHUF(ab, ce, 0, 1, 4, 5); \
@@ -180,7 +66,7 @@ struct pack { void* dst; const void* src; long ld, n, width, k; };
 #endif
 #define PACK_VECTORS(LOAD) \
   { \
-    vf a = LOAD(r0), b = LOAD(r0 + ld), c = LOAD(r0 + 2 * ld), e = LOAD(r0 + 3 * ld); \
+    vf a = LOAD(r0), b = LOAD(r1), c = LOAD(r2), e = LOAD(r3); \
     vf ab = IN_QUARTERS(a, b, 0, VL, 1, VL + 1), AB = IN_QUARTERS(a, b, 2, VL + 2, 3, VL + 3); \
     vf ce = IN_QUARTERS(c, e, 0, VL, 1, VL + 1), CE = IN_QUARTERS(c, e, 2, VL + 2, 3, VL + 3); \
     STORE_QUARTERS(0, IN_QUARTERS(ab, ce, 0, 1, VL, VL + 1)) \
@@ -194,27 +80,34 @@ struct pack { void* dst; const void* src; long ld, n, width, k; };
 #define CHUNK 64
 #define AHEAD 1024
 INLINE void ahead(const void* p) { __builtin_prefetch((const char*)p + AHEAD); }
-#define PACK_ROWS(name, T, S, ONE, STEP, ...) \
-  KERNEL(name, pack) \
+#define DOWN(r) ((const void*)((const char*)(r) + ld))
+#define PACK_STEPS(name, T, S, ONE, STEP, ...) \
+  INLINE void steps_##name(struct pack* restrict p, long steps) \
   { \
     long width = p->width, ld = p->ld; \
-    for (long from = 0; from < p->k; from += CHUNK) { \
-      long k = p->k - from < CHUNK ? p->k - from : CHUNK; \
+    for (long from = 0; from < steps; from += CHUNK) { \
+      long k = steps - from < CHUNK ? steps - from : CHUNK; \
       for (long g = 0; g < width; g += 4) { \
         T* d = (T*)p->dst + from * width + g; \
-        const S* r0 = (const S*)p->src + g * ld + from; \
+        const S* r0 = (const S*)((const char*)p->src + g * ld) + from; \
         long t = 0, have = p->n - g, lanes = width - g < 4 ? width - g : 4; \
         if (have >= 4) \
           for (; t + STEP <= k; t += STEP, r0 += STEP, d += STEP * width) { \
-            ahead(r0), ahead(r0 + ld), ahead(r0 + 2 * ld), ahead(r0 + 3 * ld); \
+            const S *r1 = DOWN(r0), *r2 = DOWN(r1), *r3 = DOWN(r2); \
+            ahead(r0), ahead(r1), ahead(r2), ahead(r3); \
             __VA_ARGS__ \
           } \
         _Pragma("clang loop vectorize(disable)") \
         for (; t < k; t++, r0++, d += width) \
-          for (long i = 0; i < lanes; i++) d[i] = i < have ? ONE(r0[i * ld]) : 0; \
+          for (long i = 0; i < lanes; i++) \
+            d[i] = i < have ? ONE(*(const S*)((const char*)r0 + i * ld)) : 0; \
       } \
     } \
   }
+
+#define PACK_ROWS(name, ...) \
+  PACK_STEPS(name, __VA_ARGS__) \
+  KERNEL(name, pack) { steps_##name(p, p->k); }
 
 typedef _Float16 hv __attribute__((vector_size(VL * 2), aligned(2)));
 typedef uint16_t sv __attribute__((vector_size(VL * 2), aligned(2)));
@@ -231,28 +124,74 @@ PACK_ROWS(pack_rows_f16, float, _Float16, (float), VL, PACK_VECTORS(LOAD_H))
 PACK_ROWS(pack_rows_bf16, float, uint16_t, wide, VL, PACK_VECTORS(LOAD_B))
 PACK_ROWS(pack_rows_64, double, double, , 4, PACK_FOUR(double, d4, d4u))
 
+// Pairs of bf16 that follow each other in k, the first in the low half: a pair is packed like a float32
+// whose bits nobody looks at. Where k is odd, the last pair ends in zero.
+typedef struct { uint16_t low, high; } pair;
+typedef float vfp __attribute__((vector_size(VL * 4), aligned(2)));
+INLINE float both(uint32_t low, uint32_t high)
+{
+  union { uint32_t u; float f; } v = {low | high << 16};
+  return v.f;
+}
+#define ONE_PAIR(x) both((x).low, (x).high)
+#define LOAD_PAIRS(q) (*(const vfp*)(q))
+PACK_STEPS(whole_pairs, float, pair, ONE_PAIR, VL, PACK_VECTORS(LOAD_PAIRS))
+
+KERNEL(pack_rows_pairs, pack)
+{
+  long t = p->k / 2;
+  steps_whole_pairs(p, t);
+  if (p->k % 2 == 0) return;
+  for (long i = 0; i < p->width; i++) {
+    const char* row = (const char*)p->src + i * p->ld;
+    ((float*)p->dst)[t * p->width + i] = i < p->n ? both(((const uint16_t*)row)[2 * t], 0) : 0;
+  }
+}
+
 // Packing n columns that lie side by side: groups of width columns, [t][width] each, the last of them
-// "last" wide. All groups pass together, so that memory is read along its rows. Whole groups are
-// multiples of 16 bytes.
+// "last" wide. All groups pass together, so that memory is read along its rows, and four rows at a time, so
+// that what is written lies side by side, too. width is LEFT or as much as VECTORS have.
 struct pack_cols { void* dst; const void* src; long ld, n, width, last, k; };
 
-#define PACK_COLS(name, T) \
+// READ, READ4 and ONE make a vector, 16 bytes and one number of a step from what lies at q; next is the
+// distance of the step's second row where it has one, or zero.
+#define PACK_COLS(name, T, S, STEPS, READ, READ4, ONE) \
+  INLINE void cols_##name(struct pack_cols* restrict p, const long width) \
+  { \
+    const long lanes = VL * 4 / (long)sizeof(T), few = 16 / (long)sizeof(T); \
+    long ld = p->ld, steps = (p->k + STEPS - 1) / STEPS; \
+    for (long from = 0; from < steps; from += 4) { \
+      long end = steps - from < 4 ? steps : from + 4, j = 0; \
+      T* d = p->dst; \
+      for (; j + width <= p->n; j += width, d += width * steps) \
+        for (long t = from; t < end; t++) { \
+          const S* q = (const S*)p->src + t * STEPS * ld + j; \
+          long next = t * STEPS + 1 < p->k ? ld : 0, i = 0; \
+          (void)next; \
+          for (; i + lanes <= width; i += lanes, q += lanes) *(vfu*)(d + t * width + i) = READ; \
+          for (; i < width; i += few, q += few) *(f4u*)(d + t * width + i) = READ4; \
+        } \
+      if (j == p->n) continue; \
+      for (long t = from; t < end; t++) { \
+        const S* q = (const S*)p->src + t * STEPS * ld + j; \
+        long next = t * STEPS + 1 < p->k ? ld : 0; \
+        (void)next; \
+        for (long i = 0; i < p->last; i++, q++) d[t * p->last + i] = j + i < p->n ? ONE : 0; \
+      } \
+    } \
+  } \
   KERNEL(name, pack_cols) \
   { \
-    const T* s = p->src; \
-    for (long t = 0; t < p->k; t++, s += p->ld) { \
-      T* d = p->dst; \
-      long j = 0, lanes = 16 / (long)sizeof(T), wide = VL * 4 / (long)sizeof(T); \
-      for (; j + p->width <= p->n; j += p->width, d += p->width * p->k) { \
-        T* q = d + t * p->width; \
-        long i = 0; \
-        for (; i + wide <= p->width; i += wide) *(vfu*)(q + i) = *(const vfu*)(s + j + i); \
-        for (; i < p->width; i += lanes) *(f4u*)(q + i) = *(const f4u*)(s + j + i); \
-      } \
-      if (j == p->n) continue; \
-      T* q = d + t * p->last; \
-      for (long i = 0; i < p->last; i++) q[i] = j + i < p->n ? s[j + i] : 0; \
-    } \
+    if (p->width == LEFT) cols_##name(p, LEFT); \
+    else cols_##name(p, VECTORS * VL * 4 / (long)sizeof(T)); \
   }
-PACK_COLS(pack_cols, float)
-PACK_COLS(pack_cols_64, double)
+typedef uint16_t s4 __attribute__((vector_size(8), aligned(2)));
+typedef uint32_t u4 __attribute__((vector_size(16)));
+#define WORDS(q) __builtin_convertvector(*(const sv*)(q), uv)
+#define WORDS4(q) __builtin_convertvector(*(const s4*)(q), u4)
+PACK_COLS(pack_cols, float, float, 1, *(const vfu*)q, *(const f4u*)q, *q)
+PACK_COLS(pack_cols_64, double, double, 1, *(const vfu*)q, *(const f4u*)q, *q)
+PACK_COLS(pack_cols_bf16, float, uint16_t, 1, (vf)(WORDS(q) << 16), (f4)(WORDS4(q) << 16), wide(*q))
+// the second row of the last pair may not be there: it is not read, and counts as zeros
+PACK_COLS(pack_cols_pairs, float, uint16_t, 2, (vf)(WORDS(q) | (next ? WORDS(q + next) << 16 : (uv){0})),
+          (f4)(WORDS4(q) | (next ? WORDS4(q + next) << 16 : (u4){0})), both(*q, next ? q[next] : 0))
