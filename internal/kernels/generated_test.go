@@ -13,11 +13,14 @@ import (
 	"github.com/pare-dev/pare/internal/cpu"
 )
 
-// Every level has every kernel: no two begin at the same place.
+// Every level has every kernel, but for that of pairs of bfloat16: no two begin at the same place.
 func TestEntries(t *testing.T) {
 	for _, l := range cpu.Available()[1:] {
 		seen := map[uintptr]int{}
 		for fn, at := range codeOf(l) {
+			if fn == fnMulPanelsPairs && (at == 0) != (l == cpu.AVX512BF16 || l == cpu.BF16) {
+				continue
+			}
 			if other, dup := seen[at]; dup || at == 0 {
 				t.Errorf("%s: kernels %d and %d both begin at %#x", l, other, fn, at)
 			}
