@@ -75,47 +75,82 @@ func (cc *compiler) code(g *graph.Graph) (*code, error) {
 		}
 	}
 	for _, n := range g.Nodes {
-		nd := &node{Node: n, prog: cc.prog, version: version(cc.opset, n.Domain), once: map[string]any{}}
-		if nd.op = find(n.Domain, n.Op, nd.version); nd.op == nil {
-			name := n.Op
-			if n.Domain != "" {
-				name = n.Domain + "." + name
-			}
-			name += fmt.Sprintf(" of version %d", nd.version)
-			cc.missing[name] = append(cc.missing[name], n.Label())
+		if err := cc.node(c, n, version(cc.opset, n.Domain), domain(n.Domain) != ownDomain); err != nil {
+			return nil, err
 		}
-		for _, v := range n.In {
-			nd.in = append(nd.in, c.slot(v))
-		}
-		for _, v := range n.Out {
-			s := -1
-			if v != nil {
-				s = c.slots[v]
-			}
-			nd.out = append(nd.out, s)
-		}
-		for name, a := range n.Attrs {
-			if a.Graph == nil {
-				continue
-			}
-			body, err := cc.code(a.Graph)
-			if err != nil {
-				return nil, err
-			}
-			if nd.bodies == nil {
-				nd.bodies = map[string]*code{}
-			}
-			nd.bodies[name] = body
-			for _, s := range body.captures {
-				nd.reads = append(nd.reads, c.slot(body.values[s]))
-			}
-		}
-		c.nodes = append(c.nodes, nd)
 	}
 	for _, v := range g.Outputs {
 		c.outputs = append(c.outputs, c.slot(v))
 	}
 	return c, nil
+}
+
+// node adds a node, or the parts of which it is made.
+func (cc *compiler) node(c *code, n *graph.Node, version int, ok bool) error {
+	nd := &node{Node: n, prog: cc.prog, version: version, once: map[string]any{}}
+	if ok {
+		nd.op = find(n.Domain, n.Op, version)
+	}
+	if nd.op == nil {
+		name := n.Op
+		if n.Domain != "" {
+			name = n.Domain + "." + name
+		}
+		name += fmt.Sprintf(" of version %d", version)
+		cc.missing[name] = append(cc.missing[name], n.Label())
+	} else if nd.op.Parts != nil {
+		return cc.parts(c, nd)
+	}
+	for _, v := range n.In {
+		nd.in = append(nd.in, c.slot(v))
+	}
+	for _, v := range n.Out {
+		s := -1
+		if v != nil {
+			s = c.slots[v]
+		}
+		nd.out = append(nd.out, s)
+	}
+	for name, a := range n.Attrs {
+		if a.Graph == nil {
+			continue
+		}
+		body, err := cc.code(a.Graph)
+		if err != nil {
+			return err
+		}
+		if nd.bodies == nil {
+			nd.bodies = map[string]*code{}
+		}
+		nd.bodies[name] = body
+		for _, s := range body.captures {
+			nd.reads = append(nd.reads, c.slot(body.values[s]))
+		}
+	}
+	c.nodes = append(c.nodes, nd)
+	return nil
+}
+
+// parts adds what a node is made of.
+func (cc *compiler) parts(c *code, nd *node) error {
+	p := &parts{Node: nd.Node}
+	for i := range nd.op.required() {
+		if err := p.needs(i); err != nil {
+			return nd.fault(err)
+		}
+	}
+	if err := nd.op.Parts(p); err != nil {
+		return nd.fault(err)
+	}
+	for _, part := range p.list {
+		for _, v := range part.Out {
+			c.add(v)
+		}
+		if err := cc.node(c, part.Node, part.version, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // add gives a value of this graph a slot.

@@ -33,8 +33,13 @@ type backendCase struct {
 
 // backendCases reads the conformance suite of the specification.
 func backendCases(t *testing.T) []*backendCase {
+	return casesOf(t, "../../testdata/onnx-backend/cases.zip")
+}
+
+// casesOf reads an archive of cases.
+func casesOf(t *testing.T, archive string) []*backendCase {
 	t.Helper()
-	z, err := zip.OpenReader("../../testdata/onnx-backend/cases.zip")
+	z, err := zip.OpenReader(archive)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +343,7 @@ func TestConformance(t *testing.T) {
 	if *only != "" {
 		return
 	}
-	doc := operatorsDoc(all, passed)
+	doc := operatorsDoc(all, passed, runContrib(t))
 	if *update {
 		if err := os.WriteFile(operatorsFile, doc, 0o644); err != nil {
 			t.Fatal(err)
@@ -357,7 +362,7 @@ func TestConformance(t *testing.T) {
 const operatorsFile = "../../docs/operators.md"
 
 // operatorsDoc is the page about operators.
-func operatorsDoc(all []*outcome, passed int) []byte {
+func operatorsDoc(all []*outcome, passed int, contrib []*outcome) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Operators
 
@@ -365,11 +370,13 @@ This page is written by `+"`go test ./runner/eval -run Conformance -update`"+`.
 
 pare runs graphs of these operators itself, in %s. A version says since which operator set an
 operator, or a form of it, is taken; all earlier forms are where it says so. The last column counts the cases of
-ONNX's conformance suite with the operator that pass (%s).
+ONNX's conformance suite with the operator that pass (%s),
+and behind a + those whose outputs are recorded from ONNX Runtime (%s), all of which pass.
 
 | domain | operator | versions | cases |
 |---|---|---|---|
-`, "`runner/eval`", "[testdata/onnx-backend](../testdata/onnx-backend/README.md)")
+`, "`runner/eval`", "[testdata/onnx-backend](../testdata/onnx-backend/README.md)",
+		"[testdata/onnx-contrib](../testdata/onnx-contrib/README.md)")
 	for _, o := range Operators() {
 		key, dom := o.Name, "ai.onnx"
 		if o.Domain != "" {
@@ -383,13 +390,11 @@ ONNX's conformance suite with the operator that pass (%s).
 				since = append(since, fmt.Sprintf("since %d", v))
 			}
 		}
-		cases := 0
-		for _, c := range all {
-			if c.err == nil && slices.Contains(c.ops, key) {
-				cases++
-			}
+		cases := fmt.Sprint(passing(all, key))
+		if n := passing(contrib, key); n > 0 {
+			cases += fmt.Sprintf(" + %d", n)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %d |\n", dom, o.Name, strings.Join(since, ", "), cases)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", dom, o.Name, strings.Join(since, ", "), cases)
 	}
 	fmt.Fprintf(&b, `
 ## Conformance
@@ -405,4 +410,15 @@ ONNX's conformance suite with the operator that pass (%s).
 		}
 	}
 	return []byte(b.String())
+}
+
+// passing counts the cases with an operator that pass.
+func passing(all []*outcome, op string) int {
+	n := 0
+	for _, c := range all {
+		if c.err == nil && slices.Contains(c.ops, op) {
+			n++
+		}
+	}
+	return n
 }

@@ -22,15 +22,20 @@ func TestWrongShapes(t *testing.T) {
 	dir := t.TempDir()
 	random := rand.New(rand.NewPCG(*seed, 2))
 	refused, ran := 0, 0
-	for _, c := range backendCases(t) {
+	contrib := contribCases(t)
+	for i, c := range append(contrib, backendCases(t)...) {
 		if c.kind == "light" {
 			continue
+		}
+		tries := 3
+		if i < len(contrib) {
+			tries = 40
 		}
 		name := filepath.Join(dir, "model.onnx")
 		if err := os.WriteFile(name, c.files["model.onnx"], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for range 3 {
+		for range tries {
 			try := random.IntN(8)
 			m, err := formats.Open(context.Background(), name)
 			if err != nil {

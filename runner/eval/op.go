@@ -22,6 +22,9 @@ type Op struct {
 	// entries of one name, the one with the highest Since that is not above the graph's version counts.
 	Since int
 	Plan  func(c *Call) (Step, error)
+	// Parts, in place of Plan, says the same in terms of other operators, when only attributes and which inputs are there
+	// are known.
+	Parts func(p *parts) error
 	// Inputs is how many inputs, counted from the first, must be there: 0 says one, -1 none.
 	Inputs int
 	// Narrow says that Plan knows no floats of less than 32 bits: they are widened before it and rounded
@@ -247,6 +250,9 @@ type Operator struct {
 func Operators() []Operator {
 	var list []Operator
 	for k, entries := range ops {
+		if k.domain == ownDomain {
+			continue
+		}
 		o := Operator{Domain: k.domain, Name: k.name}
 		for _, e := range entries {
 			o.Since = append(o.Since, e.Since)

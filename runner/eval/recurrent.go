@@ -11,6 +11,11 @@ import (
 func init() {
 	register(Op{Name: "LSTM", Inputs: 3, Narrow: true, Plan: func(c *Call) (Step, error) { return planRecurrent(c, lstmKind) }})
 	register(Op{Name: "GRU", Inputs: 3, Narrow: true, Plan: func(c *Call) (Step, error) { return planRecurrent(c, gruKind) }})
+	register(Op{Domain: ownDomain, Name: "CodedLSTM", Inputs: 3, Plan: func(c *Call) (Step, error) {
+		kind := lstmKind
+		kind.coded = true
+		return planRecurrent(c, kind)
+	}})
 	register(Op{Name: "RNN", Inputs: 3, Narrow: true, Plan: func(c *Call) (Step, error) { return planRecurrent(c, rnnKind) }})
 }
 
@@ -19,12 +24,13 @@ type cellKind struct {
 	gates int
 	acts  []string // by default
 	cell  bool     // there is a second state
+	coded bool     // the state becomes codes of 8 bits before each product
 }
 
 var (
-	lstmKind = cellKind{4, []string{"Sigmoid", "Tanh", "Tanh"}, true}
-	gruKind  = cellKind{3, []string{"Sigmoid", "Tanh"}, false}
-	rnnKind  = cellKind{1, []string{"Tanh"}, false}
+	lstmKind = cellKind{gates: 4, acts: []string{"Sigmoid", "Tanh", "Tanh"}, cell: true}
+	gruKind  = cellKind{gates: 3, acts: []string{"Sigmoid", "Tanh"}}
+	rnnKind  = cellKind{gates: 1, acts: []string{"Tanh"}}
 )
 
 // recurrent is the sizes and attributes of a recurrent layer.
@@ -290,7 +296,11 @@ func (l *layer[T]) run(w *Worker, x, y []T, lens []int32, d int) error {
 	}
 	l.addBiases(rows)
 	for t := range l.seq {
-		if err := multiplyFloat(w, kernels.NT, l.states, l.h, l.r, l.batch, rows, l.hidden); err != nil {
+		state := l.h
+		if f, ok := any(l.h).([]float32); ok && l.coded {
+			state = any(coded(f)).([]T)
+		}
+		if err := multiplyFloat(w, kernels.NT, l.states, state, l.r, l.batch, rows, l.hidden); err != nil {
 			return err
 		}
 		for b := range l.batch {
@@ -329,6 +339,16 @@ func (l *layer[T]) run(w *Worker, x, y []T, lens []int32, d int) error {
 		}
 	}
 	return nil
+}
+
+// coded is what numbers are after DynamicQuantizeLinear.
+func coded(x []float32) []float32 {
+	scale, zero := dynamicRange(x)
+	y := make([]float32, len(x))
+	for i, v := range x {
+		y[i] = (float32(codeOf(v/scale, zero, 0, 255)) - zero) * scale
+	}
+	return y
 }
 
 // addBiases adds the biases of inputs and of the state to the products. That of the last gate of a GRU which
