@@ -104,7 +104,7 @@ func msRotary[T float](c *Call) (Step, error) {
 			return err
 		}
 		at := func(token int) int { return int(list[token]) }
-		if len(c.Shape(1)) < 2 && n == 1 {
+		if n == 1 {
 			at = func(token int) int { return int(list[0]) + token%r.seq }
 		}
 		return rotatePairs(w, r, elems[T](out[0]), elems[T](in[0]), elems[T](in[2]), elems[T](in[3]), at)
