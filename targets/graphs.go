@@ -15,6 +15,8 @@ type Graph struct {
 	Options  []Option `json:"options"`
 	// Static is the quantization to integers that the target executes.
 	Static qgraph.Config `json:"-"`
+	// Saturates says that sums of u8 x s8 products overflow at full range, and those of s8 x s8 in any case.
+	Saturates bool `json:"saturates,omitempty"`
 
 	Runtimes []Runtime `json:"runtimes"`
 	Notes    []string  `json:"notes,omitempty"`
@@ -45,7 +47,7 @@ func floatOption() Option { return Option{"f32", "no quantization"} }
 // activations are not.
 func x86v3Graph() *Graph {
 	return &Graph{
-		Quantize: "int8", Static: qgraph.Config{Weights: graph.Uint8},
+		Quantize: "int8", Static: qgraph.Config{Weights: graph.Uint8}, Saturates: true,
 		Options:  []Option{{"int4", "weights in blocks of 32 for MatMulNBits, activations stay floats"}, floatOption()},
 		Runtimes: onnxRuntimes(),
 		Notes:    []string{"int8: unsigned weights around 128, since sums of u8 x s8 products overflow without VNNI"},

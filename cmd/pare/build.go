@@ -29,13 +29,17 @@ func (a *app) buildCmd() *cobra.Command {
 		Long: `Do the whole job: merge adapters, prune, quantize, write a package for every target, read each back
 from disk, compare it with the original, and say whether it is good enough. Without a recipe the
 defaults come from the target. A run that is interrupted goes on where it stopped when the same line
-is typed again.`,
-		Example: `  pare build books-llama/model --adapter books-llama/adapter-shakespeare -t arm64 -t x86-64-v4 --calibration books-llama/text/calibration.txt --gate kl_mean=0.05 -o dist`,
-		Args:    atMost(1),
+is typed again.
+
+A graph (ONNX) goes the same way: --calibration names samples, packages hold model.onnx.`,
+		Example: `  pare build books-llama/model --adapter books-llama/adapter-shakespeare -t arm64 -t x86-64-v4 --calibration books-llama/text/calibration.txt --gate kl_mean=0.05 -o dist
+  pare build graphs/mnist/mnist-8.onnx -t x86-64-v3 -t npu-qnn --calibration graphs/mnist/images-idx3-ubyte.gz --labels graphs/mnist/labels-idx1-ubyte.gz -o digits`,
+		Args: atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needOut(out); err != nil {
 				return err
 			}
+			fl.typed = typed(cmd)
 			r, err := fl.recipe(a, args)
 			if err != nil {
 				return err

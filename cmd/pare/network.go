@@ -2,9 +2,6 @@ package main
 
 import (
 	"errors"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -74,53 +71,14 @@ func (fl *inputFlags) set(inputs []*graph.Value, given []samples.Given, split bo
 
 // shapesOf reads NAME=1x3x224x224, or a shape alone where there is one input.
 func shapesOf(flags []string, inputs []*graph.Value) (map[string][]int, error) {
-	shapes := map[string][]int{}
-	for _, s := range flags {
-		at := strings.LastIndexByte(s, '=')
-		name, text := s[:max(at, 0)], s[at+1:]
-		if at < 0 {
-			if len(inputs) != 1 {
-				return nil, flagFault("shape", misusef("%q does not say which of %d inputs it is for", s, len(inputs)))
-			}
-			name = inputs[0].Name
-		}
-		dims := []int{}
-		for part := range strings.SplitSeq(text, "x") {
-			n, err := strconv.Atoi(part)
-			if err != nil || n < 0 {
-				return nil, flagFault("shape", misusef("%q is no shape; write %s=1x3x224x224", text, name))
-			}
-			dims = append(dims, n)
-		}
-		if err := graph.CheckShape(dims); err != nil {
-			return nil, flagFault("shape", misusef("%w is too large", err))
-		}
-		shapes[name] = dims
+	shapes, err := samples.ParseShapes(flags, inputs)
+	if err != nil {
+		return nil, flagFault("shape", err)
 	}
 	return shapes, nil
 }
 
-// given reads NAME=VALUE. What has no name is for the only input; a file may have = in its name, when what is
-// before it is no input.
+// given reads NAME=VALUE.
 func (fl *inputFlags) given(inputs []*graph.Value) []samples.Given {
-	var list []samples.Given
-	for _, s := range fl.inputs {
-		g := samples.Given{Values: []string{s}}
-		if name, value, ok := strings.Cut(s, "="); ok {
-			g = samples.Given{Input: name, Values: []string{value}}
-			for at := len(name); at >= 0; { // names may have = in them, too
-				if slices.ContainsFunc(inputs, func(v *graph.Value) bool { return v.Name == s[:at] }) {
-					g = samples.Given{Input: s[:at], Values: []string{s[at+1:]}}
-					break
-				}
-				next := strings.IndexByte(s[at+1:], '=')
-				if next < 0 {
-					break
-				}
-				at += 1 + next
-			}
-		}
-		list = append(list, g)
-	}
-	return list
+	return samples.ParseGiven(fl.inputs, inputs)
 }

@@ -15,7 +15,6 @@ import (
 
 func (a *app) planCmd() *cobra.Command {
 	var fl recipeFlags
-	var gr graphFlags
 	var out string
 	c := &cobra.Command{
 		Use:   "plan [MODEL]",
@@ -23,14 +22,13 @@ func (a *app) planCmd() *cobra.Command {
 		Long: `Say what build would do with the same arguments: the type and size of every tensor, peak memory,
 disk, an estimate of the time, and what each target does not take. Nothing is written.
 
-For a network in an ONNX file: whether a target, such as a neural processor, runs all of it as it stands in the
-file, and if not, each node with the rule that it breaks and the nearest form that is legal.`,
+For a network in an ONNX file: what becomes integers and what stays float and why, whether a target, such as a neural
+processor, runs all of what would be written, and if not, each node with the rule that it breaks and the nearest form
+that is legal.`,
 		Example: `  pare plan books-llama/model -t x86-64-v3 --quantize q4_k_m --max-memory 2GiB`,
 		Args:    atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if done, err := a.planGraph(cmd.Context(), args, fl.targets, gr); done {
-				return err
-			}
+			fl.typed = typed(cmd)
 			r, err := fl.recipe(a, args)
 			if err != nil {
 				return err
@@ -43,6 +41,9 @@ file, and if not, each node with the rule that it breaks and the nearest form th
 			}
 			a.stopProgress()
 			noGates(rep)
+			if rep.Graphs() {
+				return a.showGraphPlan(rep)
+			}
 			var lines []any
 			for i := range rep.Targets {
 				lines = append(lines, &rep.Targets[i])
@@ -58,8 +59,6 @@ file, and if not, each node with the rule that it breaks and the nearest form th
 	}
 	fl.register(c)
 	c.Flags().StringVarP(&out, "out", "o", "dist", "`FOLDER` that build would write to")
-	c.Flags().StringArrayVar(&gr.shapes, "shape", nil, "fix the dimensions of a network's input, `INPUT=1x3x224x224`; repeat it for several")
-	c.Flags().StringVar(&gr.failOn, "fail-on", "", "exit 4 on `EVENT`: fallback, when a target does not run all of a network")
 	return c
 }
 

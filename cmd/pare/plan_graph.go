@@ -1,161 +1,97 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
-	"strings"
+	"time"
 
-	"github.com/pare-dev/pare/formats"
-	"github.com/pare-dev/pare/ir"
-	"github.com/pare-dev/pare/ir/graph"
-	"github.com/pare-dev/pare/ir/rewrite"
-	"github.com/pare-dev/pare/runner/eval"
-	"github.com/pare-dev/pare/targets"
-	"github.com/pare-dev/pare/targets/build"
-	"github.com/pare-dev/pare/targets/npu"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/targets/report"
 )
 
-// graphPlan says whether targets run all of a network of operators.
-type graphPlan struct {
-	Schema  int           `json:"schema"`
-	Model   string        `json:"model"`
-	Opset   int           `json:"opset"`
-	Nodes   int           `json:"nodes"`
-	Targets []graphTarget `json:"targets"`
-}
-
-// graphTarget is the verdict of one target.
-type graphTarget struct {
-	Target  string `json:"target"`
-	Verdict string `json:"verdict"` // legal; fallback: some of it runs on the CPU instead; refused: none of it
-	// Findings name each node that the target does not run, the rule, and the nearest legal form.
-	Findings    []npu.Finding `json:"findings"`
-	NotExecuted string        `json:"not_executed"`
-}
-
-// graphFlags are what plan takes for networks.
-type graphFlags struct {
-	shapes []string
-	failOn string
-}
-
-// planGraph is plan for a network in an ONNX file. done is false when the model is none.
-func (a *app) planGraph(ctx context.Context, args, names []string, fl graphFlags) (done bool, err error) {
-	if fl.failOn != "" && fl.failOn != "fallback" {
-		return true, misuse("--fail-on fallback", "--fail-on %q", fl.failOn)
-	}
-	if len(args) == 0 {
-		return false, nil
-	}
-	m, err := formats.Open(ctx, args[0])
-	if err != nil {
-		if strings.HasSuffix(args[0], ".onnx") {
-			return true, err
-		}
-		return false, nil // the plan of language models says it better
-	}
-	defer func() { err = errors.Join(err, m.Close()) }()
-	if m.Graph == nil {
-		if len(fl.shapes) > 0 || fl.failOn != "" {
-			return true, misuse("leave them out", "--shape and --fail-on are for networks in ONNX files")
-		}
-		return false, nil
-	}
-	p, err := judgeGraph(ctx, m, names, fl.shapes)
-	if err != nil {
-		return true, err
-	}
-	a.stopProgress()
-	t := &table{head: []string{"target", "verdict", "node", "rule", "reason", "nearest"}}
-	worst := "legal"
+// showGraphPlan shows the plan of a graph.
+func (a *app) showGraphPlan(rep *report.Report) error {
+	t := &table{head: []string{"target", "what", "name", "from", "to", ">bytes", "reason"}}
 	var lines []any
-	for i := range p.Targets {
-		x := &p.Targets[i]
+	for i := range rep.Targets {
+		x := &rep.Targets[i]
 		lines = append(lines, x)
-		if x.Verdict != "legal" && worst != "refused" {
-			worst = x.Verdict
+		for _, w := range x.Tensors {
+			t.both([]string{x.Name, "weight", w.Name, w.From, w.To, human.Bytes(w.Bytes), w.Reason},
+				[]string{x.Name, "weight", w.Name, w.From, w.To, fmt.Sprint(w.Bytes), w.Reason})
 		}
-		if len(x.Findings) == 0 {
-			t.add(x.Target, x.Verdict, "", "", "", "")
+		for _, l := range x.Skipped {
+			t.add(x.Name, "node", l.Tensor, "", "float", "", l.Reason)
 		}
-		for _, f := range x.Findings {
-			t.add(x.Target, x.Verdict, f.Node, f.Rule, f.Reason, f.Nearest)
+		for _, l := range x.Refusals {
+			t.add(x.Name, "refused", l.Tensor, "", "", "", l.Reason)
 		}
-	}
-	if err := a.show(result{object: p, lines: lines, table: t, text: func(w io.Writer) { p.text(w, a.verbose) }}); err != nil {
-		return true, err
-	}
-	if worst == "refused" || worst == "fallback" && fl.failOn == "fallback" {
-		return true, codeOnly(exitRefused)
-	}
-	return true, nil
-}
-
-// judgeGraph holds a network, with the shapes that it was given, against each target's rules.
-func judgeGraph(ctx context.Context, m *ir.Model, names, shapes []string) (*graphPlan, error) {
-	g, _ := m.Graph.Clone()
-	rewrite.Freeze(g)
-	given, err := shapesOf(shapes, g.Inputs)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range slices.Sorted(maps.Keys(given)) {
-		if err := rewrite.Fix(g, name, given[name]); err != nil {
-			return nil, err
-		}
-	}
-	// Where inputs are open, the dimensions that inference tries may not go together: the file's own are judged.
-	open := slices.ContainsFunc(g.Inputs, func(v *graph.Value) bool { _, known := v.Shape.Known(); return !known })
-	if err := (&eval.Network{Options: eval.Options{Threads: 1}}).Infer(ctx, g); err != nil && !open && !errors.Is(err, eval.ErrOperator) {
-		return nil, err
-	}
-	p := &graphPlan{Schema: 1, Model: m.Path, Opset: g.Opset[""], Nodes: len(g.Nodes), Targets: []graphTarget{}}
-	if len(names) == 0 {
-		names = []string{build.DefaultTarget()}
-	}
-	for _, name := range names {
-		t, err := targets.Lookup(name)
-		if err != nil {
-			return nil, err
-		}
-		x := graphTarget{Target: name, Verdict: "legal", Findings: []npu.Finding{}, NotExecuted: t.NotExecuted}
-		if t.Graph == nil {
-			x.Verdict = "refused"
-			x.Findings = append(x.Findings, npu.Finding{Node: "the network", Rule: npu.RuleOperator, Reason: "the target takes language models only"})
-		} else if f := t.Graph.Legal(g); len(f) > 0 {
-			x.Verdict, x.Findings = "fallback", f
-		}
-		p.Targets = append(p.Targets, x)
-	}
-	return p, nil
-}
-
-// text is the verdict as a person reads it.
-func (p *graphPlan) text(w io.Writer, all bool) {
-	fmt.Fprintf(w, "%s: %s of operator set %d, as it stands in the file\n", p.Model, plural(p.Nodes, "node"), p.Opset)
-	for _, t := range p.Targets {
-		switch t.Verdict {
-		case "legal":
-			fmt.Fprintf(w, "\n%s  runs all of it\n", t.Target)
-		case "fallback":
-			fmt.Fprintf(w, "\n%s  does not run all of it: %s\n", t.Target, plural(len(t.Findings), "finding"))
-		default:
-			fmt.Fprintf(w, "\n%s  refuses it\n", t.Target)
-		}
-		const most = 12
-		for i, f := range t.Findings {
-			if i == most && !all {
-				fmt.Fprintf(w, "  and %s (-v shows all)\n", plural(len(t.Findings)-most, "more finding"))
-				break
+		if x.Graph != nil {
+			for _, f := range x.Graph.Findings {
+				t.add(x.Name, "finding", f.Node, "", f.Rule, "", f.Reason)
 			}
-			fmt.Fprintf(w, "  %s  [%s]\n", f, f.Rule)
 		}
-		if t.NotExecuted != "" {
-			fmt.Fprintf(w, "  not executed: %s\n", t.NotExecuted)
+	}
+	if err := a.show(result{object: rep, lines: lines, table: t, text: func(w io.Writer) { a.graphPlanText(w, rep) }}); err != nil {
+		return err
+	}
+	if rep.Verdict == report.Refused {
+		return codeOnly(exitRefused)
+	}
+	return nil
+}
+
+// graphPlanText is the plan as a person reads it: what becomes integers, what stays float and why, what each target
+// does not run.
+func (a *app) graphPlanText(w io.Writer, rep *report.Report) {
+	sourceText(w, rep)
+	for i := range rep.Targets {
+		t := &rep.Targets[i]
+		g := t.Graph
+		if g == nil || t.Verdict == report.Refused && len(g.Findings) == 0 {
+			refusalText(w, t)
+			continue
 		}
+		fmt.Fprintf(w, "\n%s  %s: %d of %d nodes on integers · %s %s → %s  %s\n", t.Name, report.TypeName(t), g.Integer, g.Integer+g.Float,
+			human.Bytes(rep.Source.Bytes), rep.Source.Type, human.Bytes(t.Bytes), times(t.Ratio))
+		reasonsText(w, t, a.verbose)
+		for _, c := range t.Caveats {
+			fmt.Fprintf(w, "  %s\n", c)
+		}
+		findingsText(w, g, a.verbose)
+		for _, n := range t.NotExecuted {
+			fmt.Fprintf(w, "  not executed: %s\n", n)
+		}
+	}
+	line := "peak memory " + human.Bytes(rep.PeakMemoryBytes)
+	if a.maxMemory > 0 {
+		line += " of " + human.Bytes(int64(a.maxMemory))
+	}
+	line += " · disk " + human.Bytes(rep.DiskBytes)
+	if rep.EstimateS > 0 {
+		line += " · about " + human.Duration(time.Duration(rep.EstimateS*float64(time.Second)))
+	}
+	fmt.Fprintf(w, "\n%s\n", line)
+	if rep.Verdict == report.Refused {
+		fmt.Fprintln(w, "nothing written; a target refuses the model, and build leaves it out")
+		return
+	}
+	fmt.Fprintln(w, "nothing written; run the same line with build")
+}
+
+// findingsText lists what a target does not run.
+func findingsText(w io.Writer, g *report.Graph, all bool) {
+	if len(g.Findings) == 0 {
+		fmt.Fprintln(w, "  runs all of it")
+		return
+	}
+	fmt.Fprintf(w, "  does not run all of it: %s\n", plural(len(g.Findings), "finding"))
+	const most = 12
+	for i, f := range g.Findings {
+		if i == most && !all {
+			fmt.Fprintf(w, "  and %s (-v shows all)\n", plural(len(g.Findings)-most, "more finding"))
+			break
+		}
+		fmt.Fprintf(w, "  %s  [%s]\n", f, f.Rule)
 	}
 }

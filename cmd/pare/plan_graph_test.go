@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,22 +14,21 @@ func TestPlanGraph(t *testing.T) {
 		t.Fatal(err)
 	}
 	const mnist = "mnist/mnist-8.onnx"
-	var p graphPlan
-	if err := json.Unmarshal([]byte(ok(t, folder, "plan", mnist, "-t", "npu-qnn", "--output", "json")), &p); err != nil {
-		t.Fatal(err)
-	}
-	// The file is of operator set 8, which knows no scales for each channel: the only thing that is wrong.
-	if x := p.Targets[0]; p.Opset != 8 || x.Verdict != "fallback" || x.Findings[0].Rule != "opset" || !strings.Contains(x.Findings[0].Nearest, "13") || x.NotExecuted == "" {
-		t.Errorf("%+v", p)
+	got := valid(t, "build", ok(t, folder, "plan", mnist, "-t", "npu-qnn", "--output", "json"))
+	x := got["targets"].([]any)[0].(map[string]any)
+	g := x["graph"].(map[string]any)
+	// The file is of operator set 8; what would be written is of 13, the first with scales for each channel.
+	if realOf(t, got["source"].(map[string]any)["opset"]) != 8 || realOf(t, g["float"]) != 0 || realOf(t, g["integer"]) < 5 || x["not_executed"] == nil {
+		t.Errorf("%v", got)
 	}
 	for _, c := range []struct {
 		args []string
 		code int
 		want string
 	}{
-		{[]string{"plan", mnist, "-t", "npu-qnn", "--fail-on", "fallback"}, exitRefused, "operator set 8"},
+		{[]string{"plan", mnist, "-t", "npu-qnn", "--quantize", "dynamic-int8", "--fail-on", "fallback"}, exitRefused, "operator set 11; use 13 to 21"},
 		{[]string{"plan", mnist, "-t", "x86-64-v4", "--fail-on", "fallback"}, 0, "runs all of it"},
-		{[]string{"plan", mnist, "-t", "gpu-vllm"}, exitRefused, "language models only"},
+		{[]string{"plan", mnist, "-t", "gpu-vllm"}, exitRefused, "takes language models"},
 		{[]string{"plan", mnist, "-t", "npu-qnm"}, 2, "Did you mean npu-qnn"},
 		{[]string{"plan", mnist, "-t", "npu-qnn", "--shape", "Input3=1x1"}, 2, "dimensions"},
 		{[]string{"plan", mnist, "-t", "npu-qnn", "--shape", "Input3"}, 2, "write Input3=1x3x224x224"},

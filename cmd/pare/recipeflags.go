@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/prune"
 	"github.com/pare-dev/pare/quantize"
@@ -40,7 +41,19 @@ type recipeFlags struct {
 	gates       []string
 	noVerify    bool
 	noBench     bool
+	container   string
+	samples     []string // of graphs
+	labels      string
+	shapes      []string
+	failOn      choice
+	typed       func(flag string) bool
 }
+
+// languageBuildFlags are those of build and plan that graphs do not have, graphBuildFlags those that only they have.
+var (
+	languageBuildFlags = []string{"adapter", "dtype", "allow-base-mismatch", "prune", "sparsity", "pattern", "only", "tokens", "imatrix", "text", "chunks"}
+	graphBuildFlags    = []string{"samples", "labels", "shape", "fail-on"}
+)
 
 func (fl *recipeFlags) register(c *cobra.Command) {
 	f := c.Flags()
@@ -57,7 +70,7 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	f.Var(&fl.sparsity, "sparsity", "share of weights to prune, 0.5 or 50%")
 	f.StringVar(&fl.pattern, "pattern", "", "prune in a pattern `N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringArrayVar(&fl.only, "only", nil, "prune tensors that match `PATTERN`; repeat it for several")
-	f.StringArrayVar(&fl.calibration, "calibration", nil, "text `FILE` that methods learn from; repeat it for several")
+	f.StringArrayVar(&fl.calibration, "calibration", nil, "text `FILE` that methods learn from; of graphs samples, NAME=FILE where there are several inputs; repeat it for several")
 	intFrom(f, &fl.tokens, "tokens", "", 1, 0, "tokens of the calibration text to use; default 65536")
 	f.StringVar(&fl.imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	f.StringArrayVar(&fl.text, "text", nil, "text `FILE` to compare on, which calibration does not see; default a part it left over, or a built-in sample")
@@ -65,6 +78,14 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	f.StringArrayVar(&fl.gates, "gate", nil, "`NAME=LIMIT`: publish only packages within it, such as kl_mean=0.05; repeat it for several")
 	f.BoolVar(&fl.noVerify, "no-verify", false, "do not compare with the original")
 	f.BoolVar(&fl.noBench, "no-bench", false, "do not measure speed")
+	f.StringVar(&fl.container, "container", "", "file `FORMAT` of the packages, where a target takes several: gguf, compressed-tensors or onnx; default from the model")
+	f.StringArrayVar(&fl.samples, "samples", nil, "`FILE` or folder that graphs are compared on; NAME=FILE where there are several inputs; default the samples of --calibration")
+	f.StringVar(&fl.labels, "labels", "", "`FILE` with the right class of every sample of a graph: .npy, idx, or a number a line")
+	f.StringArrayVar(&fl.shapes, "shape", nil, "fix the dimensions of a graph's input, `INPUT=1x3x224x224`; repeat it for several")
+	fl.failOn = choice{of: []string{"", "fallback"}}
+	f.Var(&fl.failOn, "fail-on", "exit 4 on EVENT: fallback, when a target does not run all of a graph")
+	complete(c, "fail-on", "fallback")
+	complete(c, "container", "gguf", "compressed-tensors", "onnx")
 	complete(c, "target", targets.Names()...)
 	complete(c, "dtype", "keep", "f32", "f16", "bf16")
 	completeTypes(c, "quantize")
@@ -88,6 +109,18 @@ func (fl *recipeFlags) recipe(a *app, args []string) (*recipe.Recipe, error) {
 	if len(args) > 0 {
 		r.Source.Model = args[0]
 	}
+	f, err := formats.Sniff(r.Source.Model)
+	if err == nil && f.Name == "onnx" {
+		if err := fl.network(r); err != nil {
+			return nil, err
+		}
+		return fl.limits(a, r)
+	}
+	for _, name := range graphBuildFlags {
+		if err == nil && fl.typed(name) {
+			return nil, flagFault(name, misusef("it is for graphs; %s is none", r.Source.Model))
+		}
+	}
 	if err := fl.source(r); err != nil {
 		return nil, err
 	}
@@ -103,15 +136,48 @@ func (fl *recipeFlags) recipe(a *app, args []string) (*recipe.Recipe, error) {
 	if fl.imatrix != "" {
 		r.Calibration.Imatrix = fl.imatrix
 	}
-	if a.seedIsSet {
-		r.Calibration.Seed = a.seed
-	}
 	fl.packages(r)
 	if len(fl.text) > 0 {
 		r.Verify.Text = fl.text
 	}
 	if fl.chunks > 0 {
 		r.Verify.Chunks = fl.chunks
+	}
+	return fl.limits(a, r)
+}
+
+// network applies what only graphs have. What stands in the environment for language models is no mistake.
+func (fl *recipeFlags) network(r *recipe.Recipe) error {
+	for _, name := range languageBuildFlags {
+		if fl.typed(name) {
+			return flagFault(name, misusef("it is for language models; %s is a graph", r.Source.Model))
+		}
+	}
+	if len(fl.calibration) > 0 {
+		r.Calibration.Samples = fl.calibration
+	}
+	if len(fl.samples) > 0 {
+		r.Verify.Samples = fl.samples
+	}
+	if fl.labels != "" {
+		r.Verify.Labels = fl.labels
+	}
+	if len(fl.shapes) > 0 {
+		r.Source.Shapes = fl.shapes
+	}
+	fl.packages(r)
+	for i := range r.Targets {
+		if fl.failOn.value != "" {
+			r.Targets[i].FailOn = fl.failOn.value
+		}
+	}
+	return nil
+}
+
+// limits applies what both kinds of models have, and checks the whole.
+func (fl *recipeFlags) limits(a *app, r *recipe.Recipe) (*recipe.Recipe, error) {
+	if a.seedIsSet {
+		r.Calibration.Seed = a.seed
 	}
 	r.Verify.Off = r.Verify.Off || fl.noVerify
 	r.Bench.Off = r.Bench.Off || fl.noBench
@@ -215,6 +281,9 @@ func (fl *recipeFlags) packages(r *recipe.Recipe) {
 		}
 		if len(fl.keep) > 0 {
 			t.Keep = append(slices.Clone(fl.keep), t.Keep...)
+		}
+		if fl.container != "" {
+			t.Container = fl.container
 		}
 		t.Archive = t.Archive || fl.archive
 	}

@@ -33,14 +33,14 @@ var contracts = map[string]struct {
 	"bench-graphs": {bench.Graphs{}, "schema machine.cpu machine.isa machine.threads inputs rounds models.path models.bytes models.load_s models.latency_s.p50 models.latency_s.p90 models.latency_s.p99 " +
 		"models.batches.batch models.batches.together models.batches.latency_s.p50 models.batches.samples_s.median models.peak_rss_bytes ratio.latency ratio.batches.speed ratio.batches.lower95 ratio.load ratio.rss"},
 	"build": {report.Report{}, "schema verdict targets.name targets.package targets.bytes targets.digest targets.verdict targets.perplexity targets.kl targets.top1 targets.bench targets.notes " +
-		"targets.tensors.name targets.tensors.from targets.tensors.to targets.tensors.reason targets.refusals.tensor targets.refusals.reason targets.refusals.hint peak_memory_bytes disk_bytes estimate_s"},
+		"targets.tensors.name targets.tensors.from targets.tensors.to targets.tensors.reason targets.refusals.tensor targets.refusals.reason targets.refusals.hint peak_memory_bytes disk_bytes estimate_s " +
+		"targets.graph.integer targets.graph.float targets.graph.findings.node targets.graph.findings.rule targets.graph.findings.reason targets.graph.outputs.sqnr_db targets.graph.task.package targets.graph.bench.models.latency_s.p50"},
 	"run":               {generation{}, "schema prompt_tokens tokens text finish"},
 	"run-embeddings":    {embeddings{}, "schema model dimensions pooling normalized texts.tokens texts.embedding"},
 	"run-graph":         {graphRun{}, "schema model samples outputs.name outputs.type outputs.shape outputs.min outputs.max outputs.mean outputs.top.classes outputs.top.scores load_s run_s"},
 	"verify-embeddings": {verify.Embeddings{}, "schema protocol.texts cosine.mean cosine.lower95 cosine.min neighbours.agreement neighbours.lower95 bytes.original bytes.package gate.verdict"},
 	"verify-graphs":     {verify.Graphs{}, "schema samples outputs.name outputs.sqnr_db outputs.cosine outputs.max_abs task.metric task.original task.package task.n top1.agreement bytes.original bytes.package gate.verdict gate.checks.name"},
 	"quantize-graph":    {graphQuantization{}, "schema model package type samples integer kept.node kept.reason bytes.original bytes.package"},
-	"plan-graph":        {graphPlan{}, "schema model opset nodes targets.target targets.verdict targets.findings.node targets.findings.rule targets.findings.reason targets.not_executed"},
 	"doctor":            {diagnosis{}, "schema isa read_gb_s"},
 }
 

@@ -41,16 +41,22 @@ func each(ctx context.Context, net ir.Network, g *graph.Graph, samples ir.Sample
 	return run.Close()
 }
 
-// observeAll gives the histogram of every coded value, and of those that a clamp follows: they carry codes
-// when the clamp stays float.
-func observeAll(ctx context.Context, net ir.Network, p *placement, samples ir.Samples) (map[*graph.Value]*calib.Histogram, error) {
-	hist := map[*graph.Value]*calib.Histogram{}
+// watched are the values whose ranges are needed: every coded one, and those that a clamp follows, which carry
+// codes when the clamp stays float.
+func watched(p *placement) []*graph.Value {
 	want := slices.Clone(p.coded)
 	for _, n := range p.g.Nodes {
 		if len(n.Out) > 0 && p.clamped[n.Out[0]] != nil {
 			want = append(want, n.Out[0])
 		}
 	}
+	return want
+}
+
+// observeAll gives the histogram of every watched value.
+func observeAll(ctx context.Context, net ir.Network, p *placement, samples ir.Samples) (map[*graph.Value]*calib.Histogram, error) {
+	hist := map[*graph.Value]*calib.Histogram{}
+	want := watched(p)
 	for _, v := range want {
 		hist[v] = calib.NewHistogram()
 	}

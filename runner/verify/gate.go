@@ -59,6 +59,7 @@ var GateNames = map[string]string{
 	"size_ratio":          "largest size against the original, a fraction",
 	"decode_speedup":      "smallest decode speed against the original, a ratio",
 	"prefill_speedup":     "smallest prefill speed against the original, a ratio",
+	"latency_speedup":     "smallest speed of a graph, one sample at a time, against the original, a ratio",
 }
 
 // CheckLimits reports unknown names and values that no model could meet.

@@ -23,6 +23,7 @@ type Graphs struct {
 	hits       [2][2]int // [original, package][top-1, top-5]
 	rows       []row     // those that have labels
 	classes    int       // 2 for a single score
+	known      map[string]Evidence
 }
 
 // OutputError is how far a value of the package is from that of the original, over all samples.
@@ -177,5 +178,9 @@ func (r *Graphs) Judge(l Limits, sizes Bytes) {
 			}
 		}
 	}
+	r.known = known
 	r.Gate = Evaluate(l, known)
 }
+
+// Evidence is what gates go by, once Judge has been called.
+func (r *Graphs) Evidence() map[string]Evidence { return r.known }

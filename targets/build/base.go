@@ -55,6 +55,10 @@ func requantize(ctx context.Context, float, like *ir.Tensor) (*ir.Tensor, error)
 
 // prepare makes ref and base from the source.
 func (e *engine) prepare(ctx context.Context) error {
+	if e.net != nil {
+		e.prepareGraph()
+		return nil
+	}
 	e.refKey = key(e.o.Tool, e.origins.Model, e.src.Decoder, e.src.Tokenizer, e.origins.Adapters, e.r.Source)
 	e.key = e.refKey
 	e.ref, e.base = e.src.Clone(), e.src.Clone()

@@ -49,9 +49,6 @@ func Check(r *recipe.Recipe) error {
 			errs = append(errs, err)
 			continue
 		}
-		if _, err := table.Container(t.Container); err != nil {
-			errs = append(errs, err)
-		}
 		name := nameOf(t)
 		switch {
 		case names[strings.ToLower(name)]:
@@ -60,12 +57,7 @@ func Check(r *recipe.Recipe) error {
 			bad("target "+t.Use, "", "%q is not a name for a folder", name)
 		}
 		names[strings.ToLower(name)] = true
-		if _, err := request(t, table); err != nil {
-			errs = append(errs, err)
-		}
-		if _, err := quantize.LookupMethod(t.Method); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, checkTarget(t, table, r.Source.Model))
 	}
 	if err := verify.CheckLimits(r.Gate.Limits()); err != nil {
 		errs = append(errs, err)
@@ -80,6 +72,27 @@ func Check(r *recipe.Recipe) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkTarget finds what is wrong with a target whatever the source is: a choice must make sense for a language
+// model or for a graph. Which of them it is, is known when the source is open.
+func checkTarget(t *recipe.Target, table *targets.Target, model string) error {
+	language, network := checkLanguageTarget(t, table), checkGraphTarget(t, table)
+	switch {
+	case language == nil || network == nil:
+		return nil
+	case len(table.Containers) == 0, t.Container == graphContainer, len(graphTargetKeys(t)) > 0, strings.HasSuffix(model, ".onnx"):
+		return network
+	}
+	return language
+}
+
+// checkLanguageTarget finds what is wrong with a target of a language model.
+func checkLanguageTarget(t *recipe.Target, table *targets.Target) error {
+	_, box := table.Container(t.Container)
+	_, typ := request(t, table)
+	_, method := quantize.LookupMethod(t.Method)
+	return errors.Join(box, typ, method)
 }
 
 func checkPasses(passes []recipe.Pass, adapters bool) (errs []error) {

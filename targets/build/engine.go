@@ -53,6 +53,7 @@ type engine struct {
 	original       *verify.Recording   // of ref on check, for the packages after the first; nil: each runs it
 	single         bool                // one file is written, not packages
 	keepsTypes     bool                // merged weights take the types that the source has
+	net            *network            // of a source that is a graph, else nil
 
 	key     string   // digest of everything that base depends on
 	refKey  string   // of everything that ref depends on
@@ -67,6 +68,9 @@ type origins struct {
 	Adapters []string
 	Texts    []string
 	Imatrix  string
+	Samples  []string // as the recipe spells them, digests in place of files
+	Check    []string // likewise, of what is compared on
+	Assets   []string // files that preprocessing names, in order
 }
 
 // newEngine opens source and adapters and resolves the recipe. It writes nothing.
@@ -93,6 +97,18 @@ func newEngine(ctx context.Context, in *recipe.Recipe, o Options) (e *engine, er
 		return e, err
 	}
 	e.closers = append(e.closers, func() { _ = e.src.Close() })
+	if isGraph(e.src) {
+		if e.r, err = resolveGraph(in); err == nil {
+			err = e.openGraph(ctx)
+		}
+		if err == nil {
+			e.describe()
+		}
+		return e, err
+	}
+	if err = graphKeys(in); err != nil {
+		return e, err
+	}
 	if e.r, err = resolve(in, e.src); err != nil {
 		return e, err
 	}
@@ -127,6 +143,10 @@ func (e *engine) describe() {
 	rep.Source = report.Source{
 		Path: m.Path, Format: m.Format, Architecture: m.Arch, Parameters: m.Parameters(), Bytes: m.FileBytes,
 		Type: mainType(m), Tensors: len(m.Tensors()),
+	}
+	if e.net != nil {
+		rep.Source.Architecture = "graph"
+		rep.Source.Nodes, rep.Source.Opset = len(m.Graph.Nodes), m.Graph.Opset[""]
 	}
 	for i, a := range e.adapters {
 		rep.Adapters = append(rep.Adapters, report.Adapter{
@@ -167,6 +187,9 @@ func (e *engine) note(text string) {
 
 // digests names every input by its content.
 func (e *engine) digests(ctx context.Context) error {
+	if e.net != nil {
+		return e.graphDigests(ctx)
+	}
 	files := []string{e.r.Source.Model}
 	for _, a := range e.r.Source.Adapters {
 		files = append(files, a.Path)

@@ -48,12 +48,15 @@ func withTarget(in *recipe.Recipe) *recipe.Recipe {
 // plan fills the report with everything that can be known before the work, and finds every reason
 // not to start.
 func (e *engine) plan(ctx context.Context) ([]*job, error) {
-	if err := e.checkNeeds(); err != nil {
-		return nil, err
-	}
-	m, err := e.planBase(ctx)
-	if err != nil {
-		return nil, err
+	var m *ir.Model
+	var err error
+	if e.net == nil {
+		if err := e.checkNeeds(); err != nil {
+			return nil, err
+		}
+		if m, err = e.planBase(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if strings.HasSuffix(filepath.Clean(e.src.Path), rejectedSuffix) {
 		e.note("the source is a package that missed its gates")
@@ -67,13 +70,20 @@ func (e *engine) plan(ctx context.Context) ([]*job, error) {
 			continue
 		}
 		jobs[i].describe(e)
-		errs = append(errs, e.planTarget(ctx, jobs[i], m))
+		if e.net != nil {
+			errs = append(errs, e.planGraph(ctx, jobs[i]))
+		} else {
+			errs = append(errs, e.planTarget(ctx, jobs[i], m))
+		}
 		e.rep.Verdict = report.Worst(e.rep.Verdict, jobs[i].rep.Verdict)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	left := slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.rep.Verdict == report.Refused })
+	if e.net != nil {
+		return jobs, e.estimateGraph(left)
+	}
 	return jobs, e.estimate(m, left)
 }
 
@@ -206,6 +216,11 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 	if len(r.Refusals) > 0 {
 		r.Verdict = report.Refused
 	}
+	return e.replaceable(j)
+}
+
+// replaceable says whether a package may go to its place, and to that of rejected ones.
+func (e *engine) replaceable(j *job) error {
 	if e.rep.Planned {
 		return nil
 	}

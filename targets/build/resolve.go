@@ -86,6 +86,9 @@ func resolve(in *recipe.Recipe, m *ir.Model) (*recipe.Recipe, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := checkLanguageTarget(t, table); err != nil {
+			return nil, err
+		}
 		box, err := table.Container(t.Container)
 		if err != nil {
 			return nil, err
@@ -177,7 +180,8 @@ func onlySize(g recipe.Gate) bool {
 func gatesSpeed(g recipe.Gate) bool {
 	_, decode := g["decode_speedup"]
 	_, prefill := g["prefill_speedup"]
-	return decode || prefill
+	_, latency := g["latency_speedup"]
+	return decode || prefill || latency
 }
 
 // clone copies a recipe deeply enough that resolving it leaves the caller's alone.

@@ -39,6 +39,9 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 	if err := e.checkOut(); err != nil {
 		return nil, err
 	}
+	if err := e.needsSamples(); err != nil {
+		return nil, err
+	}
 	jobs, err := e.plan(ctx)
 	refused := func(j *job) bool { return j.rep.Verdict == report.Refused }
 	if err != nil || !slices.ContainsFunc(jobs, func(j *job) bool { return !refused(j) }) {
@@ -110,6 +113,9 @@ func (e *engine) checkOut() error {
 
 // jobKey is the digest of everything that a target's package depends on.
 func (e *engine) jobKey(j *job) string {
+	if j.net != nil {
+		return e.graphKey(j)
+	}
 	parts := []any{e.key, *j.t, e.anonymous(j), j.rounded}
 	if j.isa {
 		parts = append(parts, e.o.ISA, e.calibKey())
@@ -169,6 +175,9 @@ func (e *engine) target(ctx context.Context, j *job) error {
 	checkKey := ""
 	if e.check != nil {
 		checkKey = key(e.check.SHA256, len(e.check.ids))
+	}
+	if e.net != nil {
+		checkKey = e.checkKey()
 	}
 	full := key(j.key, e.r.Verify, e.r.Bench, e.r.Gate, checkKey, e.o.ISA, e.o.Publish)
 	var p published

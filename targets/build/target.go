@@ -38,6 +38,8 @@ type job struct {
 	rounded []int
 	// asIs says that the weights have the type already.
 	asIs bool
+	// net is what a target makes of a graph, nil of language models.
+	net *graphJob
 }
 
 func (e *engine) newJob(i int) (*job, error) {
@@ -45,6 +47,9 @@ func (e *engine) newJob(i int) (*job, error) {
 	var err error
 	if j.table, err = targets.Lookup(j.t.Use); err != nil {
 		return nil, err
+	}
+	if e.net != nil {
+		return j, j.openGraph()
 	}
 	if j.box, err = j.table.Container(j.t.Container); err != nil {
 		return nil, err
@@ -60,16 +65,17 @@ func (e *engine) newJob(i int) (*job, error) {
 // describe fills what the table says.
 func (j *job) describe(e *engine) {
 	r := j.rep
-	r.Name, r.Target, r.Container, r.Type, r.Method = j.t.Name, j.t.Use, j.box.Format, j.t.Quantize, j.t.Method
+	r.Name, r.Target, r.Container, r.Type, r.Method = j.t.Name, j.t.Use, j.t.Container, j.t.Quantize, j.t.Method
 	r.SameBytes = e.sameBytes(j.isa)
 	r.Against = e.against
 	r.Verdict = report.None
-	for _, rt := range j.box.Runtimes {
+	runtimes, notes := j.offers()
+	for _, rt := range runtimes {
 		r.Runtimes = append(r.Runtimes, rt.Name)
 	}
-	if n := j.table.NotExecuted; n != "" {
+	if n := j.table.NotExecuted; n != "" && (e.net == nil || j.table.Arch == "") {
 		r.NotExecuted = append(r.NotExecuted, n)
-	} else if j.table.Arch != runtime.GOARCH {
+	} else if j.table.Arch != runtime.GOARCH && j.table.Arch != "" {
 		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("figures are of this %s CPU; on %s, which the package is for, nothing was run", archName(runtime.GOARCH), archName(j.table.Arch)))
 	} else if j.table.Level != "" && !slices.Contains(cpu.Available(), j.table.Level) {
 		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("this CPU lacks %s: figures are of its %s kernels", j.table.ISA, cpu.Best()))
@@ -77,7 +83,19 @@ func (j *job) describe(e *engine) {
 	if len(e.r.Passes) > 0 && prunes(e.r) {
 		r.Notes = append(r.Notes, "zeros gain "+j.table.Zeros)
 	}
-	r.Notes = append(r.Notes, j.table.Notes...)
+	r.Notes = append(r.Notes, notes...)
+}
+
+// offers are the runtimes that open what is made, and what the target's table has to say.
+func (j *job) offers() ([]targets.Runtime, []string) {
+	switch {
+	case j.net == nil:
+	case j.table.Graph == nil: // the target takes no graphs
+		return nil, nil
+	default:
+		return j.table.Graph.Runtimes, j.table.Graph.Notes
+	}
+	return j.box.Runtimes, j.table.Notes
 }
 
 func archName(goarch string) string {
@@ -178,10 +196,12 @@ func (e *engine) sourceFloat(t *ir.Tensor) storage.Type {
 
 // packaged is the record of a finished package in the work folder.
 type packaged struct {
-	Digest string
-	Bytes  int64
-	Passes []report.PassResult
-	Notes  []string
+	Digest  string
+	Bytes   int64
+	Passes  []report.PassResult
+	Notes   []string
+	Graph   *report.Graph   `json:",omitempty"` // what became of a graph
+	Tensors []report.Tensor `json:",omitempty"` // of it
 }
 
 // make writes the package into the stage's folder, or finds it there.
@@ -190,9 +210,16 @@ func (e *engine) make(ctx context.Context, j *job, s *stage) (rec packaged, reus
 		return rec, true, nil
 	}
 	rec = packaged{}
-	m := e.base.Clone()
-	if rec.Passes, err = e.quantize(ctx, j, m, s); err != nil {
-		return rec, false, err
+	var m *ir.Model
+	if e.net != nil {
+		if m, err = e.quantizeGraph(ctx, j, &rec); err != nil {
+			return rec, false, err
+		}
+	} else {
+		m = e.base.Clone()
+		if rec.Passes, err = e.quantize(ctx, j, m, s); err != nil {
+			return rec, false, err
+		}
 	}
 	dir := s.path("package")
 	if err := os.RemoveAll(dir); err != nil { // of a run that was killed while writing
@@ -203,9 +230,11 @@ func (e *engine) make(ctx context.Context, j *job, s *stage) (rec packaged, reus
 	if j.req.Preset != nil {
 		o.FileType = &j.req.Preset.FileType
 	}
-	if rec.Notes, err = formats.Plan(j.box.Format, m, o); err != nil {
+	notes, err := formats.Plan(j.t.Container, m, o)
+	if err != nil {
 		return rec, false, err
 	}
+	rec.Notes = append(rec.Notes, notes...)
 	e.meter.Stage("write "+j.t.Name, m.Bytes(), "bytes")
 	out := dir
 	if man.Model != "." {
@@ -214,7 +243,7 @@ func (e *engine) make(ctx context.Context, j *job, s *stage) (rec packaged, reus
 		}
 		out = filepath.Join(dir, man.Model)
 	}
-	if err := formats.Write(ctx, j.box.Format, m, out, o); err != nil {
+	if err := formats.Write(ctx, j.t.Container, m, out, o); err != nil {
 		return rec, false, err
 	}
 	if man.Model != "." {
@@ -244,13 +273,13 @@ func (e *engine) make(ctx context.Context, j *job, s *stage) (rec packaged, reus
 // manifest says what the package is, in terms of content only.
 func (e *engine) manifest(j *job, m *ir.Model) *pack.Manifest {
 	man := &pack.Manifest{
-		Tool: e.o.Tool, Name: j.t.Name, Target: j.t.Use, Container: j.box.Format, Model: ".",
+		Tool: e.o.Tool, Name: j.t.Name, Target: j.t.Use, Container: j.t.Container, Model: ".",
 		Architecture: m.Arch, Parameters: m.Parameters(), Quantize: j.t.Quantize, Method: j.t.Method, SameBytes: j.rep.SameBytes,
 		Source:   pack.Origin{Digest: e.origins.Model, Format: e.src.Format},
 		Recipe:   e.anonymous(j),
 		Requires: pack.Requires{Arch: j.table.Arch, ISA: j.table.ISA},
 	}
-	if f, ok := formats.Lookup(j.box.Format); ok && f.Ext != "" {
+	if f, ok := formats.Lookup(j.t.Container); ok && f.Ext != "" {
 		man.Model = "model" + f.Ext
 	}
 	for i, a := range e.r.Source.Adapters {
@@ -259,7 +288,11 @@ func (e *engine) manifest(j *job, m *ir.Model) *pack.Manifest {
 	if e.calib != nil {
 		man.Texts = append(man.Texts, pack.Origin{Digest: "sha256:" + e.calib.SHA256, Tokens: e.calib.Tokens})
 	}
-	for _, r := range j.box.Runtimes {
+	if e.net != nil {
+		e.graphManifest(man)
+	}
+	runtimes, _ := j.offers()
+	for _, r := range runtimes {
 		man.Requires.Runtimes = append(man.Requires.Runtimes, r.Name)
 	}
 	return man
@@ -276,6 +309,10 @@ func (e *engine) anonymous(j *job) *recipe.Recipe {
 	}
 	r.Calibration.Text = slices.Clone(e.origins.Texts)
 	r.Calibration.Imatrix = e.origins.Imatrix
+	if e.net != nil {
+		r.Calibration.Samples = slices.Clone(e.origins.Samples)
+		r.Preprocess = e.packedInputs()
+	}
 	r.Targets = []recipe.Target{*j.t}
 	r.Verify, r.Bench, r.Gate = recipe.Verify{}, recipe.Bench{}, nil
 	return r
@@ -288,7 +325,7 @@ func modelBytes(dir string) (total int64, err error) {
 		return 0, err
 	}
 	for _, d := range entries {
-		if !d.Type().IsRegular() || !slices.Contains([]string{".gguf", ".safetensors"}, filepath.Ext(d.Name())) {
+		if !d.Type().IsRegular() || !slices.Contains([]string{".gguf", ".safetensors", ".onnx", ".data"}, filepath.Ext(d.Name())) {
 			continue
 		}
 		st, err := d.Info()
@@ -320,6 +357,9 @@ func (e *engine) build(ctx context.Context, j *job, record func(place, fingerpri
 	}
 	r := j.rep
 	r.Bytes, r.Digest, r.Passes = rec.Bytes, rec.Digest, rec.Passes
+	if rec.Graph != nil {
+		r.Graph, r.Tensors = rec.Graph, rec.Tensors
+	}
 	r.Notes = append(r.Notes, rec.Notes...)
 	r.Ratio = float64(r.Bytes) / float64(max(e.rep.Source.Bytes, 1))
 	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(max(e.rep.Source.Parameters, 1))
@@ -330,7 +370,9 @@ func (e *engine) build(ctx context.Context, j *job, record func(place, fingerpri
 	if err != nil {
 		return err
 	}
-	if err = e.compare(ctx, j, m, rec.Digest); err == nil {
+	if e.net != nil {
+		err = e.compareGraphs(ctx, j, m, rec.Digest)
+	} else if err = e.compare(ctx, j, m, rec.Digest); err == nil {
 		err = e.blame(ctx, j, m)
 	}
 	if err = errors.Join(err, m.Close()); err != nil {

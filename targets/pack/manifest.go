@@ -55,6 +55,8 @@ type Manifest struct {
 	Source   Origin   `json:"source"`
 	Adapters []Origin `json:"adapters,omitempty"`
 	Texts    []Origin `json:"texts,omitempty"` // calibration
+	// Samples are what a graph was calibrated on, as the recipe spells them; files by their digest.
+	Samples []Origin `json:"samples,omitempty"`
 	// Recipe is the resolved recipe, with digests in place of paths.
 	Recipe   *recipe.Recipe `json:"recipe"`
 	Requires Requires       `json:"requires"`

@@ -70,7 +70,7 @@ func Open(ctx context.Context, path string, add func(int64)) (m *ir.Model, man *
 			return nil, nil, err
 		}
 	}
-	m, err = formats.Open(ctx, filepath.Join(dir, filepath.FromSlash(man.Model)))
+	m, err = formats.Open(ctx, man.ModelPath(dir))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,6 +79,11 @@ func Open(ctx context.Context, path string, add func(int64)) (m *ir.Model, man *
 		m.Owns(removal(tmp))
 	}
 	return m, man, nil
+}
+
+// ModelPath is the place of the model of a package folder.
+func (m *Manifest) ModelPath(dir string) string {
+	return filepath.Join(dir, filepath.FromSlash(m.Model))
 }
 
 // OpenAny opens a package or any other model that package formats reads; the manifest is nil then.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/pare-dev/pare/internal/calib"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/prune"
@@ -94,7 +95,7 @@ func words(enum string) []string {
 		}
 		return list
 	case "@methods":
-		return quantize.MethodNames()
+		return append(quantize.MethodNames(), calib.MethodNames()...)
 	}
 	return strings.Split(enum, ",")
 }
@@ -343,6 +344,12 @@ func (r *Recipe) rebase(dir string) {
 	for i := range r.Verify.Text {
 		fix(&r.Verify.Text[i])
 	}
+	fix(&r.Verify.Labels)
+	for _, list := range [][]string{r.Calibration.Samples, r.Verify.Samples} {
+		for i, s := range list {
+			list[i] = rebaseSample(s, fix)
+		}
+	}
 	for name, p := range r.Preprocess {
 		fix(&p.Tokenizer)
 		if strings.ContainsAny(p.Value, "./\\") && !isNumber(p.Value) {
@@ -350,6 +357,22 @@ func (r *Recipe) rebase(dir string) {
 		}
 		r.Preprocess[name] = p
 	}
+}
+
+// rebaseSample makes the file of "FILE" or "INPUT=FILE" relative to where pare runs. What is no file stays: a
+// number, zeros and ones.
+func rebaseSample(s string, fix func(*string)) string {
+	name, file, named := strings.Cut(s, "=")
+	if !named {
+		name, file = "", s
+	}
+	if !isNumber(file) && file != "zeros" && file != "ones" {
+		fix(&file)
+	}
+	if named {
+		return name + "=" + file
+	}
+	return file
 }
 
 func isNumber(s string) bool {

@@ -29,6 +29,7 @@ type Recipe struct {
 type Source struct {
 	Model    string    `json:"model,omitempty" doc:"Hugging Face folder, .safetensors, .gguf, .onnx or llama2.c .bin"`
 	Adapters []Adapter `json:"adapters,omitempty" doc:"PEFT folders, merged in this order; \"DIR\" or \"DIR:WEIGHT\""`
+	Shapes   []string  `json:"shapes,omitempty" doc:"shapes of a graph's inputs where it leaves them open, \"INPUT=1x3x224x224\"; the packages are fixed to them"`
 	// Dtype is how merged and pruned weights are held when they are stored or handed to the next step.
 	Dtype             string `json:"dtype,omitempty" doc:"type of merged weights: cast once, after the last merge" enum:"keep,f32,f16,bf16"`
 	AllowBaseMismatch bool   `json:"allow_base_mismatch,omitempty" doc:"merge an adapter that names another base model"`
@@ -64,11 +65,12 @@ func (a Adapter) String() string {
 	return a.Path + ":" + strconv.FormatFloat(a.Weight, 'g', -1, 64)
 }
 
-// Calibration says which text the passes with activations read.
+// Calibration says what the passes with activations read: text, or the samples of a graph.
 type Calibration struct {
 	Text    []string `json:"text,omitempty" doc:"text files, read in order"`
 	Tokens  int      `json:"tokens,omitempty" doc:"tokens used, from the beginning; default 65536"`
 	Context int      `json:"context,omitempty" doc:"tokens in a sequence; default 512"`
+	Samples []string `json:"samples,omitempty" doc:"graphs: files, folders and arrays that ranges of activations are found on, \"FILE\" or \"INPUT=FILE\""`
 	Imatrix string   `json:"imatrix,omitempty" doc:"importance matrix in llama.cpp's GGUF form, in place of measuring one"`
 	Seed    uint64   `json:"seed,omitempty" doc:"seed of everything random"`
 }
@@ -95,16 +97,28 @@ type Share struct {
 type Target struct {
 	Use       string   `json:"use" doc:"target name, see pare targets"`
 	Name      string   `json:"name,omitempty" doc:"folder name of the package; default the target's name"`
-	Quantize  string   `json:"quantize,omitempty" doc:"preset or scheme (q4_k_m, q8_0, int4g128, int8, bf16, ...); default from the target"`
-	Method    string   `json:"method,omitempty" doc:"how codes are chosen; default gptq for 4-bit types when calibration text is given, else rtn" enum:"@methods"`
-	Keep      []string `json:"keep,omitempty" doc:"overrides, \"PATTERN=TYPE\"; the first match counts"`
-	Container string   `json:"container,omitempty" doc:"file format, when the target takes several" enum:"gguf,safetensors"`
+	Quantize  string   `json:"quantize,omitempty" doc:"preset or scheme (q4_k_m, q8_0, int4g128, int8, bf16, ...), of graphs int8, int16, dynamic-int8, int4-32, ...; default from the target"`
+	Method    string   `json:"method,omitempty" doc:"how codes are chosen; default gptq for 4-bit types when calibration text is given, else rtn; of graphs how ranges of activations are: default mse" enum:"@methods"`
+	Keep      []string `json:"keep,omitempty" doc:"overrides, \"PATTERN=TYPE\"; the first match counts; of graphs patterns of nodes or operators that stay float"`
+	Container string   `json:"container,omitempty" doc:"file format, when the target takes several" enum:"gguf,compressed-tensors,onnx"`
 	Archive   bool     `json:"archive,omitempty" doc:"write NAME.pare (one tar file) in place of a folder"`
+
+	// Of graphs.
+	Activations string   `json:"activations,omitempty" doc:"graphs: codes of activations; default from type and target" enum:"uint8,int8,uint16,int16"`
+	Weights     string   `json:"weights,omitempty" doc:"graphs: codes of weights; default from the target" enum:"int8,uint8"`
+	Symmetric   bool     `json:"symmetric,omitempty" doc:"graphs: zero points of activations in the middle of the codes"`
+	PerTensor   bool     `json:"per_tensor,omitempty" doc:"graphs: one scale for all of a weight, in place of one for each output channel"`
+	Percentile  Ratio    `json:"percentile,omitempty" doc:"graphs, method percentile: share of the values within the range; default 99.99%"`
+	Without     []string `json:"without,omitempty" doc:"graphs: steps that are left out: evening out channels (SmoothQuant and equalization), rounding by least squares, correcting biases" enum:"equalize,rounding,bias"`
+	Mix         bool     `json:"mix,omitempty" doc:"graphs: keep the fewest nodes in float with which the gate on sqnr_db holds on the calibration samples"`
+	FailOn      string   `json:"fail_on,omitempty" doc:"graphs: refuse the target when it does not run all of the graph" enum:"fallback"`
 }
 
 // Verify says how a package is compared with the original.
 type Verify struct {
 	Text      []string `json:"text,omitempty" doc:"text files; default the part of the calibration text that was not used"`
+	Samples   []string `json:"samples,omitempty" doc:"graphs: files, folders and arrays to compare on, which calibration should not see; default those of calibration"`
+	Labels    string   `json:"labels,omitempty" doc:"graphs: file with the right class of every sample: .npy, idx, or a number a line"`
 	Context   int      `json:"context,omitempty" doc:"tokens in a chunk; default 512"`
 	Chunks    int      `json:"chunks,omitempty" doc:"chunks compared at first; default 16"`
 	MaxChunks int      `json:"max_chunks,omitempty" doc:"cap when gates are inconclusive and the sample is doubled; default 128"`

@@ -47,6 +47,7 @@ type targetView struct {
 	Sample  *sampleView
 	Figures []string // columns of the tensor table, sorted
 	Reasons []Reason
+	Graph   *graphView
 	Did     []string // what pruning of this target alone did
 }
 
@@ -87,7 +88,7 @@ func (r *Report) HTML() ([]byte, error) {
 	}
 	for i := range r.Targets {
 		t := &r.Targets[i]
-		v := targetView{T: t, Type: TypeName(t), Before: r.Source.Bytes, Figures: figureNames(t), Reasons: t.Reasons(), Did: t.did(), Sample: cutSample(t.Sample)}
+		v := targetView{T: t, Type: TypeName(t), Before: r.Source.Bytes, Figures: figureNames(t), Reasons: t.Reasons(), Did: t.did(), Graph: t.view(), Sample: cutSample(t.Sample)}
 		for _, c := range []template.HTML{t.layerChart(), t.klChart(), t.latencyChart()} {
 			if c != "" {
 				v.Charts = append(v.Charts, c)

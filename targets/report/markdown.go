@@ -121,7 +121,11 @@ func (t *Target) markdown(b *strings.Builder, line func(string, ...any)) {
 		line("\nOriginal: …%s**%s**%s\n\nPackage: …%s**%s**%s",
 			mdText(s.Common), mdText(strings.TrimSpace(s.MarkA)), mdText(s.RestA), mdText(s.Common), mdText(strings.TrimSpace(s.MarkB)), mdText(s.RestB))
 	}
-	for _, list := range [][]string{t.zeroLines(), t.reasonLines(), t.did(), t.Notes} {
+	if g := t.Graph; g != nil && len(g.Outputs) > 0 {
+		line("\nEach output beside the original's, over %s:\n", samplesText(g))
+		mdTable(b, outputHead, outputRows(g.Outputs), func(c int) bool { return c > 0 })
+	}
+	for _, list := range [][]string{t.zeroLines(), t.graphLines(), t.reasonLines(), t.did(), t.Notes} {
 		if len(list) > 0 {
 			line("")
 		}

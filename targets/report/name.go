@@ -26,7 +26,7 @@ func modelName(path string) string {
 	parts := strings.Split(filepath.ToSlash(filepath.Clean(path)), "/")
 	for i := len(parts) - 1; i >= 0; i-- {
 		name := parts[i]
-		for _, ext := range []string{".gguf", ".safetensors", ".bin", ".pare"} {
+		for _, ext := range []string{".gguf", ".safetensors", ".bin", ".onnx", ".pare"} {
 			name = strings.TrimSuffix(name, ext)
 		}
 		name = shard.ReplaceAllString(name, "")

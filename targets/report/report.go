@@ -91,6 +91,8 @@ type Source struct {
 	Bytes        int64  `json:"bytes"` // of the files that hold the weights
 	Type         string `json:"type"`  // the type most elements are stored in
 	Tensors      int    `json:"tensors"`
+	Nodes        int    `json:"nodes,omitempty"`  // of a graph of operators
+	Opset        int    `json:"opset,omitempty"`  // likewise: version of ai.onnx
 	Digest       string `json:"digest,omitempty"` // "sha256:..." over its files, see pack.SourceDigest; "" where a verb keeps no stage
 }
 
@@ -225,6 +227,8 @@ type Target struct {
 	Sample     *verify.Text       `json:"sample,omitempty"`
 	Bench      *Bench             `json:"bench,omitempty"`
 	Gate       verify.Gate        `json:"gate"`
+	// Graph is what only packages of graphs have.
+	Graph *Graph `json:"graph,omitempty"`
 	// Losses are the tensors that lost most, worst first, when a gate about accuracy did not pass.
 	Losses []verify.Loss `json:"losses,omitempty"`
 }

@@ -25,6 +25,9 @@ var superscripts = []rune("⁰¹²³⁴⁵⁶⁷⁸⁹")
 // Summarize makes the verdict table.
 func (r *Report) Summarize() Summary {
 	s := Summary{Head: SummaryHead}
+	if r.Graphs() {
+		s.Head = GraphHead
+	}
 	foot := func(text string) string {
 		at := -1
 		for i, f := range s.Foots {
@@ -42,6 +45,10 @@ func (r *Report) Summarize() Summary {
 		t := &r.Targets[i]
 		if t.Verdict == Refused {
 			s.Rows = append(s.Rows, []string{t.Name, TypeName(t), "", "", "", "", "", "", t.VerdictText()})
+			continue
+		}
+		if r.Graphs() {
+			s.Rows = append(s.Rows, t.graphRow(foot))
 			continue
 		}
 		typ := TypeName(t)
@@ -259,7 +266,9 @@ func packages(n int) string {
 func (r *Report) Title() string {
 	s := r.Source
 	parts := []string{modelName(s.Path)}
-	if s.Architecture != "" {
+	if r.Graphs() {
+		parts = append(parts, fmt.Sprintf("graph of %d nodes", s.Nodes))
+	} else if s.Architecture != "" {
 		parts = append(parts, s.Architecture)
 	}
 	return strings.Join(append(parts, human.Count(s.Parameters)+" parameters", s.Type, human.Bytes(s.Bytes)), " · ")

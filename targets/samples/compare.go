@@ -16,6 +16,8 @@ import (
 type Comparison struct {
 	Result *verify.Graphs
 	Labels []int // of the rows of scores, nil when there are none
+	// Most is how many samples count, from the first on; 0: all.
+	Most int
 	// Progress is told after every sample; nil for silence.
 	Progress func()
 	// Save is given output k of sample i, of the original and of the package; nil keeps none. What it is given is
@@ -47,7 +49,11 @@ func (c *Comparison) Run(ctx context.Context, original, made *Network, set *Set)
 	if err != nil {
 		return err
 	}
-	for i := range set.Len() {
+	n := set.Len()
+	if c.Most > 0 {
+		n = min(n, c.Most)
+	}
+	for i := range n {
 		sample, err := set.Sample(ctx, i)
 		if err != nil {
 			return err
