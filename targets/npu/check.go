@@ -164,9 +164,9 @@ func (c *checker) node(n *graph.Node) {
 			return
 		}
 	}
-	u := newUnit(c.x, n)
+	u := c.r.newUnit(c.x, n)
 	if n.Op == "Relu" || n.Op == "Clip" {
-		if b := c.x.Producer[n.In[0]]; len(u.out) == 1 && u.out[0].coding != nil && b != nil && clampOf(c.x, b) == n && ends(n, u.out[0].coding) && !isCoder(b, "DequantizeLinear") {
+		if b := c.x.Producer[n.In[0]]; len(u.out) == 1 && u.out[0].coding != nil && b != nil && clampOf(c.x, b) == n && c.r.ends(n, u.out[0].coding) && !isCoder(b, "DequantizeLinear") {
 			return // what the codes of the node before it do
 		}
 	}
@@ -195,7 +195,7 @@ func (c *checker) clamped(u *unit) *Finding {
 		return nil
 	}
 	k := codedBy(c.x, n.Out[0])
-	if k == nil || ends(n, k) {
+	if k == nil || c.r.ends(n, k) {
 		return nil
 	}
 	return &Finding{

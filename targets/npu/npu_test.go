@@ -167,6 +167,27 @@ func TestRulesOfIntel(t *testing.T) {
 	}
 }
 
+// AMD's symmetric codes always reach below zero, and a Relu behind a layer is part of it all the same. Elsewhere the
+// same graph is refused.
+func TestClamps(t *testing.T) {
+	seen := 0
+	graphs(t, func(name string, g *graph.Graph, err error) {
+		if name != "Conv/i8+relu-middle" && name != "Conv/u8+relu-middle" {
+			return
+		}
+		seen++
+		relu := func(family string) bool {
+			return slices.ContainsFunc(npu.Lookup(family).Check(g), func(f npu.Finding) bool { return f.Rule == npu.RuleRelu })
+		}
+		if relu("npu-amd") || !relu("npu-qnn") {
+			t.Errorf("%s: a Relu is refused by npu-amd: %v, by npu-qnn: %v", name, relu("npu-amd"), relu("npu-qnn"))
+		}
+	})
+	if seen != 2 {
+		t.Errorf("%d graphs", seen)
+	}
+}
+
 // Findings name node and rule, and say what would be legal.
 func TestFindings(t *testing.T) {
 	want := map[string]npu.Finding{

@@ -34,6 +34,8 @@ type Rules struct {
 	// Symmetric wants zero points of activations in the middle; PowerOfTwo wants scales so.
 	Symmetric  bool `toml:"symmetric" json:"symmetric,omitempty"`
 	PowerOfTwo bool `toml:"power_of_two" json:"power_of_two,omitempty"`
+	// Clamps says that a Relu or Clip behind a layer is done by the layer, whatever its codes reach.
+	Clamps bool `toml:"clamps" json:"clamps,omitempty"`
 	// Codes are the types that may stand between QuantizeLinear and DequantizeLinear.
 	Codes []string `toml:"codes" json:"codes"`
 	// Constants are further types of constant codes.

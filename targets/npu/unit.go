@@ -161,7 +161,7 @@ func isCoder(n *graph.Node, op string) bool {
 }
 
 // newUnit looks at a node and the coders around it.
-func newUnit(x *graph.Index, n *graph.Node) *unit {
+func (r *Rules) newUnit(x *graph.Index, n *graph.Node) *unit {
 	u := &unit{n: n}
 	for i, v := range n.In {
 		if v == nil || v.Const != nil {
@@ -185,7 +185,7 @@ func newUnit(x *graph.Index, n *graph.Node) *unit {
 		p := port{index: i, v: v}
 		p.coding = codedBy(x, v)
 		if c := clampOf(x, n); p.coding == nil && c != nil && i == 0 {
-			if k := codedBy(x, c.Out[0]); k != nil && ends(c, k) {
+			if k := codedBy(x, c.Out[0]); k != nil && r.ends(c, k) {
 				p.coding = k // the clamp is what the codes' end does
 			}
 		}
@@ -215,6 +215,9 @@ func clampOf(x *graph.Index, n *graph.Node) *graph.Node {
 	}
 	return c
 }
+
+// ends reports whether a Relu or Clip becomes part of the layer before it.
+func (r *Rules) ends(n *graph.Node, k *coding) bool { return r.Clamps || ends(n, k) }
 
 // ends reports whether codes can hold nothing that a Relu or Clip would cut.
 func ends(n *graph.Node, k *coding) bool {

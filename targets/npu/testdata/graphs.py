@@ -267,6 +267,10 @@ each("TopK", topk, types=("u8", "u16", None))
 for mode, coord in (("nearest", "half_pixel"), ("nearest", "asymmetric"), ("linear", "half_pixel"), ("linear", "align_corners"), ("linear", "asymmetric"), ("cubic", "half_pixel")):
     each("Resize", lambda n, mode=mode, coord=coord: n.output(n.add("Resize", [n.input([1, 8, 4, 4]), "", n.const(np.array([1, 1, 2, 2], np.float32))], mode=mode,
          coordinate_transformation_mode=coord, nearest_mode="round_prefer_floor")), types=("u8", "u16", None) if mode != "cubic" else ("u8", None), tag=f"+{mode}-{coord}")
+for coord in ("half_pixel", "asymmetric", "align_corners"):
+    for nearest in ("floor", "ceil", "round_prefer_ceil"):
+        each("Resize", lambda n, coord=coord, nearest=nearest: n.output(n.add("Resize", [n.input([1, 8, 4, 4]), "", n.const(np.array([1, 1, 2, 2], np.float32))],
+             mode="nearest", coordinate_transformation_mode=coord, nearest_mode=nearest)), types=("u8", "u16", None), tag=f"+nearest-{coord}-{nearest}")
 each("GridSample", lambda n: n.output(n.add("GridSample", [n.input([1, 8, 4, 4]), n.input([1, 4, 4, 2], span=1.0)])), types=("u8", "u16", None))
 
 # Layers with weights.
