@@ -8,7 +8,7 @@ import (
 )
 
 func init() {
-	register(Op{Name: "MatMul", Inputs: 2, Narrow: true, Plan: planMatMul})
+	register(Op{Name: "MatMul", Inputs: 2, Narrow: true, BF16: true, Plan: planMatMul})
 	register(Op{Name: "Gemm", Inputs: 2, Narrow: true, Plan: planGemm})
 }
 
@@ -85,6 +85,9 @@ func planMatMul(c *Call) (Step, error) {
 	p, shape, err := newMatrices(c, c.Shape(0), c.Shape(1))
 	if err != nil {
 		return Step{}, err
+	}
+	if c.Type(0) == graph.BFloat16 && c.Type(1) == graph.BFloat16 {
+		return Step{Out: []Spec{Out(graph.BFloat16, shape...)}, Scratch: 4 * p.m * p.n, Run: p.runBF16}, nil
 	}
 	run, err := byNumber(c, runMatrices[float32](p), runMatrices[float64](p), runMatrices[int32](p), runMatrices[int64](p),
 		runMatrices[uint32](p), runMatrices[uint64](p))
@@ -180,6 +183,22 @@ func runMatrices[T number](p *matrices) func(*Worker, []*graph.Tensor, []*graph.
 		}
 		return nil
 	}
+}
+
+// runBF16 multiplies bfloat16 as it lies and sums in float32, which is rounded once.
+func (p *matrices) runBF16(w *Worker, in, out []*graph.Tensor) error {
+	x, y := graph.Of[uint16](in[0]), graph.Of[uint16](in[1])
+	sums := graph.Of[float32](&graph.Tensor{Type: graph.Float32, Data: w.Scratch})[:p.m*p.n]
+	threads := min(w.Threads, 1+p.m*p.n*p.k/gemmPiece)
+	for i := range p.a {
+		a, b := x[p.a[i]*p.m*p.k:][:p.m*p.k], y[p.b[i]*p.k*p.n:][:p.k*p.n]
+		err := kernels.GemmBF16(w.ctx, w.Kernels, threads, kernels.NN, kernels.View(sums, p.m, p.n), kernels.View(a, p.m, p.k), kernels.View(b, p.k, p.n), false)
+		if err != nil {
+			return err
+		}
+		narrowFloats(out[0], i*len(sums), sums, rounding{})
+	}
+	return nil
 }
 
 func planGemm(c *Call) (Step, error) {

@@ -9,7 +9,7 @@ import (
 
 // wider is the type in which an operator that knows few types computes with elements of type t.
 func (o *Op) wider(t graph.DType) graph.DType {
-	if o.Narrow {
+	if o.Narrow && (t != graph.BFloat16 || !o.BF16) {
 		switch t {
 		case graph.Float16, graph.BFloat16, graph.F8E4M3FN, graph.F8E4M3FNUZ, graph.F8E5M2, graph.F8E5M2FNUZ,
 			graph.F8E8M0, graph.F4E2M1:

@@ -30,6 +30,8 @@ type Op struct {
 	// Narrow says that Plan knows no floats of less than 32 bits: they are widened before it and rounded
 	// after it.
 	Narrow bool
+	// BF16 says that Plan, for all that Narrow says, takes bfloat16 as it is.
+	BF16 bool
 	// Unpack says that Plan knows no elements of less than 8 bits: integers of 4 and 2 bits are given and
 	// taken as bytes.
 	Unpack bool

@@ -286,3 +286,25 @@ func TestSkipNormalization(t *testing.T) {
 		}
 	}
 }
+
+// Products of bfloat16 are summed without rounding to it: 256 + 1 - 256, for which bfloat16 has no 257, is 1. What
+// comes out is rounded once, half to even: 257 is 256, 259 is 260.
+func TestMatMulBF16(t *testing.T) {
+	bf16 := func(shape []int, v ...float32) *graph.Tensor {
+		x := graph.New(graph.BFloat16, shape...)
+		for i, f := range v {
+			graph.Of[uint16](x)[i] = uint16(math.Float32bits(f) >> 16)
+		}
+		return x
+	}
+	a := bf16([]int{2, 1, 3}, 256, 1, -256, 256, 1, 3)
+	b := bf16([]int{3, 2}, 1, 1, 1, 1, 1, 0)
+	y := runNode(t, "", "MatMul", nil, a, b)
+	if want := bf16([]int{2, 1, 2}, 1, 256, 260, 256); !slices.Equal(graph.Of[uint16](y), graph.Of[uint16](want)) || !slices.Equal(y.Shape, want.Shape) || y.Type != graph.BFloat16 {
+		t.Errorf("a matrix on the right: %s %v, %x", y.Type, y.Shape, graph.Of[uint16](y))
+	}
+	y = runNode(t, "", "MatMul", nil, a, bf16([]int{2, 3, 1}, 1, 2, 1, 0, 1, 1))
+	if want := bf16([]int{2, 1, 1}, 2, 4); !slices.Equal(graph.Of[uint16](y), graph.Of[uint16](want)) {
+		t.Errorf("a matrix for each: %x", graph.Of[uint16](y))
+	}
+}
