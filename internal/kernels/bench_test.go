@@ -3,6 +3,7 @@ package kernels
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -59,6 +60,35 @@ func BenchmarkGemmNN(b *testing.B) {
 				}
 				gflops(b, float64(m)*float64(n)*float64(k))
 			})
+		}
+	})
+}
+
+// Whole products on one thread, of float32 and of bfloat16.
+func BenchmarkGemm(b *testing.B) {
+	eachLevel(b, func(b *testing.B, s *Set) {
+		for _, n := range []int{1024, 2048} {
+			x, y, d := View(fill(newRand(), n*n), n, n), View(fill(newRand(), n*n), n, n), View(make([]float32, n*n), n, n)
+			hx, hy := View(make([]uint16, n*n), n, n), View(make([]uint16, n*n), n, n)
+			for i := range x.Data {
+				hx.Data[i], hy.Data[i] = uint16(math.Float32bits(x.Data[i])>>16), uint16(math.Float32bits(y.Data[i])>>16)
+			}
+			for _, c := range []struct {
+				name string
+				fn   func() error
+			}{
+				{"f32", func() error { return Gemm(context.Background(), s, 1, NN, d, x, y, false) }},
+				{"bf16", func() error { return GemmBF16(context.Background(), s, 1, NN, d, hx, hy, false) }},
+			} {
+				b.Run(fmt.Sprintf("%s/%d", c.name, n), func(b *testing.B) {
+					for b.Loop() {
+						if err := c.fn(); err != nil {
+							b.Fatal(err)
+						}
+					}
+					gflops(b, float64(n)*float64(n)*float64(n))
+				})
+			}
 		}
 	})
 }
