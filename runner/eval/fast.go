@@ -30,6 +30,7 @@ type fast struct {
 const many = 1 << 20
 
 func (p *plan) speedUp() {
+	p.integers()
 	p.recognize()
 	f := &fast{
 		p: p, readers: make([]int, len(p.specs)), maker: make([]int, len(p.specs)),
@@ -53,7 +54,7 @@ func (p *plan) speedUp() {
 				f.maker[slot] = i
 			}
 		}
-		worth = worth || !s.open && joins[s.node.Op] != nil && s.node.Domain == ""
+		worth = worth || s.fast != nil || !s.open && joins[s.node.Op] != nil && s.node.Domain == ""
 	}
 	if !worth {
 		return
@@ -63,7 +64,7 @@ func (p *plan) speedUp() {
 	}
 	joined := slices.Clone(p.steps) // what stands in the place of a step
 	for i, s := range p.steps {
-		if f.gone[i] || joined[i] != s || s.open || s.Values != nil || s.node.Domain != "" {
+		if f.gone[i] || joined[i] != s || s.fast != nil || s.open || s.Values != nil || s.node.Domain != "" {
 			continue
 		}
 		if join := joins[s.node.Op]; join != nil {
@@ -127,14 +128,18 @@ func (f *fast) anyPixels(s *step) bool {
 	return slices.ContainsFunc(s.in, func(slot int) bool { return slot >= 0 && f.pixels[slot] })
 }
 
-// geometry is an image's sizes; ok says that the value is one.
+// geometry is the sizes of an image, of floats or of codes; ok says that the value is one.
 type geometry struct{ n, h, w, c int }
 
 func (f *fast) geometry(slot int) (g geometry, ok bool) {
-	if slot < 0 || f.p.specs[slot].Later || f.p.specs[slot].Type != graph.Float32 {
+	if slot < 0 || f.p.specs[slot].Later {
 		return g, false
 	}
-	return geometryOf(f.p.specs[slot].Shape)
+	switch f.p.specs[slot].Type {
+	case graph.Float32, graph.Uint8, graph.Int8:
+		return geometryOf(f.p.specs[slot].Shape)
+	}
+	return g, false
 }
 
 func geometryOf(shape []int) (g geometry, ok bool) {
@@ -248,7 +253,7 @@ func (f *fast) only(slot, after int) (int, bool) {
 	for i := after + 1; i < len(f.p.steps); i++ {
 		if slices.Contains(f.p.steps[i].in, slot) {
 			s := f.p.steps[i]
-			return i, !f.gone[i] && !s.open && s.Values == nil && s.node.Domain == ""
+			return i, !f.gone[i] && s.fast == nil && !s.open && s.Values == nil && s.node.Domain == ""
 		}
 	}
 	return 0, false
@@ -273,6 +278,10 @@ func (f *fast) constant(slot int) []float32 {
 func turn(g geometry, toPixels bool) func(*Worker, []*graph.Tensor, []*graph.Tensor) error {
 	px := g.pixels()
 	return func(w *Worker, in, out []*graph.Tensor) error {
+		if in[0].Type != graph.Float32 {
+			turnCodes(w, out[0].Data, in[0].Data, g, toPixels)
+			return nil
+		}
 		x, y := elems[float32](in[0]), elems[float32](out[0])
 		for n := range g.n {
 			from, to := x[n*px*g.c:(n+1)*px*g.c], y[n*px*g.c:(n+1)*px*g.c]
@@ -283,5 +292,24 @@ func turn(g geometry, toPixels bool) func(*Worker, []*graph.Tensor, []*graph.Ten
 			}
 		}
 		return nil
+	}
+}
+
+// turnCodes changes the layout of an image of codes.
+func turnCodes(w *Worker, y, x []byte, g geometry, toPixels bool) {
+	rows, cols := g.pixels(), g.c
+	if toPixels {
+		rows, cols = g.c, g.pixels()
+	}
+	for n := range g.n {
+		from, to := x[n*rows*cols:(n+1)*rows*cols], y[n*rows*cols:(n+1)*rows*cols]
+		w.Range(cols, 2*rows, func(lo, hi int) {
+			for c := lo; c < hi; c++ {
+				row := to[c*rows : (c+1)*rows]
+				for r := range row {
+					row[r] = from[r*cols+c]
+				}
+			}
+		})
 	}
 }

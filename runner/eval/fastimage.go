@@ -157,15 +157,19 @@ func layoutPool(f *fast, s *step) bool {
 		return false
 	}
 	mean := s.node.Op == "AveragePool"
+	codes := s.Out[0].Type != graph.Float32
+	if codes && (mean || s.Out[0].Type != graph.Uint8) {
+		return false
+	}
 	s.Run = func(w *Worker, ins, outs []*graph.Tensor) error {
-		x, y := elems[float32](ins[0]), elems[float32](outs[0])
 		w.Range(out.n*out.h, k.H*k.W*out.w*out.c/8, func(lo, hi int) {
 			for lo < hi { // rows of one image at a time
 				n, row := lo/out.h, lo%out.h
 				rows := min(hi-lo, out.h-row)
-				src := kernels.NewImage(x[n*in.pixels()*in.c:], in.h, in.w, in.c).At(row*k.StrideH, 0, in.h-row*k.StrideH, in.w)
-				dst := kernels.NewImage(y[n*out.pixels()*out.c:], out.h, out.w, out.c).At(row, 0, rows, out.w)
-				if mean {
+				if codes {
+					dst, src := poolPart(outs[0].Data, ins[0].Data, n, row, rows, k, out, in)
+					w.Kernels.MaxCodes(k, dst, src)
+				} else if dst, src := poolPart(elems[float32](outs[0]), elems[float32](ins[0]), n, row, rows, k, out, in); mean {
 					w.Kernels.MeanPool(k, dst, src, 1/float32(k.H*k.W))
 				} else {
 					w.Kernels.MaxPool(k, dst, src)
@@ -179,9 +183,15 @@ func layoutPool(f *fast, s *step) bool {
 	return true
 }
 
+// poolPart is some rows of image n, and what they are made of.
+func poolPart[T any](y, x []T, n, row, rows int, k kernels.Kernel, out, in geometry) (dst, src kernels.Pixels[T]) {
+	src = kernels.NewImage(x[n*in.pixels()*in.c:], in.h, in.w, in.c).At(row*k.StrideH, 0, in.h-row*k.StrideH, in.w)
+	return kernels.NewImage(y[n*out.pixels()*out.c:], out.h, out.w, out.c).At(row, 0, rows, out.w), src
+}
+
 func layoutGlobal(f *fast, s *step) bool {
 	in, ok := f.geometry(s.in[0])
-	if !ok || in.n*in.pixels()*in.c == 0 {
+	if !ok || in.n*in.pixels()*in.c == 0 || s.Out[0].Type != graph.Float32 {
 		return false
 	}
 	mean := s.node.Op == "GlobalAveragePool"
@@ -226,12 +236,12 @@ func layoutConcat(f *fast, s *step) bool {
 		s.in[k] = f.pixel(slot)
 	}
 	s.Run = func(w *Worker, ins, outs []*graph.Tensor) error {
-		y := elems[float32](outs[0])
-		at := 0
+		size := outs[0].Type.Bytes(1)
+		y, pixel, at := outs[0].Data, size*out.c, 0
 		for k, t := range ins {
-			x, c := elems[float32](t), channels[k]
+			c := size * channels[k]
 			for i := range out.n * out.pixels() {
-				copy(y[i*out.c+at:][:c], x[i*c:])
+				copy(y[i*pixel+at:][:c], t.Data[i*c:])
 			}
 			at += c
 		}
@@ -315,15 +325,15 @@ func layoutResize(f *fast, s *step) bool {
 		}
 	}
 	s.Run = func(w *Worker, ins, outs []*graph.Tensor) error {
-		x, y := elems[float32](ins[0]), elems[float32](outs[0])
+		x, y, size := ins[0].Data, outs[0].Data, ins[0].Type.Bytes(1)*in.c // of a pixel
 		w.Range(in.n*in.h, dy*out.w*in.c/4, func(lo, hi int) {
 			for r := lo; r < hi; r++ {
-				src, row := x[r*in.w*in.c:(r+1)*in.w*in.c], y[r*dy*out.w*in.c:(r+1)*dy*out.w*in.c]
+				src, row := x[r*in.w*size:(r+1)*in.w*size], y[r*dy*out.w*size:(r+1)*dy*out.w*size]
 				for px := range out.w {
-					copy(row[px*in.c:(px+1)*in.c], src[px/dx*in.c:])
+					copy(row[px*size:(px+1)*size], src[px/dx*size:])
 				}
 				for i := 1; i < dy; i++ {
-					copy(row[i*out.w*in.c:(i+1)*out.w*in.c], row)
+					copy(row[i*out.w*size:(i+1)*out.w*size], row[:out.w*size])
 				}
 			}
 		})

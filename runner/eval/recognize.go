@@ -65,7 +65,7 @@ func (p *plan) recognize() {
 
 // plain reports whether a step is an operator of ai.onnx that was planned and makes float32.
 func (f *seeker) plain(s *step) bool {
-	return s != nil && !s.open && s.Values == nil && s.node.Domain == "" && len(s.Out) > 0 && len(s.out) > 0 && s.out[0] >= 0 &&
+	return s != nil && s.fast == nil && !s.open && s.Values == nil && s.node.Domain == "" && len(s.Out) > 0 && len(s.out) > 0 && s.out[0] >= 0 &&
 		s.Out[0].Type == graph.Float32 && len(s.in) > 0 && s.in[0] >= 0
 }
 
