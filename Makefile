@@ -112,6 +112,7 @@ fuzz:
 # disk, which is free again afterwards; make test holds a smaller model to a smaller limit.
 large:
 	PARE_TEST_LARGE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestMaxMemory$$' ./targets/build
+	PARE_TEST_LARGE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestLargeGraph$$' ./cmd/pare
 
 clean:
 	rm -rf bin dist $(CACHE) coverage.out

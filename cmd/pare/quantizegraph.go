@@ -14,6 +14,7 @@ import (
 	"github.com/pare-dev/pare/internal/calib"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 	"github.com/pare-dev/pare/quantize/qgraph"
@@ -68,12 +69,15 @@ func (a *app) quantizeGraph(ctx context.Context, path string, m *ir.Model, fl *g
 	start := time.Now()
 	a.budget.shares = 1
 	r := graphQuantization{Schema: 1, Model: path, Package: fl.step.out, Type: fl.typ, Kept: []keptFloat{}}
+	if a.maxMemory > 0 { // pages of the mapped file count, too
+		proc.LimitMemory(int64(a.maxMemory), a.share()/4)
+	}
 	var g *graph.Graph
 	var kept []qgraph.Kept
 	switch bits, block, blocks := blockType(fl.typ); {
 	case blocks:
 		var rep *qgraph.WeightReport
-		if g, rep, err = (qgraph.WeightOnly{Bits: bits, Block: block, Keep: fl.keep}).Apply(ctx, m.Graph); err == nil {
+		if g, rep, err = (qgraph.WeightOnly{Bits: bits, Block: block, Keep: fl.keep, Memory: a.share() / 2}).Apply(ctx, m.Graph); err == nil {
 			r.Integer, kept = rep.Changed, rep.Kept
 		}
 	case strings.HasPrefix(fl.typ, "dynamic-"):

@@ -28,6 +28,8 @@ type WeightOnly struct {
 	// Least is the number of weights below which a matrix stays float; 0 is 4096.
 	Least int
 	Keep  []string // patterns of names of nodes that stay float
+	// Memory bounds what is held while the network is written, in bytes; 0 is the usual amount.
+	Memory int64
 }
 
 // WeightReport says what became of the products.
@@ -139,17 +141,20 @@ func (w WeightOnly) change(b *builder, n *graph.Node, r *WeightReport) []*graph.
 	bits, block := w.sizes()
 	v := n.In[1]
 	t := v.Const
-	m := &blocked{w: t, bits: bits, block: block, asym: w.Asymmetric, outs: t.Shape[1], cols: t.Shape[0], step: t.Shape[1], next: 1}
+	m := &blocked{w: t, bits: bits, block: block, asym: w.Asymmetric, outs: t.Shape[1], cols: t.Shape[0], step: t.Shape[1], next: 1, memory: w.Memory}
+	if m.memory <= 0 {
+		m.memory = usualMemory
+	}
 	if n.Op == "Gemm" && n.Int("transB", 0) != 0 {
 		m.outs, m.cols, m.step, m.next = t.Shape[0], t.Shape[1], 1, t.Shape[1]
 	}
 	m.blocks = (m.cols + block - 1) / block
-	codes := m.part(graph.Uint8, func(o *blockedOut) []byte { return o.codes }, m.outs, m.blocks, block*bits/8)
-	scales := m.part(graph.Float32, func(o *blockedOut) []byte { return o.scales }, m.outs*m.blocks)
+	codes := m.part(graph.Uint8, true, func(o *blockedOut) []byte { return o.codes }, m.outs, m.blocks, block*bits/8)
+	scales := m.part(graph.Float32, false, func(o *blockedOut) []byte { return o.scales }, m.outs*m.blocks)
 	in := []*graph.Value{n.In[0], b.constant(v.Name+"_q", codes), b.constant(v.Name+"_scale", scales)}
 	r.After += int64(m.outs) * int64(m.blocks) * int64(block*bits/8+4)
 	if w.Asymmetric {
-		zeros := m.part(graph.Uint8, func(o *blockedOut) []byte { return o.zeros }, m.outs*m.zeroBytes())
+		zeros := m.part(graph.Uint8, false, func(o *blockedOut) []byte { return o.zeros }, m.outs*m.zeroBytes())
 		in = append(in, b.constant(v.Name+"_zero", zeros))
 		r.After += int64(m.outs * m.zeroBytes())
 	}
@@ -178,8 +183,13 @@ type blocked struct {
 	blocks                  int // of an output
 	step, next              int // between the weights of an output, and between outputs
 	asym                    bool
+	memory                  int64
 	mu                      sync.Mutex
 	last                    *blockedOut // the band that was made last
+	// Codes come first in a file, then scales, then zero points. Those that come later are kept when the codes
+	// are made, where memory suffices: otherwise all is made again for each of them.
+	scales, zeros []byte
+	kept          int // outputs from the first on whose scales and zero points are kept
 }
 
 // blockedOut is a band of outputs, encoded.
@@ -188,19 +198,30 @@ type blockedOut struct {
 	codes, scales, zeros []byte
 }
 
-// blockedBand is the float bytes of a band: what is in memory at a time.
-const blockedBand = 16 << 20
+// usualMemory is taken where no limit is given: a third of it for the floats of a band, another for scales.
+const usualMemory = 256 << 20
+
+// bandOuts is the number of outputs of a band. Weights of [in, out] lie a band's width apart from row to row, so a
+// band should be a page wide or more.
+func (m *blocked) bandOuts() int {
+	return int(max(m.memory/3/int64(4*m.cols), 1))
+}
+
+// keeps reports whether scales and zero points of all outputs fit into their share of memory.
+func (m *blocked) keeps() bool {
+	return int64(m.outs)*int64(4*m.blocks+m.zeroBytes()) <= m.memory/3
+}
 
 // zeroBytes is the size of an output's zero points: packed like codes, whole bytes for each output.
 func (m *blocked) zeroBytes() int { return (m.blocks*m.bits + 7) / 8 }
 
 // part is one of the planes as a tensor that is made while it is written.
-func (m *blocked) part(typ graph.DType, plane func(o *blockedOut) []byte, shape ...int) *graph.Tensor {
+func (m *blocked) part(typ graph.DType, codes bool, plane func(o *blockedOut) []byte, shape ...int) *graph.Tensor {
 	t := &graph.Tensor{Type: typ, Shape: shape}
 	each := typ.Bytes(graph.Elems(shape)) / m.outs // bytes of an output
 	t.Fill = func(ctx context.Context, dst []byte, off int64) error {
 		for len(dst) > 0 {
-			o, err := m.band(ctx, int(off/int64(each)))
+			o, err := m.band(ctx, int(off/int64(each)), codes)
 			if err != nil {
 				return err
 			}
@@ -212,41 +233,27 @@ func (m *blocked) part(typ graph.DType, plane func(o *blockedOut) []byte, shape 
 	return t
 }
 
-// band encodes the outputs around one, unless they were the last ones.
-func (m *blocked) band(ctx context.Context, out int) (*blockedOut, error) {
+// band encodes the outputs around one, unless they were the last ones, or all that is wanted of them was kept.
+func (m *blocked) band(ctx context.Context, out int, codes bool) (*blockedOut, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !codes && m.kept == m.outs {
+		return &blockedOut{hi: m.outs, scales: m.scales, zeros: m.zeros}, nil
+	}
 	if m.last != nil && m.last.lo <= out && out < m.last.hi {
 		return m.last, nil
 	}
-	size := max(blockedBand/(4*m.cols), 1)
+	m.last = nil // its memory is that of the next
+	size := m.bandOuts()
 	o := &blockedOut{lo: out / size * size}
 	o.hi = min(o.lo+size, m.outs)
 	n := o.hi - o.lo
 	o.codes, o.scales, o.zeros = make([]byte, n*m.blocks*m.block*m.bits/8), make([]byte, 4*n*m.blocks), make([]byte, n*m.zeroBytes())
-	// Weights of [in, out] are read along their rows, which lie one after the other in the file.
-	rows := make([]float32, n*m.cols)
-	if m.step == 1 {
-		m.read(rows, o.lo*m.cols)
-	} else {
-		err := par.Range(ctx, 0, m.cols, 256, func(_, lo, hi int) error {
-			x := make([]float32, n)
-			for c := lo; c < hi; c++ {
-				m.read(x, c*m.step+o.lo)
-				for i, v := range x {
-					rows[i*m.cols+c] = v
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
+	rows, err := m.floats(ctx, o.lo, n)
+	if err != nil {
+		return nil, err
 	}
-	if m.w.Drop != nil {
-		m.w.Drop()
-	}
-	err := par.Range(ctx, 0, n, 4, func(_, lo, hi int) error {
+	err = par.Range(ctx, 0, n, 4, func(_, lo, hi int) error {
 		q := make([]int, m.block)
 		for i := lo; i < hi; i++ {
 			for k := range m.blocks {
@@ -274,7 +281,62 @@ func (m *blocked) band(ctx context.Context, out int) (*blockedOut, error) {
 		return nil, err
 	}
 	m.last = o
+	if m.keeps() && o.lo == m.kept {
+		m.scales, m.zeros, m.kept = append(m.scales, o.scales...), append(m.zeros, o.zeros...), o.hi
+	}
 	return o, nil
+}
+
+// dropEvery is how many rows of a mapped file are read before its pages are given back: the system maps up to 64 KiB
+// around each that is touched, and they may take an eighth of the memory.
+func (m *blocked) dropEvery() int {
+	return min(512, max(1, int(m.memory/8>>16)/readTile)*readTile)
+}
+
+// readTile is how many rows are turned together: a cache line of the result.
+const readTile = 16
+
+// floats reads the weights of n outputs, one after the other.
+func (m *blocked) floats(ctx context.Context, lo, n int) ([]float32, error) {
+	rows := make([]float32, n*m.cols)
+	if m.step == 1 {
+		m.read(rows, lo*m.cols)
+		m.drop()
+		return rows, nil
+	}
+	const tile = readTile
+	every := m.dropEvery()
+	for from := 0; from < m.cols; from += every {
+		to := min(from+every, m.cols)
+		err := par.Range(ctx, 0, (to-from+tile-1)/tile, 2, func(_, first, last int) error {
+			x := make([]float32, tile*n)
+			for c := from + first*tile; c < min(from+last*tile, to); c += tile {
+				high := min(tile, to-c)
+				for k := range high {
+					m.read(x[k*n:(k+1)*n], (c+k)*m.step+lo)
+				}
+				for i := range n {
+					y := rows[i*m.cols+c : i*m.cols+c+high]
+					for k := range y {
+						y[k] = x[k*n+i]
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		m.drop()
+	}
+	return rows, nil
+}
+
+// drop gives pages of a mapped file back.
+func (m *blocked) drop() {
+	if m.w.Drop != nil {
+		m.w.Drop()
+	}
 }
 
 // read copies weights from element at on. It goes by bytes: those of a mapped file need not be aligned.
@@ -296,6 +358,12 @@ func (m *blocked) put(dst []byte, q []int) {
 	}
 }
 
+// maxBlock is the most weights that share a scale, and rounder what rounds float64 by addition.
+const (
+	maxBlock = 256
+	rounder  = 3 << 51
+)
+
 // encodeBlock finds the scale, and the zero point where it is free, with the least squared error, and the
 // codes: w = (q - z) * s. Codes beyond the end of a short block stand for zero. A block of zeros has scale 0.
 func encodeBlock(q []int, x []float32, bits int, asym bool) (scale float32, zero int, err error) {
@@ -312,33 +380,40 @@ func encodeBlock(q []int, x []float32, bits int, asym bool) (scale float32, zero
 		}
 	}
 	best := math.Inf(1)
-	try := make([]int, len(q))
+	var wide, try, levels [maxBlock]float64 // in float64; codes without their zero point, tried and best
+	for i, v := range x {
+		wide[i] = float64(v)
+	}
 	consider := func(s float32, z int) {
 		if s == 0 || float64(s)-float64(s) != 0 {
 			return
 		}
-		inv := 1 / float64(s)
-		var sum, xl, ll float64
+		least, most := float64(-z), float64(top-z)
 		for pass := range 2 { // the second with the scale that fits the codes best
-			sum, xl, ll = 0, 0, 0
-			for i, v := range x {
-				c := min(max(int(math.RoundToEven(float64(v)*inv))+z, 0), top)
-				try[i] = c
-				l := float64(c - z)
-				d := float64(v) - l*float64(s)
+			inv, step := 1/float64(s), float64(s)
+			var sum, xl, ll float64
+			for i, v := range wide[:len(x)] {
+				// Adding and taking away 1.5 * 2^52 rounds to the nearest even integer.
+				l := float64(v*inv) + rounder - rounder
+				if l < least {
+					l = least
+				} else if l > most {
+					l = most
+				}
+				try[i] = l
+				d := v - float64(l*step)
 				sum += float64(d * d)
-				xl += float64(v) * l
-				ll += l * l
+				xl += float64(v * l)
+				ll += float64(l * l)
 			}
 			if sum < best {
 				best, scale, zero = sum, s, z
-				copy(q[:len(x)], try)
+				copy(levels[:], try[:len(x)])
 			}
 			if pass == 1 || ll == 0 || xl/ll == 0 {
 				break
 			}
 			s = float32(xl / ll)
-			inv = 1 / float64(s)
 		}
 	}
 	zero = half
@@ -359,8 +434,9 @@ func encodeBlock(q []int, x []float32, bits int, asym bool) (scale float32, zero
 		scale, zero = 0, half
 	}
 	for i := range q {
-		if i >= len(x) || scale == 0 {
-			q[i] = zero
+		q[i] = zero
+		if i < len(x) && scale != 0 {
+			q[i] += int(levels[i])
 		}
 	}
 	return scale, zero, nil

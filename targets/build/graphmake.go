@@ -73,7 +73,7 @@ func (e *engine) change(ctx context.Context, j *job, list ir.Samples, sketch boo
 	case qgraph.KindBlocks:
 		c.pass.Name = "quantize.weights"
 		var rep *qgraph.WeightReport
-		if c.g, rep, err = (qgraph.WeightOnly{Bits: q.Bits, Block: q.Block, Keep: floatPatterns(j.t.Keep)}).Apply(ctx, e.net.g); err == nil {
+		if c.g, rep, err = (qgraph.WeightOnly{Bits: q.Bits, Block: q.Block, Keep: floatPatterns(j.t.Keep), Memory: e.memory() / 2}).Apply(ctx, e.net.g); err == nil {
 			weights(rep)
 		}
 	case qgraph.KindDynamic:
