@@ -31,6 +31,7 @@ type graphQuantization struct {
 	Samples int         `json:"samples"` // of calibration
 	Integer int         `json:"integer"` // nodes on integers; of weight-only and dynamic types, layers that changed
 	Kept    []keptFloat `json:"kept"`    // what could be integers and stays float
+	Mix     *mixed      `json:"mix,omitempty"`
 	Bytes   sizes       `json:"bytes"`
 	Seconds float64     `json:"seconds"`
 }
@@ -54,6 +55,7 @@ type graphQuantizeFlags struct {
 	keep        []string
 	calibration []string
 	graph       inputFlags
+	mix         mixFlags
 	step        *stepFlags
 }
 
@@ -74,7 +76,11 @@ func (a *app) quantizeGraph(ctx context.Context, path string, m *ir.Model, fl *g
 	}
 	var g *graph.Graph
 	var kept []qgraph.Kept
-	switch bits, block, blocks := blockType(fl.typ); {
+	bits, block, blocks := blockType(fl.typ)
+	if len(fl.mix.gates) > 0 && (blocks || strings.HasPrefix(fl.typ, "dynamic-")) {
+		return flagFault("gate", misuse("take --type uint8 with --calibration, or --keep PATTERN", "%s has no ranges to measure layers with", fl.typ))
+	}
+	switch {
 	case blocks:
 		var rep *qgraph.WeightReport
 		if g, rep, err = (qgraph.WeightOnly{Bits: bits, Block: block, Keep: fl.keep, Memory: a.share() / 2}).Apply(ctx, m.Graph); err == nil {
@@ -121,6 +127,9 @@ func (a *app) quantizeGraph(ctx context.Context, path string, m *ir.Model, fl *g
 	return a.show(result{object: r, table: t, text: func(w io.Writer) {
 		if len(r.Kept) > 0 {
 			_ = t.text(w) // a closed stdout is found by the next write
+		}
+		if r.Mix != nil {
+			r.Mix.text(w)
 		}
 		if r.Samples > 0 {
 			fmt.Fprintf(w, "calibrated on %s\n", plural(r.Samples, "sample"))
@@ -201,7 +210,11 @@ func (a *app) quantizeStatic(ctx context.Context, path string, m *ir.Model, fl *
 	if err != nil {
 		return nil, nil, err
 	}
-	return s.Build(ctx, nil)
+	float, err := a.mix(ctx, n, set, s, &fl.mix, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.Build(ctx, float)
 }
 
 // network compiles the graph of a model that stays open whatever happens.

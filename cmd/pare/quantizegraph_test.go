@@ -1,9 +1,16 @@
 package main
 
 import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/pare-dev/pare/internal/npy"
 )
 
 // Digits in 8 bits: as many are right as in float, and the gate says so; too strict a gate fails.
@@ -74,4 +81,74 @@ func realOf(t *testing.T, v any) float64 {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// Integers alone are 46 dB from float on these digits; more takes a layer in float, and 200 are out of reach. By
+// accuracy nothing has to stay float: as many digits are right as before.
+func TestMixGraph(t *testing.T) {
+	dir := graphs(t)
+	images := filepath.Join(dir, "digits.npy") // the first 100, since every choice is measured on all of them
+	all, err := npy.Open(filepath.Join(dir, "mnist", "images-idx3-ubyte.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	rows, err := all.Rows(0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := npy.Create(images, all.Elem, 100, 28, 28)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(rows); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	labels, err := os.ReadFile(filepath.Join(dir, "mnist", "labels-idx1-ubyte.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(labels))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if labels, err = io.ReadAll(z); err != nil {
+		t.Fatal(err)
+	}
+	right := ""
+	for _, l := range labels[8:108] { // behind the header
+		right += fmt.Sprintln(l)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "right.txt"), []byte(right), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	line := func(gate string, more ...string) []string {
+		return append([]string{"quantize", "mnist/mnist-8.onnx", "--type", "uint8", "--calibration", images, "--gate", gate, "-o", "mixed.onnx", "--force", "--output", "json"}, more...)
+	}
+	got := valid(t, "quantize-graph", ok(t, dir, line("sqnr_db=50")...))
+	mix := got["mix"].(map[string]any)
+	trades := mix["trades"].([]any)
+	if n := realOf(t, mix["integer"]); n < 40 || n >= 50 || realOf(t, mix["reached"]) < 50 || len(trades) == 0 || realOf(t, mix["float"]) > 2 {
+		t.Errorf("%v", mix)
+	}
+	kept := got["kept"].([]any)
+	if first := trades[0].(map[string]any); len(kept) != int(realOf(t, mix["float"])) || len(kept) == 0 || !strings.Contains(fmt.Sprint(trades), kept[0].(map[string]any)["node"].(string)) || realOf(t, first["price_bytes"]) <= 0 {
+		t.Errorf("%v, but %v stay float", trades, kept)
+	}
+	ok(t, dir, "verify", "mnist/mnist-8.onnx", "mixed.onnx", "--samples", images, "--gate", "sqnr_db=50")
+	got = valid(t, "quantize-graph", ok(t, dir, line("accuracy_drop=0.002", "--labels", "right.txt")...))
+	if mix := got["mix"].(map[string]any); len(mix["trades"].([]any)) != 0 || realOf(t, mix["float"]) != 0 {
+		t.Errorf("%v", mix)
+	}
+	if d := pare(t, dir, line("sqnr_db=200")...); d.code != exitGate {
+		t.Errorf("exit code %d\n%s", d.code, d.err)
+	}
+	for _, args := range [][]string{line("accuracy_drop=0.1"), line("kl_mean=1"), line("sqnr_db=30", "--gate", "cosine=1")} {
+		if d := pare(t, dir, args...); d.code != exitMisuse {
+			t.Errorf("%v: exit code %d\n%s", args, d.code, d.err)
+		}
+	}
 }

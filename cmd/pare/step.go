@@ -106,16 +106,19 @@ func (a *app) quantizeCmd() *cobra.Command {
 	var keep, calibration []string
 	var tokens int
 	var inputs inputFlags
+	var mix mixFlags
 	c := &cobra.Command{
 		Use:   "quantize MODEL",
 		Short: "Store the weights of a model in fewer bits",
 		Long: `Store the weights of a model in fewer bits: a GGUF type (q8_0, q4_0, ...), a preset mix of them
 (q4_k_m, ...), or a uniform scheme (int8, int4g128). With calibration text 4-bit types are rounded by
 GPTQ, which halves their loss at the same size. A graph (ONNX) becomes one of integers: uint8, int8 or int16 with ranges
-from samples given by --calibration, dynamic-int8 without them, or weights alone in blocks (int4-32, int8-128).`,
+from samples given by --calibration, dynamic-int8 without them, or weights alone in blocks (int4-32, int8-128). With --gate
+as few of its layers stay in float as meet the limit, by what each costs when it is measured.`,
 		Example: `  pare quantize books-llama/model --type q4_0 -o books-q4_0.gguf
   pare quantize books-llama/model --type q4_k_m --calibration books-llama/text/calibration.txt --keep "*.attn_v.*=q8_0" -o books-q4_k_m.gguf
   pare quantize graphs/mnist/mnist-8.onnx --type uint8 --calibration graphs/mnist/images-idx3-ubyte.gz -o mnist-uint8.onnx
+  pare quantize graphs/mnist/mnist-8.onnx --type uint8 --calibration graphs/mnist/images-idx3-ubyte.gz --gate sqnr_db=47 -o mnist-mixed.onnx
   pare quantize graphs/magika/model.onnx --type dynamic-int8 -o magika-int8.onnx`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -127,7 +130,12 @@ from samples given by --calibration, dynamic-int8 without them, or weights alone
 				if err != nil {
 					return err
 				}
-				return a.quantizeGraph(cmd.Context(), args[0], m, &graphQuantizeFlags{typ: typ, method: method, keep: keep, calibration: calibration, graph: inputs, step: &fl})
+				return a.quantizeGraph(cmd.Context(), args[0], m, &graphQuantizeFlags{typ: typ, method: method, keep: keep, calibration: calibration, graph: inputs, mix: mix, step: &fl})
+			}
+			for _, name := range []string{"gate", "labels"} {
+				if typed(cmd)(name) {
+					return flagFault(name, misuse("build with a gate: pare build --gate", "it chooses layers of graphs; this is none"))
+				}
 			}
 			r := &recipe.Recipe{Source: recipe.Source{Model: args[0]}}
 			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix, Tokens: tokens}
@@ -141,6 +149,7 @@ from samples given by --calibration, dynamic-int8 without them, or weights alone
 	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts; of graphs the pattern of nodes that stay float")
 	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that methods learn from; of graphs samples, as pare run --input takes them; repeat it for several")
 	inputs.register(c)
+	mix.register(c)
 	intFrom(f, &tokens, "tokens", "", 1, 0, "tokens of it to use; default 65536")
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	completeTypes(c, "type")

@@ -21,7 +21,7 @@ import (
 )
 
 // graphGates are the limits on graphs.
-var graphGates = []string{"sqnr_db", "cosine", "top1", "accuracy_drop", "f1_drop", "auc_drop", "size_ratio"}
+var graphGates = []string{"sqnr_db", "sqnr_all_db", "cosine", "top1", "accuracy_drop", "f1_drop", "auc_drop", "size_ratio"}
 
 // verifyGraphs compares two open graphs on samples, and closes them.
 func (a *app) verifyGraphs(ctx context.Context, orig, made *ir.Model, paths [2]string, limits recipe.Gate, fl *verifyFlags) error {
@@ -130,7 +130,13 @@ func (s *saved) close() error {
 
 func graphTable(r *verify.Graphs) *table {
 	t := &table{head: []string{"value", ">sqnr dB", ">cosine", ">largest error"}}
-	for _, o := range append(slices.Clone(r.Layers), r.Outputs...) {
+	list := append(slices.Clone(r.Layers), r.Outputs...)
+	if len(r.Outputs) > 1 {
+		all := r.All
+		all.Name = "all outputs"
+		list = append(list, all)
+	}
+	for _, o := range list {
 		t.add(o.Name, fmt.Sprintf("%.2f", o.SQNR), fmt.Sprintf("%.6f", o.Cosine), human.Float(o.MaxAbs))
 	}
 	return t

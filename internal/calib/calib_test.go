@@ -235,6 +235,26 @@ func TestAffine(t *testing.T) {
 	}
 }
 
+// A channel that counts three times is one that was added three times.
+func TestAddChannels(t *testing.T) {
+	x := []float32{1, 2, -3, 40, 5, 6, 0.25, -80} // channels 0 1 0 1 of two elements each
+	h, want := NewHistogram(), NewHistogram()
+	if err := h.AddChannels(x, []uint64{3, 1}, 2); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range [][]float32{x, {1, 2, 5, 6}, {1, 2, 5, 6}} {
+		if err := want.Add(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(h.counts, want.counts) || h.Min != -80 || h.Max != 40 || h.Count != 8 {
+		t.Errorf("%+v, %v", h.Extremes, h.exp)
+	}
+	if err := h.AddChannels([]float32{float32(math.NaN())}, []uint64{1}, 1); err == nil {
+		t.Error("NaN was counted")
+	}
+}
+
 func TestObservers(t *testing.T) {
 	var m MovingAverage
 	for _, b := range [][]float32{{-1, 10}, {-3, 20}, {0, 0}} {

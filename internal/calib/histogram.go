@@ -45,6 +45,24 @@ func (h *Histogram) Add(x []float32) error {
 	return nil
 }
 
+// AddChannels counts a batch whose element i is of channel i/inner mod len(weights), weights[channel] times: where
+// errors of some channels matter more than those of others.
+func (h *Histogram) AddChannels(x []float32, weights []uint64, inner int) error {
+	var e Extremes
+	if err := e.Add(x); err != nil || e.Count == 0 {
+		return err
+	}
+	h.join(e)
+	inv := math.Ldexp(1, -h.exp) // a power of two: the product is exact
+	for i := 0; i < len(x); i += inner {
+		n := weights[i/inner%len(weights)]
+		for _, v := range x[i : i+inner] {
+			h.counts[int(math.Floor(float64(v)*inv))+Bins] += n
+		}
+	}
+	return nil
+}
+
 // join widens the range to that of e.
 func (h *Histogram) join(e Extremes) {
 	if h.Count == 0 {

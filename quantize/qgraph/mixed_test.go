@@ -35,7 +35,7 @@ func TestMix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Reached < want || len(m.Float) == 0 || len(m.Float) != len(m.Trades) || m.Considered != 4 {
+	if m.Reached < want || len(m.Float) == 0 || m.Considered != 7 {
 		t.Errorf("%+v", m)
 	}
 	// The fewest: no subset of the chosen ones will do.
@@ -119,5 +119,21 @@ func TestDynamic(t *testing.T) {
 	old.Opset[""] = 10
 	if _, _, err := (Dynamic{}).Apply(ctx, old); !errors.Is(err, fault.ErrMisuse) {
 		t.Errorf("operator set 10: %v", err)
+	}
+}
+
+// By hand: a value of two channels that a product of two outputs reads with weights (3, 1) and (4, 0), whose squares
+// add up to 25 and 1; one that something else reads, too, has no influence that is known.
+func TestInfluence(t *testing.T) {
+	g := network(t, map[string][]int{"x": {4, 2}}, "z", "a = Gemm x W[2,2]", "z = Gemm a W[2,2]")
+	copy(graph.Of[float32](g.Nodes[1].In[1].Const), []float32{3, 4, 1, 0}) // [in, out]
+	p := place(g, Config{}, nil)
+	if got := p.influence(g.Nodes[0].Out[0]); !slices.Equal(got, []uint64{1000, 40}) {
+		t.Errorf("%v, want 25 to 1", got)
+	}
+	both := network(t, map[string][]int{"x": {4, 2}}, "z y", "a = Gemm x W[2,2]", "z = Gemm a W[2,2]", "y = Add a a")
+	p = place(both, Config{}, nil)
+	if got := p.influence(both.Nodes[0].Out[0]); got != nil {
+		t.Errorf("%v for a value that is added, too", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/pare-dev/pare/internal/calib"
@@ -60,15 +61,72 @@ func observeAll(ctx context.Context, net ir.Network, p *placement, samples ir.Sa
 	for _, v := range want {
 		hist[v] = calib.NewHistogram()
 	}
+	weights := make([][]uint64, len(want))
+	if p.cfg.method() == calib.MSE {
+		for i, v := range want {
+			weights[i] = p.influence(v)
+		}
+	}
 	err := each(ctx, net, p.g, samples, samples.Len(), want, func(_ int, t []*graph.Tensor) error {
 		for i, v := range want {
-			if err := hist[v].Add(graph.Of[float32](t[i])); err != nil {
+			var err error
+			if x := graph.Of[float32](t[i]); weights[i] == nil {
+				err = hist[v].Add(x)
+			} else {
+				err = hist[v].AddChannels(x, weights[i], p.inner(v, t[i]))
+			}
+			if err != nil {
 				return &fault.Error{Tensor: v.Name, Op: "calibrate", Err: err, Hint: "the network overflows on this input in float already"}
 			}
 		}
 		return nil
 	})
 	return hist, err
+}
+
+// influence says how much an error of each channel of a value adds to that of the layers that read it: the sum of
+// its squared weights there, relative to the largest. It is nil where something else reads it, too.
+func (p *placement) influence(v *graph.Value) []uint64 {
+	var sums []float64
+	for _, n := range p.x.Readers[v] {
+		l := p.layers[n]
+		if p.form[n] != formLinear || n.In[0] != v {
+			return nil
+		}
+		if sums == nil {
+			sums = make([]float64, l.inputs())
+		}
+		if len(sums) != l.inputs() {
+			return nil
+		}
+		row := make([]float32, l.cols)
+		for o := range l.outs {
+			l.row(row, o)
+			for c, w := range row {
+				sums[l.input(o, c)] += float64(w) * float64(w)
+			}
+		}
+	}
+	var most float64
+	for _, s := range sums {
+		most = max(most, s)
+	}
+	if most == 0 {
+		return nil
+	}
+	out := make([]uint64, len(sums))
+	for c, s := range sums {
+		out[c] = max(1, uint64(math.Round(1000*s/most)))
+	}
+	return out
+}
+
+// inner is how many elements of a tensor that layers read lie behind each other in one channel.
+func (p *placement) inner(v *graph.Value, t *graph.Tensor) int {
+	if isOp(p.x.Readers[v][0], "Gemm", "MatMul") {
+		return 1
+	}
+	return graph.Elems(t.Shape[2:])
 }
 
 // ranges chooses the scale and zero point of every group.

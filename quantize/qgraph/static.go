@@ -23,6 +23,7 @@ type Static struct {
 	hist    map[*graph.Value]*calib.Histogram
 	equal   []Equalized
 	changes []rewrite.Change
+	codes   map[*graph.Node]*weights // of the latest Build
 }
 
 // Report says what quantization did.
@@ -135,6 +136,7 @@ func (s *Static) Build(ctx context.Context, float map[*graph.Node]bool) (*graph.
 			return nil, nil, err
 		}
 	}
+	s.codes = codes
 	b := build(p, scales, codes)
 	if err := b.g.Check(); err != nil {
 		return nil, nil, &fault.Error{Op: "quantize.static", Err: err}
@@ -153,6 +155,23 @@ func (s *Static) Build(ctx context.Context, float map[*graph.Node]bool) (*graph.
 		r.Ranges = append(r.Ranges, one)
 	}
 	return b.g, r, nil
+}
+
+// sketch makes the quantized network with the codes of the latest Build, which chose them with other nodes in float:
+// good enough to rank nodes by, and quick.
+func (s *Static) sketch(float map[*graph.Node]bool) (*graph.Graph, error) {
+	p := place(s.g, s.cfg, float)
+	codes := map[*graph.Node]*weights{}
+	for n, q := range s.codes {
+		if p.form[n] == formLinear {
+			codes[n] = q
+		}
+	}
+	g := build(p, s.scales(p), codes).g
+	if err := g.Check(); err != nil {
+		return nil, &fault.Error{Op: "quantize.static", Err: err}
+	}
+	return g, nil
 }
 
 // scales of the groups of a placement, from the histograms of their members.

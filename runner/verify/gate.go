@@ -52,6 +52,7 @@ var GateNames = map[string]string{
 	"cosine_mean":         "smallest mean cosine between embeddings of a text encoder, 0..1",
 	"retrieval":           "smallest share of texts that find the same nearest other text, 0..1",
 	"sqnr_db":             "smallest ratio of signal to error of any output of a graph, dB",
+	"sqnr_all_db":         "smallest ratio of signal to error of all outputs of a graph together, dB",
 	"cosine":              "smallest cosine between any output of a graph and the original's, 0..1",
 	"accuracy_drop":       "largest loss of accuracy of a graph on labelled samples, a fraction",
 	"f1_drop":             "largest loss of F1 of a graph on labelled samples, a fraction",
@@ -185,7 +186,7 @@ func limitsAccuracy(l Limits) bool {
 
 // AtLeast says that a gate wants a large value.
 func AtLeast(name string) bool {
-	return slices.Contains([]string{"top1", "sqnr_db", "cosine", "cosine_mean", "retrieval"}, name) || strings.HasSuffix(name, "_speedup")
+	return slices.Contains([]string{"top1", "sqnr_db", "sqnr_all_db", "cosine", "cosine_mean", "retrieval"}, name) || strings.HasSuffix(name, "_speedup")
 }
 
 func worse(a, b Verdict) Verdict {

@@ -14,10 +14,12 @@ type Graphs struct {
 	ISA      string        `json:"isa"`
 	Outputs  []OutputError `json:"outputs"`
 	Layers   []OutputError `json:"layers,omitempty"` // values that have the same name in both graphs, in the order they are computed
-	Top1     *Neighbours   `json:"top1,omitempty"`   // share of rows for which both rank the same class first
-	Task     *Task         `json:"task,omitempty"`
-	Bytes    Bytes         `json:"bytes"`
-	Gate     Gate          `json:"gate"`
+	// All is the error of all outputs together.
+	All   OutputError `json:"all"`
+	Top1  *Neighbours `json:"top1,omitempty"` // share of rows for which both rank the same class first
+	Task  *Task       `json:"task,omitempty"`
+	Bytes Bytes       `json:"bytes"`
+	Gate  Gate        `json:"gate"`
 
 	same, diff []float64
 	hits       [2][2]int // [original, package][top-1, top-5]
@@ -65,6 +67,12 @@ func (o *OutputError) Add(a, b []float64) {
 		o.ee += (x - y) * (x - y)
 		o.MaxAbs = max(o.MaxAbs, math.Abs(x-y))
 	}
+}
+
+// join counts another value in.
+func (o *OutputError) join(x *OutputError) {
+	o.aa, o.bb, o.ab, o.ee = o.aa+x.aa, o.bb+x.bb, o.ab+x.ab, o.ee+x.ee
+	o.MaxAbs = max(o.MaxAbs, x.MaxAbs)
 }
 
 // sum makes figures of sums.
@@ -141,15 +149,17 @@ func (r *Graphs) Judge(l Limits, sizes Bytes) {
 	least, cosine := math.Inf(1), math.Inf(1)
 	for i := range r.Outputs {
 		r.Outputs[i].sum()
+		r.All.join(&r.Outputs[i])
 		least, cosine = min(least, r.Outputs[i].SQNR), min(cosine, r.Outputs[i].Cosine)
 	}
+	r.All.sum()
 	for i := range r.Layers {
 		r.Layers[i].sum()
 	}
 	r.Bytes = sizes
 	known := map[string]Evidence{"size_ratio": Exact(float64(sizes.Package) / float64(max(sizes.Original, 1)))}
 	if len(r.Outputs) > 0 {
-		known["sqnr_db"], known["cosine"] = Exact(least), Exact(cosine)
+		known["sqnr_db"], known["sqnr_all_db"], known["cosine"] = Exact(least), Exact(r.All.SQNR), Exact(cosine)
 	}
 	share := func(x []float64) (float64, []float64) {
 		sum := 0.0

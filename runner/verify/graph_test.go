@@ -22,6 +22,10 @@ func TestGraphFigures(t *testing.T) {
 	if o := r.Outputs[2]; math.Abs(o.SQNR+3.0103) > 1e-4 || o.Cosine != 0 {
 		t.Errorf("%+v", o)
 	}
+	// signal 25 + 100 + 1, error 0 + 1 + 2
+	if o := r.All; math.Abs(o.SQNR-10*math.Log10(126./3)) > 1e-9 || o.MaxAbs != 1 || math.Abs(o.Cosine-115/math.Sqrt(126*107)) > 1e-9 {
+		t.Errorf("%+v", o)
+	}
 	if k := r.Task; k.N != 4 || k.Original != 0.75 || k.Package != 0.25 || k.OriginalTop5 != 1 {
 		t.Errorf("%+v", k)
 	}

@@ -135,7 +135,7 @@ func resolveGraph(in *recipe.Recipe) (*recipe.Recipe, error) {
 	}
 	for _, name := range sortedKeys(r.Gate) {
 		if languageGate(name) {
-			errs = append(errs, misuse("gate", "graphs have sqnr_db, cosine, top1, accuracy_drop, f1_drop, auc_drop, size_ratio and latency_speedup", "%s says nothing about graphs", name))
+			errs = append(errs, misuse("gate", "graphs have sqnr_db, sqnr_all_db, cosine, top1, accuracy_drop, f1_drop, auc_drop, size_ratio and latency_speedup", "%s says nothing about graphs", name))
 		}
 	}
 	if !v.Off && v.Undecided == "" {

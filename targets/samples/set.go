@@ -66,13 +66,17 @@ type Set struct {
 	states map[string]string
 	masks  map[string]string // inputs of ones and zeros, by the input whose tokens they mark
 	masked map[string]*input
+	opt    Options
 }
+
+// Options are those that the set was opened with.
+func (s *Set) Options() Options { return s.opt }
 
 var _ ir.Samples = (*Set)(nil)
 
 // Open finds out what there is for every input. Every mistake is reported.
 func Open(inputs []*graph.Value, given []Given, opt Options) (*Set, error) {
-	s := &Set{states: map[string]string{}, masks: map[string]string{}, masked: map[string]*input{}, fresh: map[int]bool{}}
+	s := &Set{states: map[string]string{}, masks: map[string]string{}, masked: map[string]*input{}, fresh: map[int]bool{}, opt: opt}
 	values, errs := assign(inputs, given, opt)
 	misnamed := len(errs) > 0
 	for _, v := range inputs {
