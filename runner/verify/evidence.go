@@ -27,8 +27,8 @@ type Evidence struct {
 	// Looks is how often a verdict may be tried while samples are still added. The looks share the
 	// risk, or a package on its limit would pass sooner or later. 0 means 1.
 	Looks int `json:"looks,omitempty"`
-	// Noise is how far equal things differ when they are measured, as a fraction: a value closer to
-	// the limit than that decides nothing.
+	// Noise is how far equal things differ when they are measured, as a fraction of the smaller: a value
+	// closer to the limit than that decides nothing.
 	Noise float64 `json:"noise,omitempty"`
 }
 

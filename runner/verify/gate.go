@@ -153,7 +153,7 @@ func newTrial(c *Check, m Evidence) *trial {
 		c.Level, c.Bound = 1-t.risk, m.bound(t.risk, least)
 	}
 	switch {
-	case m.Noise > 0 && math.Abs(m.Value-c.Limit) < m.Noise*c.Limit:
+	case m.Noise > 0 && max(m.Value, c.Limit) < (1+m.Noise)*min(m.Value, c.Limit):
 		t.fail = math.Inf(1)
 		c.Note = fmt.Sprintf("equal models differ by %.2g here: closer to the limit than that says nothing", m.Noise)
 	case beyond <= t.risk:

@@ -96,6 +96,20 @@ func TestGateKeepsItsRisk(t *testing.T) {
 	}
 }
 
+// A machine on which equal models differ by more than a factor of two can still tell a million.
+func TestNoise(t *testing.T) {
+	m := around(1, .01)
+	m.Noise = 1.2
+	for _, c := range []struct {
+		limit float64
+		want  Verdict
+	}{{1e6, Fail}, {2.3, Fail}, {2.1, Inconclusive}, {1, Inconclusive}, {.5, Inconclusive}, {.4, Pass}, {1e-6, Pass}} {
+		if got := Evaluate(map[string]float64{"decode_speedup": c.limit}, map[string]Evidence{"decode_speedup": m}); got.Verdict != c.want {
+			t.Errorf("limit %v: %s, want %s", c.limit, got.Verdict, c.want)
+		}
+	}
+}
+
 // around is evidence that looks normal, with 95 % bounds 1.645 standard errors away.
 func around(value, se float64) Evidence {
 	x := make([]float64, 9999)
