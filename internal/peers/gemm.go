@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -10,103 +11,148 @@ import (
 	"github.com/pare-dev/pare/internal/kernels"
 )
 
-// product is one library that multiplies matrices: seconds of one product of n by n matrices.
-type product func(bits, n, threads int) (float64, error)
+// product is one library that multiplies matrices: seconds of one product of n by n matrices of a type.
+type product func(typ string, n, threads int) (float64, error)
 
-// gemm compares pare's products with OpenBLAS on the kernels that are fastest here, and with what the
-// machine can do at most; the libraries of Python are shown once.
+// gemm compares pare's products with OpenBLAS on the kernels that are fastest here, those of bfloat16 with
+// PyTorch, and both with what the machine can do at most; the other libraries of Python are shown once.
 func (b *bench) gemm() (rows []Row) {
 	blas, whose, end, why := b.bestBLAS()
 	defer end()
 	if why == nil {
 		rows = append(rows, Row{Name: "the peer is " + whose})
 	}
-	peaks := map[[2]int]float64{} // by bits and threads
-	for _, key := range [][2]int{{32, 1}, {32, 2}, {64, 1}, {64, 2}} {
-		for range 10 { // one that was disturbed would flatter what is compared with it
-			peak, err := b.limits.number("peak f%d %d", key[0], key[1])
-			if err != nil {
-				return append(rows, failed("peak", err))
-			}
-			peaks[key] = max(peaks[key], peak)
+	for _, c := range []struct {
+		typ        string
+		n, threads int
+	}{
+		{"f32", 1024, 1},
+		{"f32", 2048, 1},
+		{"f32", 4096, 1},
+		{"f32", 1024, 2},
+		{"f32", 2048, 2},
+		{"f32", 4096, 2},
+		{"f64", 1024, 1},
+		{"f64", 2048, 1},
+		{"f64", 2048, 2},
+	} {
+		if c.threads <= b.threads {
+			rows = append(rows, b.products(c.typ, c.n, c.threads, blas, because(why), "")...)
 		}
 	}
-	for _, c := range []struct {
-		bits, n, threads int
-	}{
-		{32, 1024, 1},
-		{32, 2048, 1},
-		{32, 4096, 1},
-		{32, 1024, 2},
-		{32, 2048, 2},
-		{32, 4096, 2},
-		{64, 1024, 1},
-		{64, 2048, 1},
-		{64, 2048, 2},
-	} {
-		if c.threads > b.threads {
-			continue
+	for threads := 1; threads <= min(2, b.threads); threads++ {
+		torch, version, end := b.python("torch", b.tools.Torch, threads)
+		for _, n := range []int{1024, 2048, 4096} {
+			rows = append(rows, b.products("bf16", n, threads, torch, b.tools.Torch.Why, version)...)
 		}
-		rows = append(rows, b.products(c.bits, c.n, c.threads, blas, peaks, why)...)
+		end()
 	}
 	for _, t := range []struct {
 		kind string
 		tool tool
 	}{{"numpy", b.tools.NumPy}, {"onnxruntime", b.tools.ONNXRuntime}, {"torch", b.tools.Torch}} {
-		rows = append(rows, b.python(t.kind, t.tool))
+		rows = append(rows, b.others(t.kind, t.tool))
 	}
 	return rows
 }
 
-// products compares one size. The peak is the highest that any round so far has shown, for whatever
-// else runs on the machine can only lower it.
-func (b *bench) products(bits, n, threads int, blas product, peaks map[[2]int]float64, why error) []Row {
-	key := [2]int{bits, threads}
-	name := fmt.Sprintf("f%d %d, %d thread", bits, n, threads)
+// peak is what the machine can do at most with numbers of a type. Products of bfloat16 may be made of
+// multiply-adds of float32 as well as of instructions of their own: the faster counts.
+func (b *bench) peak(typ string, threads int) (float64, string, error) {
+	if typ != "bf16" {
+		v, err := b.limits.number("peak %s %d", typ, threads)
+		return v, "", err
+	}
+	pairs, err := b.limits.number("peak bf16 %d", threads)
+	if err != nil {
+		return 0, "", err
+	}
+	wide, err := b.limits.number("peak f32 %d", threads)
+	if pairs > wide {
+		return pairs, " of dot products of pairs", err
+	}
+	return wide, fmt.Sprintf(" of widened numbers; dot products of pairs reach %s", figure(pairs*1e-9)), err
+}
+
+// products compares one size. What the machine can do is measured in every round, before and after:
+// neighbours take from it, for seconds at a time, up to a third.
+func (b *bench) products(typ string, n, threads int, other product, why, version string) []Row {
+	name := fmt.Sprintf("%s %d, %d thread", typ, n, threads)
 	if threads > 1 {
 		name += "s"
 	}
 	b.log("%s", name)
 	flop := 2 * float64(n) * float64(n) * float64(n)
-	mine := newProduct(b.ctx, bits, n, threads)
+	mine := newProduct(b.ctx, typ, n, threads)
 	var peer func() (float64, error)
-	if blas != nil {
-		peer = func() (float64, error) { return blas(bits, n, threads) }
+	if other != nil {
+		peer = func() (float64, error) { return other(typ, n, threads) }
 	}
-	own, others, _, err := b.inTurns(0, b.rounds, func() (float64, error) {
-		peak, err := b.limits.number("peak f%d %d", bits, threads)
-		if err != nil {
-			return 0, err
+	var peaks []float64
+	note := ""
+	beside := func(of func() (float64, error)) func() (float64, error) {
+		return func() (float64, error) {
+			before, what, err := b.peak(typ, threads)
+			if err != nil {
+				return 0, err
+			}
+			seconds, err := of()
+			if err != nil {
+				return 0, err
+			}
+			after, _, err := b.peak(typ, threads)
+			peaks, note = append(peaks, max(before, after)), what
+			return seconds, err
 		}
-		peaks[key] = max(peaks[key], peak)
-		return mine()
-	}, peer)
+	}
+	own, others, _, err := b.inTurns(0, b.rounds, beside(mine), peer)
 	if err != nil {
 		return []Row{failed(name, err)}
 	}
-	speed := perSecond(own, flop)
-	row := Row{Name: name, Unit: "GFLOP/s", Why: because(why)}.compare(scaled(speed, 1e-9), scaled(perSecond(others, flop), 1e-9), true)
-	share := Row{Name: name + ": of peak", Unit: "%"}.compare(scaled(speed, 100/peaks[key]), scaled(perSecond(others, flop), 100/peaks[key]), true)
+	speed, theirs := perSecond(own, flop), perSecond(others, flop)
+	row := Row{Name: name, Unit: "GFLOP/s", Why: why, Whose: version}.compare(scaled(speed, 1e-9), scaled(theirs, 1e-9), true)
+	share := Row{Name: name + ": of peak", Unit: "%"}.compare(percent(speed, peaks), percent(theirs, peaks), true)
 	share.Ratio = nil
-	share.Note = fmt.Sprintf("the peak is %s GFLOP/s", figure(peaks[key]*1e-9))
-	if bits == 32 { // double precision has no bar
+	share.Note = fmt.Sprintf("the peak is %s GFLOP/s%s", figure(quantile(peaks, .5)*1e-9), note)
+	switch typ { // double precision has no bar
+	case "f32":
 		row, share = row.bar(1, 1), share.above(85, 95)
+	case "bf16":
+		share = share.above(85, 95)
 	}
 	return []Row{row, share}
 }
 
-// newProduct is pare's own, with the kernels it picks here.
-func newProduct(ctx context.Context, bits, n, threads int) func() (float64, error) {
-	if bits == 64 {
-		return repeated(multiply[float64](ctx, n, threads))
+// percent is each figure as a share of the limit measured in its round.
+func percent(x, of []float64) (out []float64) {
+	for i, v := range x {
+		out = append(out, 100*v/of[i])
 	}
-	return repeated(multiply[float32](ctx, n, threads))
+	return out
 }
 
-func multiply[T float32 | float64](ctx context.Context, n, threads int) func() error {
+// newProduct is pare's own, with the kernels it picks here.
+func newProduct(ctx context.Context, typ string, n, threads int) func() (float64, error) {
 	k := kernels.For(cpu.Best())
-	a, b, dst := random[T](n, 1), random[T](n, 2), random[T](n, 3)
-	return func() error { return kernels.Gemm(ctx, k, threads, kernels.NN, dst, a, b, false) }
+	switch typ {
+	case "f64":
+		a, b, dst := random[float64](n, 1), random[float64](n, 2), random[float64](n, 3)
+		return repeated(func() error { return kernels.Gemm(ctx, k, threads, kernels.NN, dst, a, b, false) })
+	case "bf16":
+		a, b, dst := halves(random[float32](n, 1)), halves(random[float32](n, 2)), random[float32](n, 3)
+		return repeated(func() error { return kernels.GemmBF16(ctx, k, threads, kernels.NN, dst, a, b, false) })
+	}
+	a, b, dst := random[float32](n, 1), random[float32](n, 2), random[float32](n, 3)
+	return repeated(func() error { return kernels.Gemm(ctx, k, threads, kernels.NN, dst, a, b, false) })
+}
+
+// halves is a matrix in bfloat16, cut off.
+func halves(m kernels.Matrix) kernels.MatrixBF16 {
+	out := kernels.View(make([]uint16, len(m.Data)), m.Rows, m.Cols)
+	for i, v := range m.Data {
+		out.Data[i] = uint16(math.Float32bits(v) >> 16)
+	}
+	return out
 }
 
 // repeated gives the seconds of one call, the mean over 0.2 s; as with the peers, a call before warms up.
@@ -181,34 +227,43 @@ func (b *bench) bestBLAS() (best product, whose string, end func(), why error) {
 			}
 			if s := quantile(seconds, .5); fastest == 0 || s < fastest {
 				fastest, why, whose = s, nil, about
-				best = func(bits, n, threads int) (float64, error) { return c.number("gemm f%d %d %d", bits, n, threads) }
+				best = func(typ string, n, threads int) (float64, error) { return c.number("gemm %s %d %d", typ, n, threads) }
 			}
 		}
 	}
 	return best, whose, end, why
 }
 
-// python measures a library of Python at one size.
-func (b *bench) python(kind string, t tool) Row {
-	const bits, n = 32, 2048
-	name := fmt.Sprintf("f%d %d, %d threads, %s", bits, n, b.threads, kind)
+// python starts a library of Python; nil where there is none.
+func (b *bench) python(kind string, t tool, threads int) (p product, version string, end func()) {
+	if t.Why != "" {
+		return nil, "", func() {}
+	}
+	c, err := start(b.ctx, nil, t.Python, filepath.Join(scripts, "gemm.py"), kind, fmt.Sprint(threads))
+	if err != nil {
+		return func(string, int, int) (float64, error) { return 0, err }, "", func() {}
+	}
+	return func(typ string, n, threads int) (float64, error) { return c.number("gemm %s %d %d", typ, n, threads) }, "(" + t.Version + ")", c.close
+}
+
+// others measures a library of Python at one size.
+func (b *bench) others(kind string, t tool) Row {
+	const typ, n = "f32", 2048
+	name := fmt.Sprintf("%s %d, %d threads, %s", typ, n, b.threads, kind)
 	if t.Why != "" {
 		return Row{Name: name, Why: t.Why}
 	}
 	b.log("%s", name)
-	c, err := start(b.ctx, nil, t.Python, filepath.Join(scripts, "gemm.py"), kind, fmt.Sprint(b.threads))
-	if err != nil {
-		return failed(name, err)
-	}
-	defer c.close()
-	peer := func() (float64, error) { return c.number("gemm f%d %d %d", bits, n, b.threads) }
+	p, version, end := b.python(kind, t, b.threads)
+	defer end()
+	peer := func() (float64, error) { return p(typ, n, b.threads) }
 	if _, err := peer(); err != nil {
 		return failed(name, err)
 	}
-	own, others, _, err := b.inTurns(0, b.rounds, newProduct(b.ctx, bits, n, b.threads), peer)
+	own, others, _, err := b.inTurns(0, b.rounds, newProduct(b.ctx, typ, n, b.threads), peer)
 	if err != nil {
 		return failed(name, err)
 	}
 	flop := 2 * float64(n*n) * n * 1e-9
-	return Row{Name: name, Unit: "GFLOP/s", Whose: "(" + t.Version + ")"}.compare(perSecond(own, flop), perSecond(others, flop), true)
+	return Row{Name: name, Unit: "GFLOP/s", Whose: version}.compare(perSecond(own, flop), perSecond(others, flop), true)
 }

@@ -1,6 +1,6 @@
 """gemm.py numpy|onnxruntime|torch THREADS: matrix products of a Python library, in the protocol of probe/machine.c.
 
-Reads lines "gemm f32|f64 N THREADS" and answers "ok SECONDS", the mean of one product over 0.2 s.
+Reads lines "gemm f32|f64|bf16 N THREADS" (bf16: torch alone) and answers "ok SECONDS", the mean of one product over 0.2 s.
 """
 import os
 import sys
@@ -10,32 +10,34 @@ kind, threads = sys.argv[1], int(sys.argv[2])
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = str(threads)  # before the libraries are loaded
 
+NAMES = {"f32": "float32", "f64": "float64", "bf16": "bfloat16"}
 
-def numpy_product(bits, n):
+
+def numpy_product(typ, n):
     import numpy as np
 
-    a, b = (np.random.default_rng(s).standard_normal((n, n), np.dtype(f"f{bits // 8}")) for s in (1, 2))
+    a, b = (np.random.default_rng(s).standard_normal((n, n), np.dtype(NAMES[typ])) for s in (1, 2))
     out = np.empty_like(a)
     return lambda: np.matmul(a, b, out=out)
 
 
-def torch_product(bits, n):
+def torch_product(typ, n):
     import torch
 
     torch.set_num_threads(threads)
-    a, b = (torch.randn(n, n, dtype=getattr(torch, f"float{bits}")) for _ in range(2))
+    a, b = (torch.randn(n, n).to(getattr(torch, NAMES[typ])) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out)
 
 
-def onnxruntime_product(bits, n):
+def onnxruntime_product(typ, n):
     import numpy as np
     import onnx
     import onnxruntime as ort
     from onnx import TensorProto, helper
 
-    element = {32: TensorProto.FLOAT, 64: TensorProto.DOUBLE}[bits]
-    x, y = (np.random.default_rng(s).standard_normal((n, n), np.dtype(f"f{bits // 8}")) for s in (1, 2))
+    element = {"f32": TensorProto.FLOAT, "f64": TensorProto.DOUBLE}[typ]
+    x, y = (np.random.default_rng(s).standard_normal((n, n), np.dtype(NAMES[typ])) for s in (1, 2))
     io = [helper.make_tensor_value_info(name, element, [n, n]) for name in "ac"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", io[:1], io[1:], [onnx.numpy_helper.from_array(y, "b")])
     options = ort.SessionOptions()
@@ -50,7 +52,7 @@ for line in sys.stdin:
     word, typ, n, _ = line.split()
     if word != "gemm":
         sys.exit("unknown command " + word)
-    key = int(typ[1:]), int(n)
+    key = typ, int(n)
     if key not in made:
         made = {key: globals()[kind + "_product"](*key)}
     product = made[key]

@@ -4,6 +4,7 @@
 //
 //     read BYTES THREADS          bytes a second of reading as much memory, again and again for 0.3 s
 //     peak f32|f64 THREADS        floating point operations a second of independent multiply-adds
+//     peak bf16 THREADS           of independent dot products of pairs of bfloat16, 0 without instructions for them
 //     about                       what the library says of itself and of the kernels it chose
 //     gemm f32|f64 N THREADS      seconds of one product of N x N matrices, the mean over 0.2 s
 //
@@ -80,9 +81,28 @@ static void *reading(void *arg) {
 PEAK(peak32, vf, float)
 PEAK(peak64, vd, double)
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+static double peak16(void) {
+    __m512 sum[12];
+    __m512bh m = (__m512bh)_mm512_set1_ps(one);
+    for (int i = 0; i < 12; i++) sum[i] = _mm512_set1_ps(i);
+    const long n = 2000000;
+    double start = now();
+    for (long t = 0; t < n; t++)
+        for (int i = 0; i < 12; i++) sum[i] = _mm512_dpbf16_ps(sum[i], m, m);
+    double seconds = now() - start;
+    for (int i = 1; i < 12; i++) sum[0] += sum[i];
+    sink = (uint64_t)sum[0][0];
+    return 2.0 * n * 12 * 32 / seconds;
+}
+#else
+static double peak16(void) { return 0; }
+#endif
+
 static void *adding(void *arg) {
     task *t = arg;
-    t->rate = t->kind == 32 ? peak32() : peak64();
+    t->rate = t->kind == 16 ? peak16() : t->kind == 32 ? peak32() : peak64();
     return NULL;
 }
 
@@ -165,6 +185,9 @@ int main(int argc, char **argv) {
         task t[most];
         if (sscanf(line, "read %lld %d", &bytes, &threads) == 2 && threads > 0 && threads <= most) {
             printf("ok %.6g\n", read_rate(bytes, threads));
+        } else if (sscanf(line, "peak bf16 %d", &threads) == 1 && threads > 0 && threads <= most) {
+            for (int i = 0; i < threads; i++) t[i] = (task){0, NULL, 16, 0};
+            printf("ok %.6g\n", together(adding, t, threads));
         } else if (sscanf(line, "peak f%d %d", &bits, &threads) == 2 && threads > 0 && threads <= most) {
             for (int i = 0; i < threads; i++) t[i] = (task){0, NULL, bits, 0};
             printf("ok %.6g\n", together(adding, t, threads));
