@@ -41,6 +41,8 @@ type inputFlags struct {
 	inputs []string // NAME=VALUE, or VALUE
 	shapes []string // NAME=1x3x224x224
 	recipe string
+	// usual is how files become inputs where no recipe says it: texts, of encoders that became graphs.
+	usual map[string]recipe.Preprocess
 }
 
 func (fl *inputFlags) register(c *cobra.Command) {
@@ -54,7 +56,7 @@ func (fl *inputFlags) register(c *cobra.Command) {
 
 // set finds the samples that flags, recipe and graph give together.
 func (fl *inputFlags) set(inputs []*graph.Value, given []samples.Given, split bool) (*samples.Set, error) {
-	opt := samples.Options{Split: split}
+	opt := samples.Options{Split: split, Preprocess: fl.usual}
 	if fl.recipe != "" {
 		r, err := recipe.Load(fl.recipe)
 		if err != nil {

@@ -114,7 +114,8 @@ func (a *app) quantizeCmd() *cobra.Command {
 (q4_k_m, ...), or a uniform scheme (int8, int4g128). With calibration text 4-bit types are rounded by
 GPTQ, which halves their loss at the same size. A graph (ONNX) becomes one of integers: uint8, int8 or int16 with ranges
 from samples given by --calibration, dynamic-int8 without them, or weights alone in blocks (int4-32, int8-128). With --gate
-as few of its layers stay in float as meet the limit, by what each costs when it is measured.`,
+as few of its layers stay in float as meet the limit, by what each costs when it is measured. A text encoder whose
+output is named .onnx becomes a graph first; its samples are the lines of a text.`,
 		Example: `  pare quantize books-llama/model --type q4_0 -o books-q4_0.gguf
   pare quantize books-llama/model --type q4_k_m --calibration books-llama/text/calibration.txt --keep "*.attn_v.*=q8_0" -o books-q4_k_m.gguf
   pare quantize graphs/mnist/mnist-8.onnx --type uint8 --calibration graphs/mnist/images-idx3-ubyte.gz -o mnist-uint8.onnx
@@ -125,9 +126,12 @@ as few of its layers stay in float as meet the limit, by what each costs when it
 			if typ == "" {
 				return misuse("add --type q4_k_m", "nothing says which type to store the weights in")
 			}
-			if f, err := formats.Sniff(args[0]); err == nil && f.Name == "onnx" {
+			if f, err := formats.Sniff(args[0]); err == nil && (f.Name == "onnx" || fl.writesGraph()) {
 				m, err := a.openModel(cmd.Context(), args[0])
 				if err != nil {
+					return err
+				}
+				if m, err = a.unfold(cmd.Context(), args[0], m, &inputs, true); err != nil {
 					return err
 				}
 				return a.quantizeGraph(cmd.Context(), args[0], m, &graphQuantizeFlags{typ: typ, method: method, keep: keep, calibration: calibration, graph: inputs, mix: mix, step: &fl})

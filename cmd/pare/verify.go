@@ -24,6 +24,7 @@ import (
 // verifyFlags are the choices of verify and explain.
 type verifyFlags struct {
 	text        []string
+	lines       bool // --text gave the samples of a graph
 	context     int
 	contextSet  bool // by the user: then it is not changed
 	chunks      int
@@ -104,6 +105,11 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 	first, second, err := a.openPair(ctx, original, pkg)
 	if err != nil {
 		return err
+	}
+	if first.Graph == nil && second.Graph != nil && first.Encoder != nil {
+		if first, err = a.beside(ctx, original, first, second, fl); err != nil {
+			return errors.Join(err, second.Close())
+		}
 	}
 	if first.Graph != nil || second.Graph != nil {
 		return a.verifyGraphs(ctx, first, second, [2]string{original, pkg}, limits, fl)

@@ -30,7 +30,7 @@ func (a *app) verifyGraphs(ctx context.Context, orig, made *ir.Model, paths [2]s
 		return closeBoth(misuse("compare two graphs, or two language models", "one of the models is a graph, the other is not"))
 	}
 	for _, name := range append([]string{"text", "activations"}, languageFlags...) {
-		if fl.changed(name) {
+		if fl.changed(name) && !(name == "text" && fl.lines) {
 			return closeBoth(flagFault(name, misusef("graphs are compared on samples: --samples FILE")))
 		}
 	}

@@ -22,6 +22,8 @@ type Options struct {
 const (
 	MinOpset = 17 // the first with LayerNormalization
 	MaxOpset = 23
+	// GeluOpset is the first with an operator for GELU.
+	GeluOpset = 20
 )
 
 // ErrOpset is the reason when a version of the operator set is none that graphs are written in.
@@ -128,13 +130,13 @@ func (b *builder) activation(x *graph.Value) *graph.Value {
 	switch {
 	case b.e.Activation == ir.ReLU:
 		return b.node(name, "Relu", nil, x)
-	case b.e.Activation == ir.GELUTanh && b.opset >= 20:
+	case b.e.Activation == ir.GELUTanh && b.opset >= GeluOpset:
 		return b.node(name, "Gelu", attrs{"approximate": "tanh"}, x)
 	case b.e.Activation == ir.GELUTanh:
 		cube := step("cube", "Mul", step("square", "Mul", x, x), x)
 		inner := step("inner", "Add", x, step("part", "Mul", cube, b.number("gelu_cubic", 0.044715)))
 		return half(step("tanh", "Tanh", step("inner_scaled", "Mul", inner, b.number("sqrt_2_over_pi", float32(math.Sqrt(2/math.Pi))))))
-	case b.opset >= 20:
+	case b.opset >= GeluOpset:
 		return b.node(name, "Gelu", nil, x)
 	}
 	return half(step("erf", "Erf", step("scaled", "Div", x, b.number("sqrt_2", math.Sqrt2))))

@@ -3,6 +3,7 @@ package qgraph
 import (
 	"context"
 	"math"
+	"slices"
 
 	"github.com/pare-dev/pare/internal/calib"
 	"github.com/pare-dev/pare/ir"
@@ -23,7 +24,8 @@ type pair struct {
 	maker   *graph.Node
 	value   *graph.Value // what the readers read
 	readers []*layer
-	axis    int // of the channels; -1 is the last
+	axis    int  // of the channels; -1 is the last
+	insert  bool // others read the value, too, or its maker cannot be scaled: factors become a node of their own
 	stats   calib.Channels
 	squares []float64
 	count   []float64
@@ -44,7 +46,11 @@ func equalize(ctx context.Context, net ir.Network, p *placement, samples ir.Samp
 	var pairs []*pair
 	var want []*graph.Value
 	for _, n := range p.g.Nodes {
-		if q := p.pairOf(n); q != nil {
+		q := p.pairOf(n)
+		if q == nil {
+			q = p.before(n)
+		}
+		if q != nil {
 			pairs, want = append(pairs, q), append(want, q.value)
 		}
 	}
@@ -69,7 +75,11 @@ func equalize(ctx context.Context, net ir.Network, p *placement, samples ir.Samp
 			q.readers[i] = newLayer(r.n)
 		}
 		if e, s := q.choose(p.cfg); s != nil {
-			q.apply(s)
+			if q.insert {
+				q.put(p.g, s)
+			} else {
+				q.apply(s)
+			}
 			e.Value = q.value.Name
 			done = append(done, e)
 		}
@@ -169,6 +179,9 @@ func (q *pair) choose(cfg Config) (Equalized, []float64) {
 	}
 	plain := q.loss(cfg, ones)
 	best, gain := Equalized{}, 0.1
+	if q.insert {
+		gain = 1 // or it is not worth a node
+	}
 	var factors []float64
 	for _, a := range strengths {
 		s := factorsOf(peaks, weight, a)
@@ -231,6 +244,46 @@ func (q *pair) loss(cfg Config, s []float64) float64 {
 	return max(total, 1e-300)
 }
 
+// before is an activation whose readers are scaled, but not its maker: one that a residual connection reads beside
+// products, as in BERT, or one that a function made which does not take factors through, as GELU.
+func (p *placement) before(n *graph.Node) *pair {
+	if p.cfg.Everything || !isOp(n, "LayerNormalization", "Gelu", "Mul", "Add") {
+		return nil // an integer processor would round the value twice
+	}
+	q := &pair{maker: n, value: n.Out[0], axis: -1, insert: true}
+	for _, r := range p.x.Readers[q.value] {
+		l := p.layers[r]
+		if p.form[r] != formLinear || !isOp(r, "Gemm", "MatMul") || r.In[0] != q.value || l == nil {
+			continue
+		}
+		if len(q.readers) > 0 && q.readers[0].cols != l.cols {
+			return nil
+		}
+		q.readers = append(q.readers, l)
+	}
+	if len(q.readers) == 0 || q.value.Type != graph.Float32 {
+		return nil
+	}
+	return q
+}
+
+// put multiplies the value by 1/s in a node before its readers, and their weights by s.
+func (q *pair) put(g *graph.Graph, s []float64) {
+	inverse := make([]float32, len(s))
+	for i, v := range s {
+		inverse[i] = float32(1 / v)
+	}
+	name := q.value.Name + "_smooth"
+	factors := &graph.Value{Name: name + "_factors", Type: graph.Float32, Shape: graph.Fixed(len(s)), Const: graph.From(graph.Float32, inverse, len(s))}
+	out := &graph.Value{Name: name, Type: graph.Float32, Shape: q.value.Shape}
+	n := &graph.Node{Name: name, Op: "Mul", In: []*graph.Value{q.value, factors}, Out: []*graph.Value{out}}
+	g.Nodes = slices.Insert(g.Nodes, slices.Index(g.Nodes, q.maker)+1, n)
+	q.scaleReaders(s)
+	for _, r := range q.readers {
+		r.n.In[0] = out
+	}
+}
+
 // apply moves the factors.
 func (q *pair) apply(s []float64) {
 	divide := func(v *graph.Value, channel func(i int) int) *graph.Value {
@@ -262,6 +315,11 @@ func (q *pair) apply(s []float64) {
 			n.In[2] = divide(&all, own)
 		}
 	}
+	q.scaleReaders(s)
+}
+
+// scaleReaders multiplies the weights of the readers by the factors.
+func (q *pair) scaleReaders(s []float64) {
 	for _, r := range q.readers {
 		v := *r.n.In[1]
 		out := graph.New(graph.Float32, r.w.Shape...)

@@ -110,8 +110,8 @@ func (p *placement) formOf(n *graph.Node) form {
 			p.layers[n] = l
 			return formLinear
 		}
-		if n.Op == "MatMul" && real(n.In[1]) {
-			return formProduct
+		if n.Op == "MatMul" && real(n.In[1]) && p.cfg.Everything {
+			return formProduct // elsewhere attention is a small part of the work, and 8 bits of its scores cost much
 		}
 	case isOp(n, "Relu", "Clip") && p.clamps(n):
 		return formClamp
@@ -233,12 +233,24 @@ var gainOps = []string{
 func (p *placement) gains(n *graph.Node) bool {
 	gate := func(n *graph.Node) bool { return isOp(n, "Sigmoid", "HardSigmoid") }
 	switch {
+	case n.Op == "Add" && p.bias(n):
+		return false // or its sums would be rounded before and after
 	case slices.Contains(gainOps, n.Op):
 		return true
 	case gate(n):
 		return isOp(p.x.Only(n.Out[0]), "Mul")
 	}
 	return n.Op == "Mul" && slices.ContainsFunc(n.In, func(v *graph.Value) bool { return gate(p.x.Producer[v]) })
+}
+
+// bias reports whether a node adds constants to a product that has no room for a bias.
+func (p *placement) bias(n *graph.Node) bool {
+	for i, v := range n.In {
+		if maker := p.x.Producer[v]; len(n.In) == 2 && isOp(maker, "MatMul") && p.x.Only(v) == n && n.In[1-i] != nil && n.In[1-i].Const != nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *placement) code(v *graph.Value) { p.is[v] = true }

@@ -137,9 +137,15 @@ func TestPlace(t *testing.T) {
 		"no codes for a sum with what is float": {Config{}, image, "z", []string{
 			"y = Conv x W[4,4,1,1]", "e = Exp x", "s = Add y e", "t = Conv s W[4,4,1,1]", "z = Relu t",
 		}, "x y s"},
-		"both operands of a product": {Config{}, map[string][]int{"x": {2, 3, 8}, "k": {2, 8, 3}}, "z", []string{
+		"attention stays float": {Config{}, map[string][]int{"x": {2, 3, 8}, "k": {2, 8, 3}}, "z", []string{
+			"y = MatMul x W[8,8]", "s = MatMul y k", "z = MatMul s W[3,3]",
+		}, "x s"},
+		"a bias is no sum of its own": {Config{}, map[string][]int{"x": {2, 3, 8}}, "z", []string{
+			"y = MatMul x W[8,8]", "b = Add y W[8]", "z = MatMul b W[8,8]",
+		}, "x b"},
+		"both operands of a product": {Config{Everything: true}, map[string][]int{"x": {2, 3, 8}, "k": {2, 8, 3}}, "z", []string{
 			"z = MatMul x k",
-		}, "k x"},
+		}, "k x z"},
 		"kept by name": {Config{Keep: []string{"n_y"}}, image, "z", []string{
 			"y = Conv x W[4,4,3,3]", "r = Relu y", "z = Conv r W[4,4,1,1]",
 		}, "r"},

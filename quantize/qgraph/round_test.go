@@ -130,36 +130,47 @@ func one(t testing.TB, g *graph.Graph, x map[string]*graph.Tensor) *graph.Tensor
 	return out[0]
 }
 
-// Equalization leaves the float network as it is and brings channels of very different ranges together.
+// Equalization leaves the float network as it is and brings channels of very different ranges together, in a node
+// of its own where the maker of a value cannot be scaled because a sum reads it, too.
 func TestEqualize(t *testing.T) {
-	g := network(t, map[string][]int{"x": {1, 4, 8, 8}}, "z", "y = Conv x W[8,4,1,1] B[8]", "r = Relu y", "d = Conv r W[8,1,3,3] | group=8", "z = Conv d W[4,8,1,1]")
-	w := graph.Of[float32](g.Nodes[0].In[1].Const)
-	for i := range w {
-		w[i] *= float32(math.Exp2(float64(i/4 - 4))) // channel c is 2^c times as large
-	}
-	samples := samplesOf(g, 8)
-	want := one(t, g, samples[0])
-	snr := map[bool]float64{}
-	for _, no := range []bool{true, false} {
-		s, err := New(context.Background(), g, &eval.Network{}, samples, Config{NoEqualize: no, NoRounding: true})
-		if err != nil {
-			t.Fatal(err)
+	for name, c := range map[string]struct {
+		in    []int
+		lines []string
+		per   int // weights of the first node that make a channel
+		nodes int // of the float network in the end
+	}{
+		"between layers": {[]int{1, 4, 8, 8}, []string{"y = Conv x W[8,4,1,1] B[8]", "r = Relu y", "d = Conv r W[8,1,3,3] | group=8", "z = Conv d W[4,8,1,1]"}, 4, 4},
+		"beside a sum":   {[]int{1, 9, 8}, []string{"y = Mul x W[8]", "p = MatMul y W[8,8]", "q = MatMul y W[8,8]", "s = Add p q", "z = Add s y"}, 1, 6},
+	} {
+		g := network(t, map[string][]int{"x": c.in}, "z", c.lines...)
+		w := graph.Of[float32](g.Nodes[0].In[1].Const)
+		for i := range w {
+			w[i] *= float32(math.Exp2(float64(i/c.per - 4))) // channel c is 2^c times as large
 		}
-		if got := snrOf(want, one(t, s.Graph(), samples[0])); got < 100 {
-			t.Errorf("the float network changed: %v dB", got)
+		samples := samplesOf(g, 8)
+		want := one(t, g, samples[0])
+		snr := map[bool]float64{}
+		for _, no := range []bool{true, false} {
+			s, err := New(context.Background(), g, &eval.Network{}, samples, Config{NoEqualize: no, NoRounding: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := snrOf(want, one(t, s.Graph(), samples[0])); got < 100 {
+				t.Errorf("%s: the float network changed: %v dB", name, got)
+			}
+			q, r, err := s.Build(context.Background(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (len(r.Equalized) == 0) != no || !no && len(s.Graph().Nodes) != c.nodes {
+				t.Errorf("%s: equalized %v, %d nodes", name, r.Equalized, len(s.Graph().Nodes))
+			}
+			snr[no] = snrOf(want, one(t, q, samples[0]))
 		}
-		q, r, err := s.Build(context.Background(), nil)
-		if err != nil {
-			t.Fatal(err)
+		t.Logf("%s: %.1f dB, equalized %.1f dB", name, snr[true], snr[false])
+		if snr[false] < snr[true]+2 {
+			t.Errorf("%s: %v dB, equalized %v dB", name, snr[true], snr[false])
 		}
-		if (len(r.Equalized) == 0) != no {
-			t.Errorf("equalized %v", r.Equalized)
-		}
-		snr[no] = snrOf(want, one(t, q, samples[0]))
-	}
-	t.Logf("%.1f dB, equalized %.1f dB", snr[true], snr[false])
-	if snr[false] < snr[true]+2 {
-		t.Errorf("%v dB, equalized %v dB", snr[true], snr[false])
 	}
 }
 

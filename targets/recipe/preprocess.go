@@ -35,5 +35,6 @@ type Preprocess struct {
 
 	Value string `json:"value,omitempty" doc:"what the input gets when nobody gives it: zeros, ones, a number, or a file"`
 	Mask  string `json:"mask,omitempty" doc:"input of token ids whose tokens this input has ones for, and zeros for padding"`
+	Types string `json:"types,omitempty" doc:"input of token ids beside which this input has zeros: all tokens are of the first text"`
 	State string `json:"state,omitempty" doc:"output of the last chunk that this input continues with; zeros at the beginning of every file"`
 }

@@ -1,6 +1,7 @@
 package samples
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,7 +65,7 @@ type Set struct {
 	n      int
 	fresh  map[int]bool
 	states map[string]string
-	masks  map[string]string // inputs of ones and zeros, by the input whose tokens they mark
+	masks  map[string]string // inputs of ones and zeros, and their inputs of tokens
 	masked map[string]*input
 	opt    Options
 }
@@ -89,8 +90,8 @@ func Open(inputs []*graph.Value, given []Given, opt Options) (*Set, error) {
 			if list == nil {
 				list = []string{"zeros"}
 			}
-		case how.Mask != "" && list == nil:
-			s.masks[v.Name], s.masked[v.Name] = how.Mask, in
+		case (how.Mask != "" || how.Types != "") && list == nil:
+			s.masks[v.Name], s.masked[v.Name] = cmp.Or(how.Mask, how.Types), in
 			continue
 		case list == nil && how.Value != "":
 			list = []string{how.Value}
@@ -169,7 +170,7 @@ func assign(inputs []*graph.Value, given []Given, opt Options) (map[*graph.Value
 // only is the input that must be given, when it is only one.
 func only(inputs []*graph.Value, opt Options) (one *graph.Value) {
 	for _, v := range inputs {
-		if p := opt.Preprocess[v.Name]; v.Const != nil || p.State != "" || p.Value != "" || p.Mask != "" {
+		if p := opt.Preprocess[v.Name]; v.Const != nil || p.State != "" || p.Value != "" || p.Mask != "" || p.Types != "" {
 			continue
 		}
 		if one != nil {

@@ -86,7 +86,7 @@ func (in *input) lines(name string, texts []string) (item, error) {
 	}}, nil
 }
 
-// mask has ones where an input has tokens, zeros where it has padding at the end.
+// mask has ones where an input has tokens, zeros where it has padding at the end; of types it has zeros everywhere.
 func (s *Set) mask(name string, ids *graph.Tensor) (*graph.Tensor, error) {
 	var of, to *input
 	for _, in := range s.inputs {
@@ -95,11 +95,11 @@ func (s *Set) mask(name string, ids *graph.Tensor) (*graph.Tensor, error) {
 		}
 	}
 	if to = s.masked[name]; of == nil || ids == nil {
-		return nil, wrong(to.v, "mask = %q is no input that has values", s.masks[name])
+		return nil, wrong(to.v, "%q is no input that has values", s.masks[name])
 	}
 	list, err := ids.Ints()
 	if err != nil {
-		return nil, wrong(to.v, "mask = %q: %w", s.masks[name], err)
+		return nil, wrong(to.v, "mask of %q: %w", s.masks[name], err)
 	}
 	n := len(list)
 	for n > 0 && list[n-1] == int64(of.how.Padding) {
@@ -107,7 +107,9 @@ func (s *Set) mask(name string, ids *graph.Tensor) (*graph.Tensor, error) {
 	}
 	out := make([]int64, len(list))
 	for i := range n {
-		out[i] = 1
+		if to.how.Types == "" {
+			out[i] = 1
+		}
 	}
 	return cast(graph.From(graph.Int64, out, ids.Shape...), to.v.Type)
 }
