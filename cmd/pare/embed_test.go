@@ -102,3 +102,49 @@ func TestEncoderAsGraph(t *testing.T) {
 		}
 	}
 }
+
+// TestQuantizeEncoder: a folder becomes a graph of integers with ranges from lines of text, and without any; both
+// are compared with the folder on other lines.
+func TestQuantizeEncoder(t *testing.T) {
+	dir := t.TempDir()
+	bert := encoderFolder()
+	var text strings.Builder
+	for i := range 24 {
+		text.WriteString(strings.Repeat("some words and numbers ", i%4+1) + strings.Repeat("x", i) + "\n")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "lines.txt"), []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, dir, "quantize", bert, "--type", "uint8", "--calibration", "lines.txt", "-o", "static.onnx")
+	ok(t, dir, "quantize", bert, "--type", "dynamic-int8", "-o", "dynamic.onnx")
+	for _, file := range []string{"static.onnx", "dynamic.onnx"} {
+		var r struct {
+			Samples int
+			Outputs []struct {
+				Name   string
+				Cosine float64
+			}
+		}
+		out := ok(t, dir, "verify", bert, file, "--text", "lines.txt", "--gate", "cosine=0.98", "--output", "json")
+		if err := json.Unmarshal([]byte(out), &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Samples != 24 || len(r.Outputs) != 2 {
+			t.Errorf("%s: %+v", file, r)
+		}
+		for _, o := range r.Outputs {
+			if o.Cosine < 0.98 || o.Cosine == 1 { // random weights of 64 columns; integers leave a trace
+				t.Errorf("%s: cosine of %s is %v", file, o.Name, o.Cosine)
+			}
+		}
+	}
+	for _, args := range [][]string{
+		{"quantize", bert, "--type", "uint8", "-o", "none.onnx"},
+		{"verify", bert, "static.onnx"},
+		{"verify", "static.onnx", bert, "--text", "lines.txt"},
+	} {
+		if d := pare(t, dir, args...); d.code != exitMisuse {
+			t.Errorf("%v: exit code %d, %s", args, d.code, d.err)
+		}
+	}
+}
