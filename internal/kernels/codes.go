@@ -61,10 +61,6 @@ func (s *Set) Codes(dst []uint8, x []float32, scale float32, zero int32, flip ui
 	if len(dst) != len(x) {
 		panic(fmt.Sprintf("kernels: %d codes of %d numbers", len(dst), len(x)))
 	}
-	inverse := float32(0)
-	if f, _ := math.Frexp(float64(scale)); math.Abs(f) == 0.5 && 1/scale != 0 && !math.IsInf(float64(1/scale), 0) {
-		inverse = 1 / scale
-	}
 	for i := 0; i < len(x); i += codesMost {
 		n := min(codesMost, len(x)-i)
 		if s.code == nil {
@@ -73,9 +69,17 @@ func (s *Set) Codes(dst []uint8, x []float32, scale float32, zero int32, flip ui
 			}
 			continue
 		}
-		args := codesArgs{at(dst[i:]), at(x[i:]), n, scale, inverse, zero, int32(flip)}
+		args := codesArgs{at(dst[i:]), at(x[i:]), n, scale, inverse(scale), zero, int32(flip)}
 		s.code.call(fnCodesOf, unsafe.Pointer(&args))
 	}
+}
+
+// inverse is 1/scale where it is as exact as kernels need it, otherwise 0.
+func inverse(scale float32) float32 {
+	if scale < 0x1p-100 || scale > 0x1p100 {
+		return 0
+	}
+	return 1 / scale
 }
 
 // asCode is a quotient as a code.
@@ -165,6 +169,7 @@ type bothArgs struct {
 	dst, x, y             unsafe.Pointer
 	n                     int
 	xScale, yScale, scale float32
+	inverse               float32
 	xZero, yZero, zero    int32
 }
 
@@ -190,7 +195,7 @@ func (s *Set) pairOf(fn int, dst, x, y []uint8, dstIs, xIs, yIs Affine, op func(
 			}
 			continue
 		}
-		args := bothArgs{at(dst[i:]), at(x[i:]), at(y[i:]), n, xIs.Scale, yIs.Scale, dstIs.Scale, xIs.Zero, yIs.Zero, dstIs.Zero}
+		args := bothArgs{at(dst[i:]), at(x[i:]), at(y[i:]), n, xIs.Scale, yIs.Scale, dstIs.Scale, inverse(dstIs.Scale), xIs.Zero, yIs.Zero, dstIs.Zero}
 		s.code.call(fn, unsafe.Pointer(&args))
 	}
 }

@@ -191,14 +191,20 @@ func TestCodesRows(t *testing.T) {
 		rng := newRand()
 		for i := range 80 {
 			n, scale, zero, flip := 1+rng.IntN(90), float32(math.Exp(rng.NormFloat64())), int32(rng.IntN(256)), uint8(Signed*rng.IntN(2))
-			if i%3 == 0 {
+			switch i % 6 {
+			case 0:
 				scale = 0.25
+			case 3:
+				scale = []float32{1e-38, 1e-41, 2e38}[i/6%3]
 			}
 			x := make([]float32, n)
 			for j := range x {
 				x[j] = scale * float32(rng.NormFloat64()*120)
-				if rng.IntN(4) == 0 { // ties
+				switch rng.IntN(6) {
+				case 0: // ties
 					x[j] = scale * (float32(rng.IntN(200)-100) + 0.5)
+				case 1: // and their neighbours
+					x[j] = math.Nextafter32(scale*(float32(rng.IntN(200)-100)+0.5), float32(rng.IntN(3)-1)*3e38)
 				}
 			}
 			x[0] = []float32{float32(math.NaN()), infinity, -infinity, 3e38, -3e38, 0}[i%6]

@@ -28,70 +28,70 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x58478b48 // movq 0x58(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x773f8e0f; WORD $0x0000 // jle 0x7781 <k_qconv+0x7761>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x104e8b48 // movq 0x10(%rsi), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x384e8b48 // movq 0x38(%rsi), %rcx
-	LONG $0x48568b48 // movq 0x48(%rsi), %rdx
+	LONG $0x586f8b4c // movq 0x58(%rdi), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x7aef8e0f; WORD $0x0000 // jle 0x7b2d <k_qconv+0x7b0d>
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
 	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
-	LONG $0x4eaf0f48; BYTE $0x40 // imulq 0x40(%rsi), %rcx
+	LONG $0x4faf0f48; BYTE $0x40 // imulq 0x40(%rdi), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
 	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x77440579487df262; WORD $0x0000 // vpbroadcastw 0x7744(%rip), %zmm0 # 0x77c0 <k_qconv+0x77a0>
-	QUAD $0x773a0d79487df262; WORD $0x0000 // vpbroadcastw 0x773a(%rip), %zmm1 # 0x77c0 <k_qconv+0x77a0>
-	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
-	WORD $0x2beb // jmp 0xbb <k_qconv+0x9b>
+	QUAD $0x7b090579487df262; WORD $0x0000 // vpbroadcastw 0x7b09(%rip), %zmm0 # 0x7b80 <k_qconv+0x7b60>
+	QUAD $0x7aff0d79487df262; WORD $0x0000 // vpbroadcastw 0x7aff(%rip), %zmm1 # 0x7b80 <k_qconv+0x7b60>
+	QUAD $0x7bb51521487df262; WORD $0x0000 // vpmovsxbd 0x7bb5(%rip), %zmm2 # 0x7c40 <k_qconv+0x7c20>
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	QUAD $0x000000d824ac894c // movq %r13, 0xd8(%rsp)
+	WORD $0x31eb // jmp 0xcb <k_qconv+0xab>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x40c58348 // addq $0x40, %rbp
-	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
 	QUAD $0x0000d02484af0f48; BYTE $0x00 // imulq 0xd0(%rsp), %rax
-	LONG $0x24440148; BYTE $0x60 // addq %rax, 0x60(%rsp)
-	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
-	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0x76c68d0f; WORD $0x0000 // jge 0x7781 <k_qconv+0x7761>
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0x2948; BYTE $0xee // subq %rbp, %rsi
+	LONG $0x24440148; BYTE $0x68 // addq %rax, 0x68(%rsp)
+	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
+	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
+	LONG $0x7a628d0f; WORD $0x0000 // jge 0x7b2d <k_qconv+0x7b0d>
+	WORD $0x2949; BYTE $0xed // subq %rbp, %r13
 	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
-	LONG $0x3ffe8348 // cmpq $0x3f, %rsi
-	WORD $0x137f // jg 0xdf <k_qconv+0xbf>
-	LONG $0x0f468d48 // leaq 0xf(%rsi), %rax
-	LONG $0x1e4e8d48 // leaq 0x1e(%rsi), %rcx
+	LONG $0x3ffd8349 // cmpq $0x3f, %r13
+	WORD $0x137f // jg 0xec <k_qconv+0xcc>
+	LONG $0x0f458d49 // leaq 0xf(%r13), %rax
+	LONG $0x1e4d8d49 // leaq 0x1e(%r13), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0xc8490f48 // cmovnsq %rax, %rcx
 	LONG $0x04f9c148 // sarq $0x4, %rcx
-	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
 	QUAD $0x000000b024bc8348; BYTE $0x00 // cmpq $0x0, 0xb0(%rsp)
-	WORD $0x9e7e // jle 0x90 <k_qconv+0x70>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x50478b48 // movq 0x50(%rdi), %rax
+	WORD $0xa17e // jle 0xa0 <k_qconv+0x80>
+	LONG $0x08468b49 // movq 0x8(%r14), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0x50468b49 // movq 0x50(%r14), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0xffc0c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rax
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
 	WORD $0xd348; BYTE $0xe0 // shlq %cl, %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x707f8b48 // movq 0x70(%rdi), %rdi
+	LONG $0x70768b49 // movq 0x70(%r14), %rsi
 	WORD $0xd2f7 // notl %edx
 	LONG $0x30245489 // movl %edx, 0x30(%rsp)
 	LONG $0xca92fbc5 // kmovd %edx, %k1
-	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	QUAD $0x000000c024bc8948 // movq %rdi, 0xc0(%rsp)
-	LONG $0x351d840f; WORD $0x0000 // je 0x366d <k_qconv+0x364d>
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	LONG $0x34fe840f; WORD $0x0000 // je 0x3658 <k_qconv+0x3638>
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x1b75840f; WORD $0x0000 // je 0x1ccf <k_qconv+0x1caf>
+	LONG $0x1b83840f; WORD $0x0000 // je 0x1ce7 <k_qconv+0x1cc7>
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x5611850f; WORD $0x0000 // jne 0x5775 <k_qconv+0x5755>
+	LONG $0x5593850f; WORD $0x0000 // jne 0x5701 <k_qconv+0x56e1>
 	WORD $0xf748; BYTE $0xd0 // notq %rax
-	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	LONG $0xf04d8d49 // leaq -0x10(%r13), %rcx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	WORD $0xe2d3 // shll %cl, %edx
@@ -99,112 +99,110 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd2f7 // notl %edx
 	LONG $0xda92fbc5 // kmovd %edx, %k3
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0xe04e8d48 // leaq -0x20(%rsi), %rcx
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	LONG $0xe04d8d49 // leaq -0x20(%r13), %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
 	WORD $0xd0f7 // notl %eax
-	LONG $0xd04e8d48 // leaq -0x30(%rsi), %rcx
+	LONG $0xd04d8d49 // leaq -0x30(%r13), %rcx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0xe092fbc5 // kmovd %eax, %k4
 	WORD $0xd2f7 // notl %edx
-	WORD $0x4e8d; BYTE $0xf0 // leal -0x10(%rsi), %ecx
+	LONG $0xf04d8d41 // leal -0x10(%r13), %ecx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	LONG $0xea92fbc5 // kmovd %edx, %k5
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	QUAD $0x0000a024b491f8c5; BYTE $0x00 // kmovw %k6, 0xa0(%rsp)
+	QUAD $0x00009824b491f8c5; BYTE $0x00 // kmovw %k6, 0x98(%rsp)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	QUAD $0x00008824b491f8c5; BYTE $0x00 // kmovw %k6, 0x88(%rsp)
-	WORD $0x4e8d; BYTE $0xd0 // leal -0x30(%rsi), %ecx
+	LONG $0x7491f8c5; WORD $0x7024 // kmovw %k6, 0x70(%rsp)
+	LONG $0xd04d8d41 // leal -0x30(%r13), %ecx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x2feb // jmp 0x22c <k_qconv+0x20c>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	WORD $0x33eb // jmp 0x241 <k_qconv+0x221>
+	WORD $0x9066 // nop
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
-	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	QUAD $0x000000b024843b48 // cmpq 0xb0(%rsp), %rax
-	LONG $0xfe64840f; WORD $0xffff // je 0x90 <k_qconv+0x70>
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	QUAD $0x0000009824bc0348 // addq 0x98(%rsp), %rdi
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0xfe5f840f; WORD $0xffff // je 0xa0 <k_qconv+0x80>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	QUAD $0x0000009024b40348 // addq 0x90(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
 	LONG $0x247c8348; WORD $0x0438 // cmpq $0x4, 0x38(%rsp)
-	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	LONG $0x04878d0f; WORD $0x0000 // jge 0x6e0 <k_qconv+0x6c0>
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x04828d0f; WORD $0x0000 // jge 0x6f0 <k_qconv+0x6d0>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x02c98348 // orq $0x2, %rcx
 	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
-	LONG $0x12e28e0f; WORD $0x0000 // jle 0x1550 <k_qconv+0x1530>
+	LONG $0x12dd8e0f; WORD $0x0000 // jle 0x1560 <k_qconv+0x1540>
 	LONG $0x24743b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r14
-	WORD $0x8b7d // jge 0x200 <k_qconv+0x1e0>
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x867d // jge 0x210 <k_qconv+0x1f0>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x78488b48 // movq 0x78(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
 	LONG $0x60488b48 // movq 0x60(%rax), %rcx
-	QUAD $0x0000b8248caf0f48; BYTE $0x00 // imulq 0xb8(%rsp), %rcx
+	QUAD $0x0000a0248caf0f48; BYTE $0x00 // imulq 0xa0(%rsp), %rcx
 	LONG $0x68508b48 // movq 0x68(%rax), %rdx
 	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
 	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x24348948 // movq %rsi, (%rsp)
 	LONG $0x18408b4c // movq 0x18(%rax), %r8
 	LONG $0x38488b4c // movq 0x38(%rax), %r9
 	LONG $0x80908b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r10
-	WORD $0x1feb // jmp 0x2ce <k_qconv+0x2ae>
-	LONG $0x4a7ff162; WORD $0x107f // vmovdqu8 %zmm2, (%rax) {%k2}
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x1aeb // jmp 0x2de <k_qconv+0x2be>
+	LONG $0x4a7ff162; WORD $0x187f // vmovdqu8 %zmm3, (%rax) {%k2}
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	LONG $0x24743b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r14
-	LONG $0xff32840f; WORD $0xffff // je 0x200 <k_qconv+0x1e0>
-	LONG $0x48fed162; WORD $0x2c6f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm5
-	QUAD $0x01a8646f48fed162 // vmovdqu64 0x40(%r8,%rbp,4), %zmm4
-	QUAD $0x02a85c6f48fed162 // vmovdqu64 0x80(%r8,%rbp,4), %zmm3
-	QUAD $0x03a8546f48fed162 // vmovdqu64 0xc0(%r8,%rbp,4), %zmm2
+	LONG $0xff32840f; WORD $0xffff // je 0x210 <k_qconv+0x1f0>
+	LONG $0x48fed162; WORD $0x346f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm6
+	QUAD $0x01a86c6f48fed162 // vmovdqu64 0x40(%r8,%rbp,4), %zmm5
+	QUAD $0x02a8646f48fed162 // vmovdqu64 0x80(%r8,%rbp,4), %zmm4
+	QUAD $0x03a85c6f48fed162 // vmovdqu64 0xc0(%r8,%rbp,4), %zmm3
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x015a8e0f; WORD $0x0000 // jle 0x450 <k_qconv+0x430>
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x015a8e0f; WORD $0x0000 // jle 0x460 <k_qconv+0x440>
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	LONG $0xfeaf0f49 // imulq %r14, %rdi
 	LONG $0x247c0348; BYTE $0x30 // addq 0x30(%rsp), %rdi
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x30588b4c // movq 0x30(%rax), %r11
 	LONG $0x40588b48 // movq 0x40(%rax), %rbx
 	QUAD $0x000000009d3c8d4c // leaq (,%rbx,4), %r15
-	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x17eb // jmp 0x33c <k_qconv+0x31c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x16eb // jmp 0x34c <k_qconv+0x32c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x394d; BYTE $0xcd // cmpq %r9, %r13
-	LONG $0x0117840f; WORD $0x0000 // je 0x453 <k_qconv+0x433>
+	LONG $0x0117840f; WORD $0x0000 // je 0x463 <k_qconv+0x443>
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xef7e // jle 0x330 <k_qconv+0x310>
+	WORD $0xef7e // jle 0x340 <k_qconv+0x320>
 	LONG $0xeb2c8b4b // movq (%r11,%r13,8), %rbp
 	WORD $0x0148; BYTE $0xfd // addq %rdi, %rbp
 	LONG $0x2f048d49 // leaq (%r15,%rbp), %rax
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fed162; WORD $0x346f; BYTE $0x24 // vmovdqu64 (%r12), %zmm6
-	QUAD $0x01247c6f48fed162 // vmovdqu64 0x40(%r12), %zmm7
-	QUAD $0x0224446f48fe5162 // vmovdqu64 0x80(%r12), %zmm8
-	QUAD $0x03244c6f48fe5162 // vmovdqu64 0xc0(%r12), %zmm9
-	LONG $0x482df162; WORD $0xf671; BYTE $0x08 // vpsllw $0x8, %zmm6, %zmm10
-	LONG $0x482dd162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm10, %zmm10
-	LONG $0x484df162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm6, %zmm6
+	LONG $0x48fed162; WORD $0x3c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm7
+	QUAD $0x0124446f48fe5162 // vmovdqu64 0x40(%r12), %zmm8
+	QUAD $0x02244c6f48fe5162 // vmovdqu64 0x80(%r12), %zmm9
+	QUAD $0x0324546f48fe5162 // vmovdqu64 0xc0(%r12), %zmm10
 	LONG $0x4825f162; WORD $0xf771; BYTE $0x08 // vpsllw $0x8, %zmm7, %zmm11
 	LONG $0x4825d162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm11, %zmm11
 	LONG $0x4845f162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm7, %zmm7
@@ -214,863 +212,862 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4815d162; WORD $0xf171; BYTE $0x08 // vpsllw $0x8, %zmm9, %zmm13
 	LONG $0x4815d162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm13, %zmm13
 	LONG $0x4835d162; WORD $0xe171; BYTE $0x08 // vpsraw $0x8, %zmm9, %zmm9
-	LONG $0x487d7262; WORD $0x7558; BYTE $0x00 // vpbroadcastd (%rbp), %zmm14
-	LONG $0x488d7162; WORD $0xf8db // vpandq %zmm0, %zmm14, %zmm15
-	LONG $0x480dd162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm14, %zmm14
-	LONG $0x48055162; WORD $0xd2f5 // vpmaddwd %zmm10, %zmm15, %zmm10
-	LONG $0x482df162; WORD $0xedfe // vpaddd %zmm5, %zmm10, %zmm5
-	LONG $0x480df162; WORD $0xf6f5 // vpmaddwd %zmm6, %zmm14, %zmm6
-	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
-	LONG $0x4805d162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm15, %zmm6
-	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
-	LONG $0x480df162; WORD $0xf7f5 // vpmaddwd %zmm7, %zmm14, %zmm6
-	LONG $0x485df162; WORD $0xe6fe // vpaddd %zmm6, %zmm4, %zmm4
-	LONG $0x4805d162; WORD $0xf4f5 // vpmaddwd %zmm12, %zmm15, %zmm6
-	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
-	LONG $0x480dd162; WORD $0xf0f5 // vpmaddwd %zmm8, %zmm14, %zmm6
-	LONG $0x4865f162; WORD $0xdefe // vpaddd %zmm6, %zmm3, %zmm3
-	LONG $0x4805d162; WORD $0xf5f5 // vpmaddwd %zmm13, %zmm15, %zmm6
-	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
-	LONG $0x480dd162; WORD $0xf1f5 // vpmaddwd %zmm9, %zmm14, %zmm6
-	LONG $0x486df162; WORD $0xd6fe // vpaddd %zmm6, %zmm2, %zmm2
+	LONG $0x480dd162; WORD $0xf271; BYTE $0x08 // vpsllw $0x8, %zmm10, %zmm14
+	LONG $0x480dd162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm14, %zmm14
+	LONG $0x482dd162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm10, %zmm10
+	LONG $0x487d7262; WORD $0x7d58; BYTE $0x00 // vpbroadcastd (%rbp), %zmm15
+	LONG $0x4885e162; WORD $0xc0db // vpandq %zmm0, %zmm15, %zmm16
+	LONG $0x4805d162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm15, %zmm15
+	LONG $0x407d5162; WORD $0xdbf5 // vpmaddwd %zmm11, %zmm16, %zmm11
+	LONG $0x4825f162; WORD $0xf6fe // vpaddd %zmm6, %zmm11, %zmm6
+	LONG $0x4805f162; WORD $0xfff5 // vpmaddwd %zmm7, %zmm15, %zmm7
+	LONG $0x484df162; WORD $0xf7fe // vpaddd %zmm7, %zmm6, %zmm6
+	LONG $0x407dd162; WORD $0xfcf5 // vpmaddwd %zmm12, %zmm16, %zmm7
+	LONG $0x4845f162; WORD $0xedfe // vpaddd %zmm5, %zmm7, %zmm5
+	LONG $0x4805d162; WORD $0xf8f5 // vpmaddwd %zmm8, %zmm15, %zmm7
+	LONG $0x4855f162; WORD $0xeffe // vpaddd %zmm7, %zmm5, %zmm5
+	LONG $0x407dd162; WORD $0xfdf5 // vpmaddwd %zmm13, %zmm16, %zmm7
+	LONG $0x4845f162; WORD $0xe4fe // vpaddd %zmm4, %zmm7, %zmm4
+	LONG $0x4805d162; WORD $0xf9f5 // vpmaddwd %zmm9, %zmm15, %zmm7
+	LONG $0x485df162; WORD $0xe7fe // vpaddd %zmm7, %zmm4, %zmm4
+	LONG $0x407dd162; WORD $0xfef5 // vpmaddwd %zmm14, %zmm16, %zmm7
+	LONG $0x4845f162; WORD $0xdbfe // vpaddd %zmm3, %zmm7, %zmm3
+	LONG $0x4805d162; WORD $0xfaf5 // vpmaddwd %zmm10, %zmm15, %zmm7
+	LONG $0x4865f162; WORD $0xdffe // vpaddd %zmm7, %zmm3, %zmm3
 	LONG $0x04c58348 // addq $0x4, %rbp
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0xff05820f; WORD $0xffff // jb 0x350 <k_qconv+0x330>
-	LONG $0xfffee0e9; BYTE $0xff // jmp 0x330 <k_qconv+0x310>
+	LONG $0xff05820f; WORD $0xffff // jb 0x360 <k_qconv+0x340>
+	LONG $0xfffee0e9; BYTE $0xff // jmp 0x340 <k_qconv+0x320>
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	LONG $0xc6af0f48 // imulq %rsi, %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x6b74 // je 0x4d0 <k_qconv+0x4b0>
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x6b74 // je 0x4e0 <k_qconv+0x4c0>
+	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x863c8d48 // leaq (%rsi,%rax,4), %rdi
 	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x010e850f; WORD $0x0000 // jne 0x590 <k_qconv+0x570>
+	LONG $0x010f850f; WORD $0x0000 // jne 0x5a0 <k_qconv+0x580>
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x01ae8e0f; WORD $0x0000 // jle 0x63a <k_qconv+0x61a>
-	LONG $0x48fef162; WORD $0x2f7f // vmovdqu64 %zmm5, (%rdi)
+	LONG $0x01b08e0f; WORD $0x0000 // jle 0x64b <k_qconv+0x62b>
+	LONG $0x48fef162; WORD $0x377f // vmovdqu64 %zmm6, (%rdi)
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	LONG $0x01a4860f; WORD $0x0000 // jbe 0x640 <k_qconv+0x620>
-	LONG $0x48fef162; WORD $0x677f; BYTE $0x01 // vmovdqu64 %zmm4, 0x40(%rdi)
+	LONG $0x01a6860f; WORD $0x0000 // jbe 0x651 <k_qconv+0x631>
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x01 // vmovdqu64 %zmm5, 0x40(%rdi)
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	LONG $0x01a3860f; WORD $0x0000 // jbe 0x650 <k_qconv+0x630>
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%rdi)
+	LONG $0x01a5860f; WORD $0x0000 // jbe 0x661 <k_qconv+0x641>
+	LONG $0x48fef162; WORD $0x677f; BYTE $0x02 // vmovdqu64 %zmm4, 0x80(%rdi)
 	LONG $0x3ffb8348 // cmpq $0x3f, %rbx
-	LONG $0x0210860f; WORD $0x0000 // jbe 0x6ce <k_qconv+0x6ae>
-	LONG $0x48fef162; WORD $0x577f; BYTE $0x03 // vmovdqu64 %zmm2, 0xc0(%rdi)
-	LONG $0xfffdf6e9; BYTE $0xff // jmp 0x2c0 <k_qconv+0x2a0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x020c860f; WORD $0x0000 // jbe 0x6d9 <k_qconv+0x6b9>
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x03 // vmovdqu64 %zmm3, 0xc0(%rdi)
+	LONG $0xfffdf7e9; BYTE $0xff // jmp 0x2d0 <k_qconv+0x2b0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x207e8b48 // movq 0x20(%rsi), %rdi
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x484cf162; WORD $0x3459; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm6, %zmm6
+	LONG $0x24040348 // addq (%rsp), %rax
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm5, %zmm5
-	LONG $0x24440348; BYTE $0x10 // addq 0x10(%rsp), %rax
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01af6459485cf162 // vmulps 0x40(%rdi,%rbp,4), %zmm4, %zmm4
+	QUAD $0x01af6c594854f162 // vmulps 0x40(%rdi,%rbp,4), %zmm5, %zmm5
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02af6459485cf162 // vmulps 0x80(%rdi,%rbp,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe46b // vpackssdw %zmm4, %zmm5, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02af5c594864f162 // vmulps 0x80(%rdi,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03af5c594864f162 // vmulps 0xc0(%rdi,%rbp,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03af5459486cf162 // vmulps 0xc0(%rdi,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd26b // vpackssdw %zmm2, %zmm3, %zmm2
-	LONG $0x487df262; WORD $0x5e79; BYTE $0x44 // vpbroadcastw 0x88(%rsi), %zmm3
-	QUAD $0x008cae78487df262; WORD $0x0000 // vpbroadcastb 0x8c(%rsi), %zmm5
-	QUAD $0x0090b678487df262; WORD $0x0000 // vpbroadcastb 0x90(%rsi), %zmm6
-	LONG $0x485df162; WORD $0xe3ed // vpaddsw %zmm3, %zmm4, %zmm4
-	LONG $0x486df162; WORD $0xd3ed // vpaddsw %zmm3, %zmm2, %zmm2
-	LONG $0x485df162; WORD $0xd267 // vpackuswb %zmm2, %zmm4, %zmm2
-	LONG $0x486df162; WORD $0xd5de // vpmaxub %zmm5, %zmm2, %zmm2
-	LONG $0x486df162; WORD $0xd6da // vpminub %zmm6, %zmm2, %zmm2
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x487df262; WORD $0x6679; BYTE $0x44 // vpbroadcastw 0x88(%rsi), %zmm4
+	QUAD $0x008cb678487df262; WORD $0x0000 // vpbroadcastb 0x8c(%rsi), %zmm6
+	QUAD $0x0090be78487df262; WORD $0x0000 // vpbroadcastb 0x90(%rsi), %zmm7
+	LONG $0x4855f162; WORD $0xeced // vpaddsw %zmm4, %zmm5, %zmm5
+	LONG $0x4865f162; WORD $0xdced // vpaddsw %zmm4, %zmm3, %zmm3
+	LONG $0x4855f162; WORD $0xdb67 // vpackuswb %zmm3, %zmm5, %zmm3
+	LONG $0x4865f162; WORD $0xdede // vpmaxub %zmm6, %zmm3, %zmm3
+	LONG $0x4865f162; WORD $0xdfda // vpminub %zmm7, %zmm3, %zmm3
 	LONG $0x247c8348; WORD $0x3f08 // cmpq $0x3f, 0x8(%rsp)
-	LONG $0xfd2d8e0f; WORD $0xffff // jle 0x2af <k_qconv+0x28f>
-	LONG $0x48fef162; WORD $0x107f // vmovdqu64 %zmm2, (%rax)
-	LONG $0xfffd33e9; BYTE $0xff // jmp 0x2c0 <k_qconv+0x2a0>
+	LONG $0xfd328e0f; WORD $0xffff // jle 0x2c4 <k_qconv+0x2a4>
+	LONG $0x48fef162; WORD $0x187f // vmovdqu64 %zmm3, (%rax)
+	LONG $0xfffd33e9; BYTE $0xff // jmp 0x2d0 <k_qconv+0x2b0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x20588b4c // movq 0x20(%rax), %r11
 	LONG $0x28408b48 // movq 0x28(%rax), %rax
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x00ac8e0f; WORD $0x0000 // jle 0x66c <k_qconv+0x64c>
-	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
-	QUAD $0x01ab6459485cd162 // vmulps 0x40(%r11,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
+	LONG $0x00a98e0f; WORD $0x0000 // jle 0x67a <k_qconv+0x65a>
+	LONG $0x487cf162; WORD $0x3711 // vmovups %zmm6, (%rdi)
+	QUAD $0x01ab6c594854d162 // vmulps 0x40(%r11,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	LONG $0x00a2860f; WORD $0x0000 // jbe 0x682 <k_qconv+0x662>
-	LONG $0x487cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi)
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02ab5c594864d162 // vmulps 0x80(%r11,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a85c584864f162 // vaddps 0x80(%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x009f860f; WORD $0x0000 // jbe 0x690 <k_qconv+0x670>
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x01 // vmovups %zmm5, 0x40(%rdi)
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02ab6459485cd162 // vmulps 0x80(%r11,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a86458485cf162 // vaddps 0x80(%rax,%rbp,4), %zmm4, %zmm4
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	LONG $0x00a1860f; WORD $0x0000 // jbe 0x6a8 <k_qconv+0x688>
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdi)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03ab5459486cd162 // vmulps 0xc0(%r11,%rbp,4), %zmm2, %zmm2
-	QUAD $0x03a85458486cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x3ffb8348 // cmpq $0x3f, %rbx
-	LONG $0x00a0860f; WORD $0x0000 // jbe 0x6ce <k_qconv+0x6ae>
-	LONG $0x487cf162; WORD $0x5711; BYTE $0x03 // vmovups %zmm2, 0xc0(%rdi)
-	LONG $0xfffc86e9; BYTE $0xff // jmp 0x2c0 <k_qconv+0x2a0>
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	QUAD $0x0000a024bc90f8c5; BYTE $0x00 // kmovw 0xa0(%rsp), %k7
-	LONG $0x4f7cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi) {%k7}
-	QUAD $0x00008824bc90f8c5; BYTE $0x00 // kmovw 0x88(%rsp), %k7
-	LONG $0x4f7cf162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdi) {%k7}
-	LONG $0x4e7cf162; WORD $0x5711; BYTE $0x03 // vmovups %zmm2, 0xc0(%rdi) {%k6}
-	LONG $0xfffc54e9; BYTE $0xff // jmp 0x2c0 <k_qconv+0x2a0>
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	QUAD $0x01ab6459485cd162 // vmulps 0x40(%r11,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
-	QUAD $0x0000a024bc90f8c5; BYTE $0x00 // kmovw 0xa0(%rsp), %k7
-	LONG $0x4f7cf162; WORD $0x6711; BYTE $0x01 // vmovups %zmm4, 0x40(%rdi) {%k7}
+	LONG $0x009e860f; WORD $0x0000 // jbe 0x6b6 <k_qconv+0x696>
+	LONG $0x487cf162; WORD $0x6711; BYTE $0x02 // vmovups %zmm4, 0x80(%rdi)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02ab5c594864d162 // vmulps 0x80(%r11,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a85c584864f162 // vaddps 0x80(%rax,%rbp,4), %zmm3, %zmm3
-	QUAD $0x00008824bc90f8c5; BYTE $0x00 // kmovw 0x88(%rsp), %k7
-	LONG $0x4f7cf162; WORD $0x5f11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdi) {%k7}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03ab5459486cd162 // vmulps 0xc0(%r11,%rbp,4), %zmm2, %zmm2
-	QUAD $0x03a85458486cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x4e7cf162; WORD $0x5711; BYTE $0x03 // vmovups %zmm2, 0xc0(%rdi) {%k6}
-	LONG $0xfffbe6e9; BYTE $0xff // jmp 0x2c0 <k_qconv+0x2a0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x784f8b48 // movq 0x78(%rdi), %rcx
-	LONG $0x60778b48 // movq 0x60(%rdi), %rsi
+	QUAD $0x03ab5c594864d162 // vmulps 0xc0(%r11,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03a85c584864f162 // vaddps 0xc0(%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x3ffb8348 // cmpq $0x3f, %rbx
+	LONG $0x009a860f; WORD $0x0000 // jbe 0x6d9 <k_qconv+0x6b9>
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x03 // vmovups %zmm3, 0xc0(%rdi)
+	LONG $0xfffc85e9; BYTE $0xff // jmp 0x2d0 <k_qconv+0x2b0>
+	LONG $0x497cf162; WORD $0x3711 // vmovups %zmm6, (%rdi) {%k1}
+	QUAD $0x00009824bc90f8c5; BYTE $0x00 // kmovw 0x98(%rsp), %k7
+	LONG $0x4f7cf162; WORD $0x6f11; BYTE $0x01 // vmovups %zmm5, 0x40(%rdi) {%k7}
+	LONG $0x7c90f8c5; WORD $0x7024 // kmovw 0x70(%rsp), %k7
+	LONG $0x4f7cf162; WORD $0x6711; BYTE $0x02 // vmovups %zmm4, 0x80(%rdi) {%k7}
+	LONG $0x4e7cf162; WORD $0x5f11; BYTE $0x03 // vmovups %zmm3, 0xc0(%rdi) {%k6}
+	LONG $0xfffc56e9; BYTE $0xff // jmp 0x2d0 <k_qconv+0x2b0>
+	LONG $0x497cf162; WORD $0x3711 // vmovups %zmm6, (%rdi) {%k1}
+	QUAD $0x01ab6c594854d162 // vmulps 0x40(%r11,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
+	QUAD $0x00009824bc90f8c5; BYTE $0x00 // kmovw 0x98(%rsp), %k7
+	LONG $0x4f7cf162; WORD $0x6f11; BYTE $0x01 // vmovups %zmm5, 0x40(%rdi) {%k7}
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02ab6459485cd162 // vmulps 0x80(%r11,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a86458485cf162 // vaddps 0x80(%rax,%rbp,4), %zmm4, %zmm4
+	LONG $0x7c90f8c5; WORD $0x7024 // kmovw 0x70(%rsp), %k7
+	LONG $0x4f7cf162; WORD $0x6711; BYTE $0x02 // vmovups %zmm4, 0x80(%rdi) {%k7}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x03ab5c594864d162 // vmulps 0xc0(%r11,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03a85c584864f162 // vaddps 0xc0(%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x4e7cf162; WORD $0x5f11; BYTE $0x03 // vmovups %zmm3, 0xc0(%rdi) {%k6}
+	LONG $0xfffbebe9; BYTE $0xff // jmp 0x2d0 <k_qconv+0x2b0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x784e8b49 // movq 0x78(%r14), %rcx
+	LONG $0x60768b49 // movq 0x60(%r14), %rsi
 	LONG $0xf0af0f48 // imulq %rax, %rsi
-	LONG $0x686f8b4c // movq 0x68(%rdi), %r13
+	LONG $0x686e8b4d // movq 0x68(%r14), %r13
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	WORD $0x8b49; BYTE $0x06 // movq (%r14), %rax
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x18468b49 // movq 0x18(%r14), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x38478b4c // movq 0x38(%rdi), %r8
-	LONG $0x80878b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x38468b4d // movq 0x38(%r14), %r8
+	LONG $0x80868b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0x491c8d4c // leaq (%rcx,%rcx,2), %r11
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x204e8b4d // movq 0x20(%r14), %r9
 	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
-	LONG $0x4a248d4c // leaq (%rdx,%rcx,2), %r12
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0x0a148d4c // leaq (%rdx,%rcx), %r10
+	LONG $0x4a148d4c // leaq (%rdx,%rcx,2), %r10
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0x0a248d4c // leaq (%rdx,%rcx), %r12
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
-	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	WORD $0x37eb // jmp 0x793 <k_qconv+0x773>
-	LONG $0x4a7ff162; WORD $0x117f // vmovdqu8 %zmm2, (%rcx) {%k2}
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	WORD $0x2beb // jmp 0x790 <k_qconv+0x770>
+	LONG $0x4a7ff162; WORD $0x197f // vmovdqu8 %zmm3, (%rcx) {%k2}
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x04468d49 // leaq 0x4(%r14), %rax
-	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
 	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xfac98f0f; WORD $0xffff // jg 0x25c <k_qconv+0x23c>
+	LONG $0xfae18f0f; WORD $0xffff // jg 0x271 <k_qconv+0x251>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x48fee162; WORD $0x0c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm17
-	QUAD $0x01a8446f48fee162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm16
-	QUAD $0x02a87c6f48fe7162 // vmovdqu64 0x80(%rax,%rbp,4), %zmm15
-	QUAD $0x03a8746f48fe7162 // vmovdqu64 0xc0(%rax,%rbp,4), %zmm14
+	LONG $0x48fee162; WORD $0x146f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm18
+	QUAD $0x01a84c6f48fee162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm17
+	QUAD $0x02a8446f48fee162 // vmovdqu64 0x80(%rax,%rbp,4), %zmm16
+	QUAD $0x03a87c6f48fe7162 // vmovdqu64 0xc0(%rax,%rbp,4), %zmm15
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x03088e0f; WORD $0x0000 // jle 0xad0 <k_qconv+0xab0>
-	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0x02fc8e0f; WORD $0x0000 // jle 0xac0 <k_qconv+0xaa0>
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
 	LONG $0xf9af0f48 // imulq %rcx, %rdi
 	LONG $0x247c0348; BYTE $0x30 // addq 0x30(%rsp), %rdi
-	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
 	LONG $0x30468b49 // movq 0x30(%r14), %rax
 	LONG $0x406e8b4d // movq 0x40(%r14), %r13
 	QUAD $0x00000000ad348d4a // leaq (,%r13,4), %rsi
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	LONG $0x48fd3162; WORD $0xf26f // vmovdqa64 %zmm18, %zmm14
 	LONG $0x48fd3162; WORD $0xe96f // vmovdqa64 %zmm17, %zmm13
 	LONG $0x48fd3162; WORD $0xe06f // vmovdqa64 %zmm16, %zmm12
 	LONG $0x48fd5162; WORD $0xdf6f // vmovdqa64 %zmm15, %zmm11
-	LONG $0x48fd5162; WORD $0xd66f // vmovdqa64 %zmm14, %zmm10
+	LONG $0x48fd3162; WORD $0xd26f // vmovdqa64 %zmm18, %zmm10
 	LONG $0x48fd3162; WORD $0xc96f // vmovdqa64 %zmm17, %zmm9
 	LONG $0x48fd3162; WORD $0xc06f // vmovdqa64 %zmm16, %zmm8
 	LONG $0x48fdd162; WORD $0xff6f // vmovdqa64 %zmm15, %zmm7
-	LONG $0x48fdd162; WORD $0xf66f // vmovdqa64 %zmm14, %zmm6
+	LONG $0x48fdb162; WORD $0xf26f // vmovdqa64 %zmm18, %zmm6
 	LONG $0x48fdb162; WORD $0xe96f // vmovdqa64 %zmm17, %zmm5
 	LONG $0x48fdb162; WORD $0xe06f // vmovdqa64 %zmm16, %zmm4
 	LONG $0x48fdd162; WORD $0xdf6f // vmovdqa64 %zmm15, %zmm3
-	LONG $0x48fdd162; WORD $0xd66f // vmovdqa64 %zmm14, %zmm2
-	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x1aeb // jmp 0x85c <k_qconv+0x83c>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x0deb // jmp 0x84c <k_qconv+0x82c>
+	BYTE $0x90 // nop
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	LONG $0x02c0840f; WORD $0x0000 // je 0xb1c <k_qconv+0xafc>
+	LONG $0x02c1840f; WORD $0x0000 // je 0xb0d <k_qconv+0xaed>
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0xef7e // jle 0x850 <k_qconv+0x830>
+	WORD $0xef7e // jle 0x840 <k_qconv+0x820>
 	LONG $0xc83c8b4a // movq (%rax,%r9,8), %rdi
 	LONG $0x3e2c8d48 // leaq (%rsi,%rdi), %rbp
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fec162; WORD $0x176f // vmovdqu64 (%r15), %zmm18
-	LONG $0x48fec162; WORD $0x5f6f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm19
-	LONG $0x48fec162; WORD $0x676f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm20
-	LONG $0x48fe4162; WORD $0x576f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm26
-	LONG $0x4055b162; WORD $0xf271; BYTE $0x08 // vpsllw $0x8, %zmm18, %zmm21
-	LONG $0x4035b162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm21, %zmm25
-	LONG $0x4045b162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm18, %zmm23
-	LONG $0x406db162; WORD $0xf371; BYTE $0x08 // vpsllw $0x8, %zmm19, %zmm18
-	LONG $0x403db162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm18, %zmm24
+	LONG $0x48fec162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm19
+	LONG $0x48fec162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm20
+	LONG $0x48fec162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm21
+	LONG $0x48fe4162; WORD $0x5f6f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm27
+	LONG $0x404db162; WORD $0xf371; BYTE $0x08 // vpsllw $0x8, %zmm19, %zmm22
+	LONG $0x402db162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm22, %zmm26
+	LONG $0x403db162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm19, %zmm24
+	LONG $0x4065b162; WORD $0xf471; BYTE $0x08 // vpsllw $0x8, %zmm20, %zmm19
+	LONG $0x4035b162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm19, %zmm25
+	LONG $0x404db162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm20, %zmm22
+	LONG $0x4065b162; WORD $0xf571; BYTE $0x08 // vpsllw $0x8, %zmm21, %zmm19
+	LONG $0x4045b162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm19, %zmm23
+	LONG $0x405db162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm21, %zmm20
+	LONG $0x40659162; WORD $0xf371; BYTE $0x08 // vpsllw $0x8, %zmm27, %zmm19
 	LONG $0x4055b162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm19, %zmm21
-	LONG $0x406db162; WORD $0xf471; BYTE $0x08 // vpsllw $0x8, %zmm20, %zmm18
-	LONG $0x404db162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm18, %zmm22
-	LONG $0x4065b162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm20, %zmm19
-	LONG $0x406d9162; WORD $0xf271; BYTE $0x08 // vpsllw $0x8, %zmm26, %zmm18
-	LONG $0x405db162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm18, %zmm20
-	LONG $0x406d9162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm26, %zmm18
-	LONG $0x487d6262; WORD $0x1458; BYTE $0x3a // vpbroadcastd (%rdx,%rdi), %zmm26
-	LONG $0x40ad6162; WORD $0xd9db // vpandq %zmm1, %zmm26, %zmm27
-	LONG $0x402d9162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm26, %zmm26
-	LONG $0x40250162; WORD $0xe1f5 // vpmaddwd %zmm25, %zmm27, %zmm28
-	LONG $0x401da162; WORD $0xc9fe // vpaddd %zmm17, %zmm28, %zmm17
-	LONG $0x402d2162; WORD $0xe7f5 // vpmaddwd %zmm23, %zmm26, %zmm28
-	LONG $0x40758162; WORD $0xccfe // vpaddd %zmm28, %zmm17, %zmm17
-	LONG $0x40250162; WORD $0xe0f5 // vpmaddwd %zmm24, %zmm27, %zmm28
-	LONG $0x401da162; WORD $0xc0fe // vpaddd %zmm16, %zmm28, %zmm16
-	LONG $0x402d2162; WORD $0xe5f5 // vpmaddwd %zmm21, %zmm26, %zmm28
-	LONG $0x407d8162; WORD $0xc4fe // vpaddd %zmm28, %zmm16, %zmm16
-	LONG $0x40252162; WORD $0xe6f5 // vpmaddwd %zmm22, %zmm27, %zmm28
+	LONG $0x40659162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm27, %zmm19
+	LONG $0x487d6262; WORD $0x1c58; BYTE $0x3a // vpbroadcastd (%rdx,%rdi), %zmm27
+	LONG $0x40a56162; WORD $0xe1db // vpandq %zmm1, %zmm27, %zmm28
+	LONG $0x40259162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm27, %zmm27
+	LONG $0x401d0162; WORD $0xeaf5 // vpmaddwd %zmm26, %zmm28, %zmm29
+	LONG $0x4015a162; WORD $0xd2fe // vpaddd %zmm18, %zmm29, %zmm18
+	LONG $0x40250162; WORD $0xe8f5 // vpmaddwd %zmm24, %zmm27, %zmm29
+	LONG $0x406d8162; WORD $0xd5fe // vpaddd %zmm29, %zmm18, %zmm18
+	LONG $0x401d0162; WORD $0xe9f5 // vpmaddwd %zmm25, %zmm28, %zmm29
+	LONG $0x4015a162; WORD $0xc9fe // vpaddd %zmm17, %zmm29, %zmm17
+	LONG $0x40252162; WORD $0xeef5 // vpmaddwd %zmm22, %zmm27, %zmm29
+	LONG $0x40758162; WORD $0xcdfe // vpaddd %zmm29, %zmm17, %zmm17
+	LONG $0x401d2162; WORD $0xeff5 // vpmaddwd %zmm23, %zmm28, %zmm29
+	LONG $0x4015a162; WORD $0xc0fe // vpaddd %zmm16, %zmm29, %zmm16
+	LONG $0x40252162; WORD $0xecf5 // vpmaddwd %zmm20, %zmm27, %zmm29
+	LONG $0x407d8162; WORD $0xc5fe // vpaddd %zmm29, %zmm16, %zmm16
+	LONG $0x401d2162; WORD $0xe5f5 // vpmaddwd %zmm21, %zmm28, %zmm28
 	LONG $0x401d5162; WORD $0xfffe // vpaddd %zmm15, %zmm28, %zmm15
-	LONG $0x402d2162; WORD $0xe3f5 // vpmaddwd %zmm19, %zmm26, %zmm28
-	LONG $0x48051162; WORD $0xfcfe // vpaddd %zmm28, %zmm15, %zmm15
-	LONG $0x40252162; WORD $0xdcf5 // vpmaddwd %zmm20, %zmm27, %zmm27
-	LONG $0x40255162; WORD $0xf6fe // vpaddd %zmm14, %zmm27, %zmm14
-	LONG $0x402d2162; WORD $0xd2f5 // vpmaddwd %zmm18, %zmm26, %zmm26
-	LONG $0x480d1162; WORD $0xf2fe // vpaddd %zmm26, %zmm14, %zmm14
-	LONG $0x487d4262; WORD $0x1458; BYTE $0x3a // vpbroadcastd (%r10,%rdi), %zmm26
-	LONG $0x40ad6162; WORD $0xd9db // vpandq %zmm1, %zmm26, %zmm27
-	LONG $0x402d9162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm26, %zmm26
-	LONG $0x40250162; WORD $0xe1f5 // vpmaddwd %zmm25, %zmm27, %zmm28
-	LONG $0x401d5162; WORD $0xedfe // vpaddd %zmm13, %zmm28, %zmm13
-	LONG $0x402d2162; WORD $0xe7f5 // vpmaddwd %zmm23, %zmm26, %zmm28
-	LONG $0x48151162; WORD $0xecfe // vpaddd %zmm28, %zmm13, %zmm13
-	LONG $0x40250162; WORD $0xe0f5 // vpmaddwd %zmm24, %zmm27, %zmm28
-	LONG $0x401d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm28, %zmm12
-	LONG $0x402d2162; WORD $0xe5f5 // vpmaddwd %zmm21, %zmm26, %zmm28
-	LONG $0x481d1162; WORD $0xe4fe // vpaddd %zmm28, %zmm12, %zmm12
-	LONG $0x40252162; WORD $0xe6f5 // vpmaddwd %zmm22, %zmm27, %zmm28
+	LONG $0x40252162; WORD $0xdbf5 // vpmaddwd %zmm19, %zmm27, %zmm27
+	LONG $0x48051162; WORD $0xfbfe // vpaddd %zmm27, %zmm15, %zmm15
+	LONG $0x487d4262; WORD $0x1c58; BYTE $0x3c // vpbroadcastd (%r12,%rdi), %zmm27
+	LONG $0x40a56162; WORD $0xe1db // vpandq %zmm1, %zmm27, %zmm28
+	LONG $0x40259162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm27, %zmm27
+	LONG $0x401d0162; WORD $0xeaf5 // vpmaddwd %zmm26, %zmm28, %zmm29
+	LONG $0x40155162; WORD $0xf6fe // vpaddd %zmm14, %zmm29, %zmm14
+	LONG $0x40250162; WORD $0xe8f5 // vpmaddwd %zmm24, %zmm27, %zmm29
+	LONG $0x480d1162; WORD $0xf5fe // vpaddd %zmm29, %zmm14, %zmm14
+	LONG $0x401d0162; WORD $0xe9f5 // vpmaddwd %zmm25, %zmm28, %zmm29
+	LONG $0x40155162; WORD $0xedfe // vpaddd %zmm13, %zmm29, %zmm13
+	LONG $0x40252162; WORD $0xeef5 // vpmaddwd %zmm22, %zmm27, %zmm29
+	LONG $0x48151162; WORD $0xedfe // vpaddd %zmm29, %zmm13, %zmm13
+	LONG $0x401d2162; WORD $0xeff5 // vpmaddwd %zmm23, %zmm28, %zmm29
+	LONG $0x40155162; WORD $0xe4fe // vpaddd %zmm12, %zmm29, %zmm12
+	LONG $0x40252162; WORD $0xecf5 // vpmaddwd %zmm20, %zmm27, %zmm29
+	LONG $0x481d1162; WORD $0xe5fe // vpaddd %zmm29, %zmm12, %zmm12
+	LONG $0x401d2162; WORD $0xe5f5 // vpmaddwd %zmm21, %zmm28, %zmm28
 	LONG $0x401d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm28, %zmm11
-	LONG $0x402d2162; WORD $0xe3f5 // vpmaddwd %zmm19, %zmm26, %zmm28
-	LONG $0x48251162; WORD $0xdcfe // vpaddd %zmm28, %zmm11, %zmm11
-	LONG $0x40252162; WORD $0xdcf5 // vpmaddwd %zmm20, %zmm27, %zmm27
-	LONG $0x40255162; WORD $0xd2fe // vpaddd %zmm10, %zmm27, %zmm10
-	LONG $0x402d2162; WORD $0xd2f5 // vpmaddwd %zmm18, %zmm26, %zmm26
-	LONG $0x482d1162; WORD $0xd2fe // vpaddd %zmm26, %zmm10, %zmm10
-	LONG $0x487d4262; WORD $0x1458; BYTE $0x3c // vpbroadcastd (%r12,%rdi), %zmm26
-	LONG $0x40ad6162; WORD $0xd9db // vpandq %zmm1, %zmm26, %zmm27
-	LONG $0x402d9162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm26, %zmm26
-	LONG $0x40250162; WORD $0xe1f5 // vpmaddwd %zmm25, %zmm27, %zmm28
-	LONG $0x401d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm28, %zmm9
-	LONG $0x402d2162; WORD $0xe7f5 // vpmaddwd %zmm23, %zmm26, %zmm28
-	LONG $0x48351162; WORD $0xccfe // vpaddd %zmm28, %zmm9, %zmm9
-	LONG $0x40250162; WORD $0xe0f5 // vpmaddwd %zmm24, %zmm27, %zmm28
-	LONG $0x401d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm28, %zmm8
-	LONG $0x402d2162; WORD $0xe5f5 // vpmaddwd %zmm21, %zmm26, %zmm28
-	LONG $0x483d1162; WORD $0xc4fe // vpaddd %zmm28, %zmm8, %zmm8
-	LONG $0x40252162; WORD $0xe6f5 // vpmaddwd %zmm22, %zmm27, %zmm28
+	LONG $0x40252162; WORD $0xdbf5 // vpmaddwd %zmm19, %zmm27, %zmm27
+	LONG $0x48251162; WORD $0xdbfe // vpaddd %zmm27, %zmm11, %zmm11
+	LONG $0x487d4262; WORD $0x1c58; BYTE $0x3a // vpbroadcastd (%r10,%rdi), %zmm27
+	LONG $0x40a56162; WORD $0xe1db // vpandq %zmm1, %zmm27, %zmm28
+	LONG $0x40259162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm27, %zmm27
+	LONG $0x401d0162; WORD $0xeaf5 // vpmaddwd %zmm26, %zmm28, %zmm29
+	LONG $0x40155162; WORD $0xd2fe // vpaddd %zmm10, %zmm29, %zmm10
+	LONG $0x40250162; WORD $0xe8f5 // vpmaddwd %zmm24, %zmm27, %zmm29
+	LONG $0x482d1162; WORD $0xd5fe // vpaddd %zmm29, %zmm10, %zmm10
+	LONG $0x401d0162; WORD $0xe9f5 // vpmaddwd %zmm25, %zmm28, %zmm29
+	LONG $0x40155162; WORD $0xc9fe // vpaddd %zmm9, %zmm29, %zmm9
+	LONG $0x40252162; WORD $0xeef5 // vpmaddwd %zmm22, %zmm27, %zmm29
+	LONG $0x48351162; WORD $0xcdfe // vpaddd %zmm29, %zmm9, %zmm9
+	LONG $0x401d2162; WORD $0xeff5 // vpmaddwd %zmm23, %zmm28, %zmm29
+	LONG $0x40155162; WORD $0xc0fe // vpaddd %zmm8, %zmm29, %zmm8
+	LONG $0x40252162; WORD $0xecf5 // vpmaddwd %zmm20, %zmm27, %zmm29
+	LONG $0x483d1162; WORD $0xc5fe // vpaddd %zmm29, %zmm8, %zmm8
+	LONG $0x401d2162; WORD $0xe5f5 // vpmaddwd %zmm21, %zmm28, %zmm28
 	LONG $0x401df162; WORD $0xfffe // vpaddd %zmm7, %zmm28, %zmm7
-	LONG $0x402d2162; WORD $0xe3f5 // vpmaddwd %zmm19, %zmm26, %zmm28
-	LONG $0x48459162; WORD $0xfcfe // vpaddd %zmm28, %zmm7, %zmm7
-	LONG $0x40252162; WORD $0xdcf5 // vpmaddwd %zmm20, %zmm27, %zmm27
-	LONG $0x4025f162; WORD $0xf6fe // vpaddd %zmm6, %zmm27, %zmm6
-	LONG $0x402d2162; WORD $0xd2f5 // vpmaddwd %zmm18, %zmm26, %zmm26
-	LONG $0x484d9162; WORD $0xf2fe // vpaddd %zmm26, %zmm6, %zmm6
-	LONG $0x487d4262; WORD $0x1458; BYTE $0x3b // vpbroadcastd (%r11,%rdi), %zmm26
-	LONG $0x40ad6162; WORD $0xd9db // vpandq %zmm1, %zmm26, %zmm27
-	LONG $0x402d9162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm26, %zmm26
-	LONG $0x40250162; WORD $0xc9f5 // vpmaddwd %zmm25, %zmm27, %zmm25
-	LONG $0x4035f162; WORD $0xedfe // vpaddd %zmm5, %zmm25, %zmm5
-	LONG $0x402da162; WORD $0xfff5 // vpmaddwd %zmm23, %zmm26, %zmm23
-	LONG $0x4855b162; WORD $0xeffe // vpaddd %zmm23, %zmm5, %zmm5
-	LONG $0x40258162; WORD $0xf8f5 // vpmaddwd %zmm24, %zmm27, %zmm23
-	LONG $0x4045f162; WORD $0xe4fe // vpaddd %zmm4, %zmm23, %zmm4
-	LONG $0x402da162; WORD $0xedf5 // vpmaddwd %zmm21, %zmm26, %zmm21
-	LONG $0x485db162; WORD $0xe5fe // vpaddd %zmm21, %zmm4, %zmm4
-	LONG $0x4025a162; WORD $0xeef5 // vpmaddwd %zmm22, %zmm27, %zmm21
-	LONG $0x4055f162; WORD $0xdbfe // vpaddd %zmm3, %zmm21, %zmm3
-	LONG $0x402da162; WORD $0xdbf5 // vpmaddwd %zmm19, %zmm26, %zmm19
+	LONG $0x40252162; WORD $0xdbf5 // vpmaddwd %zmm19, %zmm27, %zmm27
+	LONG $0x48459162; WORD $0xfbfe // vpaddd %zmm27, %zmm7, %zmm7
+	LONG $0x487d4262; WORD $0x1c58; BYTE $0x3b // vpbroadcastd (%r11,%rdi), %zmm27
+	LONG $0x40a56162; WORD $0xe1db // vpandq %zmm1, %zmm27, %zmm28
+	LONG $0x40259162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm27, %zmm27
+	LONG $0x401d0162; WORD $0xd2f5 // vpmaddwd %zmm26, %zmm28, %zmm26
+	LONG $0x402df162; WORD $0xf6fe // vpaddd %zmm6, %zmm26, %zmm6
+	LONG $0x40250162; WORD $0xc0f5 // vpmaddwd %zmm24, %zmm27, %zmm24
+	LONG $0x484d9162; WORD $0xf0fe // vpaddd %zmm24, %zmm6, %zmm6
+	LONG $0x401d0162; WORD $0xc1f5 // vpmaddwd %zmm25, %zmm28, %zmm24
+	LONG $0x403df162; WORD $0xedfe // vpaddd %zmm5, %zmm24, %zmm5
+	LONG $0x4025a162; WORD $0xf6f5 // vpmaddwd %zmm22, %zmm27, %zmm22
+	LONG $0x4855b162; WORD $0xeefe // vpaddd %zmm22, %zmm5, %zmm5
+	LONG $0x401da162; WORD $0xf7f5 // vpmaddwd %zmm23, %zmm28, %zmm22
+	LONG $0x404df162; WORD $0xe4fe // vpaddd %zmm4, %zmm22, %zmm4
+	LONG $0x4025a162; WORD $0xe4f5 // vpmaddwd %zmm20, %zmm27, %zmm20
+	LONG $0x485db162; WORD $0xe4fe // vpaddd %zmm20, %zmm4, %zmm4
+	LONG $0x401da162; WORD $0xe5f5 // vpmaddwd %zmm21, %zmm28, %zmm20
+	LONG $0x405df162; WORD $0xdbfe // vpaddd %zmm3, %zmm20, %zmm3
+	LONG $0x4025a162; WORD $0xdbf5 // vpmaddwd %zmm19, %zmm27, %zmm19
 	LONG $0x4865b162; WORD $0xdbfe // vpaddd %zmm19, %zmm3, %zmm3
-	LONG $0x4025a162; WORD $0xdcf5 // vpmaddwd %zmm20, %zmm27, %zmm19
-	LONG $0x4065f162; WORD $0xd2fe // vpaddd %zmm2, %zmm19, %zmm2
-	LONG $0x402da162; WORD $0xd2f5 // vpmaddwd %zmm18, %zmm26, %zmm18
-	LONG $0x486db162; WORD $0xd2fe // vpaddd %zmm18, %zmm2, %zmm2
 	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
 	LONG $0x3a1c8d48 // leaq (%rdx,%rdi), %rbx
 	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0x04c78348 // addq $0x4, %rdi
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0xfda5820f; WORD $0xffff // jb 0x870 <k_qconv+0x850>
-	LONG $0xfffd80e9; BYTE $0xff // jmp 0x850 <k_qconv+0x830>
+	LONG $0xfda5820f; WORD $0xffff // jb 0x860 <k_qconv+0x840>
+	LONG $0xfffd80e9; BYTE $0xff // jmp 0x840 <k_qconv+0x820>
+	LONG $0x48fd3162; WORD $0xf26f // vmovdqa64 %zmm18, %zmm14
 	LONG $0x48fd3162; WORD $0xe96f // vmovdqa64 %zmm17, %zmm13
 	LONG $0x48fd3162; WORD $0xe06f // vmovdqa64 %zmm16, %zmm12
 	LONG $0x48fd5162; WORD $0xdf6f // vmovdqa64 %zmm15, %zmm11
-	LONG $0x48fd5162; WORD $0xd66f // vmovdqa64 %zmm14, %zmm10
+	LONG $0x48fd3162; WORD $0xd26f // vmovdqa64 %zmm18, %zmm10
 	LONG $0x48fd3162; WORD $0xc96f // vmovdqa64 %zmm17, %zmm9
 	LONG $0x48fd3162; WORD $0xc06f // vmovdqa64 %zmm16, %zmm8
 	LONG $0x48fdd162; WORD $0xff6f // vmovdqa64 %zmm15, %zmm7
-	LONG $0x48fdd162; WORD $0xf66f // vmovdqa64 %zmm14, %zmm6
+	LONG $0x48fdb162; WORD $0xf26f // vmovdqa64 %zmm18, %zmm6
 	LONG $0x48fdb162; WORD $0xe96f // vmovdqa64 %zmm17, %zmm5
 	LONG $0x48fdb162; WORD $0xe06f // vmovdqa64 %zmm16, %zmm4
 	LONG $0x48fdd162; WORD $0xdf6f // vmovdqa64 %zmm15, %zmm3
-	LONG $0x48fdd162; WORD $0xd66f // vmovdqa64 %zmm14, %zmm2
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
 	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x244c0348; BYTE $0x50 // addq 0x50(%rsp), %rcx
-	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0x244c0348; BYTE $0x28 // addq 0x28(%rsp), %rcx
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x0198840f; WORD $0x0000 // je 0xcd0 <k_qconv+0xcb0>
+	LONG $0x01a7840f; WORD $0x0000 // je 0xcd0 <k_qconv+0xcb0>
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x88348d48 // leaq (%rax,%rcx,4), %rsi
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
-	LONG $0x0231850f; WORD $0x0000 // jne 0xd90 <k_qconv+0xd70>
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x0241850f; WORD $0x0000 // jne 0xd90 <k_qconv+0xd70>
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x040f8e0f; WORD $0x0000 // jle 0xf78 <k_qconv+0xf58>
-	LONG $0x48fee162; WORD $0x0e7f // vmovdqu64 %zmm17, (%rsi)
+	LONG $0x04208e0f; WORD $0x0000 // jle 0xf79 <k_qconv+0xf59>
+	LONG $0x48fee162; WORD $0x167f // vmovdqu64 %zmm18, (%rsi)
 	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x0405860f; WORD $0x0000 // jbe 0xf7e <k_qconv+0xf5e>
-	LONG $0x48fee162; WORD $0x467f; BYTE $0x01 // vmovdqu64 %zmm16, 0x40(%rsi)
+	LONG $0x0416860f; WORD $0x0000 // jbe 0xf7f <k_qconv+0xf5f>
+	LONG $0x48fee162; WORD $0x4e7f; BYTE $0x01 // vmovdqu64 %zmm17, 0x40(%rsi)
 	WORD $0x01b0 // movb $0x1, %al
 	LONG $0x30ff8349 // cmpq $0x30, %r15
-	LONG $0x040d820f; WORD $0x0000 // jb 0xf99 <k_qconv+0xf79>
-	LONG $0x48fe7162; WORD $0x7e7f; BYTE $0x02 // vmovdqu64 %zmm15, 0x80(%rsi)
+	LONG $0x041e820f; WORD $0x0000 // jb 0xf9a <k_qconv+0xf7a>
+	LONG $0x48fee162; WORD $0x467f; BYTE $0x02 // vmovdqu64 %zmm16, 0x80(%rsi)
 	LONG $0x40ff8349 // cmpq $0x40, %r15
-	LONG $0x0984820f; WORD $0x0000 // jb 0x1521 <k_qconv+0x1501>
-	LONG $0x48fe7162; WORD $0x767f; BYTE $0x03 // vmovdqu64 %zmm14, 0xc0(%rsi)
+	LONG $0x099e820f; WORD $0x0000 // jb 0x152b <k_qconv+0x150b>
+	LONG $0x48fe7162; WORD $0x7e7f; BYTE $0x03 // vmovdqu64 %zmm15, 0xc0(%rsi)
 	LONG $0xae0c8d4e // leaq (%rsi,%r13,4), %r9
-	LONG $0x48fe3162; WORD $0x2c7f; BYTE $0xae // vmovdqu64 %zmm13, (%rsi,%r13,4)
-	QUAD $0x01ae647f48fe3162 // vmovdqu64 %zmm12, 0x40(%rsi,%r13,4)
-	QUAD $0x02ae5c7f48fe3162 // vmovdqu64 %zmm11, 0x80(%rsi,%r13,4)
-	QUAD $0x03ae547f48fe3162 // vmovdqu64 %zmm10, 0xc0(%rsi,%r13,4)
+	LONG $0x48fe3162; WORD $0x347f; BYTE $0xae // vmovdqu64 %zmm14, (%rsi,%r13,4)
+	QUAD $0x01ae6c7f48fe3162 // vmovdqu64 %zmm13, 0x40(%rsi,%r13,4)
+	QUAD $0x02ae647f48fe3162 // vmovdqu64 %zmm12, 0x80(%rsi,%r13,4)
+	QUAD $0x03ae5c7f48fe3162 // vmovdqu64 %zmm11, 0xc0(%rsi,%r13,4)
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	LONG $0xa90c8d4f // leaq (%r9,%r13,4), %r9
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x06e58f0f; WORD $0x0000 // jg 0x12c2 <k_qconv+0x12a2>
-	LONG $0x497c5162; WORD $0x0911 // vmovups %zmm9, (%r9) {%k1}
+	LONG $0x06ff8f0f; WORD $0x0000 // jg 0x12cc <k_qconv+0x12ac>
+	LONG $0x497c5162; WORD $0x1111 // vmovups %zmm10, (%r9) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0x06e5850f; WORD $0x0000 // jne 0x12d0 <k_qconv+0x12b0>
+	LONG $0x06ff850f; WORD $0x0000 // jne 0x12da <k_qconv+0x12ba>
 	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe3d3 // shll %cl, %ebx
 	WORD $0xd3f7 // notl %ebx
 	LONG $0xfb92fbc5 // kmovd %ebx, %k7
-	LONG $0x4f7c5162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%r9) {%k7}
+	LONG $0x4f7c5162; WORD $0x4911; BYTE $0x01 // vmovups %zmm9, 0x40(%r9) {%k7}
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x06d3850f; WORD $0x0000 // jne 0x12e0 <k_qconv+0x12c0>
+	LONG $0x06ed850f; WORD $0x0000 // jne 0x12ea <k_qconv+0x12ca>
 	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	WORD $0xe3d3 // shll %cl, %ebx
 	WORD $0xd3f7 // notl %ebx
 	LONG $0xfb92fbc5 // kmovd %ebx, %k7
-	LONG $0x4f7cd162; WORD $0x7911; BYTE $0x02 // vmovups %zmm7, 0x80(%r9) {%k7}
+	LONG $0x4f7c5162; WORD $0x4111; BYTE $0x02 // vmovups %zmm8, 0x80(%r9) {%k7}
 	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x06c1850f; WORD $0x0000 // jne 0x12f0 <k_qconv+0x12d0>
+	LONG $0x06d8850f; WORD $0x0000 // jne 0x12fa <k_qconv+0x12da>
 	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	WORD $0xe3d3 // shll %cl, %ebx
 	WORD $0xd3f7 // notl %ebx
 	LONG $0xfb92fbc5 // kmovd %ebx, %k7
-	LONG $0x4f7cd162; WORD $0x7111; BYTE $0x03 // vmovups %zmm6, 0xc0(%r9) {%k7}
+	LONG $0x4f7cd162; WORD $0x7911; BYTE $0x03 // vmovups %zmm7, 0xc0(%r9) {%k7}
 	LONG $0xa90c8d4f // leaq (%r9,%r13,4), %r9
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x06af8f0f; WORD $0x0000 // jg 0x1305 <k_qconv+0x12e5>
-	LONG $0x497cd162; WORD $0x2911 // vmovups %zmm5, (%r9) {%k1}
+	LONG $0x06c38f0f; WORD $0x0000 // jg 0x130f <k_qconv+0x12ef>
+	LONG $0x497cd162; WORD $0x3111 // vmovups %zmm6, (%r9) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0x06af850f; WORD $0x0000 // jne 0x1313 <k_qconv+0x12f3>
+	LONG $0x06c3850f; WORD $0x0000 // jne 0x131d <k_qconv+0x12fd>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cd162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%r9) {%k7}
+	LONG $0x4f7cd162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%r9) {%k7}
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x069d850f; WORD $0x0000 // jne 0x1323 <k_qconv+0x1303>
+	LONG $0x06b1850f; WORD $0x0000 // jne 0x132d <k_qconv+0x130d>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cd162; WORD $0x5911; BYTE $0x02 // vmovups %zmm3, 0x80(%r9) {%k7}
+	LONG $0x4f7cd162; WORD $0x6111; BYTE $0x02 // vmovups %zmm4, 0x80(%r9) {%k7}
 	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x068b850f; WORD $0x0000 // jne 0x1333 <k_qconv+0x1313>
+	LONG $0x069c850f; WORD $0x0000 // jne 0x133d <k_qconv+0x131d>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cd162; WORD $0x5111; BYTE $0x03 // vmovups %zmm2, 0xc0(%r9) {%k7}
-	LONG $0xfffaaae9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x4f7cd162; WORD $0x5911; BYTE $0x03 // vmovups %zmm3, 0xc0(%r9) {%k7}
+	LONG $0xfffaaee9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x244c0348; BYTE $0x48 // addq 0x48(%rsp), %rcx
-	LONG $0x487dc262; WORD $0x6679; BYTE $0x44 // vpbroadcastw 0x88(%r14), %zmm20
-	QUAD $0x008c9678487dc262; WORD $0x0000 // vpbroadcastb 0x8c(%r14), %zmm18
-	QUAD $0x00909e78487dc262; WORD $0x0000 // vpbroadcastb 0x90(%r14), %zmm19
+	LONG $0x487dc262; WORD $0x6e79; BYTE $0x44 // vpbroadcastw 0x88(%r14), %zmm21
+	QUAD $0x008c9e78487dc262; WORD $0x0000 // vpbroadcastb 0x8c(%r14), %zmm19
+	QUAD $0x0090a678487dc262; WORD $0x0000 // vpbroadcastb 0x90(%r14), %zmm20
+	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x406cc162; WORD $0x1459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm18, %zmm18
+	LONG $0x487da162; WORD $0xd25b // vcvtps2dq %zmm18, %zmm18
 	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
-	LONG $0x4074c162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm17, %zmm17
+	QUAD $0x01a94c594074c162 // vmulps 0x40(%r9,%rbp,4), %zmm17, %zmm17
 	LONG $0x487da162; WORD $0xc95b // vcvtps2dq %zmm17, %zmm17
+	LONG $0x406da162; WORD $0xc96b // vpackssdw %zmm17, %zmm18, %zmm17
 	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	QUAD $0x01a94459407cc162 // vmulps 0x40(%r9,%rbp,4), %zmm16, %zmm16
+	QUAD $0x02a94459407cc162 // vmulps 0x80(%r9,%rbp,4), %zmm16, %zmm16
 	LONG $0x487da162; WORD $0xc05b // vcvtps2dq %zmm16, %zmm16
-	LONG $0x4075a162; WORD $0xc06b // vpackssdw %zmm16, %zmm17, %zmm16
 	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	QUAD $0x02a97c5948045162 // vmulps 0x80(%r9,%rbp,4), %zmm15, %zmm15
+	QUAD $0x03a97c5948045162 // vmulps 0xc0(%r9,%rbp,4), %zmm15, %zmm15
 	LONG $0x487d5162; WORD $0xff5b // vcvtps2dq %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x03a97459480c5162 // vmulps 0xc0(%r9,%rbp,4), %zmm14, %zmm14
-	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
-	LONG $0x48055162; WORD $0xf66b // vpackssdw %zmm14, %zmm15, %zmm14
-	LONG $0x407d3162; WORD $0xfced // vpaddsw %zmm20, %zmm16, %zmm15
-	LONG $0x480d3162; WORD $0xf4ed // vpaddsw %zmm20, %zmm14, %zmm14
-	LONG $0x48055162; WORD $0xf667 // vpackuswb %zmm14, %zmm15, %zmm14
-	LONG $0x480d3162; WORD $0xf2de // vpmaxub %zmm18, %zmm14, %zmm14
-	LONG $0x480d3162; WORD $0xf3da // vpminub %zmm19, %zmm14, %zmm14
+	LONG $0x407d5162; WORD $0xff6b // vpackssdw %zmm15, %zmm16, %zmm15
+	LONG $0x4075a162; WORD $0xc5ed // vpaddsw %zmm21, %zmm17, %zmm16
+	LONG $0x48053162; WORD $0xfded // vpaddsw %zmm21, %zmm15, %zmm15
+	LONG $0x407d5162; WORD $0xff67 // vpackuswb %zmm15, %zmm16, %zmm15
+	LONG $0x48053162; WORD $0xfbde // vpmaxub %zmm19, %zmm15, %zmm15
+	LONG $0x48053162; WORD $0xfcda // vpminub %zmm20, %zmm15, %zmm15
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	WORD $0x3e7e // jle 0xdc1 <k_qconv+0xda1>
-	LONG $0x48fe7162; WORD $0x317f // vmovdqu64 %zmm14, (%rcx)
-	WORD $0x3ceb // jmp 0xdc7 <k_qconv+0xda7>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
-	LONG $0x4074c162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm17, %zmm17
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x407e // jle 0xdc2 <k_qconv+0xda2>
+	LONG $0x48fe7162; WORD $0x397f // vmovdqu64 %zmm15, (%rcx)
+	WORD $0x3eeb // jmp 0xdc8 <k_qconv+0xda8>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
+	LONG $0x406cc162; WORD $0x1459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm18, %zmm18
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28408b48 // movq 0x28(%rax), %rax
-	LONG $0x4074e162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm17, %zmm17
+	LONG $0x406ce162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm18, %zmm18
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x023f8e0f; WORD $0x0000 // jle 0xff5 <k_qconv+0xfd5>
-	LONG $0x487ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi)
-	LONG $0x00023ae9; BYTE $0x00 // jmp 0xffb <k_qconv+0xfdb>
-	LONG $0x4a7f7162; WORD $0x317f // vmovdqu8 %zmm14, (%rcx) {%k2}
+	LONG $0x02428e0f; WORD $0x0000 // jle 0xff9 <k_qconv+0xfd9>
+	LONG $0x487ce162; WORD $0x1611 // vmovups %zmm18, (%rsi)
+	LONG $0x00023de9; BYTE $0x00 // jmp 0xfff <k_qconv+0xfdf>
+	LONG $0x4a7f7162; WORD $0x397f // vmovdqu8 %zmm15, (%rcx) {%k2}
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x480c5162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm14, %zmm14
+	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm13, %zmm13
+	QUAD $0x01a96c5948145162 // vmulps 0x40(%r9,%rbp,4), %zmm13, %zmm13
 	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xed6b // vpackssdw %zmm13, %zmm14, %zmm13
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01a96459481c5162 // vmulps 0x40(%r9,%rbp,4), %zmm12, %zmm12
+	QUAD $0x02a96459481c5162 // vmulps 0x80(%r9,%rbp,4), %zmm12, %zmm12
 	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xe46b // vpackssdw %zmm12, %zmm13, %zmm12
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	QUAD $0x02a95c5948245162 // vmulps 0x80(%r9,%rbp,4), %zmm11, %zmm11
+	QUAD $0x03a95c5948245162 // vmulps 0xc0(%r9,%rbp,4), %zmm11, %zmm11
 	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xdb6b // vpackssdw %zmm11, %zmm12, %zmm11
+	LONG $0x48153162; WORD $0xe5ed // vpaddsw %zmm21, %zmm13, %zmm12
+	LONG $0x48253162; WORD $0xdded // vpaddsw %zmm21, %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xdb67 // vpackuswb %zmm11, %zmm12, %zmm11
+	LONG $0x48253162; WORD $0xdbde // vpmaxub %zmm19, %zmm11, %zmm11
+	LONG $0x48253162; WORD $0xdcda // vpminub %zmm20, %zmm11, %zmm11
+	LONG $0x3ff88348 // cmpq $0x3f, %rax
+	WORD $0x087e // jle 0xe52 <k_qconv+0xe32>
+	LONG $0x48fe7162; WORD $0x197f // vmovdqu64 %zmm11, (%rcx)
+	WORD $0x06eb // jmp 0xe58 <k_qconv+0xe38>
+	LONG $0x4a7f7162; WORD $0x197f // vmovdqu8 %zmm11, (%rcx) {%k2}
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x03a95459482c5162 // vmulps 0xc0(%r9,%rbp,4), %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm10, %zmm10
 	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd26b // vpackssdw %zmm10, %zmm11, %zmm10
-	LONG $0x481d3162; WORD $0xdced // vpaddsw %zmm20, %zmm12, %zmm11
-	LONG $0x482d3162; WORD $0xd4ed // vpaddsw %zmm20, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd267 // vpackuswb %zmm10, %zmm11, %zmm10
-	LONG $0x482d3162; WORD $0xd2de // vpmaxub %zmm18, %zmm10, %zmm10
-	LONG $0x482d3162; WORD $0xd3da // vpminub %zmm19, %zmm10, %zmm10
-	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	WORD $0x087e // jle 0xe51 <k_qconv+0xe31>
-	LONG $0x48fe7162; WORD $0x117f // vmovdqu64 %zmm10, (%rcx)
-	WORD $0x06eb // jmp 0xe57 <k_qconv+0xe37>
-	LONG $0x4a7f7162; WORD $0x117f // vmovdqu8 %zmm10, (%rcx) {%k2}
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a94c5948345162 // vmulps 0x40(%r9,%rbp,4), %zmm9, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc96b // vpackssdw %zmm9, %zmm10, %zmm9
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01a94459483c5162 // vmulps 0x40(%r9,%rbp,4), %zmm8, %zmm8
+	QUAD $0x02a94459483c5162 // vmulps 0x80(%r9,%rbp,4), %zmm8, %zmm8
 	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x48355162; WORD $0xc06b // vpackssdw %zmm8, %zmm9, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x02a97c594844d162 // vmulps 0x80(%r9,%rbp,4), %zmm7, %zmm7
+	QUAD $0x03a97c594844d162 // vmulps 0xc0(%r9,%rbp,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x03a97459484cd162 // vmulps 0xc0(%r9,%rbp,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xf66b // vpackssdw %zmm6, %zmm7, %zmm6
-	LONG $0x483db162; WORD $0xfced // vpaddsw %zmm20, %zmm8, %zmm7
-	LONG $0x484db162; WORD $0xf4ed // vpaddsw %zmm20, %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xf667 // vpackuswb %zmm6, %zmm7, %zmm6
-	LONG $0x484db162; WORD $0xf2de // vpmaxub %zmm18, %zmm6, %zmm6
-	LONG $0x484db162; WORD $0xf3da // vpminub %zmm19, %zmm6, %zmm6
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
+	LONG $0x48353162; WORD $0xc5ed // vpaddsw %zmm21, %zmm9, %zmm8
+	LONG $0x4845b162; WORD $0xfded // vpaddsw %zmm21, %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff67 // vpackuswb %zmm7, %zmm8, %zmm7
+	LONG $0x4845b162; WORD $0xfbde // vpmaxub %zmm19, %zmm7, %zmm7
+	LONG $0x4845b162; WORD $0xfcda // vpminub %zmm20, %zmm7, %zmm7
 	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	WORD $0x087e // jle 0xee1 <k_qconv+0xec1>
-	LONG $0x48fef162; WORD $0x317f // vmovdqu64 %zmm6, (%rcx)
-	WORD $0x06eb // jmp 0xee7 <k_qconv+0xec7>
-	LONG $0x4a7ff162; WORD $0x317f // vmovdqu8 %zmm6, (%rcx) {%k2}
+	WORD $0x087e // jle 0xee2 <k_qconv+0xec2>
+	LONG $0x48fef162; WORD $0x397f // vmovdqu64 %zmm7, (%rcx)
+	WORD $0x06eb // jmp 0xee8 <k_qconv+0xec8>
+	LONG $0x4a7ff162; WORD $0x397f // vmovdqu8 %zmm7, (%rcx) {%k2}
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a96c594854d162 // vmulps 0x40(%r9,%rbp,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a96459485cd162 // vmulps 0x80(%r9,%rbp,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe46b // vpackssdw %zmm4, %zmm5, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02a95c594864d162 // vmulps 0x80(%r9,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03a95c594864d162 // vmulps 0xc0(%r9,%rbp,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03a95459486cd162 // vmulps 0xc0(%r9,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd26b // vpackssdw %zmm2, %zmm3, %zmm2
-	LONG $0x485db162; WORD $0xdced // vpaddsw %zmm20, %zmm4, %zmm3
-	LONG $0x486db162; WORD $0xd4ed // vpaddsw %zmm20, %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd267 // vpackuswb %zmm2, %zmm3, %zmm2
-	LONG $0x486db162; WORD $0xd2de // vpmaxub %zmm18, %zmm2, %zmm2
-	LONG $0x486db162; WORD $0xd3da // vpminub %zmm19, %zmm2, %zmm2
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x4855b162; WORD $0xe5ed // vpaddsw %zmm21, %zmm5, %zmm4
+	LONG $0x4865b162; WORD $0xdded // vpaddsw %zmm21, %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb67 // vpackuswb %zmm3, %zmm4, %zmm3
+	LONG $0x4865b162; WORD $0xdbde // vpmaxub %zmm19, %zmm3, %zmm3
+	LONG $0x4865b162; WORD $0xdcda // vpminub %zmm20, %zmm3, %zmm3
 	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	LONG $0xf7ef8e0f; WORD $0xffff // jle 0x75c <k_qconv+0x73c>
-	LONG $0x48fef162; WORD $0x117f // vmovdqu64 %zmm2, (%rcx)
-	LONG $0xfff7f8e9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
-	LONG $0x497ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi) {%k1}
+	LONG $0xf7f78e0f; WORD $0xffff // jle 0x765 <k_qconv+0x745>
+	LONG $0x48fef162; WORD $0x197f // vmovdqu64 %zmm3, (%rcx)
+	LONG $0xfff7f7e9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
+	LONG $0x497ce162; WORD $0x1611 // vmovups %zmm18, (%rsi) {%k1}
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7ce162; WORD $0x4611; BYTE $0x01 // vmovups %zmm16, 0x40(%rsi) {%k7}
+	LONG $0x4f7ce162; WORD $0x4e11; BYTE $0x01 // vmovups %zmm17, 0x40(%rsi) {%k7}
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xff92fbc5 // kmovd %edi, %k7
-	LONG $0x4f7c7162; WORD $0x7e11; BYTE $0x02 // vmovups %zmm15, 0x80(%rsi) {%k7}
-	LONG $0x4d7c7162; WORD $0x7611; BYTE $0x03 // vmovups %zmm14, 0xc0(%rsi) {%k5}
+	LONG $0x4f7ce162; WORD $0x4611; BYTE $0x02 // vmovups %zmm16, 0x80(%rsi) {%k7}
+	LONG $0x4d7c7162; WORD $0x7e11; BYTE $0x03 // vmovups %zmm15, 0xc0(%rsi) {%k5}
 	LONG $0xae0c8d4e // leaq (%rsi,%r13,4), %r9
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x029f8e0f; WORD $0x0000 // jle 0x1266 <k_qconv+0x1246>
-	LONG $0x48fe5162; WORD $0x297f // vmovdqu64 %zmm13, (%r9)
+	LONG $0x029f8e0f; WORD $0x0000 // jle 0x126a <k_qconv+0x124a>
+	LONG $0x48fe5162; WORD $0x317f // vmovdqu64 %zmm14, (%r9)
 	WORD $0xc084 // testb %al, %al
-	LONG $0x029f850f; WORD $0x0000 // jne 0x1274 <k_qconv+0x1254>
+	LONG $0x029f850f; WORD $0x0000 // jne 0x1278 <k_qconv+0x1258>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7c5162; WORD $0x6111; BYTE $0x01 // vmovups %zmm12, 0x40(%r9) {%k7}
+	LONG $0x4f7c5162; WORD $0x6911; BYTE $0x01 // vmovups %zmm13, 0x40(%r9) {%k7}
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000288e9; BYTE $0x00 // jmp 0x127d <k_qconv+0x125d>
-	LONG $0x497ce162; WORD $0x0e11 // vmovups %zmm17, (%rsi) {%k1}
-	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	QUAD $0x01a94459407cc162 // vmulps 0x40(%r9,%rbp,4), %zmm16, %zmm16
+	LONG $0x000288e9; BYTE $0x00 // jmp 0x1281 <k_qconv+0x1261>
+	LONG $0x497ce162; WORD $0x1611 // vmovups %zmm18, (%rsi) {%k1}
+	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
+	QUAD $0x01a94c594074c162 // vmulps 0x40(%r9,%rbp,4), %zmm17, %zmm17
 	LONG $0x404e8d48 // leaq 0x40(%rsi), %rcx
-	QUAD $0x01a84458407ce162 // vaddps 0x40(%rax,%rbp,4), %zmm16, %zmm16
+	QUAD $0x01a84c584074e162 // vaddps 0x40(%rax,%rbp,4), %zmm17, %zmm17
 	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	WORD $0x087e // jle 0x1023 <k_qconv+0x1003>
-	LONG $0x487ce162; WORD $0x0111 // vmovups %zmm16, (%rcx)
-	WORD $0x06eb // jmp 0x1029 <k_qconv+0x1009>
-	LONG $0x4b7ce162; WORD $0x0111 // vmovups %zmm16, (%rcx) {%k3}
-	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	QUAD $0x02a97c5948045162 // vmulps 0x80(%r9,%rbp,4), %zmm15, %zmm15
+	WORD $0x087e // jle 0x1027 <k_qconv+0x1007>
+	LONG $0x487ce162; WORD $0x0911 // vmovups %zmm17, (%rcx)
+	WORD $0x06eb // jmp 0x102d <k_qconv+0x100d>
+	LONG $0x4b7ce162; WORD $0x0911 // vmovups %zmm17, (%rcx) {%k3}
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	QUAD $0x02a94459407cc162 // vmulps 0x80(%r9,%rbp,4), %zmm16, %zmm16
 	LONG $0x808e8d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rsi), %rcx
-	QUAD $0x02a87c5848047162 // vaddps 0x80(%rax,%rbp,4), %zmm15, %zmm15
+	QUAD $0x02a84458407ce162 // vaddps 0x80(%rax,%rbp,4), %zmm16, %zmm16
 	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	WORD $0x087e // jle 0x1054 <k_qconv+0x1034>
-	LONG $0x487c7162; WORD $0x3911 // vmovups %zmm15, (%rcx)
-	WORD $0x06eb // jmp 0x105a <k_qconv+0x103a>
-	LONG $0x4c7c7162; WORD $0x3911 // vmovups %zmm15, (%rcx) {%k4}
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x03a97459480c5162 // vmulps 0xc0(%r9,%rbp,4), %zmm14, %zmm14
-	QUAD $0x03a87458480c7162 // vaddps 0xc0(%rax,%rbp,4), %zmm14, %zmm14
+	WORD $0x087e // jle 0x1058 <k_qconv+0x1038>
+	LONG $0x487ce162; WORD $0x0111 // vmovups %zmm16, (%rcx)
+	WORD $0x06eb // jmp 0x105e <k_qconv+0x103e>
+	LONG $0x4c7ce162; WORD $0x0111 // vmovups %zmm16, (%rcx) {%k4}
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	QUAD $0x03a97c5948045162 // vmulps 0xc0(%r9,%rbp,4), %zmm15, %zmm15
+	QUAD $0x03a87c5848047162 // vaddps 0xc0(%rax,%rbp,4), %zmm15, %zmm15
 	LONG $0xc0be8d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rsi), %rdi
 	LONG $0xae0c8d4a // leaq (%rsi,%r13,4), %rcx
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
 	LONG $0x3fff8349 // cmpq $0x3f, %r15
-	LONG $0x01648e0f; WORD $0x0000 // jle 0x11ef <k_qconv+0x11cf>
-	LONG $0x487c7162; WORD $0x3711 // vmovups %zmm14, (%rdi)
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm13, %zmm13
-	LONG $0x48147162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm13, %zmm13
-	LONG $0x487c7162; WORD $0x2911 // vmovups %zmm13, (%rcx)
+	LONG $0x01648e0f; WORD $0x0000 // jle 0x11f3 <k_qconv+0x11d3>
+	LONG $0x487c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi)
+	LONG $0x480c5162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm14, %zmm14
+	LONG $0x480c7162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm14, %zmm14
+	LONG $0x487c7162; WORD $0x3111 // vmovups %zmm14, (%rcx)
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	QUAD $0x01a96c5948145162 // vmulps 0x40(%r9,%rbp,4), %zmm13, %zmm13
+	QUAD $0x01a86c5848147162 // vaddps 0x40(%rax,%rbp,4), %zmm13, %zmm13
+	LONG $0x487c7162; WORD $0x6911; BYTE $0x01 // vmovups %zmm13, 0x40(%rcx)
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01a96459481c5162 // vmulps 0x40(%r9,%rbp,4), %zmm12, %zmm12
-	QUAD $0x01a86458481c7162 // vaddps 0x40(%rax,%rbp,4), %zmm12, %zmm12
-	LONG $0x487c7162; WORD $0x6111; BYTE $0x01 // vmovups %zmm12, 0x40(%rcx)
+	QUAD $0x02a96459481c5162 // vmulps 0x80(%r9,%rbp,4), %zmm12, %zmm12
+	QUAD $0x02a86458481c7162 // vaddps 0x80(%rax,%rbp,4), %zmm12, %zmm12
+	LONG $0x487c7162; WORD $0x6111; BYTE $0x02 // vmovups %zmm12, 0x80(%rcx)
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	QUAD $0x02a95c5948245162 // vmulps 0x80(%r9,%rbp,4), %zmm11, %zmm11
-	QUAD $0x02a85c5848247162 // vaddps 0x80(%rax,%rbp,4), %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5911; BYTE $0x02 // vmovups %zmm11, 0x80(%rcx)
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x03a95459482c5162 // vmulps 0xc0(%r9,%rbp,4), %zmm10, %zmm10
-	QUAD $0x03a85458482c7162 // vaddps 0xc0(%rax,%rbp,4), %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5111; BYTE $0x03 // vmovups %zmm10, 0xc0(%rcx)
+	QUAD $0x03a95c5948245162 // vmulps 0xc0(%r9,%rbp,4), %zmm11, %zmm11
+	QUAD $0x03a85c5848247162 // vaddps 0xc0(%rax,%rbp,4), %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5911; BYTE $0x03 // vmovups %zmm11, 0xc0(%rcx)
 	LONG $0xa9348d4a // leaq (%rcx,%r13,4), %rsi
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm10, %zmm10
+	LONG $0x482c7162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm10, %zmm10
+	LONG $0x487c3162; WORD $0x1411; BYTE $0xa9 // vmovups %zmm10, (%rcx,%r13,4)
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
-	LONG $0x487c3162; WORD $0x0c11; BYTE $0xa9 // vmovups %zmm9, (%rcx,%r13,4)
+	QUAD $0x01a94c5948345162 // vmulps 0x40(%r9,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a84c5848347162 // vaddps 0x40(%rax,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a94c11487c3162 // vmovups %zmm9, 0x40(%rcx,%r13,4)
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01a94459483c5162 // vmulps 0x40(%r9,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01a84458483c7162 // vaddps 0x40(%rax,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01a94411487c3162 // vmovups %zmm8, 0x40(%rcx,%r13,4)
+	QUAD $0x02a94459483c5162 // vmulps 0x80(%r9,%rbp,4), %zmm8, %zmm8
+	QUAD $0x02a84458483c7162 // vaddps 0x80(%rax,%rbp,4), %zmm8, %zmm8
+	QUAD $0x02a94411487c3162 // vmovups %zmm8, 0x80(%rcx,%r13,4)
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x02a97c594844d162 // vmulps 0x80(%r9,%rbp,4), %zmm7, %zmm7
-	QUAD $0x02a87c584844f162 // vaddps 0x80(%rax,%rbp,4), %zmm7, %zmm7
-	QUAD $0x02a97c11487cb162 // vmovups %zmm7, 0x80(%rcx,%r13,4)
+	QUAD $0x03a97c594844d162 // vmulps 0xc0(%r9,%rbp,4), %zmm7, %zmm7
+	QUAD $0x03a87c584844f162 // vaddps 0xc0(%rax,%rbp,4), %zmm7, %zmm7
+	QUAD $0x03a97c11487cb162 // vmovups %zmm7, 0xc0(%rcx,%r13,4)
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x03a97459484cd162 // vmulps 0xc0(%r9,%rbp,4), %zmm6, %zmm6
-	QUAD $0x03a87458484cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm6, %zmm6
-	QUAD $0x03a97411487cb162 // vmovups %zmm6, 0xc0(%rcx,%r13,4)
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0xae // vmovups %zmm6, (%rsi,%r13,4)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0xae // vmovups %zmm5, (%rsi,%r13,4)
+	QUAD $0x01a96c594854d162 // vmulps 0x40(%r9,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01ae6c11487cb162 // vmovups %zmm5, 0x40(%rsi,%r13,4)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01ae6411487cb162 // vmovups %zmm4, 0x40(%rsi,%r13,4)
+	QUAD $0x02a96459485cd162 // vmulps 0x80(%r9,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a86458485cf162 // vaddps 0x80(%rax,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02ae6411487cb162 // vmovups %zmm4, 0x80(%rsi,%r13,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02a95c594864d162 // vmulps 0x80(%r9,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a85c584864f162 // vaddps 0x80(%rax,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02ae5c11487cb162 // vmovups %zmm3, 0x80(%rsi,%r13,4)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03a95459486cd162 // vmulps 0xc0(%r9,%rbp,4), %zmm2, %zmm2
-	QUAD $0x03a85458486cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm2, %zmm2
-	QUAD $0x03ae5411487cb162 // vmovups %zmm2, 0xc0(%rsi,%r13,4)
-	LONG $0xfff581e9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
-	LONG $0x4d7c7162; WORD $0x3711 // vmovups %zmm14, (%rdi) {%k5}
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm13, %zmm13
-	LONG $0x48147162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x03a95c594864d162 // vmulps 0xc0(%r9,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03a85c584864f162 // vaddps 0xc0(%rax,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03ae5c11487cb162 // vmovups %zmm3, 0xc0(%rsi,%r13,4)
+	LONG $0xfff57de9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
+	LONG $0x4d7c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi) {%k5}
+	LONG $0x480c5162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm14, %zmm14
+	LONG $0x480c7162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm14, %zmm14
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0x012c8e0f; WORD $0x0000 // jle 0x133f <k_qconv+0x131f>
-	LONG $0x487c7162; WORD $0x2911 // vmovups %zmm13, (%rcx)
-	QUAD $0x01a96459481c5162 // vmulps 0x40(%r9,%rbp,4), %zmm12, %zmm12
-	QUAD $0x01a86458481c7162 // vaddps 0x40(%rax,%rbp,4), %zmm12, %zmm12
+	LONG $0x01328e0f; WORD $0x0000 // jle 0x1349 <k_qconv+0x1329>
+	LONG $0x487c7162; WORD $0x3111 // vmovups %zmm14, (%rcx)
+	QUAD $0x01a96c5948145162 // vmulps 0x40(%r9,%rbp,4), %zmm13, %zmm13
+	QUAD $0x01a86c5848147162 // vaddps 0x40(%rax,%rbp,4), %zmm13, %zmm13
 	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	LONG $0x01228e0f; WORD $0x0000 // jle 0x1355 <k_qconv+0x1335>
-	LONG $0x487c7162; WORD $0x6111; BYTE $0x01 // vmovups %zmm12, 0x40(%rcx)
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	QUAD $0x02a95c5948245162 // vmulps 0x80(%r9,%rbp,4), %zmm11, %zmm11
-	QUAD $0x02a85c5848247162 // vaddps 0x80(%rax,%rbp,4), %zmm11, %zmm11
+	LONG $0x01288e0f; WORD $0x0000 // jle 0x135f <k_qconv+0x133f>
+	LONG $0x487c7162; WORD $0x6911; BYTE $0x01 // vmovups %zmm13, 0x40(%rcx)
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x02a96459481c5162 // vmulps 0x80(%r9,%rbp,4), %zmm12, %zmm12
+	QUAD $0x02a86458481c7162 // vaddps 0x80(%rax,%rbp,4), %zmm12, %zmm12
 	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	LONG $0x01188e0f; WORD $0x0000 // jle 0x1372 <k_qconv+0x1352>
-	LONG $0x487c7162; WORD $0x5911; BYTE $0x02 // vmovups %zmm11, 0x80(%rcx)
-	LONG $0x000113e9; BYTE $0x00 // jmp 0x1379 <k_qconv+0x1359>
-	LONG $0x497c5162; WORD $0x2911 // vmovups %zmm13, (%r9) {%k1}
+	LONG $0x011e8e0f; WORD $0x0000 // jle 0x137c <k_qconv+0x135c>
+	LONG $0x487c7162; WORD $0x6111; BYTE $0x02 // vmovups %zmm12, 0x80(%rcx)
+	LONG $0x000119e9; BYTE $0x00 // jmp 0x1383 <k_qconv+0x1363>
+	LONG $0x497c5162; WORD $0x3111 // vmovups %zmm14, (%r9) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfd61840f; WORD $0xffff // je 0xfd5 <k_qconv+0xfb5>
-	LONG $0x48fe5162; WORD $0x617f; BYTE $0x01 // vmovdqu64 %zmm12, 0x40(%r9)
+	LONG $0xfd61840f; WORD $0xffff // je 0xfd9 <k_qconv+0xfb9>
+	LONG $0x48fe5162; WORD $0x697f; BYTE $0x01 // vmovdqu64 %zmm13, 0x40(%r9)
 	WORD $0x01b0 // movb $0x1, %al
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xff92fbc5 // kmovd %edi, %k7
-	LONG $0x4f7c5162; WORD $0x5911; BYTE $0x02 // vmovups %zmm11, 0x80(%r9) {%k7}
+	LONG $0x4f7c5162; WORD $0x6111; BYTE $0x02 // vmovups %zmm12, 0x80(%r9) {%k7}
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	WORD $0xe3d3 // shll %cl, %ebx
 	WORD $0xd3f7 // notl %ebx
 	LONG $0xfb92fbc5 // kmovd %ebx, %k7
-	QUAD $0x03ae54114f7c3162 // vmovups %zmm10, 0xc0(%rsi,%r13,4) {%k7}
+	QUAD $0x03ae5c114f7c3162 // vmovups %zmm11, 0xc0(%rsi,%r13,4) {%k7}
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xa90c8d4f // leaq (%r9,%r13,4), %r9
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0xf91b8e0f; WORD $0xffff // jle 0xbdd <k_qconv+0xbbd>
-	LONG $0x48fe5162; WORD $0x097f // vmovdqu64 %zmm9, (%r9)
+	LONG $0xf9018e0f; WORD $0xffff // jle 0xbcd <k_qconv+0xbad>
+	LONG $0x48fe5162; WORD $0x117f // vmovdqu64 %zmm10, (%r9)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xf91b840f; WORD $0xffff // je 0xbeb <k_qconv+0xbcb>
-	LONG $0x48fe5162; WORD $0x417f; BYTE $0x01 // vmovdqu64 %zmm8, 0x40(%r9)
+	LONG $0xf901840f; WORD $0xffff // je 0xbdb <k_qconv+0xbbb>
+	LONG $0x48fe5162; WORD $0x497f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%r9)
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xf92d840f; WORD $0xffff // je 0xc0d <k_qconv+0xbed>
-	LONG $0x48fed162; WORD $0x797f; BYTE $0x02 // vmovdqu64 %zmm7, 0x80(%r9)
+	LONG $0xf913840f; WORD $0xffff // je 0xbfd <k_qconv+0xbdd>
+	LONG $0x48fe5162; WORD $0x417f; BYTE $0x02 // vmovdqu64 %zmm8, 0x80(%r9)
 	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xf93f840f; WORD $0xffff // je 0xc2f <k_qconv+0xc0f>
-	LONG $0x48fed162; WORD $0x717f; BYTE $0x03 // vmovdqu64 %zmm6, 0xc0(%r9)
+	LONG $0xf928840f; WORD $0xffff // je 0xc22 <k_qconv+0xc02>
+	LONG $0x48fed162; WORD $0x797f; BYTE $0x03 // vmovdqu64 %zmm7, 0xc0(%r9)
 	LONG $0xa90c8d4f // leaq (%r9,%r13,4), %r9
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	LONG $0xf9518e0f; WORD $0xffff // jle 0xc56 <k_qconv+0xc36>
-	LONG $0x48fed162; WORD $0x297f // vmovdqu64 %zmm5, (%r9)
+	LONG $0xf93d8e0f; WORD $0xffff // jle 0xc4c <k_qconv+0xc2c>
+	LONG $0x48fed162; WORD $0x317f // vmovdqu64 %zmm6, (%r9)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xf951840f; WORD $0xffff // je 0xc64 <k_qconv+0xc44>
-	LONG $0x48fed162; WORD $0x617f; BYTE $0x01 // vmovdqu64 %zmm4, 0x40(%r9)
+	LONG $0xf93d840f; WORD $0xffff // je 0xc5a <k_qconv+0xc3a>
+	LONG $0x48fed162; WORD $0x697f; BYTE $0x01 // vmovdqu64 %zmm5, 0x40(%r9)
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xf963840f; WORD $0xffff // je 0xc86 <k_qconv+0xc66>
-	LONG $0x48fed162; WORD $0x597f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%r9)
+	LONG $0xf94f840f; WORD $0xffff // je 0xc7c <k_qconv+0xc5c>
+	LONG $0x48fed162; WORD $0x617f; BYTE $0x02 // vmovdqu64 %zmm4, 0x80(%r9)
 	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xf975840f; WORD $0xffff // je 0xca8 <k_qconv+0xc88>
-	LONG $0x48fed162; WORD $0x517f; BYTE $0x03 // vmovdqu64 %zmm2, 0xc0(%r9)
-	LONG $0xfff431e9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
-	LONG $0x497c7162; WORD $0x2911 // vmovups %zmm13, (%rcx) {%k1}
-	QUAD $0x01a96459481c5162 // vmulps 0x40(%r9,%rbp,4), %zmm12, %zmm12
-	QUAD $0x01a86458481c7162 // vaddps 0x40(%rax,%rbp,4), %zmm12, %zmm12
-	LONG $0x4b7c7162; WORD $0x6111; BYTE $0x01 // vmovups %zmm12, 0x40(%rcx) {%k3}
+	LONG $0xf964840f; WORD $0xffff // je 0xca1 <k_qconv+0xc81>
+	LONG $0x48fed162; WORD $0x597f; BYTE $0x03 // vmovdqu64 %zmm3, 0xc0(%r9)
+	LONG $0xfff427e9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
+	LONG $0x497c7162; WORD $0x3111 // vmovups %zmm14, (%rcx) {%k1}
+	QUAD $0x01a96c5948145162 // vmulps 0x40(%r9,%rbp,4), %zmm13, %zmm13
+	QUAD $0x01a86c5848147162 // vaddps 0x40(%rax,%rbp,4), %zmm13, %zmm13
+	LONG $0x4b7c7162; WORD $0x6911; BYTE $0x01 // vmovups %zmm13, 0x40(%rcx) {%k3}
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x02a96459481c5162 // vmulps 0x80(%r9,%rbp,4), %zmm12, %zmm12
+	QUAD $0x02a86458481c7162 // vaddps 0x80(%rax,%rbp,4), %zmm12, %zmm12
+	LONG $0x4c7c7162; WORD $0x6111; BYTE $0x02 // vmovups %zmm12, 0x80(%rcx) {%k4}
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	QUAD $0x02a95c5948245162 // vmulps 0x80(%r9,%rbp,4), %zmm11, %zmm11
-	QUAD $0x02a85c5848247162 // vaddps 0x80(%rax,%rbp,4), %zmm11, %zmm11
-	LONG $0x4c7c7162; WORD $0x5911; BYTE $0x02 // vmovups %zmm11, 0x80(%rcx) {%k4}
+	QUAD $0x03a95c5948245162 // vmulps 0xc0(%r9,%rbp,4), %zmm11, %zmm11
+	QUAD $0x03a85c5848247162 // vaddps 0xc0(%rax,%rbp,4), %zmm11, %zmm11
+	LONG $0x4d7c7162; WORD $0x5911; BYTE $0x03 // vmovups %zmm11, 0xc0(%rcx) {%k5}
+	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x03a95459482c5162 // vmulps 0xc0(%r9,%rbp,4), %zmm10, %zmm10
-	QUAD $0x03a85458482c7162 // vaddps 0xc0(%rax,%rbp,4), %zmm10, %zmm10
-	LONG $0x4d7c7162; WORD $0x5111; BYTE $0x03 // vmovups %zmm10, 0xc0(%rcx) {%k5}
-	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm10, %zmm10
+	LONG $0x482c7162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm10, %zmm10
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
+	LONG $0x0fff8349 // cmpq $0xf, %r15
+	WORD $0x487e // jle 0x140c <k_qconv+0x13ec>
+	LONG $0x487c7162; WORD $0x1111 // vmovups %zmm10, (%rcx)
+	QUAD $0x01a94c5948345162 // vmulps 0x40(%r9,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a84c5848347162 // vaddps 0x40(%rax,%rbp,4), %zmm9, %zmm9
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	WORD $0x427e // jle 0x1422 <k_qconv+0x1402>
+	LONG $0x487c7162; WORD $0x4911; BYTE $0x01 // vmovups %zmm9, 0x40(%rcx)
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x487e // jle 0x1402 <k_qconv+0x13e2>
-	LONG $0x487c7162; WORD $0x0911 // vmovups %zmm9, (%rcx)
-	QUAD $0x01a94459483c5162 // vmulps 0x40(%r9,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01a84458483c7162 // vaddps 0x40(%rax,%rbp,4), %zmm8, %zmm8
-	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	WORD $0x427e // jle 0x1418 <k_qconv+0x13f8>
-	LONG $0x487c7162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%rcx)
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x02a97c594844d162 // vmulps 0x80(%r9,%rbp,4), %zmm7, %zmm7
-	QUAD $0x02a87c584844f162 // vaddps 0x80(%rax,%rbp,4), %zmm7, %zmm7
+	QUAD $0x02a94459483c5162 // vmulps 0x80(%r9,%rbp,4), %zmm8, %zmm8
+	QUAD $0x02a84458483c7162 // vaddps 0x80(%rax,%rbp,4), %zmm8, %zmm8
 	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	WORD $0x3c7e // jle 0x1435 <k_qconv+0x1415>
-	LONG $0x487cf162; WORD $0x7911; BYTE $0x02 // vmovups %zmm7, 0x80(%rcx)
-	WORD $0x3aeb // jmp 0x143c <k_qconv+0x141c>
-	LONG $0x497c7162; WORD $0x0911 // vmovups %zmm9, (%rcx) {%k1}
-	QUAD $0x01a94459483c5162 // vmulps 0x40(%r9,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01a84458483c7162 // vaddps 0x40(%rax,%rbp,4), %zmm8, %zmm8
-	LONG $0x4b7c7162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%rcx) {%k3}
+	WORD $0x3c7e // jle 0x143f <k_qconv+0x141f>
+	LONG $0x487c7162; WORD $0x4111; BYTE $0x02 // vmovups %zmm8, 0x80(%rcx)
+	WORD $0x3aeb // jmp 0x1446 <k_qconv+0x1426>
+	LONG $0x497c7162; WORD $0x1111 // vmovups %zmm10, (%rcx) {%k1}
+	QUAD $0x01a94c5948345162 // vmulps 0x40(%r9,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a84c5848347162 // vaddps 0x40(%rax,%rbp,4), %zmm9, %zmm9
+	LONG $0x4b7c7162; WORD $0x4911; BYTE $0x01 // vmovups %zmm9, 0x40(%rcx) {%k3}
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	QUAD $0x02a94459483c5162 // vmulps 0x80(%r9,%rbp,4), %zmm8, %zmm8
+	QUAD $0x02a84458483c7162 // vaddps 0x80(%rax,%rbp,4), %zmm8, %zmm8
+	LONG $0x4c7c7162; WORD $0x4111; BYTE $0x02 // vmovups %zmm8, 0x80(%rcx) {%k4}
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x02a97c594844d162 // vmulps 0x80(%r9,%rbp,4), %zmm7, %zmm7
-	QUAD $0x02a87c584844f162 // vaddps 0x80(%rax,%rbp,4), %zmm7, %zmm7
-	LONG $0x4c7cf162; WORD $0x7911; BYTE $0x02 // vmovups %zmm7, 0x80(%rcx) {%k4}
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x03a97459484cd162 // vmulps 0xc0(%r9,%rbp,4), %zmm6, %zmm6
-	QUAD $0x03a87458484cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x4d7cf162; WORD $0x7111; BYTE $0x03 // vmovups %zmm6, 0xc0(%rcx) {%k5}
+	QUAD $0x03a97c594844d162 // vmulps 0xc0(%r9,%rbp,4), %zmm7, %zmm7
+	QUAD $0x03a87c584844f162 // vaddps 0xc0(%rax,%rbp,4), %zmm7, %zmm7
+	LONG $0x4d7cf162; WORD $0x7911; BYTE $0x03 // vmovups %zmm7, 0xc0(%rcx) {%k5}
 	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
 	LONG $0x0fff8349 // cmpq $0xf, %r15
-	WORD $0x487e // jle 0x14c5 <k_qconv+0x14a5>
-	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
+	WORD $0x487e // jle 0x14cf <k_qconv+0x14af>
+	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
+	QUAD $0x01a96c594854d162 // vmulps 0x40(%r9,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
 	LONG $0x1fff8349 // cmpq $0x1f, %r15
-	WORD $0x427e // jle 0x14db <k_qconv+0x14bb>
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx)
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02a95c594864d162 // vmulps 0x80(%r9,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a85c584864f162 // vaddps 0x80(%rax,%rbp,4), %zmm3, %zmm3
+	WORD $0x427e // jle 0x14e5 <k_qconv+0x14c5>
+	LONG $0x487cf162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%rcx)
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02a96459485cd162 // vmulps 0x80(%r9,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a86458485cf162 // vaddps 0x80(%rax,%rbp,4), %zmm4, %zmm4
 	LONG $0x2fff8349 // cmpq $0x2f, %r15
-	WORD $0x3c7e // jle 0x14f8 <k_qconv+0x14d8>
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x02 // vmovups %zmm3, 0x80(%rcx)
-	WORD $0x3aeb // jmp 0x14ff <k_qconv+0x14df>
-	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
-	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
-	LONG $0x4b7cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx) {%k3}
+	WORD $0x3c7e // jle 0x1502 <k_qconv+0x14e2>
+	LONG $0x487cf162; WORD $0x6111; BYTE $0x02 // vmovups %zmm4, 0x80(%rcx)
+	WORD $0x3aeb // jmp 0x1509 <k_qconv+0x14e9>
+	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
+	QUAD $0x01a96c594854d162 // vmulps 0x40(%r9,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
+	LONG $0x4b7cf162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%rcx) {%k3}
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02a96459485cd162 // vmulps 0x80(%r9,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a86458485cf162 // vaddps 0x80(%rax,%rbp,4), %zmm4, %zmm4
+	LONG $0x4c7cf162; WORD $0x6111; BYTE $0x02 // vmovups %zmm4, 0x80(%rcx) {%k4}
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02a95c594864d162 // vmulps 0x80(%r9,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a85c584864f162 // vaddps 0x80(%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x4c7cf162; WORD $0x5911; BYTE $0x02 // vmovups %zmm3, 0x80(%rcx) {%k4}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03a95459486cd162 // vmulps 0xc0(%r9,%rbp,4), %zmm2, %zmm2
-	QUAD $0x03a85458486cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x4d7cf162; WORD $0x5111; BYTE $0x03 // vmovups %zmm2, 0xc0(%rcx) {%k5}
-	LONG $0xfff24fe9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
-	LONG $0x4d7c7162; WORD $0x7611; BYTE $0x03 // vmovups %zmm14, 0xc0(%rsi) {%k5}
+	QUAD $0x03a95c594864d162 // vmulps 0xc0(%r9,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03a85c584864f162 // vaddps 0xc0(%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x4d7cf162; WORD $0x5911; BYTE $0x03 // vmovups %zmm3, 0xc0(%rcx) {%k5}
+	LONG $0xfff245e9; BYTE $0xff // jmp 0x770 <k_qconv+0x750>
+	LONG $0x4d7c7162; WORD $0x7e11; BYTE $0x03 // vmovups %zmm15, 0xc0(%rsi) {%k5}
 	LONG $0xae0c8d4e // leaq (%rsi,%r13,4), %r9
-	LONG $0x48fe3162; WORD $0x2c7f; BYTE $0xae // vmovdqu64 %zmm13, (%rsi,%r13,4)
-	QUAD $0x01ae647f48fe3162 // vmovdqu64 %zmm12, 0x40(%rsi,%r13,4)
-	QUAD $0x02ae5c7f48fe3162 // vmovdqu64 %zmm11, 0x80(%rsi,%r13,4)
+	LONG $0x48fe3162; WORD $0x347f; BYTE $0xae // vmovdqu64 %zmm14, (%rsi,%r13,4)
+	QUAD $0x01ae6c7f48fe3162 // vmovdqu64 %zmm13, 0x40(%rsi,%r13,4)
+	QUAD $0x02ae647f48fe3162 // vmovdqu64 %zmm12, 0x80(%rsi,%r13,4)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0xfffd4be9; BYTE $0xff // jmp 0x1298 <k_qconv+0x1278>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xfffd48e9; BYTE $0xff // jmp 0x129f <k_qconv+0x127f>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x78508b48 // movq 0x78(%rax), %rdx
 	LONG $0x60708b48 // movq 0x60(%rax), %rsi
-	QUAD $0x0000b824b4af0f48; BYTE $0x00 // imulq 0xb8(%rsp), %rsi
+	QUAD $0x0000a024b4af0f48; BYTE $0x00 // imulq 0xa0(%rsp), %rsi
 	LONG $0x68508b4c // movq 0x68(%rax), %r10
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x24348948 // movq %rsi, (%rsp)
 	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	LONG $0x18708b48 // movq 0x18(%rax), %rsi
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x18708b48 // movq 0x18(%rax), %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
 	LONG $0x38588b4c // movq 0x38(%rax), %r11
 	LONG $0x80808b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r8
 	LONG $0x20788b4c // movq 0x20(%rax), %r15
 	LONG $0x01668d4d // leaq 0x1(%r14), %r12
 	LONG $0xe2af0f4c // imulq %rdx, %r12
-	QUAD $0x000000a824a4034c // addq 0xa8(%rsp), %r12
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	QUAD $0x000000c824a4034c // addq 0xc8(%rsp), %r12
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
 	LONG $0x12048d48 // leaq (%rdx,%rdx), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
-	WORD $0x1eeb // jmp 0x15d4 <k_qconv+0x15b4>
-	LONG $0x4a7ff162; WORD $0x107f // vmovdqu8 %zmm2, (%rax) {%k2}
+	WORD $0x1eeb // jmp 0x15e4 <k_qconv+0x15c4>
+	LONG $0x4a7ff162; WORD $0x187f // vmovdqu8 %zmm3, (%rax) {%k2}
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x024e8d49 // leaq 0x2(%r14), %rcx
 	LONG $0x2464034c; BYTE $0x40 // addq 0x40(%rsp), %r12
 	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
-	LONG $0xec9a8f0f; WORD $0xffff // jg 0x26e <k_qconv+0x24e>
+	LONG $0xec9f8f0f; WORD $0xffff // jg 0x283 <k_qconv+0x263>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x48fe7162; WORD $0x0c6f; BYTE $0xa9 // vmovdqu64 (%rcx,%rbp,4), %zmm9
-	QUAD $0x01a9446f48fe7162 // vmovdqu64 0x40(%rcx,%rbp,4), %zmm8
-	QUAD $0x02a97c6f48fef162 // vmovdqu64 0x80(%rcx,%rbp,4), %zmm7
-	QUAD $0x03a9746f48fef162 // vmovdqu64 0xc0(%rcx,%rbp,4), %zmm6
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01e98e0f; WORD $0x0000 // jle 0x17f0 <k_qconv+0x17d0>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x48fe7162; WORD $0x146f; BYTE $0xa9 // vmovdqu64 (%rcx,%rbp,4), %zmm10
+	QUAD $0x01a94c6f48fe7162 // vmovdqu64 0x40(%rcx,%rbp,4), %zmm9
+	QUAD $0x02a9446f48fe7162 // vmovdqu64 0x80(%rcx,%rbp,4), %zmm8
+	QUAD $0x03a97c6f48fef162 // vmovdqu64 0xc0(%rcx,%rbp,4), %zmm7
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x01e98e0f; WORD $0x0000 // jle 0x1800 <k_qconv+0x17e0>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	LONG $0xc8af0f48 // imulq %rax, %rcx
 	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
-	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x307a8b48 // movq 0x30(%rdx), %rdi
 	LONG $0x40528b48 // movq 0x40(%rdx), %rdx
 	QUAD $0x00000000950c8d4c // leaq (,%rdx,4), %r9
+	LONG $0x48fdd162; WORD $0xf26f // vmovdqa64 %zmm10, %zmm6
 	LONG $0x48fdd162; WORD $0xe96f // vmovdqa64 %zmm9, %zmm5
 	LONG $0x48fdd162; WORD $0xe06f // vmovdqa64 %zmm8, %zmm4
 	LONG $0x48fdf162; WORD $0xdf6f // vmovdqa64 %zmm7, %zmm3
-	LONG $0x48fdf162; WORD $0xd66f // vmovdqa64 %zmm6, %zmm2
-	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x11eb // jmp 0x165c <k_qconv+0x163c>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x10eb // jmp 0x166c <k_qconv+0x164c>
+	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
-	LONG $0x01ac840f; WORD $0x0000 // je 0x1808 <k_qconv+0x17e8>
+	LONG $0x01ac840f; WORD $0x0000 // je 0x1818 <k_qconv+0x17f8>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0xef7e // jle 0x1650 <k_qconv+0x1630>
+	WORD $0xef7e // jle 0x1660 <k_qconv+0x1640>
 	LONG $0xef348b4a // movq (%rdi,%r13,8), %rsi
 	LONG $0x311c8d48 // leaq (%rcx,%rsi), %rbx
 	LONG $0x0b048d4e // leaq (%rbx,%r9), %r8
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	LONG $0x48fe7162; WORD $0x556f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm10
-	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm11
-	LONG $0x48fe7162; WORD $0x656f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm12
-	LONG $0x48fe7162; WORD $0x6d6f; BYTE $0x03 // vmovdqu64 0xc0(%rbp), %zmm13
-	LONG $0x480dd162; WORD $0xf271; BYTE $0x08 // vpsllw $0x8, %zmm10, %zmm14
-	LONG $0x480dd162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm14, %zmm14
-	LONG $0x482dd162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm11
+	LONG $0x48fe7162; WORD $0x656f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm12
+	LONG $0x48fe7162; WORD $0x6d6f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm13
+	LONG $0x48fe7162; WORD $0x756f; BYTE $0x03 // vmovdqu64 0xc0(%rbp), %zmm14
 	LONG $0x4805d162; WORD $0xf371; BYTE $0x08 // vpsllw $0x8, %zmm11, %zmm15
 	LONG $0x4805d162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm15, %zmm15
 	LONG $0x4825d162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm11, %zmm11
@@ -1080,2294 +1077,2286 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4075d162; WORD $0xf571; BYTE $0x08 // vpsllw $0x8, %zmm13, %zmm17
 	LONG $0x4075b162; WORD $0xe171; BYTE $0x08 // vpsraw $0x8, %zmm17, %zmm17
 	LONG $0x4815d162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm13, %zmm13
-	LONG $0x487de262; WORD $0x1358 // vpbroadcastd (%rbx), %zmm18
-	LONG $0x40ede162; WORD $0xd9db // vpandq %zmm1, %zmm18, %zmm19
-	LONG $0x406db162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm18, %zmm18
-	LONG $0x4065c162; WORD $0xe6f5 // vpmaddwd %zmm14, %zmm19, %zmm20
-	LONG $0x405d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm20, %zmm9
-	LONG $0x406dc162; WORD $0xe2f5 // vpmaddwd %zmm10, %zmm18, %zmm20
-	LONG $0x48353162; WORD $0xccfe // vpaddd %zmm20, %zmm9, %zmm9
-	LONG $0x4065c162; WORD $0xe7f5 // vpmaddwd %zmm15, %zmm19, %zmm20
-	LONG $0x405d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm20, %zmm8
-	LONG $0x406dc162; WORD $0xe3f5 // vpmaddwd %zmm11, %zmm18, %zmm20
-	LONG $0x483d3162; WORD $0xc4fe // vpaddd %zmm20, %zmm8, %zmm8
-	LONG $0x4065a162; WORD $0xe0f5 // vpmaddwd %zmm16, %zmm19, %zmm20
+	LONG $0x406dd162; WORD $0xf671; BYTE $0x08 // vpsllw $0x8, %zmm14, %zmm18
+	LONG $0x406db162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm18, %zmm18
+	LONG $0x480dd162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm14, %zmm14
+	LONG $0x487de262; WORD $0x1b58 // vpbroadcastd (%rbx), %zmm19
+	LONG $0x40e5e162; WORD $0xe1db // vpandq %zmm1, %zmm19, %zmm20
+	LONG $0x4065b162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm19, %zmm19
+	LONG $0x405dc162; WORD $0xeff5 // vpmaddwd %zmm15, %zmm20, %zmm21
+	LONG $0x40555162; WORD $0xd2fe // vpaddd %zmm10, %zmm21, %zmm10
+	LONG $0x4065c162; WORD $0xebf5 // vpmaddwd %zmm11, %zmm19, %zmm21
+	LONG $0x482d3162; WORD $0xd5fe // vpaddd %zmm21, %zmm10, %zmm10
+	LONG $0x405da162; WORD $0xe8f5 // vpmaddwd %zmm16, %zmm20, %zmm21
+	LONG $0x40555162; WORD $0xc9fe // vpaddd %zmm9, %zmm21, %zmm9
+	LONG $0x4065c162; WORD $0xecf5 // vpmaddwd %zmm12, %zmm19, %zmm21
+	LONG $0x48353162; WORD $0xcdfe // vpaddd %zmm21, %zmm9, %zmm9
+	LONG $0x405da162; WORD $0xe9f5 // vpmaddwd %zmm17, %zmm20, %zmm21
+	LONG $0x40555162; WORD $0xc0fe // vpaddd %zmm8, %zmm21, %zmm8
+	LONG $0x4065c162; WORD $0xedf5 // vpmaddwd %zmm13, %zmm19, %zmm21
+	LONG $0x483d3162; WORD $0xc5fe // vpaddd %zmm21, %zmm8, %zmm8
+	LONG $0x405da162; WORD $0xe2f5 // vpmaddwd %zmm18, %zmm20, %zmm20
 	LONG $0x405df162; WORD $0xfffe // vpaddd %zmm7, %zmm20, %zmm7
-	LONG $0x406dc162; WORD $0xe4f5 // vpmaddwd %zmm12, %zmm18, %zmm20
-	LONG $0x4845b162; WORD $0xfcfe // vpaddd %zmm20, %zmm7, %zmm7
-	LONG $0x4065a162; WORD $0xd9f5 // vpmaddwd %zmm17, %zmm19, %zmm19
-	LONG $0x4065f162; WORD $0xf6fe // vpaddd %zmm6, %zmm19, %zmm6
-	LONG $0x406dc162; WORD $0xd5f5 // vpmaddwd %zmm13, %zmm18, %zmm18
-	LONG $0x484db162; WORD $0xf2fe // vpaddd %zmm18, %zmm6, %zmm6
-	LONG $0x487de262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm18
-	LONG $0x40ede162; WORD $0xd9db // vpandq %zmm1, %zmm18, %zmm19
-	LONG $0x406db162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm18, %zmm18
-	LONG $0x40655162; WORD $0xf6f5 // vpmaddwd %zmm14, %zmm19, %zmm14
-	LONG $0x480df162; WORD $0xedfe // vpaddd %zmm5, %zmm14, %zmm5
-	LONG $0x406d5162; WORD $0xd2f5 // vpmaddwd %zmm10, %zmm18, %zmm10
-	LONG $0x4855d162; WORD $0xeafe // vpaddd %zmm10, %zmm5, %zmm5
-	LONG $0x40655162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm19, %zmm10
-	LONG $0x482df162; WORD $0xe4fe // vpaddd %zmm4, %zmm10, %zmm4
-	LONG $0x406d5162; WORD $0xd3f5 // vpmaddwd %zmm11, %zmm18, %zmm10
-	LONG $0x485dd162; WORD $0xe2fe // vpaddd %zmm10, %zmm4, %zmm4
-	LONG $0x40653162; WORD $0xd0f5 // vpmaddwd %zmm16, %zmm19, %zmm10
-	LONG $0x482df162; WORD $0xdbfe // vpaddd %zmm3, %zmm10, %zmm3
-	LONG $0x406d5162; WORD $0xd4f5 // vpmaddwd %zmm12, %zmm18, %zmm10
-	LONG $0x4865d162; WORD $0xdafe // vpaddd %zmm10, %zmm3, %zmm3
-	LONG $0x40653162; WORD $0xd1f5 // vpmaddwd %zmm17, %zmm19, %zmm10
-	LONG $0x482df162; WORD $0xd2fe // vpaddd %zmm2, %zmm10, %zmm2
-	LONG $0x406d5162; WORD $0xd5f5 // vpmaddwd %zmm13, %zmm18, %zmm10
-	LONG $0x486dd162; WORD $0xd2fe // vpaddd %zmm10, %zmm2, %zmm2
+	LONG $0x4065c162; WORD $0xdef5 // vpmaddwd %zmm14, %zmm19, %zmm19
+	LONG $0x4845b162; WORD $0xfbfe // vpaddd %zmm19, %zmm7, %zmm7
+	LONG $0x487de262; WORD $0x1e58 // vpbroadcastd (%rsi), %zmm19
+	LONG $0x40e5e162; WORD $0xe1db // vpandq %zmm1, %zmm19, %zmm20
+	LONG $0x4065b162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm19, %zmm19
+	LONG $0x405d5162; WORD $0xfff5 // vpmaddwd %zmm15, %zmm20, %zmm15
+	LONG $0x4805f162; WORD $0xf6fe // vpaddd %zmm6, %zmm15, %zmm6
+	LONG $0x40655162; WORD $0xdbf5 // vpmaddwd %zmm11, %zmm19, %zmm11
+	LONG $0x484dd162; WORD $0xf3fe // vpaddd %zmm11, %zmm6, %zmm6
+	LONG $0x405d3162; WORD $0xd8f5 // vpmaddwd %zmm16, %zmm20, %zmm11
+	LONG $0x4825f162; WORD $0xedfe // vpaddd %zmm5, %zmm11, %zmm5
+	LONG $0x40655162; WORD $0xdcf5 // vpmaddwd %zmm12, %zmm19, %zmm11
+	LONG $0x4855d162; WORD $0xebfe // vpaddd %zmm11, %zmm5, %zmm5
+	LONG $0x405d3162; WORD $0xd9f5 // vpmaddwd %zmm17, %zmm20, %zmm11
+	LONG $0x4825f162; WORD $0xe4fe // vpaddd %zmm4, %zmm11, %zmm4
+	LONG $0x40655162; WORD $0xddf5 // vpmaddwd %zmm13, %zmm19, %zmm11
+	LONG $0x485dd162; WORD $0xe3fe // vpaddd %zmm11, %zmm4, %zmm4
+	LONG $0x405d3162; WORD $0xdaf5 // vpmaddwd %zmm18, %zmm20, %zmm11
+	LONG $0x4825f162; WORD $0xdbfe // vpaddd %zmm3, %zmm11, %zmm3
+	LONG $0x40655162; WORD $0xdef5 // vpmaddwd %zmm14, %zmm19, %zmm11
+	LONG $0x4865d162; WORD $0xdbfe // vpaddd %zmm11, %zmm3, %zmm3
 	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0x00c58148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbp # imm = 0x100
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	LONG $0xfe92820f; WORD $0xffff // jb 0x1670 <k_qconv+0x1650>
-	LONG $0xfffe6de9; BYTE $0xff // jmp 0x1650 <k_qconv+0x1630>
+	LONG $0xfe92820f; WORD $0xffff // jb 0x1680 <k_qconv+0x1660>
+	LONG $0xfffe6de9; BYTE $0xff // jmp 0x1660 <k_qconv+0x1640>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdd162; WORD $0xf26f // vmovdqa64 %zmm10, %zmm6
 	LONG $0x48fdd162; WORD $0xe96f // vmovdqa64 %zmm9, %zmm5
 	LONG $0x48fdd162; WORD $0xe06f // vmovdqa64 %zmm8, %zmm4
 	LONG $0x48fdf162; WORD $0xdf6f // vmovdqa64 %zmm7, %zmm3
-	LONG $0x48fdf162; WORD $0xd66f // vmovdqa64 %zmm6, %zmm2
 	LONG $0xc2af0f49 // imulq %r10, %rax
-	LONG $0x24440348; BYTE $0x10 // addq 0x10(%rsp), %rax
+	LONG $0x24040348 // addq (%rsp), %rax
 	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0091840f; WORD $0x0000 // je 0x18b0 <k_qconv+0x1890>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x0092840f; WORD $0x0000 // je 0x18c0 <k_qconv+0x18a0>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
 	LONG $0x02f88349 // cmpq $0x2, %r8
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x0134850f; WORD $0x0000 // jne 0x1970 <k_qconv+0x1950>
+	LONG $0x0135850f; WORD $0x0000 // jne 0x1980 <k_qconv+0x1960>
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x01f28e0f; WORD $0x0000 // jle 0x1a38 <k_qconv+0x1a18>
-	LONG $0x48fe7162; WORD $0x087f // vmovdqu64 %zmm9, (%rax)
+	LONG $0x01f48e0f; WORD $0x0000 // jle 0x1a49 <k_qconv+0x1a29>
+	LONG $0x48fe7162; WORD $0x107f // vmovdqu64 %zmm10, (%rax)
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	LONG $0x01e8860f; WORD $0x0000 // jbe 0x1a3e <k_qconv+0x1a1e>
-	LONG $0x48fe7162; WORD $0x407f; BYTE $0x01 // vmovdqu64 %zmm8, 0x40(%rax)
+	LONG $0x01ea860f; WORD $0x0000 // jbe 0x1a4f <k_qconv+0x1a2f>
+	LONG $0x48fe7162; WORD $0x487f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%rax)
 	WORD $0x01b1 // movb $0x1, %cl
 	LONG $0x30fe8348 // cmpq $0x30, %rsi
-	LONG $0x01f0820f; WORD $0x0000 // jb 0x1a59 <k_qconv+0x1a39>
-	LONG $0x48fef162; WORD $0x787f; BYTE $0x02 // vmovdqu64 %zmm7, 0x80(%rax)
+	LONG $0x01f2820f; WORD $0x0000 // jb 0x1a6a <k_qconv+0x1a4a>
+	LONG $0x48fe7162; WORD $0x407f; BYTE $0x02 // vmovdqu64 %zmm8, 0x80(%rax)
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	LONG $0x0432820f; WORD $0x0000 // jb 0x1cac <k_qconv+0x1c8c>
-	LONG $0x48fef162; WORD $0x707f; BYTE $0x03 // vmovdqu64 %zmm6, 0xc0(%rax)
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x90 // vmovdqu64 %zmm5, (%rax,%r10,4)
-	QUAD $0x0190647f48feb162 // vmovdqu64 %zmm4, 0x40(%rax,%r10,4)
-	QUAD $0x02905c7f48feb162 // vmovdqu64 %zmm3, 0x80(%rax,%r10,4)
-	QUAD $0x0390547f48feb162 // vmovdqu64 %zmm2, 0xc0(%rax,%r10,4)
-	LONG $0xfffd1be9; BYTE $0xff // jmp 0x15c0 <k_qconv+0x15a0>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487d7262; WORD $0x6179; BYTE $0x44 // vpbroadcastw 0x88(%rcx), %zmm12
-	QUAD $0x008c9178487d7262; WORD $0x0000 // vpbroadcastb 0x8c(%rcx), %zmm10
-	QUAD $0x00909978487d7262; WORD $0x0000 // vpbroadcastb 0x90(%rcx), %zmm11
+	LONG $0x043b820f; WORD $0x0000 // jb 0x1cc4 <k_qconv+0x1ca4>
+	LONG $0x48fef162; WORD $0x787f; BYTE $0x03 // vmovdqu64 %zmm7, 0xc0(%rax)
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x90 // vmovdqu64 %zmm6, (%rax,%r10,4)
+	QUAD $0x01906c7f48feb162 // vmovdqu64 %zmm5, 0x40(%rax,%r10,4)
+	QUAD $0x0290647f48feb162 // vmovdqu64 %zmm4, 0x80(%rax,%r10,4)
+	QUAD $0x03905c7f48feb162 // vmovdqu64 %zmm3, 0xc0(%rax,%r10,4)
+	LONG $0xfffd1ce9; BYTE $0xff // jmp 0x15d0 <k_qconv+0x15b0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x487d7262; WORD $0x6979; BYTE $0x44 // vpbroadcastw 0x88(%rcx), %zmm13
+	QUAD $0x008c9978487d7262; WORD $0x0000 // vpbroadcastb 0x8c(%rcx), %zmm11
+	QUAD $0x0090a178487d7262; WORD $0x0000 // vpbroadcastb 0x90(%rcx), %zmm12
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01af4c5948345162 // vmulps 0x40(%r15,%rbp,4), %zmm9, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc96b // vpackssdw %zmm9, %zmm10, %zmm9
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01af4459483c5162 // vmulps 0x40(%r15,%rbp,4), %zmm8, %zmm8
+	QUAD $0x02af4459483c5162 // vmulps 0x80(%r15,%rbp,4), %zmm8, %zmm8
 	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x48355162; WORD $0xc06b // vpackssdw %zmm8, %zmm9, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x02af7c594844d162 // vmulps 0x80(%r15,%rbp,4), %zmm7, %zmm7
+	QUAD $0x03af7c594844d162 // vmulps 0xc0(%r15,%rbp,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x03af7459484cd162 // vmulps 0xc0(%r15,%rbp,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xf66b // vpackssdw %zmm6, %zmm7, %zmm6
-	LONG $0x483dd162; WORD $0xfced // vpaddsw %zmm12, %zmm8, %zmm7
-	LONG $0x484dd162; WORD $0xf4ed // vpaddsw %zmm12, %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xf667 // vpackuswb %zmm6, %zmm7, %zmm6
-	LONG $0x484dd162; WORD $0xf2de // vpmaxub %zmm10, %zmm6, %zmm6
-	LONG $0x484dd162; WORD $0xf3da // vpminub %zmm11, %zmm6, %zmm6
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
+	LONG $0x48355162; WORD $0xc5ed // vpaddsw %zmm13, %zmm9, %zmm8
+	LONG $0x4845d162; WORD $0xfded // vpaddsw %zmm13, %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff67 // vpackuswb %zmm7, %zmm8, %zmm7
+	LONG $0x4845d162; WORD $0xfbde // vpmaxub %zmm11, %zmm7, %zmm7
+	LONG $0x4845d162; WORD $0xfcda // vpminub %zmm12, %zmm7, %zmm7
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x3ff98348 // cmpq $0x3f, %rcx
-	WORD $0x447e // jle 0x19a1 <k_qconv+0x1981>
-	LONG $0x48fef162; WORD $0x307f // vmovdqu64 %zmm6, (%rax)
-	WORD $0x42eb // jmp 0x19a7 <k_qconv+0x1987>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
-	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0x447e // jle 0x19b2 <k_qconv+0x1992>
+	LONG $0x48fef162; WORD $0x387f // vmovdqu64 %zmm7, (%rax)
+	WORD $0x42eb // jmp 0x19b8 <k_qconv+0x1998>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm10, %zmm10
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm9, %zmm9
+	LONG $0x482c7162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm10, %zmm10
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x010b8e0f; WORD $0x0000 // jle 0x1aa1 <k_qconv+0x1a81>
-	LONG $0x487c7162; WORD $0x0811 // vmovups %zmm9, (%rax)
-	LONG $0x000106e9; BYTE $0x00 // jmp 0x1aa7 <k_qconv+0x1a87>
-	LONG $0x4a7ff162; WORD $0x307f // vmovdqu8 %zmm6, (%rax) {%k2}
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0x1ab2 <k_qconv+0x1a92>
+	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
+	LONG $0x000106e9; BYTE $0x00 // jmp 0x1ab8 <k_qconv+0x1a98>
+	LONG $0x4a7ff162; WORD $0x387f // vmovdqu8 %zmm7, (%rax) {%k2}
 	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01af6c594854d162 // vmulps 0x40(%r15,%rbp,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01af6459485cd162 // vmulps 0x40(%r15,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02af6459485cd162 // vmulps 0x80(%r15,%rbp,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe46b // vpackssdw %zmm4, %zmm5, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02af5c594864d162 // vmulps 0x80(%r15,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03af5c594864d162 // vmulps 0xc0(%r15,%rbp,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03af5459486cd162 // vmulps 0xc0(%r15,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd26b // vpackssdw %zmm2, %zmm3, %zmm2
-	LONG $0x485dd162; WORD $0xdced // vpaddsw %zmm12, %zmm4, %zmm3
-	LONG $0x486dd162; WORD $0xd4ed // vpaddsw %zmm12, %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd267 // vpackuswb %zmm2, %zmm3, %zmm2
-	LONG $0x486dd162; WORD $0xd2de // vpmaxub %zmm10, %zmm2, %zmm2
-	LONG $0x486dd162; WORD $0xd3da // vpminub %zmm11, %zmm2, %zmm2
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x4855d162; WORD $0xe5ed // vpaddsw %zmm13, %zmm5, %zmm4
+	LONG $0x4865d162; WORD $0xdded // vpaddsw %zmm13, %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb67 // vpackuswb %zmm3, %zmm4, %zmm3
+	LONG $0x4865d162; WORD $0xdbde // vpmaxub %zmm11, %zmm3, %zmm3
+	LONG $0x4865d162; WORD $0xdcda // vpminub %zmm12, %zmm3, %zmm3
 	LONG $0x3ff98348 // cmpq $0x3f, %rcx
-	LONG $0xfb898e0f; WORD $0xffff // jle 0x15b6 <k_qconv+0x1596>
-	LONG $0x48fef162; WORD $0x107f // vmovdqu64 %zmm2, (%rax)
-	LONG $0xfffb88e9; BYTE $0xff // jmp 0x15c0 <k_qconv+0x15a0>
-	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
+	LONG $0xfb888e0f; WORD $0xffff // jle 0x15c6 <k_qconv+0x15a6>
+	LONG $0x48fef162; WORD $0x187f // vmovdqu64 %zmm3, (%rax)
+	LONG $0xfffb87e9; BYTE $0xff // jmp 0x15d0 <k_qconv+0x15b0>
+	LONG $0x497c7162; WORD $0x1011 // vmovups %zmm10, (%rax) {%k1}
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xfa92fbc5 // kmovd %edx, %k7
-	LONG $0x4f7c7162; WORD $0x4011; BYTE $0x01 // vmovups %zmm8, 0x40(%rax) {%k7}
+	LONG $0x4f7c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax) {%k7}
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4c7cf162; WORD $0x7811; BYTE $0x02 // vmovups %zmm7, 0x80(%rax) {%k4}
-	LONG $0x4d7cf162; WORD $0x7011; BYTE $0x03 // vmovups %zmm6, 0xc0(%rax) {%k5}
+	LONG $0x4c7c7162; WORD $0x4011; BYTE $0x02 // vmovups %zmm8, 0x80(%rax) {%k4}
+	LONG $0x4d7cf162; WORD $0x7811; BYTE $0x03 // vmovups %zmm7, 0xc0(%rax) {%k5}
 	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x01a08e0f; WORD $0x0000 // jle 0x1c15 <k_qconv+0x1bf5>
-	LONG $0x48fef162; WORD $0x2a7f // vmovdqu64 %zmm5, (%rdx)
+	LONG $0x01a48e0f; WORD $0x0000 // jle 0x1c2a <k_qconv+0x1c0a>
+	LONG $0x48fef162; WORD $0x327f // vmovdqu64 %zmm6, (%rdx)
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x01a0850f; WORD $0x0000 // jne 0x1c23 <k_qconv+0x1c03>
+	LONG $0x01a4850f; WORD $0x0000 // jne 0x1c38 <k_qconv+0x1c18>
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xfe92fbc5 // kmovd %esi, %k7
-	LONG $0x4f7cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx) {%k7}
-	LONG $0x000189e9; BYTE $0x00 // jmp 0x1c2a <k_qconv+0x1c0a>
-	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01af4459483c5162 // vmulps 0x40(%r15,%rbp,4), %zmm8, %zmm8
+	LONG $0x4f7cf162; WORD $0x6a11; BYTE $0x01 // vmovups %zmm5, 0x40(%rdx) {%k7}
+	LONG $0x00018de9; BYTE $0x00 // jmp 0x1c3f <k_qconv+0x1c1f>
+	LONG $0x497c7162; WORD $0x1011 // vmovups %zmm10, (%rax) {%k1}
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x01af4c5948345162 // vmulps 0x40(%r15,%rbp,4), %zmm9, %zmm9
 	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	QUAD $0x01a94458483c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm8, %zmm8
+	QUAD $0x01a94c5848347162 // vaddps 0x40(%rcx,%rbp,4), %zmm9, %zmm9
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	WORD $0x087e // jle 0x1acf <k_qconv+0x1aaf>
-	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
-	WORD $0x06eb // jmp 0x1ad5 <k_qconv+0x1ab5>
-	LONG $0x4b7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k3}
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x02af7c594844d162 // vmulps 0x80(%r15,%rbp,4), %zmm7, %zmm7
+	WORD $0x087e // jle 0x1ae0 <k_qconv+0x1ac0>
+	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
+	WORD $0x06eb // jmp 0x1ae6 <k_qconv+0x1ac6>
+	LONG $0x4b7c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k3}
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	QUAD $0x02af4459483c5162 // vmulps 0x80(%r15,%rbp,4), %zmm8, %zmm8
 	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
-	QUAD $0x02a97c584844f162 // vaddps 0x80(%rcx,%rbp,4), %zmm7, %zmm7
+	QUAD $0x02a94458483c7162 // vaddps 0x80(%rcx,%rbp,4), %zmm8, %zmm8
 	LONG $0x2ffe8348 // cmpq $0x2f, %rsi
-	WORD $0x087e // jle 0x1b00 <k_qconv+0x1ae0>
-	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
-	WORD $0x06eb // jmp 0x1b06 <k_qconv+0x1ae6>
-	LONG $0x4c7cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k4}
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x03af7459484cd162 // vmulps 0xc0(%r15,%rbp,4), %zmm6, %zmm6
-	QUAD $0x03a97458484cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm6, %zmm6
+	WORD $0x087e // jle 0x1b11 <k_qconv+0x1af1>
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	WORD $0x06eb // jmp 0x1b17 <k_qconv+0x1af7>
+	LONG $0x4c7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k4}
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x03af7c594844d162 // vmulps 0xc0(%r15,%rbp,4), %zmm7, %zmm7
+	QUAD $0x03a97c584844f162 // vaddps 0xc0(%rcx,%rbp,4), %zmm7, %zmm7
 	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
 	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x3ffe8348 // cmpq $0x3f, %rsi
-	WORD $0x767e // jle 0x1ba9 <k_qconv+0x1b89>
-	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	WORD $0x767e // jle 0x1bba <k_qconv+0x1b9a>
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01af6c594854d162 // vmulps 0x40(%r15,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a96c584854f162 // vaddps 0x40(%rcx,%rbp,4), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x6811; BYTE $0x01 // vmovups %zmm5, 0x40(%rax)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01af6459485cd162 // vmulps 0x40(%r15,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
+	QUAD $0x02af6459485cd162 // vmulps 0x80(%r15,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a96458485cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x02 // vmovups %zmm4, 0x80(%rax)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02af5c594864d162 // vmulps 0x80(%r15,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a95c584864f162 // vaddps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03af5459486cd162 // vmulps 0xc0(%r15,%rbp,4), %zmm2, %zmm2
-	QUAD $0x03a95458486cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x03 // vmovups %zmm2, 0xc0(%rax)
-	LONG $0xfffa17e9; BYTE $0xff // jmp 0x15c0 <k_qconv+0x15a0>
-	LONG $0x4d7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k5}
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x03af5c594864d162 // vmulps 0xc0(%r15,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03a95c584864f162 // vaddps 0xc0(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x03 // vmovups %zmm3, 0xc0(%rax)
+	LONG $0xfffa16e9; BYTE $0xff // jmp 0x15d0 <k_qconv+0x15b0>
+	LONG $0x4d7cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k5}
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x00838e0f; WORD $0x0000 // jle 0x1c50 <k_qconv+0x1c30>
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
-	QUAD $0x01af6459485cd162 // vmulps 0x40(%r15,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x008a8e0f; WORD $0x0000 // jle 0x1c68 <k_qconv+0x1c48>
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	QUAD $0x01af6c594854d162 // vmulps 0x40(%r15,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a96c584854f162 // vaddps 0x40(%rcx,%rbp,4), %zmm5, %zmm5
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	WORD $0x7d7e // jle 0x1c66 <k_qconv+0x1c46>
-	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02af5c594864d162 // vmulps 0x80(%r15,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a95c584864f162 // vaddps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x00808e0f; WORD $0x0000 // jle 0x1c7e <k_qconv+0x1c5e>
+	LONG $0x487cf162; WORD $0x6811; BYTE $0x01 // vmovups %zmm5, 0x40(%rax)
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02af6459485cd162 // vmulps 0x80(%r15,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a96458485cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm4, %zmm4
 	LONG $0x2ffe8348 // cmpq $0x2f, %rsi
-	WORD $0x777e // jle 0x1c83 <k_qconv+0x1c63>
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax)
-	WORD $0x75eb // jmp 0x1c8a <k_qconv+0x1c6a>
-	LONG $0x497cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k1}
+	WORD $0x7a7e // jle 0x1c9b <k_qconv+0x1c7b>
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x02 // vmovups %zmm4, 0x80(%rax)
+	WORD $0x78eb // jmp 0x1ca2 <k_qconv+0x1c82>
+	LONG $0x497cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k1}
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0xfe60840f; WORD $0xffff // je 0x1a83 <k_qconv+0x1a63>
-	LONG $0x48fef162; WORD $0x627f; BYTE $0x01 // vmovdqu64 %zmm4, 0x40(%rdx)
-	LONG $0x4c7cf162; WORD $0x5a11; BYTE $0x02 // vmovups %zmm3, 0x80(%rdx) {%k4}
+	LONG $0xfe5c840f; WORD $0xffff // je 0x1a94 <k_qconv+0x1a74>
+	LONG $0x48fef162; WORD $0x6a7f; BYTE $0x01 // vmovdqu64 %zmm5, 0x40(%rdx)
+	LONG $0x4c7cf162; WORD $0x6211; BYTE $0x02 // vmovups %zmm4, 0x80(%rdx) {%k4}
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xfa92fbc5 // kmovd %edx, %k7
-	QUAD $0x039054114f7cb162 // vmovups %zmm2, 0xc0(%rax,%r10,4) {%k7}
-	LONG $0xfff970e9; BYTE $0xff // jmp 0x15c0 <k_qconv+0x15a0>
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	QUAD $0x01af6459485cd162 // vmulps 0x40(%r15,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x4b7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k3}
+	QUAD $0x03905c114f7cb162 // vmovups %zmm3, 0xc0(%rax,%r10,4) {%k7}
+	LONG $0xfff968e9; BYTE $0xff // jmp 0x15d0 <k_qconv+0x15b0>
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	QUAD $0x01af6c594854d162 // vmulps 0x40(%r15,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a96c584854f162 // vaddps 0x40(%rcx,%rbp,4), %zmm5, %zmm5
+	LONG $0x4b7cf162; WORD $0x6811; BYTE $0x01 // vmovups %zmm5, 0x40(%rax) {%k3}
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02af6459485cd162 // vmulps 0x80(%r15,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02a96458485cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x4c7cf162; WORD $0x6011; BYTE $0x02 // vmovups %zmm4, 0x80(%rax) {%k4}
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02af5c594864d162 // vmulps 0x80(%r15,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a95c584864f162 // vaddps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x4c7cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax) {%k4}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x03af5459486cd162 // vmulps 0xc0(%r15,%rbp,4), %zmm2, %zmm2
-	QUAD $0x03a95458486cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x4d7cf162; WORD $0x5011; BYTE $0x03 // vmovups %zmm2, 0xc0(%rax) {%k5}
-	LONG $0xfff914e9; BYTE $0xff // jmp 0x15c0 <k_qconv+0x15a0>
-	LONG $0x4d7cf162; WORD $0x7011; BYTE $0x03 // vmovups %zmm6, 0xc0(%rax) {%k5}
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x90 // vmovdqu64 %zmm5, (%rax,%r10,4)
-	QUAD $0x0190647f48feb162 // vmovdqu64 %zmm4, 0x40(%rax,%r10,4)
-	QUAD $0x02905c7f48feb162 // vmovdqu64 %zmm3, 0x80(%rax,%r10,4)
-	LONG $0xffff62e9; BYTE $0xff // jmp 0x1c31 <k_qconv+0x1c11>
-	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	QUAD $0x03af5c594864d162 // vmulps 0xc0(%r15,%rbp,4), %zmm3, %zmm3
+	QUAD $0x03a95c584864f162 // vaddps 0xc0(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x4d7cf162; WORD $0x5811; BYTE $0x03 // vmovups %zmm3, 0xc0(%rax) {%k5}
+	LONG $0xfff90ce9; BYTE $0xff // jmp 0x15d0 <k_qconv+0x15b0>
+	LONG $0x4d7cf162; WORD $0x7811; BYTE $0x03 // vmovups %zmm7, 0xc0(%rax) {%k5}
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x90 // vmovdqu64 %zmm6, (%rax,%r10,4)
+	QUAD $0x01906c7f48feb162 // vmovdqu64 %zmm5, 0x40(%rax,%r10,4)
+	QUAD $0x0290647f48feb162 // vmovdqu64 %zmm4, 0x80(%rax,%r10,4)
+	LONG $0xffff5fe9; BYTE $0xff // jmp 0x1c46 <k_qconv+0x1c26>
+	LONG $0xf04d8d49 // leaq -0x10(%r13), %rcx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xd092fbc5 // kmovd %eax, %k2
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0xe04e8d48 // leaq -0x20(%rsi), %rcx
+	LONG $0xe04d8d49 // leaq -0x20(%r13), %rcx
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	WORD $0xd0f7 // notl %eax
-	WORD $0x4e8d; BYTE $0xf0 // leal -0x10(%rsi), %ecx
+	LONG $0xf04d8d41 // leal -0x10(%r13), %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0xd892fbc5 // kmovd %eax, %k3
 	WORD $0xd2f7 // notl %edx
-	LONG $0xb8249489; WORD $0x0000; BYTE $0x00 // movl %edx, 0xb8(%rsp)
+	LONG $0x98249489; WORD $0x0000; BYTE $0x00 // movl %edx, 0x98(%rsp)
 	LONG $0xe292fbc5 // kmovd %edx, %k4
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
-	LONG $0xa0248489; WORD $0x0000; BYTE $0x00 // movl %eax, 0xa0(%rsp)
+	LONG $0x70244489 // movl %eax, 0x70(%rsp)
 	LONG $0xe892fbc5 // kmovd %eax, %k5
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x27eb // jmp 0x1d66 <k_qconv+0x1d46>
-	BYTE $0x90 // nop
+	WORD $0x2feb // jmp 0x1d86 <k_qconv+0x1d66>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
-	QUAD $0x000000a824bc0148 // addq %rdi, 0xa8(%rsp)
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	QUAD $0x000000a024b40148 // addq %rsi, 0xa0(%rsp)
 	QUAD $0x000000b024943b4c // cmpq 0xb0(%rsp), %r10
-	LONG $0xe32a840f; WORD $0xffff // je 0x90 <k_qconv+0x70>
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	QUAD $0x0000009824bc0348 // addq 0x98(%rsp), %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xe31a840f; WORD $0xffff // je 0xa0 <k_qconv+0x80>
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	QUAD $0x0000009024b40348 // addq 0x90(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
 	LONG $0x247c8348; WORD $0x0438 // cmpq $0x4, 0x38(%rsp)
 	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
-	LONG $0x04288d0f; WORD $0x0000 // jge 0x21b0 <k_qconv+0x2190>
+	LONG $0x04288d0f; WORD $0x0000 // jge 0x21d0 <k_qconv+0x21b0>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	LONG $0x02c88348 // orq $0x2, %rax
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0x11b38e0f; WORD $0x0000 // jle 0x2f50 <k_qconv+0x2f30>
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x11938e0f; WORD $0x0000 // jle 0x2f50 <k_qconv+0x2f30>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x246c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r13
-	WORD $0x977d // jge 0x1d40 <k_qconv+0x1d20>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x78708b4c // movq 0x78(%rax), %r14
-	LONG $0x60508b48 // movq 0x60(%rax), %rdx
+	WORD $0x977d // jge 0x1d60 <k_qconv+0x1d40>
+	LONG $0x78468b49 // movq 0x78(%r14), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x60568b49 // movq 0x60(%r14), %rdx
 	LONG $0x54af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rdx
-	LONG $0x68708b48 // movq 0x68(%rax), %rsi
+	LONG $0x68768b49 // movq 0x68(%r14), %rsi
 	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x18488b4c // movq 0x18(%rax), %r9
-	LONG $0x38508b4c // movq 0x38(%rax), %r10
-	LONG $0x80988b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r11
-	WORD $0x22eb // jmp 0x1dfd <k_qconv+0x1ddd>
-	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
-	LONG $0x4c7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k4}
-	LONG $0x4d7cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax) {%k5}
+	WORD $0x8b4d; BYTE $0x06 // movq (%r14), %r8
+	LONG $0x184e8b4d // movq 0x18(%r14), %r9
+	LONG $0x38568b4d // movq 0x38(%r14), %r10
+	LONG $0x809e8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %r11
+	WORD $0x22eb // jmp 0x1e18 <k_qconv+0x1df8>
+	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	LONG $0x4c7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k4}
+	LONG $0x4d7cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax) {%k5}
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	LONG $0x246c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r13
-	LONG $0xff43840f; WORD $0xffff // je 0x1d40 <k_qconv+0x1d20>
-	LONG $0x48fed162; WORD $0x246f; BYTE $0xa9 // vmovdqu64 (%r9,%rbp,4), %zmm4
-	QUAD $0x01a95c6f48fed162 // vmovdqu64 0x40(%r9,%rbp,4), %zmm3
-	QUAD $0x02a9546f48fed162 // vmovdqu64 0x80(%r9,%rbp,4), %zmm2
+	LONG $0xff48840f; WORD $0xffff // je 0x1d60 <k_qconv+0x1d40>
+	LONG $0x48fed162; WORD $0x2c6f; BYTE $0xa9 // vmovdqu64 (%r9,%rbp,4), %zmm5
+	QUAD $0x01a9646f48fed162 // vmovdqu64 0x40(%r9,%rbp,4), %zmm4
+	QUAD $0x02a95c6f48fed162 // vmovdqu64 0x80(%r9,%rbp,4), %zmm3
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x01238e0f; WORD $0x0000 // jle 0x1f40 <k_qconv+0x1f20>
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0x01288e0f; WORD $0x0000 // jle 0x1f60 <k_qconv+0x1f40>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
 	LONG $0xc5af0f49 // imulq %r13, %rax
-	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x30798b48 // movq 0x30(%rcx), %rdi
 	LONG $0x40598b48 // movq 0x40(%rcx), %rbx
 	QUAD $0x000000009d3c8d4c // leaq (,%rbx,4), %r15
-	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x12eb // jmp 0x1e5c <k_qconv+0x1e3c>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x15eb // jmp 0x1e7c <k_qconv+0x1e5c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
-	LONG $0x00e7840f; WORD $0x0000 // je 0x1f43 <k_qconv+0x1f23>
+	LONG $0x00e7840f; WORD $0x0000 // je 0x1f63 <k_qconv+0x1f43>
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xef7e // jle 0x1e50 <k_qconv+0x1e30>
+	WORD $0xef7e // jle 0x1e70 <k_qconv+0x1e50>
 	LONG $0xef2c8b4a // movq (%rdi,%r13,8), %rbp
 	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
 	LONG $0x2f0c8d49 // leaq (%r15,%rbp), %rcx
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fed162; WORD $0x2c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm5
-	QUAD $0x0124746f48fed162 // vmovdqu64 0x40(%r12), %zmm6
-	QUAD $0x02247c6f48fed162 // vmovdqu64 0x80(%r12), %zmm7
-	LONG $0x483df162; WORD $0xf571; BYTE $0x08 // vpsllw $0x8, %zmm5, %zmm8
-	LONG $0x483dd162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm8, %zmm8
-	LONG $0x4855f162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm5, %zmm5
+	LONG $0x48fed162; WORD $0x346f; BYTE $0x24 // vmovdqu64 (%r12), %zmm6
+	QUAD $0x01247c6f48fed162 // vmovdqu64 0x40(%r12), %zmm7
+	QUAD $0x0224446f48fe5162 // vmovdqu64 0x80(%r12), %zmm8
 	LONG $0x4835f162; WORD $0xf671; BYTE $0x08 // vpsllw $0x8, %zmm6, %zmm9
 	LONG $0x4835d162; WORD $0xe171; BYTE $0x08 // vpsraw $0x8, %zmm9, %zmm9
 	LONG $0x484df162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm6, %zmm6
 	LONG $0x482df162; WORD $0xf771; BYTE $0x08 // vpsllw $0x8, %zmm7, %zmm10
 	LONG $0x482dd162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm10, %zmm10
 	LONG $0x4845f162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm7, %zmm7
-	LONG $0x487d7262; WORD $0x5d58; BYTE $0x00 // vpbroadcastd (%rbp), %zmm11
-	LONG $0x48a57162; WORD $0xe0db // vpandq %zmm0, %zmm11, %zmm12
-	LONG $0x4825d162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm11, %zmm11
-	LONG $0x481d5162; WORD $0xc0f5 // vpmaddwd %zmm8, %zmm12, %zmm8
-	LONG $0x483df162; WORD $0xe4fe // vpaddd %zmm4, %zmm8, %zmm4
-	LONG $0x4825f162; WORD $0xedf5 // vpmaddwd %zmm5, %zmm11, %zmm5
-	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
-	LONG $0x481dd162; WORD $0xe9f5 // vpmaddwd %zmm9, %zmm12, %zmm5
-	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
-	LONG $0x4825f162; WORD $0xeef5 // vpmaddwd %zmm6, %zmm11, %zmm5
-	LONG $0x4865f162; WORD $0xddfe // vpaddd %zmm5, %zmm3, %zmm3
-	LONG $0x481dd162; WORD $0xeaf5 // vpmaddwd %zmm10, %zmm12, %zmm5
-	LONG $0x4855f162; WORD $0xd2fe // vpaddd %zmm2, %zmm5, %zmm2
-	LONG $0x4825f162; WORD $0xeff5 // vpmaddwd %zmm7, %zmm11, %zmm5
-	LONG $0x486df162; WORD $0xd5fe // vpaddd %zmm5, %zmm2, %zmm2
+	LONG $0x4825d162; WORD $0xf071; BYTE $0x08 // vpsllw $0x8, %zmm8, %zmm11
+	LONG $0x4825d162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm11, %zmm11
+	LONG $0x483dd162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm8, %zmm8
+	LONG $0x487d7262; WORD $0x6558; BYTE $0x00 // vpbroadcastd (%rbp), %zmm12
+	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
+	LONG $0x481dd162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm12, %zmm12
+	LONG $0x48155162; WORD $0xc9f5 // vpmaddwd %zmm9, %zmm13, %zmm9
+	LONG $0x4835f162; WORD $0xedfe // vpaddd %zmm5, %zmm9, %zmm5
+	LONG $0x481df162; WORD $0xf6f5 // vpmaddwd %zmm6, %zmm12, %zmm6
+	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
+	LONG $0x4815d162; WORD $0xf2f5 // vpmaddwd %zmm10, %zmm13, %zmm6
+	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
+	LONG $0x481df162; WORD $0xf7f5 // vpmaddwd %zmm7, %zmm12, %zmm6
+	LONG $0x485df162; WORD $0xe6fe // vpaddd %zmm6, %zmm4, %zmm4
+	LONG $0x4815d162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm13, %zmm6
+	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
+	LONG $0x481dd162; WORD $0xf0f5 // vpmaddwd %zmm8, %zmm12, %zmm6
+	LONG $0x4865f162; WORD $0xdefe // vpaddd %zmm6, %zmm3, %zmm3
 	LONG $0x04c58348 // addq $0x4, %rbp
 	LONG $0xc0c48149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r12
 	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
-	LONG $0xff3a820f; WORD $0xffff // jb 0x1e70 <k_qconv+0x1e50>
-	LONG $0xffff15e9; BYTE $0xff // jmp 0x1e50 <k_qconv+0x1e30>
+	LONG $0xff3a820f; WORD $0xffff // jb 0x1e90 <k_qconv+0x1e70>
+	LONG $0xffff15e9; BYTE $0xff // jmp 0x1e70 <k_qconv+0x1e50>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	LONG $0xc0af0f49 // imulq %r8, %rax
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0xc6af0f49 // imulq %r14, %rax
 	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x5b74 // je 0x1fb0 <k_qconv+0x1f90>
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	WORD $0x5b74 // je 0x1fd0 <k_qconv+0x1fb0>
+	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
 	LONG $0x02fb8349 // cmpq $0x2, %r11
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x011e850f; WORD $0x0000 // jne 0x2090 <k_qconv+0x2070>
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x011e850f; WORD $0x0000 // jne 0x20b0 <k_qconv+0x2090>
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0xfe5f8e0f; WORD $0xffff // jle 0x1ddb <k_qconv+0x1dbb>
-	LONG $0x48fef162; WORD $0x207f // vmovdqu64 %zmm4, (%rax)
+	LONG $0xfe5a8e0f; WORD $0xffff // jle 0x1df6 <k_qconv+0x1dd6>
+	LONG $0x48fef162; WORD $0x287f // vmovdqu64 %zmm5, (%rax)
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	LONG $0xfe55860f; WORD $0xffff // jbe 0x1de1 <k_qconv+0x1dc1>
-	LONG $0x48fef162; WORD $0x587f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rax)
+	LONG $0xfe50860f; WORD $0xffff // jbe 0x1dfc <k_qconv+0x1ddc>
+	LONG $0x48fef162; WORD $0x607f; BYTE $0x01 // vmovdqu64 %zmm4, 0x40(%rax)
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	LONG $0xfe4b860f; WORD $0xffff // jbe 0x1de8 <k_qconv+0x1dc8>
-	LONG $0x48fef162; WORD $0x507f; BYTE $0x02 // vmovdqu64 %zmm2, 0x80(%rax)
-	LONG $0xfffe46e9; BYTE $0xff // jmp 0x1def <k_qconv+0x1dcf>
+	LONG $0xfe46860f; WORD $0xffff // jbe 0x1e03 <k_qconv+0x1de3>
+	LONG $0x48fef162; WORD $0x587f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%rax)
+	LONG $0xfffe41e9; BYTE $0xff // jmp 0x1e0a <k_qconv+0x1dea>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x204e8b49 // movq 0x20(%r14), %rcx
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x4854f162; WORD $0x2c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm5, %zmm5
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x485cf162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x24440348; BYTE $0x10 // addq 0x10(%rsp), %rax
+	QUAD $0x01a96459485cf162 // vmulps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x487d7162; WORD $0xc55b // vcvtps2dq %zmm5, %zmm8
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x01a95c594864f162 // vmulps 0x40(%rcx,%rbp,4), %zmm3, %zmm3
+	QUAD $0x02a95c594864f162 // vmulps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xfc5b // vcvtps2dq %zmm4, %zmm7
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x02a95459486cf162 // vmulps 0x80(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xf35b // vcvtps2dq %zmm3, %zmm6
-	LONG $0x487df162; WORD $0xda5b // vcvtps2dq %zmm2, %zmm3
-	LONG $0x487df262; WORD $0x6f58; BYTE $0x22 // vpbroadcastd 0x88(%rdi), %zmm5
-	LONG $0x487df262; WORD $0x6758; BYTE $0x23 // vpbroadcastd 0x8c(%rdi), %zmm4
-	LONG $0x487df262; WORD $0x5758; BYTE $0x24 // vpbroadcastd 0x90(%rdi), %zmm2
-	LONG $0x4855f162; WORD $0xfffe // vpaddd %zmm7, %zmm5, %zmm7
-	LONG $0x4845f262; WORD $0xfc3d // vpmaxsd %zmm4, %zmm7, %zmm7
-	LONG $0x4845f262; WORD $0xfa39 // vpminsd %zmm2, %zmm7, %zmm7
+	LONG $0x487df162; WORD $0xe35b // vcvtps2dq %zmm3, %zmm4
+	LONG $0x487dd262; WORD $0x7658; BYTE $0x22 // vpbroadcastd 0x88(%r14), %zmm6
+	LONG $0x487dd262; WORD $0x6e58; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm5
+	LONG $0x487dd262; WORD $0x5e58; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm3
+	LONG $0x484d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm6, %zmm8
+	LONG $0x483d7262; WORD $0xc53d // vpmaxsd %zmm5, %zmm8, %zmm8
+	LONG $0x483d7262; WORD $0xc339 // vpminsd %zmm3, %zmm8, %zmm8
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x00d88e0f; WORD $0x0000 // jle 0x210b <k_qconv+0x20eb>
-	LONG $0x487ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax)
-	LONG $0x4855f162; WORD $0xf6fe // vpaddd %zmm6, %zmm5, %zmm6
-	LONG $0x484df262; WORD $0xf43d // vpmaxsd %zmm4, %zmm6, %zmm6
-	LONG $0x484df262; WORD $0xf239 // vpminsd %zmm2, %zmm6, %zmm6
+	LONG $0x00d58e0f; WORD $0x0000 // jle 0x2127 <k_qconv+0x2107>
+	LONG $0x487e7262; WORD $0x0031 // vpmovdb %zmm8, (%rax)
+	LONG $0x484df162; WORD $0xfffe // vpaddd %zmm7, %zmm6, %zmm7
+	LONG $0x4845f262; WORD $0xfd3d // vpmaxsd %zmm5, %zmm7, %zmm7
+	LONG $0x4845f262; WORD $0xfb39 // vpminsd %zmm3, %zmm7, %zmm7
 	LONG $0x1fff8348 // cmpq $0x1f, %rdi
-	LONG $0x0114860f; WORD $0x0000 // jbe 0x2169 <k_qconv+0x2149>
+	LONG $0x0111860f; WORD $0x0000 // jbe 0x2185 <k_qconv+0x2165>
 	LONG $0x20488d48 // leaq 0x20(%rax), %rcx
-	LONG $0x487ef262; WORD $0x7031; BYTE $0x01 // vpmovdb %zmm6, 0x10(%rax)
-	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
-	LONG $0x4865f262; WORD $0xdc3d // vpmaxsd %zmm4, %zmm3, %zmm3
-	LONG $0x4865f262; WORD $0xd239 // vpminsd %zmm2, %zmm3, %zmm2
+	LONG $0x487ef262; WORD $0x7831; BYTE $0x01 // vpmovdb %zmm7, 0x10(%rax)
+	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
+	LONG $0x485df262; WORD $0xe53d // vpmaxsd %zmm5, %zmm4, %zmm4
+	LONG $0x485df262; WORD $0xdb39 // vpminsd %zmm3, %zmm4, %zmm3
 	LONG $0x2fff8348 // cmpq $0x2f, %rdi
-	LONG $0x011b860f; WORD $0x0000 // jbe 0x2197 <k_qconv+0x2177>
-	LONG $0x487ef262; WORD $0x1131 // vpmovdb %zmm2, (%rcx)
-	LONG $0xfffd68e9; BYTE $0xff // jmp 0x1def <k_qconv+0x1dcf>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x20798b48 // movq 0x20(%rcx), %rdi
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
+	LONG $0x0118860f; WORD $0x0000 // jbe 0x21b3 <k_qconv+0x2193>
+	LONG $0x487ef262; WORD $0x1931 // vpmovdb %zmm3, (%rcx)
+	LONG $0xfffd64e9; BYTE $0xff // jmp 0x1e0a <k_qconv+0x1dea>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x207e8b49 // movq 0x20(%r14), %rdi
+	LONG $0x284e8b49 // movq 0x28(%r14), %rcx
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c59; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x757e // jle 0x2131 <k_qconv+0x2111>
-	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
-	QUAD $0x01af5c594864f162 // vmulps 0x40(%rdi,%rbp,4), %zmm3, %zmm3
-	QUAD $0x01a95c584864f162 // vaddps 0x40(%rcx,%rbp,4), %zmm3, %zmm3
+	WORD $0x757e // jle 0x214d <k_qconv+0x212d>
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	QUAD $0x01af6459485cf162 // vmulps 0x40(%rdi,%rbp,4), %zmm4, %zmm4
+	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	WORD $0x6f76 // jbe 0x2147 <k_qconv+0x2127>
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x02af5459486cf162 // vmulps 0x80(%rdi,%rbp,4), %zmm2, %zmm2
-	QUAD $0x02a95458486cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm2, %zmm2
+	WORD $0x6f76 // jbe 0x2163 <k_qconv+0x2143>
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x02af5c594864f162 // vmulps 0x80(%rdi,%rbp,4), %zmm3, %zmm3
+	QUAD $0x02a95c584864f162 // vaddps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	LONG $0xfce9860f; WORD $0xffff // jbe 0x1de8 <k_qconv+0x1dc8>
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax)
-	LONG $0xfffce4e9; BYTE $0xff // jmp 0x1def <k_qconv+0x1dcf>
+	LONG $0xfce8860f; WORD $0xffff // jbe 0x1e03 <k_qconv+0x1de3>
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax)
+	LONG $0xfffce3e9; BYTE $0xff // jmp 0x1e0a <k_qconv+0x1dea>
 	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
 	LONG $0xf192fbc5 // kmovd %ecx, %k6
-	LONG $0x4e7ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax) {%k6}
+	LONG $0x4e7e7262; WORD $0x0031 // vpmovdb %zmm8, (%rax) {%k6}
 	LONG $0x10488d48 // leaq 0x10(%rax), %rcx
-	LONG $0x4855f162; WORD $0xf6fe // vpaddd %zmm6, %zmm5, %zmm6
-	LONG $0x484df262; WORD $0xf43d // vpmaxsd %zmm4, %zmm6, %zmm6
-	LONG $0x484df262; WORD $0xf239 // vpminsd %zmm2, %zmm6, %zmm6
-	WORD $0x3ceb // jmp 0x216d <k_qconv+0x214d>
-	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
-	QUAD $0x01af5c594864f162 // vmulps 0x40(%rdi,%rbp,4), %zmm3, %zmm3
-	QUAD $0x01a95c584864f162 // vaddps 0x40(%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x4c7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k4}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x02af5459486cf162 // vmulps 0x80(%rdi,%rbp,4), %zmm2, %zmm2
-	QUAD $0x02a95458486cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0xfffc7fe9; BYTE $0xff // jmp 0x1de8 <k_qconv+0x1dc8>
+	LONG $0x484df162; WORD $0xfffe // vpaddd %zmm7, %zmm6, %zmm7
+	LONG $0x4845f262; WORD $0xfd3d // vpmaxsd %zmm5, %zmm7, %zmm7
+	LONG $0x4845f262; WORD $0xfb39 // vpminsd %zmm3, %zmm7, %zmm7
+	WORD $0x3ceb // jmp 0x2189 <k_qconv+0x2169>
+	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	QUAD $0x01af6459485cf162 // vmulps 0x40(%rdi,%rbp,4), %zmm4, %zmm4
+	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x4c7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k4}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x02af5c594864f162 // vmulps 0x80(%rdi,%rbp,4), %zmm3, %zmm3
+	QUAD $0x02a95c584864f162 // vaddps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0xfffc7ee9; BYTE $0xff // jmp 0x1e03 <k_qconv+0x1de3>
 	LONG $0x10488d48 // leaq 0x10(%rax), %rcx
-	LONG $0xb824bc8b; WORD $0x0000; BYTE $0x00 // movl 0xb8(%rsp), %edi
+	LONG $0x9824bc8b; WORD $0x0000; BYTE $0x00 // movl 0x98(%rsp), %edi
 	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7ef262; WORD $0x3131 // vpmovdb %zmm6, (%rcx) {%k6}
+	LONG $0x4e7ef262; WORD $0x3931 // vpmovdb %zmm7, (%rcx) {%k6}
 	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
-	LONG $0x4865f262; WORD $0xdc3d // vpmaxsd %zmm4, %zmm3, %zmm3
-	LONG $0x4865f262; WORD $0xd239 // vpminsd %zmm2, %zmm3, %zmm2
+	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
+	LONG $0x485df262; WORD $0xe53d // vpmaxsd %zmm5, %zmm4, %zmm4
+	LONG $0x485df262; WORD $0xdb39 // vpminsd %zmm3, %zmm4, %zmm3
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0xa024848b; WORD $0x0000; BYTE $0x00 // movl 0xa0(%rsp), %eax
+	LONG $0x7024448b // movl 0x70(%rsp), %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ef262; WORD $0x1131 // vpmovdb %zmm2, (%rcx) {%k6}
-	LONG $0xfffc42e9; BYTE $0xff // jmp 0x1def <k_qconv+0x1dcf>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x78428b48 // movq 0x78(%rdx), %rax
-	LONG $0x604a8b48 // movq 0x60(%rdx), %rcx
+	LONG $0x4e7ef262; WORD $0x1931 // vpmovdb %zmm3, (%rcx) {%k6}
+	LONG $0xfffc44e9; BYTE $0xff // jmp 0x1e0a <k_qconv+0x1dea>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x78468b49 // movq 0x78(%r14), %rax
+	LONG $0x604e8b49 // movq 0x60(%r14), %rcx
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	LONG $0x68628b4c // movq 0x68(%rdx), %r12
+	LONG $0x68668b4d // movq 0x68(%r14), %r12
 	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	WORD $0x8b48; BYTE $0x0a // movq (%rdx), %rcx
-	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
-	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x184e8b49 // movq 0x18(%r14), %rcx
 	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	LONG $0x386a8b48 // movq 0x38(%rdx), %rbp
-	LONG $0x808a8b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdx), %rcx
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	LONG $0x386e8b49 // movq 0x38(%r14), %rbp
+	LONG $0x808e8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
 	LONG $0x401c8d48 // leaq (%rax,%rax,2), %rbx
-	LONG $0x204a8b4c // movq 0x20(%rdx), %r9
+	LONG $0x205e8b4d // movq 0x20(%r14), %r11
 	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
 	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
 	LONG $0x403c8d4d // leaq (%r8,%rax,2), %r15
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
 	LONG $0x00348d49 // leaq (%r8,%rax), %rsi
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x2464894c; BYTE $0x68 // movq %r12, 0x68(%rsp)
-	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
-	WORD $0x2eeb // jmp 0x2265 <k_qconv+0x2245>
-	LONG $0x487ed262; WORD $0x1331 // vpmovdb %zmm2, (%r11)
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	WORD $0x2eeb // jmp 0x227c <k_qconv+0x225c>
+	LONG $0x487ed262; WORD $0x1b31 // vpmovdb %zmm3, (%r11)
 	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
 	LONG $0x04458d49 // leaq 0x4(%r13), %rax
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
 	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xfb268f0f; WORD $0xffff // jg 0x1d8b <k_qconv+0x1d6b>
-	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0xfb2f8f0f; WORD $0xffff // jg 0x1dab <k_qconv+0x1d8b>
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
 	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x48fee162; WORD $0x046f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm16
-	QUAD $0x0181646f48fe7162 // vmovdqu64 0x40(%rcx,%rax,4), %zmm12
-	QUAD $0x02815c6f48fe7162 // vmovdqu64 0x80(%rcx,%rax,4), %zmm11
+	LONG $0x48fee162; WORD $0x0c6f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm17
+	QUAD $0x01816c6f48fe7162 // vmovdqu64 0x40(%rcx,%rax,4), %zmm13
+	QUAD $0x0281646f48fe7162 // vmovdqu64 0x80(%rcx,%rax,4), %zmm12
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x02758e0f; WORD $0x0000 // jle 0x2510 <k_qconv+0x24f0>
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x02808e0f; WORD $0x0000 // jle 0x2530 <k_qconv+0x2510>
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
 	LONG $0xc3af0f49 // imulq %r11, %rax
-	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
-	LONG $0x304e8b49 // movq 0x30(%r14), %rcx
-	LONG $0x406e8b4d // movq 0x40(%r14), %r13
+	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x304a8b48 // movq 0x30(%rdx), %rcx
+	LONG $0x406a8b4c // movq 0x40(%rdx), %r13
 	QUAD $0x00000000ad248d4e // leaq (,%r13,4), %r12
 	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	LONG $0x48fd3162; WORD $0xd06f // vmovdqa64 %zmm16, %zmm10
+	LONG $0x48fd3162; WORD $0xd96f // vmovdqa64 %zmm17, %zmm11
+	LONG $0x48fd5162; WORD $0xd56f // vmovdqa64 %zmm13, %zmm10
 	LONG $0x48fd5162; WORD $0xcc6f // vmovdqa64 %zmm12, %zmm9
-	LONG $0x48fd5162; WORD $0xc36f // vmovdqa64 %zmm11, %zmm8
-	LONG $0x48fdb162; WORD $0xf86f // vmovdqa64 %zmm16, %zmm7
+	LONG $0x48fd3162; WORD $0xc16f // vmovdqa64 %zmm17, %zmm8
+	LONG $0x48fdd162; WORD $0xfd6f // vmovdqa64 %zmm13, %zmm7
 	LONG $0x48fdd162; WORD $0xf46f // vmovdqa64 %zmm12, %zmm6
-	LONG $0x48fdd162; WORD $0xeb6f // vmovdqa64 %zmm11, %zmm5
-	LONG $0x48fdb162; WORD $0xe06f // vmovdqa64 %zmm16, %zmm4
+	LONG $0x48fdb162; WORD $0xe96f // vmovdqa64 %zmm17, %zmm5
+	LONG $0x48fdd162; WORD $0xe56f // vmovdqa64 %zmm13, %zmm4
 	LONG $0x48fdd162; WORD $0xdc6f // vmovdqa64 %zmm12, %zmm3
-	LONG $0x48fdd162; WORD $0xd36f // vmovdqa64 %zmm11, %zmm2
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x0deb // jmp 0x230c <k_qconv+0x22ec>
-	BYTE $0x90 // nop
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	LONG $0x023a840f; WORD $0x0000 // je 0x2546 <k_qconv+0x2526>
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0xef7e // jle 0x2300 <k_qconv+0x22e0>
-	LONG $0xd10c8b4e // movq (%rcx,%r10,8), %r9
-	LONG $0x0c048d4b // leaq (%r12,%r9), %rax
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x13eb // jmp 0x232c <k_qconv+0x230c>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fe7162; WORD $0x2f6f // vmovdqu64 (%rdi), %zmm13
-	LONG $0x48fe7162; WORD $0x776f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm14
-	LONG $0x48fe7162; WORD $0x7f6f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm15
-	LONG $0x4075d162; WORD $0xf571; BYTE $0x08 // vpsllw $0x8, %zmm13, %zmm17
-	LONG $0x4075b162; WORD $0xe171; BYTE $0x08 // vpsraw $0x8, %zmm17, %zmm17
-	LONG $0x4815d162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm13, %zmm13
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	LONG $0x023a840f; WORD $0x0000 // je 0x2566 <k_qconv+0x2546>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0xef7e // jle 0x2320 <k_qconv+0x2300>
+	LONG $0xc93c8b4a // movq (%rcx,%r9,8), %rdi
+	LONG $0x3c048d49 // leaq (%r12,%rdi), %rax
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fe5162; WORD $0x326f // vmovdqu64 (%r10), %zmm14
+	LONG $0x48fe5162; WORD $0x7a6f; BYTE $0x01 // vmovdqu64 0x40(%r10), %zmm15
+	LONG $0x48fec162; WORD $0x426f; BYTE $0x02 // vmovdqu64 0x80(%r10), %zmm16
 	LONG $0x406dd162; WORD $0xf671; BYTE $0x08 // vpsllw $0x8, %zmm14, %zmm18
 	LONG $0x406db162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm18, %zmm18
 	LONG $0x480dd162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm14, %zmm14
 	LONG $0x4065d162; WORD $0xf771; BYTE $0x08 // vpsllw $0x8, %zmm15, %zmm19
 	LONG $0x4065b162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm19, %zmm19
 	LONG $0x4805d162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm15, %zmm15
-	LONG $0x487d8262; WORD $0x2458; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm20
-	LONG $0x40dde162; WORD $0xe9db // vpandq %zmm1, %zmm20, %zmm21
-	LONG $0x405db162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm20, %zmm20
-	LONG $0x4055a162; WORD $0xf1f5 // vpmaddwd %zmm17, %zmm21, %zmm22
-	LONG $0x404da162; WORD $0xc0fe // vpaddd %zmm16, %zmm22, %zmm16
-	LONG $0x405dc162; WORD $0xf5f5 // vpmaddwd %zmm13, %zmm20, %zmm22
-	LONG $0x407da162; WORD $0xc6fe // vpaddd %zmm22, %zmm16, %zmm16
-	LONG $0x4055a162; WORD $0xf2f5 // vpmaddwd %zmm18, %zmm21, %zmm22
+	LONG $0x405db162; WORD $0xf071; BYTE $0x08 // vpsllw $0x8, %zmm16, %zmm20
+	LONG $0x405db162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm20, %zmm20
+	LONG $0x407db162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm16, %zmm16
+	LONG $0x487dc262; WORD $0x2c58; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm21
+	LONG $0x40d5e162; WORD $0xf1db // vpandq %zmm1, %zmm21, %zmm22
+	LONG $0x4055b162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm21, %zmm21
+	LONG $0x404da162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm22, %zmm23
+	LONG $0x4045a162; WORD $0xc9fe // vpaddd %zmm17, %zmm23, %zmm17
+	LONG $0x4055c162; WORD $0xfef5 // vpmaddwd %zmm14, %zmm21, %zmm23
+	LONG $0x4075a162; WORD $0xcffe // vpaddd %zmm23, %zmm17, %zmm17
+	LONG $0x404da162; WORD $0xfbf5 // vpmaddwd %zmm19, %zmm22, %zmm23
+	LONG $0x40455162; WORD $0xedfe // vpaddd %zmm13, %zmm23, %zmm13
+	LONG $0x4055c162; WORD $0xfff5 // vpmaddwd %zmm15, %zmm21, %zmm23
+	LONG $0x48153162; WORD $0xeffe // vpaddd %zmm23, %zmm13, %zmm13
+	LONG $0x404da162; WORD $0xf4f5 // vpmaddwd %zmm20, %zmm22, %zmm22
 	LONG $0x404d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm22, %zmm12
-	LONG $0x405dc162; WORD $0xf6f5 // vpmaddwd %zmm14, %zmm20, %zmm22
-	LONG $0x481d3162; WORD $0xe6fe // vpaddd %zmm22, %zmm12, %zmm12
-	LONG $0x4055a162; WORD $0xebf5 // vpmaddwd %zmm19, %zmm21, %zmm21
-	LONG $0x40555162; WORD $0xdbfe // vpaddd %zmm11, %zmm21, %zmm11
-	LONG $0x405dc162; WORD $0xe7f5 // vpmaddwd %zmm15, %zmm20, %zmm20
-	LONG $0x48253162; WORD $0xdcfe // vpaddd %zmm20, %zmm11, %zmm11
-	LONG $0x487da262; WORD $0x2458; BYTE $0x0e // vpbroadcastd (%rsi,%r9), %zmm20
-	LONG $0x40dde162; WORD $0xe9db // vpandq %zmm1, %zmm20, %zmm21
-	LONG $0x405db162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm20, %zmm20
-	LONG $0x4055a162; WORD $0xf1f5 // vpmaddwd %zmm17, %zmm21, %zmm22
-	LONG $0x404d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm22, %zmm10
-	LONG $0x405dc162; WORD $0xf5f5 // vpmaddwd %zmm13, %zmm20, %zmm22
-	LONG $0x482d3162; WORD $0xd6fe // vpaddd %zmm22, %zmm10, %zmm10
-	LONG $0x4055a162; WORD $0xf2f5 // vpmaddwd %zmm18, %zmm21, %zmm22
+	LONG $0x4055a162; WORD $0xe8f5 // vpmaddwd %zmm16, %zmm21, %zmm21
+	LONG $0x481d3162; WORD $0xe5fe // vpaddd %zmm21, %zmm12, %zmm12
+	LONG $0x487de262; WORD $0x2c58; BYTE $0x3e // vpbroadcastd (%rsi,%rdi), %zmm21
+	LONG $0x40d5e162; WORD $0xf1db // vpandq %zmm1, %zmm21, %zmm22
+	LONG $0x4055b162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm21, %zmm21
+	LONG $0x404da162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm22, %zmm23
+	LONG $0x40455162; WORD $0xdbfe // vpaddd %zmm11, %zmm23, %zmm11
+	LONG $0x4055c162; WORD $0xfef5 // vpmaddwd %zmm14, %zmm21, %zmm23
+	LONG $0x48253162; WORD $0xdffe // vpaddd %zmm23, %zmm11, %zmm11
+	LONG $0x404da162; WORD $0xfbf5 // vpmaddwd %zmm19, %zmm22, %zmm23
+	LONG $0x40455162; WORD $0xd2fe // vpaddd %zmm10, %zmm23, %zmm10
+	LONG $0x4055c162; WORD $0xfff5 // vpmaddwd %zmm15, %zmm21, %zmm23
+	LONG $0x482d3162; WORD $0xd7fe // vpaddd %zmm23, %zmm10, %zmm10
+	LONG $0x404da162; WORD $0xf4f5 // vpmaddwd %zmm20, %zmm22, %zmm22
 	LONG $0x404d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm22, %zmm9
-	LONG $0x405dc162; WORD $0xf6f5 // vpmaddwd %zmm14, %zmm20, %zmm22
-	LONG $0x48353162; WORD $0xcefe // vpaddd %zmm22, %zmm9, %zmm9
-	LONG $0x4055a162; WORD $0xebf5 // vpmaddwd %zmm19, %zmm21, %zmm21
-	LONG $0x40555162; WORD $0xc0fe // vpaddd %zmm8, %zmm21, %zmm8
-	LONG $0x405dc162; WORD $0xe7f5 // vpmaddwd %zmm15, %zmm20, %zmm20
-	LONG $0x483d3162; WORD $0xc4fe // vpaddd %zmm20, %zmm8, %zmm8
-	LONG $0x487d8262; WORD $0x2458; BYTE $0x0f // vpbroadcastd (%r15,%r9), %zmm20
-	LONG $0x40dde162; WORD $0xe9db // vpandq %zmm1, %zmm20, %zmm21
-	LONG $0x405db162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm20, %zmm20
-	LONG $0x4055a162; WORD $0xf1f5 // vpmaddwd %zmm17, %zmm21, %zmm22
-	LONG $0x404df162; WORD $0xfffe // vpaddd %zmm7, %zmm22, %zmm7
-	LONG $0x405dc162; WORD $0xf5f5 // vpmaddwd %zmm13, %zmm20, %zmm22
-	LONG $0x4845b162; WORD $0xfefe // vpaddd %zmm22, %zmm7, %zmm7
-	LONG $0x4055a162; WORD $0xf2f5 // vpmaddwd %zmm18, %zmm21, %zmm22
+	LONG $0x4055a162; WORD $0xe8f5 // vpmaddwd %zmm16, %zmm21, %zmm21
+	LONG $0x48353162; WORD $0xcdfe // vpaddd %zmm21, %zmm9, %zmm9
+	LONG $0x487dc262; WORD $0x2c58; BYTE $0x3f // vpbroadcastd (%r15,%rdi), %zmm21
+	LONG $0x40d5e162; WORD $0xf1db // vpandq %zmm1, %zmm21, %zmm22
+	LONG $0x4055b162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm21, %zmm21
+	LONG $0x404da162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm22, %zmm23
+	LONG $0x40455162; WORD $0xc0fe // vpaddd %zmm8, %zmm23, %zmm8
+	LONG $0x4055c162; WORD $0xfef5 // vpmaddwd %zmm14, %zmm21, %zmm23
+	LONG $0x483d3162; WORD $0xc7fe // vpaddd %zmm23, %zmm8, %zmm8
+	LONG $0x404da162; WORD $0xfbf5 // vpmaddwd %zmm19, %zmm22, %zmm23
+	LONG $0x4045f162; WORD $0xfffe // vpaddd %zmm7, %zmm23, %zmm7
+	LONG $0x4055c162; WORD $0xfff5 // vpmaddwd %zmm15, %zmm21, %zmm23
+	LONG $0x4845b162; WORD $0xfffe // vpaddd %zmm23, %zmm7, %zmm7
+	LONG $0x404da162; WORD $0xf4f5 // vpmaddwd %zmm20, %zmm22, %zmm22
 	LONG $0x404df162; WORD $0xf6fe // vpaddd %zmm6, %zmm22, %zmm6
-	LONG $0x405dc162; WORD $0xf6f5 // vpmaddwd %zmm14, %zmm20, %zmm22
-	LONG $0x484db162; WORD $0xf6fe // vpaddd %zmm22, %zmm6, %zmm6
-	LONG $0x4055a162; WORD $0xebf5 // vpmaddwd %zmm19, %zmm21, %zmm21
-	LONG $0x4055f162; WORD $0xedfe // vpaddd %zmm5, %zmm21, %zmm5
-	LONG $0x405dc162; WORD $0xe7f5 // vpmaddwd %zmm15, %zmm20, %zmm20
-	LONG $0x4855b162; WORD $0xecfe // vpaddd %zmm20, %zmm5, %zmm5
-	LONG $0x487da262; WORD $0x2458; BYTE $0x0b // vpbroadcastd (%rbx,%r9), %zmm20
-	LONG $0x40dde162; WORD $0xe9db // vpandq %zmm1, %zmm20, %zmm21
-	LONG $0x405db162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm20, %zmm20
-	LONG $0x4055a162; WORD $0xc9f5 // vpmaddwd %zmm17, %zmm21, %zmm17
-	LONG $0x4075f162; WORD $0xe4fe // vpaddd %zmm4, %zmm17, %zmm4
-	LONG $0x405d5162; WORD $0xedf5 // vpmaddwd %zmm13, %zmm20, %zmm13
-	LONG $0x485dd162; WORD $0xe5fe // vpaddd %zmm13, %zmm4, %zmm4
-	LONG $0x40553162; WORD $0xeaf5 // vpmaddwd %zmm18, %zmm21, %zmm13
-	LONG $0x4815f162; WORD $0xdbfe // vpaddd %zmm3, %zmm13, %zmm3
-	LONG $0x405d5162; WORD $0xeef5 // vpmaddwd %zmm14, %zmm20, %zmm13
-	LONG $0x4865d162; WORD $0xddfe // vpaddd %zmm13, %zmm3, %zmm3
-	LONG $0x40553162; WORD $0xebf5 // vpmaddwd %zmm19, %zmm21, %zmm13
-	LONG $0x4815f162; WORD $0xd2fe // vpaddd %zmm2, %zmm13, %zmm2
-	LONG $0x405d5162; WORD $0xeff5 // vpmaddwd %zmm15, %zmm20, %zmm13
-	LONG $0x486dd162; WORD $0xd5fe // vpaddd %zmm13, %zmm2, %zmm2
-	LONG $0xc0c78148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdi
-	LONG $0x08148d4b // leaq (%r8,%r9), %rdx
+	LONG $0x4055a162; WORD $0xe8f5 // vpmaddwd %zmm16, %zmm21, %zmm21
+	LONG $0x484db162; WORD $0xf5fe // vpaddd %zmm21, %zmm6, %zmm6
+	LONG $0x487de262; WORD $0x2c58; BYTE $0x3b // vpbroadcastd (%rbx,%rdi), %zmm21
+	LONG $0x40d5e162; WORD $0xf1db // vpandq %zmm1, %zmm21, %zmm22
+	LONG $0x4055b162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm21, %zmm21
+	LONG $0x404da162; WORD $0xd2f5 // vpmaddwd %zmm18, %zmm22, %zmm18
+	LONG $0x406df162; WORD $0xedfe // vpaddd %zmm5, %zmm18, %zmm5
+	LONG $0x40555162; WORD $0xf6f5 // vpmaddwd %zmm14, %zmm21, %zmm14
+	LONG $0x4855d162; WORD $0xeefe // vpaddd %zmm14, %zmm5, %zmm5
+	LONG $0x404d3162; WORD $0xf3f5 // vpmaddwd %zmm19, %zmm22, %zmm14
+	LONG $0x480df162; WORD $0xe4fe // vpaddd %zmm4, %zmm14, %zmm4
+	LONG $0x40555162; WORD $0xf7f5 // vpmaddwd %zmm15, %zmm21, %zmm14
+	LONG $0x485dd162; WORD $0xe6fe // vpaddd %zmm14, %zmm4, %zmm4
+	LONG $0x404d3162; WORD $0xf4f5 // vpmaddwd %zmm20, %zmm22, %zmm14
+	LONG $0x480df162; WORD $0xdbfe // vpaddd %zmm3, %zmm14, %zmm3
+	LONG $0x40553162; WORD $0xf0f5 // vpmaddwd %zmm16, %zmm21, %zmm14
+	LONG $0x4865d162; WORD $0xdefe // vpaddd %zmm14, %zmm3, %zmm3
+	LONG $0xc0c28149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r10
+	LONG $0x38148d49 // leaq (%r8,%rdi), %rdx
 	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x04c78348 // addq $0x4, %rdi
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0xfe21820f; WORD $0xffff // jb 0x2320 <k_qconv+0x2300>
-	LONG $0xfffdfce9; BYTE $0xff // jmp 0x2300 <k_qconv+0x22e0>
+	LONG $0xfe21820f; WORD $0xffff // jb 0x2340 <k_qconv+0x2320>
+	LONG $0xfffdfce9; BYTE $0xff // jmp 0x2320 <k_qconv+0x2300>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fd3162; WORD $0xd06f // vmovdqa64 %zmm16, %zmm10
+	LONG $0x48fd3162; WORD $0xd96f // vmovdqa64 %zmm17, %zmm11
+	LONG $0x48fd5162; WORD $0xd56f // vmovdqa64 %zmm13, %zmm10
 	LONG $0x48fd5162; WORD $0xcc6f // vmovdqa64 %zmm12, %zmm9
-	LONG $0x48fd5162; WORD $0xc36f // vmovdqa64 %zmm11, %zmm8
-	LONG $0x48fdb162; WORD $0xf86f // vmovdqa64 %zmm16, %zmm7
+	LONG $0x48fd3162; WORD $0xc16f // vmovdqa64 %zmm17, %zmm8
+	LONG $0x48fdd162; WORD $0xfd6f // vmovdqa64 %zmm13, %zmm7
 	LONG $0x48fdd162; WORD $0xf46f // vmovdqa64 %zmm12, %zmm6
-	LONG $0x48fdd162; WORD $0xeb6f // vmovdqa64 %zmm11, %zmm5
-	LONG $0x48fdb162; WORD $0xe06f // vmovdqa64 %zmm16, %zmm4
+	LONG $0x48fdb162; WORD $0xe96f // vmovdqa64 %zmm17, %zmm5
+	LONG $0x48fdd162; WORD $0xe56f // vmovdqa64 %zmm13, %zmm4
 	LONG $0x48fdd162; WORD $0xdc6f // vmovdqa64 %zmm12, %zmm3
-	LONG $0x48fdd162; WORD $0xd36f // vmovdqa64 %zmm11, %zmm2
-	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
-	LONG $0xdcaf0f4d // imulq %r12, %r11
-	LONG $0x245c034c; BYTE $0x58 // addq 0x58(%rsp), %r11
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x245c034c; BYTE $0x50 // addq 0x50(%rsp), %r11
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x013e840f; WORD $0x0000 // je 0x26a0 <k_qconv+0x2680>
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x012d840f; WORD $0x0000 // je 0x26b0 <k_qconv+0x2690>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
 	LONG $0x02f98348 // cmpq $0x2, %rcx
 	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
-	LONG $0x0209850f; WORD $0x0000 // jne 0x2790 <k_qconv+0x2770>
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x0201850f; WORD $0x0000 // jne 0x27a0 <k_qconv+0x2780>
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	LONG $0x02578e0f; WORD $0x0000 // jle 0x27e8 <k_qconv+0x27c8>
-	LONG $0x48fee162; WORD $0x007f // vmovdqu64 %zmm16, (%rax)
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x02508e0f; WORD $0x0000 // jle 0x27fe <k_qconv+0x27de>
+	LONG $0x48fee162; WORD $0x087f // vmovdqu64 %zmm17, (%rax)
 	LONG $0x20fa8349 // cmpq $0x20, %r10
-	LONG $0x024d820f; WORD $0x0000 // jb 0x27ee <k_qconv+0x27ce>
-	LONG $0x48fe7162; WORD $0x607f; BYTE $0x01 // vmovdqu64 %zmm12, 0x40(%rax)
+	LONG $0x0246820f; WORD $0x0000 // jb 0x2804 <k_qconv+0x27e4>
+	LONG $0x48fe7162; WORD $0x687f; BYTE $0x01 // vmovdqu64 %zmm13, 0x40(%rax)
 	LONG $0x30fa8349 // cmpq $0x30, %r10
-	LONG $0x0972820f; WORD $0x0000 // jb 0x2f24 <k_qconv+0x2f04>
-	LONG $0x48fe7162; WORD $0x587f; BYTE $0x02 // vmovdqu64 %zmm11, 0x80(%rax)
+	LONG $0x095d820f; WORD $0x0000 // jb 0x2f2c <k_qconv+0x2f0c>
+	LONG $0x48fe7162; WORD $0x607f; BYTE $0x02 // vmovdqu64 %zmm12, 0x80(%rax)
 	LONG $0xa00c8d4e // leaq (%rax,%r12,4), %r9
-	LONG $0x48fe3162; WORD $0x147f; BYTE $0xa0 // vmovdqu64 %zmm10, (%rax,%r12,4)
-	QUAD $0x01a04c7f48fe3162 // vmovdqu64 %zmm9, 0x40(%rax,%r12,4)
-	QUAD $0x02a0447f48fe3162 // vmovdqu64 %zmm8, 0x80(%rax,%r12,4)
+	LONG $0x48fe3162; WORD $0x1c7f; BYTE $0xa0 // vmovdqu64 %zmm11, (%rax,%r12,4)
+	QUAD $0x01a0547f48fe3162 // vmovdqu64 %zmm10, 0x40(%rax,%r12,4)
+	QUAD $0x02a04c7f48fe3162 // vmovdqu64 %zmm9, 0x80(%rax,%r12,4)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x01b0 // movb $0x1, %al
 	LONG $0xa10c8d4f // leaq (%r9,%r12,4), %r9
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	LONG $0x04558f0f; WORD $0x0000 // jg 0x2a3c <k_qconv+0x2a1c>
-	LONG $0x497cd162; WORD $0x3911 // vmovups %zmm7, (%r9) {%k1}
+	LONG $0x044e8f0f; WORD $0x0000 // jg 0x2a52 <k_qconv+0x2a32>
+	LONG $0x497c5162; WORD $0x0111 // vmovups %zmm8, (%r9) {%k1}
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x0455850f; WORD $0x0000 // jne 0x2a4b <k_qconv+0x2a2b>
+	LONG $0x044e850f; WORD $0x0000 // jne 0x2a61 <k_qconv+0x2a41>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7cd162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%r9) {%k6}
+	LONG $0x4e7cd162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%r9) {%k6}
 	WORD $0xc084 // testb %al, %al
-	LONG $0x0443850f; WORD $0x0000 // jne 0x2a5a <k_qconv+0x2a3a>
+	LONG $0x043c850f; WORD $0x0000 // jne 0x2a70 <k_qconv+0x2a50>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7cd162; WORD $0x6911; BYTE $0x02 // vmovups %zmm5, 0x80(%r9) {%k6}
+	LONG $0x4e7cd162; WORD $0x7111; BYTE $0x02 // vmovups %zmm6, 0x80(%r9) {%k6}
 	LONG $0xa10c8d4f // leaq (%r9,%r12,4), %r9
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	LONG $0x04318f0f; WORD $0x0000 // jg 0x2a6f <k_qconv+0x2a4f>
-	LONG $0x497cd162; WORD $0x2111 // vmovups %zmm4, (%r9) {%k1}
+	LONG $0x042a8f0f; WORD $0x0000 // jg 0x2a85 <k_qconv+0x2a65>
+	LONG $0x497cd162; WORD $0x2911 // vmovups %zmm5, (%r9) {%k1}
 	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x0431850f; WORD $0x0000 // jne 0x2a83 <k_qconv+0x2a63>
+	LONG $0x042a850f; WORD $0x0000 // jne 0x2a99 <k_qconv+0x2a79>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7cd162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%r9) {%k6}
+	LONG $0x4e7cd162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%r9) {%k6}
 	WORD $0xc084 // testb %al, %al
-	LONG $0x041f850f; WORD $0x0000 // jne 0x2a92 <k_qconv+0x2a72>
+	LONG $0x0418850f; WORD $0x0000 // jne 0x2aa8 <k_qconv+0x2a88>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cd162; WORD $0x5111; BYTE $0x02 // vmovups %zmm2, 0x80(%r9) {%k6}
-	LONG $0xfffbb1e9; BYTE $0xff // jmp 0x2242 <k_qconv+0x2222>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000080249c034c // addq 0x80(%rsp), %r11
-	LONG $0x487d5262; WORD $0x6e58; BYTE $0x22 // vpbroadcastd 0x88(%r14), %zmm13
-	LONG $0x487d5262; WORD $0x7658; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm14
-	LONG $0x487d5262; WORD $0x7e58; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm15
-	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	LONG $0x4e7cd162; WORD $0x5911; BYTE $0x02 // vmovups %zmm3, 0x80(%r9) {%k6}
+	LONG $0xfffbabe9; BYTE $0xff // jmp 0x2259 <k_qconv+0x2239>
+	WORD $0x9066 // nop
+	LONG $0x245c034c; BYTE $0x60 // addq 0x60(%rsp), %r11
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x407ce162; WORD $0x0459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm16, %zmm16
-	LONG $0x487da162; WORD $0xc05b // vcvtps2dq %zmm16, %zmm16
+	LONG $0x487d7262; WORD $0x7058; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm14
+	LONG $0x487d7262; WORD $0x7858; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm15
+	LONG $0x487de262; WORD $0x4058; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm16
+	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x4074e162; WORD $0x0c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm17, %zmm17
+	LONG $0x487da162; WORD $0xc95b // vcvtps2dq %zmm17, %zmm17
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	QUAD $0x01816c5948147162 // vmulps 0x40(%rcx,%rax,4), %zmm13, %zmm13
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01816459481c7162 // vmulps 0x40(%rcx,%rax,4), %zmm12, %zmm12
+	QUAD $0x02816459481c7162 // vmulps 0x80(%rcx,%rax,4), %zmm12, %zmm12
 	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	QUAD $0x02815c5948247162 // vmulps 0x80(%rcx,%rax,4), %zmm11, %zmm11
-	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
-	LONG $0x4815a162; WORD $0xc0fe // vpaddd %zmm16, %zmm13, %zmm16
-	LONG $0x407dc262; WORD $0xc63d // vpmaxsd %zmm14, %zmm16, %zmm16
-	LONG $0x407dc262; WORD $0xc739 // vpminsd %zmm15, %zmm16, %zmm16
+	LONG $0x480da162; WORD $0xc9fe // vpaddd %zmm17, %zmm14, %zmm17
+	LONG $0x4075c262; WORD $0xcf3d // vpmaxsd %zmm15, %zmm17, %zmm17
+	LONG $0x4075a262; WORD $0xc839 // vpminsd %zmm16, %zmm17, %zmm17
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x00978e0f; WORD $0x0000 // jle 0x27bf <k_qconv+0x279f>
-	LONG $0x487ec262; WORD $0x0331 // vpmovdb %zmm16, (%r11)
-	LONG $0x48155162; WORD $0xe4fe // vpaddd %zmm12, %zmm13, %zmm12
-	LONG $0x481d5262; WORD $0xe63d // vpmaxsd %zmm14, %zmm12, %zmm12
-	LONG $0x481d5262; WORD $0xe739 // vpminsd %zmm15, %zmm12, %zmm12
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x009c8e0f; WORD $0x0000 // jle 0x27d5 <k_qconv+0x27b5>
+	LONG $0x487ec262; WORD $0x0b31 // vpmovdb %zmm17, (%r11)
+	LONG $0x480d5162; WORD $0xedfe // vpaddd %zmm13, %zmm14, %zmm13
+	LONG $0x48155262; WORD $0xef3d // vpmaxsd %zmm15, %zmm13, %zmm13
+	LONG $0x48153262; WORD $0xe839 // vpminsd %zmm16, %zmm13, %zmm13
 	LONG $0x1ffa8348 // cmpq $0x1f, %rdx
-	LONG $0x0354860f; WORD $0x0000 // jbe 0x2a9e <k_qconv+0x2a7e>
+	LONG $0x0359860f; WORD $0x0000 // jbe 0x2ab4 <k_qconv+0x2a94>
 	LONG $0x20438d49 // leaq 0x20(%r11), %rax
-	LONG $0x487e5262; WORD $0x6331; BYTE $0x01 // vpmovdb %zmm12, 0x10(%r11)
-	LONG $0x48155162; WORD $0xdbfe // vpaddd %zmm11, %zmm13, %zmm11
-	LONG $0x48255262; WORD $0xde3d // vpmaxsd %zmm14, %zmm11, %zmm11
-	LONG $0x48255262; WORD $0xdf39 // vpminsd %zmm15, %zmm11, %zmm11
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0x487e5262; WORD $0x6b31; BYTE $0x01 // vpmovdb %zmm13, 0x10(%r11)
+	LONG $0x480d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm14, %zmm12
+	LONG $0x481d5262; WORD $0xe73d // vpmaxsd %zmm15, %zmm12, %zmm12
+	LONG $0x481d3262; WORD $0xe039 // vpminsd %zmm16, %zmm12, %zmm12
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
 	LONG $0x2ffa8348 // cmpq $0x2f, %rdx
-	LONG $0x035e860f; WORD $0x0000 // jbe 0x2ad2 <k_qconv+0x2ab2>
-	LONG $0x487e7262; WORD $0x1831 // vpmovdb %zmm11, (%rax)
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x0364860f; WORD $0x0000 // jbe 0x2aee <k_qconv+0x2ace>
+	LONG $0x487e7262; WORD $0x2031 // vpmovdb %zmm12, (%rax)
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0x000371e9; BYTE $0x00 // jmp 0x2af6 <k_qconv+0x2ad6>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c3162; WORD $0xe85b // vcvtdq2ps %zmm16, %zmm13
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x48145162; WORD $0x2c59; BYTE $0x91 // vmulps (%r9,%rdx,4), %zmm13, %zmm13
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
-	LONG $0x48147162; WORD $0x2c58; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm13, %zmm13
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	LONG $0x00036ee9; BYTE $0x00 // jmp 0x2b09 <k_qconv+0x2ae9>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487c3162; WORD $0xf15b // vcvtdq2ps %zmm17, %zmm14
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x480c5162; WORD $0x3459; BYTE $0x93 // vmulps (%r11,%rdx,4), %zmm14, %zmm14
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x284e8b49 // movq 0x28(%r14), %rcx
+	LONG $0x480c7162; WORD $0x3458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm14, %zmm14
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	WORD $0x707e // jle 0x2827 <k_qconv+0x2807>
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
-	WORD $0x6eeb // jmp 0x282d <k_qconv+0x280d>
+	WORD $0x707e // jle 0x283d <k_qconv+0x281d>
+	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
+	WORD $0x6eeb // jmp 0x2843 <k_qconv+0x2823>
 	LONG $0x3024448b // movl 0x30(%rsp), %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ec262; WORD $0x0331 // vpmovdb %zmm16, (%r11) {%k6}
+	LONG $0x4e7ec262; WORD $0x0b31 // vpmovdb %zmm17, (%r11) {%k6}
 	LONG $0x10438d49 // leaq 0x10(%r11), %rax
-	LONG $0x48155162; WORD $0xe4fe // vpaddd %zmm12, %zmm13, %zmm12
-	LONG $0x481d5262; WORD $0xe63d // vpmaxsd %zmm14, %zmm12, %zmm12
-	LONG $0x481d5262; WORD $0xe739 // vpminsd %zmm15, %zmm12, %zmm12
-	LONG $0x0002bae9; BYTE $0x00 // jmp 0x2aa2 <k_qconv+0x2a82>
-	LONG $0x497ce162; WORD $0x0011 // vmovups %zmm16, (%rax) {%k1}
+	LONG $0x480d5162; WORD $0xedfe // vpaddd %zmm13, %zmm14, %zmm13
+	LONG $0x48155262; WORD $0xef3d // vpmaxsd %zmm15, %zmm13, %zmm13
+	LONG $0x48153262; WORD $0xe839 // vpminsd %zmm16, %zmm13, %zmm13
+	LONG $0x0002bae9; BYTE $0x00 // jmp 0x2ab8 <k_qconv+0x2a98>
+	LONG $0x497ce162; WORD $0x0811 // vmovups %zmm17, (%rax) {%k1}
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax) {%k6}
-	LONG $0x4b7c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax) {%k3}
+	LONG $0x4e7c7162; WORD $0x6811; BYTE $0x01 // vmovups %zmm13, 0x40(%rax) {%k6}
+	LONG $0x4b7c7162; WORD $0x6011; BYTE $0x02 // vmovups %zmm12, 0x80(%rax) {%k3}
 	LONG $0xa00c8d4e // leaq (%rax,%r12,4), %r9
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	LONG $0x01d58e0f; WORD $0x0000 // jle 0x29f1 <k_qconv+0x29d1>
-	LONG $0x48fe5162; WORD $0x117f // vmovdqu64 %zmm10, (%r9)
-	LONG $0x0001d0e9; BYTE $0x00 // jmp 0x29f7 <k_qconv+0x29d7>
-	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	QUAD $0x01916459481c5162 // vmulps 0x40(%r9,%rdx,4), %zmm12, %zmm12
+	LONG $0x01d58e0f; WORD $0x0000 // jle 0x2a07 <k_qconv+0x29e7>
+	LONG $0x48fe5162; WORD $0x197f // vmovdqu64 %zmm11, (%r9)
+	LONG $0x0001d0e9; BYTE $0x00 // jmp 0x2a0d <k_qconv+0x29ed>
+	LONG $0x497c7162; WORD $0x3011 // vmovups %zmm14, (%rax) {%k1}
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x01936c5948145162 // vmulps 0x40(%r11,%rdx,4), %zmm13, %zmm13
 	LONG $0x40788d48 // leaq 0x40(%rax), %rdi
-	QUAD $0x01916458481c7162 // vaddps 0x40(%rcx,%rdx,4), %zmm12, %zmm12
+	QUAD $0x01916c5848147162 // vaddps 0x40(%rcx,%rdx,4), %zmm13, %zmm13
 	LONG $0x1ffa8349 // cmpq $0x1f, %r10
-	WORD $0x087e // jle 0x285a <k_qconv+0x283a>
-	LONG $0x487c7162; WORD $0x2711 // vmovups %zmm12, (%rdi)
-	WORD $0x06eb // jmp 0x2860 <k_qconv+0x2840>
-	LONG $0x4a7c7162; WORD $0x2711 // vmovups %zmm12, (%rdi) {%k2}
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	QUAD $0x02915c5948245162 // vmulps 0x80(%r9,%rdx,4), %zmm11, %zmm11
-	QUAD $0x02915c5848247162 // vaddps 0x80(%rcx,%rdx,4), %zmm11, %zmm11
+	WORD $0x087e // jle 0x2870 <k_qconv+0x2850>
+	LONG $0x487c7162; WORD $0x2f11 // vmovups %zmm13, (%rdi)
+	WORD $0x06eb // jmp 0x2876 <k_qconv+0x2856>
+	LONG $0x4a7c7162; WORD $0x2f11 // vmovups %zmm13, (%rdi) {%k2}
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x02936459481c5162 // vmulps 0x80(%r11,%rdx,4), %zmm12, %zmm12
+	QUAD $0x02916458481c7162 // vaddps 0x80(%rcx,%rdx,4), %zmm12, %zmm12
 	LONG $0x80b88d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdi
 	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x2ffa8349 // cmpq $0x2f, %r10
-	LONG $0x010b8e0f; WORD $0x0000 // jle 0x29a1 <k_qconv+0x2981>
-	LONG $0x487c7162; WORD $0x1f11 // vmovups %zmm11, (%rdi)
-	LONG $0x482c5162; WORD $0x1459; BYTE $0x91 // vmulps (%r9,%rdx,4), %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x1458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0x29b7 <k_qconv+0x2997>
+	LONG $0x487c7162; WORD $0x2711 // vmovups %zmm12, (%rdi)
+	LONG $0x48245162; WORD $0x1c59; BYTE $0x93 // vmulps (%r11,%rdx,4), %zmm11, %zmm11
+	LONG $0x48247162; WORD $0x1c58; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	QUAD $0x01935459482c5162 // vmulps 0x40(%r11,%rdx,4), %zmm10, %zmm10
+	QUAD $0x01915458482c7162 // vaddps 0x40(%rcx,%rdx,4), %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%rax)
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x01914c5948345162 // vmulps 0x40(%r9,%rdx,4), %zmm9, %zmm9
-	QUAD $0x01914c5848347162 // vaddps 0x40(%rcx,%rdx,4), %zmm9, %zmm9
-	LONG $0x487c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax)
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x02914459483c5162 // vmulps 0x80(%r9,%rdx,4), %zmm8, %zmm8
-	QUAD $0x02914458483c7162 // vaddps 0x80(%rcx,%rdx,4), %zmm8, %zmm8
-	LONG $0x487c7162; WORD $0x4011; BYTE $0x02 // vmovups %zmm8, 0x80(%rax)
+	QUAD $0x02934c5948345162 // vmulps 0x80(%r11,%rdx,4), %zmm9, %zmm9
+	QUAD $0x02914c5848347162 // vaddps 0x80(%rcx,%rdx,4), %zmm9, %zmm9
+	LONG $0x487c7162; WORD $0x4811; BYTE $0x02 // vmovups %zmm9, 0x80(%rax)
 	LONG $0xa03c8d4a // leaq (%rax,%r12,4), %rdi
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0x93 // vmulps (%r11,%rdx,4), %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0x0458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm8, %zmm8
+	LONG $0x487c3162; WORD $0x0411; BYTE $0xa0 // vmovups %zmm8, (%rax,%r12,4)
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0x91 // vmulps (%r9,%rdx,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm7, %zmm7
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0xa0 // vmovups %zmm7, (%rax,%r12,4)
+	QUAD $0x01937c594844d162 // vmulps 0x40(%r11,%rdx,4), %zmm7, %zmm7
+	QUAD $0x01917c584844f162 // vaddps 0x40(%rcx,%rdx,4), %zmm7, %zmm7
+	QUAD $0x01a07c11487cb162 // vmovups %zmm7, 0x40(%rax,%r12,4)
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01917459484cd162 // vmulps 0x40(%r9,%rdx,4), %zmm6, %zmm6
-	QUAD $0x01917458484cf162 // vaddps 0x40(%rcx,%rdx,4), %zmm6, %zmm6
-	QUAD $0x01a07411487cb162 // vmovups %zmm6, 0x40(%rax,%r12,4)
+	QUAD $0x02937459484cd162 // vmulps 0x80(%r11,%rdx,4), %zmm6, %zmm6
+	QUAD $0x02917458484cf162 // vaddps 0x80(%rcx,%rdx,4), %zmm6, %zmm6
+	QUAD $0x02a07411487cb162 // vmovups %zmm6, 0x80(%rax,%r12,4)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02916c594854d162 // vmulps 0x80(%r9,%rdx,4), %zmm5, %zmm5
-	QUAD $0x02916c584854f162 // vaddps 0x80(%rcx,%rdx,4), %zmm5, %zmm5
-	QUAD $0x02a06c11487cb162 // vmovups %zmm5, 0x80(%rax,%r12,4)
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0x93 // vmulps (%r11,%rdx,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm5, %zmm5
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0xa7 // vmovups %zmm5, (%rdi,%r12,4)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cd162; WORD $0x2459; BYTE $0x91 // vmulps (%r9,%rdx,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm4, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0xa7 // vmovups %zmm4, (%rdi,%r12,4)
+	QUAD $0x01936459485cd162 // vmulps 0x40(%r11,%rdx,4), %zmm4, %zmm4
+	QUAD $0x01916458485cf162 // vaddps 0x40(%rcx,%rdx,4), %zmm4, %zmm4
+	QUAD $0x01a76411487cb162 // vmovups %zmm4, 0x40(%rdi,%r12,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x01915c594864d162 // vmulps 0x40(%r9,%rdx,4), %zmm3, %zmm3
-	QUAD $0x01915c584864f162 // vaddps 0x40(%rcx,%rdx,4), %zmm3, %zmm3
-	QUAD $0x01a75c11487cb162 // vmovups %zmm3, 0x40(%rdi,%r12,4)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x02915459486cd162 // vmulps 0x80(%r9,%rdx,4), %zmm2, %zmm2
-	QUAD $0x02915458486cf162 // vaddps 0x80(%rcx,%rdx,4), %zmm2, %zmm2
-	QUAD $0x02a75411487cb162 // vmovups %zmm2, 0x80(%rdi,%r12,4)
-	LONG $0xfff89ce9; BYTE $0xff // jmp 0x223d <k_qconv+0x221d>
-	LONG $0x4b7c7162; WORD $0x1f11 // vmovups %zmm11, (%rdi) {%k3}
-	LONG $0x482c5162; WORD $0x1459; BYTE $0x91 // vmulps (%r9,%rdx,4), %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x1458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x02935c594864d162 // vmulps 0x80(%r11,%rdx,4), %zmm3, %zmm3
+	QUAD $0x02915c584864f162 // vaddps 0x80(%rcx,%rdx,4), %zmm3, %zmm3
+	QUAD $0x02a75c11487cb162 // vmovups %zmm3, 0x80(%rdi,%r12,4)
+	LONG $0xfff89de9; BYTE $0xff // jmp 0x2254 <k_qconv+0x2234>
+	LONG $0x4b7c7162; WORD $0x2711 // vmovups %zmm12, (%rdi) {%k3}
+	LONG $0x48245162; WORD $0x1c59; BYTE $0x93 // vmulps (%r11,%rdx,4), %zmm11, %zmm11
+	LONG $0x48247162; WORD $0x1c58; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	LONG $0x04018e0f; WORD $0x0000 // jle 0x2dc6 <k_qconv+0x2da6>
-	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
-	QUAD $0x01914c5948345162 // vmulps 0x40(%r9,%rdx,4), %zmm9, %zmm9
-	QUAD $0x01914c5848347162 // vaddps 0x40(%rcx,%rdx,4), %zmm9, %zmm9
+	LONG $0x03f38e0f; WORD $0x0000 // jle 0x2dce <k_qconv+0x2dae>
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	QUAD $0x01935459482c5162 // vmulps 0x40(%r11,%rdx,4), %zmm10, %zmm10
+	QUAD $0x01915458482c7162 // vaddps 0x40(%rcx,%rdx,4), %zmm10, %zmm10
 	LONG $0x1ffa8349 // cmpq $0x1f, %r10
-	LONG $0x03f78e0f; WORD $0x0000 // jle 0x2ddc <k_qconv+0x2dbc>
-	LONG $0x487c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax)
-	LONG $0x0003f2e9; BYTE $0x00 // jmp 0x2de3 <k_qconv+0x2dc3>
-	LONG $0x497c5162; WORD $0x1111 // vmovups %zmm10, (%r9) {%k1}
+	LONG $0x03e98e0f; WORD $0x0000 // jle 0x2de4 <k_qconv+0x2dc4>
+	LONG $0x487c7162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%rax)
+	LONG $0x0003e4e9; BYTE $0x00 // jmp 0x2deb <k_qconv+0x2dcb>
+	LONG $0x497c5162; WORD $0x1911 // vmovups %zmm11, (%r9) {%k1}
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7c5162; WORD $0x4911; BYTE $0x01 // vmovups %zmm9, 0x40(%r9) {%k6}
+	LONG $0x4e7c5162; WORD $0x5111; BYTE $0x01 // vmovups %zmm10, 0x40(%r9) {%k6}
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	QUAD $0x02a044114e7c3162 // vmovups %zmm8, 0x80(%rax,%r12,4) {%k6}
+	QUAD $0x02a04c114e7c3162 // vmovups %zmm9, 0x80(%rax,%r12,4) {%k6}
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xa10c8d4f // leaq (%r9,%r12,4), %r9
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	LONG $0xfbab8e0f; WORD $0xffff // jle 0x25e7 <k_qconv+0x25c7>
-	LONG $0x48fed162; WORD $0x397f // vmovdqu64 %zmm7, (%r9)
+	LONG $0xfbb28e0f; WORD $0xffff // jle 0x2604 <k_qconv+0x25e4>
+	LONG $0x48fe5162; WORD $0x017f // vmovdqu64 %zmm8, (%r9)
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xfbab840f; WORD $0xffff // je 0x25f6 <k_qconv+0x25d6>
-	LONG $0x48fed162; WORD $0x717f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%r9)
+	LONG $0xfbb2840f; WORD $0xffff // je 0x2613 <k_qconv+0x25f3>
+	LONG $0x48fed162; WORD $0x797f; BYTE $0x01 // vmovdqu64 %zmm7, 0x40(%r9)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfbbd840f; WORD $0xffff // je 0x2617 <k_qconv+0x25f7>
-	LONG $0x48fed162; WORD $0x697f; BYTE $0x02 // vmovdqu64 %zmm5, 0x80(%r9)
+	LONG $0xfbc4840f; WORD $0xffff // je 0x2634 <k_qconv+0x2614>
+	LONG $0x48fed162; WORD $0x717f; BYTE $0x02 // vmovdqu64 %zmm6, 0x80(%r9)
 	LONG $0xa10c8d4f // leaq (%r9,%r12,4), %r9
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	LONG $0xfbcf8e0f; WORD $0xffff // jle 0x263e <k_qconv+0x261e>
-	LONG $0x48fed162; WORD $0x217f // vmovdqu64 %zmm4, (%r9)
+	LONG $0xfbd68e0f; WORD $0xffff // jle 0x265b <k_qconv+0x263b>
+	LONG $0x48fed162; WORD $0x297f // vmovdqu64 %zmm5, (%r9)
 	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xfbcf840f; WORD $0xffff // je 0x2652 <k_qconv+0x2632>
-	LONG $0x48fed162; WORD $0x597f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%r9)
+	LONG $0xfbd6840f; WORD $0xffff // je 0x266f <k_qconv+0x264f>
+	LONG $0x48fed162; WORD $0x617f; BYTE $0x01 // vmovdqu64 %zmm4, 0x40(%r9)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfbe1840f; WORD $0xffff // je 0x2673 <k_qconv+0x2653>
-	LONG $0x48fed162; WORD $0x517f; BYTE $0x02 // vmovdqu64 %zmm2, 0x80(%r9)
-	LONG $0xfff7a4e9; BYTE $0xff // jmp 0x2242 <k_qconv+0x2222>
+	LONG $0xfbe8840f; WORD $0xffff // je 0x2690 <k_qconv+0x2670>
+	LONG $0x48fed162; WORD $0x597f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%r9)
+	LONG $0xfff7a5e9; BYTE $0xff // jmp 0x2259 <k_qconv+0x2239>
 	LONG $0x10438d49 // leaq 0x10(%r11), %rax
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xf792fbc5 // kmovd %edi, %k6
+	LONG $0x4e7e7262; WORD $0x2831 // vpmovdb %zmm13, (%rax) {%k6}
+	LONG $0x20438d49 // leaq 0x20(%r11), %rax
+	LONG $0x480d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm14, %zmm12
+	LONG $0x481d5262; WORD $0xe73d // vpmaxsd %zmm15, %zmm12, %zmm12
+	LONG $0x481d3262; WORD $0xe039 // vpminsd %zmm16, %zmm12, %zmm12
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xf792fbc5 // kmovd %edi, %k6
 	LONG $0x4e7e7262; WORD $0x2031 // vpmovdb %zmm12, (%rax) {%k6}
-	LONG $0x20438d49 // leaq 0x20(%r11), %rax
-	LONG $0x48155162; WORD $0xdbfe // vpaddd %zmm11, %zmm13, %zmm11
-	LONG $0x48255262; WORD $0xde3d // vpmaxsd %zmm14, %zmm11, %zmm11
-	LONG $0x48255262; WORD $0xdf39 // vpminsd %zmm15, %zmm11, %zmm11
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7e7262; WORD $0x1831 // vpmovdb %zmm11, (%rax) {%k6}
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x48247162; WORD $0x1c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm11, %zmm11
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x482c7162; WORD $0x1459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm10, %zmm10
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	QUAD $0x01815459482c7162 // vmulps 0x40(%rcx,%rax,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x01814c5948347162 // vmulps 0x40(%rcx,%rax,4), %zmm9, %zmm9
+	QUAD $0x02814c5948347162 // vmulps 0x80(%rcx,%rax,4), %zmm9, %zmm9
+	LONG $0x480d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm14, %zmm11
+	LONG $0x48255262; WORD $0xdf3d // vpmaxsd %zmm15, %zmm11, %zmm11
+	LONG $0x48253262; WORD $0xd839 // vpminsd %zmm16, %zmm11, %zmm11
+	LONG $0x0ffa8348 // cmpq $0xf, %rdx
+	WORD $0x087e // jle 0x2b65 <k_qconv+0x2b45>
+	LONG $0x487e5262; WORD $0x1b31 // vpmovdb %zmm11, (%r11)
+	WORD $0x0eeb // jmp 0x2b73 <k_qconv+0x2b53>
+	LONG $0x3024448b // movl 0x30(%rsp), %eax
+	LONG $0xf092fbc5 // kmovd %eax, %k6
+	LONG $0x4e7e5262; WORD $0x1b31 // vpmovdb %zmm11, (%r11) {%k6}
 	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x02814459483c7162 // vmulps 0x80(%rcx,%rax,4), %zmm8, %zmm8
-	LONG $0x48155162; WORD $0xd2fe // vpaddd %zmm10, %zmm13, %zmm10
-	LONG $0x482d5262; WORD $0xd63d // vpmaxsd %zmm14, %zmm10, %zmm10
-	LONG $0x482d5262; WORD $0xd739 // vpminsd %zmm15, %zmm10, %zmm10
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x087e // jle 0x2b4d <k_qconv+0x2b2d>
-	LONG $0x487e5262; WORD $0x1331 // vpmovdb %zmm10, (%r11)
-	WORD $0x0eeb // jmp 0x2b5b <k_qconv+0x2b3b>
-	LONG $0x3024448b // movl 0x30(%rsp), %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7e5262; WORD $0x1331 // vpmovdb %zmm10, (%r11) {%k6}
-	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
 	LONG $0x10438d49 // leaq 0x10(%r11), %rax
-	LONG $0x48155162; WORD $0xc9fe // vpaddd %zmm9, %zmm13, %zmm9
-	LONG $0x48355262; WORD $0xce3d // vpmaxsd %zmm14, %zmm9, %zmm9
-	LONG $0x48355262; WORD $0xcf39 // vpminsd %zmm15, %zmm9, %zmm9
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x0874 // je 0x2b84 <k_qconv+0x2b64>
-	LONG $0x487e7262; WORD $0x0831 // vpmovdb %zmm9, (%rax)
-	WORD $0x1ceb // jmp 0x2ba0 <k_qconv+0x2b80>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7e7262; WORD $0x0831 // vpmovdb %zmm9, (%rax) {%k6}
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x20438d49 // leaq 0x20(%r11), %rax
-	LONG $0x48155162; WORD $0xc0fe // vpaddd %zmm8, %zmm13, %zmm8
-	LONG $0x483d5262; WORD $0xc63d // vpmaxsd %zmm14, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc739 // vpminsd %zmm15, %zmm8, %zmm8
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	WORD $0x0874 // je 0x2bc9 <k_qconv+0x2ba9>
-	LONG $0x487e7262; WORD $0x0031 // vpmovdb %zmm8, (%rax)
-	WORD $0x1ceb // jmp 0x2be5 <k_qconv+0x2bc5>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7e7262; WORD $0x0031 // vpmovdb %zmm8, (%rax) {%k6}
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm7, %zmm7
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01817459484cf162 // vmulps 0x40(%rcx,%rax,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02816c594854f162 // vmulps 0x80(%rcx,%rax,4), %zmm5, %zmm5
-	LONG $0x4815f162; WORD $0xfffe // vpaddd %zmm7, %zmm13, %zmm7
-	LONG $0x4845d262; WORD $0xfe3d // vpmaxsd %zmm14, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xff39 // vpminsd %zmm15, %zmm7, %zmm7
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x087e // jle 0x2c41 <k_qconv+0x2c21>
-	LONG $0x487ed262; WORD $0x3b31 // vpmovdb %zmm7, (%r11)
-	WORD $0x0eeb // jmp 0x2c4f <k_qconv+0x2c2f>
-	LONG $0x3024448b // movl 0x30(%rsp), %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ed262; WORD $0x3b31 // vpmovdb %zmm7, (%r11) {%k6}
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x10438d49 // leaq 0x10(%r11), %rax
-	LONG $0x4815f162; WORD $0xf6fe // vpaddd %zmm6, %zmm13, %zmm6
-	LONG $0x484dd262; WORD $0xf63d // vpmaxsd %zmm14, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf739 // vpminsd %zmm15, %zmm6, %zmm6
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x0874 // je 0x2c78 <k_qconv+0x2c58>
-	LONG $0x487ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax)
-	WORD $0x1ceb // jmp 0x2c94 <k_qconv+0x2c74>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax) {%k6}
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x20438d49 // leaq 0x20(%r11), %rax
-	LONG $0x4815f162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm5
-	LONG $0x4855d262; WORD $0xee3d // vpmaxsd %zmm14, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xef39 // vpminsd %zmm15, %zmm5, %zmm5
-	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	WORD $0x0874 // je 0x2cbd <k_qconv+0x2c9d>
-	LONG $0x487ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax)
-	WORD $0x1ceb // jmp 0x2cd9 <k_qconv+0x2cb9>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax) {%k6}
-	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x485cd162; WORD $0x2459; BYTE $0x81 // vmulps (%r9,%rax,4), %zmm4, %zmm4
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x01815c594864d162 // vmulps 0x40(%r9,%rax,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x02815459486cd162 // vmulps 0x80(%r9,%rax,4), %zmm2, %zmm2
-	LONG $0x4815f162; WORD $0xe4fe // vpaddd %zmm4, %zmm13, %zmm4
-	LONG $0x485dd262; WORD $0xe63d // vpmaxsd %zmm14, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe739 // vpminsd %zmm15, %zmm4, %zmm4
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x087e // jle 0x2d35 <k_qconv+0x2d15>
-	LONG $0x487ed262; WORD $0x2331 // vpmovdb %zmm4, (%r11)
-	WORD $0x0eeb // jmp 0x2d43 <k_qconv+0x2d23>
-	LONG $0x3024448b // movl 0x30(%rsp), %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ed262; WORD $0x2331 // vpmovdb %zmm4, (%r11) {%k6}
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x10438d49 // leaq 0x10(%r11), %rax
-	LONG $0x4815f162; WORD $0xdbfe // vpaddd %zmm3, %zmm13, %zmm3
-	LONG $0x4865d262; WORD $0xde3d // vpmaxsd %zmm14, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xdf39 // vpminsd %zmm15, %zmm3, %zmm3
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x0874 // je 0x2d6c <k_qconv+0x2d4c>
-	LONG $0x487ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax)
-	WORD $0x18eb // jmp 0x2d84 <k_qconv+0x2d64>
+	LONG $0x480d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm14, %zmm10
+	LONG $0x482d5262; WORD $0xd73d // vpmaxsd %zmm15, %zmm10, %zmm10
+	LONG $0x482d3262; WORD $0xd039 // vpminsd %zmm16, %zmm10, %zmm10
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x2b9c <k_qconv+0x2b7c>
+	LONG $0x487e7262; WORD $0x1031 // vpmovdb %zmm10, (%rax)
+	WORD $0x18eb // jmp 0x2bb4 <k_qconv+0x2b94>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax) {%k6}
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x20c38349 // addq $0x20, %r11
-	LONG $0x4815f162; WORD $0xd2fe // vpaddd %zmm2, %zmm13, %zmm2
-	LONG $0x486dd262; WORD $0xd63d // vpmaxsd %zmm14, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd739 // vpminsd %zmm15, %zmm2, %zmm2
+	LONG $0x4e7e7262; WORD $0x1031 // vpmovdb %zmm10, (%rax) {%k6}
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x20438d49 // leaq 0x20(%r11), %rax
+	LONG $0x480d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm14, %zmm9
+	LONG $0x48355262; WORD $0xcf3d // vpmaxsd %zmm15, %zmm9, %zmm9
+	LONG $0x48353262; WORD $0xc839 // vpminsd %zmm16, %zmm9, %zmm9
 	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
-	LONG $0xf48e850f; WORD $0xffff // jne 0x2237 <k_qconv+0x2217>
+	WORD $0x0874 // je 0x2bdd <k_qconv+0x2bbd>
+	LONG $0x487e7262; WORD $0x0831 // vpmovdb %zmm9, (%rax)
+	WORD $0x18eb // jmp 0x2bf5 <k_qconv+0x2bd5>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xf792fbc5 // kmovd %edi, %k6
+	LONG $0x4e7e7262; WORD $0x0831 // vpmovdb %zmm9, (%rax) {%k6}
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x483c7162; WORD $0x0459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm8, %zmm8
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01817c594844f162 // vmulps 0x40(%rcx,%rax,4), %zmm7, %zmm7
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	QUAD $0x02817459484cf162 // vmulps 0x80(%rcx,%rax,4), %zmm6, %zmm6
+	LONG $0x480d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm14, %zmm8
+	LONG $0x483d5262; WORD $0xc73d // vpmaxsd %zmm15, %zmm8, %zmm8
+	LONG $0x483d3262; WORD $0xc039 // vpminsd %zmm16, %zmm8, %zmm8
+	LONG $0x0ffa8348 // cmpq $0xf, %rdx
+	WORD $0x087e // jle 0x2c51 <k_qconv+0x2c31>
+	LONG $0x487e5262; WORD $0x0331 // vpmovdb %zmm8, (%r11)
+	WORD $0x0eeb // jmp 0x2c5f <k_qconv+0x2c3f>
+	LONG $0x3024448b // movl 0x30(%rsp), %eax
+	LONG $0xf092fbc5 // kmovd %eax, %k6
+	LONG $0x4e7e5262; WORD $0x0331 // vpmovdb %zmm8, (%r11) {%k6}
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x10438d49 // leaq 0x10(%r11), %rax
+	LONG $0x480df162; WORD $0xfffe // vpaddd %zmm7, %zmm14, %zmm7
+	LONG $0x4845d262; WORD $0xff3d // vpmaxsd %zmm15, %zmm7, %zmm7
+	LONG $0x4845b262; WORD $0xf839 // vpminsd %zmm16, %zmm7, %zmm7
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x2c88 <k_qconv+0x2c68>
+	LONG $0x487ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax)
+	WORD $0x18eb // jmp 0x2ca0 <k_qconv+0x2c80>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xf792fbc5 // kmovd %edi, %k6
+	LONG $0x4e7ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax) {%k6}
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x20438d49 // leaq 0x20(%r11), %rax
+	LONG $0x480df162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm6
+	LONG $0x484dd262; WORD $0xf73d // vpmaxsd %zmm15, %zmm6, %zmm6
+	LONG $0x484db262; WORD $0xf039 // vpminsd %zmm16, %zmm6, %zmm6
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x2cc9 <k_qconv+0x2ca9>
+	LONG $0x487ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax)
+	WORD $0x18eb // jmp 0x2ce1 <k_qconv+0x2cc1>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xf792fbc5 // kmovd %edi, %k6
+	LONG $0x4e7ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax) {%k6}
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x4854f162; WORD $0x2c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm5, %zmm5
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x01816459485cf162 // vmulps 0x40(%rcx,%rax,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x02815c594864f162 // vmulps 0x80(%rcx,%rax,4), %zmm3, %zmm3
+	LONG $0x480df162; WORD $0xedfe // vpaddd %zmm5, %zmm14, %zmm5
+	LONG $0x4855d262; WORD $0xef3d // vpmaxsd %zmm15, %zmm5, %zmm5
+	LONG $0x4855b262; WORD $0xe839 // vpminsd %zmm16, %zmm5, %zmm5
+	LONG $0x0ffa8348 // cmpq $0xf, %rdx
+	WORD $0x087e // jle 0x2d3d <k_qconv+0x2d1d>
+	LONG $0x487ed262; WORD $0x2b31 // vpmovdb %zmm5, (%r11)
+	WORD $0x0eeb // jmp 0x2d4b <k_qconv+0x2d2b>
+	LONG $0x3024448b // movl 0x30(%rsp), %eax
+	LONG $0xf092fbc5 // kmovd %eax, %k6
+	LONG $0x4e7ed262; WORD $0x2b31 // vpmovdb %zmm5, (%r11) {%k6}
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x10438d49 // leaq 0x10(%r11), %rax
+	LONG $0x480df162; WORD $0xe4fe // vpaddd %zmm4, %zmm14, %zmm4
+	LONG $0x485dd262; WORD $0xe73d // vpmaxsd %zmm15, %zmm4, %zmm4
+	LONG $0x485db262; WORD $0xe039 // vpminsd %zmm16, %zmm4, %zmm4
+	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
+	WORD $0x0874 // je 0x2d74 <k_qconv+0x2d54>
+	LONG $0x487ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax)
+	WORD $0x18eb // jmp 0x2d8c <k_qconv+0x2d6c>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xf792fbc5 // kmovd %edi, %k6
+	LONG $0x4e7ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax) {%k6}
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x20c38349 // addq $0x20, %r11
+	LONG $0x480df162; WORD $0xdbfe // vpaddd %zmm3, %zmm14, %zmm3
+	LONG $0x4865d262; WORD $0xdf3d // vpmaxsd %zmm15, %zmm3, %zmm3
+	LONG $0x4865b262; WORD $0xd839 // vpminsd %zmm16, %zmm3, %zmm3
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0xf49d850f; WORD $0xffff // jne 0x224e <k_qconv+0x222e>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ed262; WORD $0x1331 // vpmovdb %zmm2, (%r11) {%k6}
-	LONG $0xfff477e9; BYTE $0xff // jmp 0x223d <k_qconv+0x221d>
-	LONG $0x497c7162; WORD $0x1011 // vmovups %zmm10, (%rax) {%k1}
-	QUAD $0x01914c5948345162 // vmulps 0x40(%r9,%rdx,4), %zmm9, %zmm9
-	QUAD $0x01914c5848347162 // vaddps 0x40(%rcx,%rdx,4), %zmm9, %zmm9
-	LONG $0x4a7c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax) {%k2}
+	LONG $0x4e7ed262; WORD $0x1b31 // vpmovdb %zmm3, (%r11) {%k6}
+	LONG $0xfff486e9; BYTE $0xff // jmp 0x2254 <k_qconv+0x2234>
+	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	QUAD $0x01935459482c5162 // vmulps 0x40(%r11,%rdx,4), %zmm10, %zmm10
+	QUAD $0x01915458482c7162 // vaddps 0x40(%rcx,%rdx,4), %zmm10, %zmm10
+	LONG $0x4a7c7162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%rax) {%k2}
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x02934c5948345162 // vmulps 0x80(%r11,%rdx,4), %zmm9, %zmm9
+	QUAD $0x02914c5848347162 // vaddps 0x80(%rcx,%rdx,4), %zmm9, %zmm9
+	LONG $0x4b7c7162; WORD $0x4811; BYTE $0x02 // vmovups %zmm9, 0x80(%rax) {%k3}
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	QUAD $0x02914459483c5162 // vmulps 0x80(%r9,%rdx,4), %zmm8, %zmm8
-	QUAD $0x02914458483c7162 // vaddps 0x80(%rcx,%rdx,4), %zmm8, %zmm8
-	LONG $0x4b7c7162; WORD $0x4011; BYTE $0x02 // vmovups %zmm8, 0x80(%rax) {%k3}
-	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x483c5162; WORD $0x0459; BYTE $0x93 // vmulps (%r11,%rdx,4), %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0x0458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0x91 // vmulps (%r9,%rdx,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm7, %zmm7
+	LONG $0x0ffa8349 // cmpq $0xf, %r10
+	WORD $0x257e // jle 0x2e56 <k_qconv+0x2e36>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	QUAD $0x01937c594844d162 // vmulps 0x40(%r11,%rdx,4), %zmm7, %zmm7
+	QUAD $0x01917c584844f162 // vaddps 0x40(%rcx,%rdx,4), %zmm7, %zmm7
+	LONG $0x1ffa8349 // cmpq $0x1f, %r10
+	WORD $0x1f7e // jle 0x2e6c <k_qconv+0x2e4c>
+	LONG $0x487cf162; WORD $0x7811; BYTE $0x01 // vmovups %zmm7, 0x40(%rax)
+	WORD $0x1deb // jmp 0x2e73 <k_qconv+0x2e53>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	QUAD $0x01937c594844d162 // vmulps 0x40(%r11,%rdx,4), %zmm7, %zmm7
+	QUAD $0x01917c584844f162 // vaddps 0x40(%rcx,%rdx,4), %zmm7, %zmm7
+	LONG $0x4a7cf162; WORD $0x7811; BYTE $0x01 // vmovups %zmm7, 0x40(%rax) {%k2}
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	WORD $0x257e // jle 0x2e4e <k_qconv+0x2e2e>
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	QUAD $0x01917459484cd162 // vmulps 0x40(%r9,%rdx,4), %zmm6, %zmm6
-	QUAD $0x01917458484cf162 // vaddps 0x40(%rcx,%rdx,4), %zmm6, %zmm6
-	LONG $0x1ffa8349 // cmpq $0x1f, %r10
-	WORD $0x1f7e // jle 0x2e64 <k_qconv+0x2e44>
-	LONG $0x487cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax)
-	WORD $0x1deb // jmp 0x2e6b <k_qconv+0x2e4b>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	QUAD $0x01917459484cd162 // vmulps 0x40(%r9,%rdx,4), %zmm6, %zmm6
-	QUAD $0x01917458484cf162 // vaddps 0x40(%rcx,%rdx,4), %zmm6, %zmm6
-	LONG $0x4a7cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax) {%k2}
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	QUAD $0x02916c594854d162 // vmulps 0x80(%r9,%rdx,4), %zmm5, %zmm5
-	QUAD $0x02916c584854f162 // vaddps 0x80(%rcx,%rdx,4), %zmm5, %zmm5
-	LONG $0x4b7cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax) {%k3}
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x02937459484cd162 // vmulps 0x80(%r11,%rdx,4), %zmm6, %zmm6
+	QUAD $0x02917458484cf162 // vaddps 0x80(%rcx,%rdx,4), %zmm6, %zmm6
+	LONG $0x4b7cf162; WORD $0x7011; BYTE $0x02 // vmovups %zmm6, 0x80(%rax) {%k3}
 	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0x93 // vmulps (%r11,%rdx,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cd162; WORD $0x2459; BYTE $0x91 // vmulps (%r9,%rdx,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
-	WORD $0x2a7e // jle 0x2edb <k_qconv+0x2ebb>
-	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
-	QUAD $0x01915c594864d162 // vmulps 0x40(%r9,%rdx,4), %zmm3, %zmm3
-	QUAD $0x01915c584864f162 // vaddps 0x40(%rcx,%rdx,4), %zmm3, %zmm3
+	WORD $0x2a7e // jle 0x2ee3 <k_qconv+0x2ec3>
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	QUAD $0x01936459485cd162 // vmulps 0x40(%r11,%rdx,4), %zmm4, %zmm4
+	QUAD $0x01916458485cf162 // vaddps 0x40(%rcx,%rdx,4), %zmm4, %zmm4
 	LONG $0x1ffa8349 // cmpq $0x1f, %r10
-	WORD $0x247e // jle 0x2ef1 <k_qconv+0x2ed1>
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
+	WORD $0x247e // jle 0x2ef9 <k_qconv+0x2ed9>
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
 	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	WORD $0x22eb // jmp 0x2efd <k_qconv+0x2edd>
-	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
-	QUAD $0x01915c594864d162 // vmulps 0x40(%r9,%rdx,4), %zmm3, %zmm3
-	QUAD $0x01915c584864f162 // vaddps 0x40(%rcx,%rdx,4), %zmm3, %zmm3
+	WORD $0x22eb // jmp 0x2f05 <k_qconv+0x2ee5>
+	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	QUAD $0x01936459485cd162 // vmulps 0x40(%r11,%rdx,4), %zmm4, %zmm4
+	QUAD $0x01916458485cf162 // vaddps 0x40(%rcx,%rdx,4), %zmm4, %zmm4
 	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0x4a7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k2}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	QUAD $0x02915459486cd162 // vmulps 0x80(%r9,%rdx,4), %zmm2, %zmm2
-	QUAD $0x02915458486cf162 // vaddps 0x80(%rcx,%rdx,4), %zmm2, %zmm2
-	LONG $0x4b7cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax) {%k3}
-	LONG $0xfff31ee9; BYTE $0xff // jmp 0x2242 <k_qconv+0x2222>
-	LONG $0x4b7c7162; WORD $0x5811; BYTE $0x02 // vmovups %zmm11, 0x80(%rax) {%k3}
+	LONG $0x4a7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k2}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x02935c594864d162 // vmulps 0x80(%r11,%rdx,4), %zmm3, %zmm3
+	QUAD $0x02915c584864f162 // vaddps 0x80(%rcx,%rdx,4), %zmm3, %zmm3
+	LONG $0x4b7cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax) {%k3}
+	LONG $0xfff32de9; BYTE $0xff // jmp 0x2259 <k_qconv+0x2239>
+	LONG $0x4b7c7162; WORD $0x6011; BYTE $0x02 // vmovups %zmm12, 0x80(%rax) {%k3}
 	LONG $0xa00c8d4e // leaq (%rax,%r12,4), %r9
-	LONG $0x48fe3162; WORD $0x147f; BYTE $0xa0 // vmovdqu64 %zmm10, (%rax,%r12,4)
-	QUAD $0x01a04c7f48fe3162 // vmovdqu64 %zmm9, 0x40(%rax,%r12,4)
+	LONG $0x48fe3162; WORD $0x1c7f; BYTE $0xa0 // vmovdqu64 %zmm11, (%rax,%r12,4)
+	QUAD $0x01a0547f48fe3162 // vmovdqu64 %zmm10, 0x40(%rax,%r12,4)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0xfffacce9; BYTE $0xff // jmp 0x2a12 <k_qconv+0x29f2>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x784e8b48 // movq 0x78(%rsi), %rcx
-	LONG $0x60568b48 // movq 0x60(%rsi), %rdx
+	LONG $0xfffadae9; BYTE $0xff // jmp 0x2a28 <k_qconv+0x2a08>
+	WORD $0x9066 // nop
+	LONG $0x784e8b49 // movq 0x78(%r14), %rcx
+	LONG $0x60568b49 // movq 0x60(%r14), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x68568b4c // movq 0x68(%rsi), %r10
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x68568b4d // movq 0x68(%r14), %r10
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	WORD $0x8b49; BYTE $0x16 // movq (%r14), %rdx
 	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
-	LONG $0x80be8b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rsi), %r15
-	LONG $0x204e8b4c // movq 0x20(%rsi), %r9
+	LONG $0x18568b49 // movq 0x18(%r14), %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x385e8b4d // movq 0x38(%r14), %r11
+	LONG $0x80be8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %r15
+	LONG $0x204e8b4d // movq 0x20(%r14), %r9
 	LONG $0x01658d4d // leaq 0x1(%r13), %r12
 	LONG $0xe1af0f4c // imulq %rcx, %r12
-	QUAD $0x000000a824a4034c // addq 0xa8(%rsp), %r12
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	QUAD $0x000000a024a4034c // addq 0xa0(%rsp), %r12
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
 	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	QUAD $0x00000080248c894c // movq %r9, 0x80(%rsp)
-	WORD $0x32eb // jmp 0x2fea <k_qconv+0x2fca>
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	WORD $0x34eb // jmp 0x2feb <k_qconv+0x2fcb>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ed262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm2, (%r13) {%k6}
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x4e7ed262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm3, (%r13) {%k6}
+	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x02458d49 // leaq 0x2(%r13), %rax
-	LONG $0x2464034c; BYTE $0x78 // addq 0x78(%rsp), %r12
+	QUAD $0x0000008824a4034c // addq 0x88(%rsp), %r12
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xedb88f0f; WORD $0xffff // jg 0x1da2 <k_qconv+0x1d82>
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	LONG $0x48fef162; WORD $0x3c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm7
-	QUAD $0x01a8746f48fef162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm6
-	QUAD $0x02a86c6f48fef162 // vmovdqu64 0x80(%rax,%rbp,4), %zmm5
+	LONG $0xedd78f0f; WORD $0xffff // jg 0x1dc2 <k_qconv+0x1da2>
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x48fe7162; WORD $0x046f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm8
+	QUAD $0x01a87c6f48fef162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm7
+	QUAD $0x02a8746f48fef162 // vmovdqu64 0x80(%rax,%rbp,4), %zmm6
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01988e0f; WORD $0x0000 // jle 0x31b0 <k_qconv+0x3190>
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x018c8e0f; WORD $0x0000 // jle 0x31a0 <k_qconv+0x3180>
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x244c0348; BYTE $0x48 // addq 0x48(%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x58 // addq 0x58(%rsp), %rcx
 	LONG $0x307e8b49 // movq 0x30(%r14), %rdi
 	LONG $0x40568b49 // movq 0x40(%r14), %rdx
 	QUAD $0x00000000950c8d4c // leaq (,%rdx,4), %r9
+	LONG $0x48fdd162; WORD $0xe86f // vmovdqa64 %zmm8, %zmm5
 	LONG $0x48fdf162; WORD $0xe76f // vmovdqa64 %zmm7, %zmm4
 	LONG $0x48fdf162; WORD $0xde6f // vmovdqa64 %zmm6, %zmm3
-	LONG $0x48fdf162; WORD $0xd56f // vmovdqa64 %zmm5, %zmm2
-	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x1beb // jmp 0x306c <k_qconv+0x304c>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x0ceb // jmp 0x305c <k_qconv+0x303c>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
-	LONG $0x0156840f; WORD $0x0000 // je 0x31c2 <k_qconv+0x31a2>
+	LONG $0x0156840f; WORD $0x0000 // je 0x31b2 <k_qconv+0x3192>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0xef7e // jle 0x3060 <k_qconv+0x3040>
+	WORD $0xef7e // jle 0x3050 <k_qconv+0x3030>
 	LONG $0xf7048b48 // movq (%rdi,%rsi,8), %rax
 	LONG $0x011c8d48 // leaq (%rcx,%rax), %rbx
 	LONG $0x0b048d4e // leaq (%rbx,%r9), %r8
 	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	LONG $0x48fe7162; WORD $0x456f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm8
-	LONG $0x48fe7162; WORD $0x4d6f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm9
-	LONG $0x48fe7162; WORD $0x556f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm10
-	LONG $0x4825d162; WORD $0xf071; BYTE $0x08 // vpsllw $0x8, %zmm8, %zmm11
-	LONG $0x4825d162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm11, %zmm11
-	LONG $0x483dd162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x4d6f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm9
+	LONG $0x48fe7162; WORD $0x556f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm10
+	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm11
 	LONG $0x481dd162; WORD $0xf171; BYTE $0x08 // vpsllw $0x8, %zmm9, %zmm12
 	LONG $0x481dd162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm12, %zmm12
 	LONG $0x4835d162; WORD $0xe171; BYTE $0x08 // vpsraw $0x8, %zmm9, %zmm9
 	LONG $0x4815d162; WORD $0xf271; BYTE $0x08 // vpsllw $0x8, %zmm10, %zmm13
 	LONG $0x4815d162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm13, %zmm13
 	LONG $0x482dd162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm10, %zmm10
-	LONG $0x487d7262; WORD $0x3358 // vpbroadcastd (%rbx), %zmm14
-	LONG $0x488d7162; WORD $0xf9db // vpandq %zmm1, %zmm14, %zmm15
-	LONG $0x480dd162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm14, %zmm14
-	LONG $0x4805c162; WORD $0xc3f5 // vpmaddwd %zmm11, %zmm15, %zmm16
-	LONG $0x407df162; WORD $0xfffe // vpaddd %zmm7, %zmm16, %zmm7
-	LONG $0x480dc162; WORD $0xc0f5 // vpmaddwd %zmm8, %zmm14, %zmm16
-	LONG $0x4845b162; WORD $0xf8fe // vpaddd %zmm16, %zmm7, %zmm7
-	LONG $0x4805c162; WORD $0xc4f5 // vpmaddwd %zmm12, %zmm15, %zmm16
+	LONG $0x480dd162; WORD $0xf371; BYTE $0x08 // vpsllw $0x8, %zmm11, %zmm14
+	LONG $0x480dd162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm14, %zmm14
+	LONG $0x4825d162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm11, %zmm11
+	LONG $0x487d7262; WORD $0x3b58 // vpbroadcastd (%rbx), %zmm15
+	LONG $0x4885e162; WORD $0xc1db // vpandq %zmm1, %zmm15, %zmm16
+	LONG $0x4805d162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm15, %zmm15
+	LONG $0x407dc162; WORD $0xccf5 // vpmaddwd %zmm12, %zmm16, %zmm17
+	LONG $0x40755162; WORD $0xc0fe // vpaddd %zmm8, %zmm17, %zmm8
+	LONG $0x4805c162; WORD $0xc9f5 // vpmaddwd %zmm9, %zmm15, %zmm17
+	LONG $0x483d3162; WORD $0xc1fe // vpaddd %zmm17, %zmm8, %zmm8
+	LONG $0x407dc162; WORD $0xcdf5 // vpmaddwd %zmm13, %zmm16, %zmm17
+	LONG $0x4075f162; WORD $0xfffe // vpaddd %zmm7, %zmm17, %zmm7
+	LONG $0x4805c162; WORD $0xcaf5 // vpmaddwd %zmm10, %zmm15, %zmm17
+	LONG $0x4845b162; WORD $0xf9fe // vpaddd %zmm17, %zmm7, %zmm7
+	LONG $0x407dc162; WORD $0xc6f5 // vpmaddwd %zmm14, %zmm16, %zmm16
 	LONG $0x407df162; WORD $0xf6fe // vpaddd %zmm6, %zmm16, %zmm6
-	LONG $0x480dc162; WORD $0xc1f5 // vpmaddwd %zmm9, %zmm14, %zmm16
-	LONG $0x484db162; WORD $0xf0fe // vpaddd %zmm16, %zmm6, %zmm6
-	LONG $0x48055162; WORD $0xfdf5 // vpmaddwd %zmm13, %zmm15, %zmm15
-	LONG $0x4805f162; WORD $0xedfe // vpaddd %zmm5, %zmm15, %zmm5
-	LONG $0x480d5162; WORD $0xf2f5 // vpmaddwd %zmm10, %zmm14, %zmm14
-	LONG $0x4855d162; WORD $0xeefe // vpaddd %zmm14, %zmm5, %zmm5
-	LONG $0x487d7262; WORD $0x3058 // vpbroadcastd (%rax), %zmm14
-	LONG $0x488d7162; WORD $0xf9db // vpandq %zmm1, %zmm14, %zmm15
-	LONG $0x480dd162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm14, %zmm14
-	LONG $0x48055162; WORD $0xdbf5 // vpmaddwd %zmm11, %zmm15, %zmm11
-	LONG $0x4825f162; WORD $0xe4fe // vpaddd %zmm4, %zmm11, %zmm4
-	LONG $0x480d5162; WORD $0xc0f5 // vpmaddwd %zmm8, %zmm14, %zmm8
-	LONG $0x485dd162; WORD $0xe0fe // vpaddd %zmm8, %zmm4, %zmm4
-	LONG $0x48055162; WORD $0xc4f5 // vpmaddwd %zmm12, %zmm15, %zmm8
-	LONG $0x483df162; WORD $0xdbfe // vpaddd %zmm3, %zmm8, %zmm3
-	LONG $0x480d5162; WORD $0xc1f5 // vpmaddwd %zmm9, %zmm14, %zmm8
-	LONG $0x4865d162; WORD $0xd8fe // vpaddd %zmm8, %zmm3, %zmm3
-	LONG $0x48055162; WORD $0xc5f5 // vpmaddwd %zmm13, %zmm15, %zmm8
-	LONG $0x483df162; WORD $0xd2fe // vpaddd %zmm2, %zmm8, %zmm2
-	LONG $0x480d5162; WORD $0xc2f5 // vpmaddwd %zmm10, %zmm14, %zmm8
-	LONG $0x486dd162; WORD $0xd0fe // vpaddd %zmm8, %zmm2, %zmm2
+	LONG $0x48055162; WORD $0xfbf5 // vpmaddwd %zmm11, %zmm15, %zmm15
+	LONG $0x484dd162; WORD $0xf7fe // vpaddd %zmm15, %zmm6, %zmm6
+	LONG $0x487d7262; WORD $0x3858 // vpbroadcastd (%rax), %zmm15
+	LONG $0x4885e162; WORD $0xc1db // vpandq %zmm1, %zmm15, %zmm16
+	LONG $0x4805d162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm15, %zmm15
+	LONG $0x407d5162; WORD $0xe4f5 // vpmaddwd %zmm12, %zmm16, %zmm12
+	LONG $0x481df162; WORD $0xedfe // vpaddd %zmm5, %zmm12, %zmm5
+	LONG $0x48055162; WORD $0xc9f5 // vpmaddwd %zmm9, %zmm15, %zmm9
+	LONG $0x4855d162; WORD $0xe9fe // vpaddd %zmm9, %zmm5, %zmm5
+	LONG $0x407d5162; WORD $0xcdf5 // vpmaddwd %zmm13, %zmm16, %zmm9
+	LONG $0x4835f162; WORD $0xe4fe // vpaddd %zmm4, %zmm9, %zmm4
+	LONG $0x48055162; WORD $0xcaf5 // vpmaddwd %zmm10, %zmm15, %zmm9
+	LONG $0x485dd162; WORD $0xe1fe // vpaddd %zmm9, %zmm4, %zmm4
+	LONG $0x407d5162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm16, %zmm9
+	LONG $0x4835f162; WORD $0xdbfe // vpaddd %zmm3, %zmm9, %zmm3
+	LONG $0x48055162; WORD $0xcbf5 // vpmaddwd %zmm11, %zmm15, %zmm9
+	LONG $0x4865d162; WORD $0xd9fe // vpaddd %zmm9, %zmm3, %zmm3
 	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0xc0c58148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbp
 	LONG $0x04c08348 // addq $0x4, %rax
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	LONG $0xfede820f; WORD $0xffff // jb 0x3080 <k_qconv+0x3060>
-	LONG $0xfffeb9e9; BYTE $0xff // jmp 0x3060 <k_qconv+0x3040>
+	LONG $0xfede820f; WORD $0xffff // jb 0x3070 <k_qconv+0x3050>
+	LONG $0xfffeb9e9; BYTE $0xff // jmp 0x3050 <k_qconv+0x3030>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fdd162; WORD $0xe86f // vmovdqa64 %zmm8, %zmm5
 	LONG $0x48fdf162; WORD $0xe76f // vmovdqa64 %zmm7, %zmm4
 	LONG $0x48fdf162; WORD $0xde6f // vmovdqa64 %zmm6, %zmm3
-	LONG $0x48fdf162; WORD $0xd56f // vmovdqa64 %zmm5, %zmm2
 	LONG $0xeaaf0f4d // imulq %r10, %r13
-	LONG $0x246c034c; BYTE $0x50 // addq 0x50(%rsp), %r13
+	LONG $0x246c034c; BYTE $0x48 // addq 0x48(%rsp), %r13
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x007c840f; WORD $0x0000 // je 0x3250 <k_qconv+0x3230>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x007c840f; WORD $0x0000 // je 0x3240 <k_qconv+0x3220>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
 	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
 	LONG $0x02ff8349 // cmpq $0x2, %r15
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
-	LONG $0x013c850f; WORD $0x0000 // jne 0x3330 <k_qconv+0x3310>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x013f850f; WORD $0x0000 // jne 0x3320 <k_qconv+0x3300>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x01868e0f; WORD $0x0000 // jle 0x338e <k_qconv+0x336e>
-	LONG $0x48fef162; WORD $0x387f // vmovdqu64 %zmm7, (%rax)
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x01858e0f; WORD $0x0000 // jle 0x3379 <k_qconv+0x3359>
+	LONG $0x48fe7162; WORD $0x007f // vmovdqu64 %zmm8, (%rax)
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	LONG $0x017c820f; WORD $0x0000 // jb 0x3394 <k_qconv+0x3374>
-	LONG $0x48fef162; WORD $0x707f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rax)
+	LONG $0x017b820f; WORD $0x0000 // jb 0x337f <k_qconv+0x335f>
+	LONG $0x48fef162; WORD $0x787f; BYTE $0x01 // vmovdqu64 %zmm7, 0x40(%rax)
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	LONG $0x0429820f; WORD $0x0000 // jb 0x3652 <k_qconv+0x3632>
-	LONG $0x48fef162; WORD $0x687f; BYTE $0x02 // vmovdqu64 %zmm5, 0x80(%rax)
-	LONG $0x48feb162; WORD $0x247f; BYTE $0x90 // vmovdqu64 %zmm4, (%rax,%r10,4)
-	QUAD $0x01905c7f48feb162 // vmovdqu64 %zmm3, 0x40(%rax,%r10,4)
-	QUAD $0x0290547f48feb162 // vmovdqu64 %zmm2, 0x80(%rax,%r10,4)
-	LONG $0xfffd8ae9; BYTE $0xff // jmp 0x2fd6 <k_qconv+0x2fb6>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x246c034c; BYTE $0x58 // addq 0x58(%rsp), %r13
-	LONG $0x487d5262; WORD $0x4658; BYTE $0x22 // vpbroadcastd 0x88(%r14), %zmm8
-	LONG $0x487d5262; WORD $0x4e58; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm9
-	LONG $0x487d5262; WORD $0x5658; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm10
+	LONG $0x0428820f; WORD $0x0000 // jb 0x363d <k_qconv+0x361d>
+	LONG $0x48fef162; WORD $0x707f; BYTE $0x02 // vmovdqu64 %zmm6, 0x80(%rax)
+	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x90 // vmovdqu64 %zmm5, (%rax,%r10,4)
+	QUAD $0x0190647f48feb162 // vmovdqu64 %zmm4, 0x40(%rax,%r10,4)
+	QUAD $0x02905c7f48feb162 // vmovdqu64 %zmm3, 0x80(%rax,%r10,4)
+	LONG $0xfffd9ce9; BYTE $0xff // jmp 0x2fd4 <k_qconv+0x2fb4>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x246c034c; BYTE $0x50 // addq 0x50(%rsp), %r13
+	LONG $0x487d5262; WORD $0x4e58; BYTE $0x22 // vpbroadcastd 0x88(%r14), %zmm9
+	LONG $0x487d5262; WORD $0x5658; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm10
+	LONG $0x487d5262; WORD $0x5e58; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm11
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm7, %zmm7
+	QUAD $0x01a97c594844d162 // vmulps 0x40(%r9,%rbp,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01a97459484cd162 // vmulps 0x40(%r9,%rbp,4), %zmm6, %zmm6
+	QUAD $0x02a97459484cd162 // vmulps 0x80(%r9,%rbp,4), %zmm6, %zmm6
 	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02a96c594854d162 // vmulps 0x80(%r9,%rbp,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x483df162; WORD $0xfffe // vpaddd %zmm7, %zmm8, %zmm7
-	LONG $0x4845d262; WORD $0xf93d // vpmaxsd %zmm9, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfa39 // vpminsd %zmm10, %zmm7, %zmm7
+	LONG $0x48355162; WORD $0xc0fe // vpaddd %zmm8, %zmm9, %zmm8
+	LONG $0x483d5262; WORD $0xc23d // vpmaxsd %zmm10, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc339 // vpminsd %zmm11, %zmm8, %zmm8
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x00918e0f; WORD $0x0000 // jle 0x3364 <k_qconv+0x3344>
-	LONG $0x487ed262; WORD $0x7d31; BYTE $0x00 // vpmovdb %zmm7, (%r13)
-	LONG $0x483df162; WORD $0xf6fe // vpaddd %zmm6, %zmm8, %zmm6
-	LONG $0x484dd262; WORD $0xf13d // vpmaxsd %zmm9, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf239 // vpminsd %zmm10, %zmm6, %zmm6
+	LONG $0x008f8e0f; WORD $0x0000 // jle 0x334f <k_qconv+0x332f>
+	LONG $0x487e5262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm8, (%r13)
+	LONG $0x4835f162; WORD $0xfffe // vpaddd %zmm7, %zmm9, %zmm7
+	LONG $0x4845d262; WORD $0xfa3d // vpmaxsd %zmm10, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfb39 // vpminsd %zmm11, %zmm7, %zmm7
 	LONG $0x1ff98348 // cmpq $0x1f, %rcx
-	LONG $0x01fb860f; WORD $0x0000 // jbe 0x34f1 <k_qconv+0x34d1>
+	LONG $0x01f9860f; WORD $0x0000 // jbe 0x34dc <k_qconv+0x34bc>
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x487ed262; WORD $0x7531; BYTE $0x01 // vpmovdb %zmm6, 0x10(%r13)
-	LONG $0x483df162; WORD $0xedfe // vpaddd %zmm5, %zmm8, %zmm5
-	LONG $0x4855d262; WORD $0xe93d // vpmaxsd %zmm9, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xea39 // vpminsd %zmm10, %zmm5, %zmm5
+	LONG $0x487ed262; WORD $0x7d31; BYTE $0x01 // vpmovdb %zmm7, 0x10(%r13)
+	LONG $0x4835f162; WORD $0xf6fe // vpaddd %zmm6, %zmm9, %zmm6
+	LONG $0x484dd262; WORD $0xf23d // vpmaxsd %zmm10, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf339 // vpminsd %zmm11, %zmm6, %zmm6
 	WORD $0x01b0 // movb $0x1, %al
 	LONG $0x2ff98348 // cmpq $0x2f, %rcx
-	LONG $0x0206860f; WORD $0x0000 // jbe 0x3525 <k_qconv+0x3505>
-	LONG $0x487ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx)
+	LONG $0x0204860f; WORD $0x0000 // jbe 0x3510 <k_qconv+0x34f0>
+	LONG $0x487ef262; WORD $0x3231 // vpmovdb %zmm6, (%rdx)
 	WORD $0x01b2 // movb $0x1, %dl
 	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x000211e9; BYTE $0x00 // jmp 0x353f <k_qconv+0x351f>
-	WORD $0x9066 // nop
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm7, %zmm7
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm7, %zmm7
+	LONG $0x00020fe9; BYTE $0x00 // jmp 0x352a <k_qconv+0x350a>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm8, %zmm8
+	LONG $0x284e8b49 // movq 0x28(%r14), %rcx
+	LONG $0x483c7162; WORD $0x0458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm8, %zmm8
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	WORD $0x5f7e // jle 0x33bb <k_qconv+0x339b>
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	WORD $0x5deb // jmp 0x33c1 <k_qconv+0x33a1>
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	WORD $0x5f7e // jle 0x33a6 <k_qconv+0x3386>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	WORD $0x5deb // jmp 0x33ac <k_qconv+0x338c>
 	LONG $0x3024448b // movl 0x30(%rsp), %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ed262; WORD $0x7d31; BYTE $0x00 // vpmovdb %zmm7, (%r13) {%k6}
+	LONG $0x4e7e5262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm8, (%r13) {%k6}
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x483df162; WORD $0xf6fe // vpaddd %zmm6, %zmm8, %zmm6
-	LONG $0x484dd262; WORD $0xf13d // vpmaxsd %zmm9, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf239 // vpminsd %zmm10, %zmm6, %zmm6
-	LONG $0x000167e9; BYTE $0x00 // jmp 0x34f5 <k_qconv+0x34d5>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	LONG $0x4a7cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax) {%k2}
-	LONG $0x4b7cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax) {%k3}
+	LONG $0x4835f162; WORD $0xfffe // vpaddd %zmm7, %zmm9, %zmm7
+	LONG $0x4845d262; WORD $0xfa3d // vpmaxsd %zmm10, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfb39 // vpminsd %zmm11, %zmm7, %zmm7
+	LONG $0x000167e9; BYTE $0x00 // jmp 0x34e0 <k_qconv+0x34c0>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x4a7cf162; WORD $0x7811; BYTE $0x01 // vmovups %zmm7, 0x40(%rax) {%k2}
+	LONG $0x4b7cf162; WORD $0x7011; BYTE $0x02 // vmovups %zmm6, 0x80(%rax) {%k3}
 	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x34c5 <k_qconv+0x34a5>
-	LONG $0x48fef162; WORD $0x217f // vmovdqu64 %zmm4, (%rcx)
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x34cb <k_qconv+0x34ab>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01a97459484cd162 // vmulps 0x40(%r9,%rbp,4), %zmm6, %zmm6
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x34b0 <k_qconv+0x3490>
+	LONG $0x48fef162; WORD $0x297f // vmovdqu64 %zmm5, (%rcx)
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x34b6 <k_qconv+0x3496>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01a97c594844d162 // vmulps 0x40(%r9,%rbp,4), %zmm7, %zmm7
 	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	QUAD $0x01a97458484cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm6, %zmm6
+	QUAD $0x01a97c584844f162 // vaddps 0x40(%rcx,%rbp,4), %zmm7, %zmm7
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	WORD $0x087e // jle 0x33e9 <k_qconv+0x33c9>
-	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
-	WORD $0x06eb // jmp 0x33ef <k_qconv+0x33cf>
-	LONG $0x4a7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k2}
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02a96c594854d162 // vmulps 0x80(%r9,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02a96c584854f162 // vaddps 0x80(%rcx,%rbp,4), %zmm5, %zmm5
+	WORD $0x087e // jle 0x33d4 <k_qconv+0x33b4>
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	WORD $0x06eb // jmp 0x33da <k_qconv+0x33ba>
+	LONG $0x4a7cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k2}
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	QUAD $0x02a97459484cd162 // vmulps 0x80(%r9,%rbp,4), %zmm6, %zmm6
+	QUAD $0x02a97458484cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm6, %zmm6
 	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
 	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x2ffe8348 // cmpq $0x2f, %rsi
-	WORD $0x597e // jle 0x3475 <k_qconv+0x3455>
-	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
-	LONG $0x485cd162; WORD $0x2459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	WORD $0x597e // jle 0x3460 <k_qconv+0x3440>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
+	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x01a95c594864d162 // vmulps 0x40(%r9,%rbp,4), %zmm3, %zmm3
-	QUAD $0x01a95c584864f162 // vaddps 0x40(%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x02a95459486cd162 // vmulps 0x80(%r9,%rbp,4), %zmm2, %zmm2
-	QUAD $0x02a95458486cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax)
-	LONG $0xfffb61e9; BYTE $0xff // jmp 0x2fd6 <k_qconv+0x2fb6>
-	LONG $0x4b7cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k3}
-	LONG $0x485cd162; WORD $0x2459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x02a95c594864d162 // vmulps 0x80(%r9,%rbp,4), %zmm3, %zmm3
+	QUAD $0x02a95c584864f162 // vaddps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax)
+	LONG $0xfffb74e9; BYTE $0xff // jmp 0x2fd4 <k_qconv+0x2fb4>
+	LONG $0x4b7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k3}
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x017a8e0f; WORD $0x0000 // jle 0x3613 <k_qconv+0x35f3>
-	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
-	QUAD $0x01a95c594864d162 // vmulps 0x40(%r9,%rbp,4), %zmm3, %zmm3
-	QUAD $0x01a95c584864f162 // vaddps 0x40(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x017a8e0f; WORD $0x0000 // jle 0x35fe <k_qconv+0x35de>
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
+	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	LONG $0x01708e0f; WORD $0x0000 // jle 0x3629 <k_qconv+0x3609>
-	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
-	LONG $0x00016be9; BYTE $0x00 // jmp 0x3630 <k_qconv+0x3610>
-	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
-	LONG $0x4a7cf162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%rcx) {%k2}
+	LONG $0x01708e0f; WORD $0x0000 // jle 0x3614 <k_qconv+0x35f4>
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
+	LONG $0x00016be9; BYTE $0x00 // jmp 0x361b <k_qconv+0x35fb>
+	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
+	LONG $0x4a7cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx) {%k2}
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	QUAD $0x029054114e7cb162 // vmovups %zmm2, 0x80(%rax,%r10,4) {%k6}
-	LONG $0xfffae5e9; BYTE $0xff // jmp 0x2fd6 <k_qconv+0x2fb6>
+	QUAD $0x02905c114e7cb162 // vmovups %zmm3, 0x80(%rax,%r10,4) {%k6}
+	LONG $0xfffaf8e9; BYTE $0xff // jmp 0x2fd4 <k_qconv+0x2fb4>
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax) {%k6}
+	LONG $0x4e7ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax) {%k6}
 	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x483df162; WORD $0xedfe // vpaddd %zmm5, %zmm8, %zmm5
-	LONG $0x4855d262; WORD $0xe93d // vpmaxsd %zmm9, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xea39 // vpminsd %zmm10, %zmm5, %zmm5
+	LONG $0x4835f162; WORD $0xf6fe // vpaddd %zmm6, %zmm9, %zmm6
+	LONG $0x484dd262; WORD $0xf23d // vpmaxsd %zmm10, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf339 // vpminsd %zmm11, %zmm6, %zmm6
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0x4e7ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx) {%k6}
+	LONG $0x4e7ef262; WORD $0x3231 // vpmovdb %zmm6, (%rdx) {%k6}
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cd162; WORD $0x2459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
 	WORD $0x014d; BYTE $0xd5 // addq %r10, %r13
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x01a95c594864d162 // vmulps 0x40(%r9,%rbp,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x02a95459486cd162 // vmulps 0x80(%r9,%rbp,4), %zmm2, %zmm2
-	LONG $0x483df162; WORD $0xe4fe // vpaddd %zmm4, %zmm8, %zmm4
-	LONG $0x485dd262; WORD $0xe13d // vpmaxsd %zmm9, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe239 // vpminsd %zmm10, %zmm4, %zmm4
+	QUAD $0x02a95c594864d162 // vmulps 0x80(%r9,%rbp,4), %zmm3, %zmm3
+	LONG $0x4835f162; WORD $0xedfe // vpaddd %zmm5, %zmm9, %zmm5
+	LONG $0x4855d262; WORD $0xea3d // vpmaxsd %zmm10, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xeb39 // vpminsd %zmm11, %zmm5, %zmm5
 	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	WORD $0x097e // jle 0x3594 <k_qconv+0x3574>
-	LONG $0x487ed262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm4, (%r13)
-	WORD $0x0feb // jmp 0x35a3 <k_qconv+0x3583>
+	WORD $0x097e // jle 0x357f <k_qconv+0x355f>
+	LONG $0x487ed262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm5, (%r13)
+	WORD $0x0feb // jmp 0x358e <k_qconv+0x356e>
 	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
 	LONG $0xf192fbc5 // kmovd %ecx, %k6
-	LONG $0x4e7ed262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm4, (%r13) {%k6}
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x4e7ed262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm5, (%r13) {%k6}
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x10758d49 // leaq 0x10(%r13), %rsi
-	LONG $0x483df162; WORD $0xdbfe // vpaddd %zmm3, %zmm8, %zmm3
-	LONG $0x4865d262; WORD $0xd93d // vpmaxsd %zmm9, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xda39 // vpminsd %zmm10, %zmm3, %zmm3
+	LONG $0x4835f162; WORD $0xe4fe // vpaddd %zmm4, %zmm9, %zmm4
+	LONG $0x485dd262; WORD $0xe23d // vpmaxsd %zmm10, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe339 // vpminsd %zmm11, %zmm4, %zmm4
 	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x35cb <k_qconv+0x35ab>
-	LONG $0x487ef262; WORD $0x1e31 // vpmovdb %zmm3, (%rsi)
-	WORD $0x18eb // jmp 0x35e3 <k_qconv+0x35c3>
+	WORD $0x0874 // je 0x35b6 <k_qconv+0x3596>
+	LONG $0x487ef262; WORD $0x2631 // vpmovdb %zmm4, (%rsi)
+	WORD $0x18eb // jmp 0x35ce <k_qconv+0x35ae>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ef262; WORD $0x1e31 // vpmovdb %zmm3, (%rsi) {%k6}
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x4e7ef262; WORD $0x2631 // vpmovdb %zmm4, (%rsi) {%k6}
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
 	LONG $0x20c58349 // addq $0x20, %r13
-	LONG $0x483df162; WORD $0xd2fe // vpaddd %zmm2, %zmm8, %zmm2
-	LONG $0x486dd262; WORD $0xd13d // vpmaxsd %zmm9, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd239 // vpminsd %zmm10, %zmm2, %zmm2
+	LONG $0x4835f162; WORD $0xdbfe // vpaddd %zmm3, %zmm9, %zmm3
+	LONG $0x4865d262; WORD $0xda3d // vpmaxsd %zmm10, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdb39 // vpminsd %zmm11, %zmm3, %zmm3
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0xf9b1840f; WORD $0xffff // je 0x2fb8 <k_qconv+0x2f98>
-	LONG $0x487ed262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm2, (%r13)
-	LONG $0xfff9bee9; BYTE $0xff // jmp 0x2fd1 <k_qconv+0x2fb1>
-	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
-	QUAD $0x01a95c594864d162 // vmulps 0x40(%r9,%rbp,4), %zmm3, %zmm3
-	QUAD $0x01a95c584864f162 // vaddps 0x40(%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x4a7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k2}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x02a95459486cd162 // vmulps 0x80(%r9,%rbp,4), %zmm2, %zmm2
-	QUAD $0x02a95458486cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x4b7cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax) {%k3}
-	LONG $0xfff984e9; BYTE $0xff // jmp 0x2fd6 <k_qconv+0x2fb6>
-	LONG $0x4b7cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax) {%k3}
-	LONG $0x48feb162; WORD $0x247f; BYTE $0x90 // vmovdqu64 %zmm4, (%rax,%r10,4)
-	QUAD $0x01905c7f48feb162 // vmovdqu64 %zmm3, 0x40(%rax,%r10,4)
-	LONG $0xfffe65e9; BYTE $0xff // jmp 0x34d2 <k_qconv+0x34b2>
-	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	LONG $0xf9c5840f; WORD $0xffff // je 0x2fb7 <k_qconv+0x2f97>
+	LONG $0x487ed262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm3, (%r13)
+	LONG $0xfff9d2e9; BYTE $0xff // jmp 0x2fd0 <k_qconv+0x2fb0>
+	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
+	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x4a7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k2}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x02a95c594864d162 // vmulps 0x80(%r9,%rbp,4), %zmm3, %zmm3
+	QUAD $0x02a95c584864f162 // vaddps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x4b7cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax) {%k3}
+	LONG $0xfff997e9; BYTE $0xff // jmp 0x2fd4 <k_qconv+0x2fb4>
+	LONG $0x4b7cf162; WORD $0x7011; BYTE $0x02 // vmovups %zmm6, 0x80(%rax) {%k3}
+	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x90 // vmovdqu64 %zmm5, (%rax,%r10,4)
+	QUAD $0x0190647f48feb162 // vmovdqu64 %zmm4, 0x40(%rax,%r10,4)
+	LONG $0xfffe65e9; BYTE $0xff // jmp 0x34bd <k_qconv+0x349d>
+	LONG $0xf04d8d49 // leaq -0x10(%r13), %rcx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xd092fbc5 // kmovd %eax, %k2
-	WORD $0x4e8d; BYTE $0xf0 // leal -0x10(%rsi), %ecx
+	LONG $0xf04d8d41 // leal -0x10(%r13), %ecx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
-	LONG $0x90248489; WORD $0x0000; BYTE $0x00 // movl %eax, 0x90(%rsp)
+	LONG $0xa8248489; WORD $0x0000; BYTE $0x00 // movl %eax, 0xa8(%rsp)
 	LONG $0xd892fbc5 // kmovd %eax, %k3
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x2beb // jmp 0x36d9 <k_qconv+0x36b9>
-	WORD $0x9066 // nop
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x2ceb // jmp 0x36c6 <k_qconv+0x36a6>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
-	QUAD $0x000000a024bc0148 // addq %rdi, 0xa0(%rsp)
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	QUAD $0x0000009824b40148 // addq %rsi, 0x98(%rsp)
 	QUAD $0x000000b024843b48 // cmpq 0xb0(%rsp), %rax
-	LONG $0xc9b7840f; WORD $0xffff // je 0x90 <k_qconv+0x70>
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	QUAD $0x0000009824bc0348 // addq 0x98(%rsp), %rdi
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	LONG $0xc9da840f; WORD $0xffff // je 0xa0 <k_qconv+0x80>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	QUAD $0x0000009024b40348 // addq 0x90(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x247c8348; WORD $0x0838 // cmpq $0x8, 0x38(%rsp)
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	LONG $0x03428d0f; WORD $0x0000 // jge 0x3a40 <k_qconv+0x3a20>
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x03388d0f; WORD $0x0000 // jge 0x3a20 <k_qconv+0x3a00>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
 	LONG $0x04c88348 // orq $0x4, %rax
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0x125d8e0f; WORD $0x0000 // jle 0x4970 <k_qconv+0x4950>
+	LONG $0x12238e0f; WORD $0x0000 // jle 0x4920 <k_qconv+0x4900>
 	LONG $0x244c8d49; BYTE $0x02 // leaq 0x2(%r12), %rcx
 	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
-	LONG $0x1b3d8e0f; WORD $0x0000 // jle 0x5260 <k_qconv+0x5240>
+	LONG $0x1af38e0f; WORD $0x0000 // jle 0x5200 <k_qconv+0x51e0>
 	LONG $0x24643b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r12
-	WORD $0x867d // jge 0x36b0 <k_qconv+0x3690>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x78708b4c // movq 0x78(%rax), %r14
-	LONG $0x60488b48 // movq 0x60(%rax), %rcx
-	QUAD $0x000088248caf0f48; BYTE $0x00 // imulq 0x88(%rsp), %rcx
-	LONG $0x68508b48 // movq 0x68(%rax), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x8c7d // jge 0x36a0 <k_qconv+0x3680>
+	LONG $0x78468b49 // movq 0x78(%r14), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x604e8b49 // movq 0x60(%r14), %rcx
+	LONG $0x4caf0f48; WORD $0x7024 // imulq 0x70(%rsp), %rcx
+	LONG $0x68468b49 // movq 0x68(%r14), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
-	LONG $0x18408b4c // movq 0x18(%rax), %r8
-	LONG $0x38488b4c // movq 0x38(%rax), %r9
-	LONG $0x80908b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r10
-	WORD $0x2beb // jmp 0x378a <k_qconv+0x376a>
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	QUAD $0x01ab5459486cd162 // vmulps 0x40(%r11,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x4b7cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi) {%k3}
+	WORD $0x8b49; BYTE $0x36 // movq (%r14), %rsi
+	LONG $0x18468b4d // movq 0x18(%r14), %r8
+	LONG $0x384e8b4d // movq 0x38(%r14), %r9
+	LONG $0x80968b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %r10
+	WORD $0x2beb // jmp 0x3771 <k_qconv+0x3751>
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
+	QUAD $0x01ab5c594864d162 // vmulps 0x40(%r11,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01a85c584864f162 // vaddps 0x40(%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x4b7cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi) {%k3}
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	LONG $0x24643b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r12
-	LONG $0xff26840f; WORD $0xffff // je 0x36b0 <k_qconv+0x3690>
-	LONG $0x48fed162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm3
-	QUAD $0x01a8546f48fed162 // vmovdqu64 0x40(%r8,%rbp,4), %zmm2
+	LONG $0xff2f840f; WORD $0xffff // je 0x36a0 <k_qconv+0x3680>
+	LONG $0x48fed162; WORD $0x246f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm4
+	QUAD $0x01a85c6f48fed162 // vmovdqu64 0x40(%r8,%rbp,4), %zmm3
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x3890 <k_qconv+0x3870>
-	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x00f78e0f; WORD $0x0000 // jle 0x3880 <k_qconv+0x3860>
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	LONG $0x247c0348; BYTE $0x50 // addq 0x50(%rsp), %rdi
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x30588b4c // movq 0x30(%rax), %r11
-	LONG $0x40588b48 // movq 0x40(%rax), %rbx
+	LONG $0x247c0348; BYTE $0x28 // addq 0x28(%rsp), %rdi
+	LONG $0x305e8b4d // movq 0x30(%r14), %r11
+	LONG $0x405e8b49 // movq 0x40(%r14), %rbx
 	QUAD $0x000000009d3c8d4c // leaq (,%rbx,4), %r15
-	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x0deb // jmp 0x37dc <k_qconv+0x37bc>
-	BYTE $0x90 // nop
+	WORD $0x18eb // jmp 0x37cc <k_qconv+0x37ac>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x394d; BYTE $0xcd // cmpq %r9, %r13
-	LONG $0x00b7840f; WORD $0x0000 // je 0x3893 <k_qconv+0x3873>
+	LONG $0x00b7840f; WORD $0x0000 // je 0x3883 <k_qconv+0x3863>
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xef7e // jle 0x37d0 <k_qconv+0x37b0>
+	WORD $0xef7e // jle 0x37c0 <k_qconv+0x37a0>
 	LONG $0xeb2c8b4b // movq (%r11,%r13,8), %rbp
 	WORD $0x0148; BYTE $0xfd // addq %rdi, %rbp
 	LONG $0x2f048d49 // leaq (%r15,%rbp), %rax
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fed162; WORD $0x246f; BYTE $0x24 // vmovdqu64 (%r12), %zmm4
-	QUAD $0x01246c6f48fed162 // vmovdqu64 0x40(%r12), %zmm5
-	LONG $0x484df162; WORD $0xf471; BYTE $0x08 // vpsllw $0x8, %zmm4, %zmm6
-	LONG $0x484df162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm6, %zmm6
-	LONG $0x485df162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm4, %zmm4
+	LONG $0x48fed162; WORD $0x2c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm5
+	QUAD $0x0124746f48fed162 // vmovdqu64 0x40(%r12), %zmm6
 	LONG $0x4845f162; WORD $0xf571; BYTE $0x08 // vpsllw $0x8, %zmm5, %zmm7
 	LONG $0x4845f162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm7, %zmm7
 	LONG $0x4855f162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm5, %zmm5
-	LONG $0x487d7262; WORD $0x4558; BYTE $0x00 // vpbroadcastd (%rbp), %zmm8
-	LONG $0x48bd7162; WORD $0xc8db // vpandq %zmm0, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm8, %zmm8
-	LONG $0x4835f162; WORD $0xf6f5 // vpmaddwd %zmm6, %zmm9, %zmm6
-	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
-	LONG $0x483df162; WORD $0xe4f5 // vpmaddwd %zmm4, %zmm8, %zmm4
-	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
-	LONG $0x4835f162; WORD $0xe7f5 // vpmaddwd %zmm7, %zmm9, %zmm4
-	LONG $0x485df162; WORD $0xd2fe // vpaddd %zmm2, %zmm4, %zmm2
-	LONG $0x483df162; WORD $0xe5f5 // vpmaddwd %zmm5, %zmm8, %zmm4
-	LONG $0x486df162; WORD $0xd4fe // vpaddd %zmm4, %zmm2, %zmm2
+	LONG $0x483df162; WORD $0xf671; BYTE $0x08 // vpsllw $0x8, %zmm6, %zmm8
+	LONG $0x483dd162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm8, %zmm8
+	LONG $0x484df162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm6, %zmm6
+	LONG $0x487d7262; WORD $0x4d58; BYTE $0x00 // vpbroadcastd (%rbp), %zmm9
+	LONG $0x48b57162; WORD $0xd0db // vpandq %zmm0, %zmm9, %zmm10
+	LONG $0x4835d162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm9, %zmm9
+	LONG $0x482df162; WORD $0xfff5 // vpmaddwd %zmm7, %zmm10, %zmm7
+	LONG $0x4845f162; WORD $0xe4fe // vpaddd %zmm4, %zmm7, %zmm4
+	LONG $0x4835f162; WORD $0xedf5 // vpmaddwd %zmm5, %zmm9, %zmm5
+	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
+	LONG $0x482dd162; WORD $0xe8f5 // vpmaddwd %zmm8, %zmm10, %zmm5
+	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
+	LONG $0x4835f162; WORD $0xeef5 // vpmaddwd %zmm6, %zmm9, %zmm5
+	LONG $0x4865f162; WORD $0xddfe // vpaddd %zmm5, %zmm3, %zmm3
 	LONG $0x04c58348 // addq $0x4, %rbp
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0xff72820f; WORD $0xffff // jb 0x37f0 <k_qconv+0x37d0>
-	LONG $0xffff4de9; BYTE $0xff // jmp 0x37d0 <k_qconv+0x37b0>
+	LONG $0xff72820f; WORD $0xffff // jb 0x37e0 <k_qconv+0x37c0>
+	LONG $0xffff4de9; BYTE $0xff // jmp 0x37c0 <k_qconv+0x37a0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x4974 // je 0x38f0 <k_qconv+0x38d0>
+	WORD $0x4a74 // je 0x38e0 <k_qconv+0x38c0>
 	LONG $0x863c8d48 // leaq (%rsi,%rax,4), %rdi
 	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x00d1850f; WORD $0x0000 // jne 0x3990 <k_qconv+0x3970>
+	LONG $0x00d2850f; WORD $0x0000 // jne 0x3980 <k_qconv+0x3960>
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x01608e0f; WORD $0x0000 // jle 0x3a29 <k_qconv+0x3a09>
-	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
+	LONG $0x015d8e0f; WORD $0x0000 // jle 0x3a15 <k_qconv+0x39f5>
+	LONG $0x48fef162; WORD $0x277f // vmovdqu64 %zmm4, (%rdi)
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	LONG $0xfe9c860f; WORD $0xffff // jbe 0x3775 <k_qconv+0x3755>
-	LONG $0x48fef162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%rdi)
-	LONG $0xfffe97e9; BYTE $0xff // jmp 0x377c <k_qconv+0x375c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x207a8b48 // movq 0x20(%rdx), %rdi
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm3, %zmm3
+	LONG $0xfe94860f; WORD $0xffff // jbe 0x375c <k_qconv+0x373c>
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdi)
+	LONG $0xfffe8fe9; BYTE $0xff // jmp 0x3763 <k_qconv+0x3743>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x207e8b49 // movq 0x20(%r14), %rdi
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x485cf162; WORD $0x2459; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm4, %zmm4
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01af5459486cf162 // vmulps 0x40(%rdi,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xf35b // vcvtps2dq %zmm3, %zmm6
-	LONG $0x487df162; WORD $0xda5b // vcvtps2dq %zmm2, %zmm3
-	LONG $0x487df262; WORD $0x6a58; BYTE $0x22 // vpbroadcastd 0x88(%rdx), %zmm5
-	LONG $0x487df262; WORD $0x6258; BYTE $0x23 // vpbroadcastd 0x8c(%rdx), %zmm4
-	LONG $0x487df262; WORD $0x5258; BYTE $0x24 // vpbroadcastd 0x90(%rdx), %zmm2
-	LONG $0x4855f162; WORD $0xf6fe // vpaddd %zmm6, %zmm5, %zmm6
-	LONG $0x484df262; WORD $0xf43d // vpmaxsd %zmm4, %zmm6, %zmm6
-	LONG $0x484df262; WORD $0xf239 // vpminsd %zmm2, %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01af5c594864f162 // vmulps 0x40(%rdi,%rbp,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xfc5b // vcvtps2dq %zmm4, %zmm7
+	LONG $0x487df162; WORD $0xe35b // vcvtps2dq %zmm3, %zmm4
+	LONG $0x487dd262; WORD $0x7658; BYTE $0x22 // vpbroadcastd 0x88(%r14), %zmm6
+	LONG $0x487dd262; WORD $0x6e58; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm5
+	LONG $0x487dd262; WORD $0x5e58; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm3
+	LONG $0x484df162; WORD $0xfffe // vpaddd %zmm7, %zmm6, %zmm7
+	LONG $0x4845f262; WORD $0xfd3d // vpmaxsd %zmm5, %zmm7, %zmm7
+	LONG $0x4845f262; WORD $0xfb39 // vpminsd %zmm3, %zmm7, %zmm7
 	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
 	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x008f8e0f; WORD $0x0000 // jle 0x39ec <k_qconv+0x39cc>
+	LONG $0x008f8e0f; WORD $0x0000 // jle 0x39d8 <k_qconv+0x39b8>
 	LONG $0x10788d48 // leaq 0x10(%rax), %rdi
-	LONG $0x487ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax)
-	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
-	LONG $0x4865f262; WORD $0xdc3d // vpmaxsd %zmm4, %zmm3, %zmm3
-	LONG $0x4865f262; WORD $0xd239 // vpminsd %zmm2, %zmm3, %zmm2
+	LONG $0x487ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax)
+	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
+	LONG $0x485df262; WORD $0xe53d // vpmaxsd %zmm5, %zmm4, %zmm4
+	LONG $0x485df262; WORD $0xdb39 // vpminsd %zmm3, %zmm4, %zmm3
 	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	LONG $0x0090860f; WORD $0x0000 // jbe 0x3a13 <k_qconv+0x39f3>
-	LONG $0x487ef262; WORD $0x1731 // vpmovdb %zmm2, (%rdi)
-	LONG $0xfffdeee9; BYTE $0xff // jmp 0x377c <k_qconv+0x375c>
-	WORD $0x9066 // nop
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x20588b4c // movq 0x20(%rax), %r11
-	LONG $0x28408b48 // movq 0x28(%rax), %rax
+	LONG $0x0090860f; WORD $0x0000 // jbe 0x39ff <k_qconv+0x39df>
+	LONG $0x487ef262; WORD $0x1f31 // vpmovdb %zmm3, (%rdi)
+	LONG $0xfffde9e9; BYTE $0xff // jmp 0x3763 <k_qconv+0x3743>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x205e8b4d // movq 0x20(%r14), %r11
+	LONG $0x28468b49 // movq 0x28(%r14), %rax
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0xfd9f8e0f; WORD $0xffff // jle 0x375f <k_qconv+0x373f>
-	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
-	QUAD $0x01ab5459486cd162 // vmulps 0x40(%r11,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
+	LONG $0xfd9a8e0f; WORD $0xffff // jle 0x3746 <k_qconv+0x3726>
+	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
+	QUAD $0x01ab5c594864d162 // vmulps 0x40(%r11,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01a85c584864f162 // vaddps 0x40(%rax,%rbp,4), %zmm3, %zmm3
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	LONG $0xfd95860f; WORD $0xffff // jbe 0x3775 <k_qconv+0x3755>
-	LONG $0x487cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi)
-	LONG $0xfffd90e9; BYTE $0xff // jmp 0x377c <k_qconv+0x375c>
+	LONG $0xfd90860f; WORD $0xffff // jbe 0x375c <k_qconv+0x373c>
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi)
+	LONG $0xfffd8be9; BYTE $0xff // jmp 0x3763 <k_qconv+0x3743>
 	LONG $0x30247c8b // movl 0x30(%rsp), %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax) {%k4}
+	LONG $0x4c7ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax) {%k4}
 	LONG $0x10c08348 // addq $0x10, %rax
-	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
-	LONG $0x4865f262; WORD $0xdc3d // vpmaxsd %zmm4, %zmm3, %zmm3
-	LONG $0x4865f262; WORD $0xd239 // vpminsd %zmm2, %zmm3, %zmm2
+	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
+	LONG $0x485df262; WORD $0xe53d // vpmaxsd %zmm5, %zmm4, %zmm4
+	LONG $0x485df262; WORD $0xdb39 // vpminsd %zmm3, %zmm4, %zmm3
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x9024848b; WORD $0x0000; BYTE $0x00 // movl 0x90(%rsp), %eax
+	LONG $0xa824848b; WORD $0x0000; BYTE $0x00 // movl 0xa8(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ef262; WORD $0x1731 // vpmovdb %zmm2, (%rdi) {%k4}
-	LONG $0xfffd53e9; BYTE $0xff // jmp 0x377c <k_qconv+0x375c>
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	LONG $0xfffd41e9; BYTE $0xff // jmp 0x3775 <k_qconv+0x3755>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x785a8b4c // movq 0x78(%rdx), %r11
-	LONG $0x604a8b48 // movq 0x60(%rdx), %rcx
+	LONG $0x4c7ef262; WORD $0x1f31 // vpmovdb %zmm3, (%rdi) {%k4}
+	LONG $0xfffd4ee9; BYTE $0xff // jmp 0x3763 <k_qconv+0x3743>
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
+	LONG $0xfffd3ce9; BYTE $0xff // jmp 0x375c <k_qconv+0x373c>
+	LONG $0x785e8b4d // movq 0x78(%r14), %r11
+	LONG $0x604e8b49 // movq 0x60(%r14), %rcx
 	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x68728b48 // movq 0x68(%rdx), %rsi
+	LONG $0x68768b49 // movq 0x68(%r14), %rsi
 	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0x8b48; BYTE $0x02 // movq (%rdx), %rax
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	WORD $0x8b49; BYTE $0x06 // movq (%r14), %rax
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x18428b48 // movq 0x18(%rdx), %rax
+	LONG $0x18468b49 // movq 0x18(%r14), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x38428b4c // movq 0x38(%rdx), %r8
-	LONG $0x809a8b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdx), %rbx
-	LONG $0x207a8b4c // movq 0x20(%rdx), %r15
+	LONG $0x38468b4d // movq 0x38(%r14), %r8
+	LONG $0x809e8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %rbx
+	LONG $0x207e8b4d // movq 0x20(%r14), %r15
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
-	WORD $0x35eb // jmp 0x3ac0 <k_qconv+0x3aa0>
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	WORD $0x29eb // jmp 0x3a90 <k_qconv+0x3a70>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ed262; WORD $0x1231 // vpmovdb %zmm2, (%r10) {%k4}
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x4c7ed262; WORD $0x1a31 // vpmovdb %zmm3, (%r10) {%k4}
+	BYTE $0x90 // nop
 	LONG $0x24448d49; BYTE $0x08 // leaq 0x8(%r12), %rax
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xfc418f0f; WORD $0xffff // jg 0x3701 <k_qconv+0x36e1>
+	LONG $0xfc5b8f0f; WORD $0xffff // jg 0x36eb <k_qconv+0x36cb>
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x48fef162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm3
-	QUAD $0x01a8546f48fef162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm2
+	LONG $0x48fef162; WORD $0x246f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm4
+	QUAD $0x01a85c6f48fef162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm3
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x032b8e0f; WORD $0x0000 // jle 0x3e10 <k_qconv+0x3df0>
+	LONG $0x031c8e0f; WORD $0x0000 // jle 0x3dd0 <k_qconv+0x3db0>
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
 	LONG $0xc2af0f49 // imulq %r10, %rax
-	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x304a8b48 // movq 0x30(%rdx), %rcx
-	LONG $0x405a8b48 // movq 0x40(%rdx), %rbx
+	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
+	LONG $0x304e8b49 // movq 0x30(%r14), %rcx
+	LONG $0x405e8b49 // movq 0x40(%r14), %rbx
 	QUAD $0x000000009d2c8d4c // leaq (,%rbx,4), %r13
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
-	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
+	LONG $0x48fdf162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm6
 	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
-	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
+	LONG $0x48fd7162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm8
 	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
-	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
 	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
-	LONG $0x48fd7162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm12
+	LONG $0x48fd7162; WORD $0xe46f // vmovdqa64 %zmm4, %zmm12
 	LONG $0x48fd7162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm13
-	LONG $0x48fd7162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm14
+	LONG $0x48fd7162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm14
 	LONG $0x48fd7162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm15
-	LONG $0x48fde162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm16
-	LONG $0x48fde162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm20
-	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
+	LONG $0x48fde162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm16
+	LONG $0x48fde162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm17
+	LONG $0x48fde162; WORD $0xec6f // vmovdqa64 %zmm4, %zmm21
+	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x1aeb // jmp 0x3b7c <k_qconv+0x3b5c>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x0feb // jmp 0x3b3c <k_qconv+0x3b1c>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0x02e8840f; WORD $0x0000 // je 0x3e64 <k_qconv+0x3e44>
+	LONG $0x02e8840f; WORD $0x0000 // je 0x3e24 <k_qconv+0x3e04>
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xef7e // jle 0x3b70 <k_qconv+0x3b50>
-	LONG $0xd13c8b48 // movq (%rcx,%rdx,8), %rdi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x2f0c8d4e // leaq (%rdi,%r13), %r9
+	WORD $0xef7e // jle 0x3b30 <k_qconv+0x3b10>
+	LONG $0xd10c8b4c // movq (%rcx,%rdx,8), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x29248d4f // leaq (%r9,%r13), %r12
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fee162; WORD $0x4d6f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm17
-	LONG $0x48fee162; WORD $0x6d6f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm21
-	LONG $0x406db162; WORD $0xf171; BYTE $0x08 // vpsllw $0x8, %zmm17, %zmm18
-	LONG $0x4065b162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm18, %zmm19
-	LONG $0x4075b162; WORD $0xe171; BYTE $0x08 // vpsraw $0x8, %zmm17, %zmm17
-	LONG $0x406db162; WORD $0xf571; BYTE $0x08 // vpsllw $0x8, %zmm21, %zmm18
+	LONG $0x48fee162; WORD $0x556f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm18
+	LONG $0x48fee162; WORD $0x756f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm22
+	LONG $0x4065b162; WORD $0xf271; BYTE $0x08 // vpsllw $0x8, %zmm18, %zmm19
+	LONG $0x405db162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm19, %zmm20
 	LONG $0x406db162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm18, %zmm18
-	LONG $0x487de262; WORD $0x3758 // vpbroadcastd (%rdi), %zmm22
-	LONG $0x4055b162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm21, %zmm21
-	LONG $0x40cde162; WORD $0xf9db // vpandq %zmm1, %zmm22, %zmm23
-	LONG $0x404db162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm22, %zmm22
-	LONG $0x40452162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm23, %zmm24
-	LONG $0x403da162; WORD $0xe4fe // vpaddd %zmm20, %zmm24, %zmm20
-	LONG $0x404d2162; WORD $0xc1f5 // vpmaddwd %zmm17, %zmm22, %zmm24
-	LONG $0x405d8162; WORD $0xe0fe // vpaddd %zmm24, %zmm20, %zmm20
-	LONG $0x4045a162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm23, %zmm23
-	LONG $0x4045a162; WORD $0xc0fe // vpaddd %zmm16, %zmm23, %zmm16
-	LONG $0x404da162; WORD $0xf5f5 // vpmaddwd %zmm21, %zmm22, %zmm22
-	LONG $0x407da162; WORD $0xc6fe // vpaddd %zmm22, %zmm16, %zmm16
-	LONG $0x1f248d4e // leaq (%rdi,%r11), %r12
-	LONG $0x487da262; WORD $0x3458; BYTE $0x1f // vpbroadcastd (%rdi,%r11), %zmm22
-	LONG $0x40cde162; WORD $0xf9db // vpandq %zmm1, %zmm22, %zmm23
-	LONG $0x404db162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm22, %zmm22
-	LONG $0x40452162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm23, %zmm24
-	LONG $0x403d5162; WORD $0xfffe // vpaddd %zmm15, %zmm24, %zmm15
-	LONG $0x404d2162; WORD $0xc1f5 // vpmaddwd %zmm17, %zmm22, %zmm24
-	LONG $0x48051162; WORD $0xf8fe // vpaddd %zmm24, %zmm15, %zmm15
-	LONG $0x4045a162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm23, %zmm23
-	LONG $0x40455162; WORD $0xf6fe // vpaddd %zmm14, %zmm23, %zmm14
-	LONG $0x404da162; WORD $0xf5f5 // vpmaddwd %zmm21, %zmm22, %zmm22
-	LONG $0x480d3162; WORD $0xf6fe // vpaddd %zmm22, %zmm14, %zmm14
-	LONG $0x487d8262; WORD $0x3458; BYTE $0x23 // vpbroadcastd (%r11,%r12), %zmm22
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
-	LONG $0x40cde162; WORD $0xf9db // vpandq %zmm1, %zmm22, %zmm23
-	LONG $0x404db162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm22, %zmm22
-	LONG $0x40452162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm23, %zmm24
-	LONG $0x403d5162; WORD $0xedfe // vpaddd %zmm13, %zmm24, %zmm13
-	LONG $0x404d2162; WORD $0xc1f5 // vpmaddwd %zmm17, %zmm22, %zmm24
-	LONG $0x48151162; WORD $0xe8fe // vpaddd %zmm24, %zmm13, %zmm13
-	LONG $0x4045a162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm23, %zmm23
-	LONG $0x40455162; WORD $0xe4fe // vpaddd %zmm12, %zmm23, %zmm12
-	LONG $0x404da162; WORD $0xf5f5 // vpmaddwd %zmm21, %zmm22, %zmm22
-	LONG $0x481d3162; WORD $0xe6fe // vpaddd %zmm22, %zmm12, %zmm12
-	LONG $0x487d8262; WORD $0x3458; BYTE $0x23 // vpbroadcastd (%r11,%r12), %zmm22
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
-	LONG $0x40cde162; WORD $0xf9db // vpandq %zmm1, %zmm22, %zmm23
-	LONG $0x404db162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm22, %zmm22
-	LONG $0x40452162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm23, %zmm24
-	LONG $0x403d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm24, %zmm11
-	LONG $0x404d2162; WORD $0xc1f5 // vpmaddwd %zmm17, %zmm22, %zmm24
-	LONG $0x48251162; WORD $0xd8fe // vpaddd %zmm24, %zmm11, %zmm11
-	LONG $0x4045a162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm23, %zmm23
-	LONG $0x40455162; WORD $0xd2fe // vpaddd %zmm10, %zmm23, %zmm10
-	LONG $0x404da162; WORD $0xf5f5 // vpmaddwd %zmm21, %zmm22, %zmm22
-	LONG $0x482d3162; WORD $0xd6fe // vpaddd %zmm22, %zmm10, %zmm10
-	LONG $0x487d8262; WORD $0x3458; BYTE $0x23 // vpbroadcastd (%r11,%r12), %zmm22
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
-	LONG $0x40cde162; WORD $0xf9db // vpandq %zmm1, %zmm22, %zmm23
-	LONG $0x404db162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm22, %zmm22
-	LONG $0x40452162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm23, %zmm24
-	LONG $0x403d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm24, %zmm9
-	LONG $0x404d2162; WORD $0xc1f5 // vpmaddwd %zmm17, %zmm22, %zmm24
-	LONG $0x48351162; WORD $0xc8fe // vpaddd %zmm24, %zmm9, %zmm9
-	LONG $0x4045a162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm23, %zmm23
-	LONG $0x40455162; WORD $0xc0fe // vpaddd %zmm8, %zmm23, %zmm8
-	LONG $0x404da162; WORD $0xf5f5 // vpmaddwd %zmm21, %zmm22, %zmm22
-	LONG $0x487d8262; WORD $0x3c58; BYTE $0x23 // vpbroadcastd (%r11,%r12), %zmm23
-	LONG $0x483d3162; WORD $0xc6fe // vpaddd %zmm22, %zmm8, %zmm8
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
-	LONG $0x40c5e162; WORD $0xf1db // vpandq %zmm1, %zmm23, %zmm22
+	LONG $0x4065b162; WORD $0xf671; BYTE $0x08 // vpsllw $0x8, %zmm22, %zmm19
+	LONG $0x4065b162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm19, %zmm19
+	LONG $0x487dc262; WORD $0x3958 // vpbroadcastd (%r9), %zmm23
+	LONG $0x404db162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm22, %zmm22
+	LONG $0x40c56162; WORD $0xc1db // vpandq %zmm1, %zmm23, %zmm24
 	LONG $0x4045b162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm23, %zmm23
-	LONG $0x404d2162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm22, %zmm24
-	LONG $0x403df162; WORD $0xfffe // vpaddd %zmm7, %zmm24, %zmm7
-	LONG $0x40452162; WORD $0xc1f5 // vpmaddwd %zmm17, %zmm23, %zmm24
-	LONG $0x48459162; WORD $0xf8fe // vpaddd %zmm24, %zmm7, %zmm7
-	LONG $0x404da162; WORD $0xf2f5 // vpmaddwd %zmm18, %zmm22, %zmm22
-	LONG $0x404df162; WORD $0xf6fe // vpaddd %zmm6, %zmm22, %zmm6
-	LONG $0x4045a162; WORD $0xf5f5 // vpmaddwd %zmm21, %zmm23, %zmm22
-	LONG $0x484db162; WORD $0xf6fe // vpaddd %zmm22, %zmm6, %zmm6
-	LONG $0x487d8262; WORD $0x3458; BYTE $0x23 // vpbroadcastd (%r11,%r12), %zmm22
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
-	LONG $0x40cde162; WORD $0xf9db // vpandq %zmm1, %zmm22, %zmm23
-	LONG $0x404db162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm22, %zmm22
-	LONG $0x40452162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm23, %zmm24
+	LONG $0x403d2162; WORD $0xccf5 // vpmaddwd %zmm20, %zmm24, %zmm25
+	LONG $0x4035a162; WORD $0xedfe // vpaddd %zmm21, %zmm25, %zmm21
+	LONG $0x40452162; WORD $0xcaf5 // vpmaddwd %zmm18, %zmm23, %zmm25
+	LONG $0x40558162; WORD $0xe9fe // vpaddd %zmm25, %zmm21, %zmm21
+	LONG $0x403d2162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm24, %zmm24
+	LONG $0x403da162; WORD $0xc9fe // vpaddd %zmm17, %zmm24, %zmm17
+	LONG $0x4045a162; WORD $0xfef5 // vpmaddwd %zmm22, %zmm23, %zmm23
+	LONG $0x4075a162; WORD $0xcffe // vpaddd %zmm23, %zmm17, %zmm17
+	LONG $0x193c8d4b // leaq (%r9,%r11), %rdi
+	LONG $0x487d8262; WORD $0x3c58; BYTE $0x19 // vpbroadcastd (%r9,%r11), %zmm23
+	LONG $0x40c56162; WORD $0xc1db // vpandq %zmm1, %zmm23, %zmm24
+	LONG $0x4045b162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm23, %zmm23
+	LONG $0x403d2162; WORD $0xccf5 // vpmaddwd %zmm20, %zmm24, %zmm25
+	LONG $0x4035a162; WORD $0xc0fe // vpaddd %zmm16, %zmm25, %zmm16
+	LONG $0x40452162; WORD $0xcaf5 // vpmaddwd %zmm18, %zmm23, %zmm25
+	LONG $0x407d8162; WORD $0xc1fe // vpaddd %zmm25, %zmm16, %zmm16
+	LONG $0x403d2162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm24, %zmm24
+	LONG $0x403d5162; WORD $0xfffe // vpaddd %zmm15, %zmm24, %zmm15
+	LONG $0x4045a162; WORD $0xfef5 // vpmaddwd %zmm22, %zmm23, %zmm23
+	LONG $0x48053162; WORD $0xfffe // vpaddd %zmm23, %zmm15, %zmm15
+	LONG $0x487dc262; WORD $0x3c58; BYTE $0x3b // vpbroadcastd (%r11,%rdi), %zmm23
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	LONG $0x40c56162; WORD $0xc1db // vpandq %zmm1, %zmm23, %zmm24
+	LONG $0x4045b162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm23, %zmm23
+	LONG $0x403d2162; WORD $0xccf5 // vpmaddwd %zmm20, %zmm24, %zmm25
+	LONG $0x40355162; WORD $0xf6fe // vpaddd %zmm14, %zmm25, %zmm14
+	LONG $0x40452162; WORD $0xcaf5 // vpmaddwd %zmm18, %zmm23, %zmm25
+	LONG $0x480d1162; WORD $0xf1fe // vpaddd %zmm25, %zmm14, %zmm14
+	LONG $0x403d2162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm24, %zmm24
+	LONG $0x403d5162; WORD $0xedfe // vpaddd %zmm13, %zmm24, %zmm13
+	LONG $0x4045a162; WORD $0xfef5 // vpmaddwd %zmm22, %zmm23, %zmm23
+	LONG $0x48153162; WORD $0xeffe // vpaddd %zmm23, %zmm13, %zmm13
+	LONG $0x487dc262; WORD $0x3c58; BYTE $0x3b // vpbroadcastd (%r11,%rdi), %zmm23
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	LONG $0x40c56162; WORD $0xc1db // vpandq %zmm1, %zmm23, %zmm24
+	LONG $0x4045b162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm23, %zmm23
+	LONG $0x403d2162; WORD $0xccf5 // vpmaddwd %zmm20, %zmm24, %zmm25
+	LONG $0x40355162; WORD $0xe4fe // vpaddd %zmm12, %zmm25, %zmm12
+	LONG $0x40452162; WORD $0xcaf5 // vpmaddwd %zmm18, %zmm23, %zmm25
+	LONG $0x481d1162; WORD $0xe1fe // vpaddd %zmm25, %zmm12, %zmm12
+	LONG $0x403d2162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm24, %zmm24
+	LONG $0x403d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm24, %zmm11
+	LONG $0x4045a162; WORD $0xfef5 // vpmaddwd %zmm22, %zmm23, %zmm23
+	LONG $0x48253162; WORD $0xdffe // vpaddd %zmm23, %zmm11, %zmm11
+	LONG $0x487dc262; WORD $0x3c58; BYTE $0x3b // vpbroadcastd (%r11,%rdi), %zmm23
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	LONG $0x40c56162; WORD $0xc1db // vpandq %zmm1, %zmm23, %zmm24
+	LONG $0x4045b162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm23, %zmm23
+	LONG $0x403d2162; WORD $0xccf5 // vpmaddwd %zmm20, %zmm24, %zmm25
+	LONG $0x40355162; WORD $0xd2fe // vpaddd %zmm10, %zmm25, %zmm10
+	LONG $0x40452162; WORD $0xcaf5 // vpmaddwd %zmm18, %zmm23, %zmm25
+	LONG $0x482d1162; WORD $0xd1fe // vpaddd %zmm25, %zmm10, %zmm10
+	LONG $0x403d2162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm24, %zmm24
+	LONG $0x403d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm24, %zmm9
+	LONG $0x4045a162; WORD $0xfef5 // vpmaddwd %zmm22, %zmm23, %zmm23
+	LONG $0x487d4262; WORD $0x0458; BYTE $0x3b // vpbroadcastd (%r11,%rdi), %zmm24
+	LONG $0x48353162; WORD $0xcffe // vpaddd %zmm23, %zmm9, %zmm9
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	LONG $0x40bde162; WORD $0xf9db // vpandq %zmm1, %zmm24, %zmm23
+	LONG $0x403d9162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm24, %zmm24
+	LONG $0x40452162; WORD $0xccf5 // vpmaddwd %zmm20, %zmm23, %zmm25
+	LONG $0x40355162; WORD $0xc0fe // vpaddd %zmm8, %zmm25, %zmm8
+	LONG $0x403d2162; WORD $0xcaf5 // vpmaddwd %zmm18, %zmm24, %zmm25
+	LONG $0x483d1162; WORD $0xc1fe // vpaddd %zmm25, %zmm8, %zmm8
+	LONG $0x4045a162; WORD $0xfbf5 // vpmaddwd %zmm19, %zmm23, %zmm23
+	LONG $0x4045f162; WORD $0xfffe // vpaddd %zmm7, %zmm23, %zmm7
+	LONG $0x403da162; WORD $0xfef5 // vpmaddwd %zmm22, %zmm24, %zmm23
+	LONG $0x4845b162; WORD $0xfffe // vpaddd %zmm23, %zmm7, %zmm7
+	LONG $0x487dc262; WORD $0x3c58; BYTE $0x3b // vpbroadcastd (%r11,%rdi), %zmm23
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	LONG $0x40c56162; WORD $0xc1db // vpandq %zmm1, %zmm23, %zmm24
+	LONG $0x4045b162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm23, %zmm23
+	LONG $0x403d2162; WORD $0xccf5 // vpmaddwd %zmm20, %zmm24, %zmm25
+	LONG $0x4035f162; WORD $0xf6fe // vpaddd %zmm6, %zmm25, %zmm6
+	LONG $0x40452162; WORD $0xcaf5 // vpmaddwd %zmm18, %zmm23, %zmm25
+	LONG $0x484d9162; WORD $0xf1fe // vpaddd %zmm25, %zmm6, %zmm6
+	LONG $0x403d2162; WORD $0xc3f5 // vpmaddwd %zmm19, %zmm24, %zmm24
 	LONG $0x403df162; WORD $0xedfe // vpaddd %zmm5, %zmm24, %zmm5
-	LONG $0x404d2162; WORD $0xc1f5 // vpmaddwd %zmm17, %zmm22, %zmm24
-	LONG $0x48559162; WORD $0xe8fe // vpaddd %zmm24, %zmm5, %zmm5
-	LONG $0x4045a162; WORD $0xfaf5 // vpmaddwd %zmm18, %zmm23, %zmm23
-	LONG $0x4045f162; WORD $0xe4fe // vpaddd %zmm4, %zmm23, %zmm4
-	LONG $0x404da162; WORD $0xf5f5 // vpmaddwd %zmm21, %zmm22, %zmm22
-	LONG $0x485db162; WORD $0xe6fe // vpaddd %zmm22, %zmm4, %zmm4
-	LONG $0x487d8262; WORD $0x3458; BYTE $0x23 // vpbroadcastd (%r11,%r12), %zmm22
-	LONG $0x40cde162; WORD $0xf9db // vpandq %zmm1, %zmm22, %zmm23
-	LONG $0x404db162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm22, %zmm22
-	LONG $0x4045a162; WORD $0xdbf5 // vpmaddwd %zmm19, %zmm23, %zmm19
-	LONG $0x4065f162; WORD $0xdbfe // vpaddd %zmm3, %zmm19, %zmm3
-	LONG $0x404da162; WORD $0xc9f5 // vpmaddwd %zmm17, %zmm22, %zmm17
-	LONG $0x4865b162; WORD $0xd9fe // vpaddd %zmm17, %zmm3, %zmm3
-	LONG $0x4045a162; WORD $0xcaf5 // vpmaddwd %zmm18, %zmm23, %zmm17
-	LONG $0x4075f162; WORD $0xd2fe // vpaddd %zmm2, %zmm17, %zmm2
-	LONG $0x404da162; WORD $0xcdf5 // vpmaddwd %zmm21, %zmm22, %zmm17
-	LONG $0x486db162; WORD $0xd1fe // vpaddd %zmm17, %zmm2, %zmm2
-	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x4045a162; WORD $0xfef5 // vpmaddwd %zmm22, %zmm23, %zmm23
+	LONG $0x4855b162; WORD $0xeffe // vpaddd %zmm23, %zmm5, %zmm5
+	LONG $0x487dc262; WORD $0x3c58; BYTE $0x3b // vpbroadcastd (%r11,%rdi), %zmm23
+	LONG $0x40c56162; WORD $0xc1db // vpandq %zmm1, %zmm23, %zmm24
+	LONG $0x4045b162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm23, %zmm23
+	LONG $0x403da162; WORD $0xe4f5 // vpmaddwd %zmm20, %zmm24, %zmm20
+	LONG $0x405df162; WORD $0xe4fe // vpaddd %zmm4, %zmm20, %zmm4
+	LONG $0x4045a162; WORD $0xd2f5 // vpmaddwd %zmm18, %zmm23, %zmm18
+	LONG $0x485db162; WORD $0xe2fe // vpaddd %zmm18, %zmm4, %zmm4
+	LONG $0x403da162; WORD $0xd3f5 // vpmaddwd %zmm19, %zmm24, %zmm18
+	LONG $0x406df162; WORD $0xdbfe // vpaddd %zmm3, %zmm18, %zmm3
+	LONG $0x4045a162; WORD $0xd6f5 // vpmaddwd %zmm22, %zmm23, %zmm18
+	LONG $0x4865b162; WORD $0xdafe // vpaddd %zmm18, %zmm3, %zmm3
+	LONG $0x04c18349 // addq $0x4, %r9
 	LONG $0x80ed8348 // subq $-0x80, %rbp
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	LONG $0xfd85820f; WORD $0xffff // jb 0x3b90 <k_qconv+0x3b70>
-	LONG $0xfffd60e9; BYTE $0xff // jmp 0x3b70 <k_qconv+0x3b50>
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
+	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
+	LONG $0xfd85820f; WORD $0xffff // jb 0x3b50 <k_qconv+0x3b30>
+	LONG $0xfffd60e9; BYTE $0xff // jmp 0x3b30 <k_qconv+0x3b10>
 	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
-	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
+	LONG $0x48fdf162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm6
 	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
-	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
+	LONG $0x48fd7162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm8
 	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
-	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
 	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
-	LONG $0x48fd7162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm12
+	LONG $0x48fd7162; WORD $0xe46f // vmovdqa64 %zmm4, %zmm12
 	LONG $0x48fd7162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm13
-	LONG $0x48fd7162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm14
+	LONG $0x48fd7162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm14
 	LONG $0x48fd7162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm15
-	LONG $0x48fde162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm16
-	LONG $0x48fde162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm20
+	LONG $0x48fde162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm16
+	LONG $0x48fde162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm17
+	LONG $0x48fde162; WORD $0xec6f // vmovdqa64 %zmm4, %zmm21
 	LONG $0xd6af0f4c // imulq %rsi, %r10
-	LONG $0x2454034c; BYTE $0x28 // addq 0x28(%rsp), %r10
-	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	LONG $0x2454034c; BYTE $0x58 // addq 0x58(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00d5840f; WORD $0x0000 // je 0x3f50 <k_qconv+0x3f30>
+	LONG $0x00d5840f; WORD $0x0000 // je 0x3f10 <k_qconv+0x3ef0>
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
 	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x0153850f; WORD $0x0000 // jne 0x3ff0 <k_qconv+0x3fd0>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x0154850f; WORD $0x0000 // jne 0x3fb0 <k_qconv+0x3f90>
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x05a58e0f; WORD $0x0000 // jle 0x444c <k_qconv+0x442c>
-	LONG $0x48fee162; WORD $0x217f // vmovdqu64 %zmm20, (%rcx)
+	LONG $0x05a28e0f; WORD $0x0000 // jle 0x4408 <k_qconv+0x43e8>
+	LONG $0x48fee162; WORD $0x297f // vmovdqu64 %zmm21, (%rcx)
 	LONG $0x1fff8348 // cmpq $0x1f, %rdi
-	LONG $0x0823860f; WORD $0x0000 // jbe 0x46da <k_qconv+0x46ba>
-	LONG $0x48fee162; WORD $0x417f; BYTE $0x01 // vmovdqu64 %zmm16, 0x40(%rcx)
+	LONG $0x0820860f; WORD $0x0000 // jbe 0x4696 <k_qconv+0x4676>
+	LONG $0x48fee162; WORD $0x497f; BYTE $0x01 // vmovdqu64 %zmm17, 0x40(%rcx)
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x48fe7162; WORD $0x3c7f; BYTE $0xb1 // vmovdqu64 %zmm15, (%rcx,%rsi,4)
-	QUAD $0x01b1747f48fe7162 // vmovdqu64 %zmm14, 0x40(%rcx,%rsi,4)
+	LONG $0x48fee162; WORD $0x047f; BYTE $0xb1 // vmovdqu64 %zmm16, (%rcx,%rsi,4)
+	QUAD $0x01b17c7f48fe7162 // vmovdqu64 %zmm15, 0x40(%rcx,%rsi,4)
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fe7162; WORD $0x2c7f; BYTE $0xb0 // vmovdqu64 %zmm13, (%rax,%rsi,4)
-	QUAD $0x01b0647f48fe7162 // vmovdqu64 %zmm12, 0x40(%rax,%rsi,4)
+	LONG $0x48fe7162; WORD $0x347f; BYTE $0xb0 // vmovdqu64 %zmm14, (%rax,%rsi,4)
+	QUAD $0x01b06c7f48fe7162 // vmovdqu64 %zmm13, 0x40(%rax,%rsi,4)
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x48fe7162; WORD $0x1c7f; BYTE $0xb1 // vmovdqu64 %zmm11, (%rcx,%rsi,4)
-	QUAD $0x01b1547f48fe7162 // vmovdqu64 %zmm10, 0x40(%rcx,%rsi,4)
+	LONG $0x48fe7162; WORD $0x247f; BYTE $0xb1 // vmovdqu64 %zmm12, (%rcx,%rsi,4)
+	QUAD $0x01b15c7f48fe7162 // vmovdqu64 %zmm11, 0x40(%rcx,%rsi,4)
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fe7162; WORD $0x0c7f; BYTE $0xb0 // vmovdqu64 %zmm9, (%rax,%rsi,4)
-	QUAD $0x01b0447f48fe7162 // vmovdqu64 %zmm8, 0x40(%rax,%rsi,4)
+	LONG $0x48fe7162; WORD $0x147f; BYTE $0xb0 // vmovdqu64 %zmm10, (%rax,%rsi,4)
+	QUAD $0x01b04c7f48fe7162 // vmovdqu64 %zmm9, 0x40(%rax,%rsi,4)
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x48fef162; WORD $0x3c7f; BYTE $0xb1 // vmovdqu64 %zmm7, (%rcx,%rsi,4)
-	QUAD $0x01b1747f48fef162 // vmovdqu64 %zmm6, 0x40(%rcx,%rsi,4)
+	LONG $0x48fe7162; WORD $0x047f; BYTE $0xb1 // vmovdqu64 %zmm8, (%rcx,%rsi,4)
+	QUAD $0x01b17c7f48fef162 // vmovdqu64 %zmm7, 0x40(%rcx,%rsi,4)
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fef162; WORD $0x2c7f; BYTE $0xb0 // vmovdqu64 %zmm5, (%rax,%rsi,4)
-	QUAD $0x01b0647f48fef162 // vmovdqu64 %zmm4, 0x40(%rax,%rsi,4)
-	LONG $0x48fef162; WORD $0x1c7f; BYTE $0xb1 // vmovdqu64 %zmm3, (%rcx,%rsi,4)
-	QUAD $0x01b1547f48fef162 // vmovdqu64 %zmm2, 0x40(%rcx,%rsi,4)
-	LONG $0xfffb6ce9; BYTE $0xff // jmp 0x3ab0 <k_qconv+0x3a90>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fef162; WORD $0x347f; BYTE $0xb0 // vmovdqu64 %zmm6, (%rax,%rsi,4)
+	QUAD $0x01b06c7f48fef162 // vmovdqu64 %zmm5, 0x40(%rax,%rsi,4)
+	LONG $0x48fef162; WORD $0x247f; BYTE $0xb1 // vmovdqu64 %zmm4, (%rcx,%rsi,4)
+	QUAD $0x01b15c7f48fef162 // vmovdqu64 %zmm3, 0x40(%rcx,%rsi,4)
+	LONG $0xfffb7de9; BYTE $0xff // jmp 0x3a80 <k_qconv+0x3a60>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x2454034c; BYTE $0x48 // addq 0x48(%rsp), %r10
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487de262; WORD $0x4858; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm17
-	LONG $0x487de262; WORD $0x5058; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm18
-	LONG $0x487de262; WORD $0x5858; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm19
-	LONG $0x487ca162; WORD $0xe45b // vcvtdq2ps %zmm20, %zmm20
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x405cc162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm20, %zmm20
-	LONG $0x487da162; WORD $0xe45b // vcvtps2dq %zmm20, %zmm20
-	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	QUAD $0x01af4459407cc162 // vmulps 0x40(%r15,%rbp,4), %zmm16, %zmm16
-	LONG $0x487da162; WORD $0xc05b // vcvtps2dq %zmm16, %zmm16
-	LONG $0x4075a162; WORD $0xe4fe // vpaddd %zmm20, %zmm17, %zmm20
-	LONG $0x405da262; WORD $0xe23d // vpmaxsd %zmm18, %zmm20, %zmm20
-	LONG $0x405da262; WORD $0xe339 // vpminsd %zmm19, %zmm20, %zmm20
+	LONG $0x487dc262; WORD $0x5658; BYTE $0x22 // vpbroadcastd 0x88(%r14), %zmm18
+	LONG $0x487dc262; WORD $0x5e58; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm19
+	LONG $0x487dc262; WORD $0x6658; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm20
+	LONG $0x487ca162; WORD $0xed5b // vcvtdq2ps %zmm21, %zmm21
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x4054c162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm21, %zmm21
+	LONG $0x487da162; WORD $0xed5b // vcvtps2dq %zmm21, %zmm21
+	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
+	QUAD $0x01af4c594074c162 // vmulps 0x40(%r15,%rbp,4), %zmm17, %zmm17
+	LONG $0x487da162; WORD $0xc95b // vcvtps2dq %zmm17, %zmm17
+	LONG $0x406da162; WORD $0xedfe // vpaddd %zmm21, %zmm18, %zmm21
+	LONG $0x4055a262; WORD $0xeb3d // vpmaxsd %zmm19, %zmm21, %zmm21
+	LONG $0x4055a262; WORD $0xec39 // vpminsd %zmm20, %zmm21, %zmm21
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x0ff98349 // cmpq $0xf, %r9
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x657e // jle 0x4021 <k_qconv+0x4001>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x667e // jle 0x3fdd <k_qconv+0x3fbd>
 	LONG $0x10428d49 // leaq 0x10(%r10), %rax
-	LONG $0x487ec262; WORD $0x2231 // vpmovdb %zmm20, (%r10)
-	LONG $0x4075a162; WORD $0xc0fe // vpaddd %zmm16, %zmm17, %zmm16
-	LONG $0x407da262; WORD $0xc23d // vpmaxsd %zmm18, %zmm16, %zmm16
-	LONG $0x407da262; WORD $0xc339 // vpminsd %zmm19, %zmm16, %zmm16
+	LONG $0x487ec262; WORD $0x2a31 // vpmovdb %zmm21, (%r10)
+	LONG $0x406da162; WORD $0xc9fe // vpaddd %zmm17, %zmm18, %zmm17
+	LONG $0x4075a262; WORD $0xcb3d // vpmaxsd %zmm19, %zmm17, %zmm17
+	LONG $0x4075a262; WORD $0xcc39 // vpminsd %zmm20, %zmm17, %zmm17
 	LONG $0x1ff98349 // cmpq $0x1f, %r9
-	WORD $0x6776 // jbe 0x4045 <k_qconv+0x4025>
-	LONG $0x487ee262; WORD $0x0031 // vpmovdb %zmm16, (%rax)
+	WORD $0x6876 // jbe 0x4001 <k_qconv+0x3fe1>
+	LONG $0x487ee262; WORD $0x0831 // vpmovdb %zmm17, (%rax)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x77eb // jmp 0x405f <k_qconv+0x403f>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487ca162; WORD $0xcc5b // vcvtdq2ps %zmm20, %zmm17
-	LONG $0x4074c162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm17, %zmm17
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28408b48 // movq 0x28(%rax), %rax
-	LONG $0x4074e162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm17, %zmm17
+	WORD $0x78eb // jmp 0x401b <k_qconv+0x3ffb>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487ca162; WORD $0xd55b // vcvtdq2ps %zmm21, %zmm18
+	LONG $0x406cc162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm18, %zmm18
+	LONG $0x28468b49 // movq 0x28(%r14), %rax
+	LONG $0x406ce162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm18, %zmm18
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x04c18e0f; WORD $0x0000 // jle 0x44d7 <k_qconv+0x44b7>
-	LONG $0x487ce162; WORD $0x0911 // vmovups %zmm17, (%rcx)
-	LONG $0x0004bce9; BYTE $0x00 // jmp 0x44dd <k_qconv+0x44bd>
+	LONG $0x04c18e0f; WORD $0x0000 // jle 0x4493 <k_qconv+0x4473>
+	LONG $0x487ce162; WORD $0x1111 // vmovups %zmm18, (%rcx)
+	LONG $0x0004bce9; BYTE $0x00 // jmp 0x4499 <k_qconv+0x4479>
 	LONG $0x3024448b // movl 0x30(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ec262; WORD $0x2231 // vpmovdb %zmm20, (%r10) {%k4}
+	LONG $0x4c7ec262; WORD $0x2a31 // vpmovdb %zmm21, (%r10) {%k4}
 	LONG $0x10428d49 // leaq 0x10(%r10), %rax
-	LONG $0x4075a162; WORD $0xc0fe // vpaddd %zmm16, %zmm17, %zmm16
-	LONG $0x407da262; WORD $0xc23d // vpmaxsd %zmm18, %zmm16, %zmm16
-	LONG $0x407da262; WORD $0xc339 // vpminsd %zmm19, %zmm16, %zmm16
+	LONG $0x406da162; WORD $0xc9fe // vpaddd %zmm17, %zmm18, %zmm17
+	LONG $0x4075a262; WORD $0xcb3d // vpmaxsd %zmm19, %zmm17, %zmm17
+	LONG $0x4075a262; WORD $0xcc39 // vpminsd %zmm20, %zmm17, %zmm17
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0x4c7ee262; WORD $0x0031 // vpmovdb %zmm16, (%rax) {%k4}
+	LONG $0x4c7ee262; WORD $0x0831 // vpmovdb %zmm17, (%rax) {%k4}
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	LONG $0x48045162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm15, %zmm15
-	LONG $0x487d5162; WORD $0xff5b // vcvtps2dq %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x01af7459480c5162 // vmulps 0x40(%r15,%rbp,4), %zmm14, %zmm14
-	LONG $0x40755162; WORD $0xfffe // vpaddd %zmm15, %zmm17, %zmm15
-	LONG $0x48053262; WORD $0xfa3d // vpmaxsd %zmm18, %zmm15, %zmm15
-	LONG $0x48053262; WORD $0xfb39 // vpminsd %zmm19, %zmm15, %zmm15
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	WORD $0x087e // jle 0x40a3 <k_qconv+0x4083>
-	LONG $0x487e5262; WORD $0x3a31 // vpmovdb %zmm15, (%r10)
-	WORD $0x0eeb // jmp 0x40b1 <k_qconv+0x4091>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7e5262; WORD $0x3a31 // vpmovdb %zmm15, (%r10) {%k4}
-	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
-	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
-	LONG $0x40755162; WORD $0xf6fe // vpaddd %zmm14, %zmm17, %zmm14
-	LONG $0x480d3262; WORD $0xf23d // vpmaxsd %zmm18, %zmm14, %zmm14
-	LONG $0x480d3262; WORD $0xf339 // vpminsd %zmm19, %zmm14, %zmm14
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x40d9 <k_qconv+0x40b9>
-	LONG $0x487e7262; WORD $0x3231 // vpmovdb %zmm14, (%rdx)
-	WORD $0x18eb // jmp 0x40f1 <k_qconv+0x40d1>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7e7262; WORD $0x3231 // vpmovdb %zmm14, (%rdx) {%k4}
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm13, %zmm13
-	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01af6459481c5162 // vmulps 0x40(%r15,%rbp,4), %zmm12, %zmm12
-	LONG $0x40755162; WORD $0xedfe // vpaddd %zmm13, %zmm17, %zmm13
-	LONG $0x48153262; WORD $0xea3d // vpmaxsd %zmm18, %zmm13, %zmm13
-	LONG $0x48153262; WORD $0xeb39 // vpminsd %zmm19, %zmm13, %zmm13
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	WORD $0x087e // jle 0x4135 <k_qconv+0x4115>
-	LONG $0x487e5262; WORD $0x2a31 // vpmovdb %zmm13, (%r10)
-	WORD $0x0eeb // jmp 0x4143 <k_qconv+0x4123>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7e5262; WORD $0x2a31 // vpmovdb %zmm13, (%r10) {%k4}
-	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
-	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
-	LONG $0x40755162; WORD $0xe4fe // vpaddd %zmm12, %zmm17, %zmm12
-	LONG $0x481d3262; WORD $0xe23d // vpmaxsd %zmm18, %zmm12, %zmm12
-	LONG $0x481d3262; WORD $0xe339 // vpminsd %zmm19, %zmm12, %zmm12
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x416b <k_qconv+0x414b>
-	LONG $0x487e7262; WORD $0x2231 // vpmovdb %zmm12, (%rdx)
-	WORD $0x18eb // jmp 0x4183 <k_qconv+0x4163>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7e7262; WORD $0x2231 // vpmovdb %zmm12, (%rdx) {%k4}
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm11, %zmm11
-	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01af5459482c5162 // vmulps 0x40(%r15,%rbp,4), %zmm10, %zmm10
-	LONG $0x40755162; WORD $0xdbfe // vpaddd %zmm11, %zmm17, %zmm11
-	LONG $0x48253262; WORD $0xda3d // vpmaxsd %zmm18, %zmm11, %zmm11
-	LONG $0x48253262; WORD $0xdb39 // vpminsd %zmm19, %zmm11, %zmm11
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	WORD $0x087e // jle 0x41c7 <k_qconv+0x41a7>
-	LONG $0x487e5262; WORD $0x1a31 // vpmovdb %zmm11, (%r10)
-	WORD $0x0eeb // jmp 0x41d5 <k_qconv+0x41b5>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7e5262; WORD $0x1a31 // vpmovdb %zmm11, (%r10) {%k4}
-	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
-	LONG $0x40755162; WORD $0xd2fe // vpaddd %zmm10, %zmm17, %zmm10
-	LONG $0x482d3262; WORD $0xd23d // vpmaxsd %zmm18, %zmm10, %zmm10
-	LONG $0x482d3262; WORD $0xd339 // vpminsd %zmm19, %zmm10, %zmm10
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x41fd <k_qconv+0x41dd>
-	LONG $0x487e7262; WORD $0x1231 // vpmovdb %zmm10, (%rdx)
-	WORD $0x18eb // jmp 0x4215 <k_qconv+0x41f5>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7e7262; WORD $0x1231 // vpmovdb %zmm10, (%rdx) {%k4}
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
-	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01af4459483c5162 // vmulps 0x40(%r15,%rbp,4), %zmm8, %zmm8
-	LONG $0x40755162; WORD $0xc9fe // vpaddd %zmm9, %zmm17, %zmm9
-	LONG $0x48353262; WORD $0xca3d // vpmaxsd %zmm18, %zmm9, %zmm9
-	LONG $0x48353262; WORD $0xcb39 // vpminsd %zmm19, %zmm9, %zmm9
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	WORD $0x087e // jle 0x4259 <k_qconv+0x4239>
-	LONG $0x487e5262; WORD $0x0a31 // vpmovdb %zmm9, (%r10)
-	WORD $0x0eeb // jmp 0x4267 <k_qconv+0x4247>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7e5262; WORD $0x0a31 // vpmovdb %zmm9, (%r10) {%k4}
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
-	LONG $0x40755162; WORD $0xc0fe // vpaddd %zmm8, %zmm17, %zmm8
-	LONG $0x483d3262; WORD $0xc23d // vpmaxsd %zmm18, %zmm8, %zmm8
-	LONG $0x483d3262; WORD $0xc339 // vpminsd %zmm19, %zmm8, %zmm8
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x428f <k_qconv+0x426f>
-	LONG $0x487e7262; WORD $0x0231 // vpmovdb %zmm8, (%rdx)
-	WORD $0x18eb // jmp 0x42a7 <k_qconv+0x4287>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7e7262; WORD $0x0231 // vpmovdb %zmm8, (%rdx) {%k4}
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm7, %zmm7
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01af7459484cd162 // vmulps 0x40(%r15,%rbp,4), %zmm6, %zmm6
-	LONG $0x4075f162; WORD $0xfffe // vpaddd %zmm7, %zmm17, %zmm7
-	LONG $0x4845b262; WORD $0xfa3d // vpmaxsd %zmm18, %zmm7, %zmm7
-	LONG $0x4845b262; WORD $0xfb39 // vpminsd %zmm19, %zmm7, %zmm7
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	WORD $0x087e // jle 0x42eb <k_qconv+0x42cb>
-	LONG $0x487ed262; WORD $0x3a31 // vpmovdb %zmm7, (%r10)
-	WORD $0x0eeb // jmp 0x42f9 <k_qconv+0x42d9>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ed262; WORD $0x3a31 // vpmovdb %zmm7, (%r10) {%k4}
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
-	LONG $0x4075f162; WORD $0xf6fe // vpaddd %zmm6, %zmm17, %zmm6
-	LONG $0x484db262; WORD $0xf23d // vpmaxsd %zmm18, %zmm6, %zmm6
-	LONG $0x484db262; WORD $0xf339 // vpminsd %zmm19, %zmm6, %zmm6
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x4321 <k_qconv+0x4301>
-	LONG $0x487ef262; WORD $0x3231 // vpmovdb %zmm6, (%rdx)
-	WORD $0x18eb // jmp 0x4339 <k_qconv+0x4319>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7ef262; WORD $0x3231 // vpmovdb %zmm6, (%rdx) {%k4}
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01af6459485cd162 // vmulps 0x40(%r15,%rbp,4), %zmm4, %zmm4
-	LONG $0x4075f162; WORD $0xedfe // vpaddd %zmm5, %zmm17, %zmm5
-	LONG $0x4855b262; WORD $0xea3d // vpmaxsd %zmm18, %zmm5, %zmm5
-	LONG $0x4855b262; WORD $0xeb39 // vpminsd %zmm19, %zmm5, %zmm5
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	WORD $0x087e // jle 0x437d <k_qconv+0x435d>
-	LONG $0x487ed262; WORD $0x2a31 // vpmovdb %zmm5, (%r10)
-	WORD $0x0eeb // jmp 0x438b <k_qconv+0x436b>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ed262; WORD $0x2a31 // vpmovdb %zmm5, (%r10) {%k4}
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
-	LONG $0x4075f162; WORD $0xe4fe // vpaddd %zmm4, %zmm17, %zmm4
-	LONG $0x485db262; WORD $0xe23d // vpmaxsd %zmm18, %zmm4, %zmm4
-	LONG $0x485db262; WORD $0xe339 // vpminsd %zmm19, %zmm4, %zmm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x43b3 <k_qconv+0x4393>
-	LONG $0x487ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx)
-	WORD $0x18eb // jmp 0x43cb <k_qconv+0x43ab>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx) {%k4}
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01af5459486cd162 // vmulps 0x40(%r15,%rbp,4), %zmm2, %zmm2
-	LONG $0x4075f162; WORD $0xdbfe // vpaddd %zmm3, %zmm17, %zmm3
-	LONG $0x4865b262; WORD $0xda3d // vpmaxsd %zmm18, %zmm3, %zmm3
-	LONG $0x4865b262; WORD $0xdb39 // vpminsd %zmm19, %zmm3, %zmm3
-	LONG $0x0ff98349 // cmpq $0xf, %r9
-	WORD $0x087e // jle 0x440f <k_qconv+0x43ef>
-	LONG $0x487ed262; WORD $0x1a31 // vpmovdb %zmm3, (%r10)
-	WORD $0x0eeb // jmp 0x441d <k_qconv+0x43fd>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ed262; WORD $0x1a31 // vpmovdb %zmm3, (%r10) {%k4}
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x10c28349 // addq $0x10, %r10
-	LONG $0x4075f162; WORD $0xd2fe // vpaddd %zmm2, %zmm17, %zmm2
-	LONG $0x486db262; WORD $0xd23d // vpmaxsd %zmm18, %zmm2, %zmm2
-	LONG $0x486db262; WORD $0xd339 // vpminsd %zmm19, %zmm2, %zmm2
-	WORD $0xc084 // testb %al, %al
-	LONG $0xf64a840f; WORD $0xffff // je 0x3a8b <k_qconv+0x3a6b>
-	LONG $0x487ed262; WORD $0x1231 // vpmovdb %zmm2, (%r10)
-	LONG $0xfff664e9; BYTE $0xff // jmp 0x3ab0 <k_qconv+0x3a90>
-	LONG $0x497ce162; WORD $0x2111 // vmovups %zmm20, (%rcx) {%k1}
-	LONG $0x4a7ce162; WORD $0x4111; BYTE $0x01 // vmovups %zmm16, 0x40(%rcx) {%k2}
-	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x497c7162; WORD $0x3c11; BYTE $0xb1 // vmovups %zmm15, (%rcx,%rsi,4) {%k1}
-	QUAD $0x01b174114a7c7162 // vmovups %zmm14, 0x40(%rcx,%rsi,4) {%k2}
-	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x497c7162; WORD $0x2c11; BYTE $0xb0 // vmovups %zmm13, (%rax,%rsi,4) {%k1}
-	QUAD $0x01b064114a7c7162 // vmovups %zmm12, 0x40(%rax,%rsi,4) {%k2}
-	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x497c7162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm11, (%rcx,%rsi,4) {%k1}
-	QUAD $0x01b154114a7c7162 // vmovups %zmm10, 0x40(%rcx,%rsi,4) {%k2}
-	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x497c7162; WORD $0x0c11; BYTE $0xb0 // vmovups %zmm9, (%rax,%rsi,4) {%k1}
-	QUAD $0x01b044114a7c7162 // vmovups %zmm8, 0x40(%rax,%rsi,4) {%k2}
-	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
-	LONG $0x497cf162; WORD $0x3c11; BYTE $0xb1 // vmovups %zmm7, (%rcx,%rsi,4) {%k1}
-	QUAD $0x01b174114a7cf162 // vmovups %zmm6, 0x40(%rcx,%rsi,4) {%k2}
-	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
-	LONG $0x497cf162; WORD $0x2c11; BYTE $0xb2 // vmovups %zmm5, (%rdx,%rsi,4) {%k1}
-	QUAD $0x01b264114a7cf162 // vmovups %zmm4, 0x40(%rdx,%rsi,4) {%k2}
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm3, (%rcx,%rsi,4) {%k1}
-	LONG $0x000283e9; BYTE $0x00 // jmp 0x475a <k_qconv+0x473a>
-	LONG $0x497ce162; WORD $0x0911 // vmovups %zmm17, (%rcx) {%k1}
 	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	QUAD $0x01af4459407cc162 // vmulps 0x40(%r15,%rbp,4), %zmm16, %zmm16
-	QUAD $0x01a84458407ce162 // vaddps 0x40(%rax,%rbp,4), %zmm16, %zmm16
+	LONG $0x407cc162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm16, %zmm16
+	LONG $0x487da162; WORD $0xc05b // vcvtps2dq %zmm16, %zmm16
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	QUAD $0x01af7c5948045162 // vmulps 0x40(%r15,%rbp,4), %zmm15, %zmm15
+	LONG $0x406da162; WORD $0xc0fe // vpaddd %zmm16, %zmm18, %zmm16
+	LONG $0x407da262; WORD $0xc33d // vpmaxsd %zmm19, %zmm16, %zmm16
+	LONG $0x407da262; WORD $0xc439 // vpminsd %zmm20, %zmm16, %zmm16
+	LONG $0x0ff98349 // cmpq $0xf, %r9
+	WORD $0x087e // jle 0x405f <k_qconv+0x403f>
+	LONG $0x487ec262; WORD $0x0231 // vpmovdb %zmm16, (%r10)
+	WORD $0x0eeb // jmp 0x406d <k_qconv+0x404d>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7ec262; WORD $0x0231 // vpmovdb %zmm16, (%r10) {%k4}
+	LONG $0x487d5162; WORD $0xff5b // vcvtps2dq %zmm15, %zmm15
+	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
+	LONG $0x406d5162; WORD $0xfffe // vpaddd %zmm15, %zmm18, %zmm15
+	LONG $0x48053262; WORD $0xfb3d // vpmaxsd %zmm19, %zmm15, %zmm15
+	LONG $0x48053262; WORD $0xfc39 // vpminsd %zmm20, %zmm15, %zmm15
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x4095 <k_qconv+0x4075>
+	LONG $0x487e7262; WORD $0x3a31 // vpmovdb %zmm15, (%rdx)
+	WORD $0x18eb // jmp 0x40ad <k_qconv+0x408d>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xe792fbc5 // kmovd %edi, %k4
+	LONG $0x4c7e7262; WORD $0x3a31 // vpmovdb %zmm15, (%rdx) {%k4}
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x480c5162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm14, %zmm14
+	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	QUAD $0x01af6c5948145162 // vmulps 0x40(%r15,%rbp,4), %zmm13, %zmm13
+	LONG $0x406d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm18, %zmm14
+	LONG $0x480d3262; WORD $0xf33d // vpmaxsd %zmm19, %zmm14, %zmm14
+	LONG $0x480d3262; WORD $0xf439 // vpminsd %zmm20, %zmm14, %zmm14
+	LONG $0x0ff98349 // cmpq $0xf, %r9
+	WORD $0x087e // jle 0x40f1 <k_qconv+0x40d1>
+	LONG $0x487e5262; WORD $0x3231 // vpmovdb %zmm14, (%r10)
+	WORD $0x0eeb // jmp 0x40ff <k_qconv+0x40df>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7e5262; WORD $0x3231 // vpmovdb %zmm14, (%r10) {%k4}
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
+	LONG $0x406d5162; WORD $0xedfe // vpaddd %zmm13, %zmm18, %zmm13
+	LONG $0x48153262; WORD $0xeb3d // vpmaxsd %zmm19, %zmm13, %zmm13
+	LONG $0x48153262; WORD $0xec39 // vpminsd %zmm20, %zmm13, %zmm13
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x4127 <k_qconv+0x4107>
+	LONG $0x487e7262; WORD $0x2a31 // vpmovdb %zmm13, (%rdx)
+	WORD $0x18eb // jmp 0x413f <k_qconv+0x411f>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xe792fbc5 // kmovd %edi, %k4
+	LONG $0x4c7e7262; WORD $0x2a31 // vpmovdb %zmm13, (%rdx) {%k4}
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x481c5162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm12, %zmm12
+	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	QUAD $0x01af5c5948245162 // vmulps 0x40(%r15,%rbp,4), %zmm11, %zmm11
+	LONG $0x406d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm18, %zmm12
+	LONG $0x481d3262; WORD $0xe33d // vpmaxsd %zmm19, %zmm12, %zmm12
+	LONG $0x481d3262; WORD $0xe439 // vpminsd %zmm20, %zmm12, %zmm12
+	LONG $0x0ff98349 // cmpq $0xf, %r9
+	WORD $0x087e // jle 0x4183 <k_qconv+0x4163>
+	LONG $0x487e5262; WORD $0x2231 // vpmovdb %zmm12, (%r10)
+	WORD $0x0eeb // jmp 0x4191 <k_qconv+0x4171>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7e5262; WORD $0x2231 // vpmovdb %zmm12, (%r10) {%k4}
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
+	LONG $0x406d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm18, %zmm11
+	LONG $0x48253262; WORD $0xdb3d // vpmaxsd %zmm19, %zmm11, %zmm11
+	LONG $0x48253262; WORD $0xdc39 // vpminsd %zmm20, %zmm11, %zmm11
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x41b9 <k_qconv+0x4199>
+	LONG $0x487e7262; WORD $0x1a31 // vpmovdb %zmm11, (%rdx)
+	WORD $0x18eb // jmp 0x41d1 <k_qconv+0x41b1>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xe792fbc5 // kmovd %edi, %k4
+	LONG $0x4c7e7262; WORD $0x1a31 // vpmovdb %zmm11, (%rdx) {%k4}
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x01af4c5948345162 // vmulps 0x40(%r15,%rbp,4), %zmm9, %zmm9
+	LONG $0x406d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm18, %zmm10
+	LONG $0x482d3262; WORD $0xd33d // vpmaxsd %zmm19, %zmm10, %zmm10
+	LONG $0x482d3262; WORD $0xd439 // vpminsd %zmm20, %zmm10, %zmm10
+	LONG $0x0ff98349 // cmpq $0xf, %r9
+	WORD $0x087e // jle 0x4215 <k_qconv+0x41f5>
+	LONG $0x487e5262; WORD $0x1231 // vpmovdb %zmm10, (%r10)
+	WORD $0x0eeb // jmp 0x4223 <k_qconv+0x4203>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7e5262; WORD $0x1231 // vpmovdb %zmm10, (%r10) {%k4}
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
+	LONG $0x406d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm18, %zmm9
+	LONG $0x48353262; WORD $0xcb3d // vpmaxsd %zmm19, %zmm9, %zmm9
+	LONG $0x48353262; WORD $0xcc39 // vpminsd %zmm20, %zmm9, %zmm9
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x424b <k_qconv+0x422b>
+	LONG $0x487e7262; WORD $0x0a31 // vpmovdb %zmm9, (%rdx)
+	WORD $0x18eb // jmp 0x4263 <k_qconv+0x4243>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xe792fbc5 // kmovd %edi, %k4
+	LONG $0x4c7e7262; WORD $0x0a31 // vpmovdb %zmm9, (%rdx) {%k4}
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01af7c594844d162 // vmulps 0x40(%r15,%rbp,4), %zmm7, %zmm7
+	LONG $0x406d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm18, %zmm8
+	LONG $0x483d3262; WORD $0xc33d // vpmaxsd %zmm19, %zmm8, %zmm8
+	LONG $0x483d3262; WORD $0xc439 // vpminsd %zmm20, %zmm8, %zmm8
+	LONG $0x0ff98349 // cmpq $0xf, %r9
+	WORD $0x087e // jle 0x42a7 <k_qconv+0x4287>
+	LONG $0x487e5262; WORD $0x0231 // vpmovdb %zmm8, (%r10)
+	WORD $0x0eeb // jmp 0x42b5 <k_qconv+0x4295>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7e5262; WORD $0x0231 // vpmovdb %zmm8, (%r10) {%k4}
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
+	LONG $0x406df162; WORD $0xfffe // vpaddd %zmm7, %zmm18, %zmm7
+	LONG $0x4845b262; WORD $0xfb3d // vpmaxsd %zmm19, %zmm7, %zmm7
+	LONG $0x4845b262; WORD $0xfc39 // vpminsd %zmm20, %zmm7, %zmm7
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x42dd <k_qconv+0x42bd>
+	LONG $0x487ef262; WORD $0x3a31 // vpmovdb %zmm7, (%rdx)
+	WORD $0x18eb // jmp 0x42f5 <k_qconv+0x42d5>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xe792fbc5 // kmovd %edi, %k4
+	LONG $0x4c7ef262; WORD $0x3a31 // vpmovdb %zmm7, (%rdx) {%k4}
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01af6c594854d162 // vmulps 0x40(%r15,%rbp,4), %zmm5, %zmm5
+	LONG $0x406df162; WORD $0xf6fe // vpaddd %zmm6, %zmm18, %zmm6
+	LONG $0x484db262; WORD $0xf33d // vpmaxsd %zmm19, %zmm6, %zmm6
+	LONG $0x484db262; WORD $0xf439 // vpminsd %zmm20, %zmm6, %zmm6
+	LONG $0x0ff98349 // cmpq $0xf, %r9
+	WORD $0x087e // jle 0x4339 <k_qconv+0x4319>
+	LONG $0x487ed262; WORD $0x3231 // vpmovdb %zmm6, (%r10)
+	WORD $0x0eeb // jmp 0x4347 <k_qconv+0x4327>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7ed262; WORD $0x3231 // vpmovdb %zmm6, (%r10) {%k4}
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x10528d49 // leaq 0x10(%r10), %rdx
+	LONG $0x406df162; WORD $0xedfe // vpaddd %zmm5, %zmm18, %zmm5
+	LONG $0x4855b262; WORD $0xeb3d // vpmaxsd %zmm19, %zmm5, %zmm5
+	LONG $0x4855b262; WORD $0xec39 // vpminsd %zmm20, %zmm5, %zmm5
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x436f <k_qconv+0x434f>
+	LONG $0x487ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx)
+	WORD $0x18eb // jmp 0x4387 <k_qconv+0x4367>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xe792fbc5 // kmovd %edi, %k4
+	LONG $0x4c7ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx) {%k4}
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01af5c594864d162 // vmulps 0x40(%r15,%rbp,4), %zmm3, %zmm3
+	LONG $0x406df162; WORD $0xe4fe // vpaddd %zmm4, %zmm18, %zmm4
+	LONG $0x485db262; WORD $0xe33d // vpmaxsd %zmm19, %zmm4, %zmm4
+	LONG $0x485db262; WORD $0xe439 // vpminsd %zmm20, %zmm4, %zmm4
+	LONG $0x0ff98349 // cmpq $0xf, %r9
+	WORD $0x087e // jle 0x43cb <k_qconv+0x43ab>
+	LONG $0x487ed262; WORD $0x2231 // vpmovdb %zmm4, (%r10)
+	WORD $0x0eeb // jmp 0x43d9 <k_qconv+0x43b9>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7ed262; WORD $0x2231 // vpmovdb %zmm4, (%r10) {%k4}
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x406df162; WORD $0xdbfe // vpaddd %zmm3, %zmm18, %zmm3
+	LONG $0x4865b262; WORD $0xdb3d // vpmaxsd %zmm19, %zmm3, %zmm3
+	LONG $0x4865b262; WORD $0xdc39 // vpminsd %zmm20, %zmm3, %zmm3
+	WORD $0xc084 // testb %al, %al
+	LONG $0xf66a840f; WORD $0xffff // je 0x3a67 <k_qconv+0x3a47>
+	LONG $0x487ed262; WORD $0x1a31 // vpmovdb %zmm3, (%r10)
+	LONG $0xfff678e9; BYTE $0xff // jmp 0x3a80 <k_qconv+0x3a60>
+	LONG $0x497ce162; WORD $0x2911 // vmovups %zmm21, (%rcx) {%k1}
+	LONG $0x4a7ce162; WORD $0x4911; BYTE $0x01 // vmovups %zmm17, 0x40(%rcx) {%k2}
+	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
+	LONG $0x497ce162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm16, (%rcx,%rsi,4) {%k1}
+	QUAD $0x01b17c114a7c7162 // vmovups %zmm15, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
+	LONG $0x497c7162; WORD $0x3411; BYTE $0xb0 // vmovups %zmm14, (%rax,%rsi,4) {%k1}
+	QUAD $0x01b06c114a7c7162 // vmovups %zmm13, 0x40(%rax,%rsi,4) {%k2}
+	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
+	LONG $0x497c7162; WORD $0x2411; BYTE $0xb1 // vmovups %zmm12, (%rcx,%rsi,4) {%k1}
+	QUAD $0x01b15c114a7c7162 // vmovups %zmm11, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
+	LONG $0x497c7162; WORD $0x1411; BYTE $0xb0 // vmovups %zmm10, (%rax,%rsi,4) {%k1}
+	QUAD $0x01b04c114a7c7162 // vmovups %zmm9, 0x40(%rax,%rsi,4) {%k2}
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
+	LONG $0x497c7162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm8, (%rcx,%rsi,4) {%k1}
+	QUAD $0x01b17c114a7cf162 // vmovups %zmm7, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
+	LONG $0x497cf162; WORD $0x3411; BYTE $0xb2 // vmovups %zmm6, (%rdx,%rsi,4) {%k1}
+	QUAD $0x01b26c114a7cf162 // vmovups %zmm5, 0x40(%rdx,%rsi,4) {%k2}
+	LONG $0x497cf162; WORD $0x2411; BYTE $0xb1 // vmovups %zmm4, (%rcx,%rsi,4) {%k1}
+	LONG $0x000283e9; BYTE $0x00 // jmp 0x4716 <k_qconv+0x46f6>
+	LONG $0x497ce162; WORD $0x1111 // vmovups %zmm18, (%rcx) {%k1}
+	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
+	QUAD $0x01af4c594074c162 // vmulps 0x40(%r15,%rbp,4), %zmm17, %zmm17
+	QUAD $0x01a84c584074e162 // vaddps 0x40(%rax,%rbp,4), %zmm17, %zmm17
 	LONG $0x40518d48 // leaq 0x40(%rcx), %rdx
 	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
 	LONG $0x1fff8348 // cmpq $0x1f, %rdi
-	LONG $0x01a68e0f; WORD $0x0000 // jle 0x46b1 <k_qconv+0x4691>
-	LONG $0x487ce162; WORD $0x0211 // vmovups %zmm16, (%rdx)
-	LONG $0x48045162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm15, %zmm15
-	LONG $0x48047162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm15, %zmm15
-	LONG $0x487c7162; WORD $0x3911 // vmovups %zmm15, (%rcx)
+	LONG $0x01a68e0f; WORD $0x0000 // jle 0x466d <k_qconv+0x464d>
+	LONG $0x487ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx)
+	LONG $0x407cc162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm16, %zmm16
+	LONG $0x407ce162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm16, %zmm16
+	LONG $0x487ce162; WORD $0x0111 // vmovups %zmm16, (%rcx)
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	QUAD $0x01af7c5948045162 // vmulps 0x40(%r15,%rbp,4), %zmm15, %zmm15
+	QUAD $0x01a87c5848047162 // vaddps 0x40(%rax,%rbp,4), %zmm15, %zmm15
+	LONG $0x487c7162; WORD $0x7911; BYTE $0x01 // vmovups %zmm15, 0x40(%rcx)
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x01af7459480c5162 // vmulps 0x40(%r15,%rbp,4), %zmm14, %zmm14
-	QUAD $0x01a87458480c7162 // vaddps 0x40(%rax,%rbp,4), %zmm14, %zmm14
-	LONG $0x487c7162; WORD $0x7111; BYTE $0x01 // vmovups %zmm14, 0x40(%rcx)
-	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
+	LONG $0x480c5162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm14, %zmm14
+	LONG $0x480c7162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm14, %zmm14
+	LONG $0x487c7162; WORD $0x3411; BYTE $0xb1 // vmovups %zmm14, (%rcx,%rsi,4)
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm13, %zmm13
-	LONG $0x48147162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm13, %zmm13
-	LONG $0x487c7162; WORD $0x2c11; BYTE $0xb1 // vmovups %zmm13, (%rcx,%rsi,4)
+	QUAD $0x01af6c5948145162 // vmulps 0x40(%r15,%rbp,4), %zmm13, %zmm13
+	QUAD $0x01a86c5848147162 // vaddps 0x40(%rax,%rbp,4), %zmm13, %zmm13
+	QUAD $0x01b16c11487c7162 // vmovups %zmm13, 0x40(%rcx,%rsi,4)
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01af6459481c5162 // vmulps 0x40(%r15,%rbp,4), %zmm12, %zmm12
-	QUAD $0x01a86458481c7162 // vaddps 0x40(%rax,%rbp,4), %zmm12, %zmm12
-	QUAD $0x01b16411487c7162 // vmovups %zmm12, 0x40(%rcx,%rsi,4)
+	LONG $0x481c5162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm12, %zmm12
+	LONG $0x481c7162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm12, %zmm12
+	LONG $0x487c7162; WORD $0x2411; BYTE $0xb2 // vmovups %zmm12, (%rdx,%rsi,4)
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x1c11; BYTE $0xb2 // vmovups %zmm11, (%rdx,%rsi,4)
+	QUAD $0x01af5c5948245162 // vmulps 0x40(%r15,%rbp,4), %zmm11, %zmm11
+	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
+	QUAD $0x01a85c5848247162 // vaddps 0x40(%rax,%rbp,4), %zmm11, %zmm11
+	QUAD $0x01b25c11487c7162 // vmovups %zmm11, 0x40(%rdx,%rsi,4)
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01af5459482c5162 // vmulps 0x40(%r15,%rbp,4), %zmm10, %zmm10
-	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
-	QUAD $0x01a85458482c7162 // vaddps 0x40(%rax,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01b25411487c7162 // vmovups %zmm10, 0x40(%rdx,%rsi,4)
-	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm10, %zmm10
+	LONG $0x482c7162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x1411; BYTE $0xb1 // vmovups %zmm10, (%rcx,%rsi,4)
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
-	LONG $0x487c7162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm9, (%rcx,%rsi,4)
+	QUAD $0x01af4c5948345162 // vmulps 0x40(%r15,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a84c5848347162 // vaddps 0x40(%rax,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01b14c11487c7162 // vmovups %zmm9, 0x40(%rcx,%rsi,4)
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01af4459483c5162 // vmulps 0x40(%r15,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01a84458483c7162 // vaddps 0x40(%rax,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01b14411487c7162 // vmovups %zmm8, 0x40(%rcx,%rsi,4)
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm8, %zmm8
+	LONG $0x487c7162; WORD $0x0411; BYTE $0xb2 // vmovups %zmm8, (%rdx,%rsi,4)
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0xb2 // vmovups %zmm7, (%rdx,%rsi,4)
+	QUAD $0x01af7c594844d162 // vmulps 0x40(%r15,%rbp,4), %zmm7, %zmm7
+	QUAD $0x01a87c584844f162 // vaddps 0x40(%rax,%rbp,4), %zmm7, %zmm7
+	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
+	QUAD $0x01b27c11487cf162 // vmovups %zmm7, 0x40(%rdx,%rsi,4)
+	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01af7459484cd162 // vmulps 0x40(%r15,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a87458484cf162 // vaddps 0x40(%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
-	QUAD $0x01b27411487cf162 // vmovups %zmm6, 0x40(%rdx,%rsi,4)
-	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0x3411; BYTE $0xb1 // vmovups %zmm6, (%rcx,%rsi,4)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb1 // vmovups %zmm5, (%rcx,%rsi,4)
+	QUAD $0x01af6c594854d162 // vmulps 0x40(%r15,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01b16c11487cf162 // vmovups %zmm5, 0x40(%rcx,%rsi,4)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01af6459485cd162 // vmulps 0x40(%r15,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01b16411487cf162 // vmovups %zmm4, 0x40(%rcx,%rsi,4)
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x2411; BYTE $0xb2 // vmovups %zmm4, (%rdx,%rsi,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb2 // vmovups %zmm3, (%rdx,%rsi,4)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01af5459486cd162 // vmulps 0x40(%r15,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01b25411487cf162 // vmovups %zmm2, 0x40(%rdx,%rsi,4)
-	LONG $0xfff3ffe9; BYTE $0xff // jmp 0x3ab0 <k_qconv+0x3a90>
-	LONG $0x4a7ce162; WORD $0x0211 // vmovups %zmm16, (%rdx) {%k2}
-	LONG $0x48045162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm15, %zmm15
-	LONG $0x48047162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm15, %zmm15
+	QUAD $0x01af5c594864d162 // vmulps 0x40(%r15,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01a85c584864f162 // vaddps 0x40(%rax,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01b25c11487cf162 // vmovups %zmm3, 0x40(%rdx,%rsi,4)
+	LONG $0xfff413e9; BYTE $0xff // jmp 0x3a80 <k_qconv+0x3a60>
+	LONG $0x4a7ce162; WORD $0x0a11 // vmovups %zmm17, (%rdx) {%k2}
+	LONG $0x407cc162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm16, %zmm16
+	LONG $0x407ce162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm16, %zmm16
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x00b68e0f; WORD $0x0000 // jle 0x4785 <k_qconv+0x4765>
-	LONG $0x487c7162; WORD $0x3911 // vmovups %zmm15, (%rcx)
-	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x478b <k_qconv+0x476b>
-	LONG $0x4a7ce162; WORD $0x4111; BYTE $0x01 // vmovups %zmm16, 0x40(%rcx) {%k2}
+	LONG $0x00b68e0f; WORD $0x0000 // jle 0x4741 <k_qconv+0x4721>
+	LONG $0x487ce162; WORD $0x0111 // vmovups %zmm16, (%rcx)
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x4747 <k_qconv+0x4727>
+	LONG $0x4a7ce162; WORD $0x4911; BYTE $0x01 // vmovups %zmm17, 0x40(%rcx) {%k2}
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x48fe7162; WORD $0x3c7f; BYTE $0xb1 // vmovdqu64 %zmm15, (%rcx,%rsi,4)
-	QUAD $0x01b174114a7c7162 // vmovups %zmm14, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0x48fee162; WORD $0x047f; BYTE $0xb1 // vmovdqu64 %zmm16, (%rcx,%rsi,4)
+	QUAD $0x01b17c114a7c7162 // vmovups %zmm15, 0x40(%rcx,%rsi,4) {%k2}
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fe7162; WORD $0x2c7f; BYTE $0xb0 // vmovdqu64 %zmm13, (%rax,%rsi,4)
-	QUAD $0x01b064114a7c7162 // vmovups %zmm12, 0x40(%rax,%rsi,4) {%k2}
+	LONG $0x48fe7162; WORD $0x347f; BYTE $0xb0 // vmovdqu64 %zmm14, (%rax,%rsi,4)
+	QUAD $0x01b06c114a7c7162 // vmovups %zmm13, 0x40(%rax,%rsi,4) {%k2}
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x48fe7162; WORD $0x1c7f; BYTE $0xb1 // vmovdqu64 %zmm11, (%rcx,%rsi,4)
-	QUAD $0x01b154114a7c7162 // vmovups %zmm10, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0x48fe7162; WORD $0x247f; BYTE $0xb1 // vmovdqu64 %zmm12, (%rcx,%rsi,4)
+	QUAD $0x01b15c114a7c7162 // vmovups %zmm11, 0x40(%rcx,%rsi,4) {%k2}
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fe7162; WORD $0x0c7f; BYTE $0xb0 // vmovdqu64 %zmm9, (%rax,%rsi,4)
-	QUAD $0x01b044114a7c7162 // vmovups %zmm8, 0x40(%rax,%rsi,4) {%k2}
+	LONG $0x48fe7162; WORD $0x147f; BYTE $0xb0 // vmovdqu64 %zmm10, (%rax,%rsi,4)
+	QUAD $0x01b04c114a7c7162 // vmovups %zmm9, 0x40(%rax,%rsi,4) {%k2}
 	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
-	LONG $0x48fef162; WORD $0x3c7f; BYTE $0xb1 // vmovdqu64 %zmm7, (%rcx,%rsi,4)
-	QUAD $0x01b174114a7cf162 // vmovups %zmm6, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0x48fe7162; WORD $0x047f; BYTE $0xb1 // vmovdqu64 %zmm8, (%rcx,%rsi,4)
+	QUAD $0x01b17c114a7cf162 // vmovups %zmm7, 0x40(%rcx,%rsi,4) {%k2}
 	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
-	LONG $0x48fef162; WORD $0x2c7f; BYTE $0xb2 // vmovdqu64 %zmm5, (%rdx,%rsi,4)
-	QUAD $0x01b264114a7cf162 // vmovups %zmm4, 0x40(%rdx,%rsi,4) {%k2}
-	LONG $0x48fef162; WORD $0x1c7f; BYTE $0xb1 // vmovdqu64 %zmm3, (%rcx,%rsi,4)
+	LONG $0x48fef162; WORD $0x347f; BYTE $0xb2 // vmovdqu64 %zmm6, (%rdx,%rsi,4)
+	QUAD $0x01b26c114a7cf162 // vmovups %zmm5, 0x40(%rdx,%rsi,4) {%k2}
+	LONG $0x48fef162; WORD $0x247f; BYTE $0xb1 // vmovdqu64 %zmm4, (%rcx,%rsi,4)
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
@@ -3376,114 +3365,113 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	QUAD $0x01b054114c7cf162 // vmovups %zmm2, 0x40(%rax,%rsi,4) {%k4}
-	LONG $0xfff32be9; BYTE $0xff // jmp 0x3ab0 <k_qconv+0x3a90>
-	LONG $0x497c7162; WORD $0x3911 // vmovups %zmm15, (%rcx) {%k1}
+	QUAD $0x01b05c114c7cf162 // vmovups %zmm3, 0x40(%rax,%rsi,4) {%k4}
+	LONG $0xfff33fe9; BYTE $0xff // jmp 0x3a80 <k_qconv+0x3a60>
+	LONG $0x497ce162; WORD $0x0111 // vmovups %zmm16, (%rcx) {%k1}
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	QUAD $0x01af7c5948045162 // vmulps 0x40(%r15,%rbp,4), %zmm15, %zmm15
+	QUAD $0x01a87c5848047162 // vaddps 0x40(%rax,%rbp,4), %zmm15, %zmm15
+	LONG $0x4a7c7162; WORD $0x7911; BYTE $0x01 // vmovups %zmm15, 0x40(%rcx) {%k2}
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x01af7459480c5162 // vmulps 0x40(%r15,%rbp,4), %zmm14, %zmm14
-	QUAD $0x01a87458480c7162 // vaddps 0x40(%rax,%rbp,4), %zmm14, %zmm14
-	LONG $0x4a7c7162; WORD $0x7111; BYTE $0x01 // vmovups %zmm14, 0x40(%rcx) {%k2}
+	LONG $0x480c5162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm14, %zmm14
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0x480c7162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm14, %zmm14
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	WORD $0x087e // jle 0x478a <k_qconv+0x476a>
+	LONG $0x487c7162; WORD $0x3111 // vmovups %zmm14, (%rcx)
+	WORD $0x06eb // jmp 0x4790 <k_qconv+0x4770>
+	LONG $0x497c7162; WORD $0x3111 // vmovups %zmm14, (%rcx) {%k1}
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm13, %zmm13
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x48147162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm13, %zmm13
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x087e // jle 0x47ce <k_qconv+0x47ae>
-	LONG $0x487c7162; WORD $0x2911 // vmovups %zmm13, (%rcx)
-	WORD $0x06eb // jmp 0x47d4 <k_qconv+0x47b4>
-	LONG $0x497c7162; WORD $0x2911 // vmovups %zmm13, (%rcx) {%k1}
+	QUAD $0x01af6c5948145162 // vmulps 0x40(%r15,%rbp,4), %zmm13, %zmm13
+	QUAD $0x01a86c5848147162 // vaddps 0x40(%rax,%rbp,4), %zmm13, %zmm13
+	LONG $0x4a7c7162; WORD $0x6911; BYTE $0x01 // vmovups %zmm13, 0x40(%rcx) {%k2}
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01af6459481c5162 // vmulps 0x40(%r15,%rbp,4), %zmm12, %zmm12
-	QUAD $0x01a86458481c7162 // vaddps 0x40(%rax,%rbp,4), %zmm12, %zmm12
-	LONG $0x4a7c7162; WORD $0x6111; BYTE $0x01 // vmovups %zmm12, 0x40(%rcx) {%k2}
+	LONG $0x481c5162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm12, %zmm12
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0x481c7162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm12, %zmm12
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	WORD $0x087e // jle 0x47d3 <k_qconv+0x47b3>
+	LONG $0x487c7162; WORD $0x2111 // vmovups %zmm12, (%rcx)
+	WORD $0x06eb // jmp 0x47d9 <k_qconv+0x47b9>
+	LONG $0x497c7162; WORD $0x2111 // vmovups %zmm12, (%rcx) {%k1}
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm11, %zmm11
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm11, %zmm11
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x087e // jle 0x4817 <k_qconv+0x47f7>
-	LONG $0x487c7162; WORD $0x1911 // vmovups %zmm11, (%rcx)
-	WORD $0x06eb // jmp 0x481d <k_qconv+0x47fd>
-	LONG $0x497c7162; WORD $0x1911 // vmovups %zmm11, (%rcx) {%k1}
+	QUAD $0x01af5c5948245162 // vmulps 0x40(%r15,%rbp,4), %zmm11, %zmm11
+	QUAD $0x01a85c5848247162 // vaddps 0x40(%rax,%rbp,4), %zmm11, %zmm11
+	LONG $0x4a7c7162; WORD $0x5911; BYTE $0x01 // vmovups %zmm11, 0x40(%rcx) {%k2}
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01af5459482c5162 // vmulps 0x40(%r15,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a85458482c7162 // vaddps 0x40(%rax,%rbp,4), %zmm10, %zmm10
-	LONG $0x4a7c7162; WORD $0x5111; BYTE $0x01 // vmovups %zmm10, 0x40(%rcx) {%k2}
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm10, %zmm10
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0x482c7162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm10, %zmm10
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	WORD $0x087e // jle 0x481c <k_qconv+0x47fc>
+	LONG $0x487c7162; WORD $0x1111 // vmovups %zmm10, (%rcx)
+	WORD $0x06eb // jmp 0x4822 <k_qconv+0x4802>
+	LONG $0x497c7162; WORD $0x1111 // vmovups %zmm10, (%rcx) {%k1}
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x087e // jle 0x4860 <k_qconv+0x4840>
-	LONG $0x487c7162; WORD $0x0911 // vmovups %zmm9, (%rcx)
-	WORD $0x06eb // jmp 0x4866 <k_qconv+0x4846>
-	LONG $0x497c7162; WORD $0x0911 // vmovups %zmm9, (%rcx) {%k1}
+	QUAD $0x01af4c5948345162 // vmulps 0x40(%r15,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a84c5848347162 // vaddps 0x40(%rax,%rbp,4), %zmm9, %zmm9
+	LONG $0x4a7c7162; WORD $0x4911; BYTE $0x01 // vmovups %zmm9, 0x40(%rcx) {%k2}
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01af4459483c5162 // vmulps 0x40(%r15,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01a84458483c7162 // vaddps 0x40(%rax,%rbp,4), %zmm8, %zmm8
-	LONG $0x4a7c7162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%rcx) {%k2}
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm8, %zmm8
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0x483c7162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm8, %zmm8
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	WORD $0x087e // jle 0x4865 <k_qconv+0x4845>
+	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
+	WORD $0x06eb // jmp 0x486b <k_qconv+0x484b>
+	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm7, %zmm7
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x087e // jle 0x48a9 <k_qconv+0x4889>
-	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	WORD $0x06eb // jmp 0x48af <k_qconv+0x488f>
-	LONG $0x497cf162; WORD $0x3911 // vmovups %zmm7, (%rcx) {%k1}
+	QUAD $0x01af7c594844d162 // vmulps 0x40(%r15,%rbp,4), %zmm7, %zmm7
+	QUAD $0x01a87c584844f162 // vaddps 0x40(%rax,%rbp,4), %zmm7, %zmm7
+	LONG $0x4a7cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx) {%k2}
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01af7459484cd162 // vmulps 0x40(%r15,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a87458484cf162 // vaddps 0x40(%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x4a7cf162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%rcx) {%k2}
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	WORD $0x087e // jle 0x48ae <k_qconv+0x488e>
+	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
+	WORD $0x06eb // jmp 0x48b4 <k_qconv+0x4894>
+	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x087e // jle 0x48f2 <k_qconv+0x48d2>
-	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	WORD $0x06eb // jmp 0x48f8 <k_qconv+0x48d8>
-	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
+	QUAD $0x01af6c594854d162 // vmulps 0x40(%r15,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
+	LONG $0x4a7cf162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%rcx) {%k2}
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01af6459485cd162 // vmulps 0x40(%r15,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
-	LONG $0x4a7cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx) {%k2}
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm3, %zmm3
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm4, %zmm4
 	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x087e // jle 0x493b <k_qconv+0x491b>
-	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	WORD $0x06eb // jmp 0x4941 <k_qconv+0x4921>
-	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01af5459486cd162 // vmulps 0x40(%r15,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x4a7cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx) {%k2}
-	LONG $0xfff14de9; BYTE $0xff // jmp 0x3ab0 <k_qconv+0x3a90>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x78568b48 // movq 0x78(%rsi), %rdx
-	LONG $0x604e8b48 // movq 0x60(%rsi), %rcx
-	QUAD $0x000088248caf0f48; BYTE $0x00 // imulq 0x88(%rsp), %rcx
-	LONG $0x685e8b4c // movq 0x68(%rsi), %r11
+	WORD $0x087e // jle 0x48f7 <k_qconv+0x48d7>
+	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
+	WORD $0x06eb // jmp 0x48fd <k_qconv+0x48dd>
+	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01af5c594864d162 // vmulps 0x40(%r15,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01a85c584864f162 // vaddps 0x40(%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x4a7cf162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%rcx) {%k2}
+	LONG $0xfff161e9; BYTE $0xff // jmp 0x3a80 <k_qconv+0x3a60>
+	BYTE $0x90 // nop
+	LONG $0x78568b49 // movq 0x78(%r14), %rdx
+	LONG $0x604e8b49 // movq 0x60(%r14), %rcx
+	LONG $0x4caf0f48; WORD $0x7024 // imulq 0x70(%rsp), %rcx
+	LONG $0x685e8b4d // movq 0x68(%r14), %r11
 	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	WORD $0x8b48; BYTE $0x0e // movq (%rsi), %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	LONG $0x184e8b48 // movq 0x18(%rsi), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	LONG $0x387e8b4c // movq 0x38(%rsi), %r15
-	LONG $0x808e8b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rsi), %rcx
-	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
-	LONG $0x204e8b4c // movq 0x20(%rsi), %r9
+	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x184e8b49 // movq 0x18(%r14), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x387e8b4d // movq 0x38(%r14), %r15
+	LONG $0x808e8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	LONG $0x204e8b4d // movq 0x20(%r14), %r9
 	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
 	LONG $0xdaaf0f48 // imulq %rdx, %rbx
-	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
 	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
 	QUAD $0x0000000095348d48 // leaq (,%rdx,4), %rsi
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
 	LONG $0x24548d4d; BYTE $0x03 // leaq 0x3(%r12), %r10
 	LONG $0xd2af0f4c // imulq %rdx, %r10
 	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
@@ -3491,358 +3479,357 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2af0f48 // imulq %rdx, %rsi
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	LONG $0x246c8d4d; BYTE $0x01 // leaq 0x1(%r12), %r13
-	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
 	LONG $0xeaaf0f4c // imulq %rdx, %r13
 	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
-	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
-	WORD $0x35eb // jmp 0x4a45 <k_qconv+0x4a25>
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	WORD $0x3ceb // jmp 0x49f8 <k_qconv+0x49d8>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ef262; WORD $0x1231 // vpmovdb %zmm2, (%rdx) {%k4}
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x4c7ef262; WORD $0x1a31 // vpmovdb %zmm3, (%rdx) {%k4}
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448d49; BYTE $0x04 // leaq 0x4(%r12), %rax
-	LONG $0x2444034c; BYTE $0x78 // addq 0x78(%rsp), %r8
+	QUAD $0x000000882484034c // addq 0x88(%rsp), %r8
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xecce8f0f; WORD $0xffff // jg 0x3713 <k_qconv+0x36f3>
+	LONG $0xed058f0f; WORD $0xffff // jg 0x36fd <k_qconv+0x36dd>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	LONG $0x48fef162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm3
-	QUAD $0x01a8546f48fef162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm2
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x48fef162; WORD $0x246f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm4
+	QUAD $0x01a85c6f48fef162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm3
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01e68e0f; WORD $0x0000 // jle 0x4c50 <k_qconv+0x4c30>
-	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	LONG $0xcaaf0f4c // imulq %rdx, %r9
-	LONG $0x244c034c; BYTE $0x50 // addq 0x50(%rsp), %r9
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x30418b48 // movq 0x30(%rcx), %rax
-	LONG $0x40498b48 // movq 0x40(%rcx), %rcx
-	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
-	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
+	LONG $0x01e48e0f; WORD $0x0000 // jle 0x4c00 <k_qconv+0x4be0>
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0x247c0348; BYTE $0x28 // addq 0x28(%rsp), %rdi
+	LONG $0x30468b49 // movq 0x30(%r14), %rax
+	LONG $0x404e8b49 // movq 0x40(%r14), %rcx
+	QUAD $0x000000008d248d4c // leaq (,%rcx,4), %r12
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
 	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
-	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
+	LONG $0x48fdf162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm6
 	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
-	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
+	LONG $0x48fd7162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm8
 	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
-	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x0feb // jmp 0x4acc <k_qconv+0x4aac>
+	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x0feb // jmp 0x4a7c <k_qconv+0x4a5c>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x394d; BYTE $0xfc // cmpq %r15, %r12
-	LONG $0x01a8840f; WORD $0x0000 // je 0x4c74 <k_qconv+0x4c54>
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0x01a8840f; WORD $0x0000 // je 0x4c24 <k_qconv+0x4c04>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0xef7e // jle 0x4ac0 <k_qconv+0x4aa0>
-	LONG $0xe02c8b4a // movq (%rax,%r12,8), %rbp
-	LONG $0x2f0c8d4c // leaq (%rdi,%rbp), %r9
+	WORD $0xef7e // jle 0x4a70 <k_qconv+0x4a50>
+	LONG $0xf82c8b48 // movq (%rax,%rdi,8), %rbp
+	LONG $0x2c0c8d4d // leaq (%r12,%rbp), %r9
 	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fe5162; WORD $0x136f // vmovdqu64 (%r11), %zmm10
-	LONG $0x48fe5162; WORD $0x5b6f; BYTE $0x01 // vmovdqu64 0x40(%r11), %zmm11
-	LONG $0x481dd162; WORD $0xf271; BYTE $0x08 // vpsllw $0x8, %zmm10, %zmm12
-	LONG $0x481dd162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm12, %zmm12
-	LONG $0x482dd162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm10, %zmm10
+	LONG $0x48fe5162; WORD $0x1b6f // vmovdqu64 (%r11), %zmm11
+	LONG $0x48fe5162; WORD $0x636f; BYTE $0x01 // vmovdqu64 0x40(%r11), %zmm12
 	LONG $0x4815d162; WORD $0xf371; BYTE $0x08 // vpsllw $0x8, %zmm11, %zmm13
 	LONG $0x4815d162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm13, %zmm13
 	LONG $0x4825d162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm11, %zmm11
-	LONG $0x487d7262; WORD $0x3458; BYTE $0x2b // vpbroadcastd (%rbx,%rbp), %zmm14
-	LONG $0x488d7162; WORD $0xf9db // vpandq %zmm1, %zmm14, %zmm15
-	LONG $0x480dd162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm14, %zmm14
-	LONG $0x4805c162; WORD $0xc4f5 // vpmaddwd %zmm12, %zmm15, %zmm16
+	LONG $0x480dd162; WORD $0xf471; BYTE $0x08 // vpsllw $0x8, %zmm12, %zmm14
+	LONG $0x480dd162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm14, %zmm14
+	LONG $0x481dd162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm12, %zmm12
+	LONG $0x487d7262; WORD $0x3c58; BYTE $0x2b // vpbroadcastd (%rbx,%rbp), %zmm15
+	LONG $0x4885e162; WORD $0xc1db // vpandq %zmm1, %zmm15, %zmm16
+	LONG $0x4805d162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm15, %zmm15
+	LONG $0x407dc162; WORD $0xcdf5 // vpmaddwd %zmm13, %zmm16, %zmm17
+	LONG $0x40755162; WORD $0xd2fe // vpaddd %zmm10, %zmm17, %zmm10
+	LONG $0x4805c162; WORD $0xcbf5 // vpmaddwd %zmm11, %zmm15, %zmm17
+	LONG $0x482d3162; WORD $0xd1fe // vpaddd %zmm17, %zmm10, %zmm10
+	LONG $0x407dc162; WORD $0xc6f5 // vpmaddwd %zmm14, %zmm16, %zmm16
 	LONG $0x407d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm16, %zmm9
-	LONG $0x480dc162; WORD $0xc2f5 // vpmaddwd %zmm10, %zmm14, %zmm16
-	LONG $0x48353162; WORD $0xc8fe // vpaddd %zmm16, %zmm9, %zmm9
-	LONG $0x48055162; WORD $0xfdf5 // vpmaddwd %zmm13, %zmm15, %zmm15
-	LONG $0x48055162; WORD $0xc0fe // vpaddd %zmm8, %zmm15, %zmm8
-	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
-	LONG $0x483d5162; WORD $0xc6fe // vpaddd %zmm14, %zmm8, %zmm8
-	QUAD $0x002d7458487d5262 // vpbroadcastd (%r13,%rbp), %zmm14
-	LONG $0x488d7162; WORD $0xf9db // vpandq %zmm1, %zmm14, %zmm15
-	LONG $0x480dd162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm14, %zmm14
-	LONG $0x4805c162; WORD $0xc4f5 // vpmaddwd %zmm12, %zmm15, %zmm16
+	LONG $0x48055162; WORD $0xfcf5 // vpmaddwd %zmm12, %zmm15, %zmm15
+	LONG $0x48355162; WORD $0xcffe // vpaddd %zmm15, %zmm9, %zmm9
+	QUAD $0x002d7c58487d5262 // vpbroadcastd (%r13,%rbp), %zmm15
+	LONG $0x4885e162; WORD $0xc1db // vpandq %zmm1, %zmm15, %zmm16
+	LONG $0x4805d162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm15, %zmm15
+	LONG $0x407dc162; WORD $0xcdf5 // vpmaddwd %zmm13, %zmm16, %zmm17
+	LONG $0x40755162; WORD $0xc0fe // vpaddd %zmm8, %zmm17, %zmm8
+	LONG $0x4805c162; WORD $0xcbf5 // vpmaddwd %zmm11, %zmm15, %zmm17
+	LONG $0x483d3162; WORD $0xc1fe // vpaddd %zmm17, %zmm8, %zmm8
+	LONG $0x407dc162; WORD $0xc6f5 // vpmaddwd %zmm14, %zmm16, %zmm16
 	LONG $0x407df162; WORD $0xfffe // vpaddd %zmm7, %zmm16, %zmm7
-	LONG $0x480dc162; WORD $0xc2f5 // vpmaddwd %zmm10, %zmm14, %zmm16
-	LONG $0x4845b162; WORD $0xf8fe // vpaddd %zmm16, %zmm7, %zmm7
-	LONG $0x48055162; WORD $0xfdf5 // vpmaddwd %zmm13, %zmm15, %zmm15
-	LONG $0x4805f162; WORD $0xf6fe // vpaddd %zmm6, %zmm15, %zmm6
-	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
-	LONG $0x484dd162; WORD $0xf6fe // vpaddd %zmm14, %zmm6, %zmm6
-	LONG $0x487d7262; WORD $0x3458; BYTE $0x2e // vpbroadcastd (%rsi,%rbp), %zmm14
-	LONG $0x488d7162; WORD $0xf9db // vpandq %zmm1, %zmm14, %zmm15
-	LONG $0x480dd162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm14, %zmm14
-	LONG $0x4805c162; WORD $0xc4f5 // vpmaddwd %zmm12, %zmm15, %zmm16
+	LONG $0x48055162; WORD $0xfcf5 // vpmaddwd %zmm12, %zmm15, %zmm15
+	LONG $0x4845d162; WORD $0xfffe // vpaddd %zmm15, %zmm7, %zmm7
+	LONG $0x487d7262; WORD $0x3c58; BYTE $0x2e // vpbroadcastd (%rsi,%rbp), %zmm15
+	LONG $0x4885e162; WORD $0xc1db // vpandq %zmm1, %zmm15, %zmm16
+	LONG $0x4805d162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm15, %zmm15
+	LONG $0x407dc162; WORD $0xcdf5 // vpmaddwd %zmm13, %zmm16, %zmm17
+	LONG $0x4075f162; WORD $0xf6fe // vpaddd %zmm6, %zmm17, %zmm6
+	LONG $0x4805c162; WORD $0xcbf5 // vpmaddwd %zmm11, %zmm15, %zmm17
+	LONG $0x484db162; WORD $0xf1fe // vpaddd %zmm17, %zmm6, %zmm6
+	LONG $0x407dc162; WORD $0xc6f5 // vpmaddwd %zmm14, %zmm16, %zmm16
 	LONG $0x407df162; WORD $0xedfe // vpaddd %zmm5, %zmm16, %zmm5
-	LONG $0x480dc162; WORD $0xc2f5 // vpmaddwd %zmm10, %zmm14, %zmm16
-	LONG $0x4855b162; WORD $0xe8fe // vpaddd %zmm16, %zmm5, %zmm5
-	LONG $0x48055162; WORD $0xfdf5 // vpmaddwd %zmm13, %zmm15, %zmm15
-	LONG $0x4805f162; WORD $0xe4fe // vpaddd %zmm4, %zmm15, %zmm4
-	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
-	LONG $0x485dd162; WORD $0xe6fe // vpaddd %zmm14, %zmm4, %zmm4
-	LONG $0x487d5262; WORD $0x3458; BYTE $0x2a // vpbroadcastd (%r10,%rbp), %zmm14
-	LONG $0x488d7162; WORD $0xf9db // vpandq %zmm1, %zmm14, %zmm15
-	LONG $0x480dd162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm14, %zmm14
-	LONG $0x48055162; WORD $0xe4f5 // vpmaddwd %zmm12, %zmm15, %zmm12
-	LONG $0x481df162; WORD $0xdbfe // vpaddd %zmm3, %zmm12, %zmm3
-	LONG $0x480d5162; WORD $0xd2f5 // vpmaddwd %zmm10, %zmm14, %zmm10
-	LONG $0x4865d162; WORD $0xdafe // vpaddd %zmm10, %zmm3, %zmm3
-	LONG $0x48055162; WORD $0xd5f5 // vpmaddwd %zmm13, %zmm15, %zmm10
-	LONG $0x482df162; WORD $0xd2fe // vpaddd %zmm2, %zmm10, %zmm2
-	LONG $0x480d5162; WORD $0xd3f5 // vpmaddwd %zmm11, %zmm14, %zmm10
-	LONG $0x486dd162; WORD $0xd2fe // vpaddd %zmm10, %zmm2, %zmm2
+	LONG $0x48055162; WORD $0xfcf5 // vpmaddwd %zmm12, %zmm15, %zmm15
+	LONG $0x4855d162; WORD $0xeffe // vpaddd %zmm15, %zmm5, %zmm5
+	LONG $0x487d5262; WORD $0x3c58; BYTE $0x2a // vpbroadcastd (%r10,%rbp), %zmm15
+	LONG $0x4885e162; WORD $0xc1db // vpandq %zmm1, %zmm15, %zmm16
+	LONG $0x4805d162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm15, %zmm15
+	LONG $0x407d5162; WORD $0xedf5 // vpmaddwd %zmm13, %zmm16, %zmm13
+	LONG $0x4815f162; WORD $0xe4fe // vpaddd %zmm4, %zmm13, %zmm4
+	LONG $0x48055162; WORD $0xdbf5 // vpmaddwd %zmm11, %zmm15, %zmm11
+	LONG $0x485dd162; WORD $0xe3fe // vpaddd %zmm11, %zmm4, %zmm4
+	LONG $0x407d5162; WORD $0xdef5 // vpmaddwd %zmm14, %zmm16, %zmm11
+	LONG $0x4825f162; WORD $0xdbfe // vpaddd %zmm3, %zmm11, %zmm3
+	LONG $0x48055162; WORD $0xdcf5 // vpmaddwd %zmm12, %zmm15, %zmm11
+	LONG $0x4865d162; WORD $0xdbfe // vpaddd %zmm11, %zmm3, %zmm3
 	LONG $0x80eb8349 // subq $-0x80, %r11
 	LONG $0x2b348d4c // leaq (%rbx,%rbp), %r14
 	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0x04c58348 // addq $0x4, %rbp
 	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	LONG $0xfe9f820f; WORD $0xffff // jb 0x4ae0 <k_qconv+0x4ac0>
-	LONG $0xfffe7ae9; BYTE $0xff // jmp 0x4ac0 <k_qconv+0x4aa0>
+	LONG $0xfe9f820f; WORD $0xffff // jb 0x4a90 <k_qconv+0x4a70>
+	LONG $0xfffe7ae9; BYTE $0xff // jmp 0x4a70 <k_qconv+0x4a50>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
-	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
+	LONG $0x48fdf162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm6
 	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
-	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
+	LONG $0x48fd7162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm8
 	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
+	LONG $0x48fd7162; WORD $0xd46f // vmovdqa64 %zmm4, %zmm10
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
 	LONG $0xd3af0f49 // imulq %r11, %rdx
 	LONG $0x24540348; BYTE $0x48 // addq 0x48(%rsp), %rdx
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x008d840f; WORD $0x0000 // je 0x4d20 <k_qconv+0x4d00>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x0090840f; WORD $0x0000 // je 0x4cd0 <k_qconv+0x4cb0>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
 	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x010b850f; WORD $0x0000 // jne 0x4dc0 <k_qconv+0x4da0>
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x010a850f; WORD $0x0000 // jne 0x4d70 <k_qconv+0x4d50>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x032a8e0f; WORD $0x0000 // jle 0x4fee <k_qconv+0x4fce>
-	LONG $0x48fe7162; WORD $0x097f // vmovdqu64 %zmm9, (%rcx)
+	LONG $0x03258e0f; WORD $0x0000 // jle 0x4f9a <k_qconv+0x4f7a>
+	LONG $0x48fe7162; WORD $0x117f // vmovdqu64 %zmm10, (%rcx)
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x0466860f; WORD $0x0000 // jbe 0x513a <k_qconv+0x511a>
-	LONG $0x48fe7162; WORD $0x417f; BYTE $0x01 // vmovdqu64 %zmm8, 0x40(%rcx)
+	LONG $0x0461860f; WORD $0x0000 // jbe 0x50e6 <k_qconv+0x50c6>
+	LONG $0x48fe7162; WORD $0x497f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%rcx)
 	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
-	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x99 // vmovdqu64 %zmm7, (%rcx,%r11,4)
-	QUAD $0x0199747f48feb162 // vmovdqu64 %zmm6, 0x40(%rcx,%r11,4)
+	LONG $0x48fe3162; WORD $0x047f; BYTE $0x99 // vmovdqu64 %zmm8, (%rcx,%r11,4)
+	QUAD $0x01997c7f48feb162 // vmovdqu64 %zmm7, 0x40(%rcx,%r11,4)
 	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x98 // vmovdqu64 %zmm5, (%rax,%r11,4)
-	QUAD $0x0198647f48feb162 // vmovdqu64 %zmm4, 0x40(%rax,%r11,4)
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x99 // vmovdqu64 %zmm3, (%rcx,%r11,4)
-	QUAD $0x0199547f48feb162 // vmovdqu64 %zmm2, 0x40(%rcx,%r11,4)
-	LONG $0xfffd1be9; BYTE $0xff // jmp 0x4a30 <k_qconv+0x4a10>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24540348; BYTE $0x58 // addq 0x58(%rsp), %rdx
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487d7262; WORD $0x5058; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm10
-	LONG $0x487d7262; WORD $0x5858; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm11
-	LONG $0x487d7262; WORD $0x6058; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm12
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x98 // vmovdqu64 %zmm6, (%rax,%r11,4)
+	QUAD $0x01986c7f48feb162 // vmovdqu64 %zmm5, 0x40(%rax,%r11,4)
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x99 // vmovdqu64 %zmm4, (%rcx,%r11,4)
+	QUAD $0x01995c7f48feb162 // vmovdqu64 %zmm3, 0x40(%rcx,%r11,4)
+	LONG $0xfffd1ae9; BYTE $0xff // jmp 0x49e0 <k_qconv+0x49c0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24540348; BYTE $0x50 // addq 0x50(%rsp), %rdx
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x487d5262; WORD $0x5e58; BYTE $0x22 // vpbroadcastd 0x88(%r14), %zmm11
+	LONG $0x487d5262; WORD $0x6658; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm12
+	LONG $0x487d5262; WORD $0x6e58; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm13
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a94c5948345162 // vmulps 0x40(%r9,%rbp,4), %zmm9, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01a94459483c5162 // vmulps 0x40(%r9,%rbp,4), %zmm8, %zmm8
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x482d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm10, %zmm9
-	LONG $0x48355262; WORD $0xcb3d // vpmaxsd %zmm11, %zmm9, %zmm9
-	LONG $0x48355262; WORD $0xcc39 // vpminsd %zmm12, %zmm9, %zmm9
+	LONG $0x48255162; WORD $0xd2fe // vpaddd %zmm10, %zmm11, %zmm10
+	LONG $0x482d5262; WORD $0xd43d // vpmaxsd %zmm12, %zmm10, %zmm10
+	LONG $0x482d5262; WORD $0xd539 // vpminsd %zmm13, %zmm10, %zmm10
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x627e // jle 0x4df3 <k_qconv+0x4dd3>
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x5e7e // jle 0x4d9f <k_qconv+0x4d7f>
 	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
-	LONG $0x487e7262; WORD $0x0a31 // vpmovdb %zmm9, (%rdx)
-	LONG $0x482d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm10, %zmm8
-	LONG $0x483d5262; WORD $0xc33d // vpmaxsd %zmm11, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc439 // vpminsd %zmm12, %zmm8, %zmm8
+	LONG $0x487e7262; WORD $0x1231 // vpmovdb %zmm10, (%rdx)
+	LONG $0x48255162; WORD $0xc9fe // vpaddd %zmm9, %zmm11, %zmm9
+	LONG $0x48355262; WORD $0xcc3d // vpmaxsd %zmm12, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcd39 // vpminsd %zmm13, %zmm9, %zmm9
 	LONG $0x1ff98348 // cmpq $0x1f, %rcx
-	WORD $0x6476 // jbe 0x4e17 <k_qconv+0x4df7>
-	LONG $0x487e7262; WORD $0x0031 // vpmovdb %zmm8, (%rax)
+	WORD $0x6076 // jbe 0x4dc3 <k_qconv+0x4da3>
+	LONG $0x487e7262; WORD $0x0831 // vpmovdb %zmm9, (%rax)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x74eb // jmp 0x4e31 <k_qconv+0x4e11>
+	WORD $0x70eb // jmp 0x4ddd <k_qconv+0x4dbd>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm9, %zmm9
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28408b48 // movq 0x28(%rax), %rax
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm10, %zmm10
+	LONG $0x28468b49 // movq 0x28(%r14), %rax
+	LONG $0x482c7162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm10, %zmm10
 	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x02458e0f; WORD $0x0000 // jle 0x502d <k_qconv+0x500d>
-	LONG $0x487c7162; WORD $0x0911 // vmovups %zmm9, (%rcx)
-	LONG $0x000240e9; BYTE $0x00 // jmp 0x5033 <k_qconv+0x5013>
+	LONG $0x02458e0f; WORD $0x0000 // jle 0x4fd9 <k_qconv+0x4fb9>
+	LONG $0x487c7162; WORD $0x1111 // vmovups %zmm10, (%rcx)
+	LONG $0x000240e9; BYTE $0x00 // jmp 0x4fdf <k_qconv+0x4fbf>
 	LONG $0x3024448b // movl 0x30(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7e7262; WORD $0x0a31 // vpmovdb %zmm9, (%rdx) {%k4}
+	LONG $0x4c7e7262; WORD $0x1231 // vpmovdb %zmm10, (%rdx) {%k4}
 	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
-	LONG $0x482d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm10, %zmm8
-	LONG $0x483d5262; WORD $0xc33d // vpmaxsd %zmm11, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc439 // vpminsd %zmm12, %zmm8, %zmm8
+	LONG $0x48255162; WORD $0xc9fe // vpaddd %zmm9, %zmm11, %zmm9
+	LONG $0x48355262; WORD $0xcc3d // vpmaxsd %zmm12, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcd39 // vpminsd %zmm13, %zmm9, %zmm9
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7e7262; WORD $0x0031 // vpmovdb %zmm8, (%rax) {%k4}
+	LONG $0x4c7e7262; WORD $0x0831 // vpmovdb %zmm9, (%rax) {%k4}
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm7, %zmm7
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01a97459484cd162 // vmulps 0x40(%r9,%rbp,4), %zmm6, %zmm6
-	LONG $0x482df162; WORD $0xfffe // vpaddd %zmm7, %zmm10, %zmm7
-	LONG $0x4845d262; WORD $0xfb3d // vpmaxsd %zmm11, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfc39 // vpminsd %zmm12, %zmm7, %zmm7
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	WORD $0x087e // jle 0x4e77 <k_qconv+0x4e57>
-	LONG $0x487ef262; WORD $0x3a31 // vpmovdb %zmm7, (%rdx)
-	WORD $0x0eeb // jmp 0x4e85 <k_qconv+0x4e65>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x3a31 // vpmovdb %zmm7, (%rdx) {%k4}
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x107a8d48 // leaq 0x10(%rdx), %rdi
-	LONG $0x482df162; WORD $0xf6fe // vpaddd %zmm6, %zmm10, %zmm6
-	LONG $0x484dd262; WORD $0xf33d // vpmaxsd %zmm11, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf439 // vpminsd %zmm12, %zmm6, %zmm6
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x4ead <k_qconv+0x4e8d>
-	LONG $0x487ef262; WORD $0x3731 // vpmovdb %zmm6, (%rdi)
-	WORD $0x21eb // jmp 0x4ece <k_qconv+0x4eae>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xe1 // kmovd %r9d, %k4
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x4c7ef262; WORD $0x3731 // vpmovdb %zmm6, (%rdi) {%k4}
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
-	LONG $0x482df162; WORD $0xedfe // vpaddd %zmm5, %zmm10, %zmm5
-	LONG $0x4855d262; WORD $0xeb3d // vpmaxsd %zmm11, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xec39 // vpminsd %zmm12, %zmm5, %zmm5
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	WORD $0x087e // jle 0x4f14 <k_qconv+0x4ef4>
-	LONG $0x487ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx)
-	WORD $0x0eeb // jmp 0x4f22 <k_qconv+0x4f02>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx) {%k4}
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x107a8d48 // leaq 0x10(%rdx), %rdi
-	LONG $0x482df162; WORD $0xe4fe // vpaddd %zmm4, %zmm10, %zmm4
-	LONG $0x485dd262; WORD $0xe33d // vpmaxsd %zmm11, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe439 // vpminsd %zmm12, %zmm4, %zmm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x4f4a <k_qconv+0x4f2a>
-	LONG $0x487ef262; WORD $0x2731 // vpmovdb %zmm4, (%rdi)
-	WORD $0x21eb // jmp 0x4f6b <k_qconv+0x4f4b>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xe1 // kmovd %r9d, %k4
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x4c7ef262; WORD $0x2731 // vpmovdb %zmm4, (%rdi) {%k4}
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a95459486cd162 // vmulps 0x40(%r9,%rbp,4), %zmm2, %zmm2
-	LONG $0x482df162; WORD $0xdbfe // vpaddd %zmm3, %zmm10, %zmm3
-	LONG $0x4865d262; WORD $0xdb3d // vpmaxsd %zmm11, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xdc39 // vpminsd %zmm12, %zmm3, %zmm3
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	WORD $0x087e // jle 0x4fb1 <k_qconv+0x4f91>
-	LONG $0x487ef262; WORD $0x1a31 // vpmovdb %zmm3, (%rdx)
-	WORD $0x0eeb // jmp 0x4fbf <k_qconv+0x4f9f>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x1a31 // vpmovdb %zmm3, (%rdx) {%k4}
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x10c28348 // addq $0x10, %rdx
-	LONG $0x482df162; WORD $0xd2fe // vpaddd %zmm2, %zmm10, %zmm2
-	LONG $0x486dd262; WORD $0xd33d // vpmaxsd %zmm11, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd439 // vpminsd %zmm12, %zmm2, %zmm2
-	WORD $0xc084 // testb %al, %al
-	LONG $0xfa2d840f; WORD $0xffff // je 0x4a10 <k_qconv+0x49f0>
-	LONG $0x487ef262; WORD $0x1231 // vpmovdb %zmm2, (%rdx)
-	LONG $0xfffa42e9; BYTE $0xff // jmp 0x4a30 <k_qconv+0x4a10>
-	LONG $0x497c7162; WORD $0x0911 // vmovups %zmm9, (%rcx) {%k1}
-	LONG $0x4a7c7162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%rcx) {%k2}
-	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
-	LONG $0x497cb162; WORD $0x3c11; BYTE $0x99 // vmovups %zmm7, (%rcx,%r11,4) {%k1}
-	QUAD $0x019974114a7cb162 // vmovups %zmm6, 0x40(%rcx,%r11,4) {%k2}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x98 // vmovups %zmm5, (%rax,%r11,4) {%k1}
-	QUAD $0x019864114a7cb162 // vmovups %zmm4, 0x40(%rax,%r11,4) {%k2}
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%r11,4) {%k1}
-	LONG $0x000141e9; BYTE $0x00 // jmp 0x516e <k_qconv+0x514e>
-	LONG $0x497c7162; WORD $0x0911 // vmovups %zmm9, (%rcx) {%k1}
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01a94459483c5162 // vmulps 0x40(%r9,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01a84458483c7162 // vaddps 0x40(%rax,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01a97c594844d162 // vmulps 0x40(%r9,%rbp,4), %zmm7, %zmm7
+	LONG $0x48255162; WORD $0xc0fe // vpaddd %zmm8, %zmm11, %zmm8
+	LONG $0x483d5262; WORD $0xc43d // vpmaxsd %zmm12, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc539 // vpminsd %zmm13, %zmm8, %zmm8
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x4e23 <k_qconv+0x4e03>
+	LONG $0x487e7262; WORD $0x0231 // vpmovdb %zmm8, (%rdx)
+	WORD $0x0eeb // jmp 0x4e31 <k_qconv+0x4e11>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7e7262; WORD $0x0231 // vpmovdb %zmm8, (%rdx) {%k4}
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x107a8d48 // leaq 0x10(%rdx), %rdi
+	LONG $0x4825f162; WORD $0xfffe // vpaddd %zmm7, %zmm11, %zmm7
+	LONG $0x4845d262; WORD $0xfc3d // vpmaxsd %zmm12, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfd39 // vpminsd %zmm13, %zmm7, %zmm7
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x4e59 <k_qconv+0x4e39>
+	LONG $0x487ef262; WORD $0x3f31 // vpmovdb %zmm7, (%rdi)
+	WORD $0x21eb // jmp 0x4e7a <k_qconv+0x4e5a>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xe1 // kmovd %r9d, %k4
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x4c7ef262; WORD $0x3f31 // vpmovdb %zmm7, (%rdi) {%k4}
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01a96c594854d162 // vmulps 0x40(%r9,%rbp,4), %zmm5, %zmm5
+	LONG $0x4825f162; WORD $0xf6fe // vpaddd %zmm6, %zmm11, %zmm6
+	LONG $0x484dd262; WORD $0xf43d // vpmaxsd %zmm12, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf539 // vpminsd %zmm13, %zmm6, %zmm6
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x4ec0 <k_qconv+0x4ea0>
+	LONG $0x487ef262; WORD $0x3231 // vpmovdb %zmm6, (%rdx)
+	WORD $0x0eeb // jmp 0x4ece <k_qconv+0x4eae>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7ef262; WORD $0x3231 // vpmovdb %zmm6, (%rdx) {%k4}
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x107a8d48 // leaq 0x10(%rdx), %rdi
+	LONG $0x4825f162; WORD $0xedfe // vpaddd %zmm5, %zmm11, %zmm5
+	LONG $0x4855d262; WORD $0xec3d // vpmaxsd %zmm12, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xed39 // vpminsd %zmm13, %zmm5, %zmm5
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x4ef6 <k_qconv+0x4ed6>
+	LONG $0x487ef262; WORD $0x2f31 // vpmovdb %zmm5, (%rdi)
+	WORD $0x21eb // jmp 0x4f17 <k_qconv+0x4ef7>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xe1 // kmovd %r9d, %k4
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x4c7ef262; WORD $0x2f31 // vpmovdb %zmm5, (%rdi) {%k4}
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01a95c594864d162 // vmulps 0x40(%r9,%rbp,4), %zmm3, %zmm3
+	LONG $0x4825f162; WORD $0xe4fe // vpaddd %zmm4, %zmm11, %zmm4
+	LONG $0x485dd262; WORD $0xe43d // vpmaxsd %zmm12, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe539 // vpminsd %zmm13, %zmm4, %zmm4
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x4f5d <k_qconv+0x4f3d>
+	LONG $0x487ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx)
+	WORD $0x0eeb // jmp 0x4f6b <k_qconv+0x4f4b>
+	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx) {%k4}
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0x4825f162; WORD $0xdbfe // vpaddd %zmm3, %zmm11, %zmm3
+	LONG $0x4865d262; WORD $0xdc3d // vpmaxsd %zmm12, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdd39 // vpminsd %zmm13, %zmm3, %zmm3
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfa2d840f; WORD $0xffff // je 0x49bc <k_qconv+0x499c>
+	LONG $0x487ef262; WORD $0x1a31 // vpmovdb %zmm3, (%rdx)
+	LONG $0xfffa46e9; BYTE $0xff // jmp 0x49e0 <k_qconv+0x49c0>
+	LONG $0x497c7162; WORD $0x1111 // vmovups %zmm10, (%rcx) {%k1}
+	LONG $0x4a7c7162; WORD $0x4911; BYTE $0x01 // vmovups %zmm9, 0x40(%rcx) {%k2}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497c3162; WORD $0x0411; BYTE $0x99 // vmovups %zmm8, (%rcx,%r11,4) {%k1}
+	QUAD $0x01997c114a7cb162 // vmovups %zmm7, 0x40(%rcx,%r11,4) {%k2}
+	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x98 // vmovups %zmm6, (%rax,%r11,4) {%k1}
+	QUAD $0x01986c114a7cb162 // vmovups %zmm5, 0x40(%rax,%r11,4) {%k2}
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x9a // vmovups %zmm4, (%rdx,%r11,4) {%k1}
+	LONG $0x000141e9; BYTE $0x00 // jmp 0x511a <k_qconv+0x50fa>
+	LONG $0x497c7162; WORD $0x1111 // vmovups %zmm10, (%rcx) {%k1}
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x01a94c5948345162 // vmulps 0x40(%r9,%rbp,4), %zmm9, %zmm9
+	QUAD $0x01a84c5848347162 // vaddps 0x40(%rax,%rbp,4), %zmm9, %zmm9
 	LONG $0x40518d48 // leaq 0x40(%rcx), %rdx
 	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x1fff8348 // cmpq $0x1f, %rdi
-	LONG $0x00b28e0f; WORD $0x0000 // jle 0x5118 <k_qconv+0x50f8>
-	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01a97459484cd162 // vmulps 0x40(%r9,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a87458484cf162 // vaddps 0x40(%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%rcx)
+	LONG $0x00b28e0f; WORD $0x0000 // jle 0x50c4 <k_qconv+0x50a4>
+	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm8, %zmm8
+	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01a97c594844d162 // vmulps 0x40(%r9,%rbp,4), %zmm7, %zmm7
+	QUAD $0x01a87c584844f162 // vaddps 0x40(%rax,%rbp,4), %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx)
 	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x99 // vmovups %zmm6, (%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x99 // vmovups %zmm5, (%rcx,%r11,4)
+	QUAD $0x01a96c594854d162 // vmulps 0x40(%r9,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01996c11487cb162 // vmovups %zmm5, 0x40(%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01996411487cb162 // vmovups %zmm4, 0x40(%rcx,%r11,4)
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x9a // vmovups %zmm4, (%rdx,%r11,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%r11,4)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a95459486cd162 // vmulps 0x40(%r9,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
-	QUAD $0x019a5411487cb162 // vmovups %zmm2, 0x40(%rdx,%r11,4)
-	LONG $0xfff918e9; BYTE $0xff // jmp 0x4a30 <k_qconv+0x4a10>
-	LONG $0x4a7c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k2}
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
+	QUAD $0x01a95c594864d162 // vmulps 0x40(%r9,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01a85c584864f162 // vaddps 0x40(%rax,%rbp,4), %zmm3, %zmm3
+	QUAD $0x019a5c11487cb162 // vmovups %zmm3, 0x40(%rdx,%r11,4)
+	LONG $0xfff91ce9; BYTE $0xff // jmp 0x49e0 <k_qconv+0x49c0>
+	LONG $0x4a7c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k2}
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm8, %zmm8
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x637e // jle 0x5195 <k_qconv+0x5175>
-	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	WORD $0x61eb // jmp 0x519b <k_qconv+0x517b>
-	LONG $0x4a7c7162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%rcx) {%k2}
+	WORD $0x637e // jle 0x5141 <k_qconv+0x5121>
+	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
+	WORD $0x61eb // jmp 0x5147 <k_qconv+0x5127>
+	LONG $0x4a7c7162; WORD $0x4911; BYTE $0x01 // vmovups %zmm9, 0x40(%rcx) {%k2}
 	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
-	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x99 // vmovdqu64 %zmm7, (%rcx,%r11,4)
-	QUAD $0x019974114a7cb162 // vmovups %zmm6, 0x40(%rcx,%r11,4) {%k2}
+	LONG $0x48fe3162; WORD $0x047f; BYTE $0x99 // vmovdqu64 %zmm8, (%rcx,%r11,4)
+	QUAD $0x01997c114a7cb162 // vmovups %zmm7, 0x40(%rcx,%r11,4) {%k2}
 	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x98 // vmovdqu64 %zmm5, (%rax,%r11,4)
-	QUAD $0x019864114a7cb162 // vmovups %zmm4, 0x40(%rax,%r11,4) {%k2}
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x9a // vmovdqu64 %zmm3, (%rdx,%r11,4)
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x98 // vmovdqu64 %zmm6, (%rax,%r11,4)
+	QUAD $0x01986c114a7cb162 // vmovups %zmm5, 0x40(%rax,%r11,4) {%k2}
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x9a // vmovdqu64 %zmm4, (%rdx,%r11,4)
 	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
@@ -3850,1739 +3837,1927 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	QUAD $0x019854114c7cb162 // vmovups %zmm2, 0x40(%rax,%r11,4) {%k4}
-	LONG $0xfff89be9; BYTE $0xff // jmp 0x4a30 <k_qconv+0x4a10>
-	LONG $0x497cf162; WORD $0x3911 // vmovups %zmm7, (%rcx) {%k1}
+	QUAD $0x01985c114c7cb162 // vmovups %zmm3, 0x40(%rax,%r11,4) {%k4}
+	LONG $0xfff89fe9; BYTE $0xff // jmp 0x49e0 <k_qconv+0x49c0>
+	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01a97c594844d162 // vmulps 0x40(%r9,%rbp,4), %zmm7, %zmm7
+	QUAD $0x01a87c584844f162 // vaddps 0x40(%rax,%rbp,4), %zmm7, %zmm7
+	LONG $0x4a7cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx) {%k2}
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01a97459484cd162 // vmulps 0x40(%r9,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a87458484cf162 // vaddps 0x40(%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x4a7cf162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%rcx) {%k2}
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm6, %zmm6
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x518c <k_qconv+0x516c>
+	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
+	WORD $0x06eb // jmp 0x5192 <k_qconv+0x5172>
+	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm5, %zmm5
-	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	WORD $0x087e // jle 0x51e0 <k_qconv+0x51c0>
-	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	WORD $0x06eb // jmp 0x51e6 <k_qconv+0x51c6>
-	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
+	QUAD $0x01a96c594854d162 // vmulps 0x40(%r9,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c584854f162 // vaddps 0x40(%rax,%rbp,4), %zmm5, %zmm5
+	LONG $0x4a7cf162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%rcx) {%k2}
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01a96459485cd162 // vmulps 0x40(%r9,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a86458485cf162 // vaddps 0x40(%rax,%rbp,4), %zmm4, %zmm4
-	LONG $0x4a7cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx) {%k2}
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm3, %zmm3
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm4, %zmm4
 	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
 	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	WORD $0x087e // jle 0x522b <k_qconv+0x520b>
-	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	WORD $0x06eb // jmp 0x5231 <k_qconv+0x5211>
-	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a95459486cd162 // vmulps 0x40(%r9,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x4a7cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx) {%k2}
-	LONG $0xfff7dde9; BYTE $0xff // jmp 0x4a30 <k_qconv+0x4a10>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x78468b48 // movq 0x78(%rsi), %rax
-	LONG $0x60568b48 // movq 0x60(%rsi), %rdx
-	QUAD $0x0000882494af0f48; BYTE $0x00 // imulq 0x88(%rsp), %rdx
-	LONG $0x687e8b4c // movq 0x68(%rsi), %r15
+	WORD $0x087e // jle 0x51d7 <k_qconv+0x51b7>
+	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
+	WORD $0x06eb // jmp 0x51dd <k_qconv+0x51bd>
+	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01a95c594864d162 // vmulps 0x40(%r9,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01a85c584864f162 // vaddps 0x40(%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x4a7cf162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%rcx) {%k2}
+	LONG $0xfff7e1e9; BYTE $0xff // jmp 0x49e0 <k_qconv+0x49c0>
+	BYTE $0x90 // nop
+	LONG $0x78468b49 // movq 0x78(%r14), %rax
+	LONG $0x60568b49 // movq 0x60(%r14), %rdx
+	LONG $0x54af0f48; WORD $0x7024 // imulq 0x70(%rsp), %rdx
+	LONG $0x687e8b4d // movq 0x68(%r14), %r15
 	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	WORD $0x8b49; BYTE $0x16 // movq (%r14), %rdx
 	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
+	LONG $0x18568b49 // movq 0x18(%r14), %rdx
 	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
-	LONG $0x80b68b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rsi), %r14
-	LONG $0x20468b4c // movq 0x20(%rsi), %r8
+	LONG $0x385e8b4d // movq 0x38(%r14), %r11
+	LONG $0x808e8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %r9
+	LONG $0x20468b4d // movq 0x20(%r14), %r8
 	LONG $0x246c8d4d; BYTE $0x01 // leaq 0x1(%r12), %r13
 	LONG $0xe8af0f4c // imulq %rax, %r13
-	QUAD $0x000000a024ac034c // addq 0xa0(%rsp), %r13
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	QUAD $0x0000009824ac034c // addq 0x98(%rsp), %r13
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x34eb // jmp 0x52f5 <k_qconv+0x52d5>
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
+	WORD $0x36eb // jmp 0x5295 <k_qconv+0x5275>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0x4c7ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax) {%k4}
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x4c7ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax) {%k4}
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x244c8d49; BYTE $0x02 // leaq 0x2(%r12), %rcx
-	LONG $0x246c034c; BYTE $0x58 // addq 0x58(%rsp), %r13
+	LONG $0x246c034c; BYTE $0x60 // addq 0x60(%rsp), %r13
 	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
-	LONG $0xe42e8f0f; WORD $0xffff // jg 0x3723 <k_qconv+0x3703>
+	LONG $0xe4788f0f; WORD $0xffff // jg 0x370d <k_qconv+0x36ed>
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x240c8948 // movq %rcx, (%rsp)
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x48fef162; WORD $0x1c6f; BYTE $0xa9 // vmovdqu64 (%rcx,%rbp,4), %zmm3
-	QUAD $0x01a9546f48fef162 // vmovdqu64 0x40(%rcx,%rbp,4), %zmm2
+	LONG $0x48fef162; WORD $0x246f; BYTE $0xa9 // vmovdqu64 (%rcx,%rbp,4), %zmm4
+	QUAD $0x01a95c6f48fef162 // vmovdqu64 0x40(%rcx,%rbp,4), %zmm3
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01468e0f; WORD $0x0000 // jle 0x5460 <k_qconv+0x5440>
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x01348e0f; WORD $0x0000 // jle 0x53f0 <k_qconv+0x53d0>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x244c0348; BYTE $0x50 // addq 0x50(%rsp), %rcx
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x307a8b48 // movq 0x30(%rdx), %rdi
-	LONG $0x40628b4c // movq 0x40(%rdx), %r12
+	LONG $0x244c0348; BYTE $0x28 // addq 0x28(%rsp), %rcx
+	LONG $0x307e8b49 // movq 0x30(%r14), %rdi
+	LONG $0x40668b4d // movq 0x40(%r14), %r12
 	QUAD $0x00000000a5148d4a // leaq (,%r12,4), %rdx
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
-	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x48fdf162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm6
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
 	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x1beb // jmp 0x536c <k_qconv+0x534c>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x0deb // jmp 0x52fc <k_qconv+0x52dc>
+	BYTE $0x90 // nop
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
-	LONG $0x0100840f; WORD $0x0000 // je 0x546c <k_qconv+0x544c>
+	LONG $0x0100840f; WORD $0x0000 // je 0x53fc <k_qconv+0x53dc>
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xef7e // jle 0x5360 <k_qconv+0x5340>
+	WORD $0xef7e // jle 0x52f0 <k_qconv+0x52d0>
 	LONG $0xef348b48 // movq (%rdi,%rbp,8), %rsi
 	LONG $0x311c8d48 // leaq (%rcx,%rsi), %rbx
 	LONG $0x13148d4c // leaq (%rbx,%rdx), %r10
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x48fed162; WORD $0x316f // vmovdqu64 (%r9), %zmm6
-	LONG $0x48fed162; WORD $0x796f; BYTE $0x01 // vmovdqu64 0x40(%r9), %zmm7
-	LONG $0x483df162; WORD $0xf671; BYTE $0x08 // vpsllw $0x8, %zmm6, %zmm8
-	LONG $0x483dd162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm8, %zmm8
-	LONG $0x484df162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm6, %zmm6
+	LONG $0x48fed162; WORD $0x396f // vmovdqu64 (%r9), %zmm7
+	LONG $0x48fe5162; WORD $0x416f; BYTE $0x01 // vmovdqu64 0x40(%r9), %zmm8
 	LONG $0x4835f162; WORD $0xf771; BYTE $0x08 // vpsllw $0x8, %zmm7, %zmm9
 	LONG $0x4835d162; WORD $0xe171; BYTE $0x08 // vpsraw $0x8, %zmm9, %zmm9
 	LONG $0x4845f162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm7, %zmm7
-	LONG $0x487d7262; WORD $0x1358 // vpbroadcastd (%rbx), %zmm10
-	LONG $0x48ad7162; WORD $0xd9db // vpandq %zmm1, %zmm10, %zmm11
-	LONG $0x482dd162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xe0f5 // vpmaddwd %zmm8, %zmm11, %zmm12
+	LONG $0x482dd162; WORD $0xf071; BYTE $0x08 // vpsllw $0x8, %zmm8, %zmm10
+	LONG $0x482dd162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm10, %zmm10
+	LONG $0x483dd162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm8, %zmm8
+	LONG $0x487d7262; WORD $0x1b58 // vpbroadcastd (%rbx), %zmm11
+	LONG $0x48a57162; WORD $0xe1db // vpandq %zmm1, %zmm11, %zmm12
+	LONG $0x4825d162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xe9f5 // vpmaddwd %zmm9, %zmm12, %zmm13
+	LONG $0x4815f162; WORD $0xf6fe // vpaddd %zmm6, %zmm13, %zmm6
+	LONG $0x48257162; WORD $0xeff5 // vpmaddwd %zmm7, %zmm11, %zmm13
+	LONG $0x484dd162; WORD $0xf5fe // vpaddd %zmm13, %zmm6, %zmm6
+	LONG $0x481d5162; WORD $0xe2f5 // vpmaddwd %zmm10, %zmm12, %zmm12
 	LONG $0x481df162; WORD $0xedfe // vpaddd %zmm5, %zmm12, %zmm5
-	LONG $0x482d7162; WORD $0xe6f5 // vpmaddwd %zmm6, %zmm10, %zmm12
-	LONG $0x4855d162; WORD $0xecfe // vpaddd %zmm12, %zmm5, %zmm5
-	LONG $0x48255162; WORD $0xd9f5 // vpmaddwd %zmm9, %zmm11, %zmm11
-	LONG $0x4825f162; WORD $0xe4fe // vpaddd %zmm4, %zmm11, %zmm4
-	LONG $0x482d7162; WORD $0xd7f5 // vpmaddwd %zmm7, %zmm10, %zmm10
-	LONG $0x485dd162; WORD $0xe2fe // vpaddd %zmm10, %zmm4, %zmm4
-	LONG $0x487d7262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm10
-	LONG $0x48ad7162; WORD $0xd9db // vpandq %zmm1, %zmm10, %zmm11
-	LONG $0x482dd162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xc0f5 // vpmaddwd %zmm8, %zmm11, %zmm8
-	LONG $0x483df162; WORD $0xdbfe // vpaddd %zmm3, %zmm8, %zmm3
-	LONG $0x482df162; WORD $0xf6f5 // vpmaddwd %zmm6, %zmm10, %zmm6
-	LONG $0x4865f162; WORD $0xdefe // vpaddd %zmm6, %zmm3, %zmm3
-	LONG $0x4825d162; WORD $0xf1f5 // vpmaddwd %zmm9, %zmm11, %zmm6
-	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
-	LONG $0x482df162; WORD $0xf7f5 // vpmaddwd %zmm7, %zmm10, %zmm6
-	LONG $0x486df162; WORD $0xd6fe // vpaddd %zmm6, %zmm2, %zmm2
+	LONG $0x48255162; WORD $0xd8f5 // vpmaddwd %zmm8, %zmm11, %zmm11
+	LONG $0x4855d162; WORD $0xebfe // vpaddd %zmm11, %zmm5, %zmm5
+	LONG $0x487d7262; WORD $0x1e58 // vpbroadcastd (%rsi), %zmm11
+	LONG $0x48a57162; WORD $0xe1db // vpandq %zmm1, %zmm11, %zmm12
+	LONG $0x4825d162; WORD $0xd371; BYTE $0x08 // vpsrlw $0x8, %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xc9f5 // vpmaddwd %zmm9, %zmm12, %zmm9
+	LONG $0x4835f162; WORD $0xe4fe // vpaddd %zmm4, %zmm9, %zmm4
+	LONG $0x4825f162; WORD $0xfff5 // vpmaddwd %zmm7, %zmm11, %zmm7
+	LONG $0x485df162; WORD $0xe7fe // vpaddd %zmm7, %zmm4, %zmm4
+	LONG $0x481dd162; WORD $0xfaf5 // vpmaddwd %zmm10, %zmm12, %zmm7
+	LONG $0x4845f162; WORD $0xdbfe // vpaddd %zmm3, %zmm7, %zmm3
+	LONG $0x4825d162; WORD $0xf8f5 // vpmaddwd %zmm8, %zmm11, %zmm7
+	LONG $0x4865f162; WORD $0xdffe // vpaddd %zmm7, %zmm3, %zmm3
 	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0x80e98349 // subq $-0x80, %r9
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	LONG $0xff2e820f; WORD $0xffff // jb 0x5380 <k_qconv+0x5360>
-	LONG $0xffff09e9; BYTE $0xff // jmp 0x5360 <k_qconv+0x5340>
+	LONG $0xff2e820f; WORD $0xffff // jb 0x5310 <k_qconv+0x52f0>
+	LONG $0xffff09e9; BYTE $0xff // jmp 0x52f0 <k_qconv+0x52d0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
+	LONG $0x48fdf162; WORD $0xf46f // vmovdqa64 %zmm4, %zmm6
 	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x6674 // je 0x54e0 <k_qconv+0x54c0>
+	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x6374 // je 0x5470 <k_qconv+0x5450>
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x02fe8349 // cmpq $0x2, %r14
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x00e9850f; WORD $0x0000 // jne 0x5580 <k_qconv+0x5560>
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x00e2850f; WORD $0x0000 // jne 0x5510 <k_qconv+0x54f0>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x01ce8e0f; WORD $0x0000 // jle 0x5674 <k_qconv+0x5654>
-	LONG $0x48fef162; WORD $0x287f // vmovdqu64 %zmm5, (%rax)
+	LONG $0x01c38e0f; WORD $0x0000 // jle 0x5600 <k_qconv+0x55e0>
+	LONG $0x48fef162; WORD $0x307f // vmovdqu64 %zmm6, (%rax)
 	LONG $0x1ff98348 // cmpq $0x1f, %rcx
-	LONG $0x026a860f; WORD $0x0000 // jbe 0x5720 <k_qconv+0x5700>
-	LONG $0x48fef162; WORD $0x607f; BYTE $0x01 // vmovdqu64 %zmm4, 0x40(%rax)
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0xb8 // vmovdqu64 %zmm3, (%rax,%r15,4)
-	QUAD $0x01b8547f48feb162 // vmovdqu64 %zmm2, 0x40(%rax,%r15,4)
-	LONG $0xfffe0fe9; BYTE $0xff // jmp 0x52e0 <k_qconv+0x52c0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487df262; WORD $0x7158; BYTE $0x22 // vpbroadcastd 0x88(%rcx), %zmm6
-	LONG $0x487df262; WORD $0x7958; BYTE $0x23 // vpbroadcastd 0x8c(%rcx), %zmm7
-	LONG $0x487d7262; WORD $0x4158; BYTE $0x24 // vpbroadcastd 0x90(%rcx), %zmm8
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01a86459485cd162 // vmulps 0x40(%r8,%rbp,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x484df162; WORD $0xedfe // vpaddd %zmm5, %zmm6, %zmm5
-	LONG $0x4855f262; WORD $0xef3d // vpmaxsd %zmm7, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xe839 // vpminsd %zmm8, %zmm5, %zmm5
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x677e // jle 0x55b3 <k_qconv+0x5593>
-	LONG $0x10508d48 // leaq 0x10(%rax), %rdx
-	LONG $0x487ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax)
-	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
-	LONG $0x485df262; WORD $0xe73d // vpmaxsd %zmm7, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe039 // vpminsd %zmm8, %zmm4, %zmm4
-	LONG $0x1ff98348 // cmpq $0x1f, %rcx
-	WORD $0x6976 // jbe 0x55d7 <k_qconv+0x55b7>
-	LONG $0x487ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx)
-	WORD $0x01b1 // movb $0x1, %cl
-	WORD $0x79eb // jmp 0x55f1 <k_qconv+0x55d1>
+	LONG $0x025f860f; WORD $0x0000 // jbe 0x56ac <k_qconv+0x568c>
+	LONG $0x48fef162; WORD $0x687f; BYTE $0x01 // vmovdqu64 %zmm5, 0x40(%rax)
+	LONG $0x48feb162; WORD $0x247f; BYTE $0xb8 // vmovdqu64 %zmm4, (%rax,%r15,4)
+	QUAD $0x01b85c7f48feb162 // vmovdqu64 %zmm3, 0x40(%rax,%r15,4)
+	LONG $0xfffe18e9; BYTE $0xff // jmp 0x5280 <k_qconv+0x5260>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x487dd262; WORD $0x7e58; BYTE $0x22 // vpbroadcastd 0x88(%r14), %zmm7
+	LONG $0x487d5262; WORD $0x4658; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm8
+	LONG $0x487d5262; WORD $0x4e58; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm9
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm5, %zmm5
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a86c594854d162 // vmulps 0x40(%r8,%rbp,4), %zmm5, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x4845f162; WORD $0xf6fe // vpaddd %zmm6, %zmm7, %zmm6
+	LONG $0x484dd262; WORD $0xf03d // vpmaxsd %zmm8, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf139 // vpminsd %zmm9, %zmm6, %zmm6
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x637e // jle 0x553f <k_qconv+0x551f>
+	LONG $0x10508d48 // leaq 0x10(%rax), %rdx
+	LONG $0x487ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax)
+	LONG $0x4845f162; WORD $0xedfe // vpaddd %zmm5, %zmm7, %zmm5
+	LONG $0x4855d262; WORD $0xe83d // vpmaxsd %zmm8, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xe939 // vpminsd %zmm9, %zmm5, %zmm5
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	WORD $0x6576 // jbe 0x5563 <k_qconv+0x5543>
+	LONG $0x487ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx)
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0x75eb // jmp 0x557d <k_qconv+0x555d>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm6, %zmm6
+	LONG $0x284e8b49 // movq 0x28(%r14), %rcx
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm6, %zmm6
 	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x00e58e0f; WORD $0x0000 // jle 0x568d <k_qconv+0x566d>
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x5693 <k_qconv+0x5673>
+	LONG $0x00e58e0f; WORD $0x0000 // jle 0x5619 <k_qconv+0x55f9>
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x561f <k_qconv+0x55ff>
 	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
 	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax) {%k4}
+	LONG $0x4c7ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax) {%k4}
 	LONG $0x10508d48 // leaq 0x10(%rax), %rdx
-	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
-	LONG $0x485df262; WORD $0xe73d // vpmaxsd %zmm7, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe039 // vpminsd %zmm8, %zmm4, %zmm4
+	LONG $0x4845f162; WORD $0xedfe // vpaddd %zmm5, %zmm7, %zmm5
+	LONG $0x4855d262; WORD $0xe83d // vpmaxsd %zmm8, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xe939 // vpminsd %zmm9, %zmm5, %zmm5
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xe692fbc5 // kmovd %esi, %k4
-	LONG $0x4c7ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx) {%k4}
+	LONG $0x4c7ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx) {%k4}
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a85459486cd162 // vmulps 0x40(%r8,%rbp,4), %zmm2, %zmm2
-	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
-	LONG $0x4865f262; WORD $0xdf3d // vpmaxsd %zmm7, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xd839 // vpminsd %zmm8, %zmm3, %zmm3
+	QUAD $0x01a85c594864d162 // vmulps 0x40(%r8,%rbp,4), %zmm3, %zmm3
+	LONG $0x4845f162; WORD $0xe4fe // vpaddd %zmm4, %zmm7, %zmm4
+	LONG $0x485dd262; WORD $0xe03d // vpmaxsd %zmm8, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe139 // vpminsd %zmm9, %zmm4, %zmm4
 	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	WORD $0x087e // jle 0x5637 <k_qconv+0x5617>
-	LONG $0x487ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax)
-	WORD $0x0eeb // jmp 0x5645 <k_qconv+0x5625>
+	WORD $0x087e // jle 0x55c3 <k_qconv+0x55a3>
+	LONG $0x487ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax)
+	WORD $0x0eeb // jmp 0x55d1 <k_qconv+0x55b1>
 	LONG $0x3024548b // movl 0x30(%rsp), %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0x4c7ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax) {%k4}
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x4c7ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax) {%k4}
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
 	LONG $0x10c08348 // addq $0x10, %rax
-	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
-	LONG $0x486df262; WORD $0xd73d // vpmaxsd %zmm7, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd039 // vpminsd %zmm8, %zmm2, %zmm2
+	LONG $0x4845f162; WORD $0xdbfe // vpaddd %zmm3, %zmm7, %zmm3
+	LONG $0x4865d262; WORD $0xd83d // vpmaxsd %zmm8, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xd939 // vpminsd %zmm9, %zmm3, %zmm3
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0xfc58840f; WORD $0xffff // je 0x52c1 <k_qconv+0x52a1>
-	LONG $0x487ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax)
-	LONG $0xfffc6ce9; BYTE $0xff // jmp 0x52e0 <k_qconv+0x52c0>
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	LONG $0x4a7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k2}
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0xb8 // vmovups %zmm3, (%rax,%r15,4) {%k1}
-	LONG $0x0000a1e9; BYTE $0x00 // jmp 0x572e <k_qconv+0x570e>
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01a86459485cd162 // vmulps 0x40(%r8,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0xfc6a840f; WORD $0xffff // je 0x525f <k_qconv+0x523f>
+	LONG $0x487ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax)
+	LONG $0xfffc80e9; BYTE $0xff // jmp 0x5280 <k_qconv+0x5260>
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	LONG $0x4a7cf162; WORD $0x6811; BYTE $0x01 // vmovups %zmm5, 0x40(%rax) {%k2}
+	LONG $0x497cb162; WORD $0x2411; BYTE $0xb8 // vmovups %zmm4, (%rax,%r15,4) {%k1}
+	LONG $0x0000a1e9; BYTE $0x00 // jmp 0x56ba <k_qconv+0x569a>
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01a86c594854d162 // vmulps 0x40(%r8,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01a96c584854f162 // vaddps 0x40(%rcx,%rbp,4), %zmm5, %zmm5
 	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
 	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	WORD $0x3c7e // jle 0x56fe <k_qconv+0x56de>
-	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a85459486cd162 // vmulps 0x40(%r8,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax)
-	LONG $0xfffbe2e9; BYTE $0xff // jmp 0x52e0 <k_qconv+0x52c0>
-	LONG $0x4a7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k2}
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
+	WORD $0x3c7e // jle 0x568a <k_qconv+0x566a>
+	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01a85c594864d162 // vmulps 0x40(%r8,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01a95c584864f162 // vaddps 0x40(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
+	LONG $0xfffbf6e9; BYTE $0xff // jmp 0x5280 <k_qconv+0x5260>
+	LONG $0x4a7cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k2}
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm4, %zmm4
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	WORD $0x357e // jle 0x574d <k_qconv+0x572d>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	WORD $0x33eb // jmp 0x5753 <k_qconv+0x5733>
-	LONG $0x4a7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k2}
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0xb8 // vmovdqu64 %zmm3, (%rax,%r15,4)
+	WORD $0x357e // jle 0x56d9 <k_qconv+0x56b9>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	WORD $0x33eb // jmp 0x56df <k_qconv+0x56bf>
+	LONG $0x4a7cf162; WORD $0x6811; BYTE $0x01 // vmovups %zmm5, 0x40(%rax) {%k2}
+	LONG $0x48feb162; WORD $0x247f; BYTE $0xb8 // vmovdqu64 %zmm4, (%rax,%r15,4)
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	QUAD $0x01b854114c7cb162 // vmovups %zmm2, 0x40(%rax,%r15,4) {%k4}
-	LONG $0xfffb93e9; BYTE $0xff // jmp 0x52e0 <k_qconv+0x52c0>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a85459486cd162 // vmulps 0x40(%r8,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x4a7cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax) {%k2}
-	LONG $0xfffb6be9; BYTE $0xff // jmp 0x52e0 <k_qconv+0x52c0>
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	QUAD $0x01b85c114c7cb162 // vmovups %zmm3, 0x40(%rax,%r15,4) {%k4}
+	LONG $0xfffba7e9; BYTE $0xff // jmp 0x5280 <k_qconv+0x5260>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01a85c594864d162 // vmulps 0x40(%r8,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01a95c584864f162 // vaddps 0x40(%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x4a7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k2}
+	LONG $0xfffb7fe9; BYTE $0xff // jmp 0x5280 <k_qconv+0x5260>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x28eb // jmp 0x57b1 <k_qconv+0x5791>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x31eb // jmp 0x5743 <k_qconv+0x5723>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
-	QUAD $0x0000009024bc0148 // addq %rdi, 0x90(%rsp)
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	LONG $0x24740148; BYTE $0x70 // addq %rsi, 0x70(%rsp)
 	QUAD $0x000000b024843b48 // cmpq 0xb0(%rsp), %rax
-	LONG $0xa8df840f; WORD $0xffff // je 0x90 <k_qconv+0x70>
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	QUAD $0x0000009824bc0348 // addq 0x98(%rsp), %rdi
-	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0xa95d840f; WORD $0xffff // je 0xa0 <k_qconv+0x80>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	QUAD $0x0000009024b40348 // addq 0x90(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x247c8348; WORD $0x0c38 // cmpq $0xc, 0x38(%rsp)
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x024d8d0f; WORD $0x0000 // jge 0x5a20 <k_qconv+0x5a00>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x08458d49 // leaq 0x8(%r13), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x025b8d0f; WORD $0x0000 // jge 0x59c0 <k_qconv+0x59a0>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x08468d49 // leaq 0x8(%r14), %rax
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x0e688e0f; WORD $0x0000 // jle 0x6650 <k_qconv+0x6630>
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
-	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
-	LONG $0x17048e0f; WORD $0x0000 // jle 0x6f00 <k_qconv+0x6ee0>
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x24448d49; BYTE $0x02 // leaq 0x2(%r12), %rax
+	LONG $0x10598e0f; WORD $0x0000 // jle 0x67d0 <k_qconv+0x67b0>
+	LONG $0x04468d49 // leaq 0x4(%r14), %rax
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0x1c4f8e0f; WORD $0x0000 // jle 0x7460 <k_qconv+0x7440>
-	LONG $0x24643b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r12
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0xff6f8d0f; WORD $0xffff // jge 0x5790 <k_qconv+0x5770>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x78578b48 // movq 0x78(%rdi), %rdx
-	LONG $0x604f8b48 // movq 0x60(%rdi), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x68478b48 // movq 0x68(%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
-	LONG $0x80978b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %r10
-	WORD $0x28eb // jmp 0x5879 <k_qconv+0x5859>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x24643b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r12
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0xff17840f; WORD $0xffff // je 0x5790 <k_qconv+0x5770>
-	LONG $0x48fed162; WORD $0x146f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm2
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x00b78e0f; WORD $0x0000 // jle 0x5940 <k_qconv+0x5920>
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x30588b4c // movq 0x30(%rax), %r11
-	LONG $0x40588b48 // movq 0x40(%rax), %rbx
-	QUAD $0x000000009d3c8d4c // leaq (,%rbx,4), %r15
-	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x12eb // jmp 0x58c8 <k_qconv+0x58a8>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x394d; BYTE $0xcd // cmpq %r9, %r13
-	WORD $0x7b74 // je 0x5943 <k_qconv+0x5923>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xf37e // jle 0x58c0 <k_qconv+0x58a0>
-	LONG $0xeb2c8b4b // movq (%r11,%r13,8), %rbp
-	WORD $0x0148; BYTE $0xfd // addq %rdi, %rbp
-	LONG $0x2f048d49 // leaq (%r15,%rbp), %rax
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48fed162; WORD $0x1c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm3
-	LONG $0x485df162; WORD $0xf371; BYTE $0x08 // vpsllw $0x8, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm4, %zmm4
-	LONG $0x4865f162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm3, %zmm3
-	LONG $0x487df262; WORD $0x6d58; BYTE $0x00 // vpbroadcastd (%rbp), %zmm5
-	LONG $0x48d5f162; WORD $0xf0db // vpandq %zmm0, %zmm5, %zmm6
-	LONG $0x484df162; WORD $0xe4f5 // vpmaddwd %zmm4, %zmm6, %zmm4
-	LONG $0x485df162; WORD $0xd2fe // vpaddd %zmm2, %zmm4, %zmm2
-	LONG $0x485df162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm5, %zmm4
-	LONG $0x485df162; WORD $0xdbf5 // vpmaddwd %zmm3, %zmm4, %zmm3
-	LONG $0x486df162; WORD $0xd3fe // vpaddd %zmm3, %zmm2, %zmm2
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	WORD $0xab72 // jb 0x58e0 <k_qconv+0x58c0>
-	WORD $0x89eb // jmp 0x58c0 <k_qconv+0x58a0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0xc6af0f49 // imulq %r14, %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2974 // je 0x5980 <k_qconv+0x5960>
-	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	WORD $0x6575 // jne 0x59d0 <k_qconv+0x59b0>
-	LONG $0x10fb8349 // cmpq $0x10, %r11
-	LONG $0xfeeb8c0f; WORD $0xffff // jl 0x5860 <k_qconv+0x5840>
-	LONG $0x48fef162; WORD $0x107f // vmovdqu64 %zmm2, (%rax)
-	LONG $0xfffee6e9; BYTE $0xff // jmp 0x5866 <k_qconv+0x5846>
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	LONG $0x207b8b49 // movq 0x20(%r11), %rdi
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x486cf162; WORD $0x1459; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x586dd162; WORD $0x53fe; BYTE $0x22 // vpaddd 0x88(%r11){1to16}, %zmm2, %zmm2
-	LONG $0x586dd262; WORD $0x533d; BYTE $0x23 // vpmaxsd 0x8c(%r11){1to16}, %zmm2, %zmm2
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x586dd262; WORD $0x5339; BYTE $0x24 // vpminsd 0x90(%r11){1to16}, %zmm2, %zmm2
-	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
-	WORD $0x457c // jl 0x5a05 <k_qconv+0x59e5>
-	LONG $0x487ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax)
-	LONG $0xfffe9be9; BYTE $0xff // jmp 0x5866 <k_qconv+0x5846>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x207b8b48 // movq 0x20(%rbx), %rdi
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm2, %zmm2
-	LONG $0x287b8b48 // movq 0x28(%rbx), %rdi
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xaf // vaddps (%rdi,%rbp,4), %zmm2, %zmm2
-	LONG $0x10fb8349 // cmpq $0x10, %r11
-	LONG $0xfe668c0f; WORD $0xffff // jl 0x5860 <k_qconv+0x5840>
-	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
-	LONG $0xfffe61e9; BYTE $0xff // jmp 0x5866 <k_qconv+0x5846>
-	LONG $0x30247c8b // movl 0x30(%rsp), %edi
-	LONG $0xd792fbc5 // kmovd %edi, %k2
-	LONG $0x4a7ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax) {%k2}
-	LONG $0xfffe4ee9; BYTE $0xff // jmp 0x5866 <k_qconv+0x5846>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x78428b4c // movq 0x78(%rdx), %r8
+	LONG $0x1a3a8e0f; WORD $0x0000 // jle 0x71c0 <k_qconv+0x71a0>
+	LONG $0x02468d49 // leaq 0x2(%r14), %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0x205b8e0f; WORD $0x0000 // jle 0x77f0 <k_qconv+0x77d0>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x24743b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0xff768d0f; WORD $0xffff // jge 0x5720 <k_qconv+0x5700>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x784a8b48 // movq 0x78(%rdx), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
 	LONG $0x604a8b48 // movq 0x60(%rdx), %rcx
 	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x685a8b4c // movq 0x68(%rdx), %r11
+	LONG $0x68428b48 // movq 0x68(%rdx), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0x8b48; BYTE $0x02 // movq (%rdx), %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x18428b48 // movq 0x18(%rdx), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x38628b4c // movq 0x38(%rdx), %r12
-	LONG $0x809a8b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdx), %rbx
-	LONG $0x204a8b48 // movq 0x20(%rdx), %rcx
-	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
+	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
+	LONG $0x18428b4c // movq 0x18(%rdx), %r8
+	LONG $0x384a8b4c // movq 0x38(%rdx), %r9
+	LONG $0x80928b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdx), %r10
+	WORD $0x24eb // jmp 0x5803 <k_qconv+0x57e3>
+	LONG $0x3024548b // movl 0x30(%rsp), %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax) {%k2}
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x24743b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0xff1d840f; WORD $0xffff // je 0x5720 <k_qconv+0x5700>
+	LONG $0x48fed162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm3
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x58d0 <k_qconv+0x58b0>
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x245c034c; BYTE $0x20 // addq 0x20(%rsp), %r11
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x30588b48 // movq 0x30(%rax), %rbx
+	LONG $0x40788b4c // movq 0x40(%rax), %r15
+	QUAD $0x00000000bd248d4e // leaq (,%r15,4), %r12
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
-	LONG $0x000226e9; BYTE $0x00 // jmp 0x5c94 <k_qconv+0x5c74>
-	LONG $0x3024448b // movl 0x30(%rsp), %eax
-	LONG $0xd092fbc5 // kmovd %eax, %k2
-	LONG $0x4a7e5262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm13, (%r13) {%k2}
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x481c7162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm12, %zmm12
-	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
-	LONG $0x407d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm16, %zmm12
-	LONG $0x481d5262; WORD $0xe73d // vpmaxsd %zmm15, %zmm12, %zmm12
-	LONG $0x481d5262; WORD $0xe639 // vpminsd %zmm14, %zmm12, %zmm12
-	QUAD $0x001d64314a7e1262 // vpmovdb %zmm12, (%r13,%r11) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x1c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm11, %zmm11
-	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
-	LONG $0x407d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm16, %zmm11
-	LONG $0x48255262; WORD $0xdf3d // vpmaxsd %zmm15, %zmm11, %zmm11
-	LONG $0x48255262; WORD $0xde39 // vpminsd %zmm14, %zmm11, %zmm11
-	LONG $0x4a7e1262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm11, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x1459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm10, %zmm10
-	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x407d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm16, %zmm10
-	LONG $0x482d5262; WORD $0xd73d // vpmaxsd %zmm15, %zmm10, %zmm10
-	LONG $0x482d5262; WORD $0xd639 // vpminsd %zmm14, %zmm10, %zmm10
-	LONG $0x4a7e1262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm10, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm9, %zmm9
-	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x407d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm16, %zmm9
-	LONG $0x48355262; WORD $0xcf3d // vpmaxsd %zmm15, %zmm9, %zmm9
-	LONG $0x48355262; WORD $0xce39 // vpminsd %zmm14, %zmm9, %zmm9
-	LONG $0x4a7e1262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm9, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0x0459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm8, %zmm8
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x407d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm16, %zmm8
-	LONG $0x483d5262; WORD $0xc73d // vpmaxsd %zmm15, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc639 // vpminsd %zmm14, %zmm8, %zmm8
-	LONG $0x4a7e1262; WORD $0x0431; BYTE $0x2b // vpmovdb %zmm8, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm7, %zmm7
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x407df162; WORD $0xfffe // vpaddd %zmm7, %zmm16, %zmm7
-	LONG $0x4845d262; WORD $0xff3d // vpmaxsd %zmm15, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfe39 // vpminsd %zmm14, %zmm7, %zmm7
-	LONG $0x4a7e9262; WORD $0x3c31; BYTE $0x2b // vpmovdb %zmm7, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x407df162; WORD $0xf6fe // vpaddd %zmm6, %zmm16, %zmm6
-	LONG $0x484dd262; WORD $0xf73d // vpmaxsd %zmm15, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf639 // vpminsd %zmm14, %zmm6, %zmm6
-	LONG $0x4a7e9262; WORD $0x3431; BYTE $0x2b // vpmovdb %zmm6, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x407df162; WORD $0xedfe // vpaddd %zmm5, %zmm16, %zmm5
-	LONG $0x4855d262; WORD $0xef3d // vpmaxsd %zmm15, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xee39 // vpminsd %zmm14, %zmm5, %zmm5
-	LONG $0x4a7e9262; WORD $0x2c31; BYTE $0x2b // vpmovdb %zmm5, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x407df162; WORD $0xe4fe // vpaddd %zmm4, %zmm16, %zmm4
-	LONG $0x485dd262; WORD $0xe73d // vpmaxsd %zmm15, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe639 // vpminsd %zmm14, %zmm4, %zmm4
-	LONG $0x4a7e9262; WORD $0x2431; BYTE $0x2b // vpmovdb %zmm4, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	WORD $0x15eb // jmp 0x5858 <k_qconv+0x5838>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x394d; BYTE $0xcd // cmpq %r9, %r13
+	WORD $0x7874 // je 0x58d0 <k_qconv+0x58b0>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0xf37e // jle 0x5850 <k_qconv+0x5830>
+	LONG $0xeb2c8b4a // movq (%rbx,%r13,8), %rbp
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x2c048d49 // leaq (%r12,%rbp), %rax
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48fef162; WORD $0x226f // vmovdqu64 (%rdx), %zmm4
+	LONG $0x4855f162; WORD $0xf471; BYTE $0x08 // vpsllw $0x8, %zmm4, %zmm5
+	LONG $0x4855f162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm5, %zmm5
+	LONG $0x485df162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm4, %zmm4
+	LONG $0x487df262; WORD $0x7558; BYTE $0x00 // vpbroadcastd (%rbp), %zmm6
+	LONG $0x48cdf162; WORD $0xf8db // vpandq %zmm0, %zmm6, %zmm7
+	LONG $0x4845f162; WORD $0xedf5 // vpmaddwd %zmm5, %zmm7, %zmm5
+	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
+	LONG $0x4855f162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm6, %zmm5
+	LONG $0x4855f162; WORD $0xe4f5 // vpmaddwd %zmm4, %zmm5, %zmm4
+	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	WORD $0xac72 // jb 0x5870 <k_qconv+0x5850>
+	WORD $0x8aeb // jmp 0x5850 <k_qconv+0x5830>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x3074 // je 0x5910 <k_qconv+0x58f0>
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x7c75 // jne 0x5970 <k_qconv+0x5950>
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	LONG $0x10fd8349 // cmpq $0x10, %r13
+	LONG $0x00a18c0f; WORD $0x0000 // jl 0x59a2 <k_qconv+0x5982>
+	LONG $0x48fef162; WORD $0x187f // vmovdqu64 %zmm3, (%rax)
+	LONG $0xfffee4e9; BYTE $0xff // jmp 0x57f0 <k_qconv+0x57d0>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x20538b49 // movq 0x20(%r11), %rdx
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x4864f162; WORD $0x1c59; BYTE $0xaa // vmulps (%rdx,%rbp,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x407df162; WORD $0xdbfe // vpaddd %zmm3, %zmm16, %zmm3
-	LONG $0x4865d262; WORD $0xdf3d // vpmaxsd %zmm15, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xde39 // vpminsd %zmm14, %zmm3, %zmm3
-	LONG $0x4a7e9262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm3, (%r11,%r13) {%k2}
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x407df162; WORD $0xd2fe // vpaddd %zmm2, %zmm16, %zmm2
-	LONG $0x486dd262; WORD $0xd73d // vpmaxsd %zmm15, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd639 // vpminsd %zmm14, %zmm2, %zmm2
-	LONG $0x4a7e9262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm2, (%r11,%r13) {%k2}
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x0c458d49 // leaq 0xc(%r13), %rax
+	LONG $0x5865d162; WORD $0x5bfe; BYTE $0x22 // vpaddd 0x88(%r11){1to16}, %zmm3, %zmm3
+	LONG $0x5865d262; WORD $0x5b3d; BYTE $0x23 // vpmaxsd 0x8c(%r11){1to16}, %zmm3, %zmm3
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0x5865d262; WORD $0x5b39; BYTE $0x24 // vpminsd 0x90(%r11){1to16}, %zmm3, %zmm3
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x10fd8349 // cmpq $0x10, %r13
+	LONG $0xfe878c0f; WORD $0xffff // jl 0x57df <k_qconv+0x57bf>
+	LONG $0x487ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax)
+	LONG $0xfffe8ae9; BYTE $0xff // jmp 0x57ed <k_qconv+0x57cd>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x20538b49 // movq 0x20(%r11), %rdx
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864f162; WORD $0x1c59; BYTE $0xaa // vmulps (%rdx,%rbp,4), %zmm3, %zmm3
+	LONG $0x28538b49 // movq 0x28(%r11), %rdx
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0xaa // vaddps (%rdx,%rbp,4), %zmm3, %zmm3
+	LONG $0x10fd8349 // cmpq $0x10, %r13
+	WORD $0x167c // jl 0x59ad <k_qconv+0x598d>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	LONG $0xfffe4be9; BYTE $0xff // jmp 0x57ed <k_qconv+0x57cd>
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0xfffe43e9; BYTE $0xff // jmp 0x57f0 <k_qconv+0x57d0>
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0xfffe35e9; BYTE $0xff // jmp 0x57ed <k_qconv+0x57cd>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x10f58349 // xorq $0x10, %r13
+	LONG $0x78468b4d // movq 0x78(%r14), %r8
+	LONG $0x60568b49 // movq 0x60(%r14), %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x685e8b4d // movq 0x68(%r14), %r11
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x184e8b49 // movq 0x18(%r14), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x38668b4d // movq 0x38(%r14), %r12
+	LONG $0x809e8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %rbx
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x10f18348 // xorq $0x10, %rcx
+	WORD $0x094c; BYTE $0xe9 // orq %r13, %rcx
+	LONG $0x2444940f; BYTE $0x50 // sete 0x50(%rsp)
+	LONG $0x20568b4d // movq 0x20(%r14), %r10
+	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
+	LONG $0x0001c0e9; BYTE $0x00 // jmp 0x5bdc <k_qconv+0x5bbc>
+	LONG $0x487d7262; WORD $0xf87b // vpbroadcastw %eax, %zmm15
+	QUAD $0x008c8178487de262; WORD $0x0000 // vpbroadcastb 0x8c(%rcx), %zmm16
+	QUAD $0x00908978487de262; WORD $0x0000 // vpbroadcastb 0x90(%rcx), %zmm17
+	LONG $0x487cc162; WORD $0x1410; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm18
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x406c5162; WORD $0xf659 // vmulps %zmm14, %zmm18, %zmm14
+	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x406c5162; WORD $0xed59 // vmulps %zmm13, %zmm18, %zmm13
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xed6b // vpackssdw %zmm13, %zmm14, %zmm13
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x406c5162; WORD $0xe459 // vmulps %zmm12, %zmm18, %zmm12
+	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x406c5162; WORD $0xdb59 // vmulps %zmm11, %zmm18, %zmm11
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xdb6b // vpackssdw %zmm11, %zmm12, %zmm11
+	LONG $0x48155162; WORD $0xe7ed // vpaddsw %zmm15, %zmm13, %zmm12
+	LONG $0x48255162; WORD $0xdfed // vpaddsw %zmm15, %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xdb67 // vpackuswb %zmm11, %zmm12, %zmm11
+	LONG $0x48253162; WORD $0xd8de // vpmaxub %zmm16, %zmm11, %zmm11
+	LONG $0x48253162; WORD $0xd9da // vpminub %zmm17, %zmm11, %zmm11
+	LONG $0x486d5262; WORD $0xdb36 // vpermd %zmm11, %zmm2, %zmm11
+	LONG $0x48fe5162; WORD $0x5d7f; BYTE $0x00 // vmovdqu64 %zmm11, (%r13)
+	LONG $0x487c5162; WORD $0x1c10; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm11
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48245162; WORD $0xd259 // vmulps %zmm10, %zmm11, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48245162; WORD $0xc959 // vmulps %zmm9, %zmm11, %zmm9
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc96b // vpackssdw %zmm9, %zmm10, %zmm9
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48245162; WORD $0xc059 // vmulps %zmm8, %zmm11, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x4824f162; WORD $0xff59 // vmulps %zmm7, %zmm11, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
+	LONG $0x48355162; WORD $0xc7ed // vpaddsw %zmm15, %zmm9, %zmm8
+	LONG $0x4845d162; WORD $0xffed // vpaddsw %zmm15, %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff67 // vpackuswb %zmm7, %zmm8, %zmm7
+	LONG $0x4845b162; WORD $0xf8de // vpmaxub %zmm16, %zmm7, %zmm7
+	LONG $0x4845b162; WORD $0xf9da // vpminub %zmm17, %zmm7, %zmm7
+	LONG $0x486df262; WORD $0xff36 // vpermd %zmm7, %zmm2, %zmm7
+	LONG $0x48fed162; WORD $0x7d7f; BYTE $0x01 // vmovdqu64 %zmm7, 0x40(%r13)
+	LONG $0x487cd162; WORD $0x3c10; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm7
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x4844f162; WORD $0xf659 // vmulps %zmm6, %zmm7, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4844f162; WORD $0xed59 // vmulps %zmm5, %zmm7, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4844f162; WORD $0xe459 // vmulps %zmm4, %zmm7, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4844f162; WORD $0xdb59 // vmulps %zmm3, %zmm7, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x4855d162; WORD $0xe7ed // vpaddsw %zmm15, %zmm5, %zmm4
+	LONG $0x4865d162; WORD $0xdfed // vpaddsw %zmm15, %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb67 // vpackuswb %zmm3, %zmm4, %zmm3
+	LONG $0x4865b162; WORD $0xd8de // vpmaxub %zmm16, %zmm3, %zmm3
+	LONG $0x4865b162; WORD $0xd9da // vpminub %zmm17, %zmm3, %zmm3
+	LONG $0x486df262; WORD $0xdb36 // vpermd %zmm3, %zmm2, %zmm3
+	LONG $0x48fed162; WORD $0x5d7f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%r13)
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x0c468d49 // leaq 0xc(%r14), %rax
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xfb428f0f; WORD $0xffff // jg 0x57d6 <k_qconv+0x57b6>
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x48fef162; WORD $0x146f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm2
+	LONG $0xfb8c8f0f; WORD $0xffff // jg 0x5768 <k_qconv+0x5748>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x48fef162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm3
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x02f28e0f; WORD $0x0000 // jle 0x5fa0 <k_qconv+0x5f80>
+	LONG $0x02f68e0f; WORD $0x0000 // jle 0x5ef0 <k_qconv+0x5ed0>
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	LONG $0xc5af0f49 // imulq %r13, %rax
 	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x30568b48 // movq 0x30(%rsi), %rdx
-	LONG $0x40768b48 // movq 0x40(%rsi), %rsi
-	QUAD $0x00000000b51c8d48 // leaq (,%rsi,4), %rbx
-	LONG $0x48fdf162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm3
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
-	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
-	LONG $0x48fdf162; WORD $0xfa6f // vmovdqa64 %zmm2, %zmm7
-	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
-	LONG $0x48fd7162; WORD $0xca6f // vmovdqa64 %zmm2, %zmm9
-	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
-	LONG $0x48fd7162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm11
-	LONG $0x48fd7162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm12
-	LONG $0x48fd7162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm13
-	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x30718b48 // movq 0x30(%rcx), %rsi
+	LONG $0x40498b48 // movq 0x40(%rcx), %rcx
+	QUAD $0x000000008d1c8d48 // leaq (,%rcx,4), %rbx
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
+	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
+	LONG $0x48fd7162; WORD $0xc36f // vmovdqa64 %zmm3, %zmm8
+	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
+	LONG $0x48fd7162; WORD $0xd36f // vmovdqa64 %zmm3, %zmm10
+	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
+	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
+	LONG $0x48fd7162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm13
+	LONG $0x48fd7162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm14
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x12eb // jmp 0x5d2c <k_qconv+0x5d0c>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x15eb // jmp 0x5c7c <k_qconv+0x5c5c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	LONG $0x02b6840f; WORD $0x0000 // je 0x5fe2 <k_qconv+0x5fc2>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0xef7e // jle 0x5d20 <k_qconv+0x5d00>
-	LONG $0xd20c8b4e // movq (%rdx,%r10,8), %r9
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	LONG $0x192c8d49 // leaq (%r9,%rbx), %rbp
+	LONG $0x02b6840f; WORD $0x0000 // je 0x5f32 <k_qconv+0x5f12>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0xef7e // jle 0x5c70 <k_qconv+0x5c50>
+	LONG $0xd63c8b4a // movq (%rsi,%r10,8), %rdi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x1f2c8d48 // leaq (%rdi,%rbx), %rbp
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fe5162; WORD $0x3f6f // vmovdqu64 (%r15), %zmm15
-	LONG $0x480dd162; WORD $0xf771; BYTE $0x08 // vpsllw $0x8, %zmm15, %zmm14
-	LONG $0x480dd162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm14, %zmm14
-	LONG $0x487dc262; WORD $0x0158 // vpbroadcastd (%r9), %zmm16
+	LONG $0x48fec162; WORD $0x076f // vmovdqu64 (%r15), %zmm16
+	LONG $0x4805b162; WORD $0xf071; BYTE $0x08 // vpsllw $0x8, %zmm16, %zmm15
 	LONG $0x4805d162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm15, %zmm15
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
-	LONG $0x40755162; WORD $0xedfe // vpaddd %zmm13, %zmm17, %zmm13
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x48153162; WORD $0xe8fe // vpaddd %zmm16, %zmm13, %zmm13
-	LONG $0x013c8d4b // leaq (%r9,%r8), %rdi
-	LONG $0x487d8262; WORD $0x0458; BYTE $0x01 // vpbroadcastd (%r9,%r8), %zmm16
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
-	LONG $0x40755162; WORD $0xe4fe // vpaddd %zmm12, %zmm17, %zmm12
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x481d3162; WORD $0xe0fe // vpaddd %zmm16, %zmm12, %zmm12
-	LONG $0x487dc262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm16
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
-	LONG $0x40755162; WORD $0xdbfe // vpaddd %zmm11, %zmm17, %zmm11
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x48253162; WORD $0xd8fe // vpaddd %zmm16, %zmm11, %zmm11
-	LONG $0x487dc262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm16
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
-	LONG $0x40755162; WORD $0xd2fe // vpaddd %zmm10, %zmm17, %zmm10
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x482d3162; WORD $0xd0fe // vpaddd %zmm16, %zmm10, %zmm10
-	LONG $0x487dc262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm16
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
+	LONG $0x487de262; WORD $0x0f58 // vpbroadcastd (%rdi), %zmm17
+	LONG $0x407db162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm16, %zmm16
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
+	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm18, %zmm14
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x480d3162; WORD $0xf1fe // vpaddd %zmm17, %zmm14, %zmm14
+	LONG $0x070c8d4e // leaq (%rdi,%r8), %r9
+	LONG $0x487da262; WORD $0x0c58; BYTE $0x07 // vpbroadcastd (%rdi,%r8), %zmm17
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
+	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406d5162; WORD $0xedfe // vpaddd %zmm13, %zmm18, %zmm13
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x48153162; WORD $0xe9fe // vpaddd %zmm17, %zmm13, %zmm13
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm17
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
+	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm18, %zmm12
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x481d3162; WORD $0xe1fe // vpaddd %zmm17, %zmm12, %zmm12
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm17
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
+	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm18, %zmm11
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x48253162; WORD $0xd9fe // vpaddd %zmm17, %zmm11, %zmm11
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm17
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
+	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm18, %zmm10
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x487d8262; WORD $0x1458; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm18
+	LONG $0x482d3162; WORD $0xd1fe // vpaddd %zmm17, %zmm10, %zmm10
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40ede162; WORD $0xc9db // vpandq %zmm1, %zmm18, %zmm17
+	LONG $0x406db162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm18, %zmm18
+	LONG $0x4075c162; WORD $0xcff5 // vpmaddwd %zmm15, %zmm17, %zmm17
 	LONG $0x40755162; WORD $0xc9fe // vpaddd %zmm9, %zmm17, %zmm9
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x487dc262; WORD $0x0c58; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm17
-	LONG $0x48353162; WORD $0xc8fe // vpaddd %zmm16, %zmm9, %zmm9
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40f5e162; WORD $0xc1db // vpandq %zmm1, %zmm17, %zmm16
+	LONG $0x406da162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm18, %zmm17
+	LONG $0x48353162; WORD $0xc9fe // vpaddd %zmm17, %zmm9, %zmm9
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm17
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
 	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
-	LONG $0x407dc162; WORD $0xc6f5 // vpmaddwd %zmm14, %zmm16, %zmm16
-	LONG $0x407d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm16, %zmm8
-	LONG $0x4075c162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm17, %zmm16
-	LONG $0x483d3162; WORD $0xc0fe // vpaddd %zmm16, %zmm8, %zmm8
-	LONG $0x487dc262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm16
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
-	LONG $0x4075f162; WORD $0xfffe // vpaddd %zmm7, %zmm17, %zmm7
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x4845b162; WORD $0xf8fe // vpaddd %zmm16, %zmm7, %zmm7
-	LONG $0x487dc262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm16
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
-	LONG $0x4075f162; WORD $0xf6fe // vpaddd %zmm6, %zmm17, %zmm6
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x484db162; WORD $0xf0fe // vpaddd %zmm16, %zmm6, %zmm6
-	LONG $0x487dc262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm16
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm18, %zmm8
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x483d3162; WORD $0xc1fe // vpaddd %zmm17, %zmm8, %zmm8
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm17
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
+	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406df162; WORD $0xfffe // vpaddd %zmm7, %zmm18, %zmm7
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x4845b162; WORD $0xf9fe // vpaddd %zmm17, %zmm7, %zmm7
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm17
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
+	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406df162; WORD $0xf6fe // vpaddd %zmm6, %zmm18, %zmm6
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x487d8262; WORD $0x1458; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm18
+	LONG $0x484db162; WORD $0xf1fe // vpaddd %zmm17, %zmm6, %zmm6
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40ede162; WORD $0xc9db // vpandq %zmm1, %zmm18, %zmm17
+	LONG $0x406db162; WORD $0xd271; BYTE $0x08 // vpsrlw $0x8, %zmm18, %zmm18
+	LONG $0x4075c162; WORD $0xcff5 // vpmaddwd %zmm15, %zmm17, %zmm17
 	LONG $0x4075f162; WORD $0xedfe // vpaddd %zmm5, %zmm17, %zmm5
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x487dc262; WORD $0x0c58; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm17
-	LONG $0x4855b162; WORD $0xe8fe // vpaddd %zmm16, %zmm5, %zmm5
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40f5e162; WORD $0xc1db // vpandq %zmm1, %zmm17, %zmm16
+	LONG $0x406da162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm18, %zmm17
+	LONG $0x4855b162; WORD $0xe9fe // vpaddd %zmm17, %zmm5, %zmm5
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm17
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
 	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
-	LONG $0x407dc162; WORD $0xc6f5 // vpmaddwd %zmm14, %zmm16, %zmm16
-	LONG $0x407df162; WORD $0xe4fe // vpaddd %zmm4, %zmm16, %zmm4
-	LONG $0x4075c162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm17, %zmm16
-	LONG $0x485db162; WORD $0xe0fe // vpaddd %zmm16, %zmm4, %zmm4
-	LONG $0x487dc262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm16
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x4075c162; WORD $0xcef5 // vpmaddwd %zmm14, %zmm17, %zmm17
-	LONG $0x4075f162; WORD $0xdbfe // vpaddd %zmm3, %zmm17, %zmm3
-	LONG $0x407dc162; WORD $0xc7f5 // vpmaddwd %zmm15, %zmm16, %zmm16
-	LONG $0x4865b162; WORD $0xd8fe // vpaddd %zmm16, %zmm3, %zmm3
-	LONG $0x487dc262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%r8,%rdi), %zmm16
-	LONG $0x40fde162; WORD $0xc9db // vpandq %zmm1, %zmm16, %zmm17
-	LONG $0x407db162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm16, %zmm16
-	LONG $0x40755162; WORD $0xf6f5 // vpmaddwd %zmm14, %zmm17, %zmm14
-	LONG $0x480df162; WORD $0xd2fe // vpaddd %zmm2, %zmm14, %zmm2
-	LONG $0x407d5162; WORD $0xf7f5 // vpmaddwd %zmm15, %zmm16, %zmm14
-	LONG $0x486dd162; WORD $0xd6fe // vpaddd %zmm14, %zmm2, %zmm2
-	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x406dc162; WORD $0xd7f5 // vpmaddwd %zmm15, %zmm18, %zmm18
+	LONG $0x406df162; WORD $0xe4fe // vpaddd %zmm4, %zmm18, %zmm4
+	LONG $0x4075a162; WORD $0xc8f5 // vpmaddwd %zmm16, %zmm17, %zmm17
+	LONG $0x485db162; WORD $0xe1fe // vpaddd %zmm17, %zmm4, %zmm4
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x08 // vpbroadcastd (%r8,%r9), %zmm17
+	LONG $0x40f5e162; WORD $0xd1db // vpandq %zmm1, %zmm17, %zmm18
+	LONG $0x4075b162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm17, %zmm17
+	LONG $0x406d5162; WORD $0xfff5 // vpmaddwd %zmm15, %zmm18, %zmm15
+	LONG $0x4805f162; WORD $0xdbfe // vpaddd %zmm3, %zmm15, %zmm3
+	LONG $0x40753162; WORD $0xf8f5 // vpmaddwd %zmm16, %zmm17, %zmm15
+	LONG $0x4865d162; WORD $0xdffe // vpaddd %zmm15, %zmm3, %zmm3
+	LONG $0x04c78348 // addq $0x4, %rdi
 	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	LONG $0xfda6820f; WORD $0xffff // jb 0x5d40 <k_qconv+0x5d20>
-	LONG $0xfffd81e9; BYTE $0xff // jmp 0x5d20 <k_qconv+0x5d00>
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	LONG $0xfda6820f; WORD $0xffff // jb 0x5c90 <k_qconv+0x5c70>
+	LONG $0xfffd81e9; BYTE $0xff // jmp 0x5c70 <k_qconv+0x5c50>
 	BYTE $0x90 // nop
-	LONG $0x48fdf162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm3
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
-	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
-	LONG $0x48fdf162; WORD $0xfa6f // vmovdqa64 %zmm2, %zmm7
-	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
-	LONG $0x48fd7162; WORD $0xca6f // vmovdqa64 %zmm2, %zmm9
-	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
-	LONG $0x48fd7162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm11
-	LONG $0x48fd7162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm12
-	LONG $0x48fd7162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm13
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
+	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
+	LONG $0x48fd7162; WORD $0xc36f // vmovdqa64 %zmm3, %zmm8
+	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
+	LONG $0x48fd7162; WORD $0xd36f // vmovdqa64 %zmm3, %zmm10
+	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
+	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
+	LONG $0x48fd7162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm13
+	LONG $0x48fd7162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm14
 	LONG $0xebaf0f4d // imulq %r11, %r13
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00a7840f; WORD $0x0000 // je 0x60a0 <k_qconv+0x6080>
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0xa8148d4a // leaq (%rax,%r13,4), %rdx
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x02ff850f; WORD $0x0000 // jne 0x6310 <k_qconv+0x62f0>
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x04768e0f; WORD $0x0000 // jle 0x6493 <k_qconv+0x6473>
-	LONG $0x48fe7162; WORD $0x2a7f // vmovdqu64 %zmm13, (%rdx)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48fe3162; WORD $0x247f; BYTE $0x9a // vmovdqu64 %zmm12, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48fe3162; WORD $0x1c7f; BYTE $0x98 // vmovdqu64 %zmm11, (%rax,%r11,4)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48fe3162; WORD $0x147f; BYTE $0x9a // vmovdqu64 %zmm10, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48fe3162; WORD $0x0c7f; BYTE $0x98 // vmovdqu64 %zmm9, (%rax,%r11,4)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48fe3162; WORD $0x047f; BYTE $0x9a // vmovdqu64 %zmm8, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x98 // vmovdqu64 %zmm7, (%rax,%r11,4)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48feb162; WORD $0x347f; BYTE $0x9a // vmovdqu64 %zmm6, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x98 // vmovdqu64 %zmm5, (%rax,%r11,4)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48feb162; WORD $0x247f; BYTE $0x9a // vmovdqu64 %zmm4, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x98 // vmovdqu64 %zmm3, (%rax,%r11,4)
-	LONG $0x48feb162; WORD $0x147f; BYTE $0x9a // vmovdqu64 %zmm2, (%rdx,%r11,4)
-	LONG $0xfffbe3e9; BYTE $0xff // jmp 0x5c80 <k_qconv+0x5c60>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x246c034c; BYTE $0x48 // addq 0x48(%rsp), %r13
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x00b4840f; WORD $0x0000 // je 0x6000 <k_qconv+0x5fe0>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487de262; WORD $0x4058; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm16
-	LONG $0x487d7262; WORD $0x7858; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm15
-	LONG $0x487d7262; WORD $0x7058; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm14
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x48147162; WORD $0x2c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm13, %zmm13
-	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
-	LONG $0x407d5162; WORD $0xedfe // vpaddd %zmm13, %zmm16, %zmm13
-	LONG $0x48155262; WORD $0xef3d // vpmaxsd %zmm15, %zmm13, %zmm13
-	LONG $0x48155262; WORD $0xee39 // vpminsd %zmm14, %zmm13, %zmm13
+	LONG $0xa80c8d4a // leaq (%rax,%r13,4), %rcx
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x031d850f; WORD $0x0000 // jne 0x6280 <k_qconv+0x6260>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	LONG $0x04958e0f; WORD $0x0000 // jle 0x6407 <k_qconv+0x63e7>
+	LONG $0x48fe7162; WORD $0x317f // vmovdqu64 %zmm14, (%rcx)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48fe3162; WORD $0x2c7f; BYTE $0x99 // vmovdqu64 %zmm13, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48fe3162; WORD $0x247f; BYTE $0x98 // vmovdqu64 %zmm12, (%rax,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48fe3162; WORD $0x1c7f; BYTE $0x99 // vmovdqu64 %zmm11, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48fe3162; WORD $0x147f; BYTE $0x98 // vmovdqu64 %zmm10, (%rax,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48fe3162; WORD $0x0c7f; BYTE $0x99 // vmovdqu64 %zmm9, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48fe3162; WORD $0x047f; BYTE $0x98 // vmovdqu64 %zmm8, (%rax,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x99 // vmovdqu64 %zmm7, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x98 // vmovdqu64 %zmm6, (%rax,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x99 // vmovdqu64 %zmm5, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x98 // vmovdqu64 %zmm4, (%rax,%r11,4)
+	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x99 // vmovdqu64 %zmm3, (%rcx,%r11,4)
+	LONG $0xfffbdbe9; BYTE $0xff // jmp 0x5bcd <k_qconv+0x5bad>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x242c034c // addq (%rsp), %r13
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0088818b; WORD $0x0000 // movl 0x88(%rcx), %eax
+	LONG $0x50247c80; BYTE $0x00 // cmpb $0x0, 0x50(%rsp)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xf9fd850f; WORD $0xffff // jne 0x5a1c <k_qconv+0x59fc>
+	LONG $0x487de262; WORD $0xc87c // vpbroadcastd %eax, %zmm17
+	LONG $0x487de262; WORD $0x4158; BYTE $0x23 // vpbroadcastd 0x8c(%rcx), %zmm16
+	LONG $0x487d7262; WORD $0x7958; BYTE $0x24 // vpbroadcastd 0x90(%rcx), %zmm15
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x480c5162; WORD $0x3459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm14, %zmm14
+	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
+	LONG $0x40755162; WORD $0xf6fe // vpaddd %zmm14, %zmm17, %zmm14
+	LONG $0x480d3262; WORD $0xf03d // vpmaxsd %zmm16, %zmm14, %zmm14
+	LONG $0x480d5262; WORD $0xf739 // vpminsd %zmm15, %zmm14, %zmm14
 	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0xf97a8e0f; WORD $0xffff // jle 0x5a6e <k_qconv+0x5a4e>
-	LONG $0x487e5262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm13, (%r13)
+	LONG $0x05538e0f; WORD $0x0000 // jle 0x65b7 <k_qconv+0x6597>
+	LONG $0x487e5262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm14, (%r13)
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48145162; WORD $0x2c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm13, %zmm13
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x40755162; WORD $0xedfe // vpaddd %zmm13, %zmm17, %zmm13
+	LONG $0x48153262; WORD $0xe83d // vpmaxsd %zmm16, %zmm13, %zmm13
+	LONG $0x48155262; WORD $0xef39 // vpminsd %zmm15, %zmm13, %zmm13
+	QUAD $0x001d6c31487e1262 // vpmovdb %zmm13, (%r13,%r11)
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x481c7162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm12, %zmm12
+	LONG $0x481c5162; WORD $0x2459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm12, %zmm12
 	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
-	LONG $0x407d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm16, %zmm12
-	LONG $0x481d5262; WORD $0xe73d // vpmaxsd %zmm15, %zmm12, %zmm12
-	LONG $0x481d5262; WORD $0xe639 // vpminsd %zmm14, %zmm12, %zmm12
-	QUAD $0x001d6431487e1262 // vpmovdb %zmm12, (%r13,%r11)
+	LONG $0x40755162; WORD $0xe4fe // vpaddd %zmm12, %zmm17, %zmm12
+	LONG $0x481d3262; WORD $0xe03d // vpmaxsd %zmm16, %zmm12, %zmm12
+	LONG $0x481d5262; WORD $0xe739 // vpminsd %zmm15, %zmm12, %zmm12
+	LONG $0x487e1262; WORD $0x2431; BYTE $0x2b // vpmovdb %zmm12, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x1c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm11, %zmm11
+	LONG $0x48245162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm11, %zmm11
 	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
-	LONG $0x407d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm16, %zmm11
-	LONG $0x48255262; WORD $0xdf3d // vpmaxsd %zmm15, %zmm11, %zmm11
-	LONG $0x48255262; WORD $0xde39 // vpminsd %zmm14, %zmm11, %zmm11
+	LONG $0x40755162; WORD $0xdbfe // vpaddd %zmm11, %zmm17, %zmm11
+	LONG $0x48253262; WORD $0xd83d // vpmaxsd %zmm16, %zmm11, %zmm11
+	LONG $0x48255262; WORD $0xdf39 // vpminsd %zmm15, %zmm11, %zmm11
 	LONG $0x487e1262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm11, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x1459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm10, %zmm10
 	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x407d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm16, %zmm10
-	LONG $0x482d5262; WORD $0xd73d // vpmaxsd %zmm15, %zmm10, %zmm10
-	LONG $0x482d5262; WORD $0xd639 // vpminsd %zmm14, %zmm10, %zmm10
+	LONG $0x40755162; WORD $0xd2fe // vpaddd %zmm10, %zmm17, %zmm10
+	LONG $0x482d3262; WORD $0xd03d // vpmaxsd %zmm16, %zmm10, %zmm10
+	LONG $0x482d5262; WORD $0xd739 // vpminsd %zmm15, %zmm10, %zmm10
 	LONG $0x487e1262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm10, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm9, %zmm9
+	LONG $0x48345162; WORD $0x0c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm9, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x407d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm16, %zmm9
-	LONG $0x48355262; WORD $0xcf3d // vpmaxsd %zmm15, %zmm9, %zmm9
-	LONG $0x48355262; WORD $0xce39 // vpminsd %zmm14, %zmm9, %zmm9
+	LONG $0x40755162; WORD $0xc9fe // vpaddd %zmm9, %zmm17, %zmm9
+	LONG $0x48353262; WORD $0xc83d // vpmaxsd %zmm16, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcf39 // vpminsd %zmm15, %zmm9, %zmm9
 	LONG $0x487e1262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm9, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0x0459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm8, %zmm8
 	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x407d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm16, %zmm8
-	LONG $0x483d5262; WORD $0xc73d // vpmaxsd %zmm15, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc639 // vpminsd %zmm14, %zmm8, %zmm8
+	LONG $0x40755162; WORD $0xc0fe // vpaddd %zmm8, %zmm17, %zmm8
+	LONG $0x483d3262; WORD $0xc03d // vpmaxsd %zmm16, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc739 // vpminsd %zmm15, %zmm8, %zmm8
 	LONG $0x487e1262; WORD $0x0431; BYTE $0x2b // vpmovdb %zmm8, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm7, %zmm7
+	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x407df162; WORD $0xfffe // vpaddd %zmm7, %zmm16, %zmm7
-	LONG $0x4845d262; WORD $0xff3d // vpmaxsd %zmm15, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfe39 // vpminsd %zmm14, %zmm7, %zmm7
+	LONG $0x4075f162; WORD $0xfffe // vpaddd %zmm7, %zmm17, %zmm7
+	LONG $0x4845b262; WORD $0xf83d // vpmaxsd %zmm16, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xff39 // vpminsd %zmm15, %zmm7, %zmm7
 	LONG $0x487e9262; WORD $0x3c31; BYTE $0x2b // vpmovdb %zmm7, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm6, %zmm6
 	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x407df162; WORD $0xf6fe // vpaddd %zmm6, %zmm16, %zmm6
-	LONG $0x484dd262; WORD $0xf73d // vpmaxsd %zmm15, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf639 // vpminsd %zmm14, %zmm6, %zmm6
+	LONG $0x4075f162; WORD $0xf6fe // vpaddd %zmm6, %zmm17, %zmm6
+	LONG $0x484db262; WORD $0xf03d // vpmaxsd %zmm16, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf739 // vpminsd %zmm15, %zmm6, %zmm6
 	LONG $0x487e9262; WORD $0x3431; BYTE $0x2b // vpmovdb %zmm6, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x407df162; WORD $0xedfe // vpaddd %zmm5, %zmm16, %zmm5
-	LONG $0x4855d262; WORD $0xef3d // vpmaxsd %zmm15, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xee39 // vpminsd %zmm14, %zmm5, %zmm5
+	LONG $0x4075f162; WORD $0xedfe // vpaddd %zmm5, %zmm17, %zmm5
+	LONG $0x4855b262; WORD $0xe83d // vpmaxsd %zmm16, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xef39 // vpminsd %zmm15, %zmm5, %zmm5
 	LONG $0x487e9262; WORD $0x2c31; BYTE $0x2b // vpmovdb %zmm5, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x407df162; WORD $0xe4fe // vpaddd %zmm4, %zmm16, %zmm4
-	LONG $0x485dd262; WORD $0xe73d // vpmaxsd %zmm15, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe639 // vpminsd %zmm14, %zmm4, %zmm4
+	LONG $0x4075f162; WORD $0xe4fe // vpaddd %zmm4, %zmm17, %zmm4
+	LONG $0x485db262; WORD $0xe03d // vpmaxsd %zmm16, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe739 // vpminsd %zmm15, %zmm4, %zmm4
 	LONG $0x487e9262; WORD $0x2431; BYTE $0x2b // vpmovdb %zmm4, (%r11,%r13)
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x407df162; WORD $0xdbfe // vpaddd %zmm3, %zmm16, %zmm3
-	LONG $0x4865d262; WORD $0xdf3d // vpmaxsd %zmm15, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xde39 // vpminsd %zmm14, %zmm3, %zmm3
+	LONG $0x4075f162; WORD $0xdbfe // vpaddd %zmm3, %zmm17, %zmm3
+	LONG $0x4865b262; WORD $0xd83d // vpmaxsd %zmm16, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdf39 // vpminsd %zmm15, %zmm3, %zmm3
 	LONG $0x487e9262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm3, (%r11,%r13)
-	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x407df162; WORD $0xd2fe // vpaddd %zmm2, %zmm16, %zmm2
-	LONG $0x486dd262; WORD $0xd73d // vpmaxsd %zmm15, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd639 // vpminsd %zmm14, %zmm2, %zmm2
-	LONG $0x487e9262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm2, (%r11,%r13)
-	LONG $0xfff97de9; BYTE $0xff // jmp 0x5c80 <k_qconv+0x5c60>
+	LONG $0xfff955e9; BYTE $0xff // jmp 0x5bc8 <k_qconv+0x5ba8>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48147162; WORD $0x2c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm13, %zmm13
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x480c5162; WORD $0x3459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm14, %zmm14
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28408b48 // movq 0x28(%rax), %rax
-	LONG $0x48147162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm13, %zmm13
-	LONG $0x9a148d4e // leaq (%rdx,%r11,4), %r10
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x9a0c8d4f // leaq (%r10,%r11,4), %r9
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x480c7162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm14, %zmm14
+	LONG $0x990c8d4e // leaq (%rcx,%r11,4), %r9
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
 	LONG $0x993c8d4b // leaq (%r9,%r11,4), %rdi
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
 	LONG $0x9f348d4a // leaq (%rdi,%r11,4), %rsi
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x01b38e0f; WORD $0x0000 // jle 0x6513 <k_qconv+0x64f3>
-	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
-	LONG $0x481c7162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	LONG $0x01b38e0f; WORD $0x0000 // jle 0x6487 <k_qconv+0x6467>
+	LONG $0x487c7162; WORD $0x3111 // vmovups %zmm14, (%rcx)
+	LONG $0x48145162; WORD $0x2c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm13, %zmm13
+	LONG $0x48147162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm13, %zmm13
+	LONG $0x487c3162; WORD $0x2c11; BYTE $0x99 // vmovups %zmm13, (%rcx,%r11,4)
+	LONG $0x481c5162; WORD $0x2459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm12, %zmm12
 	LONG $0x481c7162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm12, %zmm12
-	LONG $0x487c3162; WORD $0x2411; BYTE $0x9a // vmovups %zmm12, (%rdx,%r11,4)
-	LONG $0x48247162; WORD $0x1c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm11, %zmm11
+	LONG $0x487c3162; WORD $0x2411; BYTE $0xd9 // vmovups %zmm12, (%rcx,%r11,8)
+	LONG $0x48245162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm11, %zmm11
 	LONG $0x48247162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm11, %zmm11
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0xda // vmovups %zmm11, (%rdx,%r11,8)
-	LONG $0x482c7162; WORD $0x1459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi)
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm10, %zmm10
 	LONG $0x482c7162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x1711 // vmovups %zmm10, (%rdi)
-	LONG $0x48347162; WORD $0x0c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm9, %zmm9
+	LONG $0x487c3162; WORD $0x1411; BYTE $0x9e // vmovups %zmm10, (%rsi,%r11,4)
+	LONG $0x9a0c8d4a // leaq (%rdx,%r11,4), %rcx
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48345162; WORD $0x0c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm9, %zmm9
 	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
-	LONG $0x487c3162; WORD $0x0c11; BYTE $0x9f // vmovups %zmm9, (%rdi,%r11,4)
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
+	LONG $0x487c3162; WORD $0x0c11; BYTE $0xde // vmovups %zmm9, (%rsi,%r11,8)
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0x0459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm8, %zmm8
 	LONG $0x483c7162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm8, %zmm8
-	LONG $0x487c3162; WORD $0x0411; BYTE $0xdf // vmovups %zmm8, (%rdi,%r11,8)
+	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
+	LONG $0x487c3162; WORD $0x0411; BYTE $0x99 // vmovups %zmm8, (%rcx,%r11,4)
+	LONG $0x9a0c8d4a // leaq (%rdx,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm7, %zmm7
+	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm7, %zmm7
 	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
 	LONG $0x487cb162; WORD $0x3c11; BYTE $0x9a // vmovups %zmm7, (%rdx,%r11,4)
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm6, %zmm6
+	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
 	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x487cb162; WORD $0x3411; BYTE $0x9e // vmovups %zmm6, (%rsi,%r11,4)
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x99 // vmovups %zmm6, (%rcx,%r11,4)
+	LONG $0x9a0c8d4a // leaq (%rdx,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm5, %zmm5
 	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
 	LONG $0x487cb162; WORD $0x2c11; BYTE $0x9a // vmovups %zmm5, (%rdx,%r11,4)
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm4, %zmm4
 	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x9e // vmovups %zmm4, (%rsi,%r11,4)
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x99 // vmovups %zmm4, (%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm3, %zmm3
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
 	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%r11,4)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x9a // vmovups %zmm2, (%rdx,%r11,4)
-	LONG $0xfff7ede9; BYTE $0xff // jmp 0x5c80 <k_qconv+0x5c60>
-	LONG $0x497c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497c3162; WORD $0x2411; BYTE $0x9a // vmovups %zmm12, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497c3162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm11, (%rax,%r11,4) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497c3162; WORD $0x1411; BYTE $0x9a // vmovups %zmm10, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497c3162; WORD $0x0c11; BYTE $0x98 // vmovups %zmm9, (%rax,%r11,4) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497c3162; WORD $0x0411; BYTE $0x9a // vmovups %zmm8, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497cb162; WORD $0x3c11; BYTE $0x98 // vmovups %zmm7, (%rax,%r11,4) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497cb162; WORD $0x3411; BYTE $0x9a // vmovups %zmm6, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x98 // vmovups %zmm5, (%rax,%r11,4) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x9a // vmovups %zmm4, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm3, (%rax,%r11,4) {%k1}
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x9a // vmovups %zmm2, (%rdx,%r11,4) {%k1}
-	LONG $0xfff76de9; BYTE $0xff // jmp 0x5c80 <k_qconv+0x5c60>
-	LONG $0x497c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k1}
-	LONG $0x481c7162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm12, %zmm12
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm3, (%rcx,%r11,4)
+	LONG $0xfff7c6e9; BYTE $0xff // jmp 0x5bcd <k_qconv+0x5bad>
+	LONG $0x497c7162; WORD $0x3111 // vmovups %zmm14, (%rcx) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497c3162; WORD $0x2c11; BYTE $0x99 // vmovups %zmm13, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497c3162; WORD $0x2411; BYTE $0x98 // vmovups %zmm12, (%rax,%r11,4) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497c3162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm11, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497c3162; WORD $0x1411; BYTE $0x98 // vmovups %zmm10, (%rax,%r11,4) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497c3162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm9, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497c3162; WORD $0x0411; BYTE $0x98 // vmovups %zmm8, (%rax,%r11,4) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497cb162; WORD $0x3c11; BYTE $0x99 // vmovups %zmm7, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x98 // vmovups %zmm6, (%rax,%r11,4) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x99 // vmovups %zmm5, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x98 // vmovups %zmm4, (%rax,%r11,4) {%k1}
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm3, (%rcx,%r11,4) {%k1}
+	LONG $0xfff746e9; BYTE $0xff // jmp 0x5bcd <k_qconv+0x5bad>
+	LONG $0x497c7162; WORD $0x3111 // vmovups %zmm14, (%rcx) {%k1}
+	LONG $0x48145162; WORD $0x2c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm13, %zmm13
+	LONG $0x48147162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm13, %zmm13
+	LONG $0x497c5162; WORD $0x2911 // vmovups %zmm13, (%r9) {%k1}
+	LONG $0x481c5162; WORD $0x2459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm12, %zmm12
 	LONG $0x481c7162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm12, %zmm12
-	LONG $0x497c5162; WORD $0x2211 // vmovups %zmm12, (%r10) {%k1}
-	LONG $0x48247162; WORD $0x1c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm11, %zmm11
+	LONG $0x497c7162; WORD $0x2711 // vmovups %zmm12, (%rdi) {%k1}
+	LONG $0x48245162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm11, %zmm11
 	LONG $0x48247162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm11, %zmm11
-	LONG $0x497c5162; WORD $0x1911 // vmovups %zmm11, (%r9) {%k1}
-	LONG $0x482c7162; WORD $0x1459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm10, %zmm10
+	LONG $0x497c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi) {%k1}
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm10, %zmm10
 	LONG $0x482c7162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm10, %zmm10
-	LONG $0x497c7162; WORD $0x1711 // vmovups %zmm10, (%rdi) {%k1}
-	LONG $0x48347162; WORD $0x0c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm9, %zmm9
+	LONG $0x497c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k1}
+	LONG $0x9a0c8d4a // leaq (%rdx,%r11,4), %rcx
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48345162; WORD $0x0c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm9, %zmm9
 	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
-	LONG $0x497c7162; WORD $0x0e11 // vmovups %zmm9, (%rsi) {%k1}
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
+	LONG $0x497c3162; WORD $0x0c11; BYTE $0x9a // vmovups %zmm9, (%rdx,%r11,4) {%k1}
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0x0459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm8, %zmm8
 	LONG $0x483c7162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm8, %zmm8
-	LONG $0x497c3162; WORD $0x0411; BYTE $0x9e // vmovups %zmm8, (%rsi,%r11,4) {%k1}
+	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
+	LONG $0x497c3162; WORD $0x0411; BYTE $0x99 // vmovups %zmm8, (%rcx,%r11,4) {%k1}
+	LONG $0x9a0c8d4a // leaq (%rdx,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm7, %zmm7
+	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm7, %zmm7
 	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
 	LONG $0x497cb162; WORD $0x3c11; BYTE $0x9a // vmovups %zmm7, (%rdx,%r11,4) {%k1}
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm6, %zmm6
+	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
 	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x497cb162; WORD $0x3411; BYTE $0x9e // vmovups %zmm6, (%rsi,%r11,4) {%k1}
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x99 // vmovups %zmm6, (%rcx,%r11,4) {%k1}
+	LONG $0x9a0c8d4a // leaq (%rdx,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm5, %zmm5
 	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
 	LONG $0x497cb162; WORD $0x2c11; BYTE $0x9a // vmovups %zmm5, (%rdx,%r11,4) {%k1}
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm4, %zmm4
 	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x9e // vmovups %zmm4, (%rsi,%r11,4) {%k1}
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x99 // vmovups %zmm4, (%rcx,%r11,4) {%k1}
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm3, %zmm3
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
 	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%r11,4) {%k1}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x9a // vmovups %zmm2, (%rdx,%r11,4) {%k1}
-	LONG $0xfff63de9; BYTE $0xff // jmp 0x5c80 <k_qconv+0x5c60>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x784e8b48 // movq 0x78(%rsi), %rcx
-	LONG $0x60568b48 // movq 0x60(%rsi), %rdx
-	LONG $0x54af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rdx
-	LONG $0x68568b4c // movq 0x68(%rsi), %r10
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x387e8b4c // movq 0x38(%rsi), %r15
-	LONG $0x809e8b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rsi), %rbx
-	LONG $0x206e8b4c // movq 0x20(%rsi), %r13
-	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
-	LONG $0x000171e9; BYTE $0x00 // jmp 0x6809 <k_qconv+0x67e9>
-	LONG $0x3024548b // movl 0x30(%rsp), %edx
-	LONG $0xd292fbc5 // kmovd %edx, %k2
-	LONG $0x4a7e7262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm9, (%rbp) {%k2}
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x00854459483c5162 // vmulps (%r13,%rax,4), %zmm8, %zmm8
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x481d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm12, %zmm8
-	LONG $0x483d5262; WORD $0xc33d // vpmaxsd %zmm11, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc239 // vpminsd %zmm10, %zmm8, %zmm8
-	QUAD $0x001544314a7e3262 // vpmovdb %zmm8, (%rbp,%r10) {%k2}
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x00857c594844d162 // vmulps (%r13,%rax,4), %zmm7, %zmm7
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x481df162; WORD $0xfffe // vpaddd %zmm7, %zmm12, %zmm7
-	LONG $0x4845d262; WORD $0xfb3d // vpmaxsd %zmm11, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfa39 // vpminsd %zmm10, %zmm7, %zmm7
-	LONG $0x4a7ed262; WORD $0x3c31; BYTE $0x2a // vpmovdb %zmm7, (%r10,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x00857459484cd162 // vmulps (%r13,%rax,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x481df162; WORD $0xf6fe // vpaddd %zmm6, %zmm12, %zmm6
-	LONG $0x484dd262; WORD $0xf33d // vpmaxsd %zmm11, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf239 // vpminsd %zmm10, %zmm6, %zmm6
-	LONG $0x4a7ed262; WORD $0x3431; BYTE $0x2a // vpmovdb %zmm6, (%r10,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x00856c594854d162 // vmulps (%r13,%rax,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x481df162; WORD $0xedfe // vpaddd %zmm5, %zmm12, %zmm5
-	LONG $0x4855d262; WORD $0xeb3d // vpmaxsd %zmm11, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xea39 // vpminsd %zmm10, %zmm5, %zmm5
-	LONG $0x4a7ed262; WORD $0x2c31; BYTE $0x2a // vpmovdb %zmm5, (%r10,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x00856459485cd162 // vmulps (%r13,%rax,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x481df162; WORD $0xe4fe // vpaddd %zmm4, %zmm12, %zmm4
-	LONG $0x485dd262; WORD $0xe33d // vpmaxsd %zmm11, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe239 // vpminsd %zmm10, %zmm4, %zmm4
-	LONG $0x4a7ed262; WORD $0x2431; BYTE $0x2a // vpmovdb %zmm4, (%r10,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x00855c594864d162 // vmulps (%r13,%rax,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x481df162; WORD $0xdbfe // vpaddd %zmm3, %zmm12, %zmm3
-	LONG $0x4865d262; WORD $0xdb3d // vpmaxsd %zmm11, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xda39 // vpminsd %zmm10, %zmm3, %zmm3
-	LONG $0x4a7ed262; WORD $0x1c31; BYTE $0x2a // vpmovdb %zmm3, (%r10,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x00855459486cd162 // vmulps (%r13,%rax,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x481df162; WORD $0xd2fe // vpaddd %zmm2, %zmm12, %zmm2
-	LONG $0x486dd262; WORD $0xd33d // vpmaxsd %zmm11, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd239 // vpminsd %zmm10, %zmm2, %zmm2
-	LONG $0x4a7ed262; WORD $0x1431; BYTE $0x2a // vpmovdb %zmm2, (%r10,%rbp) {%k2}
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x24448d49; BYTE $0x08 // leaq 0x8(%r12), %rax
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xefe38f0f; WORD $0xffff // jg 0x57ec <k_qconv+0x57cc>
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x48fef162; WORD $0x146f; BYTE $0x82 // vmovdqu64 (%rdx,%rax,4), %zmm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x02258e0f; WORD $0x0000 // jle 0x6a50 <k_qconv+0x6a30>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x30568b48 // movq 0x30(%rsi), %rdx
-	LONG $0x40768b48 // movq 0x40(%rsi), %rsi
-	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
-	LONG $0x48fdf162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm3
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
-	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
-	LONG $0x48fdf162; WORD $0xfa6f // vmovdqa64 %zmm2, %zmm7
-	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
-	LONG $0x48fd7162; WORD $0xca6f // vmovdqa64 %zmm2, %zmm9
-	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x0eeb // jmp 0x688c <k_qconv+0x686c>
-	WORD $0x9066 // nop
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	LONG $0x01ee840f; WORD $0x0000 // je 0x6a7a <k_qconv+0x6a5a>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0xef7e // jle 0x6880 <k_qconv+0x6860>
-	LONG $0xda048b4c // movq (%rdx,%rbx,8), %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x08248d4f // leaq (%r8,%r9), %r12
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fe5162; WORD $0x1b6f // vmovdqu64 (%r11), %zmm11
-	LONG $0x482dd162; WORD $0xf371; BYTE $0x08 // vpsllw $0x8, %zmm11, %zmm10
-	LONG $0x482dd162; WORD $0xe271; BYTE $0x08 // vpsraw $0x8, %zmm10, %zmm10
-	LONG $0x487d5262; WORD $0x2058 // vpbroadcastd (%r8), %zmm12
-	LONG $0x4825d162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm11, %zmm11
-	LONG $0x489d7162; WORD $0xe9db // vpandq %zmm1, %zmm12, %zmm13
-	LONG $0x481dd162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xeaf5 // vpmaddwd %zmm10, %zmm13, %zmm13
-	LONG $0x48155162; WORD $0xc9fe // vpaddd %zmm9, %zmm13, %zmm9
-	LONG $0x481d5162; WORD $0xe3f5 // vpmaddwd %zmm11, %zmm12, %zmm12
-	LONG $0x48355162; WORD $0xccfe // vpaddd %zmm12, %zmm9, %zmm9
-	LONG $0x083c8d49 // leaq (%r8,%rcx), %rdi
-	LONG $0x487d5262; WORD $0x2458; BYTE $0x08 // vpbroadcastd (%r8,%rcx), %zmm12
-	LONG $0x489d7162; WORD $0xe9db // vpandq %zmm1, %zmm12, %zmm13
-	LONG $0x481dd162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xeaf5 // vpmaddwd %zmm10, %zmm13, %zmm13
-	LONG $0x48155162; WORD $0xc0fe // vpaddd %zmm8, %zmm13, %zmm8
-	LONG $0x481d5162; WORD $0xe3f5 // vpmaddwd %zmm11, %zmm12, %zmm12
-	LONG $0x483d5162; WORD $0xc4fe // vpaddd %zmm12, %zmm8, %zmm8
-	LONG $0x487d7262; WORD $0x2458; BYTE $0x39 // vpbroadcastd (%rcx,%rdi), %zmm12
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x489d7162; WORD $0xe9db // vpandq %zmm1, %zmm12, %zmm13
-	LONG $0x481dd162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xeaf5 // vpmaddwd %zmm10, %zmm13, %zmm13
-	LONG $0x4815f162; WORD $0xfffe // vpaddd %zmm7, %zmm13, %zmm7
-	LONG $0x481d5162; WORD $0xe3f5 // vpmaddwd %zmm11, %zmm12, %zmm12
-	LONG $0x4845d162; WORD $0xfcfe // vpaddd %zmm12, %zmm7, %zmm7
-	LONG $0x487d7262; WORD $0x2458; BYTE $0x39 // vpbroadcastd (%rcx,%rdi), %zmm12
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x489d7162; WORD $0xe9db // vpandq %zmm1, %zmm12, %zmm13
-	LONG $0x481dd162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xeaf5 // vpmaddwd %zmm10, %zmm13, %zmm13
-	LONG $0x4815f162; WORD $0xf6fe // vpaddd %zmm6, %zmm13, %zmm6
-	LONG $0x481d5162; WORD $0xe3f5 // vpmaddwd %zmm11, %zmm12, %zmm12
-	LONG $0x484dd162; WORD $0xf4fe // vpaddd %zmm12, %zmm6, %zmm6
-	LONG $0x487d7262; WORD $0x2458; BYTE $0x39 // vpbroadcastd (%rcx,%rdi), %zmm12
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x489d7162; WORD $0xe9db // vpandq %zmm1, %zmm12, %zmm13
-	LONG $0x481dd162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xeaf5 // vpmaddwd %zmm10, %zmm13, %zmm13
-	LONG $0x4815f162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm5
-	LONG $0x481d5162; WORD $0xe3f5 // vpmaddwd %zmm11, %zmm12, %zmm12
-	LONG $0x487d7262; WORD $0x2c58; BYTE $0x39 // vpbroadcastd (%rcx,%rdi), %zmm13
-	LONG $0x4855d162; WORD $0xecfe // vpaddd %zmm12, %zmm5, %zmm5
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x48957162; WORD $0xe1db // vpandq %zmm1, %zmm13, %zmm12
-	LONG $0x4815d162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm13, %zmm13
-	LONG $0x481d5162; WORD $0xe2f5 // vpmaddwd %zmm10, %zmm12, %zmm12
-	LONG $0x481df162; WORD $0xe4fe // vpaddd %zmm4, %zmm12, %zmm4
-	LONG $0x48155162; WORD $0xe3f5 // vpmaddwd %zmm11, %zmm13, %zmm12
-	LONG $0x485dd162; WORD $0xe4fe // vpaddd %zmm12, %zmm4, %zmm4
-	LONG $0x487d7262; WORD $0x2458; BYTE $0x39 // vpbroadcastd (%rcx,%rdi), %zmm12
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x489d7162; WORD $0xe9db // vpandq %zmm1, %zmm12, %zmm13
-	LONG $0x481dd162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xeaf5 // vpmaddwd %zmm10, %zmm13, %zmm13
-	LONG $0x4815f162; WORD $0xdbfe // vpaddd %zmm3, %zmm13, %zmm3
-	LONG $0x481d5162; WORD $0xe3f5 // vpmaddwd %zmm11, %zmm12, %zmm12
-	LONG $0x4865d162; WORD $0xdcfe // vpaddd %zmm12, %zmm3, %zmm3
-	LONG $0x487d7262; WORD $0x2458; BYTE $0x39 // vpbroadcastd (%rcx,%rdi), %zmm12
-	LONG $0x489d7162; WORD $0xe9db // vpandq %zmm1, %zmm12, %zmm13
-	LONG $0x481dd162; WORD $0xd471; BYTE $0x08 // vpsrlw $0x8, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xd2f5 // vpmaddwd %zmm10, %zmm13, %zmm10
-	LONG $0x482df162; WORD $0xd2fe // vpaddd %zmm2, %zmm10, %zmm2
-	LONG $0x481d5162; WORD $0xd3f5 // vpmaddwd %zmm11, %zmm12, %zmm10
-	LONG $0x486dd162; WORD $0xd2fe // vpaddd %zmm10, %zmm2, %zmm2
-	LONG $0x04c08349 // addq $0x4, %r8
-	LONG $0x40c38349 // addq $0x40, %r11
-	WORD $0x394d; BYTE $0xe0 // cmpq %r12, %r8
-	LONG $0xfe62820f; WORD $0xffff // jb 0x68a0 <k_qconv+0x6880>
-	LONG $0xfffe3de9; BYTE $0xff // jmp 0x6880 <k_qconv+0x6860>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm3
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
-	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
-	LONG $0x48fdf162; WORD $0xfa6f // vmovdqa64 %zmm2, %zmm7
-	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
-	LONG $0x48fd7162; WORD $0xca6f // vmovdqa64 %zmm2, %zmm9
-	LONG $0xeaaf0f49 // imulq %r10, %rbp
-	LONG $0x246c0348; BYTE $0x28 // addq 0x28(%rsp), %rbp
-	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x007f840f; WORD $0x0000 // je 0x6b10 <k_qconv+0x6af0>
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0xa8148d48 // leaq (%rax,%rbp,4), %rdx
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x0227850f; WORD $0x0000 // jne 0x6cd0 <k_qconv+0x6cb0>
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x032b8e0f; WORD $0x0000 // jle 0x6de4 <k_qconv+0x6dc4>
-	LONG $0x48fe7162; WORD $0x0a7f // vmovdqu64 %zmm9, (%rdx)
-	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
-	LONG $0x48fe3162; WORD $0x047f; BYTE $0x92 // vmovdqu64 %zmm8, (%rdx,%r10,4)
-	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
-	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x90 // vmovdqu64 %zmm7, (%rax,%r10,4)
-	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
-	LONG $0x48feb162; WORD $0x347f; BYTE $0x92 // vmovdqu64 %zmm6, (%rdx,%r10,4)
-	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x90 // vmovdqu64 %zmm5, (%rax,%r10,4)
-	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
-	LONG $0x48feb162; WORD $0x247f; BYTE $0x92 // vmovdqu64 %zmm4, (%rdx,%r10,4)
-	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x90 // vmovdqu64 %zmm3, (%rax,%r10,4)
-	LONG $0x48feb162; WORD $0x147f; BYTE $0x92 // vmovdqu64 %zmm2, (%rdx,%r10,4)
-	LONG $0xfffcece9; BYTE $0xff // jmp 0x67f9 <k_qconv+0x67d9>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x246c0348; BYTE $0x48 // addq 0x48(%rsp), %rbp
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487d7262; WORD $0x6058; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm12
-	LONG $0x487d7262; WORD $0x5858; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm11
-	LONG $0x487d7262; WORD $0x5058; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm10
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm3, (%rcx,%r11,4) {%k1}
+	LONG $0xfff616e9; BYTE $0xff // jmp 0x5bcd <k_qconv+0x5bad>
+	LONG $0x3024448b // movl 0x30(%rsp), %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7e5262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm14, (%r13) {%k2}
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48145162; WORD $0x2c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm13, %zmm13
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x40755162; WORD $0xedfe // vpaddd %zmm13, %zmm17, %zmm13
+	LONG $0x48153262; WORD $0xe83d // vpmaxsd %zmm16, %zmm13, %zmm13
+	LONG $0x48155262; WORD $0xef39 // vpminsd %zmm15, %zmm13, %zmm13
+	QUAD $0x001d6c314a7e1262 // vpmovdb %zmm13, (%r13,%r11) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x481c5162; WORD $0x2459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm12, %zmm12
+	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
+	LONG $0x40755162; WORD $0xe4fe // vpaddd %zmm12, %zmm17, %zmm12
+	LONG $0x481d3262; WORD $0xe03d // vpmaxsd %zmm16, %zmm12, %zmm12
+	LONG $0x481d5262; WORD $0xe739 // vpminsd %zmm15, %zmm12, %zmm12
+	LONG $0x4a7e1262; WORD $0x2431; BYTE $0x2b // vpmovdb %zmm12, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48245162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm11, %zmm11
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x40755162; WORD $0xdbfe // vpaddd %zmm11, %zmm17, %zmm11
+	LONG $0x48253262; WORD $0xd83d // vpmaxsd %zmm16, %zmm11, %zmm11
+	LONG $0x48255262; WORD $0xdf39 // vpminsd %zmm15, %zmm11, %zmm11
+	LONG $0x4a7e1262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm11, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
+	LONG $0x40755162; WORD $0xd2fe // vpaddd %zmm10, %zmm17, %zmm10
+	LONG $0x482d3262; WORD $0xd03d // vpmaxsd %zmm16, %zmm10, %zmm10
+	LONG $0x482d5262; WORD $0xd739 // vpminsd %zmm15, %zmm10, %zmm10
+	LONG $0x4a7e1262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm10, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x00854c5948345162 // vmulps (%r13,%rax,4), %zmm9, %zmm9
+	LONG $0x48345162; WORD $0x0c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm9, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x481d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm12, %zmm9
-	LONG $0x48355262; WORD $0xcb3d // vpmaxsd %zmm11, %zmm9, %zmm9
-	LONG $0x48355262; WORD $0xca39 // vpminsd %zmm10, %zmm9, %zmm9
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0xfb2e8e0f; WORD $0xffff // jle 0x6698 <k_qconv+0x6678>
-	LONG $0x487e7262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm9, (%rbp)
+	LONG $0x40755162; WORD $0xc9fe // vpaddd %zmm9, %zmm17, %zmm9
+	LONG $0x48353262; WORD $0xc83d // vpmaxsd %zmm16, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcf39 // vpminsd %zmm15, %zmm9, %zmm9
+	LONG $0x4a7e1262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm9, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x00854459483c5162 // vmulps (%r13,%rax,4), %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm8, %zmm8
 	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x481d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm12, %zmm8
-	LONG $0x483d5262; WORD $0xc33d // vpmaxsd %zmm11, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc239 // vpminsd %zmm10, %zmm8, %zmm8
-	QUAD $0x00154431487e3262 // vpmovdb %zmm8, (%rbp,%r10)
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x40755162; WORD $0xc0fe // vpaddd %zmm8, %zmm17, %zmm8
+	LONG $0x483d3262; WORD $0xc03d // vpmaxsd %zmm16, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc739 // vpminsd %zmm15, %zmm8, %zmm8
+	LONG $0x4a7e1262; WORD $0x0431; BYTE $0x2b // vpmovdb %zmm8, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x00857c594844d162 // vmulps (%r13,%rax,4), %zmm7, %zmm7
+	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x481df162; WORD $0xfffe // vpaddd %zmm7, %zmm12, %zmm7
-	LONG $0x4845d262; WORD $0xfb3d // vpmaxsd %zmm11, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfa39 // vpminsd %zmm10, %zmm7, %zmm7
-	LONG $0x487ed262; WORD $0x3c31; BYTE $0x2a // vpmovdb %zmm7, (%r10,%rbp)
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x4075f162; WORD $0xfffe // vpaddd %zmm7, %zmm17, %zmm7
+	LONG $0x4845b262; WORD $0xf83d // vpmaxsd %zmm16, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xff39 // vpminsd %zmm15, %zmm7, %zmm7
+	LONG $0x4a7e9262; WORD $0x3c31; BYTE $0x2b // vpmovdb %zmm7, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x00857459484cd162 // vmulps (%r13,%rax,4), %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm6, %zmm6
 	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x481df162; WORD $0xf6fe // vpaddd %zmm6, %zmm12, %zmm6
-	LONG $0x484dd262; WORD $0xf33d // vpmaxsd %zmm11, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf239 // vpminsd %zmm10, %zmm6, %zmm6
-	LONG $0x487ed262; WORD $0x3431; BYTE $0x2a // vpmovdb %zmm6, (%r10,%rbp)
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x4075f162; WORD $0xf6fe // vpaddd %zmm6, %zmm17, %zmm6
+	LONG $0x484db262; WORD $0xf03d // vpmaxsd %zmm16, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf739 // vpminsd %zmm15, %zmm6, %zmm6
+	LONG $0x4a7e9262; WORD $0x3431; BYTE $0x2b // vpmovdb %zmm6, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x00856c594854d162 // vmulps (%r13,%rax,4), %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x481df162; WORD $0xedfe // vpaddd %zmm5, %zmm12, %zmm5
-	LONG $0x4855d262; WORD $0xeb3d // vpmaxsd %zmm11, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xea39 // vpminsd %zmm10, %zmm5, %zmm5
-	LONG $0x487ed262; WORD $0x2c31; BYTE $0x2a // vpmovdb %zmm5, (%r10,%rbp)
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x4075f162; WORD $0xedfe // vpaddd %zmm5, %zmm17, %zmm5
+	LONG $0x4855b262; WORD $0xe83d // vpmaxsd %zmm16, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xef39 // vpminsd %zmm15, %zmm5, %zmm5
+	LONG $0x4a7e9262; WORD $0x2c31; BYTE $0x2b // vpmovdb %zmm5, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x00856459485cd162 // vmulps (%r13,%rax,4), %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x481df162; WORD $0xe4fe // vpaddd %zmm4, %zmm12, %zmm4
-	LONG $0x485dd262; WORD $0xe33d // vpmaxsd %zmm11, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe239 // vpminsd %zmm10, %zmm4, %zmm4
-	LONG $0x487ed262; WORD $0x2431; BYTE $0x2a // vpmovdb %zmm4, (%r10,%rbp)
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x4075f162; WORD $0xe4fe // vpaddd %zmm4, %zmm17, %zmm4
+	LONG $0x485db262; WORD $0xe03d // vpmaxsd %zmm16, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe739 // vpminsd %zmm15, %zmm4, %zmm4
+	LONG $0x4a7e9262; WORD $0x2431; BYTE $0x2b // vpmovdb %zmm4, (%r11,%r13) {%k2}
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x00855c594864d162 // vmulps (%r13,%rax,4), %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x481df162; WORD $0xdbfe // vpaddd %zmm3, %zmm12, %zmm3
-	LONG $0x4865d262; WORD $0xdb3d // vpmaxsd %zmm11, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xda39 // vpminsd %zmm10, %zmm3, %zmm3
-	LONG $0x487ed262; WORD $0x1c31; BYTE $0x2a // vpmovdb %zmm3, (%r10,%rbp)
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x00855459486cd162 // vmulps (%r13,%rax,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x481df162; WORD $0xd2fe // vpaddd %zmm2, %zmm12, %zmm2
-	LONG $0x486dd262; WORD $0xd33d // vpmaxsd %zmm11, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd239 // vpminsd %zmm10, %zmm2, %zmm2
-	LONG $0x487ed262; WORD $0x1431; BYTE $0x2a // vpmovdb %zmm2, (%r10,%rbp)
-	LONG $0xfffb31e9; BYTE $0xff // jmp 0x67f5 <k_qconv+0x67d5>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x4075f162; WORD $0xdbfe // vpaddd %zmm3, %zmm17, %zmm3
+	LONG $0x4865b262; WORD $0xd83d // vpmaxsd %zmm16, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdf39 // vpminsd %zmm15, %zmm3, %zmm3
+	LONG $0x4a7e9262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm3, (%r11,%r13) {%k2}
+	LONG $0xfff3fae9; BYTE $0xff // jmp 0x5bc8 <k_qconv+0x5ba8>
+	WORD $0x9066 // nop
+	LONG $0x10f58349 // xorq $0x10, %r13
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x784f8b48 // movq 0x78(%rdi), %rcx
+	LONG $0x60778b48 // movq 0x60(%rdi), %rsi
+	LONG $0x74af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rsi
+	LONG $0x68478b4c // movq 0x68(%rdi), %r8
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	LONG $0x80a78b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rdi), %r12
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0x10f68348 // xorq $0x10, %rsi
+	WORD $0x094c; BYTE $0xee // orq %r13, %rsi
+	LONG $0x2444940f; BYTE $0x60 // sete 0x60(%rsp)
+	LONG $0x207f8b4c // movq 0x20(%rdi), %r15
+	LONG $0x247c894c; BYTE $0x50 // movq %r15, 0x50(%rsp)
+	LONG $0x00013ee9; BYTE $0x00 // jmp 0x696a <k_qconv+0x694a>
+	LONG $0x487d7262; WORD $0xd87b // vpbroadcastw %eax, %zmm11
+	QUAD $0x008ca678487d5262; WORD $0x0000 // vpbroadcastb 0x8c(%r14), %zmm12
+	QUAD $0x0090ae78487d5262; WORD $0x0000 // vpbroadcastb 0x90(%r14), %zmm13
+	LONG $0x487c5162; WORD $0x3410; BYTE $0xaf // vmovups (%r15,%rbp,4), %zmm14
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x480c5162; WORD $0xd259 // vmulps %zmm10, %zmm14, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	QUAD $0x009d4c5948341162 // vmulps (%r13,%r11,4), %zmm9, %zmm9
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x28468b49 // movq 0x28(%r14), %rax
-	LONG $0x48343162; WORD $0x0c58; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm9, %zmm9
-	LONG $0x920c8d4e // leaq (%rdx,%r10,4), %r9
+	LONG $0x480c5162; WORD $0xc959 // vmulps %zmm9, %zmm14, %zmm9
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc96b // vpackssdw %zmm9, %zmm10, %zmm9
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x91048d4f // leaq (%r9,%r10,4), %r8
+	LONG $0x480c5162; WORD $0xc059 // vmulps %zmm8, %zmm14, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x903c8d4b // leaq (%r8,%r10,4), %rdi
+	LONG $0x480cf162; WORD $0xff59 // vmulps %zmm7, %zmm14, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
+	LONG $0x48355162; WORD $0xc3ed // vpaddsw %zmm11, %zmm9, %zmm8
+	LONG $0x4845d162; WORD $0xfbed // vpaddsw %zmm11, %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff67 // vpackuswb %zmm7, %zmm8, %zmm7
+	LONG $0x4845d162; WORD $0xfcde // vpmaxub %zmm12, %zmm7, %zmm7
+	LONG $0x4845d162; WORD $0xfdda // vpminub %zmm13, %zmm7, %zmm7
+	LONG $0x486df262; WORD $0xff36 // vpermd %zmm7, %zmm2, %zmm7
+	LONG $0x48fed162; WORD $0x7d7f; BYTE $0x00 // vmovdqu64 %zmm7, (%r13)
+	LONG $0x487cd162; WORD $0x3c10; BYTE $0xaf // vmovups (%r15,%rbp,4), %zmm7
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x97348d4a // leaq (%rdi,%r10,4), %rsi
+	LONG $0x4844f162; WORD $0xf659 // vmulps %zmm6, %zmm7, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x01128e0f; WORD $0x0000 // jle 0x6e38 <k_qconv+0x6e18>
-	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
-	QUAD $0x009d4459483c1162 // vmulps (%r13,%r11,4), %zmm8, %zmm8
-	LONG $0x483c3162; WORD $0x0458; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm8, %zmm8
-	LONG $0x487c3162; WORD $0x0411; BYTE $0x92 // vmovups %zmm8, (%rdx,%r10,4)
-	QUAD $0x009d7c5948449162 // vmulps (%r13,%r11,4), %zmm7, %zmm7
-	LONG $0x4844b162; WORD $0x3c58; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm7, %zmm7
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0xd2 // vmovups %zmm7, (%rdx,%r10,8)
-	QUAD $0x009d7459484c9162 // vmulps (%r13,%r11,4), %zmm6, %zmm6
-	LONG $0x484cb162; WORD $0x3458; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0x3711 // vmovups %zmm6, (%rdi)
-	QUAD $0x009d6c5948549162 // vmulps (%r13,%r11,4), %zmm5, %zmm5
-	LONG $0x4854b162; WORD $0x2c58; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm5, %zmm5
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x97 // vmovups %zmm5, (%rdi,%r10,4)
-	LONG $0x96148d4a // leaq (%rsi,%r10,4), %rdx
+	LONG $0x4844f162; WORD $0xed59 // vmulps %zmm5, %zmm7, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x009d6459485c9162 // vmulps (%r13,%r11,4), %zmm4, %zmm4
-	LONG $0x485cb162; WORD $0x2458; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm4, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0xd7 // vmovups %zmm4, (%rdi,%r10,8)
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x009d5c5948649162 // vmulps (%r13,%r11,4), %zmm3, %zmm3
-	LONG $0x4864b162; WORD $0x1c58; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x92 // vmovups %zmm3, (%rdx,%r10,4)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x009d5459486c9162 // vmulps (%r13,%r11,4), %zmm2, %zmm2
-	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x486cb162; WORD $0x1458; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm2, %zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x92 // vmovups %zmm2, (%rdx,%r10,4)
-	LONG $0xfffa15e9; BYTE $0xff // jmp 0x67f9 <k_qconv+0x67d9>
-	LONG $0x497c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k1}
-	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
-	LONG $0x497c3162; WORD $0x0411; BYTE $0x92 // vmovups %zmm8, (%rdx,%r10,4) {%k1}
-	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
-	LONG $0x497cb162; WORD $0x3c11; BYTE $0x90 // vmovups %zmm7, (%rax,%r10,4) {%k1}
-	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
-	LONG $0x497cb162; WORD $0x3411; BYTE $0x92 // vmovups %zmm6, (%rdx,%r10,4) {%k1}
-	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x90 // vmovups %zmm5, (%rax,%r10,4) {%k1}
-	LONG $0x92048d4a // leaq (%rdx,%r10,4), %rax
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x92 // vmovups %zmm4, (%rdx,%r10,4) {%k1}
-	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x90 // vmovups %zmm3, (%rax,%r10,4) {%k1}
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x92 // vmovups %zmm2, (%rdx,%r10,4) {%k1}
-	LONG $0xfff9c1e9; BYTE $0xff // jmp 0x67f9 <k_qconv+0x67d9>
-	LONG $0x497c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx) {%k1}
-	QUAD $0x009d4459483c1162 // vmulps (%r13,%r11,4), %zmm8, %zmm8
-	LONG $0x483c3162; WORD $0x0458; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm8, %zmm8
-	LONG $0x497c5162; WORD $0x0111 // vmovups %zmm8, (%r9) {%k1}
-	QUAD $0x009d7c5948449162 // vmulps (%r13,%r11,4), %zmm7, %zmm7
-	LONG $0x4844b162; WORD $0x3c58; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm7, %zmm7
-	LONG $0x497cd162; WORD $0x3811 // vmovups %zmm7, (%r8) {%k1}
-	QUAD $0x009d7459484c9162 // vmulps (%r13,%r11,4), %zmm6, %zmm6
-	LONG $0x484cb162; WORD $0x3458; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm6, %zmm6
-	LONG $0x497cf162; WORD $0x3711 // vmovups %zmm6, (%rdi) {%k1}
-	QUAD $0x009d6c5948549162 // vmulps (%r13,%r11,4), %zmm5, %zmm5
-	LONG $0x4854b162; WORD $0x2c58; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm5, %zmm5
-	LONG $0x497cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi) {%k1}
-	LONG $0x96148d4a // leaq (%rsi,%r10,4), %rdx
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x009d6459485c9162 // vmulps (%r13,%r11,4), %zmm4, %zmm4
-	LONG $0x485cb162; WORD $0x2458; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm4, %zmm4
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x96 // vmovups %zmm4, (%rsi,%r10,4) {%k1}
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x009d5c5948649162 // vmulps (%r13,%r11,4), %zmm3, %zmm3
-	LONG $0x4864b162; WORD $0x1c58; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm3, %zmm3
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x92 // vmovups %zmm3, (%rdx,%r10,4) {%k1}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x009d5459486c9162 // vmulps (%r13,%r11,4), %zmm2, %zmm2
-	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x486cb162; WORD $0x1458; BYTE $0x98 // vaddps (%rax,%r11,4), %zmm2, %zmm2
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x92 // vmovups %zmm2, (%rdx,%r10,4) {%k1}
-	LONG $0xfff906e9; BYTE $0xff // jmp 0x67f9 <k_qconv+0x67d9>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x78468b4d // movq 0x78(%r14), %r8
-	LONG $0x60468b49 // movq 0x60(%r14), %rax
-	LONG $0x44af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rax
-	LONG $0x687e8b4d // movq 0x68(%r14), %r15
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	WORD $0x8b49; BYTE $0x06 // movq (%r14), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x18468b49 // movq 0x18(%r14), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x385e8b49 // movq 0x38(%r14), %rbx
-	LONG $0x80868b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r14), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	LONG $0x20768b4d // movq 0x20(%r14), %r14
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x24548d49; BYTE $0x03 // leaq 0x3(%r12), %rdx
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x24748d49; BYTE $0x02 // leaq 0x2(%r12), %rsi
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0x24448d49; BYTE $0x01 // leaq 0x1(%r12), %rax
-	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
-	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
-	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x7055 <k_qconv+0x7035>
-	LONG $0x30244c8b // movl 0x30(%rsp), %ecx
-	LONG $0xd192fbc5 // kmovd %ecx, %k2
-	LONG $0x4a7ed262; WORD $0x2931 // vpmovdb %zmm5, (%r9) {%k2}
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cd162; WORD $0x2459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm4, %zmm4
+	LONG $0x4844f162; WORD $0xe459 // vmulps %zmm4, %zmm7, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x483df162; WORD $0xe4fe // vpaddd %zmm4, %zmm8, %zmm4
-	LONG $0x485df262; WORD $0xe73d // vpmaxsd %zmm7, %zmm4, %zmm4
-	LONG $0x485df262; WORD $0xe639 // vpminsd %zmm6, %zmm4, %zmm4
-	LONG $0x4a7e9262; WORD $0x2431; BYTE $0x39 // vpmovdb %zmm4, (%r9,%r15) {%k2}
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm3, %zmm3
+	LONG $0x4844f162; WORD $0xdb59 // vmulps %zmm3, %zmm7, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x483df162; WORD $0xdbfe // vpaddd %zmm3, %zmm8, %zmm3
-	LONG $0x4865f262; WORD $0xdf3d // vpmaxsd %zmm7, %zmm3, %zmm3
-	LONG $0x4865f262; WORD $0xde39 // vpminsd %zmm6, %zmm3, %zmm3
-	LONG $0x4a7e9262; WORD $0x1c31; BYTE $0x0f // vpmovdb %zmm3, (%r15,%r9) {%k2}
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x483df162; WORD $0xd2fe // vpaddd %zmm2, %zmm8, %zmm2
-	LONG $0x486df262; WORD $0xd73d // vpmaxsd %zmm7, %zmm2, %zmm2
-	LONG $0x486df262; WORD $0xd639 // vpminsd %zmm6, %zmm2, %zmm2
-	LONG $0x4a7e9262; WORD $0x1431; BYTE $0x0f // vpmovdb %zmm2, (%r15,%r9) {%k2}
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
-	LONG $0x2454034c; BYTE $0x78 // addq 0x78(%rsp), %r10
-	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
-	LONG $0xe7ac8f0f; WORD $0xffff // jg 0x5801 <k_qconv+0x57e1>
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x48fef162; WORD $0x146f; BYTE $0xa9 // vmovdqu64 (%rcx,%rbp,4), %zmm2
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x4855d162; WORD $0xe3ed // vpaddsw %zmm11, %zmm5, %zmm4
+	LONG $0x4865d162; WORD $0xdbed // vpaddsw %zmm11, %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb67 // vpackuswb %zmm3, %zmm4, %zmm3
+	LONG $0x4865d162; WORD $0xdcde // vpmaxub %zmm12, %zmm3, %zmm3
+	LONG $0x4865d162; WORD $0xddda // vpminub %zmm13, %zmm3, %zmm3
+	LONG $0x486df262; WORD $0xdb36 // vpermd %zmm3, %zmm2, %zmm3
+	LONG $0x48fed162; WORD $0x5d7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%r13)
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x08468d49 // leaq 0x8(%r14), %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xee0d8f0f; WORD $0xffff // jg 0x5777 <k_qconv+0x5757>
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x48fef162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x015e8e0f; WORD $0x0000 // jle 0x71d0 <k_qconv+0x71b0>
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0xf9af0f49 // imulq %r9, %rdi
-	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x30598b4c // movq 0x30(%rcx), %r11
-	LONG $0x40698b48 // movq 0x40(%rcx), %rbp
-	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	LONG $0x48fdf162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm3
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
-	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x19eb // jmp 0x70cc <k_qconv+0x70ac>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	LONG $0x0116840f; WORD $0x0000 // je 0x71e2 <k_qconv+0x71c2>
+	LONG $0x022a8e0f; WORD $0x0000 // jle 0x6bb0 <k_qconv+0x6b90>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf5af0f49 // imulq %r13, %rsi
+	LONG $0x24740348; BYTE $0x20 // addq 0x20(%rsp), %rsi
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x304e8b4d // movq 0x30(%r14), %r9
+	LONG $0x406e8b49 // movq 0x40(%r14), %rbp
+	QUAD $0x00000000ad148d4c // leaq (,%rbp,4), %r10
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
+	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
+	LONG $0x48fd7162; WORD $0xc36f // vmovdqa64 %zmm3, %zmm8
+	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
+	LONG $0x48fd7162; WORD $0xd36f // vmovdqa64 %zmm3, %zmm10
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x11eb // jmp 0x69ec <k_qconv+0x69cc>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x01f3840f; WORD $0x0000 // je 0x6bdf <k_qconv+0x6bbf>
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xef7e // jle 0x70c0 <k_qconv+0x70a0>
-	LONG $0xe33c8b4b // movq (%r11,%r12,8), %rdi
-	LONG $0x39048d4c // leaq (%rcx,%rdi), %r8
-	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	WORD $0xef7e // jle 0x69e0 <k_qconv+0x69c0>
+	LONG $0xd9048b4b // movq (%r9,%r11,8), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x103c8d4e // leaq (%rax,%r10), %r15
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fed162; WORD $0x376f // vmovdqu64 (%r15), %zmm6
-	LONG $0x4845f162; WORD $0xf671; BYTE $0x08 // vpsllw $0x8, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm7, %zmm7
-	LONG $0x484df162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm6, %zmm6
-	QUAD $0x003d4458487d5262 // vpbroadcastd (%r13,%rdi), %zmm8
-	LONG $0x48bd7162; WORD $0xc9db // vpandq %zmm1, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm8, %zmm8
-	LONG $0x48357162; WORD $0xcff5 // vpmaddwd %zmm7, %zmm9, %zmm9
-	LONG $0x4835f162; WORD $0xedfe // vpaddd %zmm5, %zmm9, %zmm5
-	LONG $0x483d7162; WORD $0xc6f5 // vpmaddwd %zmm6, %zmm8, %zmm8
-	LONG $0x4855d162; WORD $0xe8fe // vpaddd %zmm8, %zmm5, %zmm5
-	LONG $0x487d7262; WORD $0x0458; BYTE $0x38 // vpbroadcastd (%rax,%rdi), %zmm8
-	LONG $0x48bd7162; WORD $0xc9db // vpandq %zmm1, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm8, %zmm8
-	LONG $0x48357162; WORD $0xcff5 // vpmaddwd %zmm7, %zmm9, %zmm9
-	LONG $0x4835f162; WORD $0xe4fe // vpaddd %zmm4, %zmm9, %zmm4
-	LONG $0x483d7162; WORD $0xc6f5 // vpmaddwd %zmm6, %zmm8, %zmm8
-	LONG $0x485dd162; WORD $0xe0fe // vpaddd %zmm8, %zmm4, %zmm4
-	LONG $0x487d7262; WORD $0x0458; BYTE $0x3e // vpbroadcastd (%rsi,%rdi), %zmm8
-	LONG $0x48bd7162; WORD $0xc9db // vpandq %zmm1, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm8, %zmm8
-	LONG $0x48357162; WORD $0xcff5 // vpmaddwd %zmm7, %zmm9, %zmm9
-	LONG $0x4835f162; WORD $0xdbfe // vpaddd %zmm3, %zmm9, %zmm3
-	LONG $0x483d7162; WORD $0xc6f5 // vpmaddwd %zmm6, %zmm8, %zmm8
-	LONG $0x4865d162; WORD $0xd8fe // vpaddd %zmm8, %zmm3, %zmm3
-	LONG $0x487d7262; WORD $0x0458; BYTE $0x3a // vpbroadcastd (%rdx,%rdi), %zmm8
-	LONG $0x48bd7162; WORD $0xc9db // vpandq %zmm1, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd071; BYTE $0x08 // vpsrlw $0x8, %zmm8, %zmm8
-	LONG $0x4835f162; WORD $0xfff5 // vpmaddwd %zmm7, %zmm9, %zmm7
-	LONG $0x4845f162; WORD $0xd2fe // vpaddd %zmm2, %zmm7, %zmm2
-	LONG $0x483df162; WORD $0xf6f5 // vpmaddwd %zmm6, %zmm8, %zmm6
-	LONG $0x486df162; WORD $0xd6fe // vpaddd %zmm6, %zmm2, %zmm2
-	LONG $0x40c78349 // addq $0x40, %r15
-	LONG $0x2f348d4e // leaq (%rdi,%r13), %r14
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x04c78348 // addq $0x4, %rdi
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0xff1b820f; WORD $0xffff // jb 0x70e0 <k_qconv+0x70c0>
-	LONG $0xfffef6e9; BYTE $0xff // jmp 0x70c0 <k_qconv+0x70a0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48fdf162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm3
-	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
-	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0xcfaf0f4d // imulq %r15, %r9
-	LONG $0x244c034c; BYTE $0x28 // addq 0x28(%rsp), %r9
-	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x6674 // je 0x7260 <k_qconv+0x7240>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x893c8d4a // leaq (%rcx,%r9,4), %rdi
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	LONG $0x0141850f; WORD $0x0000 // jne 0x7360 <k_qconv+0x7340>
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x01be8e0f; WORD $0x0000 // jle 0x73e9 <k_qconv+0x73c9>
-	LONG $0x48fef162; WORD $0x2f7f // vmovdqu64 %zmm5, (%rdi)
-	LONG $0xbf0c8d4a // leaq (%rdi,%r15,4), %rcx
-	LONG $0x48feb162; WORD $0x247f; BYTE $0xbf // vmovdqu64 %zmm4, (%rdi,%r15,4)
-	LONG $0xb93c8d4a // leaq (%rcx,%r15,4), %rdi
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0xb9 // vmovdqu64 %zmm3, (%rcx,%r15,4)
-	LONG $0x48feb162; WORD $0x147f; BYTE $0xbf // vmovdqu64 %zmm2, (%rdi,%r15,4)
-	LONG $0xfffdede9; BYTE $0xff // jmp 0x7040 <k_qconv+0x7020>
+	LONG $0x48fe7162; WORD $0x276f // vmovdqu64 (%rdi), %zmm12
+	LONG $0x4825d162; WORD $0xf471; BYTE $0x08 // vpsllw $0x8, %zmm12, %zmm11
+	LONG $0x4825d162; WORD $0xe371; BYTE $0x08 // vpsraw $0x8, %zmm11, %zmm11
+	LONG $0x487d7262; WORD $0x2858 // vpbroadcastd (%rax), %zmm13
+	LONG $0x481dd162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm12, %zmm12
+	LONG $0x48957162; WORD $0xf1db // vpandq %zmm1, %zmm13, %zmm14
+	LONG $0x4815d162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
+	LONG $0x480d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm14, %zmm10
+	LONG $0x48155162; WORD $0xecf5 // vpmaddwd %zmm12, %zmm13, %zmm13
+	LONG $0x482d5162; WORD $0xd5fe // vpaddd %zmm13, %zmm10, %zmm10
+	LONG $0x08148d48 // leaq (%rax,%rcx), %rdx
+	LONG $0x487d7262; WORD $0x2c58; BYTE $0x08 // vpbroadcastd (%rax,%rcx), %zmm13
+	LONG $0x48957162; WORD $0xf1db // vpandq %zmm1, %zmm13, %zmm14
+	LONG $0x4815d162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
+	LONG $0x480d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm14, %zmm9
+	LONG $0x48155162; WORD $0xecf5 // vpmaddwd %zmm12, %zmm13, %zmm13
+	LONG $0x48355162; WORD $0xcdfe // vpaddd %zmm13, %zmm9, %zmm9
+	LONG $0x487d7262; WORD $0x2c58; BYTE $0x11 // vpbroadcastd (%rcx,%rdx), %zmm13
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x48957162; WORD $0xf1db // vpandq %zmm1, %zmm13, %zmm14
+	LONG $0x4815d162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
+	LONG $0x480d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm14, %zmm8
+	LONG $0x48155162; WORD $0xecf5 // vpmaddwd %zmm12, %zmm13, %zmm13
+	LONG $0x483d5162; WORD $0xc5fe // vpaddd %zmm13, %zmm8, %zmm8
+	LONG $0x487d7262; WORD $0x2c58; BYTE $0x11 // vpbroadcastd (%rcx,%rdx), %zmm13
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x48957162; WORD $0xf1db // vpandq %zmm1, %zmm13, %zmm14
+	LONG $0x4815d162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
+	LONG $0x480df162; WORD $0xfffe // vpaddd %zmm7, %zmm14, %zmm7
+	LONG $0x48155162; WORD $0xecf5 // vpmaddwd %zmm12, %zmm13, %zmm13
+	LONG $0x4845d162; WORD $0xfdfe // vpaddd %zmm13, %zmm7, %zmm7
+	LONG $0x487d7262; WORD $0x2c58; BYTE $0x11 // vpbroadcastd (%rcx,%rdx), %zmm13
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x48957162; WORD $0xf1db // vpandq %zmm1, %zmm13, %zmm14
+	LONG $0x4815d162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
+	LONG $0x480df162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm6
+	LONG $0x48155162; WORD $0xecf5 // vpmaddwd %zmm12, %zmm13, %zmm13
+	LONG $0x487d7262; WORD $0x3458; BYTE $0x11 // vpbroadcastd (%rcx,%rdx), %zmm14
+	LONG $0x484dd162; WORD $0xf5fe // vpaddd %zmm13, %zmm6, %zmm6
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x488d7162; WORD $0xe9db // vpandq %zmm1, %zmm14, %zmm13
+	LONG $0x480dd162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm14, %zmm14
+	LONG $0x48155162; WORD $0xebf5 // vpmaddwd %zmm11, %zmm13, %zmm13
+	LONG $0x4815f162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm5
+	LONG $0x480d5162; WORD $0xecf5 // vpmaddwd %zmm12, %zmm14, %zmm13
+	LONG $0x4855d162; WORD $0xedfe // vpaddd %zmm13, %zmm5, %zmm5
+	LONG $0x487d7262; WORD $0x2c58; BYTE $0x11 // vpbroadcastd (%rcx,%rdx), %zmm13
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x48957162; WORD $0xf1db // vpandq %zmm1, %zmm13, %zmm14
+	LONG $0x4815d162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xf3f5 // vpmaddwd %zmm11, %zmm14, %zmm14
+	LONG $0x480df162; WORD $0xe4fe // vpaddd %zmm4, %zmm14, %zmm4
+	LONG $0x48155162; WORD $0xecf5 // vpmaddwd %zmm12, %zmm13, %zmm13
+	LONG $0x485dd162; WORD $0xe5fe // vpaddd %zmm13, %zmm4, %zmm4
+	LONG $0x487d7262; WORD $0x2c58; BYTE $0x11 // vpbroadcastd (%rcx,%rdx), %zmm13
+	LONG $0x48957162; WORD $0xf1db // vpandq %zmm1, %zmm13, %zmm14
+	LONG $0x4815d162; WORD $0xd571; BYTE $0x08 // vpsrlw $0x8, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xdbf5 // vpmaddwd %zmm11, %zmm14, %zmm11
+	LONG $0x4825f162; WORD $0xdbfe // vpaddd %zmm3, %zmm11, %zmm3
+	LONG $0x48155162; WORD $0xdcf5 // vpmaddwd %zmm12, %zmm13, %zmm11
+	LONG $0x4865d162; WORD $0xdbfe // vpaddd %zmm11, %zmm3, %zmm3
+	LONG $0x04c08348 // addq $0x4, %rax
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	LONG $0xfe62820f; WORD $0xffff // jb 0x6a00 <k_qconv+0x69e0>
+	LONG $0xfffe3de9; BYTE $0xff // jmp 0x69e0 <k_qconv+0x69c0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c034c; BYTE $0x40 // addq 0x40(%rsp), %r9
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487d7262; WORD $0x4158; BYTE $0x22 // vpbroadcastd 0x88(%rcx), %zmm8
-	LONG $0x487df262; WORD $0x7958; BYTE $0x23 // vpbroadcastd 0x8c(%rcx), %zmm7
-	LONG $0x487df262; WORD $0x7158; BYTE $0x24 // vpbroadcastd 0x90(%rcx), %zmm6
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
+	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
+	LONG $0x48fd7162; WORD $0xc36f // vmovdqa64 %zmm3, %zmm8
+	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
+	LONG $0x48fd7162; WORD $0xd36f // vmovdqa64 %zmm3, %zmm10
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x008f840f; WORD $0x0000 // je 0x6c80 <k_qconv+0x6c60>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0xa8148d4a // leaq (%rax,%r13,4), %rdx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	LONG $0x0242850f; WORD $0x0000 // jne 0x6e50 <k_qconv+0x6e30>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	LONG $0x03398e0f; WORD $0x0000 // jle 0x6f56 <k_qconv+0x6f36>
+	LONG $0x48fe7162; WORD $0x127f // vmovdqu64 %zmm10, (%rdx)
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x48fe3162; WORD $0x0c7f; BYTE $0x82 // vmovdqu64 %zmm9, (%rdx,%r8,4)
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x48fe3162; WORD $0x047f; BYTE $0x80 // vmovdqu64 %zmm8, (%rax,%r8,4)
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x82 // vmovdqu64 %zmm7, (%rdx,%r8,4)
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x80 // vmovdqu64 %zmm6, (%rax,%r8,4)
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x82 // vmovdqu64 %zmm5, (%rdx,%r8,4)
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x80 // vmovdqu64 %zmm4, (%rax,%r8,4)
+	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x82 // vmovdqu64 %zmm3, (%rdx,%r8,4)
+	LONG $0xfffce6e9; BYTE $0xff // jmp 0x6957 <k_qconv+0x6937>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x246c034c; BYTE $0x48 // addq 0x48(%rsp), %r13
+	LONG $0x88868b41; WORD $0x0000; BYTE $0x00 // movl 0x88(%r14), %eax
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	LONG $0xfb8b850f; WORD $0xffff // jne 0x682c <k_qconv+0x680c>
+	LONG $0x487d7262; WORD $0xe87c // vpbroadcastd %eax, %zmm13
+	LONG $0x487d5262; WORD $0x6658; BYTE $0x23 // vpbroadcastd 0x8c(%r14), %zmm12
+	LONG $0x487d5262; WORD $0x5e58; BYTE $0x24 // vpbroadcastd 0x90(%r14), %zmm11
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
+	LONG $0x48155162; WORD $0xd2fe // vpaddd %zmm10, %zmm13, %zmm10
+	LONG $0x482d5262; WORD $0xd43d // vpmaxsd %zmm12, %zmm10, %zmm10
+	LONG $0x482d5262; WORD $0xd339 // vpminsd %zmm11, %zmm10, %zmm10
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x03748e0f; WORD $0x0000 // jle 0x705e <k_qconv+0x703e>
+	LONG $0x487e5262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm10, (%r13)
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x48155162; WORD $0xc9fe // vpaddd %zmm9, %zmm13, %zmm9
+	LONG $0x48355262; WORD $0xcc3d // vpmaxsd %zmm12, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcb39 // vpminsd %zmm11, %zmm9, %zmm9
+	QUAD $0x00054c31487e1262 // vpmovdb %zmm9, (%r13,%r8)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x48155162; WORD $0xc0fe // vpaddd %zmm8, %zmm13, %zmm8
+	LONG $0x483d5262; WORD $0xc43d // vpmaxsd %zmm12, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc339 // vpminsd %zmm11, %zmm8, %zmm8
+	LONG $0x487e1262; WORD $0x0431; BYTE $0x28 // vpmovdb %zmm8, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm7, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x4815f162; WORD $0xfffe // vpaddd %zmm7, %zmm13, %zmm7
+	LONG $0x4845d262; WORD $0xfc3d // vpmaxsd %zmm12, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfb39 // vpminsd %zmm11, %zmm7, %zmm7
+	LONG $0x487e9262; WORD $0x3c31; BYTE $0x28 // vpmovdb %zmm7, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x4815f162; WORD $0xf6fe // vpaddd %zmm6, %zmm13, %zmm6
+	LONG $0x484dd262; WORD $0xf43d // vpmaxsd %zmm12, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf339 // vpminsd %zmm11, %zmm6, %zmm6
+	LONG $0x487e9262; WORD $0x3431; BYTE $0x28 // vpmovdb %zmm6, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x4815f162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm5
+	LONG $0x4855d262; WORD $0xec3d // vpmaxsd %zmm12, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xeb39 // vpminsd %zmm11, %zmm5, %zmm5
+	LONG $0x487e9262; WORD $0x2c31; BYTE $0x28 // vpmovdb %zmm5, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x4815f162; WORD $0xe4fe // vpaddd %zmm4, %zmm13, %zmm4
+	LONG $0x485dd262; WORD $0xe43d // vpmaxsd %zmm12, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe339 // vpminsd %zmm11, %zmm4, %zmm4
+	LONG $0x487e9262; WORD $0x2431; BYTE $0x28 // vpmovdb %zmm4, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x4815f162; WORD $0xdbfe // vpaddd %zmm3, %zmm13, %zmm3
+	LONG $0x4865d262; WORD $0xdc3d // vpmaxsd %zmm12, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdb39 // vpminsd %zmm11, %zmm3, %zmm3
+	LONG $0x487e9262; WORD $0x1c31; BYTE $0x28 // vpmovdb %zmm3, (%r8,%r13)
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0xfffb19e9; BYTE $0xff // jmp 0x695b <k_qconv+0x693b>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm10, %zmm10
+	LONG $0x28468b49 // movq 0x28(%r14), %rax
+	LONG $0x482c7162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm10, %zmm10
+	LONG $0x82148d4e // leaq (%rdx,%r8,4), %r10
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x820c8d4f // leaq (%r10,%r8,4), %r9
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x813c8d4b // leaq (%r9,%r8,4), %rdi
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x87348d4a // leaq (%rdi,%r8,4), %rsi
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0x6faa <k_qconv+0x6f8a>
+	LONG $0x487c7162; WORD $0x1211 // vmovups %zmm10, (%rdx)
+	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
+	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
+	LONG $0x487c3162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm9, (%rdx,%r8,4)
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm8, %zmm8
+	LONG $0x487c3162; WORD $0x0411; BYTE $0xc2 // vmovups %zmm8, (%rdx,%r8,8)
+	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm7, %zmm7
+	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x87 // vmovups %zmm6, (%rdi,%r8,4)
+	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0xc7 // vmovups %zmm5, (%rdi,%r8,8)
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x82 // vmovups %zmm4, (%rdx,%r8,4)
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm3, %zmm3
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x82 // vmovups %zmm3, (%rdx,%r8,4)
+	LONG $0xfffa01e9; BYTE $0xff // jmp 0x6957 <k_qconv+0x6937>
+	LONG $0x497c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k1}
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x497c3162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm9, (%rdx,%r8,4) {%k1}
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x497c3162; WORD $0x0411; BYTE $0x80 // vmovups %zmm8, (%rax,%r8,4) {%k1}
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x497cb162; WORD $0x3c11; BYTE $0x82 // vmovups %zmm7, (%rdx,%r8,4) {%k1}
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4) {%k1}
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x82 // vmovups %zmm5, (%rdx,%r8,4) {%k1}
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4) {%k1}
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x82 // vmovups %zmm3, (%rdx,%r8,4) {%k1}
+	LONG $0xfff9ade9; BYTE $0xff // jmp 0x6957 <k_qconv+0x6937>
+	LONG $0x497c7162; WORD $0x1211 // vmovups %zmm10, (%rdx) {%k1}
+	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
+	LONG $0x48347162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm9, %zmm9
+	LONG $0x497c5162; WORD $0x0a11 // vmovups %zmm9, (%r10) {%k1}
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm8, %zmm8
+	LONG $0x497c5162; WORD $0x0111 // vmovups %zmm8, (%r9) {%k1}
+	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm7, %zmm7
+	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
+	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
+	LONG $0x497cf162; WORD $0x3611 // vmovups %zmm6, (%rsi) {%k1}
+	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x86 // vmovups %zmm5, (%rsi,%r8,4) {%k1}
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x82 // vmovups %zmm4, (%rdx,%r8,4) {%k1}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm3, %zmm3
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x82 // vmovups %zmm3, (%rdx,%r8,4) {%k1}
+	LONG $0xfff8f9e9; BYTE $0xff // jmp 0x6957 <k_qconv+0x6937>
+	LONG $0x3024448b // movl 0x30(%rsp), %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7e5262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm10, (%r13) {%k2}
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48345162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm9, %zmm9
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x48155162; WORD $0xc9fe // vpaddd %zmm9, %zmm13, %zmm9
+	LONG $0x48355262; WORD $0xcc3d // vpmaxsd %zmm12, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcb39 // vpminsd %zmm11, %zmm9, %zmm9
+	QUAD $0x00054c314a7e1262 // vpmovdb %zmm9, (%r13,%r8) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c5162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x48155162; WORD $0xc0fe // vpaddd %zmm8, %zmm13, %zmm8
+	LONG $0x483d5262; WORD $0xc43d // vpmaxsd %zmm12, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc339 // vpminsd %zmm11, %zmm8, %zmm8
+	LONG $0x4a7e1262; WORD $0x0431; BYTE $0x28 // vpmovdb %zmm8, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm7, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x4815f162; WORD $0xfffe // vpaddd %zmm7, %zmm13, %zmm7
+	LONG $0x4845d262; WORD $0xfc3d // vpmaxsd %zmm12, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfb39 // vpminsd %zmm11, %zmm7, %zmm7
+	LONG $0x4a7e9262; WORD $0x3c31; BYTE $0x28 // vpmovdb %zmm7, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cd162; WORD $0x3459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x4815f162; WORD $0xf6fe // vpaddd %zmm6, %zmm13, %zmm6
+	LONG $0x484dd262; WORD $0xf43d // vpmaxsd %zmm12, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf339 // vpminsd %zmm11, %zmm6, %zmm6
+	LONG $0x4a7e9262; WORD $0x3431; BYTE $0x28 // vpmovdb %zmm6, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x4815f162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm5
+	LONG $0x4855d262; WORD $0xec3d // vpmaxsd %zmm12, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xeb39 // vpminsd %zmm11, %zmm5, %zmm5
+	LONG $0x4a7e9262; WORD $0x2c31; BYTE $0x28 // vpmovdb %zmm5, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x4815f162; WORD $0xe4fe // vpaddd %zmm4, %zmm13, %zmm4
+	LONG $0x485dd262; WORD $0xe43d // vpmaxsd %zmm12, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe339 // vpminsd %zmm11, %zmm4, %zmm4
+	LONG $0x4a7e9262; WORD $0x2431; BYTE $0x28 // vpmovdb %zmm4, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x4815f162; WORD $0xdbfe // vpaddd %zmm3, %zmm13, %zmm3
+	LONG $0x4865d262; WORD $0xdc3d // vpmaxsd %zmm12, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdb39 // vpminsd %zmm11, %zmm3, %zmm3
+	LONG $0x4a7e9262; WORD $0x1c31; BYTE $0x28 // vpmovdb %zmm3, (%r8,%r13) {%k2}
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0xfff79de9; BYTE $0xff // jmp 0x695b <k_qconv+0x693b>
+	WORD $0x9066 // nop
+	LONG $0x10f58349 // xorq $0x10, %r13
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x787e8b48 // movq 0x78(%rsi), %rdi
+	LONG $0x60568b48 // movq 0x60(%rsi), %rdx
+	LONG $0x54af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rdx
+	LONG $0x68468b4c // movq 0x68(%rsi), %r8
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
+	LONG $0x80be8b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rsi), %r15
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x10f28348 // xorq $0x10, %rdx
+	WORD $0x094c; BYTE $0xea // orq %r13, %rdx
+	QUAD $0x000000a82484940f // sete 0xa8(%rsp)
+	LONG $0x204e8b48 // movq 0x20(%rsi), %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	QUAD $0x00000000bd0c8d48 // leaq (,%rdi,4), %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	LONG $0x036e8d49 // leaq 0x3(%r14), %rbp
+	LONG $0xefaf0f48 // imulq %rdi, %rbp
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0x02768d49 // leaq 0x2(%r14), %rsi
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x014e8d49 // leaq 0x1(%r14), %rcx
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
+	LONG $0x0000a7e9; BYTE $0x00 // jmp 0x731b <k_qconv+0x72fb>
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x484cf162; WORD $0xed59 // vmulps %zmm5, %zmm6, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x484cf162; WORD $0xe459 // vmulps %zmm4, %zmm6, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x484cf162; WORD $0xdb59 // vmulps %zmm3, %zmm6, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x487df262; WORD $0xe77b // vpbroadcastw %edi, %zmm4
+	LONG $0x487df262; WORD $0xf27a // vpbroadcastb %edx, %zmm6
+	LONG $0x487df262; WORD $0xf87a // vpbroadcastb %eax, %zmm7
+	LONG $0x4835f162; WORD $0xed6b // vpackssdw %zmm5, %zmm9, %zmm5
+	LONG $0x4855f162; WORD $0xeced // vpaddsw %zmm4, %zmm5, %zmm5
+	LONG $0x4865f162; WORD $0xdced // vpaddsw %zmm4, %zmm3, %zmm3
+	LONG $0x4855f162; WORD $0xdb67 // vpackuswb %zmm3, %zmm5, %zmm3
+	LONG $0x4865f162; WORD $0xdede // vpmaxub %zmm6, %zmm3, %zmm3
+	LONG $0x4865f162; WORD $0xdfda // vpminub %zmm7, %zmm3, %zmm3
+	LONG $0x486df262; WORD $0xdb36 // vpermd %zmm3, %zmm2, %zmm3
+	LONG $0x48fed162; WORD $0x197f // vmovdqu64 %zmm3, (%r9)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x04468d49 // leaq 0x4(%r14), %rax
+	QUAD $0x000000882494034c // addq 0x88(%rsp), %r10
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xe46b8f0f; WORD $0xffff // jg 0x5786 <k_qconv+0x5766>
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x48fef162; WORD $0x1c6f; BYTE $0x82 // vmovdqu64 (%rdx,%rax,4), %zmm3
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x01648e0f; WORD $0x0000 // jle 0x74a0 <k_qconv+0x7480>
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x24540348; BYTE $0x20 // addq 0x20(%rsp), %rdx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x30788b48 // movq 0x30(%rax), %rdi
+	LONG $0x40688b4c // movq 0x40(%rax), %r13
+	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x1beb // jmp 0x739c <k_qconv+0x737c>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	LONG $0x0116840f; WORD $0x0000 // je 0x74b2 <k_qconv+0x7492>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0xef7e // jle 0x7390 <k_qconv+0x7370>
+	LONG $0xff148b4a // movq (%rdi,%r15,8), %rdx
+	LONG $0x10048d4c // leaq (%rax,%rdx), %r8
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x48fef162; WORD $0x3b6f // vmovdqu64 (%rbx), %zmm7
+	LONG $0x483df162; WORD $0xf771; BYTE $0x08 // vpsllw $0x8, %zmm7, %zmm8
+	LONG $0x483dd162; WORD $0xe071; BYTE $0x08 // vpsraw $0x8, %zmm8, %zmm8
+	LONG $0x4845f162; WORD $0xe771; BYTE $0x08 // vpsraw $0x8, %zmm7, %zmm7
+	LONG $0x487d5262; WORD $0x0c58; BYTE $0x14 // vpbroadcastd (%r12,%rdx), %zmm9
+	LONG $0x48b57162; WORD $0xd1db // vpandq %zmm1, %zmm9, %zmm10
+	LONG $0x4835d162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xd0f5 // vpmaddwd %zmm8, %zmm10, %zmm10
+	LONG $0x482df162; WORD $0xf6fe // vpaddd %zmm6, %zmm10, %zmm6
+	LONG $0x48357162; WORD $0xcff5 // vpmaddwd %zmm7, %zmm9, %zmm9
+	LONG $0x484dd162; WORD $0xf1fe // vpaddd %zmm9, %zmm6, %zmm6
+	LONG $0x487d7262; WORD $0x0c58; BYTE $0x11 // vpbroadcastd (%rcx,%rdx), %zmm9
+	LONG $0x48b57162; WORD $0xd1db // vpandq %zmm1, %zmm9, %zmm10
+	LONG $0x4835d162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xd0f5 // vpmaddwd %zmm8, %zmm10, %zmm10
+	LONG $0x482df162; WORD $0xedfe // vpaddd %zmm5, %zmm10, %zmm5
+	LONG $0x48357162; WORD $0xcff5 // vpmaddwd %zmm7, %zmm9, %zmm9
+	LONG $0x4855d162; WORD $0xe9fe // vpaddd %zmm9, %zmm5, %zmm5
+	LONG $0x487d7262; WORD $0x0c58; BYTE $0x16 // vpbroadcastd (%rsi,%rdx), %zmm9
+	LONG $0x48b57162; WORD $0xd1db // vpandq %zmm1, %zmm9, %zmm10
+	LONG $0x4835d162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xd0f5 // vpmaddwd %zmm8, %zmm10, %zmm10
+	LONG $0x482df162; WORD $0xe4fe // vpaddd %zmm4, %zmm10, %zmm4
+	LONG $0x48357162; WORD $0xcff5 // vpmaddwd %zmm7, %zmm9, %zmm9
+	LONG $0x485dd162; WORD $0xe1fe // vpaddd %zmm9, %zmm4, %zmm4
+	QUAD $0x00154c58487d7262 // vpbroadcastd (%rbp,%rdx), %zmm9
+	LONG $0x48b57162; WORD $0xd1db // vpandq %zmm1, %zmm9, %zmm10
+	LONG $0x4835d162; WORD $0xd171; BYTE $0x08 // vpsrlw $0x8, %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc0f5 // vpmaddwd %zmm8, %zmm10, %zmm8
+	LONG $0x483df162; WORD $0xdbfe // vpaddd %zmm3, %zmm8, %zmm3
+	LONG $0x4835f162; WORD $0xfff5 // vpmaddwd %zmm7, %zmm9, %zmm7
+	LONG $0x4865f162; WORD $0xdffe // vpaddd %zmm7, %zmm3, %zmm3
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0x14348d4d // leaq (%r12,%rdx), %r14
+	LONG $0x04c68349 // addq $0x4, %r14
+	LONG $0x04c28348 // addq $0x4, %rdx
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xff1b820f; WORD $0xffff // jb 0x73b0 <k_qconv+0x7390>
+	LONG $0xfffef6e9; BYTE $0xff // jmp 0x7390 <k_qconv+0x7370>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	LONG $0x48fdf162; WORD $0xeb6f // vmovdqa64 %zmm3, %zmm5
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
+	LONG $0x4caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r9
+	LONG $0x244c034c; BYTE $0x48 // addq 0x48(%rsp), %r9
+	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x5474 // je 0x7520 <k_qconv+0x7500>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x02ff8349 // cmpq $0x2, %r15
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
+	LONG $0x0157850f; WORD $0x0000 // jne 0x7640 <k_qconv+0x7620>
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	LONG $0x01da8e0f; WORD $0x0000 // jle 0x76cd <k_qconv+0x76ad>
+	LONG $0x48fef162; WORD $0x327f // vmovdqu64 %zmm6, (%rdx)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
+	LONG $0x48fef162; WORD $0x2c7f; BYTE $0xba // vmovdqu64 %zmm5, (%rdx,%rdi,4)
+	LONG $0xb8148d48 // leaq (%rax,%rdi,4), %rdx
+	LONG $0x48fef162; WORD $0x247f; BYTE $0xb8 // vmovdqu64 %zmm4, (%rax,%rdi,4)
+	LONG $0x48fef162; WORD $0x1c7f; BYTE $0xba // vmovdqu64 %zmm3, (%rdx,%rdi,4)
+	LONG $0xfffde0e9; BYTE $0xff // jmp 0x7300 <k_qconv+0x72e0>
+	LONG $0x244c034c; BYTE $0x40 // addq 0x40(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x0088bb8b; WORD $0x0000 // movl 0x88(%rbx), %edi
+	LONG $0x008c938b; WORD $0x0000 // movl 0x8c(%rbx), %edx
+	LONG $0x0090838b; WORD $0x0000 // movl 0x90(%rbx), %eax
+	LONG $0x487cf162; WORD $0xfe5b // vcvtdq2ps %zmm6, %zmm7
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
+	LONG $0x487c9162; WORD $0x3410; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm6
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	LONG $0x487d7162; WORD $0xcf5b // vcvtps2dq %zmm7, %zmm9
+	QUAD $0x00000000a824bc80 // cmpb $0x0, 0xa8(%rsp)
+	LONG $0xfd07850f; WORD $0xffff // jne 0x7274 <k_qconv+0x7254>
+	LONG $0x487d7262; WORD $0xc77c // vpbroadcastd %edi, %zmm8
+	LONG $0x487df262; WORD $0xfa7c // vpbroadcastd %edx, %zmm7
+	LONG $0x487df262; WORD $0xf07c // vpbroadcastd %eax, %zmm6
+	LONG $0x483d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm8, %zmm9
+	LONG $0x48357262; WORD $0xcf3d // vpmaxsd %zmm7, %zmm9, %zmm9
+	LONG $0x48357262; WORD $0xce39 // vpminsd %zmm6, %zmm9, %zmm9
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	LONG $0x01a68e0f; WORD $0x0000 // jle 0x7741 <k_qconv+0x7721>
+	LONG $0x487e5262; WORD $0x0931 // vpmovdb %zmm9, (%r9)
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0x86 // vmulps (%r14,%rax,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
 	LONG $0x483df162; WORD $0xedfe // vpaddd %zmm5, %zmm8, %zmm5
 	LONG $0x4855f262; WORD $0xef3d // vpmaxsd %zmm7, %zmm5, %zmm5
 	LONG $0x4855f262; WORD $0xee39 // vpminsd %zmm6, %zmm5, %zmm5
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0xfce08e0f; WORD $0xffff // jle 0x6fa1 <k_qconv+0x6f81>
-	LONG $0x487ed262; WORD $0x2931 // vpmovdb %zmm5, (%r9)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x487ed262; WORD $0x2c31; BYTE $0x11 // vpmovdb %zmm5, (%r9,%rdx)
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cd162; WORD $0x2459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0x86 // vmulps (%r14,%rax,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x483df162; WORD $0xe4fe // vpaddd %zmm4, %zmm8, %zmm4
 	LONG $0x485df262; WORD $0xe73d // vpmaxsd %zmm7, %zmm4, %zmm4
 	LONG $0x485df262; WORD $0xe639 // vpminsd %zmm6, %zmm4, %zmm4
-	LONG $0x487e9262; WORD $0x2431; BYTE $0x39 // vpmovdb %zmm4, (%r9,%r15)
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	LONG $0x487eb262; WORD $0x2431; BYTE $0x0a // vpmovdb %zmm4, (%rdx,%r9)
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0x86 // vmulps (%r14,%rax,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
 	LONG $0x483df162; WORD $0xdbfe // vpaddd %zmm3, %zmm8, %zmm3
 	LONG $0x4865f262; WORD $0xdf3d // vpmaxsd %zmm7, %zmm3, %zmm3
 	LONG $0x4865f262; WORD $0xde39 // vpminsd %zmm6, %zmm3, %zmm3
-	LONG $0x487e9262; WORD $0x1c31; BYTE $0x0f // vpmovdb %zmm3, (%r15,%r9)
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x483df162; WORD $0xd2fe // vpaddd %zmm2, %zmm8, %zmm2
-	LONG $0x486df262; WORD $0xd73d // vpmaxsd %zmm7, %zmm2, %zmm2
-	LONG $0x486df262; WORD $0xd639 // vpminsd %zmm6, %zmm2, %zmm2
-	LONG $0x487e9262; WORD $0x1431; BYTE $0x0f // vpmovdb %zmm2, (%r15,%r9)
-	LONG $0xfffceae9; BYTE $0xff // jmp 0x7040 <k_qconv+0x7020>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
+	LONG $0x487eb262; WORD $0x1c31; BYTE $0x0a // vpmovdb %zmm3, (%rdx,%r9)
+	LONG $0xfffcc6e9; BYTE $0xff // jmp 0x7300 <k_qconv+0x72e0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x28408b48 // movq 0x28(%rax), %rax
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x484cd162; WORD $0x3459; BYTE $0x9e // vmulps (%r14,%rbx,4), %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0x3458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm6, %zmm6
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0xba0c8d4c // leaq (%rdx,%rdi,4), %r9
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0xbf1c8d4e // leaq (%rdi,%r15,4), %r11
+	LONG $0xb9048d4d // leaq (%r9,%rdi,4), %r8
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xbb0c8d4f // leaq (%r11,%r15,4), %r9
+	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0xb9048d4f // leaq (%r9,%r15,4), %r8
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	WORD $0x6f7e // jle 0x7411 <k_qconv+0x73f1>
-	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
-	LONG $0x485cd162; WORD $0x2459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x487cd162; WORD $0x2311 // vmovups %zmm4, (%r11)
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cd162; WORD $0x1911 // vmovups %zmm3, (%r9)
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cd162; WORD $0x1011 // vmovups %zmm2, (%r8)
-	LONG $0xfffc57e9; BYTE $0xff // jmp 0x7040 <k_qconv+0x7020>
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	LONG $0xbf0c8d4a // leaq (%rdi,%r15,4), %rcx
-	LONG $0x497cb162; WORD $0x2411; BYTE $0xbf // vmovups %zmm4, (%rdi,%r15,4) {%k1}
-	LONG $0xb93c8d4a // leaq (%rcx,%r15,4), %rdi
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0xb9 // vmovups %zmm3, (%rcx,%r15,4) {%k1}
-	LONG $0x497cb162; WORD $0x1411; BYTE $0xbf // vmovups %zmm2, (%rdi,%r15,4) {%k1}
-	LONG $0xfffc2fe9; BYTE $0xff // jmp 0x7040 <k_qconv+0x7020>
-	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
-	LONG $0x485cd162; WORD $0x2459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x497cd162; WORD $0x2311 // vmovups %zmm4, (%r11) {%k1}
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x497cd162; WORD $0x1911 // vmovups %zmm3, (%r9) {%k1}
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x497cd162; WORD $0x1011 // vmovups %zmm2, (%r8) {%k1}
-	LONG $0xfffbe8e9; BYTE $0xff // jmp 0x7040 <k_qconv+0x7020>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x78718b48 // movq 0x78(%rcx), %rsi
-	LONG $0x60798b48 // movq 0x60(%rcx), %rdi
-	LONG $0x7caf0f48; WORD $0x5024 // imulq 0x50(%rsp), %rdi
-	LONG $0x68518b48 // movq 0x68(%rcx), %rdx
-	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x8b48; BYTE $0x39 // movq (%rcx), %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0x18798b48 // movq 0x18(%rcx), %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x38498b4c // movq 0x38(%rcx), %r9
-	LONG $0x80918b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %r10
-	LONG $0x20718b4c // movq 0x20(%rcx), %r14
-	LONG $0x245c8d49; BYTE $0x01 // leaq 0x1(%r12), %rbx
-	LONG $0xdeaf0f48 // imulq %rsi, %rbx
-	QUAD $0x00000090249c0348 // addq 0x90(%rsp), %rbx
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	LONG $0x360c8d48 // leaq (%rsi,%rsi), %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	WORD $0x55eb // jmp 0x7514 <k_qconv+0x74f4>
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	WORD $0x747e // jle 0x76fa <k_qconv+0x76da>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0x9e // vmulps (%r14,%rbx,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm5, %zmm5
+	LONG $0x487cd162; WORD $0x2911 // vmovups %zmm5, (%r9)
+	LONG $0x485cd162; WORD $0x2459; BYTE $0x9e // vmulps (%r14,%rbx,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm4, %zmm4
+	LONG $0x487cd162; WORD $0x2011 // vmovups %zmm4, (%r8)
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0x9e // vmulps (%r14,%rbx,4), %zmm3, %zmm3
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
+	LONG $0xfffc33e9; BYTE $0xff // jmp 0x7300 <k_qconv+0x72e0>
+	LONG $0x497cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k1}
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0xba048d48 // leaq (%rdx,%rdi,4), %rax
+	LONG $0x497cf162; WORD $0x2c11; BYTE $0xba // vmovups %zmm5, (%rdx,%rdi,4) {%k1}
+	LONG $0xb8148d48 // leaq (%rax,%rdi,4), %rdx
+	LONG $0x497cf162; WORD $0x2411; BYTE $0xb8 // vmovups %zmm4, (%rax,%rdi,4) {%k1}
+	LONG $0x497cf162; WORD $0x1c11; BYTE $0xba // vmovups %zmm3, (%rdx,%rdi,4) {%k1}
+	LONG $0xfffc06e9; BYTE $0xff // jmp 0x7300 <k_qconv+0x72e0>
+	LONG $0x497cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k1}
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0x9e // vmulps (%r14,%rbx,4), %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm5, %zmm5
+	LONG $0x497cd162; WORD $0x2911 // vmovups %zmm5, (%r9) {%k1}
+	LONG $0x485cd162; WORD $0x2459; BYTE $0x9e // vmulps (%r14,%rbx,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm4, %zmm4
+	LONG $0x497cd162; WORD $0x2011 // vmovups %zmm4, (%r8) {%k1}
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0x9e // vmulps (%r14,%rbx,4), %zmm3, %zmm3
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm3, %zmm3
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	LONG $0xfffbbfe9; BYTE $0xff // jmp 0x7300 <k_qconv+0x72e0>
 	LONG $0x3024448b // movl 0x30(%rsp), %eax
 	LONG $0xd092fbc5 // kmovd %eax, %k2
-	LONG $0x4a7ed262; WORD $0x1c31; BYTE $0x24 // vpmovdb %zmm3, (%r12) {%k2}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
-	LONG $0x486df262; WORD $0xd53d // vpmaxsd %zmm5, %zmm2, %zmm2
-	LONG $0x486df262; WORD $0xd439 // vpminsd %zmm4, %zmm2, %zmm2
-	LONG $0x4a7ed262; WORD $0x1431; BYTE $0x14 // vpmovdb %zmm2, (%r12,%rdx) {%k2}
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x24448d49; BYTE $0x02 // leaq 0x2(%r12), %rax
-	LONG $0x245c0348; BYTE $0x58 // addq 0x58(%rsp), %rbx
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xe2fd8f0f; WORD $0xffff // jg 0x5811 <k_qconv+0x57f1>
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x48fef162; WORD $0x146f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm2
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x00e28e0f; WORD $0x0000 // jle 0x7610 <k_qconv+0x75f0>
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0xecaf0f4d // imulq %r12, %r13
-	LONG $0x246c034c; BYTE $0x20 // addq 0x20(%rsp), %r13
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x30788b48 // movq 0x30(%rax), %rdi
-	LONG $0x40688b48 // movq 0x40(%rax), %rbp
-	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
-	LONG $0x48fdf162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm3
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x0ceb // jmp 0x756c <k_qconv+0x754c>
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	LONG $0x00aa840f; WORD $0x0000 // je 0x7616 <k_qconv+0x75f6>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xef7e // jle 0x7560 <k_qconv+0x7540>
-	LONG $0xc73c8b4e // movq (%rdi,%r8,8), %r15
-	LONG $0x2f0c8d4b // leaq (%r15,%r13), %rcx
-	LONG $0x011c8d4c // leaq (%rcx,%rax), %r11
-	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
-	LONG $0x48fef162; WORD $0x266f // vmovdqu64 (%rsi), %zmm4
-	LONG $0x4855f162; WORD $0xf471; BYTE $0x08 // vpsllw $0x8, %zmm4, %zmm5
-	LONG $0x4855f162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm5, %zmm5
-	LONG $0x485df162; WORD $0xe471; BYTE $0x08 // vpsraw $0x8, %zmm4, %zmm4
-	LONG $0x487df262; WORD $0x3158 // vpbroadcastd (%rcx), %zmm6
-	LONG $0x48cdf162; WORD $0xf9db // vpandq %zmm1, %zmm6, %zmm7
-	LONG $0x484df162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xfdf5 // vpmaddwd %zmm5, %zmm7, %zmm7
-	LONG $0x4845f162; WORD $0xdbfe // vpaddd %zmm3, %zmm7, %zmm3
-	LONG $0x484df162; WORD $0xf4f5 // vpmaddwd %zmm4, %zmm6, %zmm6
-	LONG $0x4865f162; WORD $0xdefe // vpaddd %zmm6, %zmm3, %zmm3
-	LONG $0x487dd262; WORD $0x3758 // vpbroadcastd (%r15), %zmm6
-	LONG $0x48cdf162; WORD $0xf9db // vpandq %zmm1, %zmm6, %zmm7
-	LONG $0x484df162; WORD $0xd671; BYTE $0x08 // vpsrlw $0x8, %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xedf5 // vpmaddwd %zmm5, %zmm7, %zmm5
-	LONG $0x4855f162; WORD $0xd2fe // vpaddd %zmm2, %zmm5, %zmm2
-	LONG $0x484df162; WORD $0xe4f5 // vpmaddwd %zmm4, %zmm6, %zmm4
-	LONG $0x486df162; WORD $0xd4fe // vpaddd %zmm4, %zmm2, %zmm2
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x04c78349 // addq $0x4, %r15
-	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	LONG $0xff7a820f; WORD $0xffff // jb 0x7580 <k_qconv+0x7560>
-	LONG $0xffff55e9; BYTE $0xff // jmp 0x7560 <k_qconv+0x7540>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x48fdf162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm3
-	LONG $0xe2af0f4c // imulq %rdx, %r12
-	LONG $0x2464034c; BYTE $0x28 // addq 0x28(%rsp), %r12
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x4c74 // je 0x7670 <k_qconv+0x7650>
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x00bf850f; WORD $0x0000 // jne 0x7700 <k_qconv+0x76e0>
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x01008e0f; WORD $0x0000 // jle 0x7750 <k_qconv+0x7730>
-	LONG $0x48fef162; WORD $0x187f // vmovdqu64 %zmm3, (%rax)
-	LONG $0x48fef162; WORD $0x147f; BYTE $0x90 // vmovdqu64 %zmm2, (%rax,%rdx,4)
-	LONG $0xfffe9de9; BYTE $0xff // jmp 0x74ff <k_qconv+0x74df>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x2464034c; BYTE $0x48 // addq 0x48(%rsp), %r12
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487df262; WORD $0x7058; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm6
-	LONG $0x487df262; WORD $0x6858; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm5
-	LONG $0x487df262; WORD $0x6058; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm4
+	LONG $0x4a7e5262; WORD $0x0931 // vpmovdb %zmm9, (%r9) {%k2}
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x4854d162; WORD $0x2c59; BYTE $0x86 // vmulps (%r14,%rax,4), %zmm5, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x483df162; WORD $0xedfe // vpaddd %zmm5, %zmm8, %zmm5
+	LONG $0x4855f262; WORD $0xef3d // vpmaxsd %zmm7, %zmm5, %zmm5
+	LONG $0x4855f262; WORD $0xee39 // vpminsd %zmm6, %zmm5, %zmm5
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x4a7ed262; WORD $0x2c31; BYTE $0x11 // vpmovdb %zmm5, (%r9,%rdx) {%k2}
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0x86 // vmulps (%r14,%rax,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x483df162; WORD $0xe4fe // vpaddd %zmm4, %zmm8, %zmm4
+	LONG $0x485df262; WORD $0xe73d // vpmaxsd %zmm7, %zmm4, %zmm4
+	LONG $0x485df262; WORD $0xe639 // vpminsd %zmm6, %zmm4, %zmm4
+	LONG $0x4a7eb262; WORD $0x2431; BYTE $0x0a // vpmovdb %zmm4, (%rdx,%r9) {%k2}
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0x86 // vmulps (%r14,%rax,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
-	LONG $0x4865f262; WORD $0xdd3d // vpmaxsd %zmm5, %zmm3, %zmm3
-	LONG $0x4865f262; WORD $0xdc39 // vpminsd %zmm4, %zmm3, %zmm3
-	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
-	LONG $0xfdfb8e0f; WORD $0xffff // jle 0x74bf <k_qconv+0x749f>
-	LONG $0x487ed262; WORD $0x1c31; BYTE $0x24 // vpmovdb %zmm3, (%r12)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
-	LONG $0x486df262; WORD $0xd53d // vpmaxsd %zmm5, %zmm2, %zmm2
-	LONG $0x486df262; WORD $0xd439 // vpminsd %zmm4, %zmm2, %zmm2
-	LONG $0x487ed262; WORD $0x1431; BYTE $0x14 // vpmovdb %zmm2, (%r12,%rdx)
-	LONG $0xfffdfee9; BYTE $0xff // jmp 0x74fa <k_qconv+0x74da>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
+	LONG $0x483df162; WORD $0xdbfe // vpaddd %zmm3, %zmm8, %zmm3
+	LONG $0x4865f262; WORD $0xdf3d // vpmaxsd %zmm7, %zmm3, %zmm3
+	LONG $0x4865f262; WORD $0xde39 // vpminsd %zmm6, %zmm3, %zmm3
+	LONG $0x4a7eb262; WORD $0x1c31; BYTE $0x0a // vpmovdb %zmm3, (%rdx,%r9) {%k2}
+	LONG $0xfffb18e9; BYTE $0xff // jmp 0x7300 <k_qconv+0x72e0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x78518b48 // movq 0x78(%rcx), %rdx
+	LONG $0x60798b48 // movq 0x60(%rcx), %rdi
+	LONG $0x7caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rdi
+	LONG $0x68418b4c // movq 0x68(%rcx), %r8
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	WORD $0x8b48; BYTE $0x39 // movq (%rcx), %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x18798b48 // movq 0x18(%rcx), %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0x38518b4c // movq 0x38(%rcx), %r10
+	LONG $0x80b18b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %rsi
+	LONG $0x20598b4c // movq 0x20(%rcx), %r11
+	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	LONG $0x247c034c; BYTE $0x70 // addq 0x70(%rsp), %r15
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x120c8d48 // leaq (%rdx,%rdx), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	WORD $0x4feb // jmp 0x78a4 <k_qconv+0x7884>
+	LONG $0x3024448b // movl 0x30(%rsp), %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7ef262; WORD $0x2731 // vpmovdb %zmm4, (%rdi) {%k2}
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x4845f162; WORD $0xdbfe // vpaddd %zmm3, %zmm7, %zmm3
+	LONG $0x4865f262; WORD $0xde3d // vpmaxsd %zmm6, %zmm3, %zmm3
+	LONG $0x4865f262; WORD $0xdd39 // vpminsd %zmm5, %zmm3, %zmm3
+	LONG $0x4a7eb262; WORD $0x1c31; BYTE $0x07 // vpmovdb %zmm3, (%rdi,%r8) {%k2}
+	BYTE $0x90 // nop
+	LONG $0x02468d49 // leaq 0x2(%r14), %rax
+	LONG $0x247c034c; BYTE $0x50 // addq 0x50(%rsp), %r15
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xdef68f0f; WORD $0xffff // jg 0x579a <k_qconv+0x577a>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x48fef162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm3
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x01018e0f; WORD $0x0000 // jle 0x79c0 <k_qconv+0x79a0>
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	LONG $0xefaf0f4c // imulq %rdi, %r13
+	LONG $0x246c034c; BYTE $0x20 // addq 0x20(%rsp), %r13
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x30688b48 // movq 0x30(%rax), %rbp
+	LONG $0x40408b48 // movq 0x40(%rax), %rax
+	QUAD $0x0000000085048d4c // leaq (,%rax,4), %r8
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x1aeb // jmp 0x790c <k_qconv+0x78ec>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	LONG $0x00ba840f; WORD $0x0000 // je 0x79c6 <k_qconv+0x79a6>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0xef7e // jle 0x7900 <k_qconv+0x78e0>
+	LONG $0xe5548b4a; BYTE $0x00 // movq (%rbp,%r12,8), %rdx
+	LONG $0x2a0c8d4a // leaq (%rdx,%r13), %rcx
+	LONG $0x011c8d4a // leaq (%rcx,%r8), %rbx
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fed162; WORD $0x296f // vmovdqu64 (%r9), %zmm5
+	LONG $0x484df162; WORD $0xf571; BYTE $0x08 // vpsllw $0x8, %zmm5, %zmm6
+	LONG $0x484df162; WORD $0xe671; BYTE $0x08 // vpsraw $0x8, %zmm6, %zmm6
+	LONG $0x4855f162; WORD $0xe571; BYTE $0x08 // vpsraw $0x8, %zmm5, %zmm5
+	LONG $0x487df262; WORD $0x3958 // vpbroadcastd (%rcx), %zmm7
+	LONG $0x48c57162; WORD $0xc1db // vpandq %zmm1, %zmm7, %zmm8
+	LONG $0x4845f162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm7, %zmm7
+	LONG $0x483d7162; WORD $0xc6f5 // vpmaddwd %zmm6, %zmm8, %zmm8
+	LONG $0x483df162; WORD $0xe4fe // vpaddd %zmm4, %zmm8, %zmm4
+	LONG $0x4845f162; WORD $0xfdf5 // vpmaddwd %zmm5, %zmm7, %zmm7
+	LONG $0x485df162; WORD $0xe7fe // vpaddd %zmm7, %zmm4, %zmm4
+	LONG $0x487df262; WORD $0x3a58 // vpbroadcastd (%rdx), %zmm7
+	LONG $0x48c57162; WORD $0xc1db // vpandq %zmm1, %zmm7, %zmm8
+	LONG $0x4845f162; WORD $0xd771; BYTE $0x08 // vpsrlw $0x8, %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xf6f5 // vpmaddwd %zmm6, %zmm8, %zmm6
+	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
+	LONG $0x4845f162; WORD $0xedf5 // vpmaddwd %zmm5, %zmm7, %zmm5
+	LONG $0x4865f162; WORD $0xddfe // vpaddd %zmm5, %zmm3, %zmm3
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x04c28348 // addq $0x4, %rdx
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	LONG $0xff7a820f; WORD $0xffff // jb 0x7930 <k_qconv+0x7910>
+	LONG $0xffff45e9; BYTE $0xff // jmp 0x7900 <k_qconv+0x78e0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	LONG $0x243c0348 // addq (%rsp), %rdi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4874 // je 0x7a20 <k_qconv+0x7a00>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x00bb850f; WORD $0x0000 // jne 0x7ab0 <k_qconv+0x7a90>
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	LONG $0x00fd8e0f; WORD $0x0000 // jle 0x7afc <k_qconv+0x7adc>
+	LONG $0x48fef162; WORD $0x207f // vmovdqu64 %zmm4, (%rax)
+	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x80 // vmovdqu64 %zmm3, (%rax,%r8,4)
+	LONG $0xfffe7fe9; BYTE $0xff // jmp 0x7890 <k_qconv+0x7870>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c0348; BYTE $0x28 // addq 0x28(%rsp), %rdi
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487df262; WORD $0x7858; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm7
+	LONG $0x487df262; WORD $0x7058; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm6
+	LONG $0x487df262; WORD $0x6858; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm5
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x4845f162; WORD $0xe4fe // vpaddd %zmm4, %zmm7, %zmm4
+	LONG $0x485df262; WORD $0xe63d // vpmaxsd %zmm6, %zmm4, %zmm4
+	LONG $0x485df262; WORD $0xe539 // vpminsd %zmm5, %zmm4, %zmm4
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	LONG $0xfddd8e0f; WORD $0xffff // jle 0x7855 <k_qconv+0x7835>
+	LONG $0x487ef262; WORD $0x2731 // vpmovdb %zmm4, (%rdi)
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x4845f162; WORD $0xdbfe // vpaddd %zmm3, %zmm7, %zmm3
+	LONG $0x4865f262; WORD $0xde3d // vpmaxsd %zmm6, %zmm3, %zmm3
+	LONG $0x4865f262; WORD $0xdd39 // vpminsd %zmm5, %zmm3, %zmm3
+	LONG $0x487eb262; WORD $0x1c31; BYTE $0x07 // vpmovdb %zmm3, (%rdi,%r8)
+	LONG $0xfffde1e9; BYTE $0xff // jmp 0x7890 <k_qconv+0x7870>
+	BYTE $0x90 // nop
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0x2459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm4, %zmm4
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x0ffd8349 // cmpq $0xf, %r13
+	WORD $0x317e // jle 0x7b0e <k_qconv+0x7aee>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm3, %zmm3
 	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x90348d48 // leaq (%rax,%rdx,4), %rsi
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x317e // jle 0x7762 <k_qconv+0x7742>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x1611 // vmovups %zmm2, (%rsi)
-	LONG $0xfffdafe9; BYTE $0xff // jmp 0x74ff <k_qconv+0x74df>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	LONG $0x497cf162; WORD $0x1411; BYTE $0x90 // vmovups %zmm2, (%rax,%rdx,4) {%k1}
-	LONG $0xfffd9de9; BYTE $0xff // jmp 0x74ff <k_qconv+0x74df>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xae // vmulps (%r14,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x497cf162; WORD $0x1611 // vmovups %zmm2, (%rsi) {%k1}
-	LONG $0xfffd7ee9; BYTE $0xff // jmp 0x74ff <k_qconv+0x74df>
+	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
+	LONG $0xfffd94e9; BYTE $0xff // jmp 0x7890 <k_qconv+0x7870>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x80 // vmovups %zmm3, (%rax,%r8,4) {%k1}
+	LONG $0xfffd82e9; BYTE $0xff // jmp 0x7890 <k_qconv+0x7870>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x4864d162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm3, %zmm3
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
+	LONG $0xfffd63e9; BYTE $0xff // jmp 0x7890 <k_qconv+0x7870>
 	LONG $0xe0c48148; WORD $0x0000; BYTE $0x00 // addq $0xe0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5592,6 +5767,26 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -5675,3 +5870,38 @@ TEXT ·qconvAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00ff // incl (%rax)
 	WORD $0x00ff // incl (%rax)
 	WORD $0x00ff // incl (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0008 // orb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000c // orb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x09 // addl $0x9000000, %eax # imm = 0x9000000
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000d00; WORD $0x0200 // addb %cl, 0x2000000(%rip) # 0x2007c21 <k_qconv+0x2007c01>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0600 // addb %al, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0a00 // addb %cl, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0e00 // addb %cl, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0700 // addb %al, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0b00 // addb %cl, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0804 // addb $0x8, %al
+	WORD $0x010c // orb $0x1, %al
+	LONG $0x020d0905; BYTE $0x06 // addl $0x6020d09, %eax # imm = 0x6020D09
+	WORD $0x0e0a // orb (%rsi), %cl
+	WORD $0x0703 // addl (%rdi), %eax
+	WORD $0x0f0b // orl (%rdi), %ecx

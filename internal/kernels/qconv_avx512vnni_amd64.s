@@ -21,9 +21,6 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
 	// qconv
-	LONG $0x58778b48 // movq 0x58(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x7df18e0f; WORD $0x0000 // jle 0x7e1e <k_qconv+0x7dfe>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -31,83 +28,87 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
+	LONG $0x586f8b48 // movq 0x58(%rdi), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x812f8e0f; WORD $0x0000 // jle 0x816d <k_qconv+0x814d>
 	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x4faf0f48; BYTE $0x40 // imulq 0x40(%rdi), %rcx
 	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
 	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
-	LONG $0x4faf0f48; BYTE $0x40 // imulq 0x40(%rdi), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
-	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x81880521487df262; WORD $0x0000 // vpmovsxbd 0x8188(%rip), %zmm0 # 0x8200 <k_qconv+0x81e0>
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	QUAD $0x000000d824b48948 // movq %rsi, 0xd8(%rsp)
-	WORD $0x2feb // jmp 0xab <k_qconv+0x8b>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x40c58348 // addq $0x40, %rbp
+	QUAD $0x000000d824ac8948 // movq %rbp, 0xd8(%rsp)
+	WORD $0x34eb // jmp 0xbb <k_qconv+0x9b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x40c68349 // addq $0x40, %r14
 	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
 	QUAD $0x0000d02484af0f48; BYTE $0x00 // imulq 0xd0(%rsp), %rax
 	LONG $0x24440148; BYTE $0x68 // addq %rax, 0x68(%rsp)
-	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	LONG $0x7d628d0f; WORD $0x0000 // jge 0x7e0d <k_qconv+0x7ded>
-	WORD $0x2948; BYTE $0xee // subq %rbp, %rsi
+	QUAD $0x000000d824ac8b48 // movq 0xd8(%rsp), %rbp
+	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
+	LONG $0x80b28d0f; WORD $0x0000 // jge 0x816d <k_qconv+0x814d>
+	WORD $0x294c; BYTE $0xf5 // subq %r14, %rbp
 	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
-	LONG $0x3ffe8348 // cmpq $0x3f, %rsi
-	WORD $0x137f // jg 0xcc <k_qconv+0xac>
-	LONG $0x0f468d48 // leaq 0xf(%rsi), %rax
-	LONG $0x1e4e8d48 // leaq 0x1e(%rsi), %rcx
+	LONG $0x3ffd8348 // cmpq $0x3f, %rbp
+	WORD $0x137f // jg 0xdc <k_qconv+0xbc>
+	LONG $0x0f458d48 // leaq 0xf(%rbp), %rax
+	LONG $0x1e4d8d48 // leaq 0x1e(%rbp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0xc8490f48 // cmovnsq %rax, %rcx
 	LONG $0x04f9c148 // sarq $0x4, %rcx
 	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
 	QUAD $0x000000b024bc8348; BYTE $0x00 // cmpq $0x0, 0xb0(%rsp)
-	WORD $0xa17e // jle 0x80 <k_qconv+0x60>
+	WORD $0xa17e // jle 0x90 <k_qconv+0x70>
 	LONG $0x08478b49 // movq 0x8(%r15), %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
 	LONG $0x50478b49 // movq 0x50(%r15), %rax
 	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0xffc0c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rax
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe989 // movl %ebp, %ecx
 	WORD $0xd348; BYTE $0xe0 // shlq %cl, %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x704f8b49 // movq 0x70(%r15), %rcx
-	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	LONG $0x70778b49 // movq 0x70(%r15), %rsi
 	WORD $0xd2f7 // notl %edx
 	LONG $0x48245489 // movl %edx, 0x48(%rsp)
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
 	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
 	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0x418f840f; WORD $0x0000 // je 0x42c8 <k_qconv+0x42a8>
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	LONG $0x4191840f; WORD $0x0000 // je 0x42da <k_qconv+0x42ba>
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x2ab2840f; WORD $0x0000 // je 0x2bf5 <k_qconv+0x2bd5>
+	LONG $0x2ae2840f; WORD $0x0000 // je 0x2c35 <k_qconv+0x2c15>
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x5fc2850f; WORD $0x0000 // jne 0x610f <k_qconv+0x60ef>
+	LONG $0x5f84850f; WORD $0x0000 // jne 0x60e1 <k_qconv+0x60c1>
 	WORD $0xf748; BYTE $0xd0 // notq %rax
-	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	LONG $0xf04d8d48 // leaq -0x10(%rbp), %rcx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0x92fbe1c4; BYTE $0xd0 // kmovq %rax, %k2
 	WORD $0xd2f7 // notl %edx
 	LONG $0xda92fbc5 // kmovd %edx, %k3
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe989 // movl %ebp, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0xe04e8d48 // leaq -0x20(%rsi), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0xe04d8d48 // leaq -0x20(%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	WORD $0xd0f7 // notl %eax
-	LONG $0xd04e8d48 // leaq -0x30(%rsi), %rcx
+	LONG $0xd04d8d48 // leaq -0x30(%rbp), %rcx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0xe092fbc5 // kmovd %eax, %k4
 	WORD $0xd2f7 // notl %edx
-	WORD $0x4e8d; BYTE $0xf0 // leal -0x10(%rsi), %ecx
+	WORD $0x4d8d; BYTE $0xf0 // leal -0x10(%rbp), %ecx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	LONG $0xea92fbc5 // kmovd %edx, %k5
@@ -115,68 +116,68 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf092fbc5 // kmovd %eax, %k6
 	QUAD $0x0000a824b491f8c5; BYTE $0x00 // kmovw %k6, 0xa8(%rsp)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe989 // movl %ebp, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	QUAD $0x00009824b491f8c5; BYTE $0x00 // kmovw %k6, 0x98(%rsp)
-	WORD $0x4e8d; BYTE $0xd0 // leal -0x30(%rsi), %ecx
+	QUAD $0x0000a024b491f8c5; BYTE $0x00 // kmovw %k6, 0xa0(%rsp)
+	WORD $0x4d8d; BYTE $0xd0 // leal -0x30(%rbp), %ecx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
 	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	WORD $0x30eb // jmp 0x226 <k_qconv+0x206>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	QUAD $0x000000c024840148 // addq %rax, 0xc0(%rsp)
-	QUAD $0x000000b0248c3b48 // cmpq 0xb0(%rsp), %rcx
-	LONG $0xfe5a840f; WORD $0xffff // je 0x80 <k_qconv+0x60>
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	QUAD $0x0000009024840348 // addq 0x90(%rsp), %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x23eb // jmp 0x221 <k_qconv+0x201>
+	WORD $0x9066 // nop
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	QUAD $0x000000c024b40148 // addq %rsi, 0xc0(%rsp)
+	QUAD $0x000000b024843b48 // cmpq 0xb0(%rsp), %rax
+	LONG $0xfe6f840f; WORD $0xffff // je 0x90 <k_qconv+0x70>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	QUAD $0x0000009824b40348 // addq 0x98(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
 	LONG $0x247c8348; WORD $0x0650 // cmpq $0x6, 0x50(%rsp)
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x03c88d0f; WORD $0x0000 // jge 0x610 <k_qconv+0x5f0>
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x04438d48 // leaq 0x4(%rbx), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x03dd8d0f; WORD $0x0000 // jge 0x620 <k_qconv+0x600>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x04458d48 // leaq 0x4(%rbp), %rax
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0x16078e0f; WORD $0x0000 // jle 0x1860 <k_qconv+0x1840>
-	LONG $0x024b8d48 // leaq 0x2(%rbx), %rcx
+	LONG $0x15ec8e0f; WORD $0x0000 // jle 0x1840 <k_qconv+0x1820>
+	LONG $0x024d8d48 // leaq 0x2(%rbp), %rcx
 	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
-	LONG $0x23188e0f; WORD $0x0000 // jle 0x2580 <k_qconv+0x2560>
-	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
-	WORD $0x917d // jge 0x200 <k_qconv+0x1e0>
-	LONG $0x78478b49 // movq 0x78(%r15), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x233d8e0f; WORD $0x0000 // jle 0x25a0 <k_qconv+0x2580>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0x8c7d // jge 0x200 <k_qconv+0x1e0>
+	LONG $0x784f8b49 // movq 0x78(%r15), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
 	LONG $0x604f8b49 // movq 0x60(%r15), %rcx
-	LONG $0x4caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
 	LONG $0x68578b49 // movq 0x68(%r15), %rdx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
 	WORD $0x8b49; BYTE $0x37 // movq (%r15), %rsi
 	LONG $0x18478b4d // movq 0x18(%r15), %r8
 	LONG $0x384f8b4d // movq 0x38(%r15), %r9
 	LONG $0x80978b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r10
-	WORD $0x22eb // jmp 0x2be <k_qconv+0x29e>
-	LONG $0x4a7ff162; WORD $0x077f // vmovdqu8 %zmm0, (%rdi) {%k2}
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
-	LONG $0xff42840f; WORD $0xffff // je 0x200 <k_qconv+0x1e0>
-	LONG $0x48fed162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm3
-	QUAD $0x01a8546f48fed162 // vmovdqu64 0x40(%r8,%rbp,4), %zmm2
-	QUAD $0x02a84c6f48fed162 // vmovdqu64 0x80(%r8,%rbp,4), %zmm1
-	QUAD $0x03a8446f48fed162 // vmovdqu64 0xc0(%r8,%rbp,4), %zmm0
+	WORD $0x19eb // jmp 0x2b8 <k_qconv+0x298>
+	LONG $0x48fef162; WORD $0x0f7f // vmovdqu64 %zmm1, (%rdi)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
+	LONG $0xff48840f; WORD $0xffff // je 0x200 <k_qconv+0x1e0>
+	LONG $0x48fe9162; WORD $0x246f; BYTE $0xb0 // vmovdqu64 (%r8,%r14,4), %zmm4
+	QUAD $0x01b05c6f48fe9162 // vmovdqu64 0x40(%r8,%r14,4), %zmm3
+	QUAD $0x02b0546f48fe9162 // vmovdqu64 0x80(%r8,%r14,4), %zmm2
+	QUAD $0x03b04c6f48fe9162 // vmovdqu64 0xc0(%r8,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x009a8e0f; WORD $0x0000 // jle 0x380 <k_qconv+0x360>
+	LONG $0x00908e0f; WORD $0x0000 // jle 0x370 <k_qconv+0x350>
 	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
 	LONG $0x247c0348; BYTE $0x48 // addq 0x48(%rsp), %rdi
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x30588b4c // movq 0x30(%rax), %r11
@@ -184,200 +185,202 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d348d4c // leaq (,%rbx,4), %r14
 	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x13eb // jmp 0x328 <k_qconv+0x308>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x09eb // jmp 0x318 <k_qconv+0x2f8>
+	BYTE $0x90 // nop
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x394d; BYTE $0xcd // cmpq %r9, %r13
-	WORD $0x5b74 // je 0x383 <k_qconv+0x363>
+	WORD $0x5b74 // je 0x373 <k_qconv+0x353>
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xf37e // jle 0x320 <k_qconv+0x300>
+	WORD $0xf37e // jle 0x310 <k_qconv+0x2f0>
 	LONG $0xeb2c8b4b // movq (%r11,%r13,8), %rbp
 	WORD $0x0148; BYTE $0xfd // addq %rdi, %rbp
 	LONG $0x2e048d49 // leaq (%r14,%rbp), %rax
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487df262; WORD $0x6558; BYTE $0x00 // vpbroadcastd (%rbp), %zmm4
-	LONG $0x485dd262; WORD $0x1c50; BYTE $0x24 // vpdpbusd (%r12), %zmm4, %zmm3
-	QUAD $0x01245450485dd262 // vpdpbusd 0x40(%r12), %zmm4, %zmm2
-	QUAD $0x02244c50485dd262 // vpdpbusd 0x80(%r12), %zmm4, %zmm1
-	QUAD $0x03244450485dd262 // vpdpbusd 0xc0(%r12), %zmm4, %zmm0
+	LONG $0x487df262; WORD $0x6d58; BYTE $0x00 // vpbroadcastd (%rbp), %zmm5
+	LONG $0x4855d262; WORD $0x2450; BYTE $0x24 // vpdpbusd (%r12), %zmm5, %zmm4
+	QUAD $0x01245c504855d262 // vpdpbusd 0x40(%r12), %zmm5, %zmm3
+	QUAD $0x022454504855d262 // vpdpbusd 0x80(%r12), %zmm5, %zmm2
+	QUAD $0x03244c504855d262 // vpdpbusd 0xc0(%r12), %zmm5, %zmm1
 	LONG $0x04c58348 // addq $0x4, %rbp
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	WORD $0xca72 // jb 0x340 <k_qconv+0x320>
-	WORD $0xa8eb // jmp 0x320 <k_qconv+0x300>
+	WORD $0xca72 // jb 0x330 <k_qconv+0x310>
+	WORD $0xa8eb // jmp 0x310 <k_qconv+0x2f0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
 	LONG $0xffaf0f49 // imulq %r15, %rdi
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x6b74 // je 0x400 <k_qconv+0x3e0>
+	WORD $0x6b74 // je 0x3f0 <k_qconv+0x3d0>
 	LONG $0xbe3c8d48 // leaq (%rsi,%rdi,4), %rdi
 	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x010e850f; WORD $0x0000 // jne 0x4c0 <k_qconv+0x4a0>
+	LONG $0x010e850f; WORD $0x0000 // jne 0x4b0 <k_qconv+0x490>
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01b08e0f; WORD $0x0000 // jle 0x56c <k_qconv+0x54c>
-	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
+	LONG $0x01aa8e0f; WORD $0x0000 // jle 0x556 <k_qconv+0x536>
+	LONG $0x48fef162; WORD $0x277f // vmovdqu64 %zmm4, (%rdi)
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x01a6860f; WORD $0x0000 // jbe 0x572 <k_qconv+0x552>
-	LONG $0x48fef162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%rdi)
+	LONG $0x01a0860f; WORD $0x0000 // jbe 0x55c <k_qconv+0x53c>
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdi)
 	LONG $0x2ff88348 // cmpq $0x2f, %rax
-	LONG $0x01a5860f; WORD $0x0000 // jbe 0x582 <k_qconv+0x562>
-	LONG $0x48fef162; WORD $0x4f7f; BYTE $0x02 // vmovdqu64 %zmm1, 0x80(%rdi)
+	LONG $0x019f860f; WORD $0x0000 // jbe 0x56c <k_qconv+0x54c>
+	LONG $0x48fef162; WORD $0x577f; BYTE $0x02 // vmovdqu64 %zmm2, 0x80(%rdi)
 	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	LONG $0x0215860f; WORD $0x0000 // jbe 0x603 <k_qconv+0x5e3>
-	LONG $0x48fef162; WORD $0x477f; BYTE $0x03 // vmovdqu64 %zmm0, 0xc0(%rdi)
-	LONG $0xfffeb6e9; BYTE $0xff // jmp 0x2b0 <k_qconv+0x290>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x0211860f; WORD $0x0000 // jbe 0x5f4 <k_qconv+0x5d4>
+	LONG $0x48fef162; WORD $0x4f7f; BYTE $0x03 // vmovdqu64 %zmm1, 0xc0(%rdi)
+	LONG $0xfffebbe9; BYTE $0xff // jmp 0x2aa <k_qconv+0x28a>
+	BYTE $0x90 // nop
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
 	LONG $0x20478b49 // movq 0x20(%r15), %rax
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0xa8 // vmulps (%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x485cb162; WORD $0x2459; BYTE $0xb0 // vmulps (%rax,%r14,4), %zmm4, %zmm4
 	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a85459486cf162 // vmulps 0x40(%rax,%rbp,4), %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01b05c594864b162 // vmulps 0x40(%rax,%r14,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02b05459486cb162 // vmulps 0x80(%rax,%r14,4), %zmm2, %zmm2
 	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd26b // vpackssdw %zmm2, %zmm3, %zmm2
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02a84c594874f162 // vmulps 0x80(%rax,%rbp,4), %zmm1, %zmm1
+	QUAD $0x03b04c594874b162 // vmulps 0xc0(%rax,%r14,4), %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03a84459487cf162 // vmulps 0xc0(%rax,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x4875f162; WORD $0xc06b // vpackssdw %zmm0, %zmm1, %zmm0
-	LONG $0x487dd262; WORD $0x4f79; BYTE $0x44 // vpbroadcastw 0x88(%r15), %zmm1
-	QUAD $0x008c9f78487dd262; WORD $0x0000 // vpbroadcastb 0x8c(%r15), %zmm3
-	QUAD $0x0090a778487dd262; WORD $0x0000 // vpbroadcastb 0x90(%r15), %zmm4
-	LONG $0x486df162; WORD $0xd1ed // vpaddsw %zmm1, %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xc1ed // vpaddsw %zmm1, %zmm0, %zmm0
-	LONG $0x486df162; WORD $0xc067 // vpackuswb %zmm0, %zmm2, %zmm0
-	LONG $0x487df162; WORD $0xc3de // vpmaxub %zmm3, %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc4da // vpminub %zmm4, %zmm0, %zmm0
-	LONG $0x247c8348; WORD $0x3f10 // cmpq $0x3f, 0x10(%rsp)
-	LONG $0xfdeb8e0f; WORD $0xffff // jle 0x29c <k_qconv+0x27c>
-	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
-	LONG $0xfffdf4e9; BYTE $0xff // jmp 0x2b0 <k_qconv+0x290>
+	LONG $0x486df162; WORD $0xc96b // vpackssdw %zmm1, %zmm2, %zmm1
+	LONG $0x487dd262; WORD $0x5779; BYTE $0x44 // vpbroadcastw 0x88(%r15), %zmm2
+	QUAD $0x008ca778487dd262; WORD $0x0000 // vpbroadcastb 0x8c(%r15), %zmm4
+	QUAD $0x0090af78487dd262; WORD $0x0000 // vpbroadcastb 0x90(%r15), %zmm5
+	LONG $0x4865f162; WORD $0xdaed // vpaddsw %zmm2, %zmm3, %zmm3
+	LONG $0x4875f162; WORD $0xcaed // vpaddsw %zmm2, %zmm1, %zmm1
+	LONG $0x4865f162; WORD $0xc967 // vpackuswb %zmm1, %zmm3, %zmm1
+	LONG $0x4875f162; WORD $0xccde // vpmaxub %zmm4, %zmm1, %zmm1
+	LONG $0x4875f162; WORD $0xcdda // vpminub %zmm5, %zmm1, %zmm1
+	LONG $0x247c8348; WORD $0x3f08 // cmpq $0x3f, 0x8(%rsp)
+	LONG $0xfdfe8f0f; WORD $0xffff // jg 0x29f <k_qconv+0x27f>
+	LONG $0x4a7ff162; WORD $0x0f7f // vmovdqu8 %zmm1, (%rdi) {%k2}
+	LONG $0xfffdf9e9; BYTE $0xff // jmp 0x2a5 <k_qconv+0x285>
 	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x205f8b49 // movq 0x20(%r15), %rbx
 	LONG $0x285f8b4d // movq 0x28(%r15), %r11
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2459; BYTE $0xb3 // vmulps (%rbx,%r14,4), %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2458; BYTE $0xb3 // vaddps (%r11,%r14,4), %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0xab // vmulps (%rbx,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c58; BYTE $0xab // vaddps (%r11,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x00af8e0f; WORD $0x0000 // jle 0x59e <k_qconv+0x57e>
-	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
-	QUAD $0x01ab5459486cf162 // vmulps 0x40(%rbx,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01ab5458486cd162 // vaddps 0x40(%r11,%rbp,4), %zmm2, %zmm2
+	LONG $0x00b18e0f; WORD $0x0000 // jle 0x58d <k_qconv+0x56d>
+	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
+	QUAD $0x01b35c594864b162 // vmulps 0x40(%rbx,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b35c5848649162 // vaddps 0x40(%r11,%r14,4), %zmm3, %zmm3
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x00a5860f; WORD $0x0000 // jbe 0x5b4 <k_qconv+0x594>
-	LONG $0x487cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi)
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02ab4c594874f162 // vmulps 0x80(%rbx,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02ab4c584874d162 // vaddps 0x80(%r11,%rbp,4), %zmm1, %zmm1
+	LONG $0x00a7860f; WORD $0x0000 // jbe 0x5a3 <k_qconv+0x583>
+	LONG $0x487cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi)
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02b35459486cb162 // vmulps 0x80(%rbx,%r14,4), %zmm2, %zmm2
+	QUAD $0x02b35458486c9162 // vaddps 0x80(%r11,%r14,4), %zmm2, %zmm2
 	LONG $0x2ff88348 // cmpq $0x2f, %rax
-	LONG $0x00a4860f; WORD $0x0000 // jbe 0x5da <k_qconv+0x5ba>
-	LONG $0x487cf162; WORD $0x4f11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdi)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03ab4459487cf162 // vmulps 0xc0(%rbx,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03ab4458487cd162 // vaddps 0xc0(%r11,%rbp,4), %zmm0, %zmm0
-	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	LONG $0x00a3860f; WORD $0x0000 // jbe 0x600 <k_qconv+0x5e0>
-	LONG $0x487cf162; WORD $0x4711; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdi)
-	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
-	LONG $0xfffd44e9; BYTE $0xff // jmp 0x2b0 <k_qconv+0x290>
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	QUAD $0x0000a824bc90f8c5; BYTE $0x00 // kmovw 0xa8(%rsp), %k7
-	LONG $0x4f7cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi) {%k7}
-	QUAD $0x00009824bc90f8c5; BYTE $0x00 // kmovw 0x98(%rsp), %k7
-	LONG $0x4f7cf162; WORD $0x4f11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdi) {%k7}
-	LONG $0x4e7cf162; WORD $0x4711; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdi) {%k6}
-	LONG $0xfffd12e9; BYTE $0xff // jmp 0x2b0 <k_qconv+0x290>
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	QUAD $0x01ab5459486cf162 // vmulps 0x40(%rbx,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01ab5458486cd162 // vaddps 0x40(%r11,%rbp,4), %zmm2, %zmm2
-	QUAD $0x0000a824bc90f8c5; BYTE $0x00 // kmovw 0xa8(%rsp), %k7
-	LONG $0x4f7cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi) {%k7}
+	LONG $0x00a6860f; WORD $0x0000 // jbe 0x5c9 <k_qconv+0x5a9>
+	LONG $0x487cf162; WORD $0x5711; BYTE $0x02 // vmovups %zmm2, 0x80(%rdi)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02ab4c594874f162 // vmulps 0x80(%rbx,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02ab4c584874d162 // vaddps 0x80(%r11,%rbp,4), %zmm1, %zmm1
-	QUAD $0x00009824bc90f8c5; BYTE $0x00 // kmovw 0x98(%rsp), %k7
-	LONG $0x4f7cf162; WORD $0x4f11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdi) {%k7}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03ab4459487cf162 // vmulps 0xc0(%rbx,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03ab4458487cd162 // vaddps 0xc0(%r11,%rbp,4), %zmm0, %zmm0
-	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
-	LONG $0x4e7cf162; WORD $0x4711; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdi) {%k6}
-	LONG $0xfffca1e9; BYTE $0xff // jmp 0x2b0 <k_qconv+0x290>
-	BYTE $0x90 // nop
+	QUAD $0x03b34c594874b162 // vmulps 0xc0(%rbx,%r14,4), %zmm1, %zmm1
+	QUAD $0x03b34c5848749162 // vaddps 0xc0(%r11,%r14,4), %zmm1, %zmm1
+	LONG $0x3ff88348 // cmpq $0x3f, %rax
+	LONG $0x00b6860f; WORD $0x0000 // jbe 0x600 <k_qconv+0x5e0>
+	LONG $0x487cf162; WORD $0x4f11; BYTE $0x03 // vmovups %zmm1, 0xc0(%rdi)
+	LONG $0xfffd4fe9; BYTE $0xff // jmp 0x2a5 <k_qconv+0x285>
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
+	QUAD $0x0000a824bc90f8c5; BYTE $0x00 // kmovw 0xa8(%rsp), %k7
+	LONG $0x4f7cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi) {%k7}
+	QUAD $0x0000a024bc90f8c5; BYTE $0x00 // kmovw 0xa0(%rsp), %k7
+	LONG $0x4f7cf162; WORD $0x5711; BYTE $0x02 // vmovups %zmm2, 0x80(%rdi) {%k7}
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x4e7cf162; WORD $0x4f11; BYTE $0x03 // vmovups %zmm1, 0xc0(%rdi) {%k6}
+	LONG $0xfffd1de9; BYTE $0xff // jmp 0x2aa <k_qconv+0x28a>
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
+	QUAD $0x01b35c594864b162 // vmulps 0x40(%rbx,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b35c5848649162 // vaddps 0x40(%r11,%r14,4), %zmm3, %zmm3
+	QUAD $0x0000a824bc90f8c5; BYTE $0x00 // kmovw 0xa8(%rsp), %k7
+	LONG $0x4f7cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi) {%k7}
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02b35459486cb162 // vmulps 0x80(%rbx,%r14,4), %zmm2, %zmm2
+	QUAD $0x02b35458486c9162 // vaddps 0x80(%r11,%r14,4), %zmm2, %zmm2
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	QUAD $0x0000a024bc90f8c5; BYTE $0x00 // kmovw 0xa0(%rsp), %k7
+	LONG $0x4f7cf162; WORD $0x5711; BYTE $0x02 // vmovups %zmm2, 0x80(%rdi) {%k7}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x03b34c594874b162 // vmulps 0xc0(%rbx,%r14,4), %zmm1, %zmm1
+	QUAD $0x03b34c5848749162 // vaddps 0xc0(%r11,%r14,4), %zmm1, %zmm1
+	LONG $0x4e7cf162; WORD $0x4f11; BYTE $0x03 // vmovups %zmm1, 0xc0(%rdi) {%k6}
+	LONG $0xfffcaae9; BYTE $0xff // jmp 0x2aa <k_qconv+0x28a>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x4e7cf162; WORD $0x4f11; BYTE $0x03 // vmovups %zmm1, 0xc0(%rdi) {%k6}
+	LONG $0xfffc99e9; BYTE $0xff // jmp 0x2aa <k_qconv+0x28a>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x784f8b4d // movq 0x78(%r15), %r9
-	LONG $0x60478b49 // movq 0x60(%r15), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x604f8b49 // movq 0x60(%r15), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
 	LONG $0x686f8b4d // movq 0x68(%r15), %r13
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x18478b49 // movq 0x18(%r15), %rax
 	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
 	LONG $0x38778b49 // movq 0x38(%r15), %rsi
-	LONG $0x80b78b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r14
+	LONG $0x80a78b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r12
 	LONG $0x20578b4d // movq 0x20(%r15), %r10
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
-	WORD $0x1aeb // jmp 0x670 <k_qconv+0x650>
-	LONG $0x4a7ff162; WORD $0x017f // vmovdqu8 %zmm0, (%rcx) {%k2}
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x06438d48 // leaq 0x6(%rbx), %rax
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	WORD $0x19eb // jmp 0x67f <k_qconv+0x65f>
+	LONG $0x4a7ff162; WORD $0x097f // vmovdqu8 %zmm1, (%rcx) {%k2}
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x06458d48 // leaq 0x6(%rbp), %rax
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xfbda8f0f; WORD $0xffff // jg 0x24a <k_qconv+0x22a>
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0xfbc68f0f; WORD $0xffff // jg 0x245 <k_qconv+0x225>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x48fee162; WORD $0x3c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm23
-	QUAD $0x01a8746f48fee162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm22
-	QUAD $0x02a86c6f48fee162 // vmovdqu64 0x80(%rax,%rbp,4), %zmm21
-	QUAD $0x03a8646f48fee162 // vmovdqu64 0xc0(%rax,%rbp,4), %zmm20
+	LONG $0x48fe2162; WORD $0x046f; BYTE $0xb0 // vmovdqu64 (%rax,%r14,4), %zmm24
+	QUAD $0x01b07c6f48fea162 // vmovdqu64 0x40(%rax,%r14,4), %zmm23
+	QUAD $0x02b0746f48fea162 // vmovdqu64 0x80(%rax,%r14,4), %zmm22
+	QUAD $0x03b06c6f48fea162 // vmovdqu64 0xc0(%rax,%r14,4), %zmm21
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01cc8e0f; WORD $0x0000 // jle 0x870 <k_qconv+0x850>
+	LONG $0x01bd8e0f; WORD $0x0000 // jle 0x870 <k_qconv+0x850>
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0xc1af0f48 // imulq %rcx, %rax
 	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
 	LONG $0x305f8b4d // movq 0x30(%r15), %r11
 	LONG $0x40778b4d // movq 0x40(%r15), %r14
 	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	LONG $0x48fd8162; WORD $0xe06f // vmovdqa64 %zmm24, %zmm20
 	LONG $0x48fda162; WORD $0xdf6f // vmovdqa64 %zmm23, %zmm19
 	LONG $0x48fda162; WORD $0xd66f // vmovdqa64 %zmm22, %zmm18
 	LONG $0x48fda162; WORD $0xcd6f // vmovdqa64 %zmm21, %zmm17
-	LONG $0x48fda162; WORD $0xc46f // vmovdqa64 %zmm20, %zmm16
+	LONG $0x48fd8162; WORD $0xc06f // vmovdqa64 %zmm24, %zmm16
 	LONG $0x48fd3162; WORD $0xff6f // vmovdqa64 %zmm23, %zmm15
 	LONG $0x48fd3162; WORD $0xf66f // vmovdqa64 %zmm22, %zmm14
 	LONG $0x48fd3162; WORD $0xed6f // vmovdqa64 %zmm21, %zmm13
-	LONG $0x48fd3162; WORD $0xe46f // vmovdqa64 %zmm20, %zmm12
+	LONG $0x48fd1162; WORD $0xe06f // vmovdqa64 %zmm24, %zmm12
 	LONG $0x48fd3162; WORD $0xdf6f // vmovdqa64 %zmm23, %zmm11
 	LONG $0x48fd3162; WORD $0xd66f // vmovdqa64 %zmm22, %zmm10
 	LONG $0x48fd3162; WORD $0xcd6f // vmovdqa64 %zmm21, %zmm9
-	LONG $0x48fd3162; WORD $0xc46f // vmovdqa64 %zmm20, %zmm8
+	LONG $0x48fd1162; WORD $0xc06f // vmovdqa64 %zmm24, %zmm8
 	LONG $0x48fdb162; WORD $0xff6f // vmovdqa64 %zmm23, %zmm7
 	LONG $0x48fdb162; WORD $0xf66f // vmovdqa64 %zmm22, %zmm6
 	LONG $0x48fdb162; WORD $0xed6f // vmovdqa64 %zmm21, %zmm5
-	LONG $0x48fdb162; WORD $0xe46f // vmovdqa64 %zmm20, %zmm4
+	LONG $0x48fd9162; WORD $0xe06f // vmovdqa64 %zmm24, %zmm4
 	LONG $0x48fdb162; WORD $0xdf6f // vmovdqa64 %zmm23, %zmm3
 	LONG $0x48fdb162; WORD $0xd66f // vmovdqa64 %zmm22, %zmm2
 	LONG $0x48fdb162; WORD $0xcd6f // vmovdqa64 %zmm21, %zmm1
-	LONG $0x48fdb162; WORD $0xc46f // vmovdqa64 %zmm20, %zmm0
 	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x1beb // jmp 0x75c <k_qconv+0x73c>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x0ceb // jmp 0x75c <k_qconv+0x73c>
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0x018c840f; WORD $0x0000 // je 0x8e8 <k_qconv+0x8c8>
@@ -387,840 +390,835 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
 	LONG $0x2f048d4c // leaq (%rdi,%rbp), %r8
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fe4162; WORD $0x046f; BYTE $0x24 // vmovdqu64 (%r12), %zmm24
-	QUAD $0x01244c6f48fe4162 // vmovdqu64 0x40(%r12), %zmm25
-	QUAD $0x0224546f48fe4162 // vmovdqu64 0x80(%r12), %zmm26
-	QUAD $0x03245c6f48fe4162 // vmovdqu64 0xc0(%r12), %zmm27
-	LONG $0x487d6262; WORD $0x2758 // vpbroadcastd (%rdi), %zmm28
-	LONG $0x401d8262; WORD $0xf850 // vpdpbusd %zmm24, %zmm28, %zmm23
-	LONG $0x401d8262; WORD $0xf150 // vpdpbusd %zmm25, %zmm28, %zmm22
-	LONG $0x401d8262; WORD $0xea50 // vpdpbusd %zmm26, %zmm28, %zmm21
-	LONG $0x401d8262; WORD $0xe350 // vpdpbusd %zmm27, %zmm28, %zmm20
+	LONG $0x48fe4162; WORD $0x0c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm25
+	QUAD $0x0124546f48fe4162 // vmovdqu64 0x40(%r12), %zmm26
+	QUAD $0x02245c6f48fe4162 // vmovdqu64 0x80(%r12), %zmm27
+	QUAD $0x0324646f48fe4162 // vmovdqu64 0xc0(%r12), %zmm28
+	LONG $0x487d6262; WORD $0x2f58 // vpbroadcastd (%rdi), %zmm29
+	LONG $0x40150262; WORD $0xc150 // vpdpbusd %zmm25, %zmm29, %zmm24
+	LONG $0x40158262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm29, %zmm23
+	LONG $0x40158262; WORD $0xf350 // vpdpbusd %zmm27, %zmm29, %zmm22
+	LONG $0x40158262; WORD $0xec50 // vpdpbusd %zmm28, %zmm29, %zmm21
 	LONG $0x0f1c8d4a // leaq (%rdi,%r9), %rbx
-	LONG $0x487d2262; WORD $0x2458; BYTE $0x0f // vpbroadcastd (%rdi,%r9), %zmm28
-	LONG $0x401d8262; WORD $0xd850 // vpdpbusd %zmm24, %zmm28, %zmm19
-	LONG $0x401d8262; WORD $0xd150 // vpdpbusd %zmm25, %zmm28, %zmm18
-	LONG $0x401d8262; WORD $0xca50 // vpdpbusd %zmm26, %zmm28, %zmm17
-	LONG $0x401d8262; WORD $0xc350 // vpdpbusd %zmm27, %zmm28, %zmm16
-	LONG $0x487d4262; WORD $0x2458; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm28
-	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
-	LONG $0x401d1262; WORD $0xf850 // vpdpbusd %zmm24, %zmm28, %zmm15
-	LONG $0x401d1262; WORD $0xf150 // vpdpbusd %zmm25, %zmm28, %zmm14
-	LONG $0x401d1262; WORD $0xea50 // vpdpbusd %zmm26, %zmm28, %zmm13
-	LONG $0x401d1262; WORD $0xe350 // vpdpbusd %zmm27, %zmm28, %zmm12
-	LONG $0x487d4262; WORD $0x2458; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm28
-	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
-	LONG $0x401d1262; WORD $0xd850 // vpdpbusd %zmm24, %zmm28, %zmm11
-	LONG $0x401d1262; WORD $0xd150 // vpdpbusd %zmm25, %zmm28, %zmm10
-	LONG $0x401d1262; WORD $0xca50 // vpdpbusd %zmm26, %zmm28, %zmm9
-	LONG $0x401d1262; WORD $0xc350 // vpdpbusd %zmm27, %zmm28, %zmm8
-	LONG $0x487d4262; WORD $0x2458; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm28
-	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
-	LONG $0x401d9262; WORD $0xf850 // vpdpbusd %zmm24, %zmm28, %zmm7
-	LONG $0x401d9262; WORD $0xf150 // vpdpbusd %zmm25, %zmm28, %zmm6
-	LONG $0x401d9262; WORD $0xea50 // vpdpbusd %zmm26, %zmm28, %zmm5
+	LONG $0x487d2262; WORD $0x2c58; BYTE $0x0f // vpbroadcastd (%rdi,%r9), %zmm29
+	LONG $0x40158262; WORD $0xe150 // vpdpbusd %zmm25, %zmm29, %zmm20
+	LONG $0x40158262; WORD $0xda50 // vpdpbusd %zmm26, %zmm29, %zmm19
+	LONG $0x40158262; WORD $0xd350 // vpdpbusd %zmm27, %zmm29, %zmm18
+	LONG $0x40158262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm29, %zmm17
 	LONG $0x487d4262; WORD $0x2c58; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm29
-	LONG $0x401d9262; WORD $0xe350 // vpdpbusd %zmm27, %zmm28, %zmm4
-	LONG $0x40159262; WORD $0xd850 // vpdpbusd %zmm24, %zmm29, %zmm3
-	LONG $0x40159262; WORD $0xd150 // vpdpbusd %zmm25, %zmm29, %zmm2
-	LONG $0x40159262; WORD $0xca50 // vpdpbusd %zmm26, %zmm29, %zmm1
-	LONG $0x40159262; WORD $0xc350 // vpdpbusd %zmm27, %zmm29, %zmm0
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	LONG $0x40158262; WORD $0xc150 // vpdpbusd %zmm25, %zmm29, %zmm16
+	LONG $0x40151262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm29, %zmm15
+	LONG $0x40151262; WORD $0xf350 // vpdpbusd %zmm27, %zmm29, %zmm14
+	LONG $0x40151262; WORD $0xec50 // vpdpbusd %zmm28, %zmm29, %zmm13
+	LONG $0x487d4262; WORD $0x2c58; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm29
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	LONG $0x40151262; WORD $0xe150 // vpdpbusd %zmm25, %zmm29, %zmm12
+	LONG $0x40151262; WORD $0xda50 // vpdpbusd %zmm26, %zmm29, %zmm11
+	LONG $0x40151262; WORD $0xd350 // vpdpbusd %zmm27, %zmm29, %zmm10
+	LONG $0x40151262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm29, %zmm9
+	LONG $0x487d4262; WORD $0x2c58; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm29
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	LONG $0x40151262; WORD $0xc150 // vpdpbusd %zmm25, %zmm29, %zmm8
+	LONG $0x40159262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm29, %zmm7
+	LONG $0x40159262; WORD $0xf350 // vpdpbusd %zmm27, %zmm29, %zmm6
+	LONG $0x487d4262; WORD $0x3458; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm30
+	LONG $0x40159262; WORD $0xec50 // vpdpbusd %zmm28, %zmm29, %zmm5
+	LONG $0x400d9262; WORD $0xe150 // vpdpbusd %zmm25, %zmm30, %zmm4
+	LONG $0x400d9262; WORD $0xda50 // vpdpbusd %zmm26, %zmm30, %zmm3
+	LONG $0x400d9262; WORD $0xd350 // vpdpbusd %zmm27, %zmm30, %zmm2
+	LONG $0x400d9262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm30, %zmm1
 	LONG $0x04c78348 // addq $0x4, %rdi
 	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
 	LONG $0xff07820f; WORD $0xffff // jb 0x770 <k_qconv+0x750>
 	LONG $0xfffee2e9; BYTE $0xff // jmp 0x750 <k_qconv+0x730>
 	WORD $0x9066 // nop
+	LONG $0x48fd8162; WORD $0xe06f // vmovdqa64 %zmm24, %zmm20
 	LONG $0x48fda162; WORD $0xdf6f // vmovdqa64 %zmm23, %zmm19
 	LONG $0x48fda162; WORD $0xd66f // vmovdqa64 %zmm22, %zmm18
 	LONG $0x48fda162; WORD $0xcd6f // vmovdqa64 %zmm21, %zmm17
-	LONG $0x48fda162; WORD $0xc46f // vmovdqa64 %zmm20, %zmm16
+	LONG $0x48fd8162; WORD $0xc06f // vmovdqa64 %zmm24, %zmm16
 	LONG $0x48fd3162; WORD $0xff6f // vmovdqa64 %zmm23, %zmm15
 	LONG $0x48fd3162; WORD $0xf66f // vmovdqa64 %zmm22, %zmm14
 	LONG $0x48fd3162; WORD $0xed6f // vmovdqa64 %zmm21, %zmm13
-	LONG $0x48fd3162; WORD $0xe46f // vmovdqa64 %zmm20, %zmm12
+	LONG $0x48fd1162; WORD $0xe06f // vmovdqa64 %zmm24, %zmm12
 	LONG $0x48fd3162; WORD $0xdf6f // vmovdqa64 %zmm23, %zmm11
 	LONG $0x48fd3162; WORD $0xd66f // vmovdqa64 %zmm22, %zmm10
 	LONG $0x48fd3162; WORD $0xcd6f // vmovdqa64 %zmm21, %zmm9
-	LONG $0x48fd3162; WORD $0xc46f // vmovdqa64 %zmm20, %zmm8
+	LONG $0x48fd1162; WORD $0xc06f // vmovdqa64 %zmm24, %zmm8
 	LONG $0x48fdb162; WORD $0xff6f // vmovdqa64 %zmm23, %zmm7
 	LONG $0x48fdb162; WORD $0xf66f // vmovdqa64 %zmm22, %zmm6
 	LONG $0x48fdb162; WORD $0xed6f // vmovdqa64 %zmm21, %zmm5
-	LONG $0x48fdb162; WORD $0xe46f // vmovdqa64 %zmm20, %zmm4
+	LONG $0x48fd9162; WORD $0xe06f // vmovdqa64 %zmm24, %zmm4
 	LONG $0x48fdb162; WORD $0xdf6f // vmovdqa64 %zmm23, %zmm3
 	LONG $0x48fdb162; WORD $0xd66f // vmovdqa64 %zmm22, %zmm2
 	LONG $0x48fdb162; WORD $0xcd6f // vmovdqa64 %zmm21, %zmm1
-	LONG $0x48fdb162; WORD $0xc46f // vmovdqa64 %zmm20, %zmm0
 	LONG $0xcdaf0f49 // imulq %r13, %rcx
 	LONG $0x244c0348; BYTE $0x40 // addq 0x40(%rsp), %rcx
-	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	LONG $0x02a1840f; WORD $0x0000 // je 0xba0 <k_qconv+0xb80>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x883c8d48 // leaq (%rax,%rcx,4), %rdi
-	LONG $0x02fe8349 // cmpq $0x2, %r14
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x0344850f; WORD $0x0000 // jne 0xc60 <k_qconv+0xc40>
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x0340850f; WORD $0x0000 // jne 0xc60 <k_qconv+0xc40>
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x06428e0f; WORD $0x0000 // jle 0xf68 <k_qconv+0xf48>
-	LONG $0x48fee162; WORD $0x3f7f // vmovdqu64 %zmm23, (%rdi)
+	LONG $0x063a8e0f; WORD $0x0000 // jle 0xf64 <k_qconv+0xf44>
+	LONG $0x48fe6162; WORD $0x077f // vmovdqu64 %zmm24, (%rdi)
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	LONG $0x0638860f; WORD $0x0000 // jbe 0xf6e <k_qconv+0xf4e>
-	LONG $0x48fee162; WORD $0x777f; BYTE $0x01 // vmovdqu64 %zmm22, 0x40(%rdi)
+	LONG $0x0630860f; WORD $0x0000 // jbe 0xf6a <k_qconv+0xf4a>
+	LONG $0x48fee162; WORD $0x7f7f; BYTE $0x01 // vmovdqu64 %zmm23, 0x40(%rdi)
 	WORD $0x01b0 // movb $0x1, %al
 	LONG $0x30fb8348 // cmpq $0x30, %rbx
-	LONG $0x0640820f; WORD $0x0000 // jb 0xf89 <k_qconv+0xf69>
-	LONG $0x48fee162; WORD $0x6f7f; BYTE $0x02 // vmovdqu64 %zmm21, 0x80(%rdi)
+	LONG $0x0638820f; WORD $0x0000 // jb 0xf85 <k_qconv+0xf65>
+	LONG $0x48fee162; WORD $0x777f; BYTE $0x02 // vmovdqu64 %zmm22, 0x80(%rdi)
 	LONG $0x40fb8348 // cmpq $0x40, %rbx
-	LONG $0x0eda820f; WORD $0x0000 // jb 0x1834 <k_qconv+0x1814>
-	LONG $0x48fee162; WORD $0x677f; BYTE $0x03 // vmovdqu64 %zmm20, 0xc0(%rdi)
+	LONG $0x0eae820f; WORD $0x0000 // jb 0x180c <k_qconv+0x17ec>
+	LONG $0x48fee162; WORD $0x6f7f; BYTE $0x03 // vmovdqu64 %zmm21, 0xc0(%rdi)
 	LONG $0xaf048d4e // leaq (%rdi,%r13,4), %r8
-	LONG $0x48fea162; WORD $0x1c7f; BYTE $0xaf // vmovdqu64 %zmm19, (%rdi,%r13,4)
-	QUAD $0x01af547f48fea162 // vmovdqu64 %zmm18, 0x40(%rdi,%r13,4)
-	QUAD $0x02af4c7f48fea162 // vmovdqu64 %zmm17, 0x80(%rdi,%r13,4)
-	QUAD $0x03af447f48fea162 // vmovdqu64 %zmm16, 0xc0(%rdi,%r13,4)
+	LONG $0x48fea162; WORD $0x247f; BYTE $0xaf // vmovdqu64 %zmm20, (%rdi,%r13,4)
+	QUAD $0x01af5c7f48fea162 // vmovdqu64 %zmm19, 0x40(%rdi,%r13,4)
+	QUAD $0x02af547f48fea162 // vmovdqu64 %zmm18, 0x80(%rdi,%r13,4)
+	QUAD $0x03af4c7f48fea162 // vmovdqu64 %zmm17, 0xc0(%rdi,%r13,4)
 	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0x01b2 // movb $0x1, %dl
 	LONG $0xa83c8d4b // leaq (%r8,%r13,4), %rdi
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x0a288f0f; WORD $0x0000 // jg 0x13c1 <k_qconv+0x13a1>
-	LONG $0x497c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi) {%k1}
+	LONG $0x0a088f0f; WORD $0x0000 // jg 0x13a5 <k_qconv+0x1385>
+	LONG $0x497ce162; WORD $0x0711 // vmovups %zmm16, (%rdi) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0x0a28850f; WORD $0x0000 // jne 0x13cf <k_qconv+0x13af>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7c7162; WORD $0x7711; BYTE $0x01 // vmovups %zmm14, 0x40(%rdi) {%k7}
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0a12850f; WORD $0x0000 // jne 0x13de <k_qconv+0x13be>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7c7162; WORD $0x6f11; BYTE $0x02 // vmovups %zmm13, 0x80(%rdi) {%k7}
-	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	LONG $0x09fc850f; WORD $0x0000 // jne 0x13ee <k_qconv+0x13ce>
+	LONG $0x0a08850f; WORD $0x0000 // jne 0x13b3 <k_qconv+0x1393>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
 	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7c7162; WORD $0x6711; BYTE $0x03 // vmovups %zmm12, 0xc0(%rdi) {%k7}
-	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
-	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x09e68f0f; WORD $0x0000 // jg 0x1403 <k_qconv+0x13e3>
-	LONG $0x497c7162; WORD $0x1f11 // vmovups %zmm11, (%rdi) {%k1}
-	WORD $0xc084 // testb %al, %al
-	LONG $0x09e6850f; WORD $0x0000 // jne 0x1411 <k_qconv+0x13f1>
+	LONG $0x4f7c7162; WORD $0x7f11; BYTE $0x01 // vmovups %zmm15, 0x40(%rdi) {%k7}
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x09f2850f; WORD $0x0000 // jne 0x13c2 <k_qconv+0x13a2>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
 	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7c7162; WORD $0x5711; BYTE $0x01 // vmovups %zmm10, 0x40(%rdi) {%k7}
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x09d0850f; WORD $0x0000 // jne 0x1420 <k_qconv+0x1400>
+	LONG $0x4f7c7162; WORD $0x7711; BYTE $0x02 // vmovups %zmm14, 0x80(%rdi) {%k7}
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x09dc850f; WORD $0x0000 // jne 0x13d2 <k_qconv+0x13b2>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
 	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7c7162; WORD $0x4f11; BYTE $0x02 // vmovups %zmm9, 0x80(%rdi) {%k7}
-	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	LONG $0x09ba850f; WORD $0x0000 // jne 0x1430 <k_qconv+0x1410>
+	LONG $0x4f7c7162; WORD $0x6f11; BYTE $0x03 // vmovups %zmm13, 0xc0(%rdi) {%k7}
+	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0x09c68f0f; WORD $0x0000 // jg 0x13e7 <k_qconv+0x13c7>
+	LONG $0x497c7162; WORD $0x2711 // vmovups %zmm12, (%rdi) {%k1}
+	WORD $0xc084 // testb %al, %al
+	LONG $0x09c6850f; WORD $0x0000 // jne 0x13f5 <k_qconv+0x13d5>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
 	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7c7162; WORD $0x4711; BYTE $0x03 // vmovups %zmm8, 0xc0(%rdi) {%k7}
-	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
-	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x09a48f0f; WORD $0x0000 // jg 0x1445 <k_qconv+0x1425>
-	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
-	WORD $0xc084 // testb %al, %al
-	LONG $0x09a4850f; WORD $0x0000 // jne 0x1453 <k_qconv+0x1433>
+	LONG $0x4f7c7162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm11, 0x40(%rdi) {%k7}
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x09b0850f; WORD $0x0000 // jne 0x1404 <k_qconv+0x13e4>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
 	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7cf162; WORD $0x7711; BYTE $0x01 // vmovups %zmm6, 0x40(%rdi) {%k7}
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x098e850f; WORD $0x0000 // jne 0x1462 <k_qconv+0x1442>
+	LONG $0x4f7c7162; WORD $0x5711; BYTE $0x02 // vmovups %zmm10, 0x80(%rdi) {%k7}
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x099a850f; WORD $0x0000 // jne 0x1414 <k_qconv+0x13f4>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
 	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7cf162; WORD $0x6f11; BYTE $0x02 // vmovups %zmm5, 0x80(%rdi) {%k7}
-	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	LONG $0x0978850f; WORD $0x0000 // jne 0x1472 <k_qconv+0x1452>
+	LONG $0x4f7c7162; WORD $0x4f11; BYTE $0x03 // vmovups %zmm9, 0xc0(%rdi) {%k7}
+	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0x09848f0f; WORD $0x0000 // jg 0x1429 <k_qconv+0x1409>
+	LONG $0x497c7162; WORD $0x0711 // vmovups %zmm8, (%rdi) {%k1}
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0984850f; WORD $0x0000 // jne 0x1437 <k_qconv+0x1417>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
 	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7cf162; WORD $0x6711; BYTE $0x03 // vmovups %zmm4, 0xc0(%rdi) {%k7}
+	LONG $0x4f7cf162; WORD $0x7f11; BYTE $0x01 // vmovups %zmm7, 0x40(%rdi) {%k7}
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x096e850f; WORD $0x0000 // jne 0x1446 <k_qconv+0x1426>
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
+	LONG $0x4f7cf162; WORD $0x7711; BYTE $0x02 // vmovups %zmm6, 0x80(%rdi) {%k7}
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x0958850f; WORD $0x0000 // jne 0x1456 <k_qconv+0x1436>
+	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xf741; BYTE $0xd0 // notl %r8d
+	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
+	LONG $0x4f7cf162; WORD $0x6f11; BYTE $0x03 // vmovups %zmm5, 0xc0(%rdi) {%k7}
 	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x09628f0f; WORD $0x0000 // jg 0x1487 <k_qconv+0x1467>
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x09428f0f; WORD $0x0000 // jg 0x146b <k_qconv+0x144b>
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0x0962850f; WORD $0x0000 // jne 0x1499 <k_qconv+0x1479>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi) {%k7}
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0950850f; WORD $0x0000 // jne 0x14a8 <k_qconv+0x1488>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cf162; WORD $0x4f11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdi) {%k7}
-	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	LONG $0x093e850f; WORD $0x0000 // jne 0x14b8 <k_qconv+0x1498>
+	LONG $0x0942850f; WORD $0x0000 // jne 0x1479 <k_qconv+0x1459>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cf162; WORD $0x4711; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdi) {%k7}
-	LONG $0xfffac4e9; BYTE $0xff // jmp 0x65c <k_qconv+0x63c>
+	LONG $0x4f7cf162; WORD $0x5f11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdi) {%k7}
+	WORD $0xd284 // testb %dl, %dl
+	LONG $0x0930850f; WORD $0x0000 // jne 0x1488 <k_qconv+0x1468>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xf892fbc5 // kmovd %eax, %k7
+	LONG $0x4f7cf162; WORD $0x5711; BYTE $0x02 // vmovups %zmm2, 0x80(%rdi) {%k7}
+	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
+	LONG $0x091e850f; WORD $0x0000 // jne 0x1498 <k_qconv+0x1478>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xf892fbc5 // kmovd %eax, %k7
+	LONG $0x4f7cf162; WORD $0x4f11; BYTE $0x03 // vmovups %zmm1, 0xc0(%rdi) {%k7}
+	LONG $0xfffad8e9; BYTE $0xff // jmp 0x670 <k_qconv+0x650>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x244c0348; BYTE $0x58 // addq 0x58(%rsp), %rcx
-	LONG $0x487d4262; WORD $0x5779; BYTE $0x44 // vpbroadcastw 0x88(%r15), %zmm26
-	QUAD $0x008c8778487d4262; WORD $0x0000 // vpbroadcastb 0x8c(%r15), %zmm24
-	QUAD $0x00908f78487d4262; WORD $0x0000 // vpbroadcastb 0x90(%r15), %zmm25
+	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
+	LONG $0x487d4262; WORD $0x5f79; BYTE $0x44 // vpbroadcastw 0x88(%r15), %zmm27
+	QUAD $0x008c8f78487d4262; WORD $0x0000 // vpbroadcastb 0x8c(%r15), %zmm25
+	QUAD $0x00909778487d4262; WORD $0x0000 // vpbroadcastb 0x90(%r15), %zmm26
+	LONG $0x487c0162; WORD $0xc05b // vcvtdq2ps %zmm24, %zmm24
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x403c0162; WORD $0x0459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm24, %zmm24
+	LONG $0x487d0162; WORD $0xc05b // vcvtps2dq %zmm24, %zmm24
 	LONG $0x487ca162; WORD $0xff5b // vcvtdq2ps %zmm23, %zmm23
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x4044c162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm23, %zmm23
+	QUAD $0x01b27c5940448162 // vmulps 0x40(%r10,%r14,4), %zmm23, %zmm23
 	LONG $0x487da162; WORD $0xff5b // vcvtps2dq %zmm23, %zmm23
+	LONG $0x403da162; WORD $0xff6b // vpackssdw %zmm23, %zmm24, %zmm23
 	LONG $0x487ca162; WORD $0xf65b // vcvtdq2ps %zmm22, %zmm22
-	QUAD $0x01aa7459404cc162 // vmulps 0x40(%r10,%rbp,4), %zmm22, %zmm22
+	QUAD $0x02b27459404c8162 // vmulps 0x80(%r10,%r14,4), %zmm22, %zmm22
 	LONG $0x487da162; WORD $0xf65b // vcvtps2dq %zmm22, %zmm22
-	LONG $0x4045a162; WORD $0xf66b // vpackssdw %zmm22, %zmm23, %zmm22
 	LONG $0x487ca162; WORD $0xed5b // vcvtdq2ps %zmm21, %zmm21
-	QUAD $0x02aa6c594054c162 // vmulps 0x80(%r10,%rbp,4), %zmm21, %zmm21
+	QUAD $0x03b26c5940548162 // vmulps 0xc0(%r10,%r14,4), %zmm21, %zmm21
 	LONG $0x487da162; WORD $0xed5b // vcvtps2dq %zmm21, %zmm21
-	LONG $0x487ca162; WORD $0xe45b // vcvtdq2ps %zmm20, %zmm20
-	QUAD $0x03aa6459405cc162 // vmulps 0xc0(%r10,%rbp,4), %zmm20, %zmm20
-	LONG $0x487da162; WORD $0xe45b // vcvtps2dq %zmm20, %zmm20
-	LONG $0x4055a162; WORD $0xe46b // vpackssdw %zmm20, %zmm21, %zmm20
-	LONG $0x404d8162; WORD $0xeaed // vpaddsw %zmm26, %zmm22, %zmm21
-	LONG $0x405d8162; WORD $0xe2ed // vpaddsw %zmm26, %zmm20, %zmm20
-	LONG $0x4055a162; WORD $0xe467 // vpackuswb %zmm20, %zmm21, %zmm20
-	LONG $0x405d8162; WORD $0xe0de // vpmaxub %zmm24, %zmm20, %zmm20
-	LONG $0x405d8162; WORD $0xe1da // vpminub %zmm25, %zmm20, %zmm20
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x404da162; WORD $0xed6b // vpackssdw %zmm21, %zmm22, %zmm21
+	LONG $0x40458162; WORD $0xf3ed // vpaddsw %zmm27, %zmm23, %zmm22
+	LONG $0x40558162; WORD $0xebed // vpaddsw %zmm27, %zmm21, %zmm21
+	LONG $0x404da162; WORD $0xed67 // vpackuswb %zmm21, %zmm22, %zmm21
+	LONG $0x40558162; WORD $0xe9de // vpmaxub %zmm25, %zmm21, %zmm21
+	LONG $0x40558162; WORD $0xeada // vpminub %zmm26, %zmm21, %zmm21
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	WORD $0x447e // jle 0xc8d <k_qconv+0xc6d>
-	LONG $0x48fee162; WORD $0x217f // vmovdqu64 %zmm20, (%rcx)
-	WORD $0x42eb // jmp 0xc93 <k_qconv+0xc73>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487ca162; WORD $0xff5b // vcvtdq2ps %zmm23, %zmm23
-	LONG $0x4044c162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm23, %zmm23
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x407e // jle 0xc8d <k_qconv+0xc6d>
+	LONG $0x48fee162; WORD $0x297f // vmovdqu64 %zmm21, (%rcx)
+	WORD $0x3eeb // jmp 0xc93 <k_qconv+0xc73>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c0162; WORD $0xc05b // vcvtdq2ps %zmm24, %zmm24
+	LONG $0x403c0162; WORD $0x0459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm24, %zmm24
 	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
-	LONG $0x4044e162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm23, %zmm23
+	LONG $0x403c2162; WORD $0x0458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm24, %zmm24
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x03638e0f; WORD $0x0000 // jle 0xfe5 <k_qconv+0xfc5>
-	LONG $0x487ce162; WORD $0x3f11 // vmovups %zmm23, (%rdi)
-	LONG $0x00035ee9; BYTE $0x00 // jmp 0xfeb <k_qconv+0xfcb>
-	LONG $0x4a7fe162; WORD $0x217f // vmovdqu8 %zmm20, (%rcx) {%k2}
+	LONG $0x035f8e0f; WORD $0x0000 // jle 0xfe1 <k_qconv+0xfc1>
+	LONG $0x487c6162; WORD $0x0711 // vmovups %zmm24, (%rdi)
+	LONG $0x00035ae9; BYTE $0x00 // jmp 0xfe7 <k_qconv+0xfc7>
+	LONG $0x4a7fe162; WORD $0x297f // vmovdqu8 %zmm21, (%rcx) {%k2}
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x487ca162; WORD $0xe45b // vcvtdq2ps %zmm20, %zmm20
+	LONG $0x405c8162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm20, %zmm20
+	LONG $0x487da162; WORD $0xe45b // vcvtps2dq %zmm20, %zmm20
 	LONG $0x487ca162; WORD $0xdb5b // vcvtdq2ps %zmm19, %zmm19
-	LONG $0x4064c162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm19, %zmm19
+	QUAD $0x01b25c5940648162 // vmulps 0x40(%r10,%r14,4), %zmm19, %zmm19
 	LONG $0x487da162; WORD $0xdb5b // vcvtps2dq %zmm19, %zmm19
+	LONG $0x405da162; WORD $0xdb6b // vpackssdw %zmm19, %zmm20, %zmm19
 	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
-	QUAD $0x01aa5459406cc162 // vmulps 0x40(%r10,%rbp,4), %zmm18, %zmm18
+	QUAD $0x02b25459406c8162 // vmulps 0x80(%r10,%r14,4), %zmm18, %zmm18
 	LONG $0x487da162; WORD $0xd25b // vcvtps2dq %zmm18, %zmm18
-	LONG $0x4065a162; WORD $0xd26b // vpackssdw %zmm18, %zmm19, %zmm18
 	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
-	QUAD $0x02aa4c594074c162 // vmulps 0x80(%r10,%rbp,4), %zmm17, %zmm17
+	QUAD $0x03b24c5940748162 // vmulps 0xc0(%r10,%r14,4), %zmm17, %zmm17
 	LONG $0x487da162; WORD $0xc95b // vcvtps2dq %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	QUAD $0x03aa4459407cc162 // vmulps 0xc0(%r10,%rbp,4), %zmm16, %zmm16
-	LONG $0x487da162; WORD $0xc05b // vcvtps2dq %zmm16, %zmm16
-	LONG $0x4075a162; WORD $0xc06b // vpackssdw %zmm16, %zmm17, %zmm16
-	LONG $0x406d8162; WORD $0xcaed // vpaddsw %zmm26, %zmm18, %zmm17
-	LONG $0x407d8162; WORD $0xc2ed // vpaddsw %zmm26, %zmm16, %zmm16
-	LONG $0x4075a162; WORD $0xc067 // vpackuswb %zmm16, %zmm17, %zmm16
-	LONG $0x407d8162; WORD $0xc0de // vpmaxub %zmm24, %zmm16, %zmm16
-	LONG $0x407d8162; WORD $0xc1da // vpminub %zmm25, %zmm16, %zmm16
+	LONG $0x406da162; WORD $0xc96b // vpackssdw %zmm17, %zmm18, %zmm17
+	LONG $0x40658162; WORD $0xd3ed // vpaddsw %zmm27, %zmm19, %zmm18
+	LONG $0x40758162; WORD $0xcbed // vpaddsw %zmm27, %zmm17, %zmm17
+	LONG $0x406da162; WORD $0xc967 // vpackuswb %zmm17, %zmm18, %zmm17
+	LONG $0x40758162; WORD $0xc9de // vpmaxub %zmm25, %zmm17, %zmm17
+	LONG $0x40758162; WORD $0xcada // vpminub %zmm26, %zmm17, %zmm17
 	LONG $0x3ff88348 // cmpq $0x3f, %rax
 	WORD $0x087e // jle 0xd1d <k_qconv+0xcfd>
-	LONG $0x48fee162; WORD $0x017f // vmovdqu64 %zmm16, (%rcx)
+	LONG $0x48fee162; WORD $0x097f // vmovdqu64 %zmm17, (%rcx)
 	WORD $0x06eb // jmp 0xd23 <k_qconv+0xd03>
-	LONG $0x4a7fe162; WORD $0x017f // vmovdqu8 %zmm16, (%rcx) {%k2}
-	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x4a7fe162; WORD $0x097f // vmovdqu8 %zmm17, (%rcx) {%k2}
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	LONG $0x407c8162; WORD $0x0459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm16, %zmm16
+	LONG $0x487da162; WORD $0xc05b // vcvtps2dq %zmm16, %zmm16
 	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	LONG $0x48045162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm15, %zmm15
+	QUAD $0x01b27c5948041162 // vmulps 0x40(%r10,%r14,4), %zmm15, %zmm15
 	LONG $0x487d5162; WORD $0xff5b // vcvtps2dq %zmm15, %zmm15
+	LONG $0x407d5162; WORD $0xff6b // vpackssdw %zmm15, %zmm16, %zmm15
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x01aa7459480c5162 // vmulps 0x40(%r10,%rbp,4), %zmm14, %zmm14
+	QUAD $0x02b27459480c1162 // vmulps 0x80(%r10,%r14,4), %zmm14, %zmm14
 	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
-	LONG $0x48055162; WORD $0xf66b // vpackssdw %zmm14, %zmm15, %zmm14
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	QUAD $0x02aa6c5948145162 // vmulps 0x80(%r10,%rbp,4), %zmm13, %zmm13
+	QUAD $0x03b26c5948141162 // vmulps 0xc0(%r10,%r14,4), %zmm13, %zmm13
 	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xed6b // vpackssdw %zmm13, %zmm14, %zmm13
+	LONG $0x48051162; WORD $0xf3ed // vpaddsw %zmm27, %zmm15, %zmm14
+	LONG $0x48151162; WORD $0xebed // vpaddsw %zmm27, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xed67 // vpackuswb %zmm13, %zmm14, %zmm13
+	LONG $0x48151162; WORD $0xe9de // vpmaxub %zmm25, %zmm13, %zmm13
+	LONG $0x48151162; WORD $0xeada // vpminub %zmm26, %zmm13, %zmm13
+	LONG $0x3ff88348 // cmpq $0x3f, %rax
+	WORD $0x087e // jle 0xdad <k_qconv+0xd8d>
+	LONG $0x48fe7162; WORD $0x297f // vmovdqu64 %zmm13, (%rcx)
+	WORD $0x06eb // jmp 0xdb3 <k_qconv+0xd93>
+	LONG $0x4a7f7162; WORD $0x297f // vmovdqu8 %zmm13, (%rcx) {%k2}
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x03aa6459481c5162 // vmulps 0xc0(%r10,%rbp,4), %zmm12, %zmm12
+	LONG $0x481c1162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm12, %zmm12
 	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xe46b // vpackssdw %zmm12, %zmm13, %zmm12
-	LONG $0x480d1162; WORD $0xeaed // vpaddsw %zmm26, %zmm14, %zmm13
-	LONG $0x481d1162; WORD $0xe2ed // vpaddsw %zmm26, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xe467 // vpackuswb %zmm12, %zmm13, %zmm12
-	LONG $0x481d1162; WORD $0xe0de // vpmaxub %zmm24, %zmm12, %zmm12
-	LONG $0x481d1162; WORD $0xe1da // vpminub %zmm25, %zmm12, %zmm12
-	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	WORD $0x087e // jle 0xdb1 <k_qconv+0xd91>
-	LONG $0x48fe7162; WORD $0x217f // vmovdqu64 %zmm12, (%rcx)
-	WORD $0x06eb // jmp 0xdb7 <k_qconv+0xd97>
-	LONG $0x4a7f7162; WORD $0x217f // vmovdqu8 %zmm12, (%rcx) {%k2}
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm11, %zmm11
+	QUAD $0x01b25c5948241162 // vmulps 0x40(%r10,%r14,4), %zmm11, %zmm11
 	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xdb6b // vpackssdw %zmm11, %zmm12, %zmm11
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01aa5459482c5162 // vmulps 0x40(%r10,%rbp,4), %zmm10, %zmm10
+	QUAD $0x02b25459482c1162 // vmulps 0x80(%r10,%r14,4), %zmm10, %zmm10
 	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd26b // vpackssdw %zmm10, %zmm11, %zmm10
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x02aa4c5948345162 // vmulps 0x80(%r10,%rbp,4), %zmm9, %zmm9
+	QUAD $0x03b24c5948341162 // vmulps 0xc0(%r10,%r14,4), %zmm9, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc96b // vpackssdw %zmm9, %zmm10, %zmm9
+	LONG $0x48251162; WORD $0xd3ed // vpaddsw %zmm27, %zmm11, %zmm10
+	LONG $0x48351162; WORD $0xcbed // vpaddsw %zmm27, %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc967 // vpackuswb %zmm9, %zmm10, %zmm9
+	LONG $0x48351162; WORD $0xc9de // vpmaxub %zmm25, %zmm9, %zmm9
+	LONG $0x48351162; WORD $0xcada // vpminub %zmm26, %zmm9, %zmm9
+	LONG $0x3ff88348 // cmpq $0x3f, %rax
+	WORD $0x087e // jle 0xe3d <k_qconv+0xe1d>
+	LONG $0x48fe7162; WORD $0x097f // vmovdqu64 %zmm9, (%rcx)
+	WORD $0x06eb // jmp 0xe43 <k_qconv+0xe23>
+	LONG $0x4a7f7162; WORD $0x097f // vmovdqu8 %zmm9, (%rcx) {%k2}
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x03aa4459483c5162 // vmulps 0xc0(%r10,%rbp,4), %zmm8, %zmm8
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm8, %zmm8
 	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x48355162; WORD $0xc06b // vpackssdw %zmm8, %zmm9, %zmm8
-	LONG $0x482d1162; WORD $0xcaed // vpaddsw %zmm26, %zmm10, %zmm9
-	LONG $0x483d1162; WORD $0xc2ed // vpaddsw %zmm26, %zmm8, %zmm8
-	LONG $0x48355162; WORD $0xc067 // vpackuswb %zmm8, %zmm9, %zmm8
-	LONG $0x483d1162; WORD $0xc0de // vpmaxub %zmm24, %zmm8, %zmm8
-	LONG $0x483d1162; WORD $0xc1da // vpminub %zmm25, %zmm8, %zmm8
-	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	WORD $0x087e // jle 0xe41 <k_qconv+0xe21>
-	LONG $0x48fe7162; WORD $0x017f // vmovdqu64 %zmm8, (%rcx)
-	WORD $0x06eb // jmp 0xe47 <k_qconv+0xe27>
-	LONG $0x4a7f7162; WORD $0x017f // vmovdqu8 %zmm8, (%rcx) {%k2}
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm7, %zmm7
+	QUAD $0x01b27c5948449162 // vmulps 0x40(%r10,%r14,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01aa7459484cd162 // vmulps 0x40(%r10,%rbp,4), %zmm6, %zmm6
+	QUAD $0x02b27459484c9162 // vmulps 0x80(%r10,%r14,4), %zmm6, %zmm6
 	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xf66b // vpackssdw %zmm6, %zmm7, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02aa6c594854d162 // vmulps 0x80(%r10,%rbp,4), %zmm5, %zmm5
+	QUAD $0x03b26c5948549162 // vmulps 0xc0(%r10,%r14,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x03aa6459485cd162 // vmulps 0xc0(%r10,%rbp,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe46b // vpackssdw %zmm4, %zmm5, %zmm4
-	LONG $0x484d9162; WORD $0xeaed // vpaddsw %zmm26, %zmm6, %zmm5
-	LONG $0x485d9162; WORD $0xe2ed // vpaddsw %zmm26, %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe467 // vpackuswb %zmm4, %zmm5, %zmm4
-	LONG $0x485d9162; WORD $0xe0de // vpmaxub %zmm24, %zmm4, %zmm4
-	LONG $0x485d9162; WORD $0xe1da // vpminub %zmm25, %zmm4, %zmm4
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
+	LONG $0x48459162; WORD $0xf3ed // vpaddsw %zmm27, %zmm7, %zmm6
+	LONG $0x48559162; WORD $0xebed // vpaddsw %zmm27, %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed67 // vpackuswb %zmm5, %zmm6, %zmm5
+	LONG $0x48559162; WORD $0xe9de // vpmaxub %zmm25, %zmm5, %zmm5
+	LONG $0x48559162; WORD $0xeada // vpminub %zmm26, %zmm5, %zmm5
 	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	WORD $0x087e // jle 0xed1 <k_qconv+0xeb1>
-	LONG $0x48fef162; WORD $0x217f // vmovdqu64 %zmm4, (%rcx)
-	WORD $0x06eb // jmp 0xed7 <k_qconv+0xeb7>
-	LONG $0x4a7ff162; WORD $0x217f // vmovdqu8 %zmm4, (%rcx) {%k2}
+	WORD $0x087e // jle 0xecd <k_qconv+0xead>
+	LONG $0x48fef162; WORD $0x297f // vmovdqu64 %zmm5, (%rcx)
+	WORD $0x06eb // jmp 0xed3 <k_qconv+0xeb3>
+	LONG $0x4a7ff162; WORD $0x297f // vmovdqu8 %zmm5, (%rcx) {%k2}
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01b25c5948649162 // vmulps 0x40(%r10,%r14,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01aa5459486cd162 // vmulps 0x40(%r10,%rbp,4), %zmm2, %zmm2
+	QUAD $0x02b25459486c9162 // vmulps 0x80(%r10,%r14,4), %zmm2, %zmm2
 	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd26b // vpackssdw %zmm2, %zmm3, %zmm2
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02aa4c594874d162 // vmulps 0x80(%r10,%rbp,4), %zmm1, %zmm1
+	QUAD $0x03b24c5948749162 // vmulps 0xc0(%r10,%r14,4), %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03aa4459487cd162 // vmulps 0xc0(%r10,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x4875f162; WORD $0xc06b // vpackssdw %zmm0, %zmm1, %zmm0
-	LONG $0x486d9162; WORD $0xcaed // vpaddsw %zmm26, %zmm2, %zmm1
-	LONG $0x487d9162; WORD $0xc2ed // vpaddsw %zmm26, %zmm0, %zmm0
-	LONG $0x4875f162; WORD $0xc067 // vpackuswb %zmm0, %zmm1, %zmm0
-	LONG $0x487d9162; WORD $0xc0de // vpmaxub %zmm24, %zmm0, %zmm0
-	LONG $0x487d9162; WORD $0xc1da // vpminub %zmm25, %zmm0, %zmm0
+	LONG $0x486df162; WORD $0xc96b // vpackssdw %zmm1, %zmm2, %zmm1
+	LONG $0x48659162; WORD $0xd3ed // vpaddsw %zmm27, %zmm3, %zmm2
+	LONG $0x48759162; WORD $0xcbed // vpaddsw %zmm27, %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xc967 // vpackuswb %zmm1, %zmm2, %zmm1
+	LONG $0x48759162; WORD $0xc9de // vpmaxub %zmm25, %zmm1, %zmm1
+	LONG $0x48759162; WORD $0xcada // vpminub %zmm26, %zmm1, %zmm1
 	LONG $0x3ff88348 // cmpq $0x3f, %rax
-	LONG $0xf6f98e0f; WORD $0xffff // jle 0x656 <k_qconv+0x636>
-	LONG $0x48fef162; WORD $0x017f // vmovdqu64 %zmm0, (%rcx)
-	LONG $0xfff6f4e9; BYTE $0xff // jmp 0x65c <k_qconv+0x63c>
-	LONG $0x497ce162; WORD $0x3f11 // vmovups %zmm23, (%rdi) {%k1}
+	LONG $0xf70d8e0f; WORD $0xffff // jle 0x666 <k_qconv+0x646>
+	LONG $0x48fef162; WORD $0x097f // vmovdqu64 %zmm1, (%rcx)
+	LONG $0xfff70ce9; BYTE $0xff // jmp 0x670 <k_qconv+0x650>
+	LONG $0x497c6162; WORD $0x0711 // vmovups %zmm24, (%rdi) {%k1}
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7ce162; WORD $0x7711; BYTE $0x01 // vmovups %zmm22, 0x40(%rdi) {%k7}
+	LONG $0x4f7ce162; WORD $0x7f11; BYTE $0x01 // vmovups %zmm23, 0x40(%rdi) {%k7}
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xfa92fbc5 // kmovd %edx, %k7
-	LONG $0x4f7ce162; WORD $0x6f11; BYTE $0x02 // vmovups %zmm21, 0x80(%rdi) {%k7}
-	LONG $0x4d7ce162; WORD $0x6711; BYTE $0x03 // vmovups %zmm20, 0xc0(%rdi) {%k5}
+	LONG $0x4f7ce162; WORD $0x7711; BYTE $0x02 // vmovups %zmm22, 0x80(%rdi) {%k7}
+	LONG $0x4d7ce162; WORD $0x6f11; BYTE $0x03 // vmovups %zmm21, 0xc0(%rdi) {%k5}
 	LONG $0xaf048d4e // leaq (%rdi,%r13,4), %r8
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x03a98e0f; WORD $0x0000 // jle 0x1360 <k_qconv+0x1340>
-	LONG $0x48fec162; WORD $0x187f // vmovdqu64 %zmm19, (%r8)
+	LONG $0x03918e0f; WORD $0x0000 // jle 0x1344 <k_qconv+0x1324>
+	LONG $0x48fec162; WORD $0x207f // vmovdqu64 %zmm20, (%r8)
 	WORD $0xc084 // testb %al, %al
-	LONG $0x03a9850f; WORD $0x0000 // jne 0x136e <k_qconv+0x134e>
+	LONG $0x0391850f; WORD $0x0000 // jne 0x1352 <k_qconv+0x1332>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cc162; WORD $0x5011; BYTE $0x01 // vmovups %zmm18, 0x40(%r8) {%k7}
+	LONG $0x4f7cc162; WORD $0x5811; BYTE $0x01 // vmovups %zmm19, 0x40(%r8) {%k7}
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000392e9; BYTE $0x00 // jmp 0x1377 <k_qconv+0x1357>
-	LONG $0x497ce162; WORD $0x3f11 // vmovups %zmm23, (%rdi) {%k1}
-	LONG $0x487ca162; WORD $0xf65b // vcvtdq2ps %zmm22, %zmm22
-	QUAD $0x01aa7459404cc162 // vmulps 0x40(%r10,%rbp,4), %zmm22, %zmm22
+	LONG $0x00037ae9; BYTE $0x00 // jmp 0x135b <k_qconv+0x133b>
+	LONG $0x497c6162; WORD $0x0711 // vmovups %zmm24, (%rdi) {%k1}
+	LONG $0x487ca162; WORD $0xff5b // vcvtdq2ps %zmm23, %zmm23
+	QUAD $0x01b27c5940448162 // vmulps 0x40(%r10,%r14,4), %zmm23, %zmm23
 	LONG $0x40478d48 // leaq 0x40(%rdi), %rax
-	QUAD $0x01a97458404ce162 // vaddps 0x40(%rcx,%rbp,4), %zmm22, %zmm22
+	QUAD $0x01b17c584044a162 // vaddps 0x40(%rcx,%r14,4), %zmm23, %zmm23
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	WORD $0x087e // jle 0x1013 <k_qconv+0xff3>
-	LONG $0x487ce162; WORD $0x3011 // vmovups %zmm22, (%rax)
-	WORD $0x06eb // jmp 0x1019 <k_qconv+0xff9>
-	LONG $0x4b7ce162; WORD $0x3011 // vmovups %zmm22, (%rax) {%k3}
-	LONG $0x487ca162; WORD $0xed5b // vcvtdq2ps %zmm21, %zmm21
-	QUAD $0x02aa6c594054c162 // vmulps 0x80(%r10,%rbp,4), %zmm21, %zmm21
+	WORD $0x087e // jle 0x100f <k_qconv+0xfef>
+	LONG $0x487ce162; WORD $0x3811 // vmovups %zmm23, (%rax)
+	WORD $0x06eb // jmp 0x1015 <k_qconv+0xff5>
+	LONG $0x4b7ce162; WORD $0x3811 // vmovups %zmm23, (%rax) {%k3}
+	LONG $0x487ca162; WORD $0xf65b // vcvtdq2ps %zmm22, %zmm22
+	QUAD $0x02b27459404c8162 // vmulps 0x80(%r10,%r14,4), %zmm22, %zmm22
 	LONG $0x80878d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdi), %rax
-	QUAD $0x02a96c584054e162 // vaddps 0x80(%rcx,%rbp,4), %zmm21, %zmm21
+	QUAD $0x02b17458404ca162 // vaddps 0x80(%rcx,%r14,4), %zmm22, %zmm22
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	WORD $0x087e // jle 0x1044 <k_qconv+0x1024>
-	LONG $0x487ce162; WORD $0x2811 // vmovups %zmm21, (%rax)
-	WORD $0x06eb // jmp 0x104a <k_qconv+0x102a>
-	LONG $0x4c7ce162; WORD $0x2811 // vmovups %zmm21, (%rax) {%k4}
-	LONG $0x487ca162; WORD $0xe45b // vcvtdq2ps %zmm20, %zmm20
-	QUAD $0x03aa6459405cc162 // vmulps 0xc0(%r10,%rbp,4), %zmm20, %zmm20
-	QUAD $0x03a96458405ce162 // vaddps 0xc0(%rcx,%rbp,4), %zmm20, %zmm20
+	WORD $0x087e // jle 0x1040 <k_qconv+0x1020>
+	LONG $0x487ce162; WORD $0x3011 // vmovups %zmm22, (%rax)
+	WORD $0x06eb // jmp 0x1046 <k_qconv+0x1026>
+	LONG $0x4c7ce162; WORD $0x3011 // vmovups %zmm22, (%rax) {%k4}
+	LONG $0x487ca162; WORD $0xed5b // vcvtdq2ps %zmm21, %zmm21
+	QUAD $0x03b26c5940548162 // vmulps 0xc0(%r10,%r14,4), %zmm21, %zmm21
+	QUAD $0x03b16c584054a162 // vaddps 0xc0(%rcx,%r14,4), %zmm21, %zmm21
 	LONG $0xc0978d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdi), %rdx
 	LONG $0xaf048d4a // leaq (%rdi,%r13,4), %rax
-	LONG $0x487ca162; WORD $0xdb5b // vcvtdq2ps %zmm19, %zmm19
+	LONG $0x487ca162; WORD $0xe45b // vcvtdq2ps %zmm20, %zmm20
 	LONG $0x3ffb8348 // cmpq $0x3f, %rbx
-	LONG $0x026e8e0f; WORD $0x0000 // jle 0x12e9 <k_qconv+0x12c9>
-	LONG $0x487ce162; WORD $0x2211 // vmovups %zmm20, (%rdx)
-	LONG $0x4064c162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm19, %zmm19
-	LONG $0x4064e162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm19, %zmm19
-	LONG $0x487ce162; WORD $0x1811 // vmovups %zmm19, (%rax)
+	LONG $0x02568e0f; WORD $0x0000 // jle 0x12cd <k_qconv+0x12ad>
+	LONG $0x487ce162; WORD $0x2a11 // vmovups %zmm21, (%rdx)
+	LONG $0x405c8162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm20, %zmm20
+	LONG $0x405ca162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm20, %zmm20
+	LONG $0x487ce162; WORD $0x2011 // vmovups %zmm20, (%rax)
+	LONG $0x487ca162; WORD $0xdb5b // vcvtdq2ps %zmm19, %zmm19
+	QUAD $0x01b25c5940648162 // vmulps 0x40(%r10,%r14,4), %zmm19, %zmm19
+	QUAD $0x01b15c584064a162 // vaddps 0x40(%rcx,%r14,4), %zmm19, %zmm19
+	LONG $0x487ce162; WORD $0x5811; BYTE $0x01 // vmovups %zmm19, 0x40(%rax)
 	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
-	QUAD $0x01aa5459406cc162 // vmulps 0x40(%r10,%rbp,4), %zmm18, %zmm18
-	QUAD $0x01a95458406ce162 // vaddps 0x40(%rcx,%rbp,4), %zmm18, %zmm18
-	LONG $0x487ce162; WORD $0x5011; BYTE $0x01 // vmovups %zmm18, 0x40(%rax)
+	QUAD $0x02b25459406c8162 // vmulps 0x80(%r10,%r14,4), %zmm18, %zmm18
+	QUAD $0x02b15458406ca162 // vaddps 0x80(%rcx,%r14,4), %zmm18, %zmm18
+	LONG $0x487ce162; WORD $0x5011; BYTE $0x02 // vmovups %zmm18, 0x80(%rax)
 	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
-	QUAD $0x02aa4c594074c162 // vmulps 0x80(%r10,%rbp,4), %zmm17, %zmm17
-	QUAD $0x02a94c584074e162 // vaddps 0x80(%rcx,%rbp,4), %zmm17, %zmm17
-	LONG $0x487ce162; WORD $0x4811; BYTE $0x02 // vmovups %zmm17, 0x80(%rax)
-	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	QUAD $0x03aa4459407cc162 // vmulps 0xc0(%r10,%rbp,4), %zmm16, %zmm16
-	QUAD $0x03a94458407ce162 // vaddps 0xc0(%rcx,%rbp,4), %zmm16, %zmm16
-	LONG $0x487ce162; WORD $0x4011; BYTE $0x03 // vmovups %zmm16, 0xc0(%rax)
+	QUAD $0x03b24c5940748162 // vmulps 0xc0(%r10,%r14,4), %zmm17, %zmm17
+	QUAD $0x03b14c584074a162 // vaddps 0xc0(%rcx,%r14,4), %zmm17, %zmm17
+	LONG $0x487ce162; WORD $0x4811; BYTE $0x03 // vmovups %zmm17, 0xc0(%rax)
 	LONG $0xa8148d4a // leaq (%rax,%r13,4), %rdx
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	LONG $0x407c8162; WORD $0x0459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm16, %zmm16
+	LONG $0x407ca162; WORD $0x0458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm16, %zmm16
+	LONG $0x487ca162; WORD $0x0411; BYTE $0xa8 // vmovups %zmm16, (%rax,%r13,4)
 	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	LONG $0x48045162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm15, %zmm15
-	LONG $0x48047162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm15, %zmm15
-	LONG $0x487c3162; WORD $0x3c11; BYTE $0xa8 // vmovups %zmm15, (%rax,%r13,4)
+	QUAD $0x01b27c5948041162 // vmulps 0x40(%r10,%r14,4), %zmm15, %zmm15
+	QUAD $0x01b17c5848043162 // vaddps 0x40(%rcx,%r14,4), %zmm15, %zmm15
+	QUAD $0x01a87c11487c3162 // vmovups %zmm15, 0x40(%rax,%r13,4)
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x01aa7459480c5162 // vmulps 0x40(%r10,%rbp,4), %zmm14, %zmm14
-	QUAD $0x01a97458480c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm14, %zmm14
-	QUAD $0x01a87411487c3162 // vmovups %zmm14, 0x40(%rax,%r13,4)
+	QUAD $0x02b27459480c1162 // vmulps 0x80(%r10,%r14,4), %zmm14, %zmm14
+	QUAD $0x02b17458480c3162 // vaddps 0x80(%rcx,%r14,4), %zmm14, %zmm14
+	QUAD $0x02a87411487c3162 // vmovups %zmm14, 0x80(%rax,%r13,4)
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	QUAD $0x02aa6c5948145162 // vmulps 0x80(%r10,%rbp,4), %zmm13, %zmm13
-	QUAD $0x02a96c5848147162 // vaddps 0x80(%rcx,%rbp,4), %zmm13, %zmm13
-	QUAD $0x02a86c11487c3162 // vmovups %zmm13, 0x80(%rax,%r13,4)
+	QUAD $0x03b26c5948141162 // vmulps 0xc0(%r10,%r14,4), %zmm13, %zmm13
+	QUAD $0x03b16c5848143162 // vaddps 0xc0(%rcx,%r14,4), %zmm13, %zmm13
+	QUAD $0x03a86c11487c3162 // vmovups %zmm13, 0xc0(%rax,%r13,4)
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x03aa6459481c5162 // vmulps 0xc0(%r10,%rbp,4), %zmm12, %zmm12
-	QUAD $0x03a96458481c7162 // vaddps 0xc0(%rcx,%rbp,4), %zmm12, %zmm12
-	QUAD $0x03a86411487c3162 // vmovups %zmm12, 0xc0(%rax,%r13,4)
+	LONG $0x481c1162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm12, %zmm12
+	LONG $0x481c3162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm12, %zmm12
+	LONG $0x487c3162; WORD $0x2411; BYTE $0xaa // vmovups %zmm12, (%rdx,%r13,4)
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm11, %zmm11
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0xaa // vmovups %zmm11, (%rdx,%r13,4)
+	QUAD $0x01b25c5948241162 // vmulps 0x40(%r10,%r14,4), %zmm11, %zmm11
+	QUAD $0x01b15c5848243162 // vaddps 0x40(%rcx,%r14,4), %zmm11, %zmm11
+	QUAD $0x01aa5c11487c3162 // vmovups %zmm11, 0x40(%rdx,%r13,4)
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01aa5459482c5162 // vmulps 0x40(%r10,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a95458482c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01aa5411487c3162 // vmovups %zmm10, 0x40(%rdx,%r13,4)
+	QUAD $0x02b25459482c1162 // vmulps 0x80(%r10,%r14,4), %zmm10, %zmm10
+	QUAD $0x02b15458482c3162 // vaddps 0x80(%rcx,%r14,4), %zmm10, %zmm10
+	QUAD $0x02aa5411487c3162 // vmovups %zmm10, 0x80(%rdx,%r13,4)
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x02aa4c5948345162 // vmulps 0x80(%r10,%rbp,4), %zmm9, %zmm9
-	QUAD $0x02a94c5848347162 // vaddps 0x80(%rcx,%rbp,4), %zmm9, %zmm9
-	QUAD $0x02aa4c11487c3162 // vmovups %zmm9, 0x80(%rdx,%r13,4)
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x03aa4459483c5162 // vmulps 0xc0(%r10,%rbp,4), %zmm8, %zmm8
-	QUAD $0x03a94458483c7162 // vaddps 0xc0(%rcx,%rbp,4), %zmm8, %zmm8
+	QUAD $0x03b24c5948341162 // vmulps 0xc0(%r10,%r14,4), %zmm9, %zmm9
+	QUAD $0x03b14c5848343162 // vaddps 0xc0(%rcx,%r14,4), %zmm9, %zmm9
 	LONG $0xaa3c8d4a // leaq (%rdx,%r13,4), %rdi
-	QUAD $0x03aa4411487c3162 // vmovups %zmm8, 0xc0(%rdx,%r13,4)
+	QUAD $0x03aa4c11487c3162 // vmovups %zmm9, 0xc0(%rdx,%r13,4)
 	LONG $0xaf048d4a // leaq (%rdi,%r13,4), %rax
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm8, %zmm8
+	LONG $0x487c3162; WORD $0x0411; BYTE $0xaf // vmovups %zmm8, (%rdi,%r13,4)
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm7, %zmm7
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0xaf // vmovups %zmm7, (%rdi,%r13,4)
+	QUAD $0x01b27c5948449162 // vmulps 0x40(%r10,%r14,4), %zmm7, %zmm7
+	QUAD $0x01b17c584844b162 // vaddps 0x40(%rcx,%r14,4), %zmm7, %zmm7
+	QUAD $0x01af7c11487cb162 // vmovups %zmm7, 0x40(%rdi,%r13,4)
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01aa7459484cd162 // vmulps 0x40(%r10,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a97458484cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01af7411487cb162 // vmovups %zmm6, 0x40(%rdi,%r13,4)
+	QUAD $0x02b27459484c9162 // vmulps 0x80(%r10,%r14,4), %zmm6, %zmm6
+	QUAD $0x02b17458484cb162 // vaddps 0x80(%rcx,%r14,4), %zmm6, %zmm6
+	QUAD $0x02af7411487cb162 // vmovups %zmm6, 0x80(%rdi,%r13,4)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02aa6c594854d162 // vmulps 0x80(%r10,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02a96c584854f162 // vaddps 0x80(%rcx,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02af6c11487cb162 // vmovups %zmm5, 0x80(%rdi,%r13,4)
+	QUAD $0x03b26c5948549162 // vmulps 0xc0(%r10,%r14,4), %zmm5, %zmm5
+	QUAD $0x03b16c584854b162 // vaddps 0xc0(%rcx,%r14,4), %zmm5, %zmm5
+	QUAD $0x03af6c11487cb162 // vmovups %zmm5, 0xc0(%rdi,%r13,4)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x03aa6459485cd162 // vmulps 0xc0(%r10,%rbp,4), %zmm4, %zmm4
-	QUAD $0x03a96458485cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm4, %zmm4
-	QUAD $0x03af6411487cb162 // vmovups %zmm4, 0xc0(%rdi,%r13,4)
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0xa8 // vmovups %zmm4, (%rax,%r13,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0xa8 // vmovups %zmm3, (%rax,%r13,4)
+	QUAD $0x01b25c5948649162 // vmulps 0x40(%r10,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864b162 // vaddps 0x40(%rcx,%r14,4), %zmm3, %zmm3
+	QUAD $0x01a85c11487cb162 // vmovups %zmm3, 0x40(%rax,%r13,4)
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01aa5459486cd162 // vmulps 0x40(%r10,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85411487cb162 // vmovups %zmm2, 0x40(%rax,%r13,4)
+	QUAD $0x02b25459486c9162 // vmulps 0x80(%r10,%r14,4), %zmm2, %zmm2
+	QUAD $0x02b15458486cb162 // vaddps 0x80(%rcx,%r14,4), %zmm2, %zmm2
+	QUAD $0x02a85411487cb162 // vmovups %zmm2, 0x80(%rax,%r13,4)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02aa4c594874d162 // vmulps 0x80(%r10,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a94c584874f162 // vaddps 0x80(%rcx,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a84c11487cb162 // vmovups %zmm1, 0x80(%rax,%r13,4)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03aa4459487cd162 // vmulps 0xc0(%r10,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03a94458487cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03a84411487cb162 // vmovups %zmm0, 0xc0(%rax,%r13,4)
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x06438d48 // leaq 0x6(%rbx), %rax
-	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xf38c8e0f; WORD $0xffff // jle 0x670 <k_qconv+0x650>
-	LONG $0xffef61e9; BYTE $0xff // jmp 0x24a <k_qconv+0x22a>
-	LONG $0x4d7ce162; WORD $0x2211 // vmovups %zmm20, (%rdx) {%k5}
-	LONG $0x4064c162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm19, %zmm19
-	LONG $0x4064e162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm19, %zmm19
-	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
+	QUAD $0x03b24c5948749162 // vmulps 0xc0(%r10,%r14,4), %zmm1, %zmm1
+	QUAD $0x03b14c584874b162 // vaddps 0xc0(%rcx,%r14,4), %zmm1, %zmm1
+	QUAD $0x03a84c11487cb162 // vmovups %zmm1, 0xc0(%rax,%r13,4)
+	LONG $0xfff3a3e9; BYTE $0xff // jmp 0x670 <k_qconv+0x650>
+	LONG $0x4d7ce162; WORD $0x2a11 // vmovups %zmm21, (%rdx) {%k5}
+	LONG $0x405c8162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm20, %zmm20
+	LONG $0x405ca162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm20, %zmm20
+	LONG $0x487ca162; WORD $0xdb5b // vcvtdq2ps %zmm19, %zmm19
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x14c4 <k_qconv+0x14a4>
-	LONG $0x487ce162; WORD $0x1811 // vmovups %zmm19, (%rax)
-	QUAD $0x01aa5459406cc162 // vmulps 0x40(%r10,%rbp,4), %zmm18, %zmm18
-	QUAD $0x01a95458406ce162 // vaddps 0x40(%rcx,%rbp,4), %zmm18, %zmm18
+	LONG $0x01b38e0f; WORD $0x0000 // jle 0x14a4 <k_qconv+0x1484>
+	LONG $0x487ce162; WORD $0x2011 // vmovups %zmm20, (%rax)
+	QUAD $0x01b25c5940648162 // vmulps 0x40(%r10,%r14,4), %zmm19, %zmm19
+	QUAD $0x01b15c584064a162 // vaddps 0x40(%rcx,%r14,4), %zmm19, %zmm19
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x14da <k_qconv+0x14ba>
-	LONG $0x487ce162; WORD $0x5011; BYTE $0x01 // vmovups %zmm18, 0x40(%rax)
-	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
-	QUAD $0x02aa4c594074c162 // vmulps 0x80(%r10,%rbp,4), %zmm17, %zmm17
-	QUAD $0x02a94c584074e162 // vaddps 0x80(%rcx,%rbp,4), %zmm17, %zmm17
+	LONG $0x01a98e0f; WORD $0x0000 // jle 0x14ba <k_qconv+0x149a>
+	LONG $0x487ce162; WORD $0x5811; BYTE $0x01 // vmovups %zmm19, 0x40(%rax)
+	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
+	QUAD $0x02b25459406c8162 // vmulps 0x80(%r10,%r14,4), %zmm18, %zmm18
+	QUAD $0x02b15458406ca162 // vaddps 0x80(%rcx,%r14,4), %zmm18, %zmm18
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	LONG $0x01a38e0f; WORD $0x0000 // jle 0x14f7 <k_qconv+0x14d7>
-	LONG $0x487ce162; WORD $0x4811; BYTE $0x02 // vmovups %zmm17, 0x80(%rax)
-	LONG $0x00019ee9; BYTE $0x00 // jmp 0x14fe <k_qconv+0x14de>
-	LONG $0x497cc162; WORD $0x1811 // vmovups %zmm19, (%r8) {%k1}
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x14d7 <k_qconv+0x14b7>
+	LONG $0x487ce162; WORD $0x5011; BYTE $0x02 // vmovups %zmm18, 0x80(%rax)
+	LONG $0x00019ae9; BYTE $0x00 // jmp 0x14de <k_qconv+0x14be>
+	LONG $0x497cc162; WORD $0x2011 // vmovups %zmm20, (%r8) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfc57840f; WORD $0xffff // je 0xfc5 <k_qconv+0xfa5>
-	LONG $0x48fec162; WORD $0x507f; BYTE $0x01 // vmovdqu64 %zmm18, 0x40(%r8)
+	LONG $0xfc6f840f; WORD $0xffff // je 0xfc1 <k_qconv+0xfa1>
+	LONG $0x48fec162; WORD $0x587f; BYTE $0x01 // vmovdqu64 %zmm19, 0x40(%r8)
 	WORD $0x01b0 // movb $0x1, %al
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xfa92fbc5 // kmovd %edx, %k7
-	LONG $0x4f7cc162; WORD $0x4811; BYTE $0x02 // vmovups %zmm17, 0x80(%r8) {%k7}
+	LONG $0x4f7cc162; WORD $0x5011; BYTE $0x02 // vmovups %zmm18, 0x80(%r8) {%k7}
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
 	WORD $0xf741; BYTE $0xd3 // notl %r11d
 	LONG $0x927bc1c4; BYTE $0xfb // kmovd %r11d, %k7
-	QUAD $0x03af44114f7ca162 // vmovups %zmm16, 0xc0(%rdi,%r13,4) {%k7}
+	QUAD $0x03af4c114f7ca162 // vmovups %zmm17, 0xc0(%rdi,%r13,4) {%k7}
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0xa83c8d4b // leaq (%r8,%r13,4), %rdi
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0xf5d88e0f; WORD $0xffff // jle 0x999 <k_qconv+0x979>
-	LONG $0x48fe7162; WORD $0x3f7f // vmovdqu64 %zmm15, (%rdi)
+	LONG $0xf5f88e0f; WORD $0xffff // jle 0x99d <k_qconv+0x97d>
+	LONG $0x48fee162; WORD $0x077f // vmovdqu64 %zmm16, (%rdi)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xf5d8840f; WORD $0xffff // je 0x9a7 <k_qconv+0x987>
-	LONG $0x48fe7162; WORD $0x777f; BYTE $0x01 // vmovdqu64 %zmm14, 0x40(%rdi)
+	LONG $0xf5f8840f; WORD $0xffff // je 0x9ab <k_qconv+0x98b>
+	LONG $0x48fe7162; WORD $0x7f7f; BYTE $0x01 // vmovdqu64 %zmm15, 0x40(%rdi)
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0xf5ee840f; WORD $0xffff // je 0x9cc <k_qconv+0x9ac>
-	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x02 // vmovdqu64 %zmm13, 0x80(%rdi)
+	LONG $0xf60e840f; WORD $0xffff // je 0x9d0 <k_qconv+0x9b0>
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x02 // vmovdqu64 %zmm14, 0x80(%rdi)
 	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	LONG $0xf604840f; WORD $0xffff // je 0x9f2 <k_qconv+0x9d2>
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x03 // vmovdqu64 %zmm12, 0xc0(%rdi)
+	LONG $0xf624840f; WORD $0xffff // je 0x9f6 <k_qconv+0x9d6>
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x03 // vmovdqu64 %zmm13, 0xc0(%rdi)
 	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0xf61a8e0f; WORD $0xffff // jle 0xa1d <k_qconv+0x9fd>
-	LONG $0x48fe7162; WORD $0x1f7f // vmovdqu64 %zmm11, (%rdi)
+	LONG $0xf63a8e0f; WORD $0xffff // jle 0xa21 <k_qconv+0xa01>
+	LONG $0x48fe7162; WORD $0x277f // vmovdqu64 %zmm12, (%rdi)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xf61a840f; WORD $0xffff // je 0xa2b <k_qconv+0xa0b>
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm10, 0x40(%rdi)
+	LONG $0xf63a840f; WORD $0xffff // je 0xa2f <k_qconv+0xa0f>
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm11, 0x40(%rdi)
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0xf630840f; WORD $0xffff // je 0xa50 <k_qconv+0xa30>
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x02 // vmovdqu64 %zmm9, 0x80(%rdi)
+	LONG $0xf650840f; WORD $0xffff // je 0xa54 <k_qconv+0xa34>
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x02 // vmovdqu64 %zmm10, 0x80(%rdi)
 	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	LONG $0xf646840f; WORD $0xffff // je 0xa76 <k_qconv+0xa56>
-	LONG $0x48fe7162; WORD $0x477f; BYTE $0x03 // vmovdqu64 %zmm8, 0xc0(%rdi)
+	LONG $0xf666840f; WORD $0xffff // je 0xa7a <k_qconv+0xa5a>
+	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x03 // vmovdqu64 %zmm9, 0xc0(%rdi)
 	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0xf65c8e0f; WORD $0xffff // jle 0xaa1 <k_qconv+0xa81>
-	LONG $0x48fef162; WORD $0x3f7f // vmovdqu64 %zmm7, (%rdi)
+	LONG $0xf67c8e0f; WORD $0xffff // jle 0xaa5 <k_qconv+0xa85>
+	LONG $0x48fe7162; WORD $0x077f // vmovdqu64 %zmm8, (%rdi)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xf65c840f; WORD $0xffff // je 0xaaf <k_qconv+0xa8f>
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rdi)
+	LONG $0xf67c840f; WORD $0xffff // je 0xab3 <k_qconv+0xa93>
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x01 // vmovdqu64 %zmm7, 0x40(%rdi)
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0xf672840f; WORD $0xffff // je 0xad4 <k_qconv+0xab4>
-	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x02 // vmovdqu64 %zmm5, 0x80(%rdi)
+	LONG $0xf692840f; WORD $0xffff // je 0xad8 <k_qconv+0xab8>
+	LONG $0x48fef162; WORD $0x777f; BYTE $0x02 // vmovdqu64 %zmm6, 0x80(%rdi)
 	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	LONG $0xf688840f; WORD $0xffff // je 0xafa <k_qconv+0xada>
-	LONG $0x48fef162; WORD $0x677f; BYTE $0x03 // vmovdqu64 %zmm4, 0xc0(%rdi)
+	LONG $0xf6a8840f; WORD $0xffff // je 0xafe <k_qconv+0xade>
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x03 // vmovdqu64 %zmm5, 0xc0(%rdi)
 	LONG $0xaf3c8d4a // leaq (%rdi,%r13,4), %rdi
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0xf69e8e0f; WORD $0xffff // jle 0xb25 <k_qconv+0xb05>
-	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
-	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0xf6be8e0f; WORD $0xffff // jle 0xb29 <k_qconv+0xb09>
+	LONG $0x48fef162; WORD $0x277f // vmovdqu64 %zmm4, (%rdi)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xf69e840f; WORD $0xffff // je 0xb37 <k_qconv+0xb17>
-	LONG $0x48fef162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%rdi)
+	LONG $0xf6be840f; WORD $0xffff // je 0xb37 <k_qconv+0xb17>
+	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdi)
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0xf6b0840f; WORD $0xffff // je 0xb58 <k_qconv+0xb38>
-	LONG $0x48fef162; WORD $0x4f7f; BYTE $0x02 // vmovdqu64 %zmm1, 0x80(%rdi)
+	LONG $0xf6d0840f; WORD $0xffff // je 0xb58 <k_qconv+0xb38>
+	LONG $0x48fef162; WORD $0x577f; BYTE $0x02 // vmovdqu64 %zmm2, 0x80(%rdi)
 	WORD $0x8445; BYTE $0xdb // testb %r11b, %r11b
-	LONG $0xf6c2840f; WORD $0xffff // je 0xb7a <k_qconv+0xb5a>
-	LONG $0x48fef162; WORD $0x477f; BYTE $0x03 // vmovdqu64 %zmm0, 0xc0(%rdi)
-	LONG $0xfff198e9; BYTE $0xff // jmp 0x65c <k_qconv+0x63c>
-	LONG $0x497ce162; WORD $0x1811 // vmovups %zmm19, (%rax) {%k1}
-	QUAD $0x01aa5459406cc162 // vmulps 0x40(%r10,%rbp,4), %zmm18, %zmm18
-	QUAD $0x01a95458406ce162 // vaddps 0x40(%rcx,%rbp,4), %zmm18, %zmm18
-	LONG $0x4b7ce162; WORD $0x5011; BYTE $0x01 // vmovups %zmm18, 0x40(%rax) {%k3}
+	LONG $0xf6e2840f; WORD $0xffff // je 0xb7a <k_qconv+0xb5a>
+	LONG $0x48fef162; WORD $0x4f7f; BYTE $0x03 // vmovdqu64 %zmm1, 0xc0(%rdi)
+	LONG $0xfff1cce9; BYTE $0xff // jmp 0x670 <k_qconv+0x650>
+	LONG $0x497ce162; WORD $0x2011 // vmovups %zmm20, (%rax) {%k1}
+	QUAD $0x01b25c5940648162 // vmulps 0x40(%r10,%r14,4), %zmm19, %zmm19
+	QUAD $0x01b15c584064a162 // vaddps 0x40(%rcx,%r14,4), %zmm19, %zmm19
+	LONG $0x4b7ce162; WORD $0x5811; BYTE $0x01 // vmovups %zmm19, 0x40(%rax) {%k3}
+	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
+	QUAD $0x02b25459406c8162 // vmulps 0x80(%r10,%r14,4), %zmm18, %zmm18
+	QUAD $0x02b15458406ca162 // vaddps 0x80(%rcx,%r14,4), %zmm18, %zmm18
+	LONG $0x4c7ce162; WORD $0x5011; BYTE $0x02 // vmovups %zmm18, 0x80(%rax) {%k4}
 	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
-	QUAD $0x02aa4c594074c162 // vmulps 0x80(%r10,%rbp,4), %zmm17, %zmm17
-	QUAD $0x02a94c584074e162 // vaddps 0x80(%rcx,%rbp,4), %zmm17, %zmm17
-	LONG $0x4c7ce162; WORD $0x4811; BYTE $0x02 // vmovups %zmm17, 0x80(%rax) {%k4}
+	QUAD $0x03b24c5940748162 // vmulps 0xc0(%r10,%r14,4), %zmm17, %zmm17
+	QUAD $0x03b14c584074a162 // vaddps 0xc0(%rcx,%r14,4), %zmm17, %zmm17
+	LONG $0x4d7ce162; WORD $0x4811; BYTE $0x03 // vmovups %zmm17, 0xc0(%rax) {%k5}
+	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
 	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	QUAD $0x03aa4459407cc162 // vmulps 0xc0(%r10,%rbp,4), %zmm16, %zmm16
-	QUAD $0x03a94458407ce162 // vaddps 0xc0(%rcx,%rbp,4), %zmm16, %zmm16
-	LONG $0x4d7ce162; WORD $0x4011; BYTE $0x03 // vmovups %zmm16, 0xc0(%rax) {%k5}
-	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
+	LONG $0x407c8162; WORD $0x0459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm16, %zmm16
+	LONG $0x407ca162; WORD $0x0458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm16, %zmm16
 	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	LONG $0x48045162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm15, %zmm15
-	LONG $0x48047162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm15, %zmm15
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	WORD $0x487e // jle 0x1567 <k_qconv+0x1547>
+	LONG $0x487ce162; WORD $0x0011 // vmovups %zmm16, (%rax)
+	QUAD $0x01b27c5948041162 // vmulps 0x40(%r10,%r14,4), %zmm15, %zmm15
+	QUAD $0x01b17c5848043162 // vaddps 0x40(%rcx,%r14,4), %zmm15, %zmm15
+	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
+	WORD $0x427e // jle 0x157d <k_qconv+0x155d>
+	LONG $0x487c7162; WORD $0x7811; BYTE $0x01 // vmovups %zmm15, 0x40(%rax)
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x487e // jle 0x1587 <k_qconv+0x1567>
-	LONG $0x487c7162; WORD $0x3811 // vmovups %zmm15, (%rax)
-	QUAD $0x01aa7459480c5162 // vmulps 0x40(%r10,%rbp,4), %zmm14, %zmm14
-	QUAD $0x01a97458480c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm14, %zmm14
-	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	WORD $0x427e // jle 0x159d <k_qconv+0x157d>
-	LONG $0x487c7162; WORD $0x7011; BYTE $0x01 // vmovups %zmm14, 0x40(%rax)
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	QUAD $0x02aa6c5948145162 // vmulps 0x80(%r10,%rbp,4), %zmm13, %zmm13
-	QUAD $0x02a96c5848147162 // vaddps 0x80(%rcx,%rbp,4), %zmm13, %zmm13
+	QUAD $0x02b27459480c1162 // vmulps 0x80(%r10,%r14,4), %zmm14, %zmm14
+	QUAD $0x02b17458480c3162 // vaddps 0x80(%rcx,%r14,4), %zmm14, %zmm14
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	WORD $0x3c7e // jle 0x15ba <k_qconv+0x159a>
-	LONG $0x487c7162; WORD $0x6811; BYTE $0x02 // vmovups %zmm13, 0x80(%rax)
-	WORD $0x3aeb // jmp 0x15c1 <k_qconv+0x15a1>
-	LONG $0x497c7162; WORD $0x3811 // vmovups %zmm15, (%rax) {%k1}
-	QUAD $0x01aa7459480c5162 // vmulps 0x40(%r10,%rbp,4), %zmm14, %zmm14
-	QUAD $0x01a97458480c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm14, %zmm14
-	LONG $0x4b7c7162; WORD $0x7011; BYTE $0x01 // vmovups %zmm14, 0x40(%rax) {%k3}
+	WORD $0x3c7e // jle 0x159a <k_qconv+0x157a>
+	LONG $0x487c7162; WORD $0x7011; BYTE $0x02 // vmovups %zmm14, 0x80(%rax)
+	WORD $0x3aeb // jmp 0x15a1 <k_qconv+0x1581>
+	LONG $0x497ce162; WORD $0x0011 // vmovups %zmm16, (%rax) {%k1}
+	QUAD $0x01b27c5948041162 // vmulps 0x40(%r10,%r14,4), %zmm15, %zmm15
+	QUAD $0x01b17c5848043162 // vaddps 0x40(%rcx,%r14,4), %zmm15, %zmm15
+	LONG $0x4b7c7162; WORD $0x7811; BYTE $0x01 // vmovups %zmm15, 0x40(%rax) {%k3}
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	QUAD $0x02b27459480c1162 // vmulps 0x80(%r10,%r14,4), %zmm14, %zmm14
+	QUAD $0x02b17458480c3162 // vaddps 0x80(%rcx,%r14,4), %zmm14, %zmm14
+	LONG $0x4c7c7162; WORD $0x7011; BYTE $0x02 // vmovups %zmm14, 0x80(%rax) {%k4}
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	QUAD $0x02aa6c5948145162 // vmulps 0x80(%r10,%rbp,4), %zmm13, %zmm13
-	QUAD $0x02a96c5848147162 // vaddps 0x80(%rcx,%rbp,4), %zmm13, %zmm13
-	LONG $0x4c7c7162; WORD $0x6811; BYTE $0x02 // vmovups %zmm13, 0x80(%rax) {%k4}
+	QUAD $0x03b26c5948141162 // vmulps 0xc0(%r10,%r14,4), %zmm13, %zmm13
+	QUAD $0x03b16c5848143162 // vaddps 0xc0(%rcx,%r14,4), %zmm13, %zmm13
+	LONG $0x4d7c7162; WORD $0x6811; BYTE $0x03 // vmovups %zmm13, 0xc0(%rax) {%k5}
+	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x03aa6459481c5162 // vmulps 0xc0(%r10,%rbp,4), %zmm12, %zmm12
-	QUAD $0x03a96458481c7162 // vaddps 0xc0(%rcx,%rbp,4), %zmm12, %zmm12
-	LONG $0x4d7c7162; WORD $0x6011; BYTE $0x03 // vmovups %zmm12, 0xc0(%rax) {%k5}
-	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
+	LONG $0x481c1162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm12, %zmm12
+	LONG $0x481c3162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm12, %zmm12
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm11, %zmm11
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	WORD $0x487e // jle 0x162a <k_qconv+0x160a>
+	LONG $0x487c7162; WORD $0x2011 // vmovups %zmm12, (%rax)
+	QUAD $0x01b25c5948241162 // vmulps 0x40(%r10,%r14,4), %zmm11, %zmm11
+	QUAD $0x01b15c5848243162 // vaddps 0x40(%rcx,%r14,4), %zmm11, %zmm11
+	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
+	WORD $0x427e // jle 0x1640 <k_qconv+0x1620>
+	LONG $0x487c7162; WORD $0x5811; BYTE $0x01 // vmovups %zmm11, 0x40(%rax)
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x487e // jle 0x164a <k_qconv+0x162a>
-	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
-	QUAD $0x01aa5459482c5162 // vmulps 0x40(%r10,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a95458482c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm10, %zmm10
-	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	WORD $0x427e // jle 0x1660 <k_qconv+0x1640>
-	LONG $0x487c7162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%rax)
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x02aa4c5948345162 // vmulps 0x80(%r10,%rbp,4), %zmm9, %zmm9
-	QUAD $0x02a94c5848347162 // vaddps 0x80(%rcx,%rbp,4), %zmm9, %zmm9
+	QUAD $0x02b25459482c1162 // vmulps 0x80(%r10,%r14,4), %zmm10, %zmm10
+	QUAD $0x02b15458482c3162 // vaddps 0x80(%rcx,%r14,4), %zmm10, %zmm10
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	WORD $0x3c7e // jle 0x167d <k_qconv+0x165d>
-	LONG $0x487c7162; WORD $0x4811; BYTE $0x02 // vmovups %zmm9, 0x80(%rax)
-	WORD $0x3aeb // jmp 0x1684 <k_qconv+0x1664>
-	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
-	QUAD $0x01aa5459482c5162 // vmulps 0x40(%r10,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a95458482c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm10, %zmm10
-	LONG $0x4b7c7162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%rax) {%k3}
+	WORD $0x3c7e // jle 0x165d <k_qconv+0x163d>
+	LONG $0x487c7162; WORD $0x5011; BYTE $0x02 // vmovups %zmm10, 0x80(%rax)
+	WORD $0x3aeb // jmp 0x1664 <k_qconv+0x1644>
+	LONG $0x497c7162; WORD $0x2011 // vmovups %zmm12, (%rax) {%k1}
+	QUAD $0x01b25c5948241162 // vmulps 0x40(%r10,%r14,4), %zmm11, %zmm11
+	QUAD $0x01b15c5848243162 // vaddps 0x40(%rcx,%r14,4), %zmm11, %zmm11
+	LONG $0x4b7c7162; WORD $0x5811; BYTE $0x01 // vmovups %zmm11, 0x40(%rax) {%k3}
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	QUAD $0x02b25459482c1162 // vmulps 0x80(%r10,%r14,4), %zmm10, %zmm10
+	QUAD $0x02b15458482c3162 // vaddps 0x80(%rcx,%r14,4), %zmm10, %zmm10
+	LONG $0x4c7c7162; WORD $0x5011; BYTE $0x02 // vmovups %zmm10, 0x80(%rax) {%k4}
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x02aa4c5948345162 // vmulps 0x80(%r10,%rbp,4), %zmm9, %zmm9
-	QUAD $0x02a94c5848347162 // vaddps 0x80(%rcx,%rbp,4), %zmm9, %zmm9
-	LONG $0x4c7c7162; WORD $0x4811; BYTE $0x02 // vmovups %zmm9, 0x80(%rax) {%k4}
+	QUAD $0x03b24c5948341162 // vmulps 0xc0(%r10,%r14,4), %zmm9, %zmm9
+	QUAD $0x03b14c5848343162 // vaddps 0xc0(%rcx,%r14,4), %zmm9, %zmm9
+	LONG $0x4d7c7162; WORD $0x4811; BYTE $0x03 // vmovups %zmm9, 0xc0(%rax) {%k5}
+	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x03aa4459483c5162 // vmulps 0xc0(%r10,%rbp,4), %zmm8, %zmm8
-	QUAD $0x03a94458483c7162 // vaddps 0xc0(%rcx,%rbp,4), %zmm8, %zmm8
-	LONG $0x4d7c7162; WORD $0x4011; BYTE $0x03 // vmovups %zmm8, 0xc0(%rax) {%k5}
-	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm7, %zmm7
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	WORD $0x487e // jle 0x16ed <k_qconv+0x16cd>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	QUAD $0x01b27c5948449162 // vmulps 0x40(%r10,%r14,4), %zmm7, %zmm7
+	QUAD $0x01b17c584844b162 // vaddps 0x40(%rcx,%r14,4), %zmm7, %zmm7
+	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
+	WORD $0x427e // jle 0x1703 <k_qconv+0x16e3>
+	LONG $0x487cf162; WORD $0x7811; BYTE $0x01 // vmovups %zmm7, 0x40(%rax)
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x487e // jle 0x170d <k_qconv+0x16ed>
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	QUAD $0x01aa7459484cd162 // vmulps 0x40(%r10,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a97458484cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm6, %zmm6
-	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	WORD $0x427e // jle 0x1723 <k_qconv+0x1703>
-	LONG $0x487cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax)
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02aa6c594854d162 // vmulps 0x80(%r10,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02a96c584854f162 // vaddps 0x80(%rcx,%rbp,4), %zmm5, %zmm5
+	QUAD $0x02b27459484c9162 // vmulps 0x80(%r10,%r14,4), %zmm6, %zmm6
+	QUAD $0x02b17458484cb162 // vaddps 0x80(%rcx,%r14,4), %zmm6, %zmm6
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	WORD $0x3c7e // jle 0x1740 <k_qconv+0x1720>
-	LONG $0x487cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax)
-	WORD $0x3aeb // jmp 0x1747 <k_qconv+0x1727>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	QUAD $0x01aa7459484cd162 // vmulps 0x40(%r10,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a97458484cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm6, %zmm6
-	LONG $0x4b7cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax) {%k3}
+	WORD $0x3c7e // jle 0x1720 <k_qconv+0x1700>
+	LONG $0x487cf162; WORD $0x7011; BYTE $0x02 // vmovups %zmm6, 0x80(%rax)
+	WORD $0x3aeb // jmp 0x1727 <k_qconv+0x1707>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	QUAD $0x01b27c5948449162 // vmulps 0x40(%r10,%r14,4), %zmm7, %zmm7
+	QUAD $0x01b17c584844b162 // vaddps 0x40(%rcx,%r14,4), %zmm7, %zmm7
+	LONG $0x4b7cf162; WORD $0x7811; BYTE $0x01 // vmovups %zmm7, 0x40(%rax) {%k3}
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	QUAD $0x02b27459484c9162 // vmulps 0x80(%r10,%r14,4), %zmm6, %zmm6
+	QUAD $0x02b17458484cb162 // vaddps 0x80(%rcx,%r14,4), %zmm6, %zmm6
+	LONG $0x4c7cf162; WORD $0x7011; BYTE $0x02 // vmovups %zmm6, 0x80(%rax) {%k4}
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02aa6c594854d162 // vmulps 0x80(%r10,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02a96c584854f162 // vaddps 0x80(%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0x4c7cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax) {%k4}
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x03aa6459485cd162 // vmulps 0xc0(%r10,%rbp,4), %zmm4, %zmm4
-	QUAD $0x03a96458485cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x4d7cf162; WORD $0x6011; BYTE $0x03 // vmovups %zmm4, 0xc0(%rax) {%k5}
+	QUAD $0x03b26c5948549162 // vmulps 0xc0(%r10,%r14,4), %zmm5, %zmm5
+	QUAD $0x03b16c584854b162 // vaddps 0xc0(%rcx,%r14,4), %zmm5, %zmm5
+	LONG $0x4d7cf162; WORD $0x6811; BYTE $0x03 // vmovups %zmm5, 0xc0(%rax) {%k5}
 	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb2 // vmulps (%r10,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaa // vmulps (%r10,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x4c7e // jle 0x17d4 <k_qconv+0x17b4>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	QUAD $0x01aa5459486cd162 // vmulps 0x40(%r10,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
+	WORD $0x487e // jle 0x17b0 <k_qconv+0x1790>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	QUAD $0x01b25c5948649162 // vmulps 0x40(%r10,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864b162 // vaddps 0x40(%rcx,%r14,4), %zmm3, %zmm3
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	WORD $0x467e // jle 0x17ea <k_qconv+0x17ca>
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax)
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02aa4c594874d162 // vmulps 0x80(%r10,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a94c584874f162 // vaddps 0x80(%rcx,%rbp,4), %zmm1, %zmm1
+	WORD $0x427e // jle 0x17c6 <k_qconv+0x17a6>
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02b25459486c9162 // vmulps 0x80(%r10,%r14,4), %zmm2, %zmm2
+	QUAD $0x02b15458486cb162 // vaddps 0x80(%rcx,%r14,4), %zmm2, %zmm2
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	WORD $0x407e // jle 0x1807 <k_qconv+0x17e7>
-	LONG $0x487cf162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%rax)
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	WORD $0x3eeb // jmp 0x1812 <k_qconv+0x17f2>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	QUAD $0x01aa5459486cd162 // vmulps 0x40(%r10,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x4b7cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax) {%k3}
+	WORD $0x3c7e // jle 0x17e3 <k_qconv+0x17c3>
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax)
+	WORD $0x3aeb // jmp 0x17ea <k_qconv+0x17ca>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	QUAD $0x01b25c5948649162 // vmulps 0x40(%r10,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864b162 // vaddps 0x40(%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x4b7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k3}
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02b25459486c9162 // vmulps 0x80(%r10,%r14,4), %zmm2, %zmm2
+	QUAD $0x02b15458486cb162 // vaddps 0x80(%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x4c7cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax) {%k4}
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02aa4c594874d162 // vmulps 0x80(%r10,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a94c584874f162 // vaddps 0x80(%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x4c7cf162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%rax) {%k4}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03aa4459487cd162 // vmulps 0xc0(%r10,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03a94458487cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x4d7cf162; WORD $0x4011; BYTE $0x03 // vmovups %zmm0, 0xc0(%rax) {%k5}
-	LONG $0xffee28e9; BYTE $0xff // jmp 0x65c <k_qconv+0x63c>
-	LONG $0x4d7ce162; WORD $0x6711; BYTE $0x03 // vmovups %zmm20, 0xc0(%rdi) {%k5}
+	QUAD $0x03b24c5948749162 // vmulps 0xc0(%r10,%r14,4), %zmm1, %zmm1
+	QUAD $0x03b14c584874b162 // vaddps 0xc0(%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x4d7cf162; WORD $0x4811; BYTE $0x03 // vmovups %zmm1, 0xc0(%rax) {%k5}
+	LONG $0xffee64e9; BYTE $0xff // jmp 0x670 <k_qconv+0x650>
+	LONG $0x4d7ce162; WORD $0x6f11; BYTE $0x03 // vmovups %zmm21, 0xc0(%rdi) {%k5}
 	LONG $0xaf048d4e // leaq (%rdi,%r13,4), %r8
-	LONG $0x48fea162; WORD $0x1c7f; BYTE $0xaf // vmovdqu64 %zmm19, (%rdi,%r13,4)
-	QUAD $0x01af547f48fea162 // vmovdqu64 %zmm18, 0x40(%rdi,%r13,4)
-	QUAD $0x02af4c7f48fea162 // vmovdqu64 %zmm17, 0x80(%rdi,%r13,4)
+	LONG $0x48fea162; WORD $0x247f; BYTE $0xaf // vmovdqu64 %zmm20, (%rdi,%r13,4)
+	QUAD $0x01af5c7f48fea162 // vmovdqu64 %zmm19, 0x40(%rdi,%r13,4)
+	QUAD $0x02af547f48fea162 // vmovdqu64 %zmm18, 0x80(%rdi,%r13,4)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0xfffb33e9; BYTE $0xff // jmp 0x1392 <k_qconv+0x1372>
-	BYTE $0x90 // nop
+	LONG $0xfffb3fe9; BYTE $0xff // jmp 0x1376 <k_qconv+0x1356>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x78578b49 // movq 0x78(%r15), %rdx
-	LONG $0x60778b49 // movq 0x60(%r15), %rsi
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x604f8b49 // movq 0x60(%r15), %rcx
+	LONG $0x4caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rcx
 	LONG $0x68578b4d // movq 0x68(%r15), %r10
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	WORD $0x8b49; BYTE $0x0f // movq (%r15), %rcx
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
 	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x184f8b49 // movq 0x18(%r15), %rcx
+	WORD $0x8b49; BYTE $0x0f // movq (%r15), %rcx
 	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	LONG $0x184f8b49 // movq 0x18(%r15), %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
 	LONG $0x38678b4d // movq 0x38(%r15), %r12
 	LONG $0x808f8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	LONG $0x20478b4d // movq 0x20(%r15), %r8
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x207f8b49 // movq 0x20(%r15), %rdi
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
 	LONG $0xf2af0f4c // imulq %rdx, %r14
 	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
 	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
 	QUAD $0x0000000095348d48 // leaq (,%rdx,4), %rsi
-	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
-	LONG $0x034b8d4c // leaq 0x3(%rbx), %r9
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	LONG $0x034d8d4c // leaq 0x3(%rbp), %r9
 	LONG $0xcaaf0f4c // imulq %rdx, %r9
 	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	LONG $0x025b8d4c // leaq 0x2(%rbx), %r11
+	LONG $0x025d8d4c // leaq 0x2(%rbp), %r11
 	LONG $0xdaaf0f4c // imulq %rdx, %r11
 	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	LONG $0x01738d48 // leaq 0x1(%rbx), %rsi
-	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x01758d48 // leaq 0x1(%rbp), %rsi
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
 	LONG $0xf2af0f48 // imulq %rdx, %rsi
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
-	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	WORD $0x1deb // jmp 0x1917 <k_qconv+0x18f7>
-	LONG $0x4a7ff162; WORD $0x017f // vmovdqu8 %zmm0, (%rcx) {%k2}
-	LONG $0x04438d48 // leaq 0x4(%rbx), %rax
-	QUAD $0x0000008024ac034c // addq 0x80(%rsp), %r13
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	WORD $0x28eb // jmp 0x1904 <k_qconv+0x18e4>
+	LONG $0x4a7ff162; WORD $0x097f // vmovdqu8 %zmm1, (%rcx) {%k2}
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x04458d48 // leaq 0x4(%rbp), %rax
+	LONG $0x246c034c; BYTE $0x78 // addq 0x78(%rsp), %r13
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xe9428f0f; WORD $0xffff // jg 0x259 <k_qconv+0x239>
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0xe9508f0f; WORD $0xffff // jg 0x254 <k_qconv+0x234>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x48fef162; WORD $0x1c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm3
-	QUAD $0x01a8546f48fef162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm2
-	QUAD $0x02a86c6f48fef162 // vmovdqu64 0x80(%rax,%rbp,4), %zmm5
-	QUAD $0x03a8646f48fef162 // vmovdqu64 0xc0(%rax,%rbp,4), %zmm4
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0x48fef162; WORD $0x246f; BYTE $0x82 // vmovdqu64 (%rdx,%rax,4), %zmm4
+	QUAD $0x01825c6f48fef162 // vmovdqu64 0x40(%rdx,%rax,4), %zmm3
+	QUAD $0x0282546f48fef162 // vmovdqu64 0x80(%rdx,%rax,4), %zmm2
+	QUAD $0x03824c6f48fef162 // vmovdqu64 0xc0(%rdx,%rax,4), %zmm1
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x01558e0f; WORD $0x0000 // jle 0x1aa0 <k_qconv+0x1a80>
-	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	LONG $0x01608e0f; WORD $0x0000 // jle 0x1aa0 <k_qconv+0x1a80>
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
 	LONG $0xd1af0f48 // imulq %rcx, %rdx
 	LONG $0x24540348; BYTE $0x48 // addq 0x48(%rsp), %rdx
 	LONG $0x30478b49 // movq 0x30(%r15), %rax
 	LONG $0x406f8b49 // movq 0x40(%r15), %rbp
 	QUAD $0x00000000ad148d4c // leaq (,%rbp,4), %r10
 	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
 	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
 	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
 	LONG $0x48fd7162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm8
-	LONG $0x48fd7162; WORD $0xcd6f // vmovdqa64 %zmm5, %zmm9
+	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
 	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
 	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
 	LONG $0x48fd7162; WORD $0xe46f // vmovdqa64 %zmm4, %zmm12
-	LONG $0x48fd7162; WORD $0xed6f // vmovdqa64 %zmm5, %zmm13
+	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
 	LONG $0x48fd7162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm14
 	LONG $0x48fd7162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm15
-	LONG $0x48fdf162; WORD $0xcd6f // vmovdqa64 %zmm5, %zmm1
-	LONG $0x48fdf162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm0
+	LONG $0x48fde162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm16
 	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
 	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x0ceb // jmp 0x19cc <k_qconv+0x19ac>
+	WORD $0x17eb // jmp 0x19cc <k_qconv+0x19ac>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
 	LONG $0x011c840f; WORD $0x0000 // je 0x1ae8 <k_qconv+0x1ac8>
@@ -1230,30 +1228,30 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1a148d49 // leaq (%r10,%rbx), %rdx
 	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fec162; WORD $0x006f // vmovdqu64 (%r8), %zmm16
-	LONG $0x48fec162; WORD $0x486f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm17
-	LONG $0x48fec162; WORD $0x506f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm18
-	LONG $0x48fec162; WORD $0x586f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm19
-	LONG $0x487dc262; WORD $0x2458; BYTE $0x1e // vpbroadcastd (%r14,%rbx), %zmm20
-	LONG $0x405d3262; WORD $0xf850 // vpdpbusd %zmm16, %zmm20, %zmm15
-	LONG $0x405d3262; WORD $0xf150 // vpdpbusd %zmm17, %zmm20, %zmm14
-	LONG $0x405d3262; WORD $0xea50 // vpdpbusd %zmm18, %zmm20, %zmm13
-	LONG $0x405d3262; WORD $0xe350 // vpdpbusd %zmm19, %zmm20, %zmm12
-	LONG $0x487de262; WORD $0x2458; BYTE $0x1e // vpbroadcastd (%rsi,%rbx), %zmm20
-	LONG $0x405d3262; WORD $0xd850 // vpdpbusd %zmm16, %zmm20, %zmm11
-	LONG $0x405d3262; WORD $0xd150 // vpdpbusd %zmm17, %zmm20, %zmm10
-	LONG $0x405d3262; WORD $0xca50 // vpdpbusd %zmm18, %zmm20, %zmm9
-	LONG $0x405d3262; WORD $0xc350 // vpdpbusd %zmm19, %zmm20, %zmm8
-	LONG $0x487dc262; WORD $0x2458; BYTE $0x1b // vpbroadcastd (%r11,%rbx), %zmm20
-	LONG $0x405db262; WORD $0xf850 // vpdpbusd %zmm16, %zmm20, %zmm7
-	LONG $0x405db262; WORD $0xf150 // vpdpbusd %zmm17, %zmm20, %zmm6
-	LONG $0x405db262; WORD $0xea50 // vpdpbusd %zmm18, %zmm20, %zmm5
-	LONG $0x405db262; WORD $0xe350 // vpdpbusd %zmm19, %zmm20, %zmm4
-	LONG $0x487dc262; WORD $0x2458; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm20
-	LONG $0x405db262; WORD $0xd850 // vpdpbusd %zmm16, %zmm20, %zmm3
-	LONG $0x405db262; WORD $0xd150 // vpdpbusd %zmm17, %zmm20, %zmm2
-	LONG $0x405db262; WORD $0xca50 // vpdpbusd %zmm18, %zmm20, %zmm1
-	LONG $0x405db262; WORD $0xc350 // vpdpbusd %zmm19, %zmm20, %zmm0
+	LONG $0x48fec162; WORD $0x086f // vmovdqu64 (%r8), %zmm17
+	LONG $0x48fec162; WORD $0x506f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm18
+	LONG $0x48fec162; WORD $0x586f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm19
+	LONG $0x48fec162; WORD $0x606f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm20
+	LONG $0x487dc262; WORD $0x2c58; BYTE $0x1e // vpbroadcastd (%r14,%rbx), %zmm21
+	LONG $0x4055a262; WORD $0xc150 // vpdpbusd %zmm17, %zmm21, %zmm16
+	LONG $0x40553262; WORD $0xfa50 // vpdpbusd %zmm18, %zmm21, %zmm15
+	LONG $0x40553262; WORD $0xf350 // vpdpbusd %zmm19, %zmm21, %zmm14
+	LONG $0x40553262; WORD $0xec50 // vpdpbusd %zmm20, %zmm21, %zmm13
+	LONG $0x487de262; WORD $0x2c58; BYTE $0x1e // vpbroadcastd (%rsi,%rbx), %zmm21
+	LONG $0x40553262; WORD $0xe150 // vpdpbusd %zmm17, %zmm21, %zmm12
+	LONG $0x40553262; WORD $0xda50 // vpdpbusd %zmm18, %zmm21, %zmm11
+	LONG $0x40553262; WORD $0xd350 // vpdpbusd %zmm19, %zmm21, %zmm10
+	LONG $0x40553262; WORD $0xcc50 // vpdpbusd %zmm20, %zmm21, %zmm9
+	LONG $0x487dc262; WORD $0x2c58; BYTE $0x1b // vpbroadcastd (%r11,%rbx), %zmm21
+	LONG $0x40553262; WORD $0xc150 // vpdpbusd %zmm17, %zmm21, %zmm8
+	LONG $0x4055b262; WORD $0xfa50 // vpdpbusd %zmm18, %zmm21, %zmm7
+	LONG $0x4055b262; WORD $0xf350 // vpdpbusd %zmm19, %zmm21, %zmm6
+	LONG $0x4055b262; WORD $0xec50 // vpdpbusd %zmm20, %zmm21, %zmm5
+	LONG $0x487dc262; WORD $0x2c58; BYTE $0x19 // vpbroadcastd (%r9,%rbx), %zmm21
+	LONG $0x4055b262; WORD $0xe150 // vpdpbusd %zmm17, %zmm21, %zmm4
+	LONG $0x4055b262; WORD $0xda50 // vpdpbusd %zmm18, %zmm21, %zmm3
+	LONG $0x4055b262; WORD $0xd350 // vpdpbusd %zmm19, %zmm21, %zmm2
+	LONG $0x4055b262; WORD $0xcc50 // vpdpbusd %zmm20, %zmm21, %zmm1
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x1e3c8d4d // leaq (%r14,%rbx), %r15
 	LONG $0x04c78349 // addq $0x4, %r15
@@ -1262,2066 +1260,2068 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff4d820f; WORD $0xffff // jb 0x19e0 <k_qconv+0x19c0>
 	LONG $0xffff28e9; BYTE $0xff // jmp 0x19c0 <k_qconv+0x19a0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
 	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
 	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
 	LONG $0x48fd7162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm8
-	LONG $0x48fd7162; WORD $0xcd6f // vmovdqa64 %zmm5, %zmm9
+	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
 	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
 	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
 	LONG $0x48fd7162; WORD $0xe46f // vmovdqa64 %zmm4, %zmm12
-	LONG $0x48fd7162; WORD $0xed6f // vmovdqa64 %zmm5, %zmm13
+	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
 	LONG $0x48fd7162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm14
 	LONG $0x48fd7162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm15
-	LONG $0x48fdf162; WORD $0xcd6f // vmovdqa64 %zmm5, %zmm1
-	LONG $0x48fdf162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm0
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x48fde162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm16
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	LONG $0x244c0348; BYTE $0x58 // addq 0x58(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x244c0348; BYTE $0x60 // addq 0x60(%rsp), %rcx
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01bc840f; WORD $0x0000 // je 0x1cc0 <k_qconv+0x1ca0>
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x883c8d48 // leaq (%rax,%rcx,4), %rdi
+	LONG $0x01a9840f; WORD $0x0000 // je 0x1cb0 <k_qconv+0x1c90>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x883c8d4c // leaq (%rax,%rcx,4), %r15
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	LONG $0x0257850f; WORD $0x0000 // jne 0x1d80 <k_qconv+0x1d60>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x04388e0f; WORD $0x0000 // jle 0x1f70 <k_qconv+0x1f50>
-	LONG $0x48fe7162; WORD $0x3f7f // vmovdqu64 %zmm15, (%rdi)
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x042e860f; WORD $0x0000 // jbe 0x1f7a <k_qconv+0x1f5a>
-	LONG $0x48fe7162; WORD $0x777f; BYTE $0x01 // vmovdqu64 %zmm14, 0x40(%rdi)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x0248850f; WORD $0x0000 // jne 0x1d70 <k_qconv+0x1d50>
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0x043b8e0f; WORD $0x0000 // jle 0x1f6d <k_qconv+0x1f4d>
+	LONG $0x48fec162; WORD $0x077f // vmovdqu64 %zmm16, (%r15)
+	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
+	LONG $0x0431860f; WORD $0x0000 // jbe 0x1f73 <k_qconv+0x1f53>
+	LONG $0x48fe5162; WORD $0x7f7f; BYTE $0x01 // vmovdqu64 %zmm15, 0x40(%r15)
 	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x247c8348; WORD $0x3010 // cmpq $0x30, 0x10(%rsp)
-	LONG $0x0434820f; WORD $0x0000 // jb 0x1f95 <k_qconv+0x1f75>
-	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x02 // vmovdqu64 %zmm13, 0x80(%rdi)
-	LONG $0x247c8348; WORD $0x4010 // cmpq $0x40, 0x10(%rsp)
-	LONG $0x09d5820f; WORD $0x0000 // jb 0x2549 <k_qconv+0x2529>
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x03 // vmovdqu64 %zmm12, 0xc0(%rdi)
-	LONG $0x97148d4a // leaq (%rdi,%r10,4), %rdx
-	LONG $0x48fe3162; WORD $0x1c7f; BYTE $0x97 // vmovdqu64 %zmm11, (%rdi,%r10,4)
-	QUAD $0x0197547f48fe3162 // vmovdqu64 %zmm10, 0x40(%rdi,%r10,4)
-	QUAD $0x02974c7f48fe3162 // vmovdqu64 %zmm9, 0x80(%rdi,%r10,4)
-	QUAD $0x0397447f48fe3162 // vmovdqu64 %zmm8, 0xc0(%rdi,%r10,4)
+	LONG $0x30fb8348 // cmpq $0x30, %rbx
+	LONG $0x0439820f; WORD $0x0000 // jb 0x1f8e <k_qconv+0x1f6e>
+	LONG $0x48fe5162; WORD $0x777f; BYTE $0x02 // vmovdqu64 %zmm14, 0x80(%r15)
+	LONG $0x40fb8348 // cmpq $0x40, %rbx
+	LONG $0x09ff820f; WORD $0x0000 // jb 0x2565 <k_qconv+0x2545>
+	LONG $0x48fe5162; WORD $0x6f7f; BYTE $0x03 // vmovdqu64 %zmm13, 0xc0(%r15)
+	LONG $0x97148d4b // leaq (%r15,%r10,4), %rdx
+	LONG $0x48fe1162; WORD $0x247f; BYTE $0x97 // vmovdqu64 %zmm12, (%r15,%r10,4)
+	QUAD $0x01975c7f48fe1162 // vmovdqu64 %zmm11, 0x40(%r15,%r10,4)
+	QUAD $0x0297547f48fe1162 // vmovdqu64 %zmm10, 0x80(%r15,%r10,4)
+	QUAD $0x03974c7f48fe1162 // vmovdqu64 %zmm9, 0xc0(%r15,%r10,4)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x07238f0f; WORD $0x0000 // jg 0x22d9 <k_qconv+0x22b9>
-	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
-	WORD $0xc084 // testb %al, %al
-	LONG $0x0723850f; WORD $0x0000 // jne 0x22e7 <k_qconv+0x22c7>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xfa // kmovd %r10d, %k7
-	LONG $0x4f7cf162; WORD $0x7211; BYTE $0x01 // vmovups %zmm6, 0x40(%rdx) {%k7}
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x070d850f; WORD $0x0000 // jne 0x22f7 <k_qconv+0x22d7>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xfa // kmovd %r10d, %k7
-	LONG $0x4f7cf162; WORD $0x6a11; BYTE $0x02 // vmovups %zmm5, 0x80(%rdx) {%k7}
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x06f7850f; WORD $0x0000 // jne 0x2307 <k_qconv+0x22e7>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xfa // kmovd %r10d, %k7
-	LONG $0x4f7cf162; WORD $0x6211; BYTE $0x03 // vmovups %zmm4, 0xc0(%rdx) {%k7}
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x06e18f0f; WORD $0x0000 // jg 0x2323 <k_qconv+0x2303>
-	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
-	WORD $0xc084 // testb %al, %al
-	LONG $0x06e1850f; WORD $0x0000 // jne 0x2331 <k_qconv+0x2311>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k7}
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x06cf850f; WORD $0x0000 // jne 0x2341 <k_qconv+0x2321>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cf162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdx) {%k7}
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x06bd850f; WORD $0x0000 // jne 0x2351 <k_qconv+0x2331>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7cf162; WORD $0x4211; BYTE $0x03 // vmovups %zmm0, 0xc0(%rdx) {%k7}
-	LONG $0xfffc4ee9; BYTE $0xff // jmp 0x1900 <k_qconv+0x18e0>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c0348; BYTE $0x60 // addq 0x60(%rsp), %rcx
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x487dc262; WORD $0x5779; BYTE $0x44 // vpbroadcastw 0x88(%r15), %zmm18
-	QUAD $0x008c8778487dc262; WORD $0x0000 // vpbroadcastb 0x8c(%r15), %zmm16
-	QUAD $0x00908f78487dc262; WORD $0x0000 // vpbroadcastb 0x90(%r15), %zmm17
-	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	LONG $0x48045162; WORD $0x3c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm15, %zmm15
-	LONG $0x487d5162; WORD $0xff5b // vcvtps2dq %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x01a87459480c5162 // vmulps 0x40(%r8,%rbp,4), %zmm14, %zmm14
-	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
-	LONG $0x48055162; WORD $0xf66b // vpackssdw %zmm14, %zmm15, %zmm14
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	QUAD $0x02a86c5948145162 // vmulps 0x80(%r8,%rbp,4), %zmm13, %zmm13
-	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x03a86459481c5162 // vmulps 0xc0(%r8,%rbp,4), %zmm12, %zmm12
-	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xe46b // vpackssdw %zmm12, %zmm13, %zmm12
-	LONG $0x480d3162; WORD $0xeaed // vpaddsw %zmm18, %zmm14, %zmm13
-	LONG $0x481d3162; WORD $0xe2ed // vpaddsw %zmm18, %zmm12, %zmm12
-	LONG $0x48155162; WORD $0xe467 // vpackuswb %zmm12, %zmm13, %zmm12
-	LONG $0x481d3162; WORD $0xe0de // vpmaxub %zmm16, %zmm12, %zmm12
-	LONG $0x481d3162; WORD $0xe1da // vpminub %zmm17, %zmm12, %zmm12
-	LONG $0x247c8348; WORD $0x3f10 // cmpq $0x3f, 0x10(%rsp)
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	WORD $0x3c7e // jle 0x1db3 <k_qconv+0x1d93>
-	LONG $0x48fe7162; WORD $0x217f // vmovdqu64 %zmm12, (%rcx)
-	WORD $0x3aeb // jmp 0x1db9 <k_qconv+0x1d99>
-	BYTE $0x90 // nop
-	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	LONG $0x48045162; WORD $0x3c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm15, %zmm15
-	LONG $0x28478b49 // movq 0x28(%r15), %rax
-	LONG $0x48047162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm15, %zmm15
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x024b8e0f; WORD $0x0000 // jle 0x1ff3 <k_qconv+0x1fd3>
-	LONG $0x487c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi)
-	LONG $0x000246e9; BYTE $0x00 // jmp 0x1ff9 <k_qconv+0x1fd9>
-	LONG $0x4a7f7162; WORD $0x217f // vmovdqu8 %zmm12, (%rcx) {%k2}
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm11, %zmm11
-	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01a85459482c5162 // vmulps 0x40(%r8,%rbp,4), %zmm10, %zmm10
-	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x48255162; WORD $0xd26b // vpackssdw %zmm10, %zmm11, %zmm10
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x02a84c5948345162 // vmulps 0x80(%r8,%rbp,4), %zmm9, %zmm9
-	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x03a84459483c5162 // vmulps 0xc0(%r8,%rbp,4), %zmm8, %zmm8
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x48355162; WORD $0xc06b // vpackssdw %zmm8, %zmm9, %zmm8
-	LONG $0x482d3162; WORD $0xcaed // vpaddsw %zmm18, %zmm10, %zmm9
-	LONG $0x483d3162; WORD $0xc2ed // vpaddsw %zmm18, %zmm8, %zmm8
-	LONG $0x48355162; WORD $0xc067 // vpackuswb %zmm8, %zmm9, %zmm8
-	LONG $0x483d3162; WORD $0xc0de // vpmaxub %zmm16, %zmm8, %zmm8
-	LONG $0x483d3162; WORD $0xc1da // vpminub %zmm17, %zmm8, %zmm8
-	LONG $0x247c8348; WORD $0x3f10 // cmpq $0x3f, 0x10(%rsp)
-	WORD $0x087e // jle 0x1e45 <k_qconv+0x1e25>
-	LONG $0x48fe7162; WORD $0x017f // vmovdqu64 %zmm8, (%rcx)
-	WORD $0x06eb // jmp 0x1e4b <k_qconv+0x1e2b>
-	LONG $0x4a7f7162; WORD $0x017f // vmovdqu8 %zmm8, (%rcx) {%k2}
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm7, %zmm7
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01a87459484cd162 // vmulps 0x40(%r8,%rbp,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xf66b // vpackssdw %zmm6, %zmm7, %zmm6
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02a86c594854d162 // vmulps 0x80(%r8,%rbp,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x03a86459485cd162 // vmulps 0xc0(%r8,%rbp,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe46b // vpackssdw %zmm4, %zmm5, %zmm4
-	LONG $0x484db162; WORD $0xeaed // vpaddsw %zmm18, %zmm6, %zmm5
-	LONG $0x485db162; WORD $0xe2ed // vpaddsw %zmm18, %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe467 // vpackuswb %zmm4, %zmm5, %zmm4
-	LONG $0x485db162; WORD $0xe0de // vpmaxub %zmm16, %zmm4, %zmm4
-	LONG $0x485db162; WORD $0xe1da // vpminub %zmm17, %zmm4, %zmm4
-	LONG $0x247c8348; WORD $0x3f10 // cmpq $0x3f, 0x10(%rsp)
-	WORD $0x087e // jle 0x1ed7 <k_qconv+0x1eb7>
-	LONG $0x48fef162; WORD $0x217f // vmovdqu64 %zmm4, (%rcx)
-	WORD $0x06eb // jmp 0x1edd <k_qconv+0x1ebd>
-	LONG $0x4a7ff162; WORD $0x217f // vmovdqu8 %zmm4, (%rcx) {%k2}
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a85459486cd162 // vmulps 0x40(%r8,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd26b // vpackssdw %zmm2, %zmm3, %zmm2
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02a84c594874d162 // vmulps 0x80(%r8,%rbp,4), %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03a84459487cd162 // vmulps 0xc0(%r8,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x4875f162; WORD $0xc06b // vpackssdw %zmm0, %zmm1, %zmm0
-	LONG $0x486db162; WORD $0xcaed // vpaddsw %zmm18, %zmm2, %zmm1
-	LONG $0x487db162; WORD $0xc2ed // vpaddsw %zmm18, %zmm0, %zmm0
-	LONG $0x4875f162; WORD $0xc067 // vpackuswb %zmm0, %zmm1, %zmm0
-	LONG $0x487db162; WORD $0xc0de // vpmaxub %zmm16, %zmm0, %zmm0
-	LONG $0x487db162; WORD $0xc1da // vpminub %zmm17, %zmm0, %zmm0
-	LONG $0x247c8348; WORD $0x3f10 // cmpq $0x3f, 0x10(%rsp)
-	LONG $0xf9958e0f; WORD $0xffff // jle 0x18fa <k_qconv+0x18da>
-	LONG $0x48fef162; WORD $0x017f // vmovdqu64 %zmm0, (%rcx)
-	LONG $0xfff990e9; BYTE $0xff // jmp 0x1900 <k_qconv+0x18e0>
-	LONG $0x497c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi) {%k1}
-	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x07478f0f; WORD $0x0000 // jg 0x22f2 <k_qconv+0x22d2>
+	LONG $0x497c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k1}
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0747850f; WORD $0x0000 // jne 0x2300 <k_qconv+0x22e0>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xfa // kmovd %r10d, %k7
+	LONG $0x4f7cf162; WORD $0x7a11; BYTE $0x01 // vmovups %zmm7, 0x40(%rdx) {%k7}
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x0731850f; WORD $0x0000 // jne 0x2310 <k_qconv+0x22f0>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xfa // kmovd %r10d, %k7
+	LONG $0x4f7cf162; WORD $0x7211; BYTE $0x02 // vmovups %zmm6, 0x80(%rdx) {%k7}
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x071b850f; WORD $0x0000 // jne 0x2320 <k_qconv+0x2300>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xfa // kmovd %r10d, %k7
+	LONG $0x4f7cf162; WORD $0x6a11; BYTE $0x03 // vmovups %zmm5, 0xc0(%rdx) {%k7}
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0x07058f0f; WORD $0x0000 // jg 0x233a <k_qconv+0x231a>
+	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0705850f; WORD $0x0000 // jne 0x2348 <k_qconv+0x2328>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xf892fbc5 // kmovd %eax, %k7
+	LONG $0x4f7cf162; WORD $0x5a11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdx) {%k7}
+	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
+	LONG $0x06f3850f; WORD $0x0000 // jne 0x2358 <k_qconv+0x2338>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7c7162; WORD $0x7711; BYTE $0x01 // vmovups %zmm14, 0x40(%rdi) {%k7}
+	LONG $0x4f7cf162; WORD $0x5211; BYTE $0x02 // vmovups %zmm2, 0x80(%rdx) {%k7}
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x06e1850f; WORD $0x0000 // jne 0x2368 <k_qconv+0x2348>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xf892fbc5 // kmovd %eax, %k7
+	LONG $0x4f7cf162; WORD $0x4a11; BYTE $0x03 // vmovups %zmm1, 0xc0(%rdx) {%k7}
+	LONG $0xfffc4be9; BYTE $0xff // jmp 0x18f0 <k_qconv+0x18d0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c0348; BYTE $0x70 // addq 0x70(%rsp), %rcx
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x487dc262; WORD $0x5f79; BYTE $0x44 // vpbroadcastw 0x88(%r15), %zmm19
+	QUAD $0x008c8f78487dc262; WORD $0x0000 // vpbroadcastb 0x8c(%r15), %zmm17
+	QUAD $0x00909778487dc262; WORD $0x0000 // vpbroadcastb 0x90(%r15), %zmm18
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x407ce162; WORD $0x0459; BYTE $0x87 // vmulps (%rdi,%rax,4), %zmm16, %zmm16
+	LONG $0x487da162; WORD $0xc05b // vcvtps2dq %zmm16, %zmm16
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	QUAD $0x01877c5948047162 // vmulps 0x40(%rdi,%rax,4), %zmm15, %zmm15
+	LONG $0x487d5162; WORD $0xff5b // vcvtps2dq %zmm15, %zmm15
+	LONG $0x407d5162; WORD $0xff6b // vpackssdw %zmm15, %zmm16, %zmm15
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	QUAD $0x02877459480c7162 // vmulps 0x80(%rdi,%rax,4), %zmm14, %zmm14
+	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	QUAD $0x03876c5948147162 // vmulps 0xc0(%rdi,%rax,4), %zmm13, %zmm13
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xed6b // vpackssdw %zmm13, %zmm14, %zmm13
+	LONG $0x48053162; WORD $0xf3ed // vpaddsw %zmm19, %zmm15, %zmm14
+	LONG $0x48153162; WORD $0xebed // vpaddsw %zmm19, %zmm13, %zmm13
+	LONG $0x480d5162; WORD $0xed67 // vpackuswb %zmm13, %zmm14, %zmm13
+	LONG $0x48153162; WORD $0xe9de // vpmaxub %zmm17, %zmm13, %zmm13
+	LONG $0x48153162; WORD $0xeada // vpminub %zmm18, %zmm13, %zmm13
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x3ffa8348 // cmpq $0x3f, %rdx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x407e // jle 0x1da7 <k_qconv+0x1d87>
+	LONG $0x48fe7162; WORD $0x297f // vmovdqu64 %zmm13, (%rcx)
+	WORD $0x3eeb // jmp 0x1dad <k_qconv+0x1d8d>
+	BYTE $0x90 // nop
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x407ce162; WORD $0x0459; BYTE $0x88 // vmulps (%rax,%rcx,4), %zmm16, %zmm16
+	LONG $0x28428b48 // movq 0x28(%rdx), %rax
+	LONG $0x407ce162; WORD $0x0458; BYTE $0x88 // vaddps (%rax,%rcx,4), %zmm16, %zmm16
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0x024e8e0f; WORD $0x0000 // jle 0x1fea <k_qconv+0x1fca>
+	LONG $0x487cc162; WORD $0x0711 // vmovups %zmm16, (%r15)
+	LONG $0x000249e9; BYTE $0x00 // jmp 0x1ff0 <k_qconv+0x1fd0>
+	LONG $0x4a7f7162; WORD $0x297f // vmovdqu8 %zmm13, (%rcx) {%k2}
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x481c7162; WORD $0x2459; BYTE $0x87 // vmulps (%rdi,%rax,4), %zmm12, %zmm12
+	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	QUAD $0x01875c5948247162 // vmulps 0x40(%rdi,%rax,4), %zmm11, %zmm11
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xdb6b // vpackssdw %zmm11, %zmm12, %zmm11
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	QUAD $0x02875459482c7162 // vmulps 0x80(%rdi,%rax,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x03874c5948347162 // vmulps 0xc0(%rdi,%rax,4), %zmm9, %zmm9
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc96b // vpackssdw %zmm9, %zmm10, %zmm9
+	LONG $0x48253162; WORD $0xd3ed // vpaddsw %zmm19, %zmm11, %zmm10
+	LONG $0x48353162; WORD $0xcbed // vpaddsw %zmm19, %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc967 // vpackuswb %zmm9, %zmm10, %zmm9
+	LONG $0x48353162; WORD $0xc9de // vpmaxub %zmm17, %zmm9, %zmm9
+	LONG $0x48353162; WORD $0xcada // vpminub %zmm18, %zmm9, %zmm9
+	LONG $0x3ffa8348 // cmpq $0x3f, %rdx
+	WORD $0x087e // jle 0x1e3c <k_qconv+0x1e1c>
+	LONG $0x48fe7162; WORD $0x097f // vmovdqu64 %zmm9, (%rcx)
+	WORD $0x06eb // jmp 0x1e42 <k_qconv+0x1e22>
+	LONG $0x4a7f7162; WORD $0x097f // vmovdqu8 %zmm9, (%rcx) {%k2}
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x483c7162; WORD $0x0459; BYTE $0x87 // vmulps (%rdi,%rax,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01877c594844f162 // vmulps 0x40(%rdi,%rax,4), %zmm7, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	QUAD $0x02877459484cf162 // vmulps 0x80(%rdi,%rax,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x03876c594854f162 // vmulps 0xc0(%rdi,%rax,4), %zmm5, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
+	LONG $0x4845b162; WORD $0xf3ed // vpaddsw %zmm19, %zmm7, %zmm6
+	LONG $0x4855b162; WORD $0xebed // vpaddsw %zmm19, %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed67 // vpackuswb %zmm5, %zmm6, %zmm5
+	LONG $0x4855b162; WORD $0xe9de // vpmaxub %zmm17, %zmm5, %zmm5
+	LONG $0x4855b162; WORD $0xeada // vpminub %zmm18, %zmm5, %zmm5
+	LONG $0x3ffa8348 // cmpq $0x3f, %rdx
+	WORD $0x087e // jle 0x1ed1 <k_qconv+0x1eb1>
+	LONG $0x48fef162; WORD $0x297f // vmovdqu64 %zmm5, (%rcx)
+	WORD $0x06eb // jmp 0x1ed7 <k_qconv+0x1eb7>
+	LONG $0x4a7ff162; WORD $0x297f // vmovdqu8 %zmm5, (%rcx) {%k2}
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x485cf162; WORD $0x2459; BYTE $0x87 // vmulps (%rdi,%rax,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01875c594864f162 // vmulps 0x40(%rdi,%rax,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02875459486cf162 // vmulps 0x80(%rdi,%rax,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x03874c594874f162 // vmulps 0xc0(%rdi,%rax,4), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xc96b // vpackssdw %zmm1, %zmm2, %zmm1
+	LONG $0x4865b162; WORD $0xd3ed // vpaddsw %zmm19, %zmm3, %zmm2
+	LONG $0x4875b162; WORD $0xcbed // vpaddsw %zmm19, %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xc967 // vpackuswb %zmm1, %zmm2, %zmm1
+	LONG $0x4875b162; WORD $0xc9de // vpmaxub %zmm17, %zmm1, %zmm1
+	LONG $0x4875b162; WORD $0xcada // vpminub %zmm18, %zmm1, %zmm1
+	LONG $0x3ffa8348 // cmpq $0x3f, %rdx
+	LONG $0xf97a8e0f; WORD $0xffff // jle 0x18dc <k_qconv+0x18bc>
+	LONG $0x48fef162; WORD $0x097f // vmovdqu64 %zmm1, (%rcx)
+	LONG $0xfff983e9; BYTE $0xff // jmp 0x18f0 <k_qconv+0x18d0>
+	LONG $0x497cc162; WORD $0x0711 // vmovups %zmm16, (%r15) {%k1}
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xf892fbc5 // kmovd %eax, %k7
+	LONG $0x4f7c5162; WORD $0x7f11; BYTE $0x01 // vmovups %zmm15, 0x40(%r15) {%k7}
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xfa92fbc5 // kmovd %edx, %k7
-	LONG $0x4f7c7162; WORD $0x6f11; BYTE $0x02 // vmovups %zmm13, 0x80(%rdi) {%k7}
-	LONG $0x4d7c7162; WORD $0x6711; BYTE $0x03 // vmovups %zmm12, 0xc0(%rdi) {%k5}
-	LONG $0x97148d4a // leaq (%rdi,%r10,4), %rdx
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x02a88e0f; WORD $0x0000 // jle 0x226d <k_qconv+0x224d>
-	LONG $0x48fe7162; WORD $0x1a7f // vmovdqu64 %zmm11, (%rdx)
+	LONG $0x4f7c5162; WORD $0x7711; BYTE $0x02 // vmovups %zmm14, 0x80(%r15) {%k7}
+	LONG $0x4d7c5162; WORD $0x6f11; BYTE $0x03 // vmovups %zmm13, 0xc0(%r15) {%k5}
+	LONG $0x97148d4b // leaq (%r15,%r10,4), %rdx
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0x02c78e0f; WORD $0x0000 // jle 0x2283 <k_qconv+0x2263>
+	LONG $0x48fe7162; WORD $0x227f // vmovdqu64 %zmm12, (%rdx)
 	WORD $0xc084 // testb %al, %al
-	LONG $0x02a8850f; WORD $0x0000 // jne 0x227b <k_qconv+0x225b>
+	LONG $0x02c7850f; WORD $0x0000 // jne 0x2291 <k_qconv+0x2271>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf892fbc5 // kmovd %eax, %k7
-	LONG $0x4f7c7162; WORD $0x5211; BYTE $0x01 // vmovups %zmm10, 0x40(%rdx) {%k7}
+	LONG $0x4f7c7162; WORD $0x5a11; BYTE $0x01 // vmovups %zmm11, 0x40(%rdx) {%k7}
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000291e9; BYTE $0x00 // jmp 0x2284 <k_qconv+0x2264>
-	LONG $0x497c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi) {%k1}
+	LONG $0x0002b0e9; BYTE $0x00 // jmp 0x229a <k_qconv+0x227a>
+	LONG $0x497cc162; WORD $0x0711 // vmovups %zmm16, (%r15) {%k1}
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	QUAD $0x01917c5948047162 // vmulps 0x40(%rcx,%rdx,4), %zmm15, %zmm15
+	LONG $0x404f8d49 // leaq 0x40(%r15), %rcx
+	QUAD $0x01907c5848047162 // vaddps 0x40(%rax,%rdx,4), %zmm15, %zmm15
+	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
+	WORD $0x087e // jle 0x2022 <k_qconv+0x2002>
+	LONG $0x487c7162; WORD $0x3911 // vmovups %zmm15, (%rcx)
+	WORD $0x06eb // jmp 0x2028 <k_qconv+0x2008>
+	LONG $0x4b7c7162; WORD $0x3911 // vmovups %zmm15, (%rcx) {%k3}
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	QUAD $0x01a87459480c5162 // vmulps 0x40(%r8,%rbp,4), %zmm14, %zmm14
-	LONG $0x404f8d48 // leaq 0x40(%rdi), %rcx
-	QUAD $0x01a87458480c7162 // vaddps 0x40(%rax,%rbp,4), %zmm14, %zmm14
-	LONG $0x247c8348; WORD $0x1f10 // cmpq $0x1f, 0x10(%rsp)
-	WORD $0x087e // jle 0x2023 <k_qconv+0x2003>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	QUAD $0x02917459480c7162 // vmulps 0x80(%rcx,%rdx,4), %zmm14, %zmm14
+	LONG $0x808f8d49; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r15), %rcx
+	QUAD $0x02907458480c7162 // vaddps 0x80(%rax,%rdx,4), %zmm14, %zmm14
+	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
+	WORD $0x087e // jle 0x205d <k_qconv+0x203d>
 	LONG $0x487c7162; WORD $0x3111 // vmovups %zmm14, (%rcx)
-	WORD $0x06eb // jmp 0x2029 <k_qconv+0x2009>
-	LONG $0x4b7c7162; WORD $0x3111 // vmovups %zmm14, (%rcx) {%k3}
+	WORD $0x06eb // jmp 0x2063 <k_qconv+0x2043>
+	LONG $0x4c7c7162; WORD $0x3111 // vmovups %zmm14, (%rcx) {%k4}
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	QUAD $0x02a86c5948145162 // vmulps 0x80(%r8,%rbp,4), %zmm13, %zmm13
-	LONG $0x808f8d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdi), %rcx
-	QUAD $0x02a86c5848147162 // vaddps 0x80(%rax,%rbp,4), %zmm13, %zmm13
-	LONG $0x247c8348; WORD $0x2f10 // cmpq $0x2f, 0x10(%rsp)
-	WORD $0x087e // jle 0x2056 <k_qconv+0x2036>
-	LONG $0x487c7162; WORD $0x2911 // vmovups %zmm13, (%rcx)
-	WORD $0x06eb // jmp 0x205c <k_qconv+0x203c>
-	LONG $0x4c7c7162; WORD $0x2911 // vmovups %zmm13, (%rcx) {%k4}
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	QUAD $0x03876c5948143162 // vmulps 0xc0(%rdi,%r8,4), %zmm13, %zmm13
+	QUAD $0x03806c5848143162 // vaddps 0xc0(%rax,%r8,4), %zmm13, %zmm13
+	LONG $0xc0978d49; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r15), %rdx
+	LONG $0x970c8d4b // leaq (%r15,%r10,4), %rcx
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x03a86459481c5162 // vmulps 0xc0(%r8,%rbp,4), %zmm12, %zmm12
-	QUAD $0x03a86458481c7162 // vaddps 0xc0(%rax,%rbp,4), %zmm12, %zmm12
-	LONG $0xc0978d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdi), %rdx
-	LONG $0x970c8d4a // leaq (%rdi,%r10,4), %rcx
+	LONG $0x3ffb8348 // cmpq $0x3f, %rbx
+	LONG $0x01698e0f; WORD $0x0000 // jle 0x2207 <k_qconv+0x21e7>
+	LONG $0x487c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx)
+	LONG $0x481c3162; WORD $0x2459; BYTE $0x87 // vmulps (%rdi,%r8,4), %zmm12, %zmm12
+	LONG $0x481c3162; WORD $0x2458; BYTE $0x80 // vaddps (%rax,%r8,4), %zmm12, %zmm12
+	LONG $0x487c7162; WORD $0x2111 // vmovups %zmm12, (%rcx)
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x3fff8348 // cmpq $0x3f, %rdi
-	LONG $0x01648e0f; WORD $0x0000 // jle 0x21f6 <k_qconv+0x21d6>
-	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x1911 // vmovups %zmm11, (%rcx)
+	QUAD $0x01875c5948243162 // vmulps 0x40(%rdi,%r8,4), %zmm11, %zmm11
+	QUAD $0x01805c5848243162 // vaddps 0x40(%rax,%r8,4), %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x5911; BYTE $0x01 // vmovups %zmm11, 0x40(%rcx)
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01a85459482c5162 // vmulps 0x40(%r8,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a85458482c7162 // vaddps 0x40(%rax,%rbp,4), %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5111; BYTE $0x01 // vmovups %zmm10, 0x40(%rcx)
+	QUAD $0x02875459482c3162 // vmulps 0x80(%rdi,%r8,4), %zmm10, %zmm10
+	QUAD $0x02805458482c3162 // vaddps 0x80(%rax,%r8,4), %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5111; BYTE $0x02 // vmovups %zmm10, 0x80(%rcx)
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x02a84c5948345162 // vmulps 0x80(%r8,%rbp,4), %zmm9, %zmm9
-	QUAD $0x02a84c5848347162 // vaddps 0x80(%rax,%rbp,4), %zmm9, %zmm9
-	LONG $0x487c7162; WORD $0x4911; BYTE $0x02 // vmovups %zmm9, 0x80(%rcx)
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x03a84459483c5162 // vmulps 0xc0(%r8,%rbp,4), %zmm8, %zmm8
-	QUAD $0x03a84458483c7162 // vaddps 0xc0(%rax,%rbp,4), %zmm8, %zmm8
-	LONG $0x487c7162; WORD $0x4111; BYTE $0x03 // vmovups %zmm8, 0xc0(%rcx)
+	QUAD $0x03874c5948343162 // vmulps 0xc0(%rdi,%r8,4), %zmm9, %zmm9
+	QUAD $0x03804c5848343162 // vaddps 0xc0(%rax,%r8,4), %zmm9, %zmm9
+	LONG $0x487c7162; WORD $0x4911; BYTE $0x03 // vmovups %zmm9, 0xc0(%rcx)
 	LONG $0x91148d4a // leaq (%rcx,%r10,4), %rdx
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0459; BYTE $0x87 // vmulps (%rdi,%r8,4), %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0458; BYTE $0x80 // vaddps (%rax,%r8,4), %zmm8, %zmm8
+	LONG $0x487c3162; WORD $0x0411; BYTE $0x91 // vmovups %zmm8, (%rcx,%r10,4)
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0x91 // vmovups %zmm7, (%rcx,%r10,4)
+	QUAD $0x01877c594844b162 // vmulps 0x40(%rdi,%r8,4), %zmm7, %zmm7
+	QUAD $0x01807c584844b162 // vaddps 0x40(%rax,%r8,4), %zmm7, %zmm7
+	QUAD $0x01917c11487cb162 // vmovups %zmm7, 0x40(%rcx,%r10,4)
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01a87459484cd162 // vmulps 0x40(%r8,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a87458484cf162 // vaddps 0x40(%rax,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01917411487cb162 // vmovups %zmm6, 0x40(%rcx,%r10,4)
+	QUAD $0x02877459484cb162 // vmulps 0x80(%rdi,%r8,4), %zmm6, %zmm6
+	QUAD $0x02807458484cb162 // vaddps 0x80(%rax,%r8,4), %zmm6, %zmm6
+	QUAD $0x02917411487cb162 // vmovups %zmm6, 0x80(%rcx,%r10,4)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02a86c594854d162 // vmulps 0x80(%r8,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02a86c584854f162 // vaddps 0x80(%rax,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02916c11487cb162 // vmovups %zmm5, 0x80(%rcx,%r10,4)
+	QUAD $0x03876c594854b162 // vmulps 0xc0(%rdi,%r8,4), %zmm5, %zmm5
+	QUAD $0x03806c584854b162 // vaddps 0xc0(%rax,%r8,4), %zmm5, %zmm5
+	QUAD $0x03916c11487cb162 // vmovups %zmm5, 0xc0(%rcx,%r10,4)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x03a86459485cd162 // vmulps 0xc0(%r8,%rbp,4), %zmm4, %zmm4
-	QUAD $0x03a86458485cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm4, %zmm4
-	QUAD $0x03916411487cb162 // vmovups %zmm4, 0xc0(%rcx,%r10,4)
+	LONG $0x485cb162; WORD $0x2459; BYTE $0x87 // vmulps (%rdi,%r8,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0x80 // vaddps (%rax,%r8,4), %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x92 // vmovups %zmm4, (%rdx,%r10,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x92 // vmovups %zmm3, (%rdx,%r10,4)
+	QUAD $0x01875c594864b162 // vmulps 0x40(%rdi,%r8,4), %zmm3, %zmm3
+	QUAD $0x01805c584864b162 // vaddps 0x40(%rax,%r8,4), %zmm3, %zmm3
+	QUAD $0x01925c11487cb162 // vmovups %zmm3, 0x40(%rdx,%r10,4)
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01a85459486cd162 // vmulps 0x40(%r8,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01925411487cb162 // vmovups %zmm2, 0x40(%rdx,%r10,4)
+	QUAD $0x02875459486cb162 // vmulps 0x80(%rdi,%r8,4), %zmm2, %zmm2
+	QUAD $0x02805458486cb162 // vaddps 0x80(%rax,%r8,4), %zmm2, %zmm2
+	QUAD $0x02925411487cb162 // vmovups %zmm2, 0x80(%rdx,%r10,4)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02a84c594874d162 // vmulps 0x80(%r8,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a84c584874f162 // vaddps 0x80(%rax,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02924c11487cb162 // vmovups %zmm1, 0x80(%rdx,%r10,4)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03a84459487cd162 // vmulps 0xc0(%r8,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03a84458487cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03924411487cb162 // vmovups %zmm0, 0xc0(%rdx,%r10,4)
-	LONG $0xfff70ae9; BYTE $0xff // jmp 0x1900 <k_qconv+0x18e0>
-	LONG $0x4d7c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k5}
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm11, %zmm11
+	QUAD $0x03874c594874b162 // vmulps 0xc0(%rdi,%r8,4), %zmm1, %zmm1
+	QUAD $0x03804c584874b162 // vaddps 0xc0(%rax,%r8,4), %zmm1, %zmm1
+	QUAD $0x03924c11487cb162 // vmovups %zmm1, 0xc0(%rdx,%r10,4)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0xfff6e9e9; BYTE $0xff // jmp 0x18f0 <k_qconv+0x18d0>
+	LONG $0x4d7c7162; WORD $0x2a11 // vmovups %zmm13, (%rdx) {%k5}
+	LONG $0x481c3162; WORD $0x2459; BYTE $0x87 // vmulps (%rdi,%r8,4), %zmm12, %zmm12
+	LONG $0x481c3162; WORD $0x2458; BYTE $0x80 // vaddps (%rax,%r8,4), %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x01448e0f; WORD $0x0000 // jle 0x2374 <k_qconv+0x2354>
+	LONG $0x487c7162; WORD $0x2111 // vmovups %zmm12, (%rcx)
+	QUAD $0x01875c5948243162 // vmulps 0x40(%rdi,%r8,4), %zmm11, %zmm11
+	QUAD $0x01805c5848243162 // vaddps 0x40(%rax,%r8,4), %zmm11, %zmm11
+	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
+	LONG $0x013a8e0f; WORD $0x0000 // jle 0x238a <k_qconv+0x236a>
+	LONG $0x487c7162; WORD $0x5911; BYTE $0x01 // vmovups %zmm11, 0x40(%rcx)
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x01438e0f; WORD $0x0000 // jle 0x235d <k_qconv+0x233d>
-	LONG $0x487c7162; WORD $0x1911 // vmovups %zmm11, (%rcx)
-	QUAD $0x01a85459482c5162 // vmulps 0x40(%r8,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a85458482c7162 // vaddps 0x40(%rax,%rbp,4), %zmm10, %zmm10
-	LONG $0x1fff8348 // cmpq $0x1f, %rdi
-	LONG $0x01398e0f; WORD $0x0000 // jle 0x2373 <k_qconv+0x2353>
-	LONG $0x487c7162; WORD $0x5111; BYTE $0x01 // vmovups %zmm10, 0x40(%rcx)
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x02a84c5948345162 // vmulps 0x80(%r8,%rbp,4), %zmm9, %zmm9
-	QUAD $0x02a84c5848347162 // vaddps 0x80(%rax,%rbp,4), %zmm9, %zmm9
-	LONG $0x2fff8348 // cmpq $0x2f, %rdi
-	LONG $0x012f8e0f; WORD $0x0000 // jle 0x2390 <k_qconv+0x2370>
-	LONG $0x487c7162; WORD $0x4911; BYTE $0x02 // vmovups %zmm9, 0x80(%rcx)
-	LONG $0x00012ae9; BYTE $0x00 // jmp 0x2397 <k_qconv+0x2377>
-	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
+	QUAD $0x02875459482c3162 // vmulps 0x80(%rdi,%r8,4), %zmm10, %zmm10
+	QUAD $0x02805458482c3162 // vaddps 0x80(%rax,%r8,4), %zmm10, %zmm10
+	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
+	LONG $0x01308e0f; WORD $0x0000 // jle 0x23a7 <k_qconv+0x2387>
+	LONG $0x487c7162; WORD $0x5111; BYTE $0x02 // vmovups %zmm10, 0x80(%rcx)
+	LONG $0x00012be9; BYTE $0x00 // jmp 0x23ae <k_qconv+0x238e>
+	LONG $0x497c7162; WORD $0x2211 // vmovups %zmm12, (%rdx) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfd58840f; WORD $0xffff // je 0x1fd3 <k_qconv+0x1fb3>
-	LONG $0x48fe7162; WORD $0x527f; BYTE $0x01 // vmovdqu64 %zmm10, 0x40(%rdx)
+	LONG $0xfd39840f; WORD $0xffff // je 0x1fca <k_qconv+0x1faa>
+	LONG $0x48fe7162; WORD $0x5a7f; BYTE $0x01 // vmovdqu64 %zmm11, 0x40(%rdx)
 	WORD $0x01b0 // movb $0x1, %al
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
 	LONG $0x927bc1c4; BYTE $0xf8 // kmovd %r8d, %k7
-	LONG $0x4f7c7162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm9, 0x80(%rdx) {%k7}
+	LONG $0x4f7c7162; WORD $0x5211; BYTE $0x02 // vmovups %zmm10, 0x80(%rdx) {%k7}
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
 	WORD $0xf741; BYTE $0xd2 // notl %r10d
 	LONG $0x927bc1c4; BYTE $0xfa // kmovd %r10d, %k7
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	QUAD $0x039744114f7c3162 // vmovups %zmm8, 0xc0(%rdi,%r10,4) {%k7}
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	QUAD $0x03974c114f7c1162 // vmovups %zmm9, 0xc0(%r15,%r10,4) {%k7}
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0xf8dd8e0f; WORD $0xffff // jle 0x1bb6 <k_qconv+0x1b96>
-	LONG $0x48fef162; WORD $0x3a7f // vmovdqu64 %zmm7, (%rdx)
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0xf8b98e0f; WORD $0xffff // jle 0x1bab <k_qconv+0x1b8b>
+	LONG $0x48fe7162; WORD $0x027f // vmovdqu64 %zmm8, (%rdx)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xf8dd840f; WORD $0xffff // je 0x1bc4 <k_qconv+0x1ba4>
-	LONG $0x48fef162; WORD $0x727f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rdx)
+	LONG $0xf8b9840f; WORD $0xffff // je 0x1bb9 <k_qconv+0x1b99>
+	LONG $0x48fef162; WORD $0x7a7f; BYTE $0x01 // vmovdqu64 %zmm7, 0x40(%rdx)
 	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xf8f3840f; WORD $0xffff // je 0x1bea <k_qconv+0x1bca>
-	LONG $0x48fef162; WORD $0x6a7f; BYTE $0x02 // vmovdqu64 %zmm5, 0x80(%rdx)
+	LONG $0xf8cf840f; WORD $0xffff // je 0x1bdf <k_qconv+0x1bbf>
+	LONG $0x48fef162; WORD $0x727f; BYTE $0x02 // vmovdqu64 %zmm6, 0x80(%rdx)
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xf909840f; WORD $0xffff // je 0x1c10 <k_qconv+0x1bf0>
-	LONG $0x48fef162; WORD $0x627f; BYTE $0x03 // vmovdqu64 %zmm4, 0xc0(%rdx)
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0xf8e5840f; WORD $0xffff // je 0x1c05 <k_qconv+0x1be5>
+	LONG $0x48fef162; WORD $0x6a7f; BYTE $0x03 // vmovdqu64 %zmm5, 0xc0(%rdx)
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
 	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0xf91f8e0f; WORD $0xffff // jle 0x1c42 <k_qconv+0x1c22>
-	LONG $0x48fef162; WORD $0x1a7f // vmovdqu64 %zmm3, (%rdx)
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	LONG $0xf8fb8e0f; WORD $0xffff // jle 0x1c35 <k_qconv+0x1c15>
+	LONG $0x48fef162; WORD $0x227f // vmovdqu64 %zmm4, (%rdx)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xf91f840f; WORD $0xffff // je 0x1c50 <k_qconv+0x1c30>
-	LONG $0x48fef162; WORD $0x527f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%rdx)
+	LONG $0xf8fb840f; WORD $0xffff // je 0x1c43 <k_qconv+0x1c23>
+	LONG $0x48fef162; WORD $0x5a7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdx)
 	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xf931840f; WORD $0xffff // je 0x1c72 <k_qconv+0x1c52>
-	LONG $0x48fef162; WORD $0x4a7f; BYTE $0x02 // vmovdqu64 %zmm1, 0x80(%rdx)
+	LONG $0xf90d840f; WORD $0xffff // je 0x1c65 <k_qconv+0x1c45>
+	LONG $0x48fef162; WORD $0x527f; BYTE $0x02 // vmovdqu64 %zmm2, 0x80(%rdx)
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xf943840f; WORD $0xffff // je 0x1c94 <k_qconv+0x1c74>
-	LONG $0x48fef162; WORD $0x427f; BYTE $0x03 // vmovdqu64 %zmm0, 0xc0(%rdx)
-	LONG $0xfff5a3e9; BYTE $0xff // jmp 0x1900 <k_qconv+0x18e0>
-	LONG $0x497c7162; WORD $0x1911 // vmovups %zmm11, (%rcx) {%k1}
-	QUAD $0x01a85459482c5162 // vmulps 0x40(%r8,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a85458482c7162 // vaddps 0x40(%rax,%rbp,4), %zmm10, %zmm10
-	LONG $0x4b7c7162; WORD $0x5111; BYTE $0x01 // vmovups %zmm10, 0x40(%rcx) {%k3}
+	LONG $0xf91f840f; WORD $0xffff // je 0x1c87 <k_qconv+0x1c67>
+	LONG $0x48fef162; WORD $0x4a7f; BYTE $0x03 // vmovdqu64 %zmm1, 0xc0(%rdx)
+	LONG $0xfff57ce9; BYTE $0xff // jmp 0x18f0 <k_qconv+0x18d0>
+	LONG $0x497c7162; WORD $0x2111 // vmovups %zmm12, (%rcx) {%k1}
+	QUAD $0x01875c5948243162 // vmulps 0x40(%rdi,%r8,4), %zmm11, %zmm11
+	QUAD $0x01805c5848243162 // vaddps 0x40(%rax,%r8,4), %zmm11, %zmm11
+	LONG $0x4b7c7162; WORD $0x5911; BYTE $0x01 // vmovups %zmm11, 0x40(%rcx) {%k3}
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	QUAD $0x02875459482c3162 // vmulps 0x80(%rdi,%r8,4), %zmm10, %zmm10
+	QUAD $0x02805458482c3162 // vaddps 0x80(%rax,%r8,4), %zmm10, %zmm10
+	LONG $0x4c7c7162; WORD $0x5111; BYTE $0x02 // vmovups %zmm10, 0x80(%rcx) {%k4}
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	QUAD $0x02a84c5948345162 // vmulps 0x80(%r8,%rbp,4), %zmm9, %zmm9
-	QUAD $0x02a84c5848347162 // vaddps 0x80(%rax,%rbp,4), %zmm9, %zmm9
-	LONG $0x4c7c7162; WORD $0x4911; BYTE $0x02 // vmovups %zmm9, 0x80(%rcx) {%k4}
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x03974c5948347162 // vmulps 0xc0(%rdi,%rdx,4), %zmm9, %zmm9
+	QUAD $0x03904c5848347162 // vaddps 0xc0(%rax,%rdx,4), %zmm9, %zmm9
+	LONG $0x4d7c7162; WORD $0x4911; BYTE $0x03 // vmovups %zmm9, 0xc0(%rcx) {%k5}
+	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x03a84459483c5162 // vmulps 0xc0(%r8,%rbp,4), %zmm8, %zmm8
-	QUAD $0x03a84458483c7162 // vaddps 0xc0(%rax,%rbp,4), %zmm8, %zmm8
-	LONG $0x4d7c7162; WORD $0x4111; BYTE $0x03 // vmovups %zmm8, 0xc0(%rcx) {%k5}
-	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
+	LONG $0x483c7162; WORD $0x0459; BYTE $0x97 // vmulps (%rdi,%rdx,4), %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	WORD $0x487e // jle 0x243c <k_qconv+0x241c>
+	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
+	QUAD $0x01977c594844f162 // vmulps 0x40(%rdi,%rdx,4), %zmm7, %zmm7
+	QUAD $0x01907c584844f162 // vaddps 0x40(%rax,%rdx,4), %zmm7, %zmm7
+	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
+	WORD $0x427e // jle 0x2452 <k_qconv+0x2432>
+	LONG $0x487cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx)
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	QUAD $0x02977459484cf162 // vmulps 0x80(%rdi,%rdx,4), %zmm6, %zmm6
+	QUAD $0x02907458484cf162 // vaddps 0x80(%rax,%rdx,4), %zmm6, %zmm6
+	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
+	WORD $0x3c7e // jle 0x246f <k_qconv+0x244f>
+	LONG $0x487cf162; WORD $0x7111; BYTE $0x02 // vmovups %zmm6, 0x80(%rcx)
+	WORD $0x3aeb // jmp 0x2476 <k_qconv+0x2456>
+	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
+	QUAD $0x01977c594844f162 // vmulps 0x40(%rdi,%rdx,4), %zmm7, %zmm7
+	QUAD $0x01907c584844f162 // vaddps 0x40(%rax,%rdx,4), %zmm7, %zmm7
+	LONG $0x4b7cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx) {%k3}
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	QUAD $0x02977459484cf162 // vmulps 0x80(%rdi,%rdx,4), %zmm6, %zmm6
+	QUAD $0x02907458484cf162 // vaddps 0x80(%rax,%rdx,4), %zmm6, %zmm6
+	LONG $0x4c7cf162; WORD $0x7111; BYTE $0x02 // vmovups %zmm6, 0x80(%rcx) {%k4}
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x487e // jle 0x2425 <k_qconv+0x2405>
-	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	QUAD $0x01a87459484cd162 // vmulps 0x40(%r8,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a87458484cf162 // vaddps 0x40(%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x1ffa8348 // cmpq $0x1f, %rdx
-	WORD $0x427e // jle 0x243b <k_qconv+0x241b>
-	LONG $0x487cf162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%rcx)
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02a86c594854d162 // vmulps 0x80(%r8,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02a86c584854f162 // vaddps 0x80(%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x2ffa8348 // cmpq $0x2f, %rdx
-	WORD $0x3c7e // jle 0x2458 <k_qconv+0x2438>
-	LONG $0x487cf162; WORD $0x6911; BYTE $0x02 // vmovups %zmm5, 0x80(%rcx)
-	WORD $0x3aeb // jmp 0x245f <k_qconv+0x243f>
-	LONG $0x497cf162; WORD $0x3911 // vmovups %zmm7, (%rcx) {%k1}
-	QUAD $0x01a87459484cd162 // vmulps 0x40(%r8,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a87458484cf162 // vaddps 0x40(%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x4b7cf162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%rcx) {%k3}
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02a86c594854d162 // vmulps 0x80(%r8,%rbp,4), %zmm5, %zmm5
-	QUAD $0x02a86c584854f162 // vaddps 0x80(%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x4c7cf162; WORD $0x6911; BYTE $0x02 // vmovups %zmm5, 0x80(%rcx) {%k4}
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x03a86459485cd162 // vmulps 0xc0(%r8,%rbp,4), %zmm4, %zmm4
-	QUAD $0x03a86458485cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm4, %zmm4
-	LONG $0x4d7cf162; WORD $0x6111; BYTE $0x03 // vmovups %zmm4, 0xc0(%rcx) {%k5}
+	QUAD $0x03976c594854f162 // vmulps 0xc0(%rdi,%rdx,4), %zmm5, %zmm5
+	QUAD $0x03906c584854f162 // vaddps 0xc0(%rax,%rdx,4), %zmm5, %zmm5
+	LONG $0x4d7cf162; WORD $0x6911; BYTE $0x03 // vmovups %zmm5, 0xc0(%rcx) {%k5}
 	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2459; BYTE $0x97 // vmulps (%rdi,%rdx,4), %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0x2458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
+	LONG $0x0ffb8348 // cmpq $0xf, %rbx
+	WORD $0x487e // jle 0x2504 <k_qconv+0x24e4>
+	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
+	QUAD $0x01975c594864f162 // vmulps 0x40(%rdi,%rdx,4), %zmm3, %zmm3
+	QUAD $0x01905c584864f162 // vaddps 0x40(%rax,%rdx,4), %zmm3, %zmm3
+	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
+	WORD $0x427e // jle 0x251a <k_qconv+0x24fa>
+	LONG $0x487cf162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%rcx)
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02975459486cf162 // vmulps 0x80(%rdi,%rdx,4), %zmm2, %zmm2
+	QUAD $0x02905458486cf162 // vaddps 0x80(%rax,%rdx,4), %zmm2, %zmm2
+	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
+	WORD $0x3c7e // jle 0x2537 <k_qconv+0x2517>
+	LONG $0x487cf162; WORD $0x5111; BYTE $0x02 // vmovups %zmm2, 0x80(%rcx)
+	WORD $0x3aeb // jmp 0x253e <k_qconv+0x251e>
+	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
+	QUAD $0x01975c594864f162 // vmulps 0x40(%rdi,%rdx,4), %zmm3, %zmm3
+	QUAD $0x01905c584864f162 // vaddps 0x40(%rax,%rdx,4), %zmm3, %zmm3
+	LONG $0x4b7cf162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%rcx) {%k3}
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02975459486cf162 // vmulps 0x80(%rdi,%rdx,4), %zmm2, %zmm2
+	QUAD $0x02905458486cf162 // vaddps 0x80(%rax,%rdx,4), %zmm2, %zmm2
+	LONG $0x4c7cf162; WORD $0x5111; BYTE $0x02 // vmovups %zmm2, 0x80(%rcx) {%k4}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x487e // jle 0x24ed <k_qconv+0x24cd>
-	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	QUAD $0x01a85459486cd162 // vmulps 0x40(%r8,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x1ffa8348 // cmpq $0x1f, %rdx
-	WORD $0x427e // jle 0x2503 <k_qconv+0x24e3>
-	LONG $0x487cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx)
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02a84c594874d162 // vmulps 0x80(%r8,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a84c584874f162 // vaddps 0x80(%rax,%rbp,4), %zmm1, %zmm1
-	LONG $0x2ffa8348 // cmpq $0x2f, %rdx
-	WORD $0x3c7e // jle 0x2520 <k_qconv+0x2500>
-	LONG $0x487cf162; WORD $0x4911; BYTE $0x02 // vmovups %zmm1, 0x80(%rcx)
-	WORD $0x3aeb // jmp 0x2527 <k_qconv+0x2507>
-	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
-	QUAD $0x01a85459486cd162 // vmulps 0x40(%r8,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a85458486cf162 // vaddps 0x40(%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x4b7cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx) {%k3}
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02a84c594874d162 // vmulps 0x80(%r8,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a84c584874f162 // vaddps 0x80(%rax,%rbp,4), %zmm1, %zmm1
-	LONG $0x4c7cf162; WORD $0x4911; BYTE $0x02 // vmovups %zmm1, 0x80(%rcx) {%k4}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03a84459487cd162 // vmulps 0xc0(%r8,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03a84458487cf162 // vaddps 0xc0(%rax,%rbp,4), %zmm0, %zmm0
-	LONG $0x4d7cf162; WORD $0x4111; BYTE $0x03 // vmovups %zmm0, 0xc0(%rcx) {%k5}
-	LONG $0xfff3b7e9; BYTE $0xff // jmp 0x1900 <k_qconv+0x18e0>
-	LONG $0x4d7c7162; WORD $0x6711; BYTE $0x03 // vmovups %zmm12, 0xc0(%rdi) {%k5}
-	LONG $0x97148d4a // leaq (%rdi,%r10,4), %rdx
-	LONG $0x48fe3162; WORD $0x1c7f; BYTE $0x97 // vmovdqu64 %zmm11, (%rdi,%r10,4)
-	QUAD $0x0197547f48fe3162 // vmovdqu64 %zmm10, 0x40(%rdi,%r10,4)
-	QUAD $0x02974c7f48fe3162 // vmovdqu64 %zmm9, 0x80(%rdi,%r10,4)
+	QUAD $0x03974c594874f162 // vmulps 0xc0(%rdi,%rdx,4), %zmm1, %zmm1
+	QUAD $0x03904c584874f162 // vaddps 0xc0(%rax,%rdx,4), %zmm1, %zmm1
+	LONG $0x4d7cf162; WORD $0x4911; BYTE $0x03 // vmovups %zmm1, 0xc0(%rcx) {%k5}
+	LONG $0xfff38be9; BYTE $0xff // jmp 0x18f0 <k_qconv+0x18d0>
+	LONG $0x4d7c5162; WORD $0x6f11; BYTE $0x03 // vmovups %zmm13, 0xc0(%r15) {%k5}
+	LONG $0x97148d4b // leaq (%r15,%r10,4), %rdx
+	LONG $0x48fe1162; WORD $0x247f; BYTE $0x97 // vmovdqu64 %zmm12, (%r15,%r10,4)
+	QUAD $0x01975c7f48fe1162 // vmovdqu64 %zmm11, 0x40(%r15,%r10,4)
+	QUAD $0x0297547f48fe1162 // vmovdqu64 %zmm10, 0x80(%r15,%r10,4)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0xfffd2fe9; BYTE $0xff // jmp 0x22a4 <k_qconv+0x2284>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xfffd29e9; BYTE $0xff // jmp 0x22ba <k_qconv+0x229a>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x78478b49 // movq 0x78(%r15), %rax
 	LONG $0x60578b49 // movq 0x60(%r15), %rdx
-	LONG $0x54af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rdx
+	LONG $0x54af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rdx
 	LONG $0x68578b4d // movq 0x68(%r15), %r10
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
 	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
 	WORD $0x8b49; BYTE $0x17 // movq (%r15), %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
 	LONG $0x18578b49 // movq 0x18(%r15), %rdx
 	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
 	LONG $0x385f8b4d // movq 0x38(%r15), %r11
 	LONG $0x80878b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r8
 	LONG $0x20678b4d // movq 0x20(%r15), %r12
-	LONG $0x016b8d4c // leaq 0x1(%rbx), %r13
+	LONG $0x016d8d4c // leaq 0x1(%rbp), %r13
 	LONG $0xe8af0f4c // imulq %rax, %r13
 	QUAD $0x000000c024ac034c // addq 0xc0(%rsp), %r13
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
 	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x1beb // jmp 0x25f4 <k_qconv+0x25d4>
-	LONG $0x4a7ff162; WORD $0x007f // vmovdqu8 %zmm0, (%rax) {%k2}
-	BYTE $0x90 // nop
-	LONG $0x024b8d48 // leaq 0x2(%rbx), %rcx
+	WORD $0x23eb // jmp 0x2624 <k_qconv+0x2604>
+	LONG $0x4a7ff162; WORD $0x087f // vmovdqu8 %zmm1, (%rax) {%k2}
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x024d8d48 // leaq 0x2(%rbp), %rcx
 	LONG $0x246c034c; BYTE $0x70 // addq 0x70(%rsp), %r13
 	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
-	LONG $0xdc748f0f; WORD $0xffff // jg 0x268 <k_qconv+0x248>
+	LONG $0xdc448f0f; WORD $0xffff // jg 0x268 <k_qconv+0x248>
 	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	LONG $0x240c8948 // movq %rcx, (%rsp)
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x48fef162; WORD $0x1c6f; BYTE $0xa9 // vmovdqu64 (%rcx,%rbp,4), %zmm3
-	QUAD $0x01a9546f48fef162 // vmovdqu64 0x40(%rcx,%rbp,4), %zmm2
-	QUAD $0x02a94c6f48fef162 // vmovdqu64 0x80(%rcx,%rbp,4), %zmm1
-	QUAD $0x03a9446f48fef162 // vmovdqu64 0xc0(%rcx,%rbp,4), %zmm0
+	LONG $0x48feb162; WORD $0x246f; BYTE $0xb1 // vmovdqu64 (%rcx,%r14,4), %zmm4
+	QUAD $0x01b15c6f48feb162 // vmovdqu64 0x40(%rcx,%r14,4), %zmm3
+	QUAD $0x02b1546f48feb162 // vmovdqu64 0x80(%rcx,%r14,4), %zmm2
+	QUAD $0x03b14c6f48feb162 // vmovdqu64 0xc0(%rcx,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x00e58e0f; WORD $0x0000 // jle 0x2710 <k_qconv+0x26f0>
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x00f58e0f; WORD $0x0000 // jle 0x2750 <k_qconv+0x2730>
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	LONG $0xc8af0f48 // imulq %rax, %rcx
 	LONG $0x244c0348; BYTE $0x48 // addq 0x48(%rsp), %rcx
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x307a8b48 // movq 0x30(%rdx), %rdi
 	LONG $0x40528b48 // movq 0x40(%rdx), %rdx
 	QUAD $0x00000000950c8d4c // leaq (,%rdx,4), %r9
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
 	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
 	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
 	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
+	LONG $0x48fd7162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm8
 	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x0deb // jmp 0x267c <k_qconv+0x265c>
-	BYTE $0x90 // nop
+	WORD $0x1aeb // jmp 0x26bc <k_qconv+0x269c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
-	LONG $0x00ac840f; WORD $0x0000 // je 0x2728 <k_qconv+0x2708>
+	LONG $0x00ac840f; WORD $0x0000 // je 0x2768 <k_qconv+0x2748>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0xef7e // jle 0x2670 <k_qconv+0x2650>
+	WORD $0xef7e // jle 0x26b0 <k_qconv+0x2690>
 	LONG $0xf71c8b48 // movq (%rdi,%rsi,8), %rbx
 	LONG $0x19348d4c // leaq (%rcx,%rbx), %r14
 	LONG $0x0e048d4f // leaq (%r14,%r9), %r8
 	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
-	LONG $0x48fe7162; WORD $0x456f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm8
-	LONG $0x48fe7162; WORD $0x4d6f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm9
-	LONG $0x48fe7162; WORD $0x556f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm10
-	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0x03 // vmovdqu64 0xc0(%rbp), %zmm11
-	LONG $0x487d5262; WORD $0x2658 // vpbroadcastd (%r14), %zmm12
-	LONG $0x481dd262; WORD $0xf850 // vpdpbusd %zmm8, %zmm12, %zmm7
-	LONG $0x481dd262; WORD $0xf150 // vpdpbusd %zmm9, %zmm12, %zmm6
-	LONG $0x481dd262; WORD $0xea50 // vpdpbusd %zmm10, %zmm12, %zmm5
-	LONG $0x481dd262; WORD $0xe350 // vpdpbusd %zmm11, %zmm12, %zmm4
-	LONG $0x487d7262; WORD $0x2358 // vpbroadcastd (%rbx), %zmm12
-	LONG $0x481dd262; WORD $0xd850 // vpdpbusd %zmm8, %zmm12, %zmm3
-	LONG $0x481dd262; WORD $0xd150 // vpdpbusd %zmm9, %zmm12, %zmm2
-	LONG $0x481dd262; WORD $0xca50 // vpdpbusd %zmm10, %zmm12, %zmm1
-	LONG $0x481dd262; WORD $0xc350 // vpdpbusd %zmm11, %zmm12, %zmm0
+	LONG $0x48fe7162; WORD $0x4d6f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm9
+	LONG $0x48fe7162; WORD $0x556f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm10
+	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm11
+	LONG $0x48fe7162; WORD $0x656f; BYTE $0x03 // vmovdqu64 0xc0(%rbp), %zmm12
+	LONG $0x487d5262; WORD $0x2e58 // vpbroadcastd (%r14), %zmm13
+	LONG $0x48155262; WORD $0xc150 // vpdpbusd %zmm9, %zmm13, %zmm8
+	LONG $0x4815d262; WORD $0xfa50 // vpdpbusd %zmm10, %zmm13, %zmm7
+	LONG $0x4815d262; WORD $0xf350 // vpdpbusd %zmm11, %zmm13, %zmm6
+	LONG $0x4815d262; WORD $0xec50 // vpdpbusd %zmm12, %zmm13, %zmm5
+	LONG $0x487d7262; WORD $0x2b58 // vpbroadcastd (%rbx), %zmm13
+	LONG $0x4815d262; WORD $0xe150 // vpdpbusd %zmm9, %zmm13, %zmm4
+	LONG $0x4815d262; WORD $0xda50 // vpdpbusd %zmm10, %zmm13, %zmm3
+	LONG $0x4815d262; WORD $0xd350 // vpdpbusd %zmm11, %zmm13, %zmm2
+	LONG $0x4815d262; WORD $0xcc50 // vpdpbusd %zmm12, %zmm13, %zmm1
 	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0x00c58148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbp # imm = 0x100
 	LONG $0x04c38348 // addq $0x4, %rbx
 	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0x9472 // jb 0x2690 <k_qconv+0x2670>
-	LONG $0xffff6fe9; BYTE $0xff // jmp 0x2670 <k_qconv+0x2650>
+	WORD $0x9472 // jb 0x26d0 <k_qconv+0x26b0>
+	LONG $0xffff6fe9; BYTE $0xff // jmp 0x26b0 <k_qconv+0x2690>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
 	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
 	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
 	LONG $0x48fdf162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm7
+	LONG $0x48fd7162; WORD $0xc46f // vmovdqa64 %zmm4, %zmm8
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	LONG $0x24440348; BYTE $0x40 // addq 0x40(%rsp), %rax
 	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x0093840f; WORD $0x0000 // je 0x27d0 <k_qconv+0x27b0>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x0093840f; WORD $0x0000 // je 0x2810 <k_qconv+0x27f0>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
 	LONG $0x02f88349 // cmpq $0x2, %r8
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x0132850f; WORD $0x0000 // jne 0x2890 <k_qconv+0x2870>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x0132850f; WORD $0x0000 // jne 0x28d0 <k_qconv+0x28b0>
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x01f18e0f; WORD $0x0000 // jle 0x295e <k_qconv+0x293e>
-	LONG $0x48fef162; WORD $0x387f // vmovdqu64 %zmm7, (%rax)
+	LONG $0x01f18e0f; WORD $0x0000 // jle 0x299e <k_qconv+0x297e>
+	LONG $0x48fe7162; WORD $0x007f // vmovdqu64 %zmm8, (%rax)
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	LONG $0x01e7860f; WORD $0x0000 // jbe 0x2964 <k_qconv+0x2944>
-	LONG $0x48fef162; WORD $0x707f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rax)
+	LONG $0x01e7860f; WORD $0x0000 // jbe 0x29a4 <k_qconv+0x2984>
+	LONG $0x48fef162; WORD $0x787f; BYTE $0x01 // vmovdqu64 %zmm7, 0x40(%rax)
 	WORD $0x01b1 // movb $0x1, %cl
 	LONG $0x30fe8348 // cmpq $0x30, %rsi
-	LONG $0x01ef820f; WORD $0x0000 // jb 0x297f <k_qconv+0x295f>
-	LONG $0x48fef162; WORD $0x687f; BYTE $0x02 // vmovdqu64 %zmm5, 0x80(%rax)
+	LONG $0x01ef820f; WORD $0x0000 // jb 0x29bf <k_qconv+0x299f>
+	LONG $0x48fef162; WORD $0x707f; BYTE $0x02 // vmovdqu64 %zmm6, 0x80(%rax)
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	LONG $0x0431820f; WORD $0x0000 // jb 0x2bd2 <k_qconv+0x2bb2>
-	LONG $0x48fef162; WORD $0x607f; BYTE $0x03 // vmovdqu64 %zmm4, 0xc0(%rax)
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x90 // vmovdqu64 %zmm3, (%rax,%r10,4)
-	QUAD $0x0190547f48feb162 // vmovdqu64 %zmm2, 0x40(%rax,%r10,4)
-	QUAD $0x02904c7f48feb162 // vmovdqu64 %zmm1, 0x80(%rax,%r10,4)
-	QUAD $0x0390447f48feb162 // vmovdqu64 %zmm0, 0xc0(%rax,%r10,4)
-	LONG $0xfffe14e9; BYTE $0xff // jmp 0x25e0 <k_qconv+0x25c0>
+	LONG $0x0431820f; WORD $0x0000 // jb 0x2c12 <k_qconv+0x2bf2>
+	LONG $0x48fef162; WORD $0x687f; BYTE $0x03 // vmovdqu64 %zmm5, 0xc0(%rax)
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x90 // vmovdqu64 %zmm4, (%rax,%r10,4)
+	QUAD $0x01905c7f48feb162 // vmovdqu64 %zmm3, 0x40(%rax,%r10,4)
+	QUAD $0x0290547f48feb162 // vmovdqu64 %zmm2, 0x80(%rax,%r10,4)
+	QUAD $0x03904c7f48feb162 // vmovdqu64 %zmm1, 0xc0(%rax,%r10,4)
+	LONG $0xfffe04e9; BYTE $0xff // jmp 0x2610 <k_qconv+0x25f0>
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	LONG $0x24440348; BYTE $0x30 // addq 0x30(%rsp), %rax
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487d7262; WORD $0x5179; BYTE $0x44 // vpbroadcastw 0x88(%rcx), %zmm10
-	QUAD $0x008c8178487d7262; WORD $0x0000 // vpbroadcastb 0x8c(%rcx), %zmm8
-	QUAD $0x00908978487d7262; WORD $0x0000 // vpbroadcastb 0x90(%rcx), %zmm9
+	LONG $0x487d7262; WORD $0x5979; BYTE $0x44 // vpbroadcastw 0x88(%rcx), %zmm11
+	QUAD $0x008c8978487d7262; WORD $0x0000 // vpbroadcastb 0x8c(%rcx), %zmm9
+	QUAD $0x00909178487d7262; WORD $0x0000 // vpbroadcastb 0x90(%rcx), %zmm10
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xac // vmulps (%r12,%rbp,4), %zmm7, %zmm7
+	QUAD $0x01b47c5948449162 // vmulps 0x40(%r12,%r14,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01ac7459484cd162 // vmulps 0x40(%r12,%rbp,4), %zmm6, %zmm6
+	QUAD $0x02b47459484c9162 // vmulps 0x80(%r12,%r14,4), %zmm6, %zmm6
 	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x4845f162; WORD $0xf66b // vpackssdw %zmm6, %zmm7, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02ac6c594854d162 // vmulps 0x80(%r12,%rbp,4), %zmm5, %zmm5
+	QUAD $0x03b46c5948549162 // vmulps 0xc0(%r12,%r14,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x03ac6459485cd162 // vmulps 0xc0(%r12,%rbp,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe46b // vpackssdw %zmm4, %zmm5, %zmm4
-	LONG $0x484dd162; WORD $0xeaed // vpaddsw %zmm10, %zmm6, %zmm5
-	LONG $0x485dd162; WORD $0xe2ed // vpaddsw %zmm10, %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xe467 // vpackuswb %zmm4, %zmm5, %zmm4
-	LONG $0x485dd162; WORD $0xe0de // vpmaxub %zmm8, %zmm4, %zmm4
-	LONG $0x485dd162; WORD $0xe1da // vpminub %zmm9, %zmm4, %zmm4
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
+	LONG $0x4845d162; WORD $0xf3ed // vpaddsw %zmm11, %zmm7, %zmm6
+	LONG $0x4855d162; WORD $0xebed // vpaddsw %zmm11, %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed67 // vpackuswb %zmm5, %zmm6, %zmm5
+	LONG $0x4855d162; WORD $0xe9de // vpmaxub %zmm9, %zmm5, %zmm5
+	LONG $0x4855d162; WORD $0xeada // vpminub %zmm10, %zmm5, %zmm5
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x3ff98348 // cmpq $0x3f, %rcx
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	WORD $0x407e // jle 0x28c2 <k_qconv+0x28a2>
-	LONG $0x48fef162; WORD $0x207f // vmovdqu64 %zmm4, (%rax)
-	WORD $0x3eeb // jmp 0x28c8 <k_qconv+0x28a8>
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x407e // jle 0x2902 <k_qconv+0x28e2>
+	LONG $0x48fef162; WORD $0x287f // vmovdqu64 %zmm5, (%rax)
+	WORD $0x3eeb // jmp 0x2908 <k_qconv+0x28e8>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xac // vmulps (%r12,%rbp,4), %zmm7, %zmm7
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm8, %zmm8
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
 	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm7, %zmm7
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm8, %zmm8
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x01108e0f; WORD $0x0000 // jle 0x29c7 <k_qconv+0x29a7>
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	LONG $0x00010be9; BYTE $0x00 // jmp 0x29cd <k_qconv+0x29ad>
-	LONG $0x4a7ff162; WORD $0x207f // vmovdqu8 %zmm4, (%rax) {%k2}
+	LONG $0x01108e0f; WORD $0x0000 // jle 0x2a07 <k_qconv+0x29e7>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	LONG $0x00010be9; BYTE $0x00 // jmp 0x2a0d <k_qconv+0x29ed>
+	LONG $0x4a7ff162; WORD $0x287f // vmovdqu8 %zmm5, (%rax) {%k2}
 	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xac // vmulps (%r12,%rbp,4), %zmm3, %zmm3
+	QUAD $0x01b45c5948649162 // vmulps 0x40(%r12,%r14,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01ac5459486cd162 // vmulps 0x40(%r12,%rbp,4), %zmm2, %zmm2
+	QUAD $0x02b45459486c9162 // vmulps 0x80(%r12,%r14,4), %zmm2, %zmm2
 	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x4865f162; WORD $0xd26b // vpackssdw %zmm2, %zmm3, %zmm2
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02ac4c594874d162 // vmulps 0x80(%r12,%rbp,4), %zmm1, %zmm1
+	QUAD $0x03b44c5948749162 // vmulps 0xc0(%r12,%r14,4), %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03ac4459487cd162 // vmulps 0xc0(%r12,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x4875f162; WORD $0xc06b // vpackssdw %zmm0, %zmm1, %zmm0
-	LONG $0x486dd162; WORD $0xcaed // vpaddsw %zmm10, %zmm2, %zmm1
-	LONG $0x487dd162; WORD $0xc2ed // vpaddsw %zmm10, %zmm0, %zmm0
-	LONG $0x4875f162; WORD $0xc067 // vpackuswb %zmm0, %zmm1, %zmm0
-	LONG $0x487dd162; WORD $0xc0de // vpmaxub %zmm8, %zmm0, %zmm0
-	LONG $0x487dd162; WORD $0xc1da // vpminub %zmm9, %zmm0, %zmm0
+	LONG $0x486df162; WORD $0xc96b // vpackssdw %zmm1, %zmm2, %zmm1
+	LONG $0x4865d162; WORD $0xd3ed // vpaddsw %zmm11, %zmm3, %zmm2
+	LONG $0x4875d162; WORD $0xcbed // vpaddsw %zmm11, %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xc967 // vpackuswb %zmm1, %zmm2, %zmm1
+	LONG $0x4875d162; WORD $0xc9de // vpmaxub %zmm9, %zmm1, %zmm1
+	LONG $0x4875d162; WORD $0xcada // vpminub %zmm10, %zmm1, %zmm1
 	LONG $0x3ff98348 // cmpq $0x3f, %rcx
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0xfc868e0f; WORD $0xffff // jle 0x25d9 <k_qconv+0x25b9>
-	LONG $0x48fef162; WORD $0x007f // vmovdqu64 %zmm0, (%rax)
-	LONG $0xfffc82e9; BYTE $0xff // jmp 0x25e0 <k_qconv+0x25c0>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xfa92fbc5 // kmovd %edx, %k7
-	LONG $0x4f7cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax) {%k7}
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x4c7cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax) {%k4}
-	LONG $0x4d7cf162; WORD $0x6011; BYTE $0x03 // vmovups %zmm4, 0xc0(%rax) {%k5}
-	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
-	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x01a08e0f; WORD $0x0000 // jle 0x2b3b <k_qconv+0x2b1b>
-	LONG $0x48fef162; WORD $0x1a7f // vmovdqu64 %zmm3, (%rdx)
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0x01a0850f; WORD $0x0000 // jne 0x2b49 <k_qconv+0x2b29>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xfe92fbc5 // kmovd %esi, %k7
-	LONG $0x4f7cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx) {%k7}
-	LONG $0x000189e9; BYTE $0x00 // jmp 0x2b50 <k_qconv+0x2b30>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01ac7459484cd162 // vmulps 0x40(%r12,%rbp,4), %zmm6, %zmm6
-	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	QUAD $0x01a97458484cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm6, %zmm6
-	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	WORD $0x087e // jle 0x29f5 <k_qconv+0x29d5>
-	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
-	WORD $0x06eb // jmp 0x29fb <k_qconv+0x29db>
-	LONG $0x4b7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k3}
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x02ac6c594854d162 // vmulps 0x80(%r12,%rbp,4), %zmm5, %zmm5
-	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
-	QUAD $0x02a96c584854f162 // vaddps 0x80(%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0x2ffe8348 // cmpq $0x2f, %rsi
-	WORD $0x087e // jle 0x2a26 <k_qconv+0x2a06>
-	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
-	WORD $0x06eb // jmp 0x2a2c <k_qconv+0x2a0c>
-	LONG $0x4c7cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k4}
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x03ac6459485cd162 // vmulps 0xc0(%r12,%rbp,4), %zmm4, %zmm4
-	QUAD $0x03a96458485cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x3ffe8348 // cmpq $0x3f, %rsi
-	WORD $0x767e // jle 0x2acf <k_qconv+0x2aaf>
-	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xac // vmulps (%r12,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01ac5459486cd162 // vmulps 0x40(%r12,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax)
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02ac4c594874d162 // vmulps 0x80(%r12,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a94c584874f162 // vaddps 0x80(%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%rax)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03ac4459487cd162 // vmulps 0xc0(%r12,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03a94458487cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x4011; BYTE $0x03 // vmovups %zmm0, 0xc0(%rax)
-	LONG $0xfffb11e9; BYTE $0xff // jmp 0x25e0 <k_qconv+0x25c0>
-	LONG $0x4d7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k5}
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xac // vmulps (%r12,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x00838e0f; WORD $0x0000 // jle 0x2b76 <k_qconv+0x2b56>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	QUAD $0x01ac5459486cd162 // vmulps 0x40(%r12,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	WORD $0x7d7e // jle 0x2b8c <k_qconv+0x2b6c>
-	LONG $0x487cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax)
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02ac4c594874d162 // vmulps 0x80(%r12,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a94c584874f162 // vaddps 0x80(%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x2ffe8348 // cmpq $0x2f, %rsi
-	WORD $0x777e // jle 0x2ba9 <k_qconv+0x2b89>
-	LONG $0x487cf162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%rax)
-	WORD $0x75eb // jmp 0x2bb0 <k_qconv+0x2b90>
-	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
-	WORD $0xc984 // testb %cl, %cl
-	LONG $0xfe60840f; WORD $0xffff // je 0x29a9 <k_qconv+0x2989>
-	LONG $0x48fef162; WORD $0x527f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%rdx)
-	LONG $0x4c7cf162; WORD $0x4a11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdx) {%k4}
+	LONG $0xfc6e8e0f; WORD $0xffff // jle 0x2601 <k_qconv+0x25e1>
+	LONG $0x48fef162; WORD $0x087f // vmovdqu64 %zmm1, (%rax)
+	LONG $0xfffc72e9; BYTE $0xff // jmp 0x2610 <k_qconv+0x25f0>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xfa92fbc5 // kmovd %edx, %k7
-	QUAD $0x039044114f7cb162 // vmovups %zmm0, 0xc0(%rax,%r10,4) {%k7}
-	LONG $0xfffa6ae9; BYTE $0xff // jmp 0x25e0 <k_qconv+0x25c0>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	QUAD $0x01ac5459486cd162 // vmulps 0x40(%r12,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x4b7cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax) {%k3}
+	LONG $0x4f7cf162; WORD $0x7811; BYTE $0x01 // vmovups %zmm7, 0x40(%rax) {%k7}
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x4c7cf162; WORD $0x7011; BYTE $0x02 // vmovups %zmm6, 0x80(%rax) {%k4}
+	LONG $0x4d7cf162; WORD $0x6811; BYTE $0x03 // vmovups %zmm5, 0xc0(%rax) {%k5}
+	LONG $0x90148d4a // leaq (%rax,%r10,4), %rdx
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	LONG $0x01a08e0f; WORD $0x0000 // jle 0x2b7b <k_qconv+0x2b5b>
+	LONG $0x48fef162; WORD $0x227f // vmovdqu64 %zmm4, (%rdx)
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x01a0850f; WORD $0x0000 // jne 0x2b89 <k_qconv+0x2b69>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xfe92fbc5 // kmovd %esi, %k7
+	LONG $0x4f7cf162; WORD $0x5a11; BYTE $0x01 // vmovups %zmm3, 0x40(%rdx) {%k7}
+	LONG $0x000189e9; BYTE $0x00 // jmp 0x2b90 <k_qconv+0x2b70>
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01b47c5948449162 // vmulps 0x40(%r12,%r14,4), %zmm7, %zmm7
+	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
+	QUAD $0x01b17c584844b162 // vaddps 0x40(%rcx,%r14,4), %zmm7, %zmm7
+	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
+	WORD $0x087e // jle 0x2a35 <k_qconv+0x2a15>
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	WORD $0x06eb // jmp 0x2a3b <k_qconv+0x2a1b>
+	LONG $0x4b7cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k3}
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	QUAD $0x02b47459484c9162 // vmulps 0x80(%r12,%r14,4), %zmm6, %zmm6
+	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
+	QUAD $0x02b17458484cb162 // vaddps 0x80(%rcx,%r14,4), %zmm6, %zmm6
+	LONG $0x2ffe8348 // cmpq $0x2f, %rsi
+	WORD $0x087e // jle 0x2a66 <k_qconv+0x2a46>
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	WORD $0x06eb // jmp 0x2a6c <k_qconv+0x2a4c>
+	LONG $0x4c7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k4}
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x03b46c5948549162 // vmulps 0xc0(%r12,%r14,4), %zmm5, %zmm5
+	QUAD $0x03b16c584854b162 // vaddps 0xc0(%rcx,%r14,4), %zmm5, %zmm5
+	LONG $0xc0908d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdx
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x3ffe8348 // cmpq $0x3f, %rsi
+	WORD $0x767e // jle 0x2b0f <k_qconv+0x2aef>
+	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01b45c5948649162 // vmulps 0x40(%r12,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864b162 // vaddps 0x40(%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02b45459486c9162 // vmulps 0x80(%r12,%r14,4), %zmm2, %zmm2
+	QUAD $0x02b15458486cb162 // vaddps 0x80(%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x02ac4c594874d162 // vmulps 0x80(%r12,%rbp,4), %zmm1, %zmm1
-	QUAD $0x02a94c584874f162 // vaddps 0x80(%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x4c7cf162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%rax) {%k4}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x03ac4459487cd162 // vmulps 0xc0(%r12,%rbp,4), %zmm0, %zmm0
-	QUAD $0x03a94458487cf162 // vaddps 0xc0(%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x4d7cf162; WORD $0x4011; BYTE $0x03 // vmovups %zmm0, 0xc0(%rax) {%k5}
-	LONG $0xfffa0ee9; BYTE $0xff // jmp 0x25e0 <k_qconv+0x25c0>
-	LONG $0x4d7cf162; WORD $0x6011; BYTE $0x03 // vmovups %zmm4, 0xc0(%rax) {%k5}
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x90 // vmovdqu64 %zmm3, (%rax,%r10,4)
-	QUAD $0x0190547f48feb162 // vmovdqu64 %zmm2, 0x40(%rax,%r10,4)
-	QUAD $0x02904c7f48feb162 // vmovdqu64 %zmm1, 0x80(%rax,%r10,4)
-	LONG $0xffff62e9; BYTE $0xff // jmp 0x2b57 <k_qconv+0x2b37>
-	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	QUAD $0x03b44c5948749162 // vmulps 0xc0(%r12,%r14,4), %zmm1, %zmm1
+	QUAD $0x03b14c584874b162 // vaddps 0xc0(%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x03 // vmovups %zmm1, 0xc0(%rax)
+	LONG $0xfffb01e9; BYTE $0xff // jmp 0x2610 <k_qconv+0x25f0>
+	LONG $0x4d7cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k5}
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	LONG $0x00838e0f; WORD $0x0000 // jle 0x2bb6 <k_qconv+0x2b96>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	QUAD $0x01b45c5948649162 // vmulps 0x40(%r12,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864b162 // vaddps 0x40(%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
+	WORD $0x7d7e // jle 0x2bcc <k_qconv+0x2bac>
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax)
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02b45459486c9162 // vmulps 0x80(%r12,%r14,4), %zmm2, %zmm2
+	QUAD $0x02b15458486cb162 // vaddps 0x80(%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x2ffe8348 // cmpq $0x2f, %rsi
+	WORD $0x777e // jle 0x2be9 <k_qconv+0x2bc9>
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax)
+	WORD $0x75eb // jmp 0x2bf0 <k_qconv+0x2bd0>
+	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfe60840f; WORD $0xffff // je 0x29e9 <k_qconv+0x29c9>
+	LONG $0x48fef162; WORD $0x5a7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdx)
+	LONG $0x4c7cf162; WORD $0x5211; BYTE $0x02 // vmovups %zmm2, 0x80(%rdx) {%k4}
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xfa92fbc5 // kmovd %edx, %k7
+	QUAD $0x03904c114f7cb162 // vmovups %zmm1, 0xc0(%rax,%r10,4) {%k7}
+	LONG $0xfffa5ae9; BYTE $0xff // jmp 0x2610 <k_qconv+0x25f0>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	QUAD $0x01b45c5948649162 // vmulps 0x40(%r12,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864b162 // vaddps 0x40(%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x4b7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k3}
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x02b45459486c9162 // vmulps 0x80(%r12,%r14,4), %zmm2, %zmm2
+	QUAD $0x02b15458486cb162 // vaddps 0x80(%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x4c7cf162; WORD $0x5011; BYTE $0x02 // vmovups %zmm2, 0x80(%rax) {%k4}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x03b44c5948749162 // vmulps 0xc0(%r12,%r14,4), %zmm1, %zmm1
+	QUAD $0x03b14c584874b162 // vaddps 0xc0(%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x4d7cf162; WORD $0x4811; BYTE $0x03 // vmovups %zmm1, 0xc0(%rax) {%k5}
+	LONG $0xfff9fee9; BYTE $0xff // jmp 0x2610 <k_qconv+0x25f0>
+	LONG $0x4d7cf162; WORD $0x6811; BYTE $0x03 // vmovups %zmm5, 0xc0(%rax) {%k5}
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x90 // vmovdqu64 %zmm4, (%rax,%r10,4)
+	QUAD $0x01905c7f48feb162 // vmovdqu64 %zmm3, 0x40(%rax,%r10,4)
+	QUAD $0x0290547f48feb162 // vmovdqu64 %zmm2, 0x80(%rax,%r10,4)
+	LONG $0xffff62e9; BYTE $0xff // jmp 0x2b97 <k_qconv+0x2b77>
+	LONG $0xf04d8d48 // leaq -0x10(%rbp), %rcx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xd092fbc5 // kmovd %eax, %k2
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe989 // movl %ebp, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
-	LONG $0xe04e8d48 // leaq -0x20(%rsi), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0xe04d8d48 // leaq -0x20(%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	WORD $0xd0f7 // notl %eax
-	WORD $0x4e8d; BYTE $0xf0 // leal -0x10(%rsi), %ecx
+	WORD $0x4d8d; BYTE $0xf0 // leal -0x10(%rbp), %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0xd892fbc5 // kmovd %eax, %k3
 	WORD $0xd2f7 // notl %edx
-	LONG $0x98249489; WORD $0x0000; BYTE $0x00 // movl %edx, 0x98(%rsp)
+	LONG $0xa0249489; WORD $0x0000; BYTE $0x00 // movl %edx, 0xa0(%rsp)
 	LONG $0xe292fbc5 // kmovd %edx, %k4
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe989 // movl %ebp, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
-	LONG $0xb8248489; WORD $0x0000; BYTE $0x00 // movl %eax, 0xb8(%rsp)
+	LONG $0x88248489; WORD $0x0000; BYTE $0x00 // movl %eax, 0x88(%rsp)
 	LONG $0xe892fbc5 // kmovd %eax, %k5
-	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
 	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	WORD $0x29eb // jmp 0x2c96 <k_qconv+0x2c76>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	QUAD $0x000000a824840148 // addq %rax, 0xa8(%rsp)
-	QUAD $0x000000b0249c3b4c // cmpq 0xb0(%rsp), %r11
-	LONG $0xd3ea840f; WORD $0xffff // je 0x80 <k_qconv+0x60>
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	QUAD $0x0000009024840348 // addq 0x90(%rsp), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x2deb // jmp 0x2cd1 <k_qconv+0x2cb1>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	QUAD $0x000000a824b40148 // addq %rsi, 0xa8(%rsp)
+	QUAD $0x000000b024843b48 // cmpq 0xb0(%rsp), %rax
+	LONG $0xd3bf840f; WORD $0xffff // je 0x90 <k_qconv+0x70>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	QUAD $0x0000009824b40348 // addq 0x98(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
 	LONG $0x247c8348; WORD $0x0450 // cmpq $0x4, 0x50(%rsp)
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	LONG $0x03888d0f; WORD $0x0000 // jge 0x3040 <k_qconv+0x3020>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x039d8d0f; WORD $0x0000 // jge 0x3090 <k_qconv+0x3070>
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	LONG $0x02c98348 // orq $0x2, %rcx
 	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
-	LONG $0x0fa38e0f; WORD $0x0000 // jle 0x3c70 <k_qconv+0x3c50>
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24743b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r14
-	WORD $0x977d // jge 0x2c70 <k_qconv+0x2c50>
-	LONG $0x78478b49 // movq 0x78(%r15), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x0f998e0f; WORD $0x0000 // jle 0x3ca0 <k_qconv+0x3c80>
+	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	WORD $0x9d7d // jge 0x2cb0 <k_qconv+0x2c90>
+	LONG $0x784f8b49 // movq 0x78(%r15), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x604f8b49 // movq 0x60(%r15), %rcx
-	LONG $0x4caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
 	LONG $0x68578b49 // movq 0x68(%r15), %rdx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	WORD $0x8b49; BYTE $0x37 // movq (%r15), %rsi
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x18478b4d // movq 0x18(%r15), %r8
 	LONG $0x38578b4d // movq 0x38(%r15), %r10
 	LONG $0x809f8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r11
-	WORD $0x22eb // jmp 0x2d28 <k_qconv+0x2d08>
-	LONG $0x497cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k1}
-	LONG $0x4c7cf162; WORD $0x4f11; BYTE $0x01 // vmovups %zmm1, 0x40(%rdi) {%k4}
-	LONG $0x4d7cf162; WORD $0x4711; BYTE $0x02 // vmovups %zmm0, 0x80(%rdi) {%k5}
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0x24743b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r14
-	LONG $0xff48840f; WORD $0xffff // je 0x2c70 <k_qconv+0x2c50>
-	LONG $0x48fed162; WORD $0x146f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm2
-	QUAD $0x01a84c6f48fed162 // vmovdqu64 0x40(%r8,%rbp,4), %zmm1
-	QUAD $0x02a8446f48fed162 // vmovdqu64 0x80(%r8,%rbp,4), %zmm0
+	WORD $0x27eb // jmp 0x2d6a <k_qconv+0x2d4a>
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x4c7cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi) {%k4}
+	LONG $0x4d7cf162; WORD $0x4f11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdi) {%k5}
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
+	LONG $0xff46840f; WORD $0xffff // je 0x2cb0 <k_qconv+0x2c90>
+	LONG $0x48fe9162; WORD $0x1c6f; BYTE $0xb0 // vmovdqu64 (%r8,%r14,4), %zmm3
+	QUAD $0x01b0546f48fe9162 // vmovdqu64 0x40(%r8,%r14,4), %zmm2
+	QUAD $0x02b04c6f48fe9162 // vmovdqu64 0x80(%r8,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x00888e0f; WORD $0x0000 // jle 0x2dd0 <k_qconv+0x2db0>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xfeaf0f49 // imulq %r14, %rdi
-	LONG $0x247c0348; BYTE $0x40 // addq 0x40(%rsp), %rdi
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x30488b4c // movq 0x30(%rax), %r9
-	LONG $0x40588b48 // movq 0x40(%rax), %rbx
+	LONG $0x00868e0f; WORD $0x0000 // jle 0x2e10 <k_qconv+0x2df0>
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x247c0348; BYTE $0x38 // addq 0x38(%rsp), %rdi
+	LONG $0x304f8b4d // movq 0x30(%r15), %r9
+	LONG $0x405f8b49 // movq 0x40(%r15), %rbx
 	QUAD $0x000000009d348d4c // leaq (,%rbx,4), %r14
 	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x11eb // jmp 0x2d88 <k_qconv+0x2d68>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x13eb // jmp 0x2dc8 <k_qconv+0x2da8>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
-	WORD $0x4b74 // je 0x2dd3 <k_qconv+0x2db3>
+	WORD $0x4b74 // je 0x2e13 <k_qconv+0x2df3>
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xf37e // jle 0x2d80 <k_qconv+0x2d60>
+	WORD $0xf37e // jle 0x2dc0 <k_qconv+0x2da0>
 	LONG $0xe92c8b4b // movq (%r9,%r13,8), %rbp
 	WORD $0x0148; BYTE $0xfd // addq %rdi, %rbp
 	LONG $0x2e048d49 // leaq (%r14,%rbp), %rax
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487df262; WORD $0x5d58; BYTE $0x00 // vpbroadcastd (%rbp), %zmm3
-	LONG $0x4865d262; WORD $0x1450; BYTE $0x24 // vpdpbusd (%r12), %zmm3, %zmm2
-	QUAD $0x01244c504865d262 // vpdpbusd 0x40(%r12), %zmm3, %zmm1
-	QUAD $0x022444504865d262 // vpdpbusd 0x80(%r12), %zmm3, %zmm0
+	LONG $0x487df262; WORD $0x6558; BYTE $0x00 // vpbroadcastd (%rbp), %zmm4
+	LONG $0x485dd262; WORD $0x1c50; BYTE $0x24 // vpdpbusd (%r12), %zmm4, %zmm3
+	QUAD $0x01245450485dd262 // vpdpbusd 0x40(%r12), %zmm4, %zmm2
+	QUAD $0x02244c50485dd262 // vpdpbusd 0x80(%r12), %zmm4, %zmm1
 	LONG $0x04c58348 // addq $0x4, %rbp
 	LONG $0xc0c48149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r12
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	WORD $0xd272 // jb 0x2da0 <k_qconv+0x2d80>
-	WORD $0xb0eb // jmp 0x2d80 <k_qconv+0x2d60>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	WORD $0xd272 // jb 0x2de0 <k_qconv+0x2dc0>
+	WORD $0xb0eb // jmp 0x2dc0 <k_qconv+0x2da0>
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	LONG $0xffaf0f49 // imulq %r15, %rdi
+	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x5b74 // je 0x2e40 <k_qconv+0x2e20>
-	LONG $0xbe3c8d48 // leaq (%rsi,%rdi,4), %rdi
+	WORD $0x5b74 // je 0x2e80 <k_qconv+0x2e60>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
 	LONG $0x02fb8349 // cmpq $0x2, %r11
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x011e850f; WORD $0x0000 // jne 0x2f20 <k_qconv+0x2f00>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x011f850f; WORD $0x0000 // jne 0x2f60 <k_qconv+0x2f40>
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	LONG $0xfefa8e0f; WORD $0xffff // jle 0x2d06 <k_qconv+0x2ce6>
-	LONG $0x48fef162; WORD $0x177f // vmovdqu64 %zmm2, (%rdi)
+	LONG $0xfef88e0f; WORD $0xffff // jle 0x2d43 <k_qconv+0x2d23>
+	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	LONG $0xfef0860f; WORD $0xffff // jbe 0x2d0c <k_qconv+0x2cec>
-	LONG $0x48fef162; WORD $0x4f7f; BYTE $0x01 // vmovdqu64 %zmm1, 0x40(%rdi)
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0xfeee860f; WORD $0xffff // jbe 0x2d4e <k_qconv+0x2d2e>
+	LONG $0x48fef162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%rdi)
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	LONG $0xfee6860f; WORD $0xffff // jbe 0x2d13 <k_qconv+0x2cf3>
-	LONG $0x48fef162; WORD $0x477f; BYTE $0x02 // vmovdqu64 %zmm0, 0x80(%rdi)
-	LONG $0xfffee1e9; BYTE $0xff // jmp 0x2d1a <k_qconv+0x2cfa>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0xfee4860f; WORD $0xffff // jbe 0x2d55 <k_qconv+0x2d35>
+	LONG $0x48fef162; WORD $0x4f7f; BYTE $0x02 // vmovdqu64 %zmm1, 0x80(%rdi)
+	LONG $0xfffedfe9; BYTE $0xff // jmp 0x2d5c <k_qconv+0x2d3c>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x20478b49 // movq 0x20(%r15), %rax
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x4864b162; WORD $0x1c59; BYTE $0xb0 // vmulps (%rax,%r14,4), %zmm3, %zmm3
+	LONG $0x243c0348 // addq (%rsp), %rdi
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x486cf162; WORD $0x1459; BYTE $0xa8 // vmulps (%rax,%rbp,4), %zmm2, %zmm2
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	QUAD $0x01b05459486cb162 // vmulps 0x40(%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xf35b // vcvtps2dq %zmm3, %zmm6
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x01a84c594874f162 // vmulps 0x40(%rax,%rbp,4), %zmm1, %zmm1
+	QUAD $0x02b04c594874b162 // vmulps 0x80(%rax,%r14,4), %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xea5b // vcvtps2dq %zmm2, %zmm5
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x02a84459487cf162 // vmulps 0x80(%rax,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xe15b // vcvtps2dq %zmm1, %zmm4
-	LONG $0x487df162; WORD $0xc85b // vcvtps2dq %zmm0, %zmm1
-	LONG $0x487dd262; WORD $0x5f58; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm3
-	LONG $0x487dd262; WORD $0x5758; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm2
-	LONG $0x487dd262; WORD $0x4758; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm0
-	LONG $0x4865f162; WORD $0xedfe // vpaddd %zmm5, %zmm3, %zmm5
-	LONG $0x4855f262; WORD $0xea3d // vpmaxsd %zmm2, %zmm5, %zmm5
-	LONG $0x4855f262; WORD $0xe839 // vpminsd %zmm0, %zmm5, %zmm5
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x487df162; WORD $0xd15b // vcvtps2dq %zmm1, %zmm2
+	LONG $0x487dd262; WORD $0x6758; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm4
+	LONG $0x487dd262; WORD $0x5f58; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm3
+	LONG $0x487dd262; WORD $0x4f58; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm1
+	LONG $0x485df162; WORD $0xf6fe // vpaddd %zmm6, %zmm4, %zmm6
+	LONG $0x484df262; WORD $0xf33d // vpmaxsd %zmm3, %zmm6, %zmm6
+	LONG $0x484df262; WORD $0xf139 // vpminsd %zmm1, %zmm6, %zmm6
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x0ff98349 // cmpq $0xf, %r9
-	LONG $0x00d58e0f; WORD $0x0000 // jle 0x2f97 <k_qconv+0x2f77>
-	LONG $0x487ef262; WORD $0x2f31 // vpmovdb %zmm5, (%rdi)
-	LONG $0x4865f162; WORD $0xe4fe // vpaddd %zmm4, %zmm3, %zmm4
-	LONG $0x485df262; WORD $0xe23d // vpmaxsd %zmm2, %zmm4, %zmm4
-	LONG $0x485df262; WORD $0xe039 // vpminsd %zmm0, %zmm4, %zmm4
+	LONG $0x00d58e0f; WORD $0x0000 // jle 0x2fd3 <k_qconv+0x2fb3>
+	LONG $0x487ef262; WORD $0x3731 // vpmovdb %zmm6, (%rdi)
+	LONG $0x485df162; WORD $0xedfe // vpaddd %zmm5, %zmm4, %zmm5
+	LONG $0x4855f262; WORD $0xeb3d // vpmaxsd %zmm3, %zmm5, %zmm5
+	LONG $0x4855f262; WORD $0xe939 // vpminsd %zmm1, %zmm5, %zmm5
 	LONG $0x1ff98349 // cmpq $0x1f, %r9
-	LONG $0x0111860f; WORD $0x0000 // jbe 0x2ff5 <k_qconv+0x2fd5>
+	LONG $0x0116860f; WORD $0x0000 // jbe 0x3036 <k_qconv+0x3016>
 	LONG $0x20478d48 // leaq 0x20(%rdi), %rax
-	LONG $0x487ef262; WORD $0x6731; BYTE $0x01 // vpmovdb %zmm4, 0x10(%rdi)
-	LONG $0x4865f162; WORD $0xc9fe // vpaddd %zmm1, %zmm3, %zmm1
-	LONG $0x4875f262; WORD $0xca3d // vpmaxsd %zmm2, %zmm1, %zmm1
-	LONG $0x4875f262; WORD $0xc039 // vpminsd %zmm0, %zmm1, %zmm0
+	LONG $0x487ef262; WORD $0x6f31; BYTE $0x01 // vpmovdb %zmm5, 0x10(%rdi)
+	LONG $0x485df162; WORD $0xd2fe // vpaddd %zmm2, %zmm4, %zmm2
+	LONG $0x486df262; WORD $0xd33d // vpmaxsd %zmm3, %zmm2, %zmm2
+	LONG $0x486df262; WORD $0xc939 // vpminsd %zmm1, %zmm2, %zmm1
 	LONG $0x2ff98349 // cmpq $0x2f, %r9
-	LONG $0x011a860f; WORD $0x0000 // jbe 0x3025 <k_qconv+0x3005>
-	LONG $0x487ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax)
-	LONG $0xfffe04e9; BYTE $0xff // jmp 0x2d1a <k_qconv+0x2cfa>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x011f860f; WORD $0x0000 // jbe 0x3066 <k_qconv+0x3046>
+	LONG $0x487ef262; WORD $0x0831 // vpmovdb %zmm1, (%rax)
+	LONG $0x000125e9; BYTE $0x00 // jmp 0x3077 <k_qconv+0x3057>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x204f8b4d // movq 0x20(%r15), %r9
 	LONG $0x28478b49 // movq 0x28(%r15), %rax
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm3, %zmm3
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x757e // jle 0x2fbd <k_qconv+0x2f9d>
-	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
-	QUAD $0x01a94c594874d162 // vmulps 0x40(%r9,%rbp,4), %zmm1, %zmm1
-	QUAD $0x01a84c584874f162 // vaddps 0x40(%rax,%rbp,4), %zmm1, %zmm1
+	WORD $0x717e // jle 0x2ff9 <k_qconv+0x2fd9>
+	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
+	QUAD $0x01b15459486c9162 // vmulps 0x40(%r9,%r14,4), %zmm2, %zmm2
+	QUAD $0x01b05458486cb162 // vaddps 0x40(%rax,%r14,4), %zmm2, %zmm2
 	LONG $0x1ffb8348 // cmpq $0x1f, %rbx
-	WORD $0x6f76 // jbe 0x2fd3 <k_qconv+0x2fb3>
-	LONG $0x487cf162; WORD $0x4f11; BYTE $0x01 // vmovups %zmm1, 0x40(%rdi)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x02a94459487cd162 // vmulps 0x80(%r9,%rbp,4), %zmm0, %zmm0
-	QUAD $0x02a84458487cf162 // vaddps 0x80(%rax,%rbp,4), %zmm0, %zmm0
+	WORD $0x6b76 // jbe 0x300f <k_qconv+0x2fef>
+	LONG $0x487cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi)
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x02b14c5948749162 // vmulps 0x80(%r9,%r14,4), %zmm1, %zmm1
+	QUAD $0x02b04c584874b162 // vaddps 0x80(%rax,%r14,4), %zmm1, %zmm1
 	LONG $0x2ffb8348 // cmpq $0x2f, %rbx
-	LONG $0xfd88860f; WORD $0xffff // jbe 0x2d13 <k_qconv+0x2cf3>
-	LONG $0x487cf162; WORD $0x4711; BYTE $0x02 // vmovups %zmm0, 0x80(%rdi)
-	LONG $0xfffd83e9; BYTE $0xff // jmp 0x2d1a <k_qconv+0x2cfa>
+	WORD $0x6576 // jbe 0x302c <k_qconv+0x300c>
+	LONG $0x487cf162; WORD $0x4f11; BYTE $0x02 // vmovups %zmm1, 0x80(%rdi)
+	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x3077 <k_qconv+0x3057>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ef262; WORD $0x2f31 // vpmovdb %zmm5, (%rdi) {%k6}
+	LONG $0x4e7ef262; WORD $0x3731 // vpmovdb %zmm6, (%rdi) {%k6}
 	LONG $0x10478d48 // leaq 0x10(%rdi), %rax
-	LONG $0x4865f162; WORD $0xe4fe // vpaddd %zmm4, %zmm3, %zmm4
-	LONG $0x485df262; WORD $0xe23d // vpmaxsd %zmm2, %zmm4, %zmm4
-	LONG $0x485df262; WORD $0xe039 // vpminsd %zmm0, %zmm4, %zmm4
-	WORD $0x3ceb // jmp 0x2ff9 <k_qconv+0x2fd9>
-	LONG $0x497cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k1}
-	QUAD $0x01a94c594874d162 // vmulps 0x40(%r9,%rbp,4), %zmm1, %zmm1
-	QUAD $0x01a84c584874f162 // vaddps 0x40(%rax,%rbp,4), %zmm1, %zmm1
-	LONG $0x4c7cf162; WORD $0x4f11; BYTE $0x01 // vmovups %zmm1, 0x40(%rdi) {%k4}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x02a94459487cd162 // vmulps 0x80(%r9,%rbp,4), %zmm0, %zmm0
-	QUAD $0x02a84458487cf162 // vaddps 0x80(%rax,%rbp,4), %zmm0, %zmm0
-	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x2d13 <k_qconv+0x2cf3>
+	LONG $0x485df162; WORD $0xedfe // vpaddd %zmm5, %zmm4, %zmm5
+	LONG $0x4855f262; WORD $0xeb3d // vpmaxsd %zmm3, %zmm5, %zmm5
+	LONG $0x4855f262; WORD $0xe939 // vpminsd %zmm1, %zmm5, %zmm5
+	WORD $0x41eb // jmp 0x303a <k_qconv+0x301a>
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	QUAD $0x01b15459486c9162 // vmulps 0x40(%r9,%r14,4), %zmm2, %zmm2
+	QUAD $0x01b05458486cb162 // vaddps 0x40(%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x4c7cf162; WORD $0x5711; BYTE $0x01 // vmovups %zmm2, 0x40(%rdi) {%k4}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x02b14c5948749162 // vmulps 0x80(%r9,%r14,4), %zmm1, %zmm1
+	QUAD $0x02b04c584874b162 // vaddps 0x80(%rax,%r14,4), %zmm1, %zmm1
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0xfffd1fe9; BYTE $0xff // jmp 0x2d55 <k_qconv+0x2d35>
 	LONG $0x10478d48 // leaq 0x10(%rdi), %rax
-	QUAD $0x00000098248c8b44 // movl 0x98(%rsp), %r9d
+	QUAD $0x000000a0248c8b44 // movl 0xa0(%rsp), %r9d
 	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax) {%k6}
+	LONG $0x4e7ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax) {%k6}
 	LONG $0x20c78348 // addq $0x20, %rdi
-	LONG $0x4865f162; WORD $0xc9fe // vpaddd %zmm1, %zmm3, %zmm1
-	LONG $0x4875f262; WORD $0xca3d // vpmaxsd %zmm2, %zmm1, %zmm1
-	LONG $0x4875f262; WORD $0xc039 // vpminsd %zmm0, %zmm1, %zmm0
+	LONG $0x485df162; WORD $0xd2fe // vpaddd %zmm2, %zmm4, %zmm2
+	LONG $0x486df262; WORD $0xd33d // vpmaxsd %zmm3, %zmm2, %zmm2
+	LONG $0x486df262; WORD $0xc939 // vpminsd %zmm1, %zmm2, %zmm1
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0xb824bc8b; WORD $0x0000; BYTE $0x00 // movl 0xb8(%rsp), %edi
+	LONG $0x8824bc8b; WORD $0x0000; BYTE $0x00 // movl 0x88(%rsp), %edi
 	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax) {%k6}
-	LONG $0xfffcdfe9; BYTE $0xff // jmp 0x2d1a <k_qconv+0x2cfa>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x78478b49 // movq 0x78(%r15), %rax
-	LONG $0x604f8b49 // movq 0x60(%r15), %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x68578b49 // movq 0x68(%r15), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	WORD $0x8b49; BYTE $0x0f // movq (%r15), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x184f8b49 // movq 0x18(%r15), %rcx
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	LONG $0x4e7ef262; WORD $0x0831 // vpmovdb %zmm1, (%rax) {%k6}
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0xfffcdbe9; BYTE $0xff // jmp 0x2d5c <k_qconv+0x2d3c>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x784f8b49 // movq 0x78(%r15), %rcx
+	LONG $0x60578b49 // movq 0x60(%r15), %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x685f8b4d // movq 0x68(%r15), %r11
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x18478b49 // movq 0x18(%r15), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	LONG $0x386f8b4d // movq 0x38(%r15), %r13
-	LONG $0x808f8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	LONG $0x401c8d48 // leaq (%rax,%rax,2), %rbx
+	LONG $0x80878b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x491c8d48 // leaq (%rcx,%rcx,2), %rbx
 	LONG $0x20578b49 // movq 0x20(%r15), %rdx
-	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
-	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
 	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
 	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	LONG $0x40248d4d // leaq (%r8,%rax,2), %r12
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	LONG $0x00348d49 // leaq (%r8,%rax), %rsi
+	LONG $0x48248d4d // leaq (%r8,%rcx,2), %r12
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	LONG $0x08348d49 // leaq (%r8,%rcx), %rsi
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x48eb // jmp 0x3103 <k_qconv+0x30e3>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
+	WORD $0x40eb // jmp 0x314a <k_qconv+0x312a>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ef262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm0, (%rbp) {%k6}
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x04468d49 // leaq 0x4(%r14), %rax
-	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x4e7ef262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%rbp) {%k6}
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x04458d48 // leaq 0x4(%rbp), %rax
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
 	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xfbb88f0f; WORD $0xffff // jg 0x2cbb <k_qconv+0x2c9b>
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	LONG $0xfbab8f0f; WORD $0xffff // jg 0x2cf5 <k_qconv+0x2cd5>
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x48fef162; WORD $0x146f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm2
-	QUAD $0x01814c6f48fef162 // vmovdqu64 0x40(%rcx,%rax,4), %zmm1
-	QUAD $0x0281446f48fef162 // vmovdqu64 0x80(%rcx,%rax,4), %zmm0
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x48feb162; WORD $0x1c6f; BYTE $0xb0 // vmovdqu64 (%rax,%r14,4), %zmm3
+	QUAD $0x01b0546f48feb162 // vmovdqu64 0x40(%rax,%r14,4), %zmm2
+	QUAD $0x02b04c6f48feb162 // vmovdqu64 0x80(%rax,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x012c8e0f; WORD $0x0000 // jle 0x3260 <k_qconv+0x3240>
-	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x012d8e0f; WORD $0x0000 // jle 0x32a0 <k_qconv+0x3280>
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
 	LONG $0xcdaf0f4c // imulq %rbp, %r9
-	LONG $0x244c034c; BYTE $0x40 // addq 0x40(%rsp), %r9
+	LONG $0x244c034c; BYTE $0x38 // addq 0x38(%rsp), %r9
 	LONG $0x30478b49 // movq 0x30(%r15), %rax
 	LONG $0x404f8b49 // movq 0x40(%r15), %rcx
 	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
 	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
 	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
 	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
 	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
-	LONG $0x48fd7162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm12
+	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
 	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
 	LONG $0x48fd7162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm14
+	LONG $0x48fd7162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm15
 	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x14eb // jmp 0x31ac <k_qconv+0x318c>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x18eb // jmp 0x31ec <k_qconv+0x31cc>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0x00ea840f; WORD $0x0000 // je 0x3296 <k_qconv+0x3276>
+	LONG $0x00ea840f; WORD $0x0000 // je 0x32d6 <k_qconv+0x32b6>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0xef7e // jle 0x31a0 <k_qconv+0x3180>
+	WORD $0xef7e // jle 0x31e0 <k_qconv+0x31c0>
 	LONG $0xd8148b4e // movq (%rax,%r11,8), %r10
 	LONG $0x170c8d4e // leaq (%rdi,%r10), %r9
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fe5162; WORD $0x0e6f // vmovdqu64 (%r14), %zmm9
-	LONG $0x48fe5162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%r14), %zmm10
-	LONG $0x48fe5162; WORD $0x5e6f; BYTE $0x02 // vmovdqu64 0x80(%r14), %zmm11
-	LONG $0x487d1262; WORD $0x3c58; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm15
-	LONG $0x48055262; WORD $0xf150 // vpdpbusd %zmm9, %zmm15, %zmm14
-	LONG $0x48055262; WORD $0xea50 // vpdpbusd %zmm10, %zmm15, %zmm13
-	LONG $0x48055262; WORD $0xe350 // vpdpbusd %zmm11, %zmm15, %zmm12
-	LONG $0x487d3262; WORD $0x3c58; BYTE $0x16 // vpbroadcastd (%rsi,%r10), %zmm15
-	LONG $0x48055262; WORD $0xc150 // vpdpbusd %zmm9, %zmm15, %zmm8
-	LONG $0x4805d262; WORD $0xfa50 // vpdpbusd %zmm10, %zmm15, %zmm7
-	LONG $0x4805d262; WORD $0xf350 // vpdpbusd %zmm11, %zmm15, %zmm6
-	LONG $0x487d1262; WORD $0x3c58; BYTE $0x14 // vpbroadcastd (%r12,%r10), %zmm15
-	LONG $0x4805d262; WORD $0xe950 // vpdpbusd %zmm9, %zmm15, %zmm5
-	LONG $0x4805d262; WORD $0xe250 // vpdpbusd %zmm10, %zmm15, %zmm4
-	LONG $0x487da262; WORD $0x0458; BYTE $0x13 // vpbroadcastd (%rbx,%r10), %zmm16
-	LONG $0x4805d262; WORD $0xdb50 // vpdpbusd %zmm11, %zmm15, %zmm3
-	LONG $0x407dd262; WORD $0xd150 // vpdpbusd %zmm9, %zmm16, %zmm2
-	LONG $0x407dd262; WORD $0xca50 // vpdpbusd %zmm10, %zmm16, %zmm1
-	LONG $0x407dd262; WORD $0xc350 // vpdpbusd %zmm11, %zmm16, %zmm0
+	LONG $0x48fe5162; WORD $0x166f // vmovdqu64 (%r14), %zmm10
+	LONG $0x48fe5162; WORD $0x5e6f; BYTE $0x01 // vmovdqu64 0x40(%r14), %zmm11
+	LONG $0x48fe5162; WORD $0x666f; BYTE $0x02 // vmovdqu64 0x80(%r14), %zmm12
+	LONG $0x487d8262; WORD $0x0458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm16
+	LONG $0x407d5262; WORD $0xfa50 // vpdpbusd %zmm10, %zmm16, %zmm15
+	LONG $0x407d5262; WORD $0xf350 // vpdpbusd %zmm11, %zmm16, %zmm14
+	LONG $0x407d5262; WORD $0xec50 // vpdpbusd %zmm12, %zmm16, %zmm13
+	LONG $0x487da262; WORD $0x0458; BYTE $0x16 // vpbroadcastd (%rsi,%r10), %zmm16
+	LONG $0x407d5262; WORD $0xca50 // vpdpbusd %zmm10, %zmm16, %zmm9
+	LONG $0x407d5262; WORD $0xc350 // vpdpbusd %zmm11, %zmm16, %zmm8
+	LONG $0x407dd262; WORD $0xfc50 // vpdpbusd %zmm12, %zmm16, %zmm7
+	LONG $0x487d8262; WORD $0x0458; BYTE $0x14 // vpbroadcastd (%r12,%r10), %zmm16
+	LONG $0x407dd262; WORD $0xf250 // vpdpbusd %zmm10, %zmm16, %zmm6
+	LONG $0x407dd262; WORD $0xeb50 // vpdpbusd %zmm11, %zmm16, %zmm5
+	LONG $0x487da262; WORD $0x0c58; BYTE $0x13 // vpbroadcastd (%rbx,%r10), %zmm17
+	LONG $0x407dd262; WORD $0xe450 // vpdpbusd %zmm12, %zmm16, %zmm4
+	LONG $0x4075d262; WORD $0xda50 // vpdpbusd %zmm10, %zmm17, %zmm3
+	LONG $0x4075d262; WORD $0xd350 // vpdpbusd %zmm11, %zmm17, %zmm2
+	LONG $0x4075d262; WORD $0xcc50 // vpdpbusd %zmm12, %zmm17, %zmm1
 	LONG $0xc0c68149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r14
 	LONG $0x103c8d4f // leaq (%r8,%r10), %r15
 	LONG $0x04c78349 // addq $0x4, %r15
 	LONG $0x04c28349 // addq $0x4, %r10
 	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	LONG $0xff6c820f; WORD $0xffff // jb 0x31c0 <k_qconv+0x31a0>
-	LONG $0xffff47e9; BYTE $0xff // jmp 0x31a0 <k_qconv+0x3180>
+	LONG $0xff6c820f; WORD $0xffff // jb 0x3200 <k_qconv+0x31e0>
+	LONG $0xffff47e9; BYTE $0xff // jmp 0x31e0 <k_qconv+0x31c0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
 	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
 	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
 	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
-	LONG $0x48fd7162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm12
+	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
 	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
 	LONG $0x48fd7162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm14
-	LONG $0x6caf0f48; WORD $0x2024 // imulq 0x20(%rsp), %rbp
+	LONG $0x48fd7162; WORD $0xfb6f // vmovdqa64 %zmm3, %zmm15
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	LONG $0xebaf0f49 // imulq %r11, %rbp
 	LONG $0x246c0348; BYTE $0x58 // addq 0x58(%rsp), %rbp
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0141840f; WORD $0x0000 // je 0x33f0 <k_qconv+0x33d0>
+	LONG $0x014b840f; WORD $0x0000 // je 0x3440 <k_qconv+0x3420>
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0xa83c8d48 // leaq (%rax,%rbp,4), %rdi
 	LONG $0x02f98348 // cmpq $0x2, %rcx
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x0200850f; WORD $0x0000 // jne 0x34d0 <k_qconv+0x34b0>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x020e850f; WORD $0x0000 // jne 0x3520 <k_qconv+0x3500>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
 	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x024b8e0f; WORD $0x0000 // jle 0x352a <k_qconv+0x350a>
-	LONG $0x48fe7162; WORD $0x377f // vmovdqu64 %zmm14, (%rdi)
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x02548e0f; WORD $0x0000 // jle 0x3579 <k_qconv+0x3559>
+	LONG $0x48fe7162; WORD $0x3f7f // vmovdqu64 %zmm15, (%rdi)
 	LONG $0x20fb8349 // cmpq $0x20, %r11
-	LONG $0x0241820f; WORD $0x0000 // jb 0x3530 <k_qconv+0x3510>
-	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x01 // vmovdqu64 %zmm13, 0x40(%rdi)
+	LONG $0x024a820f; WORD $0x0000 // jb 0x357f <k_qconv+0x355f>
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x01 // vmovdqu64 %zmm14, 0x40(%rdi)
 	LONG $0x30fb8349 // cmpq $0x30, %r11
-	LONG $0x0943820f; WORD $0x0000 // jb 0x3c43 <k_qconv+0x3c23>
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x02 // vmovdqu64 %zmm12, 0x80(%rdi)
-	LONG $0xaf0c8d4c // leaq (%rdi,%rbp,4), %r9
-	LONG $0x48fe7162; WORD $0x047f; BYTE $0xaf // vmovdqu64 %zmm8, (%rdi,%rbp,4)
-	QUAD $0x01af7c7f48fef162 // vmovdqu64 %zmm7, 0x40(%rdi,%rbp,4)
-	QUAD $0x02af747f48fef162 // vmovdqu64 %zmm6, 0x80(%rdi,%rbp,4)
+	LONG $0x0933820f; WORD $0x0000 // jb 0x3c79 <k_qconv+0x3c59>
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x02 // vmovdqu64 %zmm13, 0x80(%rdi)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x8f0c8d4c // leaq (%rdi,%rcx,4), %r9
+	LONG $0x48fe7162; WORD $0x0c7f; BYTE $0x8f // vmovdqu64 %zmm9, (%rdi,%rcx,4)
+	QUAD $0x018f447f48fe7162 // vmovdqu64 %zmm8, 0x40(%rdi,%rcx,4)
+	QUAD $0x028f7c7f48fef162 // vmovdqu64 %zmm7, 0x80(%rdi,%rcx,4)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	LONG $0xa90c8d4d // leaq (%r9,%rbp,4), %r9
+	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
 	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x04488f0f; WORD $0x0000 // jg 0x377d <k_qconv+0x375d>
-	LONG $0x497cd162; WORD $0x2911 // vmovups %zmm5, (%r9) {%k1}
+	LONG $0x04518f0f; WORD $0x0000 // jg 0x37d1 <k_qconv+0x37b1>
+	LONG $0x497cd162; WORD $0x3111 // vmovups %zmm6, (%r9) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0x0448850f; WORD $0x0000 // jne 0x378b <k_qconv+0x376b>
+	LONG $0x0451850f; WORD $0x0000 // jne 0x37df <k_qconv+0x37bf>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
+	LONG $0x4e7cd162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%r9) {%k6}
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x043b850f; WORD $0x0000 // jne 0x37ef <k_qconv+0x37cf>
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
 	WORD $0xf741; BYTE $0xd2 // notl %r10d
 	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
-	LONG $0x4e7cd162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%r9) {%k6}
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x0432850f; WORD $0x0000 // jne 0x379b <k_qconv+0x377b>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
-	LONG $0x4e7cd162; WORD $0x5911; BYTE $0x02 // vmovups %zmm3, 0x80(%r9) {%k6}
-	LONG $0xa90c8d4d // leaq (%r9,%rbp,4), %r9
+	LONG $0x4e7cd162; WORD $0x6111; BYTE $0x02 // vmovups %zmm4, 0x80(%r9) {%k6}
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
 	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x041c8f0f; WORD $0x0000 // jg 0x37b0 <k_qconv+0x3790>
-	LONG $0x497cd162; WORD $0x1111 // vmovups %zmm2, (%r9) {%k1}
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x04258f0f; WORD $0x0000 // jg 0x3809 <k_qconv+0x37e9>
+	LONG $0x497cd162; WORD $0x1911 // vmovups %zmm3, (%r9) {%k1}
 	WORD $0xc084 // testb %al, %al
-	LONG $0x041c850f; WORD $0x0000 // jne 0x37c3 <k_qconv+0x37a3>
+	LONG $0x0425850f; WORD $0x0000 // jne 0x3817 <k_qconv+0x37f7>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xf092fbc5 // kmovd %eax, %k6
+	LONG $0x4e7cd162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%r9) {%k6}
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x0413850f; WORD $0x0000 // jne 0x3827 <k_qconv+0x3807>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cd162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%r9) {%k6}
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0x040a850f; WORD $0x0000 // jne 0x37d3 <k_qconv+0x37b3>
-	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	WORD $0xe0d3 // shll %cl, %eax
-	WORD $0xd0f7 // notl %eax
-	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cd162; WORD $0x4111; BYTE $0x02 // vmovups %zmm0, 0x80(%r9) {%k6}
-	LONG $0xfffcf9e9; BYTE $0xff // jmp 0x30e0 <k_qconv+0x30c0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x4e7cd162; WORD $0x4911; BYTE $0x02 // vmovups %zmm1, 0x80(%r9) {%k6}
+	LONG $0xfffcf5e9; BYTE $0xff // jmp 0x3127 <k_qconv+0x3107>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x246c0348; BYTE $0x60 // addq 0x60(%rsp), %rbp
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x487d5262; WORD $0x4f58; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm9
-	LONG $0x487d5262; WORD $0x5758; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm10
-	LONG $0x487d5262; WORD $0x5f58; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm11
+	LONG $0x487d5262; WORD $0x5758; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm10
+	LONG $0x487d5262; WORD $0x5f58; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm11
+	LONG $0x487d5262; WORD $0x6758; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm12
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x48043162; WORD $0x3c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm15, %zmm15
+	LONG $0x487d5162; WORD $0xff5b // vcvtps2dq %zmm15, %zmm15
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x480c7162; WORD $0x3459; BYTE $0x82 // vmulps (%rdx,%rax,4), %zmm14, %zmm14
+	QUAD $0x01b27459480c3162 // vmulps 0x40(%rdx,%r14,4), %zmm14, %zmm14
 	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	QUAD $0x01826c5948147162 // vmulps 0x40(%rdx,%rax,4), %zmm13, %zmm13
+	QUAD $0x02b26c5948143162 // vmulps 0x80(%rdx,%r14,4), %zmm13, %zmm13
 	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x02826459481c7162 // vmulps 0x80(%rdx,%rax,4), %zmm12, %zmm12
-	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
-	LONG $0x48355162; WORD $0xf6fe // vpaddd %zmm14, %zmm9, %zmm14
-	LONG $0x480d5262; WORD $0xf23d // vpmaxsd %zmm10, %zmm14, %zmm14
-	LONG $0x480d5262; WORD $0xf339 // vpminsd %zmm11, %zmm14, %zmm14
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x008c8e0f; WORD $0x0000 // jle 0x3500 <k_qconv+0x34e0>
-	LONG $0x487e7262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm14, (%rbp)
-	LONG $0x48355162; WORD $0xedfe // vpaddd %zmm13, %zmm9, %zmm13
-	LONG $0x48155262; WORD $0xea3d // vpmaxsd %zmm10, %zmm13, %zmm13
-	LONG $0x48155262; WORD $0xeb39 // vpminsd %zmm11, %zmm13, %zmm13
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	LONG $0x0348860f; WORD $0x0000 // jbe 0x37df <k_qconv+0x37bf>
+	LONG $0x482d5162; WORD $0xfffe // vpaddd %zmm15, %zmm10, %zmm15
+	LONG $0x48055262; WORD $0xfb3d // vpmaxsd %zmm11, %zmm15, %zmm15
+	LONG $0x48055262; WORD $0xfc39 // vpminsd %zmm12, %zmm15, %zmm15
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x008f8e0f; WORD $0x0000 // jle 0x354f <k_qconv+0x352f>
+	LONG $0x487e7262; WORD $0x7d31; BYTE $0x00 // vpmovdb %zmm15, (%rbp)
+	LONG $0x482d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm10, %zmm14
+	LONG $0x480d5262; WORD $0xf33d // vpmaxsd %zmm11, %zmm14, %zmm14
+	LONG $0x480d5262; WORD $0xf439 // vpminsd %zmm12, %zmm14, %zmm14
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	LONG $0x0350860f; WORD $0x0000 // jbe 0x3833 <k_qconv+0x3813>
 	LONG $0x207d8d48 // leaq 0x20(%rbp), %rdi
-	LONG $0x487e7262; WORD $0x6d31; BYTE $0x01 // vpmovdb %zmm13, 0x10(%rbp)
-	LONG $0x48355162; WORD $0xe4fe // vpaddd %zmm12, %zmm9, %zmm12
-	LONG $0x481d5262; WORD $0xe23d // vpmaxsd %zmm10, %zmm12, %zmm12
-	LONG $0x481d5262; WORD $0xe339 // vpminsd %zmm11, %zmm12, %zmm12
+	LONG $0x487e7262; WORD $0x7531; BYTE $0x01 // vpmovdb %zmm14, 0x10(%rbp)
+	LONG $0x482d5162; WORD $0xedfe // vpaddd %zmm13, %zmm10, %zmm13
+	LONG $0x48155262; WORD $0xeb3d // vpmaxsd %zmm11, %zmm13, %zmm13
+	LONG $0x48155262; WORD $0xec39 // vpminsd %zmm12, %zmm13, %zmm13
 	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x2ffb8349 // cmpq $0x2f, %r11
-	LONG $0x0353860f; WORD $0x0000 // jbe 0x3813 <k_qconv+0x37f3>
-	LONG $0x487e7262; WORD $0x2731 // vpmovdb %zmm12, (%rdi)
+	LONG $0x2ff98348 // cmpq $0x2f, %rcx
+	LONG $0x035b860f; WORD $0x0000 // jbe 0x3867 <k_qconv+0x3847>
+	LONG $0x487e7262; WORD $0x2f31 // vpmovdb %zmm13, (%rdi)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x000361e9; BYTE $0x00 // jmp 0x3831 <k_qconv+0x3811>
-	LONG $0x487c5162; WORD $0xce5b // vcvtdq2ps %zmm14, %zmm9
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x48343162; WORD $0x0c59; BYTE $0x92 // vmulps (%rdx,%r10,4), %zmm9, %zmm9
+	LONG $0x000369e9; BYTE $0x00 // jmp 0x3885 <k_qconv+0x3865>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487c5162; WORD $0xd75b // vcvtdq2ps %zmm15, %zmm10
+	LONG $0x482c3162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm10, %zmm10
 	LONG $0x28478b49 // movq 0x28(%r15), %rax
-	LONG $0x48343162; WORD $0x0c58; BYTE $0x90 // vaddps (%rax,%r10,4), %zmm9, %zmm9
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x717e // jle 0x3569 <k_qconv+0x3549>
-	LONG $0x487c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi)
-	WORD $0x6feb // jmp 0x356f <k_qconv+0x354f>
+	LONG $0x482c3162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm10, %zmm10
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x0ffa8349 // cmpq $0xf, %r10
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x767e // jle 0x35bd <k_qconv+0x359d>
+	LONG $0x487c7162; WORD $0x1711 // vmovups %zmm10, (%rdi)
+	WORD $0x74eb // jmp 0x35c3 <k_qconv+0x35a3>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7e7262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm14, (%rbp) {%k6}
+	LONG $0x4e7e7262; WORD $0x7d31; BYTE $0x00 // vpmovdb %zmm15, (%rbp) {%k6}
 	LONG $0x10458d48 // leaq 0x10(%rbp), %rax
-	LONG $0x48355162; WORD $0xedfe // vpaddd %zmm13, %zmm9, %zmm13
-	LONG $0x48155262; WORD $0xea3d // vpmaxsd %zmm10, %zmm13, %zmm13
-	LONG $0x48155262; WORD $0xeb39 // vpminsd %zmm11, %zmm13, %zmm13
-	LONG $0x0002b9e9; BYTE $0x00 // jmp 0x37e3 <k_qconv+0x37c3>
-	LONG $0x497c7162; WORD $0x3711 // vmovups %zmm14, (%rdi) {%k1}
+	LONG $0x482d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm10, %zmm14
+	LONG $0x480d5262; WORD $0xf33d // vpmaxsd %zmm11, %zmm14, %zmm14
+	LONG $0x480d5262; WORD $0xf439 // vpminsd %zmm12, %zmm14, %zmm14
+	LONG $0x0002bee9; BYTE $0x00 // jmp 0x3837 <k_qconv+0x3817>
+	LONG $0x497c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi) {%k1}
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7c7162; WORD $0x6f11; BYTE $0x01 // vmovups %zmm13, 0x40(%rdi) {%k6}
-	LONG $0x4b7c7162; WORD $0x6711; BYTE $0x02 // vmovups %zmm12, 0x80(%rdi) {%k3}
-	LONG $0xaf0c8d4c // leaq (%rdi,%rbp,4), %r9
+	LONG $0x4e7c7162; WORD $0x7711; BYTE $0x01 // vmovups %zmm14, 0x40(%rdi) {%k6}
+	LONG $0x4b7c7162; WORD $0x6f11; BYTE $0x02 // vmovups %zmm13, 0x80(%rdi) {%k3}
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x870c8d4c // leaq (%rdi,%rax,4), %r9
 	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x01d08e0f; WORD $0x0000 // jle 0x372e <k_qconv+0x370e>
-	LONG $0x48fe5162; WORD $0x017f // vmovdqu64 %zmm8, (%r9)
-	LONG $0x0001cbe9; BYTE $0x00 // jmp 0x3734 <k_qconv+0x3714>
-	LONG $0x497c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi) {%k1}
-	LONG $0x487c5162; WORD $0xcd5b // vcvtdq2ps %zmm13, %zmm9
-	QUAD $0x01924c5948343162 // vmulps 0x40(%rdx,%r10,4), %zmm9, %zmm9
+	LONG $0x01cb8e0f; WORD $0x0000 // jle 0x377d <k_qconv+0x375d>
+	LONG $0x48fe5162; WORD $0x097f // vmovdqu64 %zmm9, (%r9)
+	LONG $0x0001c6e9; BYTE $0x00 // jmp 0x3783 <k_qconv+0x3763>
+	LONG $0x497c7162; WORD $0x1711 // vmovups %zmm10, (%rdi) {%k1}
+	LONG $0x487c5162; WORD $0xd65b // vcvtdq2ps %zmm14, %zmm10
+	QUAD $0x01b25459482c3162 // vmulps 0x40(%rdx,%r14,4), %zmm10, %zmm10
 	LONG $0x404f8d48 // leaq 0x40(%rdi), %rcx
-	QUAD $0x01904c5848343162 // vaddps 0x40(%rax,%r10,4), %zmm9, %zmm9
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	WORD $0x087e // jle 0x3597 <k_qconv+0x3577>
-	LONG $0x487c7162; WORD $0x0911 // vmovups %zmm9, (%rcx)
-	WORD $0x06eb // jmp 0x359d <k_qconv+0x357d>
-	LONG $0x4a7c7162; WORD $0x0911 // vmovups %zmm9, (%rcx) {%k2}
-	LONG $0x487c5162; WORD $0xcc5b // vcvtdq2ps %zmm12, %zmm9
-	QUAD $0x02924c5948343162 // vmulps 0x80(%rdx,%r10,4), %zmm9, %zmm9
-	QUAD $0x02904c5848343162 // vaddps 0x80(%rax,%r10,4), %zmm9, %zmm9
+	QUAD $0x01b05458482c3162 // vaddps 0x40(%rax,%r14,4), %zmm10, %zmm10
+	LONG $0x1ffa8349 // cmpq $0x1f, %r10
+	WORD $0x087e // jle 0x35eb <k_qconv+0x35cb>
+	LONG $0x487c7162; WORD $0x1111 // vmovups %zmm10, (%rcx)
+	WORD $0x06eb // jmp 0x35f1 <k_qconv+0x35d1>
+	LONG $0x4a7c7162; WORD $0x1111 // vmovups %zmm10, (%rcx) {%k2}
+	LONG $0x487c5162; WORD $0xd55b // vcvtdq2ps %zmm13, %zmm10
+	QUAD $0x02b25459482c3162 // vmulps 0x80(%rdx,%r14,4), %zmm10, %zmm10
+	QUAD $0x02b05458482c3162 // vaddps 0x80(%rax,%r14,4), %zmm10, %zmm10
 	LONG $0x808f8d4c; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdi), %r9
-	LONG $0xaf0c8d48 // leaq (%rdi,%rbp,4), %rcx
+	LONG $0x9f0c8d4a // leaq (%rdi,%r11,4), %rcx
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x2ffa8349 // cmpq $0x2f, %r10
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0x372d <k_qconv+0x370d>
+	LONG $0x487c5162; WORD $0x1111 // vmovups %zmm10, (%r9)
+	LONG $0x48343162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm9, %zmm9
+	LONG $0x48343162; WORD $0x0c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm9, %zmm9
+	LONG $0x487c7162; WORD $0x0911 // vmovups %zmm9, (%rcx)
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x2ffb8349 // cmpq $0x2f, %r11
-	LONG $0x01108e0f; WORD $0x0000 // jle 0x36de <k_qconv+0x36be>
-	LONG $0x487c5162; WORD $0x0911 // vmovups %zmm9, (%r9)
-	LONG $0x483c3162; WORD $0x0459; BYTE $0x92 // vmulps (%rdx,%r10,4), %zmm8, %zmm8
-	LONG $0x483c3162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%r10,4), %zmm8, %zmm8
-	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
+	QUAD $0x01b24459483c3162 // vmulps 0x40(%rdx,%r14,4), %zmm8, %zmm8
+	QUAD $0x01b04458483c3162 // vaddps 0x40(%rax,%r14,4), %zmm8, %zmm8
+	LONG $0x487c7162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%rcx)
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x01927c594844b162 // vmulps 0x40(%rdx,%r10,4), %zmm7, %zmm7
-	QUAD $0x01907c584844b162 // vaddps 0x40(%rax,%r10,4), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx)
+	QUAD $0x02b27c594844b162 // vmulps 0x80(%rdx,%r14,4), %zmm7, %zmm7
+	QUAD $0x02b07c584844b162 // vaddps 0x80(%rax,%r14,4), %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0x7911; BYTE $0x02 // vmovups %zmm7, 0x80(%rcx)
+	LONG $0x993c8d4a // leaq (%rcx,%r11,4), %rdi
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x02927459484cb162 // vmulps 0x80(%rdx,%r10,4), %zmm6, %zmm6
-	QUAD $0x02907458484cb162 // vaddps 0x80(%rax,%r10,4), %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0x7111; BYTE $0x02 // vmovups %zmm6, 0x80(%rcx)
-	LONG $0xa93c8d48 // leaq (%rcx,%rbp,4), %rdi
+	LONG $0x484cb162; WORD $0x3459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm6, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x99 // vmovups %zmm6, (%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854b162; WORD $0x2c59; BYTE $0x92 // vmulps (%rdx,%r10,4), %zmm5, %zmm5
-	LONG $0x4854b162; WORD $0x2c58; BYTE $0x90 // vaddps (%rax,%r10,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xa9 // vmovups %zmm5, (%rcx,%rbp,4)
+	QUAD $0x01b26c594854b162 // vmulps 0x40(%rdx,%r14,4), %zmm5, %zmm5
+	QUAD $0x01b06c584854b162 // vaddps 0x40(%rax,%r14,4), %zmm5, %zmm5
+	QUAD $0x01996c11487cb162 // vmovups %zmm5, 0x40(%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01926459485cb162 // vmulps 0x40(%rdx,%r10,4), %zmm4, %zmm4
-	QUAD $0x01906458485cb162 // vaddps 0x40(%rax,%r10,4), %zmm4, %zmm4
-	QUAD $0x01a96411487cf162 // vmovups %zmm4, 0x40(%rcx,%rbp,4)
+	QUAD $0x02b26459485cb162 // vmulps 0x80(%rdx,%r14,4), %zmm4, %zmm4
+	QUAD $0x02b06458485cb162 // vaddps 0x80(%rax,%r14,4), %zmm4, %zmm4
+	QUAD $0x02996411487cb162 // vmovups %zmm4, 0x80(%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02925c594864b162 // vmulps 0x80(%rdx,%r10,4), %zmm3, %zmm3
-	QUAD $0x02905c584864b162 // vaddps 0x80(%rax,%r10,4), %zmm3, %zmm3
-	QUAD $0x02a95c11487cf162 // vmovups %zmm3, 0x80(%rcx,%rbp,4)
+	LONG $0x4864b162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm3, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x9f // vmovups %zmm3, (%rdi,%r11,4)
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cb162; WORD $0x1459; BYTE $0x92 // vmulps (%rdx,%r10,4), %zmm2, %zmm2
-	LONG $0x486cb162; WORD $0x1458; BYTE $0x90 // vaddps (%rax,%r10,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x1411; BYTE $0xaf // vmovups %zmm2, (%rdi,%rbp,4)
+	QUAD $0x01b25459486cb162 // vmulps 0x40(%rdx,%r14,4), %zmm2, %zmm2
+	QUAD $0x01b05458486cb162 // vaddps 0x40(%rax,%r14,4), %zmm2, %zmm2
+	QUAD $0x019f5411487cb162 // vmovups %zmm2, 0x40(%rdi,%r11,4)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x01924c594874b162 // vmulps 0x40(%rdx,%r10,4), %zmm1, %zmm1
-	QUAD $0x01904c584874b162 // vaddps 0x40(%rax,%r10,4), %zmm1, %zmm1
-	QUAD $0x01af4c11487cf162 // vmovups %zmm1, 0x40(%rdi,%rbp,4)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x02924459487cb162 // vmulps 0x80(%rdx,%r10,4), %zmm0, %zmm0
-	QUAD $0x02904458487cb162 // vaddps 0x80(%rax,%r10,4), %zmm0, %zmm0
-	QUAD $0x02af4411487cf162 // vmovups %zmm0, 0x80(%rdi,%rbp,4)
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0xfffa02e9; BYTE $0xff // jmp 0x30e0 <k_qconv+0x30c0>
-	LONG $0x4b7c5162; WORD $0x0911 // vmovups %zmm9, (%r9) {%k3}
-	LONG $0x483c3162; WORD $0x0459; BYTE $0x92 // vmulps (%rdx,%r10,4), %zmm8, %zmm8
-	LONG $0x483c3162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%r10,4), %zmm8, %zmm8
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x03f28e0f; WORD $0x0000 // jle 0x3af4 <k_qconv+0x3ad4>
-	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
-	QUAD $0x01927c594844b162 // vmulps 0x40(%rdx,%r10,4), %zmm7, %zmm7
-	QUAD $0x01907c584844b162 // vaddps 0x40(%rax,%r10,4), %zmm7, %zmm7
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	LONG $0x03e88e0f; WORD $0x0000 // jle 0x3b0a <k_qconv+0x3aea>
-	LONG $0x487cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx)
-	LONG $0x0003e3e9; BYTE $0x00 // jmp 0x3b11 <k_qconv+0x3af1>
-	LONG $0x497c5162; WORD $0x0111 // vmovups %zmm8, (%r9) {%k1}
+	QUAD $0x02b24c594874b162 // vmulps 0x80(%rdx,%r14,4), %zmm1, %zmm1
+	QUAD $0x02b04c584874b162 // vaddps 0x80(%rax,%r14,4), %zmm1, %zmm1
+	QUAD $0x029f4c11487cb162 // vmovups %zmm1, 0x80(%rdi,%r11,4)
+	LONG $0xfff9fae9; BYTE $0xff // jmp 0x3127 <k_qconv+0x3107>
+	LONG $0x4b7c5162; WORD $0x1111 // vmovups %zmm10, (%r9) {%k3}
+	LONG $0x48343162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm9, %zmm9
+	LONG $0x48343162; WORD $0x0c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x0ffa8349 // cmpq $0xf, %r10
+	LONG $0x03e38e0f; WORD $0x0000 // jle 0x3b34 <k_qconv+0x3b14>
+	LONG $0x487c7162; WORD $0x0911 // vmovups %zmm9, (%rcx)
+	QUAD $0x01b24459483c3162 // vmulps 0x40(%rdx,%r14,4), %zmm8, %zmm8
+	QUAD $0x01b04458483c3162 // vaddps 0x40(%rax,%r14,4), %zmm8, %zmm8
+	LONG $0x1ffa8349 // cmpq $0x1f, %r10
+	LONG $0x03d98e0f; WORD $0x0000 // jle 0x3b4a <k_qconv+0x3b2a>
+	LONG $0x487c7162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%rcx)
+	LONG $0x0003d4e9; BYTE $0x00 // jmp 0x3b51 <k_qconv+0x3b31>
+	LONG $0x497c5162; WORD $0x0911 // vmovups %zmm9, (%r9) {%k1}
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7cd162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%r9) {%k6}
+	LONG $0x4e7c5162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%r9) {%k6}
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
 	WORD $0xf741; BYTE $0xd2 // notl %r10d
 	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
-	QUAD $0x02af74114e7cf162 // vmovups %zmm6, 0x80(%rdi,%rbp,4) {%k6}
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	QUAD $0x028f7c114e7cf162 // vmovups %zmm7, 0x80(%rdi,%rcx,4) {%k6}
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0xa90c8d4d // leaq (%r9,%rbp,4), %r9
+	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
 	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0xfbb88e0f; WORD $0xffff // jle 0x3335 <k_qconv+0x3315>
-	LONG $0x48fed162; WORD $0x297f // vmovdqu64 %zmm5, (%r9)
+	LONG $0xfbaf8e0f; WORD $0xffff // jle 0x3380 <k_qconv+0x3360>
+	LONG $0x48fed162; WORD $0x317f // vmovdqu64 %zmm6, (%r9)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfbb8840f; WORD $0xffff // je 0x3343 <k_qconv+0x3323>
-	LONG $0x48fed162; WORD $0x617f; BYTE $0x01 // vmovdqu64 %zmm4, 0x40(%r9)
+	LONG $0xfbaf840f; WORD $0xffff // je 0x338e <k_qconv+0x336e>
+	LONG $0x48fed162; WORD $0x697f; BYTE $0x01 // vmovdqu64 %zmm5, 0x40(%r9)
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xfbce840f; WORD $0xffff // je 0x3369 <k_qconv+0x3349>
-	LONG $0x48fed162; WORD $0x597f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%r9)
-	LONG $0xa90c8d4d // leaq (%r9,%rbp,4), %r9
+	LONG $0xfbc5840f; WORD $0xffff // je 0x33b4 <k_qconv+0x3394>
+	LONG $0x48fed162; WORD $0x617f; BYTE $0x02 // vmovdqu64 %zmm4, 0x80(%r9)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
 	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0xfbe48e0f; WORD $0xffff // jle 0x3394 <k_qconv+0x3374>
-	LONG $0x48fed162; WORD $0x117f // vmovdqu64 %zmm2, (%r9)
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0xfbdb8e0f; WORD $0xffff // jle 0x33e4 <k_qconv+0x33c4>
+	LONG $0x48fed162; WORD $0x197f // vmovdqu64 %zmm3, (%r9)
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfbe4840f; WORD $0xffff // je 0x33a7 <k_qconv+0x3387>
-	LONG $0x48fed162; WORD $0x497f; BYTE $0x01 // vmovdqu64 %zmm1, 0x40(%r9)
+	LONG $0xfbdb840f; WORD $0xffff // je 0x33f2 <k_qconv+0x33d2>
+	LONG $0x48fed162; WORD $0x517f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%r9)
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xfbf6840f; WORD $0xffff // je 0x33c9 <k_qconv+0x33a9>
-	LONG $0x48fed162; WORD $0x417f; BYTE $0x02 // vmovdqu64 %zmm0, 0x80(%r9)
-	LONG $0xfff901e9; BYTE $0xff // jmp 0x30e0 <k_qconv+0x30c0>
+	LONG $0xfbed840f; WORD $0xffff // je 0x3414 <k_qconv+0x33f4>
+	LONG $0x48fed162; WORD $0x497f; BYTE $0x02 // vmovdqu64 %zmm1, 0x80(%r9)
+	LONG $0xfff8f4e9; BYTE $0xff // jmp 0x3127 <k_qconv+0x3107>
 	LONG $0x10458d48 // leaq 0x10(%rbp), %rax
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7e7262; WORD $0x2831 // vpmovdb %zmm13, (%rax) {%k6}
+	LONG $0x4e7e7262; WORD $0x3031 // vpmovdb %zmm14, (%rax) {%k6}
 	LONG $0x207d8d48 // leaq 0x20(%rbp), %rdi
-	LONG $0x48355162; WORD $0xe4fe // vpaddd %zmm12, %zmm9, %zmm12
-	LONG $0x481d5262; WORD $0xe23d // vpmaxsd %zmm10, %zmm12, %zmm12
-	LONG $0x481d5262; WORD $0xe339 // vpminsd %zmm11, %zmm12, %zmm12
+	LONG $0x482d5162; WORD $0xedfe // vpaddd %zmm13, %zmm10, %zmm13
+	LONG $0x48155262; WORD $0xeb3d // vpmaxsd %zmm11, %zmm13, %zmm13
+	LONG $0x48155262; WORD $0xec39 // vpminsd %zmm12, %zmm13, %zmm13
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
 	WORD $0xf741; BYTE $0xd1 // notl %r9d
 	LONG $0x927bc1c4; BYTE $0xf1 // kmovd %r9d, %k6
-	LONG $0x4e7e7262; WORD $0x2731 // vpmovdb %zmm12, (%rdi) {%k6}
+	LONG $0x4e7e7262; WORD $0x2f31 // vpmovdb %zmm13, (%rdi) {%k6}
 	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48343162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm9, %zmm9
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x483c7162; WORD $0x0459; BYTE $0x8a // vmulps (%rdx,%rcx,4), %zmm8, %zmm8
-	LONG $0x246c0348; BYTE $0x20 // addq 0x20(%rsp), %rbp
+	QUAD $0x01b24459483c3162 // vmulps 0x40(%rdx,%r14,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x018a7c594844f162 // vmulps 0x40(%rdx,%rcx,4), %zmm7, %zmm7
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x028a7459484cf162 // vmulps 0x80(%rdx,%rcx,4), %zmm6, %zmm6
-	LONG $0x48355162; WORD $0xc0fe // vpaddd %zmm8, %zmm9, %zmm8
-	LONG $0x483d5262; WORD $0xc23d // vpmaxsd %zmm10, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc339 // vpminsd %zmm11, %zmm8, %zmm8
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x097e // jle 0x388b <k_qconv+0x386b>
-	LONG $0x487e7262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm8, (%rbp)
-	WORD $0x0feb // jmp 0x389a <k_qconv+0x387a>
+	QUAD $0x02b27c594844b162 // vmulps 0x80(%rdx,%r14,4), %zmm7, %zmm7
+	LONG $0x482d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm10, %zmm9
+	LONG $0x48355262; WORD $0xcb3d // vpmaxsd %zmm11, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcc39 // vpminsd %zmm12, %zmm9, %zmm9
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x097e // jle 0x38da <k_qconv+0x38ba>
+	LONG $0x487e7262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm9, (%rbp)
+	WORD $0x0feb // jmp 0x38e9 <k_qconv+0x38c9>
 	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
 	LONG $0xf192fbc5 // kmovd %ecx, %k6
-	LONG $0x4e7e7262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm8, (%rbp) {%k6}
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x4e7e7262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm9, (%rbp) {%k6}
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
 	LONG $0x104d8d4c // leaq 0x10(%rbp), %r9
-	LONG $0x4835f162; WORD $0xfffe // vpaddd %zmm7, %zmm9, %zmm7
-	LONG $0x4845d262; WORD $0xfa3d // vpmaxsd %zmm10, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfb39 // vpminsd %zmm11, %zmm7, %zmm7
+	LONG $0x482d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm10, %zmm8
+	LONG $0x483d5262; WORD $0xc33d // vpmaxsd %zmm11, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc439 // vpminsd %zmm12, %zmm8, %zmm8
 	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x38c2 <k_qconv+0x38a2>
+	WORD $0x0874 // je 0x3911 <k_qconv+0x38f1>
+	LONG $0x487e5262; WORD $0x0131 // vpmovdb %zmm8, (%r9)
+	WORD $0x1ceb // jmp 0x392d <k_qconv+0x390d>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
+	LONG $0x4e7e5262; WORD $0x0131 // vpmovdb %zmm8, (%r9) {%k6}
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x204d8d4c // leaq 0x20(%rbp), %r9
+	LONG $0x482df162; WORD $0xfffe // vpaddd %zmm7, %zmm10, %zmm7
+	LONG $0x4845d262; WORD $0xfb3d // vpmaxsd %zmm11, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfc39 // vpminsd %zmm12, %zmm7, %zmm7
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x3956 <k_qconv+0x3936>
 	LONG $0x487ed262; WORD $0x3931 // vpmovdb %zmm7, (%r9)
-	WORD $0x1ceb // jmp 0x38de <k_qconv+0x38be>
+	WORD $0x1ceb // jmp 0x3972 <k_qconv+0x3952>
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
 	WORD $0xf741; BYTE $0xd2 // notl %r10d
 	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
 	LONG $0x4e7ed262; WORD $0x3931 // vpmovdb %zmm7, (%r9) {%k6}
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm6, %zmm6
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01b26c594854b162 // vmulps 0x40(%rdx,%r14,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x204d8d4c // leaq 0x20(%rbp), %r9
-	LONG $0x4835f162; WORD $0xf6fe // vpaddd %zmm6, %zmm9, %zmm6
-	LONG $0x484dd262; WORD $0xf23d // vpmaxsd %zmm10, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf339 // vpminsd %zmm11, %zmm6, %zmm6
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x0874 // je 0x3907 <k_qconv+0x38e7>
-	LONG $0x487ed262; WORD $0x3131 // vpmovdb %zmm6, (%r9)
-	WORD $0x1ceb // jmp 0x3923 <k_qconv+0x3903>
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02b26459485cb162 // vmulps 0x80(%rdx,%r14,4), %zmm4, %zmm4
+	LONG $0x482df162; WORD $0xf6fe // vpaddd %zmm6, %zmm10, %zmm6
+	LONG $0x484dd262; WORD $0xf33d // vpmaxsd %zmm11, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf439 // vpminsd %zmm12, %zmm6, %zmm6
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x097e // jle 0x39c7 <k_qconv+0x39a7>
+	LONG $0x487ef262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm6, (%rbp)
+	WORD $0x0feb // jmp 0x39d6 <k_qconv+0x39b6>
+	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
+	LONG $0xf192fbc5 // kmovd %ecx, %k6
+	LONG $0x4e7ef262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm6, (%rbp) {%k6}
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x104d8d4c // leaq 0x10(%rbp), %r9
+	LONG $0x482df162; WORD $0xedfe // vpaddd %zmm5, %zmm10, %zmm5
+	LONG $0x4855d262; WORD $0xeb3d // vpmaxsd %zmm11, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xec39 // vpminsd %zmm12, %zmm5, %zmm5
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x39fe <k_qconv+0x39de>
+	LONG $0x487ed262; WORD $0x2931 // vpmovdb %zmm5, (%r9)
+	WORD $0x1ceb // jmp 0x3a1a <k_qconv+0x39fa>
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
 	WORD $0xf741; BYTE $0xd2 // notl %r10d
 	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
-	LONG $0x4e7ed262; WORD $0x3131 // vpmovdb %zmm6, (%r9) {%k6}
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0x8a // vmulps (%rdx,%rcx,4), %zmm5, %zmm5
-	LONG $0x246c0348; BYTE $0x20 // addq 0x20(%rsp), %rbp
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x018a6459485cf162 // vmulps 0x40(%rdx,%rcx,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x028a5c594864f162 // vmulps 0x80(%rdx,%rcx,4), %zmm3, %zmm3
-	LONG $0x4835f162; WORD $0xedfe // vpaddd %zmm5, %zmm9, %zmm5
-	LONG $0x4855d262; WORD $0xea3d // vpmaxsd %zmm10, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xeb39 // vpminsd %zmm11, %zmm5, %zmm5
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x097e // jle 0x397d <k_qconv+0x395d>
-	LONG $0x487ef262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm5, (%rbp)
-	WORD $0x0feb // jmp 0x398c <k_qconv+0x396c>
-	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
-	LONG $0xf192fbc5 // kmovd %ecx, %k6
-	LONG $0x4e7ef262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm5, (%rbp) {%k6}
+	LONG $0x4e7ed262; WORD $0x2931 // vpmovdb %zmm5, (%r9) {%k6}
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x104d8d4c // leaq 0x10(%rbp), %r9
-	LONG $0x4835f162; WORD $0xe4fe // vpaddd %zmm4, %zmm9, %zmm4
-	LONG $0x485dd262; WORD $0xe23d // vpmaxsd %zmm10, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe339 // vpminsd %zmm11, %zmm4, %zmm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x39b4 <k_qconv+0x3994>
+	LONG $0x204d8d4c // leaq 0x20(%rbp), %r9
+	LONG $0x482df162; WORD $0xe4fe // vpaddd %zmm4, %zmm10, %zmm4
+	LONG $0x485dd262; WORD $0xe33d // vpmaxsd %zmm11, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe439 // vpminsd %zmm12, %zmm4, %zmm4
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x3a43 <k_qconv+0x3a23>
 	LONG $0x487ed262; WORD $0x2131 // vpmovdb %zmm4, (%r9)
-	WORD $0x1ceb // jmp 0x39d0 <k_qconv+0x39b0>
+	WORD $0x1ceb // jmp 0x3a5f <k_qconv+0x3a3f>
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
 	WORD $0xf741; BYTE $0xd2 // notl %r10d
 	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
 	LONG $0x4e7ed262; WORD $0x2131 // vpmovdb %zmm4, (%r9) {%k6}
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x204d8d4c // leaq 0x20(%rbp), %r9
-	LONG $0x4835f162; WORD $0xdbfe // vpaddd %zmm3, %zmm9, %zmm3
-	LONG $0x4865d262; WORD $0xda3d // vpmaxsd %zmm10, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xdb39 // vpminsd %zmm11, %zmm3, %zmm3
-	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	WORD $0x0874 // je 0x39f9 <k_qconv+0x39d9>
-	LONG $0x487ed262; WORD $0x1931 // vpmovdb %zmm3, (%r9)
-	WORD $0x1ceb // jmp 0x3a15 <k_qconv+0x39f5>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xf2 // kmovd %r10d, %k6
-	LONG $0x4e7ed262; WORD $0x1931 // vpmovdb %zmm3, (%r9) {%k6}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm3, %zmm3
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x486cf162; WORD $0x1459; BYTE $0x8a // vmulps (%rdx,%rcx,4), %zmm2, %zmm2
-	LONG $0x246c0348; BYTE $0x20 // addq 0x20(%rsp), %rbp
+	QUAD $0x01b25459486cb162 // vmulps 0x40(%rdx,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x018a4c594874f162 // vmulps 0x40(%rdx,%rcx,4), %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x028a4459487cf162 // vmulps 0x80(%rdx,%rcx,4), %zmm0, %zmm0
-	LONG $0x4835f162; WORD $0xd2fe // vpaddd %zmm2, %zmm9, %zmm2
-	LONG $0x486dd262; WORD $0xd23d // vpmaxsd %zmm10, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd339 // vpminsd %zmm11, %zmm2, %zmm2
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x097e // jle 0x3a6f <k_qconv+0x3a4f>
-	LONG $0x487ef262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm2, (%rbp)
-	WORD $0x0feb // jmp 0x3a7e <k_qconv+0x3a5e>
+	QUAD $0x02b24c594874b162 // vmulps 0x80(%rdx,%r14,4), %zmm1, %zmm1
+	LONG $0x482df162; WORD $0xdbfe // vpaddd %zmm3, %zmm10, %zmm3
+	LONG $0x4865d262; WORD $0xdb3d // vpmaxsd %zmm11, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdc39 // vpminsd %zmm12, %zmm3, %zmm3
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x097e // jle 0x3ab4 <k_qconv+0x3a94>
+	LONG $0x487ef262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm3, (%rbp)
+	WORD $0x0feb // jmp 0x3ac3 <k_qconv+0x3aa3>
 	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
 	LONG $0xf192fbc5 // kmovd %ecx, %k6
-	LONG $0x4e7ef262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm2, (%rbp) {%k6}
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x4e7ef262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm3, (%rbp) {%k6}
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
 	LONG $0x104d8d4c // leaq 0x10(%rbp), %r9
-	LONG $0x4835f162; WORD $0xc9fe // vpaddd %zmm1, %zmm9, %zmm1
-	LONG $0x4875d262; WORD $0xca3d // vpmaxsd %zmm10, %zmm1, %zmm1
-	LONG $0x4875d262; WORD $0xcb39 // vpminsd %zmm11, %zmm1, %zmm1
+	LONG $0x482df162; WORD $0xd2fe // vpaddd %zmm2, %zmm10, %zmm2
+	LONG $0x486dd262; WORD $0xd33d // vpmaxsd %zmm11, %zmm2, %zmm2
+	LONG $0x486dd262; WORD $0xd439 // vpminsd %zmm12, %zmm2, %zmm2
 	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x3aab <k_qconv+0x3a8b>
-	LONG $0x487ed262; WORD $0x0931 // vpmovdb %zmm1, (%r9)
-	WORD $0x18eb // jmp 0x3ac3 <k_qconv+0x3aa3>
+	WORD $0x0874 // je 0x3aeb <k_qconv+0x3acb>
+	LONG $0x487ed262; WORD $0x1131 // vpmovdb %zmm2, (%r9)
+	WORD $0x18eb // jmp 0x3b03 <k_qconv+0x3ae3>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xf092fbc5 // kmovd %eax, %k6
-	LONG $0x4e7ed262; WORD $0x0931 // vpmovdb %zmm1, (%r9) {%k6}
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
+	LONG $0x4e7ed262; WORD $0x1131 // vpmovdb %zmm2, (%r9) {%k6}
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
 	LONG $0x20c58348 // addq $0x20, %rbp
-	LONG $0x4835f162; WORD $0xc0fe // vpaddd %zmm0, %zmm9, %zmm0
-	LONG $0x487dd262; WORD $0xc23d // vpmaxsd %zmm10, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc339 // vpminsd %zmm11, %zmm0, %zmm0
+	LONG $0x482df162; WORD $0xc9fe // vpaddd %zmm1, %zmm10, %zmm1
+	LONG $0x4875d262; WORD $0xcb3d // vpmaxsd %zmm11, %zmm1, %zmm1
+	LONG $0x4875d262; WORD $0xcc39 // vpminsd %zmm12, %zmm1, %zmm1
 	WORD $0x8440; BYTE $0xff // testb %dil, %dil
-	LONG $0xf5d3840f; WORD $0xffff // je 0x30bb <k_qconv+0x309b>
-	LONG $0x487ef262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm0, (%rbp)
-	LONG $0xfff5ece9; BYTE $0xff // jmp 0x30e0 <k_qconv+0x30c0>
-	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
-	QUAD $0x01927c594844b162 // vmulps 0x40(%rdx,%r10,4), %zmm7, %zmm7
-	QUAD $0x01907c584844b162 // vaddps 0x40(%rax,%r10,4), %zmm7, %zmm7
-	LONG $0x4a7cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx) {%k2}
+	LONG $0xf5e2840f; WORD $0xffff // je 0x310a <k_qconv+0x30ea>
+	LONG $0x487ef262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%rbp)
+	LONG $0xfff5efe9; BYTE $0xff // jmp 0x3123 <k_qconv+0x3103>
+	LONG $0x497c7162; WORD $0x0911 // vmovups %zmm9, (%rcx) {%k1}
+	QUAD $0x01b24459483c3162 // vmulps 0x40(%rdx,%r14,4), %zmm8, %zmm8
+	QUAD $0x01b04458483c3162 // vaddps 0x40(%rax,%r14,4), %zmm8, %zmm8
+	LONG $0x4a7c7162; WORD $0x4111; BYTE $0x01 // vmovups %zmm8, 0x40(%rcx) {%k2}
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x02b27c594844b162 // vmulps 0x80(%rdx,%r14,4), %zmm7, %zmm7
+	QUAD $0x02b07c584844b162 // vaddps 0x80(%rax,%r14,4), %zmm7, %zmm7
+	LONG $0x4b7cf162; WORD $0x7911; BYTE $0x02 // vmovups %zmm7, 0x80(%rcx) {%k3}
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x02927459484cb162 // vmulps 0x80(%rdx,%r10,4), %zmm6, %zmm6
-	QUAD $0x02907458484cb162 // vaddps 0x80(%rax,%r10,4), %zmm6, %zmm6
-	LONG $0x4b7cf162; WORD $0x7111; BYTE $0x02 // vmovups %zmm6, 0x80(%rcx) {%k3}
-	LONG $0xa90c8d48 // leaq (%rcx,%rbp,4), %rcx
+	LONG $0x484cb162; WORD $0x3459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854b162; WORD $0x2c59; BYTE $0x92 // vmulps (%rdx,%r10,4), %zmm5, %zmm5
-	LONG $0x4854b162; WORD $0x2c58; BYTE $0x90 // vaddps (%rax,%r10,4), %zmm5, %zmm5
+	LONG $0x0ffa8349 // cmpq $0xf, %r10
+	WORD $0x257e // jle 0x3bb7 <k_qconv+0x3b97>
+	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
+	QUAD $0x01b26c594854b162 // vmulps 0x40(%rdx,%r14,4), %zmm5, %zmm5
+	QUAD $0x01b06c584854b162 // vaddps 0x40(%rax,%r14,4), %zmm5, %zmm5
+	LONG $0x1ffa8349 // cmpq $0x1f, %r10
+	WORD $0x1f7e // jle 0x3bcd <k_qconv+0x3bad>
+	LONG $0x487cf162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%rcx)
+	WORD $0x1deb // jmp 0x3bd4 <k_qconv+0x3bb4>
+	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
+	QUAD $0x01b26c594854b162 // vmulps 0x40(%rdx,%r14,4), %zmm5, %zmm5
+	QUAD $0x01b06c584854b162 // vaddps 0x40(%rax,%r14,4), %zmm5, %zmm5
+	LONG $0x4a7cf162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%rcx) {%k2}
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x257e // jle 0x3b77 <k_qconv+0x3b57>
-	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	QUAD $0x01926459485cb162 // vmulps 0x40(%rdx,%r10,4), %zmm4, %zmm4
-	QUAD $0x01906458485cb162 // vaddps 0x40(%rax,%r10,4), %zmm4, %zmm4
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	WORD $0x1f7e // jle 0x3b8d <k_qconv+0x3b6d>
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx)
-	WORD $0x1deb // jmp 0x3b94 <k_qconv+0x3b74>
-	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
-	QUAD $0x01926459485cb162 // vmulps 0x40(%rdx,%r10,4), %zmm4, %zmm4
-	QUAD $0x01906458485cb162 // vaddps 0x40(%rax,%r10,4), %zmm4, %zmm4
-	LONG $0x4a7cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx) {%k2}
+	QUAD $0x02b26459485cb162 // vmulps 0x80(%rdx,%r14,4), %zmm4, %zmm4
+	QUAD $0x02b06458485cb162 // vaddps 0x80(%rax,%r14,4), %zmm4, %zmm4
+	LONG $0x4b7cf162; WORD $0x6111; BYTE $0x02 // vmovups %zmm4, 0x80(%rcx) {%k3}
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02925c594864b162 // vmulps 0x80(%rdx,%r10,4), %zmm3, %zmm3
-	QUAD $0x02905c584864b162 // vaddps 0x80(%rax,%r10,4), %zmm3, %zmm3
-	LONG $0x4b7cf162; WORD $0x5911; BYTE $0x02 // vmovups %zmm3, 0x80(%rcx) {%k3}
-	LONG $0xa90c8d48 // leaq (%rcx,%rbp,4), %rcx
+	LONG $0x4864b162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm3, %zmm3
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cb162; WORD $0x1459; BYTE $0x92 // vmulps (%rdx,%r10,4), %zmm2, %zmm2
-	LONG $0x486cb162; WORD $0x1458; BYTE $0x90 // vaddps (%rax,%r10,4), %zmm2, %zmm2
+	LONG $0x0ffa8349 // cmpq $0xf, %r10
+	WORD $0x257e // jle 0x3c3a <k_qconv+0x3c1a>
+	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
+	QUAD $0x01b25459486cb162 // vmulps 0x40(%rdx,%r14,4), %zmm2, %zmm2
+	QUAD $0x01b05458486cb162 // vaddps 0x40(%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x1ffa8349 // cmpq $0x1f, %r10
+	WORD $0x1f7e // jle 0x3c50 <k_qconv+0x3c30>
+	LONG $0x487cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx)
+	WORD $0x1deb // jmp 0x3c57 <k_qconv+0x3c37>
+	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
+	QUAD $0x01b25459486cb162 // vmulps 0x40(%rdx,%r14,4), %zmm2, %zmm2
+	QUAD $0x01b05458486cb162 // vaddps 0x40(%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x4a7cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx) {%k2}
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x2a7e // jle 0x3bff <k_qconv+0x3bdf>
-	LONG $0x487cf162; WORD $0x1111 // vmovups %zmm2, (%rcx)
-	QUAD $0x01924c594874b162 // vmulps 0x40(%rdx,%r10,4), %zmm1, %zmm1
-	QUAD $0x01904c584874b162 // vaddps 0x40(%rax,%r10,4), %zmm1, %zmm1
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	WORD $0x247e // jle 0x3c15 <k_qconv+0x3bf5>
-	LONG $0x487cf162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%rcx)
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	WORD $0x22eb // jmp 0x3c21 <k_qconv+0x3c01>
-	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
-	QUAD $0x01924c594874b162 // vmulps 0x40(%rdx,%r10,4), %zmm1, %zmm1
-	QUAD $0x01904c584874b162 // vaddps 0x40(%rax,%r10,4), %zmm1, %zmm1
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x4a7cf162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%rcx) {%k2}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x02924459487cb162 // vmulps 0x80(%rdx,%r10,4), %zmm0, %zmm0
-	QUAD $0x02904458487cb162 // vaddps 0x80(%rax,%r10,4), %zmm0, %zmm0
-	LONG $0x4b7cf162; WORD $0x4111; BYTE $0x02 // vmovups %zmm0, 0x80(%rcx) {%k3}
-	LONG $0xfff49de9; BYTE $0xff // jmp 0x30e0 <k_qconv+0x30c0>
-	LONG $0x4b7c7162; WORD $0x6711; BYTE $0x02 // vmovups %zmm12, 0x80(%rdi) {%k3}
-	LONG $0xaf0c8d4c // leaq (%rdi,%rbp,4), %r9
-	LONG $0x48fe7162; WORD $0x047f; BYTE $0xaf // vmovdqu64 %zmm8, (%rdi,%rbp,4)
-	QUAD $0x01af7c7f48fef162 // vmovdqu64 %zmm7, 0x40(%rdi,%rbp,4)
+	QUAD $0x02b24c594874b162 // vmulps 0x80(%rdx,%r14,4), %zmm1, %zmm1
+	QUAD $0x02b04c584874b162 // vaddps 0x80(%rax,%r14,4), %zmm1, %zmm1
+	LONG $0x4b7cf162; WORD $0x4911; BYTE $0x02 // vmovups %zmm1, 0x80(%rcx) {%k3}
+	LONG $0xfff4aee9; BYTE $0xff // jmp 0x3127 <k_qconv+0x3107>
+	LONG $0x4b7c7162; WORD $0x6f11; BYTE $0x02 // vmovups %zmm13, 0x80(%rdi) {%k3}
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x870c8d4c // leaq (%rdi,%rax,4), %r9
+	LONG $0x48fe7162; WORD $0x0c7f; BYTE $0x87 // vmovdqu64 %zmm9, (%rdi,%rax,4)
+	QUAD $0x0187447f48fe7162 // vmovdqu64 %zmm8, 0x40(%rdi,%rax,4)
 	WORD $0x01b0 // movb $0x1, %al
-	LONG $0xfffaebe9; BYTE $0xff // jmp 0x374f <k_qconv+0x372f>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xfffaffe9; BYTE $0xff // jmp 0x379e <k_qconv+0x377e>
+	BYTE $0x90 // nop
 	LONG $0x78478b49 // movq 0x78(%r15), %rax
 	LONG $0x60578b49 // movq 0x60(%r15), %rdx
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	LONG $0x684f8b4d // movq 0x68(%r15), %r9
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x54af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rdx
+	LONG $0x68678b4d // movq 0x68(%r15), %r12
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
 	WORD $0x8b49; BYTE $0x17 // movq (%r15), %rdx
 	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
 	LONG $0x18578b49 // movq 0x18(%r15), %rdx
 	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
 	LONG $0x385f8b49 // movq 0x38(%r15), %rbx
-	LONG $0x80a78b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r12
+	LONG $0x80978b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r10
 	LONG $0x205f8b4d // movq 0x20(%r15), %r11
-	LONG $0x016e8d4d // leaq 0x1(%r14), %r13
+	LONG $0x016d8d4c // leaq 0x1(%rbp), %r13
 	LONG $0xe8af0f4c // imulq %rax, %r13
 	QUAD $0x000000a824ac034c // addq 0xa8(%rsp), %r13
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
 	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x38eb // jmp 0x3d04 <k_qconv+0x3ce4>
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
+	WORD $0x33eb // jmp 0x3d37 <k_qconv+0x3d17>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax) {%k6}
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x024e8d49 // leaq 0x2(%r14), %rcx
-	LONG $0x246c034c; BYTE $0x70 // addq 0x70(%rsp), %r13
+	LONG $0x4e7ef262; WORD $0x0831 // vpmovdb %zmm1, (%rax) {%k6}
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x024d8d48 // leaq 0x2(%rbp), %rcx
+	QUAD $0x0000008024ac034c // addq 0x80(%rsp), %r13
 	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
-	LONG $0xefce8f0f; WORD $0xffff // jg 0x2cd2 <k_qconv+0x2cb2>
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0xefd08f0f; WORD $0xffff // jg 0x2d07 <k_qconv+0x2ce7>
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	LONG $0x240c8948 // movq %rcx, (%rsp)
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x48fef162; WORD $0x146f; BYTE $0xa9 // vmovdqu64 (%rcx,%rbp,4), %zmm2
-	QUAD $0x01a94c6f48fef162 // vmovdqu64 0x40(%rcx,%rbp,4), %zmm1
-	QUAD $0x02a9446f48fef162 // vmovdqu64 0x80(%rcx,%rbp,4), %zmm0
+	LONG $0x48feb162; WORD $0x1c6f; BYTE $0xb1 // vmovdqu64 (%rcx,%r14,4), %zmm3
+	QUAD $0x01b1546f48feb162 // vmovdqu64 0x40(%rcx,%r14,4), %zmm2
+	QUAD $0x02b14c6f48feb162 // vmovdqu64 0x80(%rcx,%r14,4), %zmm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x3e00 <k_qconv+0x3de0>
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x3e30 <k_qconv+0x3e10>
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
 	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x244c0348; BYTE $0x40 // addq 0x40(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x307a8b48 // movq 0x30(%rdx), %rdi
-	LONG $0x40528b48 // movq 0x40(%rdx), %rdx
+	LONG $0x244c0348; BYTE $0x38 // addq 0x38(%rsp), %rcx
+	LONG $0x307f8b49 // movq 0x30(%r15), %rdi
+	LONG $0x40578b49 // movq 0x40(%r15), %rdx
 	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
 	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
 	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
 	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x18eb // jmp 0x3d8c <k_qconv+0x3d6c>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x1aeb // jmp 0x3dbc <k_qconv+0x3d9c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0x0086840f; WORD $0x0000 // je 0x3e12 <k_qconv+0x3df2>
+	LONG $0x0086840f; WORD $0x0000 // je 0x3e42 <k_qconv+0x3e22>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0xef7e // jle 0x3d80 <k_qconv+0x3d60>
+	WORD $0xef7e // jle 0x3db0 <k_qconv+0x3d90>
 	LONG $0xf70c8b4c // movq (%rdi,%rsi,8), %r9
 	LONG $0x09348d4e // leaq (%rcx,%r9), %r14
 	LONG $0x16048d4f // leaq (%r14,%r10), %r8
 	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
-	LONG $0x48fef162; WORD $0x756f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm6
-	LONG $0x48fef162; WORD $0x7d6f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm7
-	LONG $0x48fe7162; WORD $0x456f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm8
-	LONG $0x487d5262; WORD $0x0e58 // vpbroadcastd (%r14), %zmm9
-	LONG $0x4835f262; WORD $0xee50 // vpdpbusd %zmm6, %zmm9, %zmm5
-	LONG $0x4835f262; WORD $0xe750 // vpdpbusd %zmm7, %zmm9, %zmm4
-	LONG $0x487d5262; WORD $0x1158 // vpbroadcastd (%r9), %zmm10
-	LONG $0x4835d262; WORD $0xd850 // vpdpbusd %zmm8, %zmm9, %zmm3
-	LONG $0x482df262; WORD $0xd650 // vpdpbusd %zmm6, %zmm10, %zmm2
-	LONG $0x482df262; WORD $0xcf50 // vpdpbusd %zmm7, %zmm10, %zmm1
-	LONG $0x482dd262; WORD $0xc050 // vpdpbusd %zmm8, %zmm10, %zmm0
+	LONG $0x48fef162; WORD $0x7d6f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm7
+	LONG $0x48fe7162; WORD $0x456f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm8
+	LONG $0x48fe7162; WORD $0x4d6f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm9
+	LONG $0x487d5262; WORD $0x1658 // vpbroadcastd (%r14), %zmm10
+	LONG $0x482df262; WORD $0xf750 // vpdpbusd %zmm7, %zmm10, %zmm6
+	LONG $0x482dd262; WORD $0xe850 // vpdpbusd %zmm8, %zmm10, %zmm5
+	LONG $0x487d5262; WORD $0x1958 // vpbroadcastd (%r9), %zmm11
+	LONG $0x482dd262; WORD $0xe150 // vpdpbusd %zmm9, %zmm10, %zmm4
+	LONG $0x4825f262; WORD $0xdf50 // vpdpbusd %zmm7, %zmm11, %zmm3
+	LONG $0x4825d262; WORD $0xd050 // vpdpbusd %zmm8, %zmm11, %zmm2
+	LONG $0x4825d262; WORD $0xc950 // vpdpbusd %zmm9, %zmm11, %zmm1
 	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0xc0c58148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbp
 	LONG $0x04c18349 // addq $0x4, %r9
 	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0xa772 // jb 0x3da0 <k_qconv+0x3d80>
-	WORD $0x85eb // jmp 0x3d80 <k_qconv+0x3d60>
+	WORD $0xa772 // jb 0x3dd0 <k_qconv+0x3db0>
+	WORD $0x85eb // jmp 0x3db0 <k_qconv+0x3d90>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
 	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
 	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x7d74 // je 0x3ea0 <k_qconv+0x3e80>
+	LONG $0x48fdf162; WORD $0xf36f // vmovdqa64 %zmm3, %zmm6
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x24440348; BYTE $0x40 // addq 0x40(%rsp), %rax
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x7d74 // je 0x3ed0 <k_qconv+0x3eb0>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x24348b4c // movq (%rsp), %r14
-	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
-	LONG $0x0149850f; WORD $0x0000 // jne 0x3f90 <k_qconv+0x3f70>
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x0137850f; WORD $0x0000 // jne 0x3fb0 <k_qconv+0x3f90>
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x018e8e0f; WORD $0x0000 // jle 0x3fe4 <k_qconv+0x3fc4>
-	LONG $0x48fef162; WORD $0x287f // vmovdqu64 %zmm5, (%rax)
+	LONG $0x017c8e0f; WORD $0x0000 // jle 0x3fff <k_qconv+0x3fdf>
+	LONG $0x48fef162; WORD $0x307f // vmovdqu64 %zmm6, (%rax)
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	LONG $0x0184820f; WORD $0x0000 // jb 0x3fea <k_qconv+0x3fca>
-	LONG $0x48fef162; WORD $0x607f; BYTE $0x01 // vmovdqu64 %zmm4, 0x40(%rax)
+	LONG $0x0172820f; WORD $0x0000 // jb 0x4005 <k_qconv+0x3fe5>
+	LONG $0x48fef162; WORD $0x687f; BYTE $0x01 // vmovdqu64 %zmm5, 0x40(%rax)
 	LONG $0x30fe8348 // cmpq $0x30, %rsi
-	LONG $0x0436820f; WORD $0x0000 // jb 0x42ad <k_qconv+0x428d>
-	LONG $0x48fef162; WORD $0x587f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%rax)
-	LONG $0x48feb162; WORD $0x147f; BYTE $0x88 // vmovdqu64 %zmm2, (%rax,%r9,4)
-	QUAD $0x01884c7f48feb162 // vmovdqu64 %zmm1, 0x40(%rax,%r9,4)
-	QUAD $0x0288447f48feb162 // vmovdqu64 %zmm0, 0x80(%rax,%r9,4)
-	LONG $0xfffe56e9; BYTE $0xff // jmp 0x3cf0 <k_qconv+0x3cd0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x041b820f; WORD $0x0000 // jb 0x42bf <k_qconv+0x429f>
+	LONG $0x48fef162; WORD $0x607f; BYTE $0x02 // vmovdqu64 %zmm4, 0x80(%rax)
+	LONG $0x48feb162; WORD $0x1c7f; BYTE $0xa0 // vmovdqu64 %zmm3, (%rax,%r12,4)
+	QUAD $0x01a0547f48feb162 // vmovdqu64 %zmm2, 0x40(%rax,%r12,4)
+	QUAD $0x02a04c7f48feb162 // vmovdqu64 %zmm1, 0x80(%rax,%r12,4)
+	LONG $0xfffe59e9; BYTE $0xff // jmp 0x3d20 <k_qconv+0x3d00>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487df262; WORD $0x7158; BYTE $0x22 // vpbroadcastd 0x88(%rcx), %zmm6
-	LONG $0x487df262; WORD $0x7958; BYTE $0x23 // vpbroadcastd 0x8c(%rcx), %zmm7
-	LONG $0x487d7262; WORD $0x4158; BYTE $0x24 // vpbroadcastd 0x90(%rcx), %zmm8
+	LONG $0x487dd262; WORD $0x7f58; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm7
+	LONG $0x487d5262; WORD $0x4758; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm8
+	LONG $0x487d5262; WORD $0x4f58; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm9
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm5, %zmm5
+	QUAD $0x01b36c5948549162 // vmulps 0x40(%r11,%r14,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01af6459485cd162 // vmulps 0x40(%r15,%rbp,4), %zmm4, %zmm4
+	QUAD $0x02b36459485c9162 // vmulps 0x80(%r11,%r14,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02af5c594864d162 // vmulps 0x80(%r15,%rbp,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x484df162; WORD $0xedfe // vpaddd %zmm5, %zmm6, %zmm5
-	LONG $0x4855f262; WORD $0xef3d // vpmaxsd %zmm7, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xe839 // vpminsd %zmm8, %zmm5, %zmm5
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x4845f162; WORD $0xf6fe // vpaddd %zmm6, %zmm7, %zmm6
+	LONG $0x484dd262; WORD $0xf03d // vpmaxsd %zmm8, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf139 // vpminsd %zmm9, %zmm6, %zmm6
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x0ff88349 // cmpq $0xf, %r8
-	LONG $0x00988e0f; WORD $0x0000 // jle 0x3fbb <k_qconv+0x3f9b>
-	LONG $0x487ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax)
-	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
-	LONG $0x485df262; WORD $0xe73d // vpmaxsd %zmm7, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe039 // vpminsd %zmm8, %zmm4, %zmm4
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x00828e0f; WORD $0x0000 // jle 0x3fd6 <k_qconv+0x3fb6>
+	LONG $0x487ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax)
+	LONG $0x4845f162; WORD $0xedfe // vpaddd %zmm5, %zmm7, %zmm5
+	LONG $0x4855d262; WORD $0xe83d // vpmaxsd %zmm8, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xe939 // vpminsd %zmm9, %zmm5, %zmm5
 	LONG $0x1ff88349 // cmpq $0x1f, %r8
-	LONG $0x0202860f; WORD $0x0000 // jbe 0x4147 <k_qconv+0x4127>
+	LONG $0x01ec860f; WORD $0x0000 // jbe 0x4162 <k_qconv+0x4142>
 	LONG $0x20708d48 // leaq 0x20(%rax), %rsi
-	LONG $0x487ef262; WORD $0x6031; BYTE $0x01 // vpmovdb %zmm4, 0x10(%rax)
-	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
-	LONG $0x4865f262; WORD $0xdf3d // vpmaxsd %zmm7, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xd839 // vpminsd %zmm8, %zmm3, %zmm3
+	LONG $0x487ef262; WORD $0x6831; BYTE $0x01 // vpmovdb %zmm5, 0x10(%rax)
+	LONG $0x4845f162; WORD $0xe4fe // vpaddd %zmm4, %zmm7, %zmm4
+	LONG $0x485dd262; WORD $0xe03d // vpmaxsd %zmm8, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe139 // vpminsd %zmm9, %zmm4, %zmm4
 	WORD $0x01b2 // movb $0x1, %dl
 	LONG $0x2ff88349 // cmpq $0x2f, %r8
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x020d860f; WORD $0x0000 // jbe 0x417f <k_qconv+0x415f>
-	LONG $0x487ef262; WORD $0x1e31 // vpmovdb %zmm3, (%rsi)
+	LONG $0x01f7860f; WORD $0x0000 // jbe 0x4196 <k_qconv+0x4176>
+	LONG $0x487ef262; WORD $0x2631 // vpmovdb %zmm4, (%rsi)
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x000217e9; BYTE $0x00 // jmp 0x419e <k_qconv+0x417e>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm5, %zmm5
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x000201e9; BYTE $0x00 // jmp 0x41b0 <k_qconv+0x4190>
+	BYTE $0x90 // nop
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm6, %zmm6
 	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm6, %zmm6
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	WORD $0x5e7e // jle 0x4011 <k_qconv+0x3ff1>
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
-	WORD $0x5ceb // jmp 0x4017 <k_qconv+0x3ff7>
+	WORD $0x5e7e // jle 0x402c <k_qconv+0x400c>
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	WORD $0x5ceb // jmp 0x4032 <k_qconv+0x4012>
 	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
 	LONG $0xf192fbc5 // kmovd %ecx, %k6
-	LONG $0x4e7ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax) {%k6}
+	LONG $0x4e7ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax) {%k6}
 	LONG $0x10508d48 // leaq 0x10(%rax), %rdx
-	LONG $0x484df162; WORD $0xe4fe // vpaddd %zmm4, %zmm6, %zmm4
-	LONG $0x485df262; WORD $0xe73d // vpmaxsd %zmm7, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe039 // vpminsd %zmm8, %zmm4, %zmm4
-	LONG $0x000167e9; BYTE $0x00 // jmp 0x414b <k_qconv+0x412b>
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	LONG $0x4a7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k2}
-	LONG $0x4b7cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax) {%k3}
-	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x4845f162; WORD $0xedfe // vpaddd %zmm5, %zmm7, %zmm5
+	LONG $0x4855d262; WORD $0xe83d // vpmaxsd %zmm8, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xe939 // vpminsd %zmm9, %zmm5, %zmm5
+	LONG $0x000167e9; BYTE $0x00 // jmp 0x4166 <k_qconv+0x4146>
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	LONG $0x4a7cf162; WORD $0x6811; BYTE $0x01 // vmovups %zmm5, 0x40(%rax) {%k2}
+	LONG $0x4b7cf162; WORD $0x6011; BYTE $0x02 // vmovups %zmm4, 0x80(%rax) {%k3}
+	LONG $0xa00c8d4a // leaq (%rax,%r12,4), %rcx
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x411b <k_qconv+0x40fb>
-	LONG $0x48fef162; WORD $0x117f // vmovdqu64 %zmm2, (%rcx)
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x4121 <k_qconv+0x4101>
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01ab6459485cd162 // vmulps 0x40(%r11,%rbp,4), %zmm4, %zmm4
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x4136 <k_qconv+0x4116>
+	LONG $0x48fef162; WORD $0x197f // vmovdqu64 %zmm3, (%rcx)
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x413c <k_qconv+0x411c>
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01b36c5948549162 // vmulps 0x40(%r11,%r14,4), %zmm5, %zmm5
 	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
+	QUAD $0x01b16c584854b162 // vaddps 0x40(%rcx,%r14,4), %zmm5, %zmm5
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	WORD $0x087e // jle 0x403f <k_qconv+0x401f>
-	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
-	WORD $0x06eb // jmp 0x4045 <k_qconv+0x4025>
-	LONG $0x4a7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k2}
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x02ab5c594864d162 // vmulps 0x80(%r11,%rbp,4), %zmm3, %zmm3
-	QUAD $0x02a95c584864f162 // vaddps 0x80(%rcx,%rbp,4), %zmm3, %zmm3
+	WORD $0x087e // jle 0x405a <k_qconv+0x403a>
+	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
+	WORD $0x06eb // jmp 0x4060 <k_qconv+0x4040>
+	LONG $0x4a7cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k2}
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x02b36459485c9162 // vmulps 0x80(%r11,%r14,4), %zmm4, %zmm4
+	QUAD $0x02b16458485cb162 // vaddps 0x80(%rcx,%r14,4), %zmm4, %zmm4
 	LONG $0x80908d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rdx
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
 	LONG $0x2ffe8348 // cmpq $0x2f, %rsi
-	WORD $0x597e // jle 0x40cb <k_qconv+0x40ab>
-	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	WORD $0x597e // jle 0x40e6 <k_qconv+0x40c6>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x01b35459486c9162 // vmulps 0x40(%r11,%r14,4), %zmm2, %zmm2
+	QUAD $0x01b15458486cb162 // vaddps 0x40(%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x01ab4c594874d162 // vmulps 0x40(%r11,%rbp,4), %zmm1, %zmm1
-	QUAD $0x01a94c584874f162 // vaddps 0x40(%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x02ab4459487cd162 // vmulps 0x80(%r11,%rbp,4), %zmm0, %zmm0
-	QUAD $0x02a94458487cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x4011; BYTE $0x02 // vmovups %zmm0, 0x80(%rax)
-	LONG $0xfffc25e9; BYTE $0xff // jmp 0x3cf0 <k_qconv+0x3cd0>
-	LONG $0x4b7cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k3}
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x02b34c5948749162 // vmulps 0x80(%r11,%r14,4), %zmm1, %zmm1
+	QUAD $0x02b14c584874b162 // vaddps 0x80(%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%rax)
+	LONG $0xfffc3ae9; BYTE $0xff // jmp 0x3d20 <k_qconv+0x3d00>
+	LONG $0x4b7cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k3}
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
 	LONG $0x0ffe8348 // cmpq $0xf, %rsi
-	LONG $0x017f8e0f; WORD $0x0000 // jle 0x426e <k_qconv+0x424e>
-	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
-	QUAD $0x01ab4c594874d162 // vmulps 0x40(%r11,%rbp,4), %zmm1, %zmm1
-	QUAD $0x01a94c584874f162 // vaddps 0x40(%rcx,%rbp,4), %zmm1, %zmm1
+	LONG $0x01768e0f; WORD $0x0000 // jle 0x4280 <k_qconv+0x4260>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	QUAD $0x01b35459486c9162 // vmulps 0x40(%r11,%r14,4), %zmm2, %zmm2
+	QUAD $0x01b15458486cb162 // vaddps 0x40(%rcx,%r14,4), %zmm2, %zmm2
 	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
-	LONG $0x01758e0f; WORD $0x0000 // jle 0x4284 <k_qconv+0x4264>
-	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
-	LONG $0x000170e9; BYTE $0x00 // jmp 0x428b <k_qconv+0x426b>
-	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
-	LONG $0x4a7cf162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%rcx) {%k2}
+	LONG $0x016c8e0f; WORD $0x0000 // jle 0x4296 <k_qconv+0x4276>
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax)
+	LONG $0x000167e9; BYTE $0x00 // jmp 0x429d <k_qconv+0x427d>
+	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
+	LONG $0x4a7cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx) {%k2}
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	QUAD $0x028844114e7cb162 // vmovups %zmm0, 0x80(%rax,%r9,4) {%k6}
-	LONG $0xfffba9e9; BYTE $0xff // jmp 0x3cf0 <k_qconv+0x3cd0>
+	QUAD $0x02a04c114e7cb162 // vmovups %zmm1, 0x80(%rax,%r12,4) {%k6}
+	LONG $0xfffbbee9; BYTE $0xff // jmp 0x3d20 <k_qconv+0x3d00>
 	LONG $0x10508d48 // leaq 0x10(%rax), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xf692fbc5 // kmovd %esi, %k6
-	LONG $0x4e7ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx) {%k6}
+	LONG $0x4e7ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx) {%k6}
 	LONG $0x20708d48 // leaq 0x20(%rax), %rsi
-	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
-	LONG $0x4865f262; WORD $0xdf3d // vpmaxsd %zmm7, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xd839 // vpminsd %zmm8, %zmm3, %zmm3
+	LONG $0x4845f162; WORD $0xe4fe // vpaddd %zmm4, %zmm7, %zmm4
+	LONG $0x485dd262; WORD $0xe03d // vpmaxsd %zmm8, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe139 // vpminsd %zmm9, %zmm4, %zmm4
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xf792fbc5 // kmovd %edi, %k6
-	LONG $0x4e7ef262; WORD $0x1e31 // vpmovdb %zmm3, (%rsi) {%k6}
+	LONG $0x4e7ef262; WORD $0x2631 // vpmovdb %zmm4, (%rsi) {%k6}
 	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm3, %zmm3
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm2, %zmm2
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	QUAD $0x01b35459486c9162 // vmulps 0x40(%r11,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x01ab4c594874d162 // vmulps 0x40(%r11,%rbp,4), %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x02ab4459487cd162 // vmulps 0x80(%r11,%rbp,4), %zmm0, %zmm0
-	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
-	LONG $0x486df262; WORD $0xd73d // vpmaxsd %zmm7, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd039 // vpminsd %zmm8, %zmm2, %zmm2
+	QUAD $0x02b34c5948749162 // vmulps 0x80(%r11,%r14,4), %zmm1, %zmm1
+	LONG $0x4845f162; WORD $0xdbfe // vpaddd %zmm3, %zmm7, %zmm3
+	LONG $0x4865d262; WORD $0xd83d // vpmaxsd %zmm8, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xd939 // vpminsd %zmm9, %zmm3, %zmm3
 	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x087e // jle 0x41f0 <k_qconv+0x41d0>
-	LONG $0x487ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax)
-	WORD $0x0eeb // jmp 0x41fe <k_qconv+0x41de>
+	WORD $0x087e // jle 0x4202 <k_qconv+0x41e2>
+	LONG $0x487ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax)
+	WORD $0x0eeb // jmp 0x4210 <k_qconv+0x41f0>
 	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
 	LONG $0xf192fbc5 // kmovd %ecx, %k6
-	LONG $0x4e7ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax) {%k6}
-	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x4e7ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax) {%k6}
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
 	LONG $0x10788d48 // leaq 0x10(%rax), %rdi
-	LONG $0x484df162; WORD $0xc9fe // vpaddd %zmm1, %zmm6, %zmm1
-	LONG $0x4875f262; WORD $0xcf3d // vpmaxsd %zmm7, %zmm1, %zmm1
-	LONG $0x4875d262; WORD $0xc839 // vpminsd %zmm8, %zmm1, %zmm1
+	LONG $0x4845f162; WORD $0xd2fe // vpaddd %zmm2, %zmm7, %zmm2
+	LONG $0x486dd262; WORD $0xd03d // vpmaxsd %zmm8, %zmm2, %zmm2
+	LONG $0x486dd262; WORD $0xd139 // vpminsd %zmm9, %zmm2, %zmm2
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0874 // je 0x4226 <k_qconv+0x4206>
-	LONG $0x487ef262; WORD $0x0f31 // vpmovdb %zmm1, (%rdi)
-	WORD $0x18eb // jmp 0x423e <k_qconv+0x421e>
+	WORD $0x0874 // je 0x4238 <k_qconv+0x4218>
+	LONG $0x487ef262; WORD $0x1731 // vpmovdb %zmm2, (%rdi)
+	WORD $0x18eb // jmp 0x4250 <k_qconv+0x4230>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xf292fbc5 // kmovd %edx, %k6
-	LONG $0x4e7ef262; WORD $0x0f31 // vpmovdb %zmm1, (%rdi) {%k6}
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
+	LONG $0x4e7ef262; WORD $0x1731 // vpmovdb %zmm2, (%rdi) {%k6}
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
 	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x484df162; WORD $0xc0fe // vpaddd %zmm0, %zmm6, %zmm0
-	LONG $0x487df262; WORD $0xc73d // vpmaxsd %zmm7, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc039 // vpminsd %zmm8, %zmm0, %zmm0
+	LONG $0x4845f162; WORD $0xc9fe // vpaddd %zmm1, %zmm7, %zmm1
+	LONG $0x4875d262; WORD $0xc83d // vpmaxsd %zmm8, %zmm1, %zmm1
+	LONG $0x4875d262; WORD $0xc939 // vpminsd %zmm9, %zmm1, %zmm1
 	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xfa69840f; WORD $0xffff // je 0x3ccc <k_qconv+0x3cac>
-	LONG $0x487ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax)
-	LONG $0xfffa82e9; BYTE $0xff // jmp 0x3cf0 <k_qconv+0x3cd0>
-	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
-	QUAD $0x01ab4c594874d162 // vmulps 0x40(%r11,%rbp,4), %zmm1, %zmm1
-	QUAD $0x01a94c584874f162 // vaddps 0x40(%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x4a7cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax) {%k2}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x02ab4459487cd162 // vmulps 0x80(%r11,%rbp,4), %zmm0, %zmm0
-	QUAD $0x02a94458487cf162 // vaddps 0x80(%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x4b7cf162; WORD $0x4011; BYTE $0x02 // vmovups %zmm0, 0x80(%rax) {%k3}
-	LONG $0xfffa43e9; BYTE $0xff // jmp 0x3cf0 <k_qconv+0x3cd0>
-	LONG $0x4b7cf162; WORD $0x5811; BYTE $0x02 // vmovups %zmm3, 0x80(%rax) {%k3}
-	LONG $0x48feb162; WORD $0x147f; BYTE $0x88 // vmovdqu64 %zmm2, (%rax,%r9,4)
-	QUAD $0x01884c7f48feb162 // vmovdqu64 %zmm1, 0x40(%rax,%r9,4)
-	LONG $0xfffe60e9; BYTE $0xff // jmp 0x4128 <k_qconv+0x4108>
-	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	LONG $0xfa8f840f; WORD $0xffff // je 0x3d04 <k_qconv+0x3ce4>
+	LONG $0x487ef262; WORD $0x0831 // vpmovdb %zmm1, (%rax)
+	LONG $0xfffaa0e9; BYTE $0xff // jmp 0x3d20 <k_qconv+0x3d00>
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	QUAD $0x01b35459486c9162 // vmulps 0x40(%r11,%r14,4), %zmm2, %zmm2
+	QUAD $0x01b15458486cb162 // vaddps 0x40(%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x4a7cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax) {%k2}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x02b34c5948749162 // vmulps 0x80(%r11,%r14,4), %zmm1, %zmm1
+	QUAD $0x02b14c584874b162 // vaddps 0x80(%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x4b7cf162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%rax) {%k3}
+	LONG $0xfffa61e9; BYTE $0xff // jmp 0x3d20 <k_qconv+0x3d00>
+	LONG $0x4b7cf162; WORD $0x6011; BYTE $0x02 // vmovups %zmm4, 0x80(%rax) {%k3}
+	LONG $0x48feb162; WORD $0x1c7f; BYTE $0xa0 // vmovdqu64 %zmm3, (%rax,%r12,4)
+	QUAD $0x01a0547f48feb162 // vmovdqu64 %zmm2, 0x40(%rax,%r12,4)
+	LONG $0xfffe69e9; BYTE $0xff // jmp 0x4143 <k_qconv+0x4123>
+	LONG $0xf04d8d48 // leaq -0x10(%rbp), %rcx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xd092fbc5 // kmovd %eax, %k2
-	WORD $0x4e8d; BYTE $0xf0 // leal -0x10(%rsi), %ecx
+	WORD $0x4d8d; BYTE $0xf0 // leal -0x10(%rbp), %ecx
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
-	LONG $0xb8248489; WORD $0x0000; BYTE $0x00 // movl %eax, 0xb8(%rsp)
+	LONG $0x88248489; WORD $0x0000; BYTE $0x00 // movl %eax, 0x88(%rsp)
 	LONG $0xd892fbc5 // kmovd %eax, %k3
-	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	WORD $0x35eb // jmp 0x4346 <k_qconv+0x4326>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	QUAD $0x0000009824840148 // addq %rax, 0x98(%rsp)
-	QUAD $0x000000b0248c3b48 // cmpq 0xb0(%rsp), %rcx
-	LONG $0xbd3a840f; WORD $0xffff // je 0x80 <k_qconv+0x60>
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	QUAD $0x0000009024840348 // addq 0x90(%rsp), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x26eb // jmp 0x4341 <k_qconv+0x4321>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	QUAD $0x000000a024b40148 // addq %rsi, 0xa0(%rsp)
+	QUAD $0x000000b024843b48 // cmpq 0xb0(%rsp), %rax
+	LONG $0xbd4f840f; WORD $0xffff // je 0x90 <k_qconv+0x70>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	QUAD $0x0000009824b40348 // addq 0x98(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x247c8348; WORD $0x0850 // cmpq $0x8, 0x50(%rsp)
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x03788d0f; WORD $0x0000 // jge 0x46e0 <k_qconv+0x46c0>
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x037d8d0f; WORD $0x0000 // jge 0x46e0 <k_qconv+0x46c0>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	LONG $0x04c88348 // orq $0x4, %rax
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0x10c38e0f; WORD $0x0000 // jle 0x5440 <k_qconv+0x5420>
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x10c88e0f; WORD $0x0000 // jle 0x5440 <k_qconv+0x5420>
 	LONG $0x02458d49 // leaq 0x2(%r13), %rax
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0x18ef8e0f; WORD $0x0000 // jle 0x5c80 <k_qconv+0x5c60>
+	LONG $0x18a98e0f; WORD $0x0000 // jle 0x5c30 <k_qconv+0x5c10>
 	LONG $0x246c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r13
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x837d // jge 0x4320 <k_qconv+0x4300>
-	LONG $0x78478b49 // movq 0x78(%r15), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	WORD $0x887d // jge 0x4320 <k_qconv+0x4300>
+	LONG $0x784f8b49 // movq 0x78(%r15), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	LONG $0x60578b49 // movq 0x60(%r15), %rdx
-	LONG $0x54af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rdx
-	LONG $0x68478b49 // movq 0x68(%r15), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x68778b49 // movq 0x68(%r15), %rsi
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
 	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x184f8b4d // movq 0x18(%r15), %r9
 	LONG $0x38578b4d // movq 0x38(%r15), %r10
 	LONG $0x809f8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r11
 	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
-	WORD $0x2beb // jmp 0x440f <k_qconv+0x43ef>
-	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	QUAD $0x01af4459487cf162 // vmulps 0x40(%rdi,%rbp,4), %zmm0, %zmm0
-	QUAD $0x01a94458487cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x4b7cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax) {%k3}
+	WORD $0x30eb // jmp 0x4408 <k_qconv+0x43e8>
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	QUAD $0x01b74c594874b162 // vmulps 0x40(%rdi,%r14,4), %zmm1, %zmm1
+	QUAD $0x01b14c584874b162 // vaddps 0x40(%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x4b7cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax) {%k3}
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	LONG $0x246c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r13
-	LONG $0xff11840f; WORD $0xffff // je 0x4320 <k_qconv+0x4300>
-	LONG $0x48fed162; WORD $0x0c6f; BYTE $0xa9 // vmovdqu64 (%r9,%rbp,4), %zmm1
-	QUAD $0x01a9446f48fed162 // vmovdqu64 0x40(%r9,%rbp,4), %zmm0
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0xff18840f; WORD $0xffff // je 0x4320 <k_qconv+0x4300>
+	LONG $0x48fe9162; WORD $0x146f; BYTE $0xb1 // vmovdqu64 (%r9,%r14,4), %zmm2
+	QUAD $0x01b14c6f48fe9162 // vmovdqu64 0x40(%r9,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x7d7e // jle 0x44a0 <k_qconv+0x4480>
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x00808e0f; WORD $0x0000 // jle 0x44a0 <k_qconv+0x4480>
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
 	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	LONG $0x247c0348; BYTE $0x38 // addq 0x38(%rsp), %rdi
-	LONG $0x306f8b4d // movq 0x30(%r15), %r13
-	LONG $0x406f8b49 // movq 0x40(%r15), %rbp
+	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x30688b4c // movq 0x30(%rax), %r13
+	LONG $0x40688b48 // movq 0x40(%rax), %rbp
 	QUAD $0x00000000ad348d4c // leaq (,%rbp,4), %r14
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x0152850f; WORD $0x0000 // jne 0x45a0 <k_qconv+0x4580>
+	LONG $0x0150850f; WORD $0x0000 // jne 0x45a0 <k_qconv+0x4580>
 	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0x4874 // je 0x44a3 <k_qconv+0x4483>
+	WORD $0x4674 // je 0x44a3 <k_qconv+0x4483>
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x437e // jle 0x44a3 <k_qconv+0x4483>
+	WORD $0x417e // jle 0x44a3 <k_qconv+0x4483>
 	LONG $0xc57c0349; BYTE $0x00 // addq (%r13,%rax,8), %rdi
 	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487df262; WORD $0x1758 // vpbroadcastd (%rdi), %zmm2
-	LONG $0x486dd262; WORD $0x0c50; BYTE $0x24 // vpdpbusd (%r12), %zmm2, %zmm1
-	QUAD $0x01244450486dd262 // vpdpbusd 0x40(%r12), %zmm2, %zmm0
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487df262; WORD $0x1f58 // vpbroadcastd (%rdi), %zmm3
+	LONG $0x4865d262; WORD $0x1450; BYTE $0x24 // vpdpbusd (%r12), %zmm3, %zmm2
+	QUAD $0x01244c504865d262 // vpdpbusd 0x40(%r12), %zmm3, %zmm1
 	LONG $0x04c78348 // addq $0x4, %rdi
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
 	WORD $0xde72 // jb 0x4470 <k_qconv+0x4450>
 	WORD $0x0feb // jmp 0x44a3 <k_qconv+0x4483>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	LONG $0xc6af0f48 // imulq %rsi, %rax
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0xc7af0f49 // imulq %r15, %rax
 	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x4a74 // je 0x4500 <k_qconv+0x44e0>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x4b74 // je 0x4500 <k_qconv+0x44e0>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
 	LONG $0x02fb8349 // cmpq $0x2, %r11
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x016d850f; WORD $0x0000 // jne 0x4640 <k_qconv+0x4620>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x016a850f; WORD $0x0000 // jne 0x4640 <k_qconv+0x4620>
 	LONG $0x0ff88349 // cmpq $0xf, %r8
-	LONG $0x01f88e0f; WORD $0x0000 // jle 0x46d5 <k_qconv+0x46b5>
-	LONG $0x48fef162; WORD $0x087f // vmovdqu64 %zmm1, (%rax)
+	LONG $0x01f58e0f; WORD $0x0000 // jle 0x46d5 <k_qconv+0x46b5>
+	LONG $0x48fef162; WORD $0x107f // vmovdqu64 %zmm2, (%rax)
 	LONG $0x1ff88349 // cmpq $0x1f, %r8
-	LONG $0xff0d860f; WORD $0xffff // jbe 0x43fa <k_qconv+0x43da>
-	LONG $0x48fef162; WORD $0x407f; BYTE $0x01 // vmovdqu64 %zmm0, 0x40(%rax)
-	LONG $0xffff08e9; BYTE $0xff // jmp 0x4401 <k_qconv+0x43e1>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x204f8b49 // movq 0x20(%r15), %rcx
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x4874f162; WORD $0x0c59; BYTE $0xa9 // vmulps (%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01a94459487cf162 // vmulps 0x40(%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xe15b // vcvtps2dq %zmm1, %zmm4
-	LONG $0x487df162; WORD $0xc85b // vcvtps2dq %zmm0, %zmm1
-	LONG $0x487dd262; WORD $0x5f58; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm3
-	LONG $0x487dd262; WORD $0x5758; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm2
-	LONG $0x487dd262; WORD $0x4758; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm0
-	LONG $0x4865f162; WORD $0xe4fe // vpaddd %zmm4, %zmm3, %zmm4
-	LONG $0x485df262; WORD $0xe23d // vpmaxsd %zmm2, %zmm4, %zmm4
-	LONG $0x485df262; WORD $0xe039 // vpminsd %zmm0, %zmm4, %zmm4
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x012d8e0f; WORD $0x0000 // jle 0x4698 <k_qconv+0x4678>
-	LONG $0x10488d48 // leaq 0x10(%rax), %rcx
-	LONG $0x487ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax)
-	LONG $0x4865f162; WORD $0xc9fe // vpaddd %zmm1, %zmm3, %zmm1
-	LONG $0x4875f262; WORD $0xca3d // vpmaxsd %zmm2, %zmm1, %zmm1
-	LONG $0x4875f262; WORD $0xc039 // vpminsd %zmm0, %zmm1, %zmm0
-	LONG $0x1fff8348 // cmpq $0x1f, %rdi
-	LONG $0x012e860f; WORD $0x0000 // jbe 0x46bf <k_qconv+0x469f>
-	LONG $0x487ef262; WORD $0x0131 // vpmovdb %zmm0, (%rcx)
-	LONG $0xfffe65e9; BYTE $0xff // jmp 0x4401 <k_qconv+0x43e1>
+	LONG $0xfefe860f; WORD $0xffff // jbe 0x43ee <k_qconv+0x43ce>
+	LONG $0x48fef162; WORD $0x487f; BYTE $0x01 // vmovdqu64 %zmm1, 0x40(%rax)
+	LONG $0xfffef9e9; BYTE $0xff // jmp 0x43f5 <k_qconv+0x43d5>
 	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x204f8b49 // movq 0x20(%r15), %rcx
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x486cb162; WORD $0x1459; BYTE $0xb1 // vmulps (%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x24040348 // addq (%rsp), %rax
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x01b14c594874b162 // vmulps 0x40(%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xea5b // vcvtps2dq %zmm2, %zmm5
+	LONG $0x487df162; WORD $0xd15b // vcvtps2dq %zmm1, %zmm2
+	LONG $0x487dd262; WORD $0x6758; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm4
+	LONG $0x487dd262; WORD $0x5f58; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm3
+	LONG $0x487dd262; WORD $0x4f58; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm1
+	LONG $0x485df162; WORD $0xedfe // vpaddd %zmm5, %zmm4, %zmm5
+	LONG $0x4855f262; WORD $0xeb3d // vpmaxsd %zmm3, %zmm5, %zmm5
+	LONG $0x4855f262; WORD $0xe939 // vpminsd %zmm1, %zmm5, %zmm5
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	LONG $0x01298e0f; WORD $0x0000 // jle 0x4698 <k_qconv+0x4678>
+	LONG $0x10488d48 // leaq 0x10(%rax), %rcx
+	LONG $0x487ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax)
+	LONG $0x485df162; WORD $0xd2fe // vpaddd %zmm2, %zmm4, %zmm2
+	LONG $0x486df262; WORD $0xd33d // vpmaxsd %zmm3, %zmm2, %zmm2
+	LONG $0x486df262; WORD $0xc939 // vpminsd %zmm1, %zmm2, %zmm1
+	LONG $0x1fff8348 // cmpq $0x1f, %rdi
+	LONG $0x012a860f; WORD $0x0000 // jbe 0x46bf <k_qconv+0x469f>
+	LONG $0x487ef262; WORD $0x0931 // vpmovdb %zmm1, (%rcx)
+	LONG $0xfffe55e9; BYTE $0xff // jmp 0x43f5 <k_qconv+0x43d5>
 	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x14eb // jmp 0x45bd <k_qconv+0x459d>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x02c08348 // addq $0x2, %rax
 	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
-	LONG $0xfe98840f; WORD $0xffff // je 0x4455 <k_qconv+0x4435>
+	LONG $0xfe9a840f; WORD $0xffff // je 0x4457 <k_qconv+0x4437>
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
 	WORD $0x307e // jle 0x45f2 <k_qconv+0x45d2>
 	LONG $0xc54c8b49; BYTE $0x00 // movq (%r13,%rax,8), %rcx
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
 	LONG $0x31048d4e // leaq (%rcx,%r14), %r8
 	WORD $0x9066 // nop
-	LONG $0x487df262; WORD $0x1158 // vpbroadcastd (%rcx), %zmm2
-	LONG $0x486dd262; WORD $0x0c50; BYTE $0x24 // vpdpbusd (%r12), %zmm2, %zmm1
-	QUAD $0x01244450486dd262 // vpdpbusd 0x40(%r12), %zmm2, %zmm0
+	LONG $0x487df262; WORD $0x1958 // vpbroadcastd (%rcx), %zmm3
+	LONG $0x4865d262; WORD $0x1450; BYTE $0x24 // vpdpbusd (%r12), %zmm3, %zmm2
+	QUAD $0x01244c504865d262 // vpdpbusd 0x40(%r12), %zmm3, %zmm1
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
@@ -3332,9 +3332,9 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
 	LONG $0x31048d4e // leaq (%rcx,%r14), %r8
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487df262; WORD $0x1158 // vpbroadcastd (%rcx), %zmm2
-	LONG $0x486dd262; WORD $0x0c50; BYTE $0x24 // vpdpbusd (%r12), %zmm2, %zmm1
-	QUAD $0x01244450486dd262 // vpdpbusd 0x40(%r12), %zmm2, %zmm0
+	LONG $0x487df262; WORD $0x1958 // vpbroadcastd (%rcx), %zmm3
+	LONG $0x4865d262; WORD $0x1450; BYTE $0x24 // vpdpbusd (%r12), %zmm3, %zmm2
+	QUAD $0x01244c504865d262 // vpdpbusd 0x40(%r12), %zmm3, %zmm1
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
@@ -3343,39 +3343,39 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x207f8b49 // movq 0x20(%r15), %rdi
 	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1459; BYTE $0xb7 // vmulps (%rdi,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm2, %zmm2
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c59; BYTE $0xaf // vmulps (%rdi,%rbp,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
 	LONG $0x0ff88349 // cmpq $0xf, %r8
-	LONG $0xfd788e0f; WORD $0xffff // jle 0x43e4 <k_qconv+0x43c4>
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	QUAD $0x01af4459487cf162 // vmulps 0x40(%rdi,%rbp,4), %zmm0, %zmm0
-	QUAD $0x01a94458487cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm0, %zmm0
+	LONG $0xfd6c8e0f; WORD $0xffff // jle 0x43d8 <k_qconv+0x43b8>
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	QUAD $0x01b74c594874b162 // vmulps 0x40(%rdi,%r14,4), %zmm1, %zmm1
+	QUAD $0x01b14c584874b162 // vaddps 0x40(%rcx,%r14,4), %zmm1, %zmm1
 	LONG $0x1ff88349 // cmpq $0x1f, %r8
-	LONG $0xfd6e860f; WORD $0xffff // jbe 0x43fa <k_qconv+0x43da>
-	LONG $0x487cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax)
-	LONG $0xfffd69e9; BYTE $0xff // jmp 0x4401 <k_qconv+0x43e1>
+	LONG $0xfd62860f; WORD $0xffff // jbe 0x43ee <k_qconv+0x43ce>
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
+	LONG $0xfffd5de9; BYTE $0xff // jmp 0x43f5 <k_qconv+0x43d5>
 	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
 	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax) {%k4}
+	LONG $0x4c7ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax) {%k4}
 	LONG $0x10c08348 // addq $0x10, %rax
-	LONG $0x4865f162; WORD $0xc9fe // vpaddd %zmm1, %zmm3, %zmm1
-	LONG $0x4875f262; WORD $0xca3d // vpmaxsd %zmm2, %zmm1, %zmm1
-	LONG $0x4875f262; WORD $0xc039 // vpminsd %zmm0, %zmm1, %zmm0
+	LONG $0x485df162; WORD $0xd2fe // vpaddd %zmm2, %zmm4, %zmm2
+	LONG $0x486df262; WORD $0xd33d // vpmaxsd %zmm3, %zmm2, %zmm2
+	LONG $0x486df262; WORD $0xc939 // vpminsd %zmm1, %zmm2, %zmm1
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0xb824848b; WORD $0x0000; BYTE $0x00 // movl 0xb8(%rsp), %eax
+	LONG $0x8824848b; WORD $0x0000; BYTE $0x00 // movl 0x88(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ef262; WORD $0x0131 // vpmovdb %zmm0, (%rcx) {%k4}
-	LONG $0xfffd2ce9; BYTE $0xff // jmp 0x4401 <k_qconv+0x43e1>
-	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	LONG $0xfffd1ae9; BYTE $0xff // jmp 0x43fa <k_qconv+0x43da>
+	LONG $0x4c7ef262; WORD $0x0931 // vpmovdb %zmm1, (%rcx) {%k4}
+	LONG $0xfffd20e9; BYTE $0xff // jmp 0x43f5 <k_qconv+0x43d5>
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0xfffd0ee9; BYTE $0xff // jmp 0x43ee <k_qconv+0x43ce>
 	LONG $0x784f8b4d // movq 0x78(%r15), %r9
-	LONG $0x60478b49 // movq 0x60(%r15), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x604f8b49 // movq 0x60(%r15), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
 	LONG $0x68778b49 // movq 0x68(%r15), %rsi
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x18478b49 // movq 0x18(%r15), %rax
@@ -3388,41 +3388,41 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
 	WORD $0x2ceb // jmp 0x4753 <k_qconv+0x4733>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ed262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm0, (%r13) {%k4}
+	LONG $0x4c7ed262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%r13) {%k4}
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x08458d49 // leaq 0x8(%r13), %rax
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xfc188f0f; WORD $0xffff // jg 0x436b <k_qconv+0x434b>
+	LONG $0xfc138f0f; WORD $0xffff // jg 0x4366 <k_qconv+0x4346>
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x48fef162; WORD $0x0c6f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm1
-	QUAD $0x01a8446f48fef162 // vmovdqu64 0x40(%rax,%rbp,4), %zmm0
+	LONG $0x48feb162; WORD $0x146f; BYTE $0xb0 // vmovdqu64 (%rax,%r14,4), %zmm2
+	QUAD $0x01b04c6f48feb162 // vmovdqu64 0x40(%rax,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
 	LONG $0x016c8e0f; WORD $0x0000 // jle 0x48e0 <k_qconv+0x48c0>
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x244c0348; BYTE $0x38 // addq 0x38(%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x20 // addq 0x20(%rsp), %rcx
 	LONG $0x30578b49 // movq 0x30(%r15), %rdx
 	LONG $0x40778b4d // movq 0x40(%r15), %r14
 	QUAD $0x00000000b5248d4e // leaq (,%r14,4), %r12
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
 	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
+	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
+	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
 	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
-	LONG $0x48fd7162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm10
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
 	LONG $0x48fd7162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm11
-	LONG $0x48fd7162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm12
+	LONG $0x48fd7162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm12
 	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
-	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
+	LONG $0x48fd7162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm14
 	LONG $0x48fde162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm18
+	LONG $0x48fde162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm19
 	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x0eeb // jmp 0x47fc <k_qconv+0x47dc>
@@ -3436,579 +3436,579 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	LONG $0x271c8d4a // leaq (%rdi,%r12), %rbx
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fe7162; WORD $0x756f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm14
-	LONG $0x487d7262; WORD $0x3f58 // vpbroadcastd (%rdi), %zmm15
-	LONG $0x48fee162; WORD $0x456f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm16
-	LONG $0x4805c262; WORD $0xd650 // vpdpbusd %zmm14, %zmm15, %zmm18
-	LONG $0x4805a262; WORD $0xc850 // vpdpbusd %zmm16, %zmm15, %zmm17
+	LONG $0x48fe7162; WORD $0x7d6f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm15
+	LONG $0x487de262; WORD $0x0758 // vpbroadcastd (%rdi), %zmm16
+	LONG $0x48fee162; WORD $0x4d6f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm17
+	LONG $0x407dc262; WORD $0xdf50 // vpdpbusd %zmm15, %zmm16, %zmm19
+	LONG $0x407da262; WORD $0xd150 // vpdpbusd %zmm17, %zmm16, %zmm18
 	LONG $0x0f048d4a // leaq (%rdi,%r9), %rax
-	LONG $0x487d3262; WORD $0x3c58; BYTE $0x0f // vpbroadcastd (%rdi,%r9), %zmm15
-	LONG $0x48055262; WORD $0xee50 // vpdpbusd %zmm14, %zmm15, %zmm13
-	LONG $0x48053262; WORD $0xe050 // vpdpbusd %zmm16, %zmm15, %zmm12
-	LONG $0x487d5262; WORD $0x3c58; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm15
+	LONG $0x487da262; WORD $0x0458; BYTE $0x0f // vpbroadcastd (%rdi,%r9), %zmm16
+	LONG $0x407d5262; WORD $0xf750 // vpdpbusd %zmm15, %zmm16, %zmm14
+	LONG $0x407d3262; WORD $0xe950 // vpdpbusd %zmm17, %zmm16, %zmm13
+	LONG $0x487dc262; WORD $0x0458; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm16
 	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x48055262; WORD $0xde50 // vpdpbusd %zmm14, %zmm15, %zmm11
-	LONG $0x48053262; WORD $0xd050 // vpdpbusd %zmm16, %zmm15, %zmm10
-	LONG $0x487d5262; WORD $0x3c58; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm15
+	LONG $0x407d5262; WORD $0xe750 // vpdpbusd %zmm15, %zmm16, %zmm12
+	LONG $0x407d3262; WORD $0xd950 // vpdpbusd %zmm17, %zmm16, %zmm11
+	LONG $0x487dc262; WORD $0x0458; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm16
 	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x48055262; WORD $0xce50 // vpdpbusd %zmm14, %zmm15, %zmm9
-	LONG $0x48053262; WORD $0xc050 // vpdpbusd %zmm16, %zmm15, %zmm8
-	LONG $0x487d5262; WORD $0x3c58; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm15
+	LONG $0x407d5262; WORD $0xd750 // vpdpbusd %zmm15, %zmm16, %zmm10
+	LONG $0x407d3262; WORD $0xc950 // vpdpbusd %zmm17, %zmm16, %zmm9
+	LONG $0x487dc262; WORD $0x0458; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm16
 	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x4805d262; WORD $0xfe50 // vpdpbusd %zmm14, %zmm15, %zmm7
-	LONG $0x487dc262; WORD $0x1c58; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm19
-	LONG $0x4805b262; WORD $0xf050 // vpdpbusd %zmm16, %zmm15, %zmm6
+	LONG $0x407d5262; WORD $0xc750 // vpdpbusd %zmm15, %zmm16, %zmm8
+	LONG $0x487dc262; WORD $0x2458; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm20
+	LONG $0x407db262; WORD $0xf950 // vpdpbusd %zmm17, %zmm16, %zmm7
 	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x4065d262; WORD $0xee50 // vpdpbusd %zmm14, %zmm19, %zmm5
-	LONG $0x4065b262; WORD $0xe050 // vpdpbusd %zmm16, %zmm19, %zmm4
-	LONG $0x487d5262; WORD $0x3c58; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm15
+	LONG $0x405dd262; WORD $0xf750 // vpdpbusd %zmm15, %zmm20, %zmm6
+	LONG $0x405db262; WORD $0xe950 // vpdpbusd %zmm17, %zmm20, %zmm5
+	LONG $0x487dc262; WORD $0x0458; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm16
 	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x4805d262; WORD $0xde50 // vpdpbusd %zmm14, %zmm15, %zmm3
-	LONG $0x4805b262; WORD $0xd050 // vpdpbusd %zmm16, %zmm15, %zmm2
-	LONG $0x487d5262; WORD $0x3c58; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm15
-	LONG $0x4805d262; WORD $0xce50 // vpdpbusd %zmm14, %zmm15, %zmm1
-	LONG $0x4805b262; WORD $0xc050 // vpdpbusd %zmm16, %zmm15, %zmm0
+	LONG $0x407dd262; WORD $0xe750 // vpdpbusd %zmm15, %zmm16, %zmm4
+	LONG $0x407db262; WORD $0xd950 // vpdpbusd %zmm17, %zmm16, %zmm3
+	LONG $0x487dc262; WORD $0x0458; BYTE $0x01 // vpbroadcastd (%r9,%rax), %zmm16
+	LONG $0x407dd262; WORD $0xd750 // vpdpbusd %zmm15, %zmm16, %zmm2
+	LONG $0x407db262; WORD $0xc950 // vpdpbusd %zmm17, %zmm16, %zmm1
 	LONG $0x04c78348 // addq $0x4, %rdi
 	LONG $0x80ed8348 // subq $-0x80, %rbp
 	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
 	LONG $0xff37820f; WORD $0xffff // jb 0x4810 <k_qconv+0x47f0>
 	LONG $0xffff12e9; BYTE $0xff // jmp 0x47f0 <k_qconv+0x47d0>
 	WORD $0x9066 // nop
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
 	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
+	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
+	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
 	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
-	LONG $0x48fd7162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm10
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
 	LONG $0x48fd7162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm11
-	LONG $0x48fd7162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm12
+	LONG $0x48fd7162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm12
 	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
-	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
+	LONG $0x48fd7162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm14
 	LONG $0x48fde162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm18
+	LONG $0x48fde162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm19
 	LONG $0xeeaf0f4c // imulq %rsi, %r13
-	LONG $0x246c034c; BYTE $0x18 // addq 0x18(%rsp), %r13
+	LONG $0x246c034c; BYTE $0x38 // addq 0x38(%rsp), %r13
 	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
 	LONG $0x00d5840f; WORD $0x0000 // je 0x4a20 <k_qconv+0x4a00>
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
 	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x0148850f; WORD $0x0000 // jne 0x4ab0 <k_qconv+0x4a90>
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x05a68e0f; WORD $0x0000 // jle 0x4f1c <k_qconv+0x4efc>
-	LONG $0x48fee162; WORD $0x107f // vmovdqu64 %zmm18, (%rax)
+	LONG $0x48fee162; WORD $0x187f // vmovdqu64 %zmm19, (%rax)
 	LONG $0x1fff8348 // cmpq $0x1f, %rdi
 	LONG $0x0824860f; WORD $0x0000 // jbe 0x51aa <k_qconv+0x518a>
-	LONG $0x48fee162; WORD $0x487f; BYTE $0x01 // vmovdqu64 %zmm17, 0x40(%rax)
+	LONG $0x48fee162; WORD $0x507f; BYTE $0x01 // vmovdqu64 %zmm18, 0x40(%rax)
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fe7162; WORD $0x2c7f; BYTE $0xb0 // vmovdqu64 %zmm13, (%rax,%rsi,4)
-	QUAD $0x01b0647f48fe7162 // vmovdqu64 %zmm12, 0x40(%rax,%rsi,4)
+	LONG $0x48fe7162; WORD $0x347f; BYTE $0xb0 // vmovdqu64 %zmm14, (%rax,%rsi,4)
+	QUAD $0x01b06c7f48fe7162 // vmovdqu64 %zmm13, 0x40(%rax,%rsi,4)
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x48fe7162; WORD $0x1c7f; BYTE $0xb1 // vmovdqu64 %zmm11, (%rcx,%rsi,4)
-	QUAD $0x01b1547f48fe7162 // vmovdqu64 %zmm10, 0x40(%rcx,%rsi,4)
+	LONG $0x48fe7162; WORD $0x247f; BYTE $0xb1 // vmovdqu64 %zmm12, (%rcx,%rsi,4)
+	QUAD $0x01b15c7f48fe7162 // vmovdqu64 %zmm11, 0x40(%rcx,%rsi,4)
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fe7162; WORD $0x0c7f; BYTE $0xb0 // vmovdqu64 %zmm9, (%rax,%rsi,4)
-	QUAD $0x01b0447f48fe7162 // vmovdqu64 %zmm8, 0x40(%rax,%rsi,4)
+	LONG $0x48fe7162; WORD $0x147f; BYTE $0xb0 // vmovdqu64 %zmm10, (%rax,%rsi,4)
+	QUAD $0x01b04c7f48fe7162 // vmovdqu64 %zmm9, 0x40(%rax,%rsi,4)
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x48fef162; WORD $0x3c7f; BYTE $0xb1 // vmovdqu64 %zmm7, (%rcx,%rsi,4)
-	QUAD $0x01b1747f48fef162 // vmovdqu64 %zmm6, 0x40(%rcx,%rsi,4)
+	LONG $0x48fe7162; WORD $0x047f; BYTE $0xb1 // vmovdqu64 %zmm8, (%rcx,%rsi,4)
+	QUAD $0x01b17c7f48fef162 // vmovdqu64 %zmm7, 0x40(%rcx,%rsi,4)
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fef162; WORD $0x2c7f; BYTE $0xb0 // vmovdqu64 %zmm5, (%rax,%rsi,4)
-	QUAD $0x01b0647f48fef162 // vmovdqu64 %zmm4, 0x40(%rax,%rsi,4)
+	LONG $0x48fef162; WORD $0x347f; BYTE $0xb0 // vmovdqu64 %zmm6, (%rax,%rsi,4)
+	QUAD $0x01b06c7f48fef162 // vmovdqu64 %zmm5, 0x40(%rax,%rsi,4)
 	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x48fef162; WORD $0x1c7f; BYTE $0xb1 // vmovdqu64 %zmm3, (%rcx,%rsi,4)
-	QUAD $0x01b1547f48fef162 // vmovdqu64 %zmm2, 0x40(%rcx,%rsi,4)
-	LONG $0x48fef162; WORD $0x0c7f; BYTE $0xb0 // vmovdqu64 %zmm1, (%rax,%rsi,4)
-	QUAD $0x01b0447f48fef162 // vmovdqu64 %zmm0, 0x40(%rax,%rsi,4)
+	LONG $0x48fef162; WORD $0x247f; BYTE $0xb1 // vmovdqu64 %zmm4, (%rcx,%rsi,4)
+	QUAD $0x01b15c7f48fef162 // vmovdqu64 %zmm3, 0x40(%rcx,%rsi,4)
+	LONG $0x48fef162; WORD $0x147f; BYTE $0xb0 // vmovdqu64 %zmm2, (%rax,%rsi,4)
+	QUAD $0x01b04c7f48fef162 // vmovdqu64 %zmm1, 0x40(%rax,%rsi,4)
 	LONG $0xfffd31e9; BYTE $0xff // jmp 0x4744 <k_qconv+0x4724>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x246c034c; BYTE $0x30 // addq 0x30(%rsp), %r13
-	LONG $0x487d5262; WORD $0x7758; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm14
-	LONG $0x487d5262; WORD $0x7f58; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm15
-	LONG $0x487dc262; WORD $0x4758; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm16
+	LONG $0x487d5262; WORD $0x7f58; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm15
+	LONG $0x487dc262; WORD $0x4758; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm16
+	LONG $0x487dc262; WORD $0x4f58; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm17
+	LONG $0x487ca162; WORD $0xdb5b // vcvtdq2ps %zmm19, %zmm19
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x40648162; WORD $0x1c59; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm19, %zmm19
+	LONG $0x487da162; WORD $0xdb5b // vcvtps2dq %zmm19, %zmm19
 	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x406cc162; WORD $0x1459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm18, %zmm18
+	QUAD $0x01b35459406c8162 // vmulps 0x40(%r11,%r14,4), %zmm18, %zmm18
 	LONG $0x487da162; WORD $0xd25b // vcvtps2dq %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
-	QUAD $0x01ab4c594074c162 // vmulps 0x40(%r11,%rbp,4), %zmm17, %zmm17
-	LONG $0x487da162; WORD $0xc95b // vcvtps2dq %zmm17, %zmm17
-	LONG $0x480da162; WORD $0xd2fe // vpaddd %zmm18, %zmm14, %zmm18
-	LONG $0x406dc262; WORD $0xd73d // vpmaxsd %zmm15, %zmm18, %zmm18
-	LONG $0x406da262; WORD $0xd039 // vpminsd %zmm16, %zmm18, %zmm18
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x4805a162; WORD $0xdbfe // vpaddd %zmm19, %zmm15, %zmm19
+	LONG $0x4065a262; WORD $0xd83d // vpmaxsd %zmm16, %zmm19, %zmm19
+	LONG $0x4065a262; WORD $0xd939 // vpminsd %zmm17, %zmm19, %zmm19
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
 	WORD $0x5e7e // jle 0x4ae1 <k_qconv+0x4ac1>
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x487ec262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm18, (%r13)
-	LONG $0x480da162; WORD $0xc9fe // vpaddd %zmm17, %zmm14, %zmm17
-	LONG $0x4075c262; WORD $0xcf3d // vpmaxsd %zmm15, %zmm17, %zmm17
-	LONG $0x4075a262; WORD $0xc839 // vpminsd %zmm16, %zmm17, %zmm17
+	LONG $0x487ec262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm19, (%r13)
+	LONG $0x4805a162; WORD $0xd2fe // vpaddd %zmm18, %zmm15, %zmm18
+	LONG $0x406da262; WORD $0xd03d // vpmaxsd %zmm16, %zmm18, %zmm18
+	LONG $0x406da262; WORD $0xd139 // vpminsd %zmm17, %zmm18, %zmm18
 	LONG $0x1ffa8349 // cmpq $0x1f, %r10
 	WORD $0x6076 // jbe 0x4b06 <k_qconv+0x4ae6>
-	LONG $0x487ee262; WORD $0x0831 // vpmovdb %zmm17, (%rax)
+	LONG $0x487ee262; WORD $0x1031 // vpmovdb %zmm18, (%rax)
 	WORD $0x01b2 // movb $0x1, %dl
 	WORD $0x70eb // jmp 0x4b20 <k_qconv+0x4b00>
-	LONG $0x487c3162; WORD $0xf25b // vcvtdq2ps %zmm18, %zmm14
-	LONG $0x480c5162; WORD $0x3459; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm14, %zmm14
+	LONG $0x487c3162; WORD $0xfb5b // vcvtdq2ps %zmm19, %zmm15
+	LONG $0x48041162; WORD $0x3c59; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm15, %zmm15
 	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
-	LONG $0x480c7162; WORD $0x3458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm14, %zmm14
+	LONG $0x48043162; WORD $0x3c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm15, %zmm15
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x04d18e0f; WORD $0x0000 // jle 0x4fa7 <k_qconv+0x4f87>
-	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
+	LONG $0x487c7162; WORD $0x3811 // vmovups %zmm15, (%rax)
 	LONG $0x0004cce9; BYTE $0x00 // jmp 0x4fad <k_qconv+0x4f8d>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ec262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm18, (%r13) {%k4}
+	LONG $0x4c7ec262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm19, (%r13) {%k4}
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x480da162; WORD $0xc9fe // vpaddd %zmm17, %zmm14, %zmm17
-	LONG $0x4075c262; WORD $0xcf3d // vpmaxsd %zmm15, %zmm17, %zmm17
-	LONG $0x4075a262; WORD $0xc839 // vpminsd %zmm16, %zmm17, %zmm17
+	LONG $0x4805a162; WORD $0xd2fe // vpaddd %zmm18, %zmm15, %zmm18
+	LONG $0x406da262; WORD $0xd03d // vpmaxsd %zmm16, %zmm18, %zmm18
+	LONG $0x406da262; WORD $0xd139 // vpminsd %zmm17, %zmm18, %zmm18
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0x4c7ee262; WORD $0x0831 // vpmovdb %zmm17, (%rax) {%k4}
+	LONG $0x4c7ee262; WORD $0x1031 // vpmovdb %zmm18, (%rax) {%k4}
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x480c1162; WORD $0x3459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm14, %zmm14
+	LONG $0x487d5162; WORD $0xf65b // vcvtps2dq %zmm14, %zmm14
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm13, %zmm13
-	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01ab6459481c5162 // vmulps 0x40(%r11,%rbp,4), %zmm12, %zmm12
-	LONG $0x480d5162; WORD $0xedfe // vpaddd %zmm13, %zmm14, %zmm13
-	LONG $0x48155262; WORD $0xef3d // vpmaxsd %zmm15, %zmm13, %zmm13
-	LONG $0x48153262; WORD $0xe839 // vpminsd %zmm16, %zmm13, %zmm13
+	QUAD $0x01b36c5948141162 // vmulps 0x40(%r11,%r14,4), %zmm13, %zmm13
+	LONG $0x48055162; WORD $0xf6fe // vpaddd %zmm14, %zmm15, %zmm14
+	LONG $0x480d3262; WORD $0xf03d // vpmaxsd %zmm16, %zmm14, %zmm14
+	LONG $0x480d3262; WORD $0xf139 // vpminsd %zmm17, %zmm14, %zmm14
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
 	WORD $0x097e // jle 0x4b65 <k_qconv+0x4b45>
-	LONG $0x487e5262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm13, (%r13)
+	LONG $0x487e5262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm14, (%r13)
 	WORD $0x0feb // jmp 0x4b74 <k_qconv+0x4b54>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7e5262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm13, (%r13) {%k4}
-	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
+	LONG $0x4c7e5262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm14, (%r13) {%k4}
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x480d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm14, %zmm12
-	LONG $0x481d5262; WORD $0xe73d // vpmaxsd %zmm15, %zmm12, %zmm12
-	LONG $0x481d3262; WORD $0xe039 // vpminsd %zmm16, %zmm12, %zmm12
+	LONG $0x48055162; WORD $0xedfe // vpaddd %zmm13, %zmm15, %zmm13
+	LONG $0x48153262; WORD $0xe83d // vpmaxsd %zmm16, %zmm13, %zmm13
+	LONG $0x48153262; WORD $0xe939 // vpminsd %zmm17, %zmm13, %zmm13
 	WORD $0xd284 // testb %dl, %dl
 	WORD $0x0874 // je 0x4b9c <k_qconv+0x4b7c>
-	LONG $0x487e7262; WORD $0x2031 // vpmovdb %zmm12, (%rax)
+	LONG $0x487e7262; WORD $0x2831 // vpmovdb %zmm13, (%rax)
 	WORD $0x18eb // jmp 0x4bb4 <k_qconv+0x4b94>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7e7262; WORD $0x2031 // vpmovdb %zmm12, (%rax) {%k4}
+	LONG $0x4c7e7262; WORD $0x2831 // vpmovdb %zmm13, (%rax) {%k4}
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x481c1162; WORD $0x2459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm12, %zmm12
+	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm11, %zmm11
-	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01ab5459482c5162 // vmulps 0x40(%r11,%rbp,4), %zmm10, %zmm10
-	LONG $0x480d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm14, %zmm11
-	LONG $0x48255262; WORD $0xdf3d // vpmaxsd %zmm15, %zmm11, %zmm11
-	LONG $0x48253262; WORD $0xd839 // vpminsd %zmm16, %zmm11, %zmm11
+	QUAD $0x01b35c5948241162 // vmulps 0x40(%r11,%r14,4), %zmm11, %zmm11
+	LONG $0x48055162; WORD $0xe4fe // vpaddd %zmm12, %zmm15, %zmm12
+	LONG $0x481d3262; WORD $0xe03d // vpmaxsd %zmm16, %zmm12, %zmm12
+	LONG $0x481d3262; WORD $0xe139 // vpminsd %zmm17, %zmm12, %zmm12
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
 	WORD $0x097e // jle 0x4bf9 <k_qconv+0x4bd9>
-	LONG $0x487e5262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm11, (%r13)
+	LONG $0x487e5262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm12, (%r13)
 	WORD $0x0feb // jmp 0x4c08 <k_qconv+0x4be8>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7e5262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm11, (%r13) {%k4}
-	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
+	LONG $0x4c7e5262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm12, (%r13) {%k4}
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x480d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm14, %zmm10
-	LONG $0x482d5262; WORD $0xd73d // vpmaxsd %zmm15, %zmm10, %zmm10
-	LONG $0x482d3262; WORD $0xd039 // vpminsd %zmm16, %zmm10, %zmm10
+	LONG $0x48055162; WORD $0xdbfe // vpaddd %zmm11, %zmm15, %zmm11
+	LONG $0x48253262; WORD $0xd83d // vpmaxsd %zmm16, %zmm11, %zmm11
+	LONG $0x48253262; WORD $0xd939 // vpminsd %zmm17, %zmm11, %zmm11
 	WORD $0xd284 // testb %dl, %dl
 	WORD $0x0874 // je 0x4c30 <k_qconv+0x4c10>
-	LONG $0x487e7262; WORD $0x1031 // vpmovdb %zmm10, (%rax)
+	LONG $0x487e7262; WORD $0x1831 // vpmovdb %zmm11, (%rax)
 	WORD $0x18eb // jmp 0x4c48 <k_qconv+0x4c28>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7e7262; WORD $0x1031 // vpmovdb %zmm10, (%rax) {%k4}
+	LONG $0x4c7e7262; WORD $0x1831 // vpmovdb %zmm11, (%rax) {%k4}
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c1162; WORD $0x1459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm9, %zmm9
-	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01ab4459483c5162 // vmulps 0x40(%r11,%rbp,4), %zmm8, %zmm8
-	LONG $0x480d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm14, %zmm9
-	LONG $0x48355262; WORD $0xcf3d // vpmaxsd %zmm15, %zmm9, %zmm9
-	LONG $0x48353262; WORD $0xc839 // vpminsd %zmm16, %zmm9, %zmm9
+	QUAD $0x01b34c5948341162 // vmulps 0x40(%r11,%r14,4), %zmm9, %zmm9
+	LONG $0x48055162; WORD $0xd2fe // vpaddd %zmm10, %zmm15, %zmm10
+	LONG $0x482d3262; WORD $0xd03d // vpmaxsd %zmm16, %zmm10, %zmm10
+	LONG $0x482d3262; WORD $0xd139 // vpminsd %zmm17, %zmm10, %zmm10
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
 	WORD $0x097e // jle 0x4c8d <k_qconv+0x4c6d>
-	LONG $0x487e5262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm9, (%r13)
+	LONG $0x487e5262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm10, (%r13)
 	WORD $0x0feb // jmp 0x4c9c <k_qconv+0x4c7c>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7e5262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm9, (%r13) {%k4}
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x4c7e5262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm10, (%r13) {%k4}
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x480d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm14, %zmm8
-	LONG $0x483d5262; WORD $0xc73d // vpmaxsd %zmm15, %zmm8, %zmm8
-	LONG $0x483d3262; WORD $0xc039 // vpminsd %zmm16, %zmm8, %zmm8
+	LONG $0x48055162; WORD $0xc9fe // vpaddd %zmm9, %zmm15, %zmm9
+	LONG $0x48353262; WORD $0xc83d // vpmaxsd %zmm16, %zmm9, %zmm9
+	LONG $0x48353262; WORD $0xc939 // vpminsd %zmm17, %zmm9, %zmm9
 	WORD $0xd284 // testb %dl, %dl
 	WORD $0x0874 // je 0x4cc4 <k_qconv+0x4ca4>
-	LONG $0x487e7262; WORD $0x0031 // vpmovdb %zmm8, (%rax)
+	LONG $0x487e7262; WORD $0x0831 // vpmovdb %zmm9, (%rax)
 	WORD $0x18eb // jmp 0x4cdc <k_qconv+0x4cbc>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7e7262; WORD $0x0031 // vpmovdb %zmm8, (%rax) {%k4}
+	LONG $0x4c7e7262; WORD $0x0831 // vpmovdb %zmm9, (%rax) {%k4}
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm7, %zmm7
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01ab7459484cd162 // vmulps 0x40(%r11,%rbp,4), %zmm6, %zmm6
-	LONG $0x480df162; WORD $0xfffe // vpaddd %zmm7, %zmm14, %zmm7
-	LONG $0x4845d262; WORD $0xff3d // vpmaxsd %zmm15, %zmm7, %zmm7
-	LONG $0x4845b262; WORD $0xf839 // vpminsd %zmm16, %zmm7, %zmm7
+	QUAD $0x01b37c5948449162 // vmulps 0x40(%r11,%r14,4), %zmm7, %zmm7
+	LONG $0x48055162; WORD $0xc0fe // vpaddd %zmm8, %zmm15, %zmm8
+	LONG $0x483d3262; WORD $0xc03d // vpmaxsd %zmm16, %zmm8, %zmm8
+	LONG $0x483d3262; WORD $0xc139 // vpminsd %zmm17, %zmm8, %zmm8
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
 	WORD $0x097e // jle 0x4d21 <k_qconv+0x4d01>
-	LONG $0x487ed262; WORD $0x7d31; BYTE $0x00 // vpmovdb %zmm7, (%r13)
+	LONG $0x487e5262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm8, (%r13)
 	WORD $0x0feb // jmp 0x4d30 <k_qconv+0x4d10>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ed262; WORD $0x7d31; BYTE $0x00 // vpmovdb %zmm7, (%r13) {%k4}
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x4c7e5262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm8, (%r13) {%k4}
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x480df162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm6
-	LONG $0x484dd262; WORD $0xf73d // vpmaxsd %zmm15, %zmm6, %zmm6
-	LONG $0x484db262; WORD $0xf039 // vpminsd %zmm16, %zmm6, %zmm6
+	LONG $0x4805f162; WORD $0xfffe // vpaddd %zmm7, %zmm15, %zmm7
+	LONG $0x4845b262; WORD $0xf83d // vpmaxsd %zmm16, %zmm7, %zmm7
+	LONG $0x4845b262; WORD $0xf939 // vpminsd %zmm17, %zmm7, %zmm7
 	WORD $0xd284 // testb %dl, %dl
 	WORD $0x0874 // je 0x4d58 <k_qconv+0x4d38>
-	LONG $0x487ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax)
+	LONG $0x487ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax)
 	WORD $0x18eb // jmp 0x4d70 <k_qconv+0x4d50>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax) {%k4}
+	LONG $0x4c7ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax) {%k4}
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01ab6459485cd162 // vmulps 0x40(%r11,%rbp,4), %zmm4, %zmm4
-	LONG $0x480df162; WORD $0xedfe // vpaddd %zmm5, %zmm14, %zmm5
-	LONG $0x4855d262; WORD $0xef3d // vpmaxsd %zmm15, %zmm5, %zmm5
-	LONG $0x4855b262; WORD $0xe839 // vpminsd %zmm16, %zmm5, %zmm5
+	QUAD $0x01b36c5948549162 // vmulps 0x40(%r11,%r14,4), %zmm5, %zmm5
+	LONG $0x4805f162; WORD $0xf6fe // vpaddd %zmm6, %zmm15, %zmm6
+	LONG $0x484db262; WORD $0xf03d // vpmaxsd %zmm16, %zmm6, %zmm6
+	LONG $0x484db262; WORD $0xf139 // vpminsd %zmm17, %zmm6, %zmm6
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
 	WORD $0x097e // jle 0x4db5 <k_qconv+0x4d95>
-	LONG $0x487ed262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm5, (%r13)
+	LONG $0x487ed262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm6, (%r13)
 	WORD $0x0feb // jmp 0x4dc4 <k_qconv+0x4da4>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ed262; WORD $0x6d31; BYTE $0x00 // vpmovdb %zmm5, (%r13) {%k4}
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x4c7ed262; WORD $0x7531; BYTE $0x00 // vpmovdb %zmm6, (%r13) {%k4}
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x480df162; WORD $0xe4fe // vpaddd %zmm4, %zmm14, %zmm4
-	LONG $0x485dd262; WORD $0xe73d // vpmaxsd %zmm15, %zmm4, %zmm4
-	LONG $0x485db262; WORD $0xe039 // vpminsd %zmm16, %zmm4, %zmm4
+	LONG $0x4805f162; WORD $0xedfe // vpaddd %zmm5, %zmm15, %zmm5
+	LONG $0x4855b262; WORD $0xe83d // vpmaxsd %zmm16, %zmm5, %zmm5
+	LONG $0x4855b262; WORD $0xe939 // vpminsd %zmm17, %zmm5, %zmm5
 	WORD $0xd284 // testb %dl, %dl
 	WORD $0x0874 // je 0x4dec <k_qconv+0x4dcc>
-	LONG $0x487ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax)
+	LONG $0x487ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax)
 	WORD $0x18eb // jmp 0x4e04 <k_qconv+0x4de4>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7ef262; WORD $0x2031 // vpmovdb %zmm4, (%rax) {%k4}
+	LONG $0x4c7ef262; WORD $0x2831 // vpmovdb %zmm5, (%rax) {%k4}
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01ab5459486cd162 // vmulps 0x40(%r11,%rbp,4), %zmm2, %zmm2
-	LONG $0x480df162; WORD $0xdbfe // vpaddd %zmm3, %zmm14, %zmm3
-	LONG $0x4865d262; WORD $0xdf3d // vpmaxsd %zmm15, %zmm3, %zmm3
-	LONG $0x4865b262; WORD $0xd839 // vpminsd %zmm16, %zmm3, %zmm3
+	QUAD $0x01b35c5948649162 // vmulps 0x40(%r11,%r14,4), %zmm3, %zmm3
+	LONG $0x4805f162; WORD $0xe4fe // vpaddd %zmm4, %zmm15, %zmm4
+	LONG $0x485db262; WORD $0xe03d // vpmaxsd %zmm16, %zmm4, %zmm4
+	LONG $0x485db262; WORD $0xe139 // vpminsd %zmm17, %zmm4, %zmm4
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
 	WORD $0x097e // jle 0x4e49 <k_qconv+0x4e29>
-	LONG $0x487ed262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm3, (%r13)
+	LONG $0x487ed262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm4, (%r13)
 	WORD $0x0feb // jmp 0x4e58 <k_qconv+0x4e38>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ed262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm3, (%r13) {%k4}
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x4c7ed262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm4, (%r13) {%k4}
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
 	LONG $0x10458d49 // leaq 0x10(%r13), %rax
-	LONG $0x480df162; WORD $0xd2fe // vpaddd %zmm2, %zmm14, %zmm2
-	LONG $0x486dd262; WORD $0xd73d // vpmaxsd %zmm15, %zmm2, %zmm2
-	LONG $0x486db262; WORD $0xd039 // vpminsd %zmm16, %zmm2, %zmm2
+	LONG $0x4805f162; WORD $0xdbfe // vpaddd %zmm3, %zmm15, %zmm3
+	LONG $0x4865b262; WORD $0xd83d // vpmaxsd %zmm16, %zmm3, %zmm3
+	LONG $0x4865b262; WORD $0xd939 // vpminsd %zmm17, %zmm3, %zmm3
 	WORD $0xd284 // testb %dl, %dl
 	WORD $0x0874 // je 0x4e80 <k_qconv+0x4e60>
-	LONG $0x487ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax)
+	LONG $0x487ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax)
 	WORD $0x18eb // jmp 0x4e98 <k_qconv+0x4e78>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax) {%k4}
+	LONG $0x4c7ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax) {%k4}
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01ab4459487cd162 // vmulps 0x40(%r11,%rbp,4), %zmm0, %zmm0
-	LONG $0x480df162; WORD $0xc9fe // vpaddd %zmm1, %zmm14, %zmm1
-	LONG $0x4875d262; WORD $0xcf3d // vpmaxsd %zmm15, %zmm1, %zmm1
-	LONG $0x4875b262; WORD $0xc839 // vpminsd %zmm16, %zmm1, %zmm1
+	QUAD $0x01b34c5948749162 // vmulps 0x40(%r11,%r14,4), %zmm1, %zmm1
+	LONG $0x4805f162; WORD $0xd2fe // vpaddd %zmm2, %zmm15, %zmm2
+	LONG $0x486db262; WORD $0xd03d // vpmaxsd %zmm16, %zmm2, %zmm2
+	LONG $0x486db262; WORD $0xd139 // vpminsd %zmm17, %zmm2, %zmm2
 	LONG $0x0ffa8349 // cmpq $0xf, %r10
 	WORD $0x097e // jle 0x4edd <k_qconv+0x4ebd>
-	LONG $0x487ed262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%r13)
+	LONG $0x487ed262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm2, (%r13)
 	WORD $0x0feb // jmp 0x4eec <k_qconv+0x4ecc>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ed262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%r13) {%k4}
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
+	LONG $0x4c7ed262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm2, (%r13) {%k4}
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
 	LONG $0x10c58349 // addq $0x10, %r13
-	LONG $0x480df162; WORD $0xc0fe // vpaddd %zmm0, %zmm14, %zmm0
-	LONG $0x487dd262; WORD $0xc73d // vpmaxsd %zmm15, %zmm0, %zmm0
-	LONG $0x487db262; WORD $0xc039 // vpminsd %zmm16, %zmm0, %zmm0
+	LONG $0x4805f162; WORD $0xc9fe // vpaddd %zmm1, %zmm15, %zmm1
+	LONG $0x4875b262; WORD $0xc83d // vpmaxsd %zmm16, %zmm1, %zmm1
+	LONG $0x4875b262; WORD $0xc939 // vpminsd %zmm17, %zmm1, %zmm1
 	WORD $0xd284 // testb %dl, %dl
 	LONG $0xf817840f; WORD $0xffff // je 0x4727 <k_qconv+0x4707>
-	LONG $0x487ed262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm0, (%r13)
+	LONG $0x487ed262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%r13)
 	LONG $0xfff824e9; BYTE $0xff // jmp 0x4740 <k_qconv+0x4720>
-	LONG $0x497ce162; WORD $0x1011 // vmovups %zmm18, (%rax) {%k1}
-	LONG $0x4a7ce162; WORD $0x4811; BYTE $0x01 // vmovups %zmm17, 0x40(%rax) {%k2}
+	LONG $0x497ce162; WORD $0x1811 // vmovups %zmm19, (%rax) {%k1}
+	LONG $0x4a7ce162; WORD $0x5011; BYTE $0x01 // vmovups %zmm18, 0x40(%rax) {%k2}
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x497c7162; WORD $0x2c11; BYTE $0xb0 // vmovups %zmm13, (%rax,%rsi,4) {%k1}
-	QUAD $0x01b064114a7c7162 // vmovups %zmm12, 0x40(%rax,%rsi,4) {%k2}
+	LONG $0x497c7162; WORD $0x3411; BYTE $0xb0 // vmovups %zmm14, (%rax,%rsi,4) {%k1}
+	QUAD $0x01b06c114a7c7162 // vmovups %zmm13, 0x40(%rax,%rsi,4) {%k2}
 	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
-	LONG $0x497c7162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm11, (%rcx,%rsi,4) {%k1}
-	QUAD $0x01b154114a7c7162 // vmovups %zmm10, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0x497c7162; WORD $0x2411; BYTE $0xb1 // vmovups %zmm12, (%rcx,%rsi,4) {%k1}
+	QUAD $0x01b15c114a7c7162 // vmovups %zmm11, 0x40(%rcx,%rsi,4) {%k2}
 	LONG $0xb2048d48 // leaq (%rdx,%rsi,4), %rax
-	LONG $0x497c7162; WORD $0x0c11; BYTE $0xb2 // vmovups %zmm9, (%rdx,%rsi,4) {%k1}
-	QUAD $0x01b244114a7c7162 // vmovups %zmm8, 0x40(%rdx,%rsi,4) {%k2}
+	LONG $0x497c7162; WORD $0x1411; BYTE $0xb2 // vmovups %zmm10, (%rdx,%rsi,4) {%k1}
+	QUAD $0x01b24c114a7c7162 // vmovups %zmm9, 0x40(%rdx,%rsi,4) {%k2}
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x497cf162; WORD $0x3c11; BYTE $0xb0 // vmovups %zmm7, (%rax,%rsi,4) {%k1}
-	QUAD $0x01b074114a7cf162 // vmovups %zmm6, 0x40(%rax,%rsi,4) {%k2}
+	LONG $0x497c7162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm8, (%rax,%rsi,4) {%k1}
+	QUAD $0x01b07c114a7cf162 // vmovups %zmm7, 0x40(%rax,%rsi,4) {%k2}
 	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
-	LONG $0x497cf162; WORD $0x2c11; BYTE $0xb1 // vmovups %zmm5, (%rcx,%rsi,4) {%k1}
-	QUAD $0x01b164114a7cf162 // vmovups %zmm4, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0x497cf162; WORD $0x3411; BYTE $0xb1 // vmovups %zmm6, (%rcx,%rsi,4) {%k1}
+	QUAD $0x01b16c114a7cf162 // vmovups %zmm5, 0x40(%rcx,%rsi,4) {%k2}
 	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0xb2 // vmovups %zmm3, (%rdx,%rsi,4) {%k1}
-	QUAD $0x01b254114a7cf162 // vmovups %zmm2, 0x40(%rdx,%rsi,4) {%k2}
-	LONG $0x497cf162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%rcx,%rsi,4) {%k1}
+	LONG $0x497cf162; WORD $0x2411; BYTE $0xb2 // vmovups %zmm4, (%rdx,%rsi,4) {%k1}
+	QUAD $0x01b25c114a7cf162 // vmovups %zmm3, 0x40(%rdx,%rsi,4) {%k2}
+	LONG $0x497cf162; WORD $0x1411; BYTE $0xb1 // vmovups %zmm2, (%rcx,%rsi,4) {%k1}
 	LONG $0x000283e9; BYTE $0x00 // jmp 0x522a <k_qconv+0x520a>
-	LONG $0x497c7162; WORD $0x3011 // vmovups %zmm14, (%rax) {%k1}
-	LONG $0x487c3162; WORD $0xf15b // vcvtdq2ps %zmm17, %zmm14
-	QUAD $0x01ab7459480c5162 // vmulps 0x40(%r11,%rbp,4), %zmm14, %zmm14
-	QUAD $0x01a97458480c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm14, %zmm14
+	LONG $0x497c7162; WORD $0x3811 // vmovups %zmm15, (%rax) {%k1}
+	LONG $0x487c3162; WORD $0xfa5b // vcvtdq2ps %zmm18, %zmm15
+	QUAD $0x01b37c5948041162 // vmulps 0x40(%r11,%r14,4), %zmm15, %zmm15
+	QUAD $0x01b17c5848043162 // vaddps 0x40(%rcx,%r14,4), %zmm15, %zmm15
 	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
 	LONG $0x1fff8348 // cmpq $0x1f, %rdi
 	LONG $0x01a68e0f; WORD $0x0000 // jle 0x5181 <k_qconv+0x5161>
-	LONG $0x487c7162; WORD $0x3211 // vmovups %zmm14, (%rdx)
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm13, %zmm13
-	LONG $0x48147162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm13, %zmm13
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
+	LONG $0x487c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx)
+	LONG $0x480c1162; WORD $0x3459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm14, %zmm14
+	LONG $0x480c3162; WORD $0x3458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm14, %zmm14
+	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	QUAD $0x01b36c5948141162 // vmulps 0x40(%r11,%r14,4), %zmm13, %zmm13
+	QUAD $0x01b16c5848143162 // vaddps 0x40(%rcx,%r14,4), %zmm13, %zmm13
+	LONG $0x487c7162; WORD $0x6811; BYTE $0x01 // vmovups %zmm13, 0x40(%rax)
+	LONG $0xb0148d48 // leaq (%rax,%rsi,4), %rdx
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01ab6459481c5162 // vmulps 0x40(%r11,%rbp,4), %zmm12, %zmm12
-	QUAD $0x01a96458481c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm12, %zmm12
-	LONG $0x487c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax)
-	LONG $0xb0148d48 // leaq (%rax,%rsi,4), %rdx
+	LONG $0x481c1162; WORD $0x2459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm12, %zmm12
+	LONG $0x481c3162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm12, %zmm12
+	LONG $0x487c7162; WORD $0x2411; BYTE $0xb0 // vmovups %zmm12, (%rax,%rsi,4)
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x1c11; BYTE $0xb0 // vmovups %zmm11, (%rax,%rsi,4)
+	QUAD $0x01b35c5948241162 // vmulps 0x40(%r11,%r14,4), %zmm11, %zmm11
+	QUAD $0x01b15c5848243162 // vaddps 0x40(%rcx,%r14,4), %zmm11, %zmm11
+	QUAD $0x01b05c11487c7162 // vmovups %zmm11, 0x40(%rax,%rsi,4)
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01ab5459482c5162 // vmulps 0x40(%r11,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a95458482c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01b05411487c7162 // vmovups %zmm10, 0x40(%rax,%rsi,4)
+	LONG $0x482c1162; WORD $0x1459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm10, %zmm10
+	LONG $0x482c3162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x1411; BYTE $0xb2 // vmovups %zmm10, (%rdx,%rsi,4)
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm9, %zmm9
-	LONG $0x487c7162; WORD $0x0c11; BYTE $0xb2 // vmovups %zmm9, (%rdx,%rsi,4)
+	QUAD $0x01b34c5948341162 // vmulps 0x40(%r11,%r14,4), %zmm9, %zmm9
+	LONG $0xb2048d48 // leaq (%rdx,%rsi,4), %rax
+	QUAD $0x01b14c5848343162 // vaddps 0x40(%rcx,%r14,4), %zmm9, %zmm9
+	QUAD $0x01b24c11487c7162 // vmovups %zmm9, 0x40(%rdx,%rsi,4)
+	LONG $0xb0148d48 // leaq (%rax,%rsi,4), %rdx
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01ab4459483c5162 // vmulps 0x40(%r11,%rbp,4), %zmm8, %zmm8
-	LONG $0xb2048d48 // leaq (%rdx,%rsi,4), %rax
-	QUAD $0x01a94458483c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01b24411487c7162 // vmovups %zmm8, 0x40(%rdx,%rsi,4)
-	LONG $0xb0148d48 // leaq (%rax,%rsi,4), %rdx
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm8, %zmm8
+	LONG $0x487c7162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm8, (%rax,%rsi,4)
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0xb0 // vmovups %zmm7, (%rax,%rsi,4)
+	QUAD $0x01b37c5948449162 // vmulps 0x40(%r11,%r14,4), %zmm7, %zmm7
+	QUAD $0x01b17c584844b162 // vaddps 0x40(%rcx,%r14,4), %zmm7, %zmm7
+	QUAD $0x01b07c11487cf162 // vmovups %zmm7, 0x40(%rax,%rsi,4)
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01ab7459484cd162 // vmulps 0x40(%r11,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a97458484cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01b07411487cf162 // vmovups %zmm6, 0x40(%rax,%rsi,4)
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0x3411; BYTE $0xb2 // vmovups %zmm6, (%rdx,%rsi,4)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb2 // vmovups %zmm5, (%rdx,%rsi,4)
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01ab6459485cd162 // vmulps 0x40(%r11,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
+	QUAD $0x01b36c5948549162 // vmulps 0x40(%r11,%r14,4), %zmm5, %zmm5
+	QUAD $0x01b16c584854b162 // vaddps 0x40(%rcx,%r14,4), %zmm5, %zmm5
 	LONG $0xb2048d48 // leaq (%rdx,%rsi,4), %rax
-	QUAD $0x01b26411487cf162 // vmovups %zmm4, 0x40(%rdx,%rsi,4)
+	QUAD $0x01b26c11487cf162 // vmovups %zmm5, 0x40(%rdx,%rsi,4)
 	LONG $0xb0148d48 // leaq (%rax,%rsi,4), %rdx
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x2411; BYTE $0xb0 // vmovups %zmm4, (%rax,%rsi,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb0 // vmovups %zmm3, (%rax,%rsi,4)
+	QUAD $0x01b35c5948649162 // vmulps 0x40(%r11,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864b162 // vaddps 0x40(%rcx,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b05c11487cf162 // vmovups %zmm3, 0x40(%rax,%rsi,4)
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01ab5459486cd162 // vmulps 0x40(%r11,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01b05411487cf162 // vmovups %zmm2, 0x40(%rax,%rsi,4)
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x1411; BYTE $0xb2 // vmovups %zmm2, (%rdx,%rsi,4)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0xb2 // vmovups %zmm1, (%rdx,%rsi,4)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01ab4459487cd162 // vmulps 0x40(%r11,%rbp,4), %zmm0, %zmm0
-	QUAD $0x01a94458487cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm0, %zmm0
-	QUAD $0x01b24411487cf162 // vmovups %zmm0, 0x40(%rdx,%rsi,4)
+	QUAD $0x01b34c5948749162 // vmulps 0x40(%r11,%r14,4), %zmm1, %zmm1
+	QUAD $0x01b14c584874b162 // vaddps 0x40(%rcx,%r14,4), %zmm1, %zmm1
+	QUAD $0x01b24c11487cf162 // vmovups %zmm1, 0x40(%rdx,%rsi,4)
 	LONG $0xfff5c3e9; BYTE $0xff // jmp 0x4744 <k_qconv+0x4724>
-	LONG $0x4a7c7162; WORD $0x3211 // vmovups %zmm14, (%rdx) {%k2}
-	LONG $0x48145162; WORD $0x2c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm13, %zmm13
-	LONG $0x48147162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm13, %zmm13
+	LONG $0x4a7c7162; WORD $0x3a11 // vmovups %zmm15, (%rdx) {%k2}
+	LONG $0x480c1162; WORD $0x3459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm14, %zmm14
+	LONG $0x480c3162; WORD $0x3458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm14, %zmm14
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	LONG $0x00b68e0f; WORD $0x0000 // jle 0x5255 <k_qconv+0x5235>
-	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
+	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
 	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x525b <k_qconv+0x523b>
-	LONG $0x4a7ce162; WORD $0x4811; BYTE $0x01 // vmovups %zmm17, 0x40(%rax) {%k2}
+	LONG $0x4a7ce162; WORD $0x5011; BYTE $0x01 // vmovups %zmm18, 0x40(%rax) {%k2}
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fe7162; WORD $0x2c7f; BYTE $0xb0 // vmovdqu64 %zmm13, (%rax,%rsi,4)
-	QUAD $0x01b064114a7c7162 // vmovups %zmm12, 0x40(%rax,%rsi,4) {%k2}
+	LONG $0x48fe7162; WORD $0x347f; BYTE $0xb0 // vmovdqu64 %zmm14, (%rax,%rsi,4)
+	QUAD $0x01b06c114a7c7162 // vmovups %zmm13, 0x40(%rax,%rsi,4) {%k2}
 	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
-	LONG $0x48fe7162; WORD $0x1c7f; BYTE $0xb1 // vmovdqu64 %zmm11, (%rcx,%rsi,4)
-	QUAD $0x01b154114a7c7162 // vmovups %zmm10, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0x48fe7162; WORD $0x247f; BYTE $0xb1 // vmovdqu64 %zmm12, (%rcx,%rsi,4)
+	QUAD $0x01b15c114a7c7162 // vmovups %zmm11, 0x40(%rcx,%rsi,4) {%k2}
 	LONG $0xb2048d48 // leaq (%rdx,%rsi,4), %rax
-	LONG $0x48fe7162; WORD $0x0c7f; BYTE $0xb2 // vmovdqu64 %zmm9, (%rdx,%rsi,4)
-	QUAD $0x01b244114a7c7162 // vmovups %zmm8, 0x40(%rdx,%rsi,4) {%k2}
+	LONG $0x48fe7162; WORD $0x147f; BYTE $0xb2 // vmovdqu64 %zmm10, (%rdx,%rsi,4)
+	QUAD $0x01b24c114a7c7162 // vmovups %zmm9, 0x40(%rdx,%rsi,4) {%k2}
 	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0x48fef162; WORD $0x3c7f; BYTE $0xb0 // vmovdqu64 %zmm7, (%rax,%rsi,4)
-	QUAD $0x01b074114a7cf162 // vmovups %zmm6, 0x40(%rax,%rsi,4) {%k2}
+	LONG $0x48fe7162; WORD $0x047f; BYTE $0xb0 // vmovdqu64 %zmm8, (%rax,%rsi,4)
+	QUAD $0x01b07c114a7cf162 // vmovups %zmm7, 0x40(%rax,%rsi,4) {%k2}
 	LONG $0xb1148d48 // leaq (%rcx,%rsi,4), %rdx
-	LONG $0x48fef162; WORD $0x2c7f; BYTE $0xb1 // vmovdqu64 %zmm5, (%rcx,%rsi,4)
-	QUAD $0x01b164114a7cf162 // vmovups %zmm4, 0x40(%rcx,%rsi,4) {%k2}
+	LONG $0x48fef162; WORD $0x347f; BYTE $0xb1 // vmovdqu64 %zmm6, (%rcx,%rsi,4)
+	QUAD $0x01b16c114a7cf162 // vmovups %zmm5, 0x40(%rcx,%rsi,4) {%k2}
 	LONG $0xb20c8d48 // leaq (%rdx,%rsi,4), %rcx
-	LONG $0x48fef162; WORD $0x1c7f; BYTE $0xb2 // vmovdqu64 %zmm3, (%rdx,%rsi,4)
-	QUAD $0x01b254114a7cf162 // vmovups %zmm2, 0x40(%rdx,%rsi,4) {%k2}
-	LONG $0x48fef162; WORD $0x0c7f; BYTE $0xb1 // vmovdqu64 %zmm1, (%rcx,%rsi,4)
+	LONG $0x48fef162; WORD $0x247f; BYTE $0xb2 // vmovdqu64 %zmm4, (%rdx,%rsi,4)
+	QUAD $0x01b25c114a7cf162 // vmovups %zmm3, 0x40(%rdx,%rsi,4) {%k2}
+	LONG $0x48fef162; WORD $0x147f; BYTE $0xb1 // vmovdqu64 %zmm2, (%rcx,%rsi,4)
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	QUAD $0x01b044114c7cf162 // vmovups %zmm0, 0x40(%rax,%rsi,4) {%k4}
+	QUAD $0x01b04c114c7cf162 // vmovups %zmm1, 0x40(%rax,%rsi,4) {%k4}
 	LONG $0xfff4efe9; BYTE $0xff // jmp 0x4744 <k_qconv+0x4724>
-	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
+	LONG $0x497c7162; WORD $0x3011 // vmovups %zmm14, (%rax) {%k1}
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	QUAD $0x01b36c5948141162 // vmulps 0x40(%r11,%r14,4), %zmm13, %zmm13
+	QUAD $0x01b16c5848143162 // vaddps 0x40(%rcx,%r14,4), %zmm13, %zmm13
+	LONG $0x4a7c7162; WORD $0x6811; BYTE $0x01 // vmovups %zmm13, 0x40(%rax) {%k2}
 	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	QUAD $0x01ab6459481c5162 // vmulps 0x40(%r11,%rbp,4), %zmm12, %zmm12
-	QUAD $0x01a96458481c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm12, %zmm12
-	LONG $0x4a7c7162; WORD $0x6011; BYTE $0x01 // vmovups %zmm12, 0x40(%rax) {%k2}
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm11, %zmm11
+	LONG $0x481c1162; WORD $0x2459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm12, %zmm12
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x48247162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm11, %zmm11
+	LONG $0x481c3162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm12, %zmm12
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	WORD $0x087e // jle 0x529e <k_qconv+0x527e>
-	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	LONG $0x487c7162; WORD $0x2011 // vmovups %zmm12, (%rax)
 	WORD $0x06eb // jmp 0x52a4 <k_qconv+0x5284>
-	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	LONG $0x497c7162; WORD $0x2011 // vmovups %zmm12, (%rax) {%k1}
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	QUAD $0x01b35c5948241162 // vmulps 0x40(%r11,%r14,4), %zmm11, %zmm11
+	QUAD $0x01b15c5848243162 // vaddps 0x40(%rcx,%r14,4), %zmm11, %zmm11
+	LONG $0x4a7c7162; WORD $0x5811; BYTE $0x01 // vmovups %zmm11, 0x40(%rax) {%k2}
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	QUAD $0x01ab5459482c5162 // vmulps 0x40(%r11,%rbp,4), %zmm10, %zmm10
-	QUAD $0x01a95458482c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm10, %zmm10
-	LONG $0x4a7c7162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%rax) {%k2}
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x0c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm9, %zmm9
+	LONG $0x482c1162; WORD $0x1459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm10, %zmm10
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm9, %zmm9
+	LONG $0x482c3162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm10, %zmm10
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	WORD $0x087e // jle 0x52e7 <k_qconv+0x52c7>
-	LONG $0x487c7162; WORD $0x0811 // vmovups %zmm9, (%rax)
+	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
 	WORD $0x06eb // jmp 0x52ed <k_qconv+0x52cd>
-	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
+	LONG $0x497c7162; WORD $0x1011 // vmovups %zmm10, (%rax) {%k1}
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x01b34c5948341162 // vmulps 0x40(%r11,%r14,4), %zmm9, %zmm9
+	QUAD $0x01b14c5848343162 // vaddps 0x40(%rcx,%r14,4), %zmm9, %zmm9
+	LONG $0x4a7c7162; WORD $0x4811; BYTE $0x01 // vmovups %zmm9, 0x40(%rax) {%k2}
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	QUAD $0x01ab4459483c5162 // vmulps 0x40(%r11,%rbp,4), %zmm8, %zmm8
-	QUAD $0x01a94458483c7162 // vaddps 0x40(%rcx,%rbp,4), %zmm8, %zmm8
-	LONG $0x4a7c7162; WORD $0x4011; BYTE $0x01 // vmovups %zmm8, 0x40(%rax) {%k2}
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm7, %zmm7
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm8, %zmm8
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm7, %zmm7
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm8, %zmm8
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	WORD $0x087e // jle 0x5330 <k_qconv+0x5310>
-	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
 	WORD $0x06eb // jmp 0x5336 <k_qconv+0x5316>
-	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01b37c5948449162 // vmulps 0x40(%r11,%r14,4), %zmm7, %zmm7
+	QUAD $0x01b17c584844b162 // vaddps 0x40(%rcx,%r14,4), %zmm7, %zmm7
+	LONG $0x4a7cf162; WORD $0x7811; BYTE $0x01 // vmovups %zmm7, 0x40(%rax) {%k2}
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01ab7459484cd162 // vmulps 0x40(%r11,%rbp,4), %zmm6, %zmm6
-	QUAD $0x01a97458484cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm6, %zmm6
-	LONG $0x4a7cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax) {%k2}
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm5, %zmm5
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm6, %zmm6
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm5, %zmm5
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm6, %zmm6
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	WORD $0x087e // jle 0x5379 <k_qconv+0x5359>
-	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
 	WORD $0x06eb // jmp 0x537f <k_qconv+0x535f>
-	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01b36c5948549162 // vmulps 0x40(%r11,%r14,4), %zmm5, %zmm5
+	QUAD $0x01b16c584854b162 // vaddps 0x40(%rcx,%r14,4), %zmm5, %zmm5
+	LONG $0x4a7cf162; WORD $0x6811; BYTE $0x01 // vmovups %zmm5, 0x40(%rax) {%k2}
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01ab6459485cd162 // vmulps 0x40(%r11,%rbp,4), %zmm4, %zmm4
-	QUAD $0x01a96458485cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm4, %zmm4
-	LONG $0x4a7cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax) {%k2}
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm3, %zmm3
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm4, %zmm4
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm4, %zmm4
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	WORD $0x087e // jle 0x53c2 <k_qconv+0x53a2>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
 	WORD $0x06eb // jmp 0x53c8 <k_qconv+0x53a8>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x01b35c5948649162 // vmulps 0x40(%r11,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864b162 // vaddps 0x40(%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x4a7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k2}
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01ab5459486cd162 // vmulps 0x40(%r11,%rbp,4), %zmm2, %zmm2
-	QUAD $0x01a95458486cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x4a7cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax) {%k2}
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xab // vmulps (%r11,%rbp,4), %zmm1, %zmm1
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb3 // vmulps (%r11,%r14,4), %zmm2, %zmm2
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm1, %zmm1
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm2, %zmm2
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
 	WORD $0x087e // jle 0x540b <k_qconv+0x53eb>
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
 	WORD $0x06eb // jmp 0x5411 <k_qconv+0x53f1>
-	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01ab4459487cd162 // vmulps 0x40(%r11,%rbp,4), %zmm0, %zmm0
-	QUAD $0x01a94458487cf162 // vaddps 0x40(%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x4a7cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax) {%k2}
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x01b34c5948749162 // vmulps 0x40(%r11,%r14,4), %zmm1, %zmm1
+	QUAD $0x01b14c584874b162 // vaddps 0x40(%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x4a7cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax) {%k2}
 	LONG $0xfff311e9; BYTE $0xff // jmp 0x4744 <k_qconv+0x4724>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x78578b49 // movq 0x78(%r15), %rdx
 	LONG $0x604f8b49 // movq 0x60(%r15), %rcx
 	LONG $0x4caf0f48; WORD $0x4024 // imulq 0x40(%rsp), %rcx
-	LONG $0x68778b4d // movq 0x68(%r15), %r14
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x685f8b4d // movq 0x68(%r15), %r11
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	WORD $0x8b49; BYTE $0x0f // movq (%r15), %rcx
 	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
@@ -4016,14 +4016,14 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
 	LONG $0x385f8b49 // movq 0x38(%r15), %rbx
 	LONG $0x808f8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
 	LONG $0x204f8b4d // movq 0x20(%r15), %r9
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
 	LONG $0xe2af0f4c // imulq %rdx, %r12
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
 	QUAD $0x0000000095348d48 // leaq (,%rdx,4), %rsi
-	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
 	LONG $0x03558d4d // leaq 0x3(%r13), %r10
 	LONG $0xd2af0f4c // imulq %rdx, %r10
 	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
@@ -4031,1951 +4031,2104 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2af0f48 // imulq %rdx, %rsi
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	LONG $0x016d8d49 // leaq 0x1(%r13), %rbp
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
 	LONG $0xeaaf0f48 // imulq %rdx, %rbp
 	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x2474894c; BYTE $0x58 // movq %r14, 0x58(%rsp)
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
 	WORD $0x3eeb // jmp 0x5517 <k_qconv+0x54f7>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ef262; WORD $0x0231 // vpmovdb %zmm0, (%rdx) {%k4}
+	LONG $0x4c7ef262; WORD $0x0a31 // vpmovdb %zmm1, (%rdx) {%k4}
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04458d49 // leaq 0x4(%r13), %rax
-	QUAD $0x000000a02484034c // addq 0xa0(%rsp), %r8
+	QUAD $0x000000902484034c // addq 0x90(%rsp), %r8
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xee6b8f0f; WORD $0xffff // jg 0x4382 <k_qconv+0x4362>
+	LONG $0xee618f0f; WORD $0xffff // jg 0x4378 <k_qconv+0x4358>
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x48fef162; WORD $0x0c6f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm1
-	QUAD $0x0181446f48fef162 // vmovdqu64 0x40(%rcx,%rax,4), %zmm0
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x48feb162; WORD $0x146f; BYTE $0xb0 // vmovdqu64 (%rax,%r14,4), %zmm2
+	QUAD $0x01b04c6f48feb162 // vmovdqu64 0x40(%rax,%r14,4), %zmm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01008e0f; WORD $0x0000 // jle 0x5640 <k_qconv+0x5620>
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x00f58e0f; WORD $0x0000 // jle 0x5630 <k_qconv+0x5610>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
+	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
 	LONG $0x304f8b49 // movq 0x30(%r15), %rcx
 	LONG $0x407f8b49 // movq 0x40(%r15), %rdi
 	QUAD $0x00000000bd2c8d4c // leaq (,%rdi,4), %r13
 	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
 	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
+	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
 	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x1beb // jmp 0x55ac <k_qconv+0x558c>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x13eb // jmp 0x559c <k_qconv+0x557c>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
-	LONG $0x00b8840f; WORD $0x0000 // je 0x5664 <k_qconv+0x5644>
+	LONG $0x00b8840f; WORD $0x0000 // je 0x5654 <k_qconv+0x5634>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xef7e // jle 0x55a0 <k_qconv+0x5580>
+	WORD $0xef7e // jle 0x5590 <k_qconv+0x5570>
 	LONG $0xc1348b4c // movq (%rcx,%rax,8), %r14
 	LONG $0x2e0c8d4f // leaq (%r14,%r13), %r9
 	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fe5162; WORD $0x036f // vmovdqu64 (%r11), %zmm8
-	LONG $0x48fe5162; WORD $0x4b6f; BYTE $0x01 // vmovdqu64 0x40(%r11), %zmm9
-	LONG $0x487d1262; WORD $0x1458; BYTE $0x34 // vpbroadcastd (%r12,%r14), %zmm10
-	LONG $0x482dd262; WORD $0xf850 // vpdpbusd %zmm8, %zmm10, %zmm7
-	LONG $0x482dd262; WORD $0xf150 // vpdpbusd %zmm9, %zmm10, %zmm6
-	QUAD $0x00355458487d3262 // vpbroadcastd (%rbp,%r14), %zmm10
-	LONG $0x482dd262; WORD $0xe850 // vpdpbusd %zmm8, %zmm10, %zmm5
-	LONG $0x482dd262; WORD $0xe150 // vpdpbusd %zmm9, %zmm10, %zmm4
-	LONG $0x487d3262; WORD $0x1458; BYTE $0x36 // vpbroadcastd (%rsi,%r14), %zmm10
-	LONG $0x482dd262; WORD $0xd850 // vpdpbusd %zmm8, %zmm10, %zmm3
-	LONG $0x482dd262; WORD $0xd150 // vpdpbusd %zmm9, %zmm10, %zmm2
-	LONG $0x487d1262; WORD $0x1458; BYTE $0x32 // vpbroadcastd (%r10,%r14), %zmm10
-	LONG $0x482dd262; WORD $0xc850 // vpdpbusd %zmm8, %zmm10, %zmm1
-	LONG $0x482dd262; WORD $0xc150 // vpdpbusd %zmm9, %zmm10, %zmm0
+	LONG $0x48fe5162; WORD $0x0b6f // vmovdqu64 (%r11), %zmm9
+	LONG $0x48fe5162; WORD $0x536f; BYTE $0x01 // vmovdqu64 0x40(%r11), %zmm10
+	LONG $0x487d1262; WORD $0x1c58; BYTE $0x34 // vpbroadcastd (%r12,%r14), %zmm11
+	LONG $0x48255262; WORD $0xc150 // vpdpbusd %zmm9, %zmm11, %zmm8
+	LONG $0x4825d262; WORD $0xfa50 // vpdpbusd %zmm10, %zmm11, %zmm7
+	QUAD $0x00355c58487d3262 // vpbroadcastd (%rbp,%r14), %zmm11
+	LONG $0x4825d262; WORD $0xf150 // vpdpbusd %zmm9, %zmm11, %zmm6
+	LONG $0x4825d262; WORD $0xea50 // vpdpbusd %zmm10, %zmm11, %zmm5
+	LONG $0x487d3262; WORD $0x1c58; BYTE $0x36 // vpbroadcastd (%rsi,%r14), %zmm11
+	LONG $0x4825d262; WORD $0xe150 // vpdpbusd %zmm9, %zmm11, %zmm4
+	LONG $0x4825d262; WORD $0xda50 // vpdpbusd %zmm10, %zmm11, %zmm3
+	LONG $0x487d1262; WORD $0x1c58; BYTE $0x32 // vpbroadcastd (%r10,%r14), %zmm11
+	LONG $0x4825d262; WORD $0xd150 // vpdpbusd %zmm9, %zmm11, %zmm2
+	LONG $0x4825d262; WORD $0xca50 // vpdpbusd %zmm10, %zmm11, %zmm1
 	LONG $0x80eb8349 // subq $-0x80, %r11
 	LONG $0x343c8d4f // leaq (%r12,%r14), %r15
 	LONG $0x04c78349 // addq $0x4, %r15
 	LONG $0x04c68349 // addq $0x4, %r14
 	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0x9172 // jb 0x55c0 <k_qconv+0x55a0>
-	LONG $0xffff6ce9; BYTE $0xff // jmp 0x55a0 <k_qconv+0x5580>
+	WORD $0x9172 // jb 0x55b0 <k_qconv+0x5590>
+	LONG $0xffff6ce9; BYTE $0xff // jmp 0x5590 <k_qconv+0x5570>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
 	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
+	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x48fdf162; WORD $0xf26f // vmovdqa64 %zmm2, %zmm6
 	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
-	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x48fd7162; WORD $0xc26f // vmovdqa64 %zmm2, %zmm8
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0xd3af0f49 // imulq %r11, %rdx
 	LONG $0x24540348; BYTE $0x30 // addq 0x30(%rsp), %rdx
-	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x0090840f; WORD $0x0000 // je 0x5710 <k_qconv+0x56f0>
+	LONG $0x008d840f; WORD $0x0000 // je 0x5700 <k_qconv+0x56e0>
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
 	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0x010f850f; WORD $0x0000 // jne 0x57b0 <k_qconv+0x5790>
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0x03408e0f; WORD $0x0000 // jle 0x59f0 <k_qconv+0x59d0>
-	LONG $0x48fef162; WORD $0x397f // vmovdqu64 %zmm7, (%rcx)
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	LONG $0x0486860f; WORD $0x0000 // jbe 0x5b46 <k_qconv+0x5b26>
-	LONG $0x48fef162; WORD $0x717f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rcx)
-	LONG $0xb1048d4a // leaq (%rcx,%r14,4), %rax
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0xb1 // vmovdqu64 %zmm5, (%rcx,%r14,4)
-	QUAD $0x01b1647f48feb162 // vmovdqu64 %zmm4, 0x40(%rcx,%r14,4)
-	LONG $0xb00c8d4a // leaq (%rax,%r14,4), %rcx
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0xb0 // vmovdqu64 %zmm3, (%rax,%r14,4)
-	QUAD $0x01b0547f48feb162 // vmovdqu64 %zmm2, 0x40(%rax,%r14,4)
-	LONG $0x48feb162; WORD $0x0c7f; BYTE $0xb1 // vmovdqu64 %zmm1, (%rcx,%r14,4)
-	QUAD $0x01b1447f48feb162 // vmovdqu64 %zmm0, 0x40(%rcx,%r14,4)
-	LONG $0xfffdffe9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x0107850f; WORD $0x0000 // jne 0x57a0 <k_qconv+0x5780>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x03228e0f; WORD $0x0000 // jle 0x59ca <k_qconv+0x59aa>
+	LONG $0x48fe7162; WORD $0x017f // vmovdqu64 %zmm8, (%rcx)
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	LONG $0x045e860f; WORD $0x0000 // jbe 0x5b16 <k_qconv+0x5af6>
+	LONG $0x48fef162; WORD $0x797f; BYTE $0x01 // vmovdqu64 %zmm7, 0x40(%rcx)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x99 // vmovdqu64 %zmm6, (%rcx,%r11,4)
+	QUAD $0x01996c7f48feb162 // vmovdqu64 %zmm5, 0x40(%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x98 // vmovdqu64 %zmm4, (%rax,%r11,4)
+	QUAD $0x01985c7f48feb162 // vmovdqu64 %zmm3, 0x40(%rax,%r11,4)
+	LONG $0x48feb162; WORD $0x147f; BYTE $0x99 // vmovdqu64 %zmm2, (%rcx,%r11,4)
+	QUAD $0x01994c7f48feb162 // vmovdqu64 %zmm1, 0x40(%rcx,%r11,4)
+	LONG $0xfffe07e9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x24540348; BYTE $0x60 // addq 0x60(%rsp), %rdx
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x487d5262; WORD $0x4758; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm8
-	LONG $0x487d5262; WORD $0x4f58; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm9
-	LONG $0x487d5262; WORD $0x5758; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm10
+	LONG $0x487d5262; WORD $0x4f58; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm9
+	LONG $0x487d5262; WORD $0x5758; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm10
+	LONG $0x487d5262; WORD $0x5f58; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm11
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0x4844d162; WORD $0x3c59; BYTE $0x81 // vmulps (%r9,%rax,4), %zmm7, %zmm7
+	QUAD $0x01b17c5948449162 // vmulps 0x40(%r9,%r14,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x01817459484cd162 // vmulps 0x40(%r9,%rax,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x483df162; WORD $0xfffe // vpaddd %zmm7, %zmm8, %zmm7
-	LONG $0x4845d262; WORD $0xf93d // vpmaxsd %zmm9, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfa39 // vpminsd %zmm10, %zmm7, %zmm7
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
+	LONG $0x48355162; WORD $0xc0fe // vpaddd %zmm8, %zmm9, %zmm8
+	LONG $0x483d5262; WORD $0xc23d // vpmaxsd %zmm10, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc339 // vpminsd %zmm11, %zmm8, %zmm8
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
 	LONG $0x242c8b4c // movq (%rsp), %r13
-	WORD $0x667e // jle 0x57e7 <k_qconv+0x57c7>
+	WORD $0x5e7e // jle 0x57cf <k_qconv+0x57af>
 	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
-	LONG $0x487ef262; WORD $0x3a31 // vpmovdb %zmm7, (%rdx)
-	LONG $0x483df162; WORD $0xf6fe // vpaddd %zmm6, %zmm8, %zmm6
-	LONG $0x484dd262; WORD $0xf13d // vpmaxsd %zmm9, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf239 // vpminsd %zmm10, %zmm6, %zmm6
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	WORD $0x6876 // jbe 0x580b <k_qconv+0x57eb>
-	LONG $0x487ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax)
+	LONG $0x487e7262; WORD $0x0231 // vpmovdb %zmm8, (%rdx)
+	LONG $0x4835f162; WORD $0xfffe // vpaddd %zmm7, %zmm9, %zmm7
+	LONG $0x4845d262; WORD $0xfa3d // vpmaxsd %zmm10, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfb39 // vpminsd %zmm11, %zmm7, %zmm7
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	WORD $0x6076 // jbe 0x57f3 <k_qconv+0x57d3>
+	LONG $0x487ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x78eb // jmp 0x5825 <k_qconv+0x5805>
+	WORD $0x70eb // jmp 0x580d <k_qconv+0x57ed>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0x90 // vmulps (%rax,%rdx,4), %zmm7, %zmm7
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm8, %zmm8
 	LONG $0x28478b49 // movq 0x28(%r15), %rax
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm7, %zmm7
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	LONG $0x02538e0f; WORD $0x0000 // jle 0x5a2f <k_qconv+0x5a0f>
-	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	LONG $0x00024ee9; BYTE $0x00 // jmp 0x5a35 <k_qconv+0x5a15>
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm8, %zmm8
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	LONG $0x02458e0f; WORD $0x0000 // jle 0x5a09 <k_qconv+0x59e9>
+	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
+	LONG $0x000240e9; BYTE $0x00 // jmp 0x5a0f <k_qconv+0x59ef>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ef262; WORD $0x3a31 // vpmovdb %zmm7, (%rdx) {%k4}
+	LONG $0x4c7e7262; WORD $0x0231 // vpmovdb %zmm8, (%rdx) {%k4}
 	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
-	LONG $0x483df162; WORD $0xf6fe // vpaddd %zmm6, %zmm8, %zmm6
-	LONG $0x484dd262; WORD $0xf13d // vpmaxsd %zmm9, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf239 // vpminsd %zmm10, %zmm6, %zmm6
+	LONG $0x4835f162; WORD $0xfffe // vpaddd %zmm7, %zmm9, %zmm7
+	LONG $0x4845d262; WORD $0xfa3d // vpmaxsd %zmm10, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfb39 // vpminsd %zmm11, %zmm7, %zmm7
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xe792fbc5 // kmovd %edi, %k4
-	LONG $0x4c7ef262; WORD $0x3031 // vpmovdb %zmm6, (%rax) {%k4}
+	LONG $0x4c7ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax) {%k4}
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0x89 // vmulps (%r9,%rcx,4), %zmm5, %zmm5
+	QUAD $0x01b16c5948549162 // vmulps 0x40(%r9,%r14,4), %zmm5, %zmm5
+	LONG $0x4835f162; WORD $0xf6fe // vpaddd %zmm6, %zmm9, %zmm6
+	LONG $0x484dd262; WORD $0xf23d // vpmaxsd %zmm10, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf339 // vpminsd %zmm11, %zmm6, %zmm6
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x5853 <k_qconv+0x5833>
+	LONG $0x487ef262; WORD $0x3231 // vpmovdb %zmm6, (%rdx)
+	WORD $0x0eeb // jmp 0x5861 <k_qconv+0x5841>
+	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
+	LONG $0xe192fbc5 // kmovd %ecx, %k4
+	LONG $0x4c7ef262; WORD $0x3231 // vpmovdb %zmm6, (%rdx) {%k4}
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x107a8d48 // leaq 0x10(%rdx), %rdi
+	LONG $0x4835f162; WORD $0xedfe // vpaddd %zmm5, %zmm9, %zmm5
+	LONG $0x4855d262; WORD $0xea3d // vpmaxsd %zmm10, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xeb39 // vpminsd %zmm11, %zmm5, %zmm5
+	WORD $0xc084 // testb %al, %al
+	WORD $0x0874 // je 0x5889 <k_qconv+0x5869>
+	LONG $0x487ef262; WORD $0x2f31 // vpmovdb %zmm5, (%rdi)
+	WORD $0x21eb // jmp 0x58aa <k_qconv+0x588a>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xe1 // kmovd %r9d, %k4
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x4c7ef262; WORD $0x2f31 // vpmovdb %zmm5, (%rdi) {%k4}
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01896459485cd162 // vmulps 0x40(%r9,%rcx,4), %zmm4, %zmm4
-	LONG $0x483df162; WORD $0xedfe // vpaddd %zmm5, %zmm8, %zmm5
-	LONG $0x4855d262; WORD $0xe93d // vpmaxsd %zmm9, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xea39 // vpminsd %zmm10, %zmm5, %zmm5
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x087e // jle 0x586e <k_qconv+0x584e>
-	LONG $0x487ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx)
-	WORD $0x0eeb // jmp 0x587c <k_qconv+0x585c>
-	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
-	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x2a31 // vpmovdb %zmm5, (%rdx) {%k4}
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x107a8d48 // leaq 0x10(%rdx), %rdi
-	LONG $0x483df162; WORD $0xe4fe // vpaddd %zmm4, %zmm8, %zmm4
-	LONG $0x485dd262; WORD $0xe13d // vpmaxsd %zmm9, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe239 // vpminsd %zmm10, %zmm4, %zmm4
-	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x58a4 <k_qconv+0x5884>
-	LONG $0x487ef262; WORD $0x2731 // vpmovdb %zmm4, (%rdi)
-	WORD $0x21eb // jmp 0x58c5 <k_qconv+0x58a5>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xe1 // kmovd %r9d, %k4
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0x4c7ef262; WORD $0x2731 // vpmovdb %zmm4, (%rdi) {%k4}
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0x89 // vmulps (%r9,%rcx,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01895459486cd162 // vmulps 0x40(%r9,%rcx,4), %zmm2, %zmm2
-	LONG $0x483df162; WORD $0xdbfe // vpaddd %zmm3, %zmm8, %zmm3
-	LONG $0x4865d262; WORD $0xd93d // vpmaxsd %zmm9, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xda39 // vpminsd %zmm10, %zmm3, %zmm3
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x087e // jle 0x590e <k_qconv+0x58ee>
-	LONG $0x487ef262; WORD $0x1a31 // vpmovdb %zmm3, (%rdx)
-	WORD $0x0eeb // jmp 0x591c <k_qconv+0x58fc>
+	QUAD $0x01b15c5948649162 // vmulps 0x40(%r9,%r14,4), %zmm3, %zmm3
+	LONG $0x4835f162; WORD $0xe4fe // vpaddd %zmm4, %zmm9, %zmm4
+	LONG $0x485dd262; WORD $0xe23d // vpmaxsd %zmm10, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe339 // vpminsd %zmm11, %zmm4, %zmm4
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x58f0 <k_qconv+0x58d0>
+	LONG $0x487ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx)
+	WORD $0x0eeb // jmp 0x58fe <k_qconv+0x58de>
 	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
 	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x1a31 // vpmovdb %zmm3, (%rdx) {%k4}
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x4c7ef262; WORD $0x2231 // vpmovdb %zmm4, (%rdx) {%k4}
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
 	LONG $0x107a8d48 // leaq 0x10(%rdx), %rdi
-	LONG $0x483df162; WORD $0xd2fe // vpaddd %zmm2, %zmm8, %zmm2
-	LONG $0x486dd262; WORD $0xd13d // vpmaxsd %zmm9, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd239 // vpminsd %zmm10, %zmm2, %zmm2
+	LONG $0x4835f162; WORD $0xdbfe // vpaddd %zmm3, %zmm9, %zmm3
+	LONG $0x4865d262; WORD $0xda3d // vpmaxsd %zmm10, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdb39 // vpminsd %zmm11, %zmm3, %zmm3
 	WORD $0xc084 // testb %al, %al
-	WORD $0x0874 // je 0x5944 <k_qconv+0x5924>
-	LONG $0x487ef262; WORD $0x1731 // vpmovdb %zmm2, (%rdi)
-	WORD $0x21eb // jmp 0x5965 <k_qconv+0x5945>
+	WORD $0x0874 // je 0x5926 <k_qconv+0x5906>
+	LONG $0x487ef262; WORD $0x1f31 // vpmovdb %zmm3, (%rdi)
+	WORD $0x21eb // jmp 0x5947 <k_qconv+0x5927>
 	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
 	WORD $0xf741; BYTE $0xd1 // notl %r9d
 	LONG $0x927bc1c4; BYTE $0xe1 // kmovd %r9d, %k4
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0x4c7ef262; WORD $0x1731 // vpmovdb %zmm2, (%rdi) {%k4}
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x4c7ef262; WORD $0x1f31 // vpmovdb %zmm3, (%rdi) {%k4}
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0x89 // vmulps (%r9,%rcx,4), %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01894459487cd162 // vmulps 0x40(%r9,%rcx,4), %zmm0, %zmm0
-	LONG $0x483df162; WORD $0xc9fe // vpaddd %zmm1, %zmm8, %zmm1
-	LONG $0x4875d262; WORD $0xc93d // vpmaxsd %zmm9, %zmm1, %zmm1
-	LONG $0x4875d262; WORD $0xca39 // vpminsd %zmm10, %zmm1, %zmm1
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x087e // jle 0x59ae <k_qconv+0x598e>
-	LONG $0x487ef262; WORD $0x0a31 // vpmovdb %zmm1, (%rdx)
-	WORD $0x0eeb // jmp 0x59bc <k_qconv+0x599c>
+	QUAD $0x01b14c5948749162 // vmulps 0x40(%r9,%r14,4), %zmm1, %zmm1
+	LONG $0x4835f162; WORD $0xd2fe // vpaddd %zmm2, %zmm9, %zmm2
+	LONG $0x486dd262; WORD $0xd23d // vpmaxsd %zmm10, %zmm2, %zmm2
+	LONG $0x486dd262; WORD $0xd339 // vpminsd %zmm11, %zmm2, %zmm2
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x598d <k_qconv+0x596d>
+	LONG $0x487ef262; WORD $0x1231 // vpmovdb %zmm2, (%rdx)
+	WORD $0x0eeb // jmp 0x599b <k_qconv+0x597b>
 	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
 	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x0a31 // vpmovdb %zmm1, (%rdx) {%k4}
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
+	LONG $0x4c7ef262; WORD $0x1231 // vpmovdb %zmm2, (%rdx) {%k4}
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
 	LONG $0x10c28348 // addq $0x10, %rdx
-	LONG $0x483df162; WORD $0xc0fe // vpaddd %zmm0, %zmm8, %zmm0
-	LONG $0x487dd262; WORD $0xc13d // vpmaxsd %zmm9, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc239 // vpminsd %zmm10, %zmm0, %zmm0
+	LONG $0x4835f162; WORD $0xc9fe // vpaddd %zmm1, %zmm9, %zmm1
+	LONG $0x4875d262; WORD $0xca3d // vpmaxsd %zmm10, %zmm1, %zmm1
+	LONG $0x4875d262; WORD $0xcb39 // vpminsd %zmm11, %zmm1, %zmm1
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfaf4840f; WORD $0xffff // je 0x54d9 <k_qconv+0x54b9>
-	LONG $0x487ef262; WORD $0x0231 // vpmovdb %zmm0, (%rdx)
-	LONG $0xfffb10e9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
-	LONG $0x497cf162; WORD $0x3911 // vmovups %zmm7, (%rcx) {%k1}
-	LONG $0x4a7cf162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%rcx) {%k2}
-	LONG $0xb1048d4a // leaq (%rcx,%r14,4), %rax
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0xb1 // vmovups %zmm5, (%rcx,%r14,4) {%k1}
-	QUAD $0x01b164114a7cb162 // vmovups %zmm4, 0x40(%rcx,%r14,4) {%k2}
-	LONG $0xb0148d4a // leaq (%rax,%r14,4), %rdx
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0xb0 // vmovups %zmm3, (%rax,%r14,4) {%k1}
-	QUAD $0x01b054114a7cb162 // vmovups %zmm2, 0x40(%rax,%r14,4) {%k2}
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0xb2 // vmovups %zmm1, (%rdx,%r14,4) {%k1}
-	LONG $0x00014be9; BYTE $0x00 // jmp 0x5b7a <k_qconv+0x5b5a>
-	LONG $0x497cf162; WORD $0x3911 // vmovups %zmm7, (%rcx) {%k1}
+	LONG $0xfb1a840f; WORD $0xffff // je 0x54d9 <k_qconv+0x54b9>
+	LONG $0x487ef262; WORD $0x0a31 // vpmovdb %zmm1, (%rdx)
+	LONG $0xfffb36e9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
+	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
+	LONG $0x4a7cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx) {%k2}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x99 // vmovups %zmm6, (%rcx,%r11,4) {%k1}
+	QUAD $0x01996c114a7cb162 // vmovups %zmm5, 0x40(%rcx,%r11,4) {%k2}
+	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x98 // vmovups %zmm4, (%rax,%r11,4) {%k1}
+	QUAD $0x01985c114a7cb162 // vmovups %zmm3, 0x40(%rax,%r11,4) {%k2}
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x9a // vmovups %zmm2, (%rdx,%r11,4) {%k1}
+	LONG $0x000141e9; BYTE $0x00 // jmp 0x5b4a <k_qconv+0x5b2a>
+	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01b17c5948449162 // vmulps 0x40(%r9,%r14,4), %zmm7, %zmm7
+	QUAD $0x01b07c584844b162 // vaddps 0x40(%rax,%r14,4), %zmm7, %zmm7
+	LONG $0x40518d48 // leaq 0x40(%rcx), %rdx
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	QUAD $0x01b97459484cd162 // vmulps 0x40(%r9,%rdi,4), %zmm6, %zmm6
-	QUAD $0x01b87458484cf162 // vaddps 0x40(%rax,%rdi,4), %zmm6, %zmm6
-	LONG $0x40518d48 // leaq 0x40(%rcx), %rdx
-	LONG $0xb10c8d4a // leaq (%rcx,%r14,4), %rcx
+	LONG $0x1fff8348 // cmpq $0x1f, %rdi
+	LONG $0x00b28e0f; WORD $0x0000 // jle 0x5af4 <k_qconv+0x5ad4>
+	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x1ffb8349 // cmpq $0x1f, %r11
-	LONG $0x00b78e0f; WORD $0x0000 // jle 0x5b24 <k_qconv+0x5b04>
-	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xb9 // vmulps (%r9,%rdi,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xb8 // vaddps (%rax,%rdi,4), %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
+	QUAD $0x01b16c5948549162 // vmulps 0x40(%r9,%r14,4), %zmm5, %zmm5
+	QUAD $0x01b06c584854b162 // vaddps 0x40(%rax,%r14,4), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%rcx)
+	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x01b96459485cd162 // vmulps 0x40(%r9,%rdi,4), %zmm4, %zmm4
-	QUAD $0x01b86458485cf162 // vaddps 0x40(%rax,%rdi,4), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx)
-	LONG $0xb1148d4a // leaq (%rcx,%r14,4), %rdx
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x99 // vmovups %zmm4, (%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xb9 // vmulps (%r9,%rdi,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xb8 // vaddps (%rax,%rdi,4), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm3, (%rcx,%r14,4)
+	QUAD $0x01b15c5948649162 // vmulps 0x40(%r9,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b05c584864b162 // vaddps 0x40(%rax,%r14,4), %zmm3, %zmm3
+	QUAD $0x01995c11487cb162 // vmovups %zmm3, 0x40(%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01b95459486cd162 // vmulps 0x40(%r9,%rdi,4), %zmm2, %zmm2
-	QUAD $0x01b85458486cf162 // vaddps 0x40(%rax,%rdi,4), %zmm2, %zmm2
-	QUAD $0x01b15411487cb162 // vmovups %zmm2, 0x40(%rcx,%r14,4)
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x9a // vmovups %zmm2, (%rdx,%r11,4)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xb9 // vmulps (%r9,%rdi,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xb8 // vaddps (%rax,%rdi,4), %zmm1, %zmm1
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0xb2 // vmovups %zmm1, (%rdx,%r14,4)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01b94459487cd162 // vmulps 0x40(%r9,%rdi,4), %zmm0, %zmm0
-	QUAD $0x01b84458487cf162 // vaddps 0x40(%rax,%rdi,4), %zmm0, %zmm0
-	QUAD $0x01b24411487cb162 // vmovups %zmm0, 0x40(%rdx,%r14,4)
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0xfff9dce9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
-	LONG $0x4a7cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k2}
-	LONG $0x4854d162; WORD $0x2c59; BYTE $0xb9 // vmulps (%r9,%rdi,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xb8 // vaddps (%rax,%rdi,4), %zmm5, %zmm5
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x637e // jle 0x5ba1 <k_qconv+0x5b81>
-	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	WORD $0x61eb // jmp 0x5ba7 <k_qconv+0x5b87>
-	LONG $0x4a7cf162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%rcx) {%k2}
-	LONG $0xb1048d4a // leaq (%rcx,%r14,4), %rax
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0xb1 // vmovdqu64 %zmm5, (%rcx,%r14,4)
-	QUAD $0x01b164114a7cb162 // vmovups %zmm4, 0x40(%rcx,%r14,4) {%k2}
-	LONG $0xb0148d4a // leaq (%rax,%r14,4), %rdx
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0xb0 // vmovdqu64 %zmm3, (%rax,%r14,4)
-	QUAD $0x01b054114a7cb162 // vmovups %zmm2, 0x40(%rax,%r14,4) {%k2}
-	LONG $0x48feb162; WORD $0x0c7f; BYTE $0xb2 // vmovdqu64 %zmm1, (%rdx,%r14,4)
-	LONG $0xb1048d4a // leaq (%rcx,%r14,4), %rax
+	QUAD $0x01b14c5948749162 // vmulps 0x40(%r9,%r14,4), %zmm1, %zmm1
+	QUAD $0x01b04c584874b162 // vaddps 0x40(%rax,%r14,4), %zmm1, %zmm1
+	QUAD $0x019a4c11487cb162 // vmovups %zmm1, 0x40(%rdx,%r11,4)
+	LONG $0xfffa0ce9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
+	LONG $0x4a7cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k2}
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm6, %zmm6
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	WORD $0x637e // jle 0x5b71 <k_qconv+0x5b51>
+	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
+	WORD $0x61eb // jmp 0x5b77 <k_qconv+0x5b57>
+	LONG $0x4a7cf162; WORD $0x7911; BYTE $0x01 // vmovups %zmm7, 0x40(%rcx) {%k2}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x99 // vmovdqu64 %zmm6, (%rcx,%r11,4)
+	QUAD $0x01996c114a7cb162 // vmovups %zmm5, 0x40(%rcx,%r11,4) {%k2}
+	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x98 // vmovdqu64 %zmm4, (%rax,%r11,4)
+	QUAD $0x01985c114a7cb162 // vmovups %zmm3, 0x40(%rax,%r11,4) {%k2}
+	LONG $0x48feb162; WORD $0x147f; BYTE $0x9a // vmovdqu64 %zmm2, (%rdx,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
+	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	QUAD $0x01b044114c7cb162 // vmovups %zmm0, 0x40(%rax,%r14,4) {%k4}
-	LONG $0xfff95fe9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
-	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
+	QUAD $0x01984c114c7cb162 // vmovups %zmm1, 0x40(%rax,%r11,4) {%k4}
+	LONG $0xfff98fe9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
+	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01b16c5948549162 // vmulps 0x40(%r9,%r14,4), %zmm5, %zmm5
+	QUAD $0x01b06c584854b162 // vaddps 0x40(%rax,%r14,4), %zmm5, %zmm5
+	LONG $0x4a7cf162; WORD $0x6911; BYTE $0x01 // vmovups %zmm5, 0x40(%rcx) {%k2}
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	QUAD $0x01976459485cf162 // vmulps 0x40(%rdi,%rdx,4), %zmm4, %zmm4
-	QUAD $0x01906458485cf162 // vaddps 0x40(%rax,%rdx,4), %zmm4, %zmm4
-	LONG $0x4a7cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx) {%k2}
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm4, %zmm4
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm4, %zmm4
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x5bbc <k_qconv+0x5b9c>
+	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
+	WORD $0x06eb // jmp 0x5bc2 <k_qconv+0x5ba2>
+	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0x97 // vmulps (%rdi,%rdx,4), %zmm3, %zmm3
-	LONG $0xb10c8d4a // leaq (%rcx,%r14,4), %rcx
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm3, %zmm3
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x087e // jle 0x5bf4 <k_qconv+0x5bd4>
-	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	WORD $0x06eb // jmp 0x5bfa <k_qconv+0x5bda>
-	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
+	QUAD $0x01b15c5948649162 // vmulps 0x40(%r9,%r14,4), %zmm3, %zmm3
+	QUAD $0x01b05c584864b162 // vaddps 0x40(%rax,%r14,4), %zmm3, %zmm3
+	LONG $0x4a7cf162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%rcx) {%k2}
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	QUAD $0x01975459486cf162 // vmulps 0x40(%rdi,%rdx,4), %zmm2, %zmm2
-	QUAD $0x01905458486cf162 // vaddps 0x40(%rax,%rdx,4), %zmm2, %zmm2
-	LONG $0x4a7cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx) {%k2}
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x087e // jle 0x5c07 <k_qconv+0x5be7>
+	LONG $0x487cf162; WORD $0x1111 // vmovups %zmm2, (%rcx)
+	WORD $0x06eb // jmp 0x5c0d <k_qconv+0x5bed>
+	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c59; BYTE $0x97 // vmulps (%rdi,%rdx,4), %zmm1, %zmm1
-	LONG $0xb10c8d4a // leaq (%rcx,%r14,4), %rcx
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm1, %zmm1
-	LONG $0x0ffb8349 // cmpq $0xf, %r11
-	WORD $0x087e // jle 0x5c47 <k_qconv+0x5c27>
-	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	WORD $0x06eb // jmp 0x5c4d <k_qconv+0x5c2d>
-	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	QUAD $0x01914459487cd162 // vmulps 0x40(%r9,%rdx,4), %zmm0, %zmm0
-	QUAD $0x01904458487cf162 // vaddps 0x40(%rax,%rdx,4), %zmm0, %zmm0
-	LONG $0x4a7cf162; WORD $0x4111; BYTE $0x01 // vmovups %zmm0, 0x40(%rcx) {%k2}
-	LONG $0xfff882e9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
-	WORD $0x9066 // nop
+	QUAD $0x01b14c5948749162 // vmulps 0x40(%r9,%r14,4), %zmm1, %zmm1
+	QUAD $0x01b04c584874b162 // vaddps 0x40(%rax,%r14,4), %zmm1, %zmm1
+	LONG $0x4a7cf162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%rcx) {%k2}
+	LONG $0xfff8d1e9; BYTE $0xff // jmp 0x5500 <k_qconv+0x54e0>
+	BYTE $0x90 // nop
 	LONG $0x784f8b49 // movq 0x78(%r15), %rcx
 	LONG $0x60578b49 // movq 0x60(%r15), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x68778b4d // movq 0x68(%r15), %r14
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x54af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rdx
+	LONG $0x68578b4d // movq 0x68(%r15), %r10
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
 	WORD $0x8b49; BYTE $0x17 // movq (%r15), %rdx
 	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
 	LONG $0x18578b49 // movq 0x18(%r15), %rdx
 	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
 	LONG $0x385f8b4d // movq 0x38(%r15), %r11
-	LONG $0x80978b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r10
+	LONG $0x808f8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r9
 	LONG $0x20478b4d // movq 0x20(%r15), %r8
 	LONG $0x01658d4d // leaq 0x1(%r13), %r12
 	LONG $0xe1af0f4c // imulq %rcx, %r12
-	QUAD $0x0000009824a4034c // addq 0x98(%rsp), %r12
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
+	QUAD $0x000000a024a4034c // addq 0xa0(%rsp), %r12
 	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
-	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
-	WORD $0x36eb // jmp 0x5d14 <k_qconv+0x5cf4>
+	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x3beb // jmp 0x5cc4 <k_qconv+0x5ca4>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ef262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm0, (%rbp) {%k4}
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x4c7ef262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%rbp) {%k4}
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x02458d49 // leaq 0x2(%r13), %rax
-	LONG $0x2464034c; BYTE $0x70 // addq 0x70(%rsp), %r12
+	LONG $0x2464034c; BYTE $0x60 // addq 0x60(%rsp), %r12
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xe67d8f0f; WORD $0xffff // jg 0x4391 <k_qconv+0x4371>
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0xe6c38f0f; WORD $0xffff // jg 0x4387 <k_qconv+0x4367>
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x48fef162; WORD $0x0c6f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm1
-	QUAD $0x0181446f48fef162 // vmovdqu64 0x40(%rcx,%rax,4), %zmm0
+	LONG $0x48fef162; WORD $0x146f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm2
+	QUAD $0x01814c6f48fef162 // vmovdqu64 0x40(%rcx,%rax,4), %zmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x00b08e0f; WORD $0x0000 // jle 0x5df0 <k_qconv+0x5dd0>
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x00aa8e0f; WORD $0x0000 // jle 0x5da0 <k_qconv+0x5d80>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
-	LONG $0x304f8b49 // movq 0x30(%r15), %rcx
-	LONG $0x407f8b49 // movq 0x40(%r15), %rdi
+	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x304a8b48 // movq 0x30(%rdx), %rcx
+	LONG $0x407a8b48 // movq 0x40(%rdx), %rdi
 	QUAD $0x00000000bd148d48 // leaq (,%rdi,4), %rdx
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
 	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
+	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
 	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x14eb // jmp 0x5d88 <k_qconv+0x5d68>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x09eb // jmp 0x5d38 <k_qconv+0x5d18>
+	BYTE $0x90 // nop
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
-	WORD $0x7474 // je 0x5dfc <k_qconv+0x5ddc>
+	WORD $0x7474 // je 0x5dac <k_qconv+0x5d8c>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xf37e // jle 0x5d80 <k_qconv+0x5d60>
+	WORD $0xf37e // jle 0x5d30 <k_qconv+0x5d10>
 	LONG $0xe9348b4a // movq (%rcx,%r13,8), %rsi
 	LONG $0x301c8d48 // leaq (%rax,%rsi), %rbx
 	LONG $0x13148d4c // leaq (%rbx,%rdx), %r10
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fed162; WORD $0x216f // vmovdqu64 (%r9), %zmm4
-	LONG $0x48fed162; WORD $0x696f; BYTE $0x01 // vmovdqu64 0x40(%r9), %zmm5
-	LONG $0x487df262; WORD $0x3358 // vpbroadcastd (%rbx), %zmm6
-	LONG $0x484df262; WORD $0xdc50 // vpdpbusd %zmm4, %zmm6, %zmm3
-	LONG $0x484df262; WORD $0xd550 // vpdpbusd %zmm5, %zmm6, %zmm2
-	LONG $0x487df262; WORD $0x3658 // vpbroadcastd (%rsi), %zmm6
-	LONG $0x484df262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm6, %zmm1
-	LONG $0x484df262; WORD $0xc550 // vpdpbusd %zmm5, %zmm6, %zmm0
+	LONG $0x48fed162; WORD $0x296f // vmovdqu64 (%r9), %zmm5
+	LONG $0x48fed162; WORD $0x716f; BYTE $0x01 // vmovdqu64 0x40(%r9), %zmm6
+	LONG $0x487df262; WORD $0x3b58 // vpbroadcastd (%rbx), %zmm7
+	LONG $0x4845f262; WORD $0xe550 // vpdpbusd %zmm5, %zmm7, %zmm4
+	LONG $0x4845f262; WORD $0xde50 // vpdpbusd %zmm6, %zmm7, %zmm3
+	LONG $0x487df262; WORD $0x3e58 // vpbroadcastd (%rsi), %zmm7
+	LONG $0x4845f262; WORD $0xd550 // vpdpbusd %zmm5, %zmm7, %zmm2
+	LONG $0x4845f262; WORD $0xce50 // vpdpbusd %zmm6, %zmm7, %zmm1
 	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0x80e98349 // subq $-0x80, %r9
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0xbe72 // jb 0x5da0 <k_qconv+0x5d80>
-	WORD $0x9ceb // jmp 0x5d80 <k_qconv+0x5d60>
+	WORD $0xbe72 // jb 0x5d50 <k_qconv+0x5d30>
+	WORD $0x9ceb // jmp 0x5d30 <k_qconv+0x5d10>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
 	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
+	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0xeeaf0f49 // imulq %r14, %rbp
-	LONG $0x246c0348; BYTE $0x18 // addq 0x18(%rsp), %rbp
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x246c0348; BYTE $0x38 // addq 0x38(%rsp), %rbp
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x6374 // je 0x5e70 <k_qconv+0x5e50>
+	WORD $0x6074 // je 0x5e20 <k_qconv+0x5e00>
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0xa8048d48 // leaq (%rax,%rbp,4), %rax
-	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x02f98349 // cmpq $0x2, %r9
 	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	LONG $0x00e7850f; WORD $0x0000 // jne 0x5f10 <k_qconv+0x5ef0>
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x00f6850f; WORD $0x0000 // jne 0x5ed0 <k_qconv+0x5eb0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x01d68e0f; WORD $0x0000 // jle 0x600e <k_qconv+0x5fee>
-	LONG $0x48fef162; WORD $0x187f // vmovdqu64 %zmm3, (%rax)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x01ed8e0f; WORD $0x0000 // jle 0x5fdb <k_qconv+0x5fbb>
+	LONG $0x48fef162; WORD $0x207f // vmovdqu64 %zmm4, (%rax)
 	LONG $0x1ff98348 // cmpq $0x1f, %rcx
-	LONG $0x0272860f; WORD $0x0000 // jbe 0x60ba <k_qconv+0x609a>
-	LONG $0x48fef162; WORD $0x507f; BYTE $0x01 // vmovdqu64 %zmm2, 0x40(%rax)
-	LONG $0x48feb162; WORD $0x0c7f; BYTE $0xb0 // vmovdqu64 %zmm1, (%rax,%r14,4)
-	QUAD $0x01b0447f48feb162 // vmovdqu64 %zmm0, 0x40(%rax,%r14,4)
-	LONG $0xfffe9de9; BYTE $0xff // jmp 0x5d00 <k_qconv+0x5ce0>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x246c0348; BYTE $0x30 // addq 0x30(%rsp), %rbp
-	LONG $0x487dd262; WORD $0x6758; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm4
-	LONG $0x487dd262; WORD $0x6f58; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm5
-	LONG $0x487dd262; WORD $0x7758; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm6
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0x80 // vmulps (%r8,%rax,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01805459486cd162 // vmulps 0x40(%r8,%rax,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x485df162; WORD $0xdbfe // vpaddd %zmm3, %zmm4, %zmm3
-	LONG $0x4865f262; WORD $0xdd3d // vpmaxsd %zmm5, %zmm3, %zmm3
-	LONG $0x4865f262; WORD $0xde39 // vpminsd %zmm6, %zmm3, %zmm3
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	WORD $0x687e // jle 0x5f44 <k_qconv+0x5f24>
-	LONG $0x10458d48 // leaq 0x10(%rbp), %rax
-	LONG $0x487ef262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm3, (%rbp)
-	LONG $0x485df162; WORD $0xd2fe // vpaddd %zmm2, %zmm4, %zmm2
-	LONG $0x486df262; WORD $0xd53d // vpmaxsd %zmm5, %zmm2, %zmm2
-	LONG $0x486df262; WORD $0xd639 // vpminsd %zmm6, %zmm2, %zmm2
-	LONG $0x1ff98348 // cmpq $0x1f, %rcx
-	WORD $0x6a76 // jbe 0x5f69 <k_qconv+0x5f49>
-	LONG $0x487ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x7aeb // jmp 0x5f83 <k_qconv+0x5f63>
+	LONG $0x0289860f; WORD $0x0000 // jbe 0x6087 <k_qconv+0x6067>
+	LONG $0x48fef162; WORD $0x587f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rax)
+	LONG $0x48feb162; WORD $0x147f; BYTE $0x90 // vmovdqu64 %zmm2, (%rax,%r10,4)
+	QUAD $0x01904c7f48feb162 // vmovdqu64 %zmm1, 0x40(%rax,%r10,4)
+	LONG $0xfffe97e9; BYTE $0xff // jmp 0x5cb0 <k_qconv+0x5c90>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x246c0348; BYTE $0x30 // addq 0x30(%rsp), %rbp
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x487df262; WORD $0x6858; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm5
+	LONG $0x487df262; WORD $0x7058; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm6
+	LONG $0x487df262; WORD $0x7858; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm7
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x485cd162; WORD $0x2459; BYTE $0x87 // vmulps (%r15,%rax,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xb0 // vmulps (%r8,%rsi,4), %zmm3, %zmm3
+	QUAD $0x01875c594864d162 // vmulps 0x40(%r15,%rax,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x4855f162; WORD $0xe4fe // vpaddd %zmm4, %zmm5, %zmm4
+	LONG $0x485df262; WORD $0xe63d // vpmaxsd %zmm6, %zmm4, %zmm4
+	LONG $0x485df262; WORD $0xe739 // vpminsd %zmm7, %zmm4, %zmm4
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	WORD $0x7d7e // jle 0x5f0c <k_qconv+0x5eec>
+	LONG $0x10458d48 // leaq 0x10(%rbp), %rax
+	LONG $0x487ef262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm4, (%rbp)
+	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
+	LONG $0x4865f262; WORD $0xde3d // vpmaxsd %zmm6, %zmm3, %zmm3
+	LONG $0x4865f262; WORD $0xdf39 // vpminsd %zmm7, %zmm3, %zmm3
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	WORD $0x7f76 // jbe 0x5f31 <k_qconv+0x5f11>
+	LONG $0x487ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x5f50 <k_qconv+0x5f30>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x485cd162; WORD $0x2459; BYTE $0x90 // vmulps (%r8,%rdx,4), %zmm4, %zmm4
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
 	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xb1 // vaddps (%rcx,%rsi,4), %zmm3, %zmm3
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x6027 <k_qconv+0x6007>
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x602d <k_qconv+0x600d>
+	LONG $0x485cf162; WORD $0x2458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm4, %zmm4
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	LONG $0x00f38e0f; WORD $0x0000 // jle 0x5ff4 <k_qconv+0x5fd4>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x5ffa <k_qconv+0x5fda>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xe092fbc5 // kmovd %eax, %k4
-	LONG $0x4c7ef262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm3, (%rbp) {%k4}
+	LONG $0x4c7ef262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm4, (%rbp) {%k4}
 	LONG $0x10458d48 // leaq 0x10(%rbp), %rax
-	LONG $0x485df162; WORD $0xd2fe // vpaddd %zmm2, %zmm4, %zmm2
-	LONG $0x486df262; WORD $0xd53d // vpmaxsd %zmm5, %zmm2, %zmm2
-	LONG $0x486df262; WORD $0xd639 // vpminsd %zmm6, %zmm2, %zmm2
+	LONG $0x4855f162; WORD $0xdbfe // vpaddd %zmm3, %zmm5, %zmm3
+	LONG $0x4865f262; WORD $0xde3d // vpmaxsd %zmm6, %zmm3, %zmm3
+	LONG $0x4865f262; WORD $0xdf39 // vpminsd %zmm7, %zmm3, %zmm3
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	LONG $0x4c7ef262; WORD $0x1031 // vpmovdb %zmm2, (%rax) {%k4}
+	LONG $0x4c7ef262; WORD $0x1831 // vpmovdb %zmm3, (%rax) {%k4}
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x486cd162; WORD $0x1459; BYTE $0x88 // vmulps (%r8,%rcx,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0x88 // vmulps (%r8,%rcx,4), %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01884459487cd162 // vmulps 0x40(%r8,%rcx,4), %zmm0, %zmm0
-	LONG $0x485df162; WORD $0xc9fe // vpaddd %zmm1, %zmm4, %zmm1
-	LONG $0x4875f262; WORD $0xcd3d // vpmaxsd %zmm5, %zmm1, %zmm1
-	LONG $0x4875f262; WORD $0xce39 // vpminsd %zmm6, %zmm1, %zmm1
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	WORD $0x097e // jle 0x5fcf <k_qconv+0x5faf>
-	LONG $0x487ef262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%rbp)
-	WORD $0x0feb // jmp 0x5fde <k_qconv+0x5fbe>
+	QUAD $0x01884c594874d162 // vmulps 0x40(%r8,%rcx,4), %zmm1, %zmm1
+	LONG $0x4855f162; WORD $0xd2fe // vpaddd %zmm2, %zmm5, %zmm2
+	LONG $0x486df262; WORD $0xd63d // vpmaxsd %zmm6, %zmm2, %zmm2
+	LONG $0x486df262; WORD $0xd739 // vpminsd %zmm7, %zmm2, %zmm2
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x097e // jle 0x5f9c <k_qconv+0x5f7c>
+	LONG $0x487ef262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm2, (%rbp)
+	WORD $0x0feb // jmp 0x5fab <k_qconv+0x5f8b>
 	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
 	LONG $0xe192fbc5 // kmovd %ecx, %k4
-	LONG $0x4c7ef262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%rbp) {%k4}
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
+	LONG $0x4c7ef262; WORD $0x5531; BYTE $0x00 // vpmovdb %zmm2, (%rbp) {%k4}
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
 	LONG $0x10c58348 // addq $0x10, %rbp
-	LONG $0x485df162; WORD $0xc0fe // vpaddd %zmm0, %zmm4, %zmm0
-	LONG $0x487df262; WORD $0xc53d // vpmaxsd %zmm5, %zmm0, %zmm0
-	LONG $0x487df262; WORD $0xc639 // vpminsd %zmm6, %zmm0, %zmm0
+	LONG $0x4855f162; WORD $0xc9fe // vpaddd %zmm1, %zmm5, %zmm1
+	LONG $0x4875f262; WORD $0xce3d // vpmaxsd %zmm6, %zmm1, %zmm1
+	LONG $0x4875f262; WORD $0xcf39 // vpminsd %zmm7, %zmm1, %zmm1
 	WORD $0xc084 // testb %al, %al
-	LONG $0xfcdc840f; WORD $0xffff // je 0x5cde <k_qconv+0x5cbe>
-	LONG $0x487ef262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm0, (%rbp)
-	LONG $0xfffcf2e9; BYTE $0xff // jmp 0x5d00 <k_qconv+0x5ce0>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	LONG $0x4a7cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax) {%k2}
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0xb0 // vmovups %zmm1, (%rax,%r14,4) {%k1}
-	LONG $0x0000a1e9; BYTE $0x00 // jmp 0x60c8 <k_qconv+0x60a8>
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x01b05459486cd162 // vmulps 0x40(%r8,%rsi,4), %zmm2, %zmm2
-	QUAD $0x01b15458486cf162 // vaddps 0x40(%rcx,%rsi,4), %zmm2, %zmm2
+	LONG $0xfcba840f; WORD $0xffff // je 0x5c89 <k_qconv+0x5c69>
+	LONG $0x487ef262; WORD $0x4d31; BYTE $0x00 // vpmovdb %zmm1, (%rbp)
+	LONG $0xfffcd5e9; BYTE $0xff // jmp 0x5cb0 <k_qconv+0x5c90>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x4a7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k2}
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x90 // vmovups %zmm2, (%rax,%r10,4) {%k1}
+	LONG $0x0000a1e9; BYTE $0x00 // jmp 0x6095 <k_qconv+0x6075>
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x01b05c594864d162 // vmulps 0x40(%r8,%rsi,4), %zmm3, %zmm3
+	QUAD $0x01b15c584864f162 // vaddps 0x40(%rcx,%rsi,4), %zmm3, %zmm3
 	LONG $0x40508d48 // leaq 0x40(%rax), %rdx
-	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
 	LONG $0x1fff8348 // cmpq $0x1f, %rdi
-	WORD $0x3c7e // jle 0x6098 <k_qconv+0x6078>
-	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xb0 // vmulps (%r8,%rsi,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xb1 // vaddps (%rcx,%rsi,4), %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01b04459487cd162 // vmulps 0x40(%r8,%rsi,4), %zmm0, %zmm0
-	QUAD $0x01b14458487cf162 // vaddps 0x40(%rcx,%rsi,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax)
-	LONG $0xfffc68e9; BYTE $0xff // jmp 0x5d00 <k_qconv+0x5ce0>
-	LONG $0x4a7cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k2}
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xb0 // vmulps (%r8,%rsi,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xb1 // vaddps (%rcx,%rsi,4), %zmm1, %zmm1
+	WORD $0x3c7e // jle 0x6065 <k_qconv+0x6045>
+	LONG $0x487cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx)
+	LONG $0x486cd162; WORD $0x1459; BYTE $0xb0 // vmulps (%r8,%rsi,4), %zmm2, %zmm2
+	LONG $0x486cf162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%rsi,4), %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	QUAD $0x01b04c594874d162 // vmulps 0x40(%r8,%rsi,4), %zmm1, %zmm1
+	QUAD $0x01b14c584874f162 // vaddps 0x40(%rcx,%rsi,4), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
+	LONG $0xfffc4be9; BYTE $0xff // jmp 0x5cb0 <k_qconv+0x5c90>
+	LONG $0x4a7cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k2}
+	LONG $0x486cd162; WORD $0x1459; BYTE $0xb0 // vmulps (%r8,%rsi,4), %zmm2, %zmm2
+	LONG $0x486cf162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%rsi,4), %zmm2, %zmm2
 	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x357e // jle 0x60e7 <k_qconv+0x60c7>
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	WORD $0x33eb // jmp 0x60ed <k_qconv+0x60cd>
-	LONG $0x4a7cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax) {%k2}
-	LONG $0x48feb162; WORD $0x0c7f; BYTE $0xb0 // vmovdqu64 %zmm1, (%rax,%r14,4)
+	WORD $0x357e // jle 0x60b4 <k_qconv+0x6094>
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	WORD $0x33eb // jmp 0x60ba <k_qconv+0x609a>
+	LONG $0x4a7cf162; WORD $0x5811; BYTE $0x01 // vmovups %zmm3, 0x40(%rax) {%k2}
+	LONG $0x48feb162; WORD $0x147f; BYTE $0x90 // vmovdqu64 %zmm2, (%rax,%r10,4)
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xe292fbc5 // kmovd %edx, %k4
-	QUAD $0x01b044114c7cb162 // vmovups %zmm0, 0x40(%rax,%r14,4) {%k4}
-	LONG $0xfffc19e9; BYTE $0xff // jmp 0x5d00 <k_qconv+0x5ce0>
-	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x01b04459487cd162 // vmulps 0x40(%r8,%rsi,4), %zmm0, %zmm0
-	QUAD $0x01b14458487cf162 // vaddps 0x40(%rcx,%rsi,4), %zmm0, %zmm0
-	LONG $0x4a7cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax) {%k2}
-	LONG $0xfffbf1e9; BYTE $0xff // jmp 0x5d00 <k_qconv+0x5ce0>
-	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	WORD $0x30eb // jmp 0x615b <k_qconv+0x613b>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	QUAD $0x0000008024840148 // addq %rax, 0x80(%rsp)
-	QUAD $0x000000b024b43b48 // cmpq 0xb0(%rsp), %rsi
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x9f25840f; WORD $0xffff // je 0x80 <k_qconv+0x60>
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	QUAD $0x0000009024840348 // addq 0x90(%rsp), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x01904c114c7cb162 // vmovups %zmm1, 0x40(%rax,%r10,4) {%k4}
+	LONG $0xfffbfce9; BYTE $0xff // jmp 0x5cb0 <k_qconv+0x5c90>
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x01904c594874d162 // vmulps 0x40(%r8,%rdx,4), %zmm1, %zmm1
+	QUAD $0x01914c584874f162 // vaddps 0x40(%rcx,%rdx,4), %zmm1, %zmm1
+	LONG $0x4a7cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax) {%k2}
+	LONG $0xfffbcfe9; BYTE $0xff // jmp 0x5cb0 <k_qconv+0x5c90>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x31eb // jmp 0x6126 <k_qconv+0x6106>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	QUAD $0x0000008824b40148 // addq %rsi, 0x88(%rsp)
+	QUAD $0x000000b024843b48 // cmpq 0xb0(%rsp), %rax
+	LONG $0x9f6a840f; WORD $0xffff // je 0x90 <k_qconv+0x70>
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	QUAD $0x0000009824b40348 // addq 0x98(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
 	LONG $0x247c8348; WORD $0x0c50 // cmpq $0xc, 0x50(%rsp)
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0x02a38d0f; WORD $0x0000 // jge 0x6420 <k_qconv+0x6400>
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x08578d49 // leaq 0x8(%r15), %rdx
-	LONG $0x24543b48; BYTE $0x50 // cmpq 0x50(%rsp), %rdx
-	LONG $0x0d518e0f; WORD $0x0000 // jle 0x6ee0 <k_qconv+0x6ec0>
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x044f8d49 // leaq 0x4(%r15), %rcx
-	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
-	LONG $0x14bd8e0f; WORD $0x0000 // jle 0x7660 <k_qconv+0x7640>
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x02888d0f; WORD $0x0000 // jge 0x63d0 <k_qconv+0x63b0>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x08458d49 // leaq 0x8(%r13), %rax
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0x197e8e0f; WORD $0x0000 // jle 0x7b30 <k_qconv+0x7b10>
-	LONG $0x247c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r15
-	LONG $0xff738d0f; WORD $0xffff // jge 0x6130 <k_qconv+0x6110>
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x78488b48 // movq 0x78(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x60488b48 // movq 0x60(%rax), %rcx
-	LONG $0x4caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rcx
-	LONG $0x68508b48 // movq 0x68(%rax), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x18408b4c // movq 0x18(%rax), %r8
-	LONG $0x38488b4c // movq 0x38(%rax), %r9
-	LONG $0x80988b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r11
+	LONG $0x0ef68e0f; WORD $0x0000 // jle 0x7050 <k_qconv+0x7030>
+	LONG $0x044d8d49 // leaq 0x4(%r13), %rcx
+	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
+	LONG $0x17a78e0f; WORD $0x0000 // jle 0x7910 <k_qconv+0x78f0>
+	LONG $0x02458d49 // leaq 0x2(%r13), %rax
+	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
+	LONG $0x1d188e0f; WORD $0x0000 // jle 0x7e90 <k_qconv+0x7e70>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x246c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r13
+	LONG $0xff788d0f; WORD $0xffff // jge 0x6100 <k_qconv+0x60e0>
+	LONG $0x78478b49 // movq 0x78(%r15), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x604f8b49 // movq 0x60(%r15), %rcx
+	LONG $0x4caf0f48; WORD $0x7824 // imulq 0x78(%rsp), %rcx
+	LONG $0x68478b49 // movq 0x68(%r15), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	WORD $0x8b49; BYTE $0x37 // movq (%r15), %rsi
+	LONG $0x18478b4d // movq 0x18(%r15), %r8
+	LONG $0x384f8b4d // movq 0x38(%r15), %r9
+	LONG $0x809f8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r11
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
-	WORD $0x1beb // jmp 0x6224 <k_qconv+0x6204>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x247c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r15
-	LONG $0xff0c840f; WORD $0xffff // je 0x6130 <k_qconv+0x6110>
-	LONG $0x48fed162; WORD $0x046f; BYTE $0xa8 // vmovdqu64 (%r8,%rbp,4), %zmm0
+	WORD $0x1aeb // jmp 0x61e4 <k_qconv+0x61c4>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x246c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r13
+	LONG $0xff1c840f; WORD $0xffff // je 0x6100 <k_qconv+0x60e0>
+	LONG $0x48fe9162; WORD $0x0c6f; BYTE $0xb0 // vmovdqu64 (%r8,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x707e // jle 0x62a0 <k_qconv+0x6280>
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
+	WORD $0x707e // jle 0x6260 <k_qconv+0x6240>
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	LONG $0x247c0348; BYTE $0x18 // addq 0x18(%rsp), %rdi
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x30688b4c // movq 0x30(%rax), %r13
 	LONG $0x40688b48 // movq 0x40(%rax), %rbp
-	QUAD $0x00000000ad348d4c // leaq (,%rbp,4), %r14
+	QUAD $0x00000000ad148d4c // leaq (,%rbp,4), %r10
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x00f0850f; WORD $0x0000 // jne 0x6350 <k_qconv+0x6330>
+	LONG $0x00e0850f; WORD $0x0000 // jne 0x6300 <k_qconv+0x62e0>
 	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x3074 // je 0x62a0 <k_qconv+0x6280>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	WORD $0x3174 // je 0x6263 <k_qconv+0x6243>
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2b7e // jle 0x62a0 <k_qconv+0x6280>
+	WORD $0x2c7e // jle 0x6263 <k_qconv+0x6243>
 	LONG $0xc57c0349; BYTE $0x00 // addq (%r13,%rax,8), %rdi
-	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487df262; WORD $0x0f58 // vpbroadcastd (%rdi), %zmm1
-	LONG $0x4875d262; WORD $0x0450; BYTE $0x24 // vpdpbusd (%r12), %zmm1, %zmm0
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	BYTE $0x90 // nop
+	LONG $0x487df262; WORD $0x1758 // vpbroadcastd (%rdi), %zmm2
+	LONG $0x486dd262; WORD $0x0c50; BYTE $0x24 // vpdpbusd (%r12), %zmm2, %zmm1
 	LONG $0x04c78348 // addq $0x4, %rdi
 	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	WORD $0xe672 // jb 0x6280 <k_qconv+0x6260>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0xe672 // jb 0x6240 <k_qconv+0x6220>
+	WORD $0x07eb // jmp 0x6263 <k_qconv+0x6243>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
 	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
 	LONG $0xc7af0f49 // imulq %r15, %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x4074 // je 0x62f0 <k_qconv+0x62d0>
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	WORD $0x3a74 // je 0x62b0 <k_qconv+0x6290>
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
 	LONG $0x02fb8349 // cmpq $0x2, %r11
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x0103850f; WORD $0x0000 // jne 0x63d0 <k_qconv+0x63b0>
-	LONG $0x10ff8348 // cmpq $0x10, %rdi
-	LONG $0xff398c0f; WORD $0xffff // jl 0x6210 <k_qconv+0x61f0>
-	LONG $0x48fef162; WORD $0x007f // vmovdqu64 %zmm0, (%rax)
-	LONG $0xffff34e9; BYTE $0xff // jmp 0x6216 <k_qconv+0x61f6>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x20568b48 // movq 0x20(%rsi), %rdx
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x00f2850f; WORD $0x0000 // jne 0x6380 <k_qconv+0x6360>
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	LONG $0xff388c0f; WORD $0xffff // jl 0x61d0 <k_qconv+0x61b0>
+	LONG $0x48fef162; WORD $0x087f // vmovdqu64 %zmm1, (%rax)
+	LONG $0xffff33e9; BYTE $0xff // jmp 0x61d6 <k_qconv+0x61b6>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x20578b49 // movq 0x20(%r15), %rdx
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x5875d162; WORD $0x4ffe; BYTE $0x22 // vpaddd 0x88(%r15){1to16}, %zmm1, %zmm1
+	LONG $0x5875d262; WORD $0x4f3d; BYTE $0x23 // vpmaxsd 0x8c(%r15){1to16}, %zmm1, %zmm1
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x5875d262; WORD $0x4f39; BYTE $0x24 // vpminsd 0x90(%r15){1to16}, %zmm1, %zmm1
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x487cf162; WORD $0x0459; BYTE $0xaa // vmulps (%rdx,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x587df162; WORD $0x46fe; BYTE $0x22 // vpaddd 0x88(%rsi){1to16}, %zmm0, %zmm0
-	LONG $0x587df262; WORD $0x463d; BYTE $0x23 // vpmaxsd 0x8c(%rsi){1to16}, %zmm0, %zmm0
-	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
-	LONG $0x587df262; WORD $0x4639; BYTE $0x24 // vpminsd 0x90(%rsi){1to16}, %zmm0, %zmm0
-	LONG $0x247c8348; WORD $0x1010 // cmpq $0x10, 0x10(%rsp)
-	LONG $0x00cf8c0f; WORD $0x0000 // jl 0x6406 <k_qconv+0x63e6>
-	LONG $0x487ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax)
-	LONG $0xfffed4e9; BYTE $0xff // jmp 0x6216 <k_qconv+0x61f6>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	LONG $0x00be8c0f; WORD $0x0000 // jl 0x63b1 <k_qconv+0x6391>
+	LONG $0x487ef262; WORD $0x0831 // vpmovdb %zmm1, (%rax)
+	LONG $0xfffed8e9; BYTE $0xff // jmp 0x61d6 <k_qconv+0x61b6>
+	WORD $0x9066 // nop
 	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x14eb // jmp 0x636d <k_qconv+0x634d>
+	WORD $0x14eb // jmp 0x631d <k_qconv+0x62fd>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x02c08348 // addq $0x2, %rax
 	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
-	LONG $0xfefa840f; WORD $0xffff // je 0x6267 <k_qconv+0x6247>
+	LONG $0xff0a840f; WORD $0xffff // je 0x6227 <k_qconv+0x6207>
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x287e // jle 0x639a <k_qconv+0x637a>
-	LONG $0xc5548b4d; BYTE $0x00 // movq (%r13,%rax,8), %r10
-	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
-	LONG $0x32148d4b // leaq (%r10,%r14), %rdx
+	WORD $0x287e // jle 0x634a <k_qconv+0x632a>
+	LONG $0xc5748b4d; BYTE $0x00 // movq (%r13,%rax,8), %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	LONG $0x16148d4b // leaq (%r14,%r10), %rdx
 	WORD $0x9066 // nop
-	LONG $0x487dd262; WORD $0x0a58 // vpbroadcastd (%r10), %zmm1
-	LONG $0x4875d262; WORD $0x0450; BYTE $0x24 // vpdpbusd (%r12), %zmm1, %zmm0
-	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x487dd262; WORD $0x1658 // vpbroadcastd (%r14), %zmm2
+	LONG $0x486dd262; WORD $0x0c50; BYTE $0x24 // vpdpbusd (%r12), %zmm2, %zmm1
+	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0xe672 // jb 0x6380 <k_qconv+0x6360>
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	WORD $0xe672 // jb 0x6330 <k_qconv+0x6310>
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xc17e // jle 0x6360 <k_qconv+0x6340>
-	LONG $0xc5548b4d; BYTE $0x08 // movq 0x8(%r13,%rax,8), %r10
-	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
-	LONG $0x32148d4b // leaq (%r10,%r14), %rdx
+	WORD $0xc17e // jle 0x6310 <k_qconv+0x62f0>
+	LONG $0xc5748b4d; BYTE $0x08 // movq 0x8(%r13,%rax,8), %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	LONG $0x16148d4b // leaq (%r14,%r10), %rdx
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487dd262; WORD $0x0a58 // vpbroadcastd (%r10), %zmm1
-	LONG $0x4875d262; WORD $0x0450; BYTE $0x24 // vpdpbusd (%r12), %zmm1, %zmm0
-	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x487dd262; WORD $0x1658 // vpbroadcastd (%r14), %zmm2
+	LONG $0x486dd262; WORD $0x0c50; BYTE $0x24 // vpdpbusd (%r12), %zmm2, %zmm1
+	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0xe672 // jb 0x63b0 <k_qconv+0x6390>
-	WORD $0x94eb // jmp 0x6360 <k_qconv+0x6340>
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	WORD $0xe672 // jb 0x6360 <k_qconv+0x6340>
+	WORD $0x94eb // jmp 0x6310 <k_qconv+0x62f0>
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x20568b48 // movq 0x20(%rsi), %rdx
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0459; BYTE $0xaa // vmulps (%rdx,%rbp,4), %zmm0, %zmm0
-	LONG $0x28568b48 // movq 0x28(%rsi), %rdx
-	LONG $0x487cf162; WORD $0x0458; BYTE $0xaa // vaddps (%rdx,%rbp,4), %zmm0, %zmm0
-	LONG $0x10ff8348 // cmpq $0x10, %rdi
-	LONG $0xfe158c0f; WORD $0xffff // jl 0x6210 <k_qconv+0x61f0>
-	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
-	LONG $0xfffe10e9; BYTE $0xff // jmp 0x6216 <k_qconv+0x61f6>
-	LONG $0x4824548b // movl 0x48(%rsp), %edx
-	LONG $0xd292fbc5 // kmovd %edx, %k2
-	LONG $0x4a7ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax) {%k2}
-	LONG $0xfffdfde9; BYTE $0xff // jmp 0x6216 <k_qconv+0x61f6>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x78478b4d // movq 0x78(%r15), %r8
-	LONG $0x60478b49 // movq 0x60(%r15), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x685f8b4d // movq 0x68(%r15), %r11
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x18478b49 // movq 0x18(%r15), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x38678b4d // movq 0x38(%r15), %r12
-	LONG $0x80af8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r13
-	LONG $0x204f8b49 // movq 0x20(%r15), %rcx
-	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
-	LONG $0x000225e9; BYTE $0x00 // jmp 0x668f <k_qconv+0x666f>
-	LONG $0x4824548b // movl 0x48(%rsp), %edx
-	LONG $0xd292fbc5 // kmovd %edx, %k2
-	LONG $0x4a7e7262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm11, (%rbp) {%k2}
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x1459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm10, %zmm10
-	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x480d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm14, %zmm10
-	LONG $0x482d5262; WORD $0xd53d // vpmaxsd %zmm13, %zmm10, %zmm10
-	LONG $0x482d5262; WORD $0xd439 // vpminsd %zmm12, %zmm10, %zmm10
-	QUAD $0x001d54314a7e3262 // vpmovdb %zmm10, (%rbp,%r11) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm9, %zmm9
-	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x480d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm14, %zmm9
-	LONG $0x48355262; WORD $0xcd3d // vpmaxsd %zmm13, %zmm9, %zmm9
-	LONG $0x48355262; WORD $0xcc39 // vpminsd %zmm12, %zmm9, %zmm9
-	LONG $0x4a7e5262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm9, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0x0459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm8, %zmm8
-	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x480d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm14, %zmm8
-	LONG $0x483d5262; WORD $0xc53d // vpmaxsd %zmm13, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc439 // vpminsd %zmm12, %zmm8, %zmm8
-	LONG $0x4a7e5262; WORD $0x0431; BYTE $0x2b // vpmovdb %zmm8, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm7, %zmm7
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x480df162; WORD $0xfffe // vpaddd %zmm7, %zmm14, %zmm7
-	LONG $0x4845d262; WORD $0xfd3d // vpmaxsd %zmm13, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfc39 // vpminsd %zmm12, %zmm7, %zmm7
-	LONG $0x4a7ed262; WORD $0x3c31; BYTE $0x2b // vpmovdb %zmm7, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x480df162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm6
-	LONG $0x484dd262; WORD $0xf53d // vpmaxsd %zmm13, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf439 // vpminsd %zmm12, %zmm6, %zmm6
-	LONG $0x4a7ed262; WORD $0x3431; BYTE $0x2b // vpmovdb %zmm6, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x480df162; WORD $0xedfe // vpaddd %zmm5, %zmm14, %zmm5
-	LONG $0x4855d262; WORD $0xed3d // vpmaxsd %zmm13, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xec39 // vpminsd %zmm12, %zmm5, %zmm5
-	LONG $0x4a7ed262; WORD $0x2c31; BYTE $0x2b // vpmovdb %zmm5, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x480df162; WORD $0xe4fe // vpaddd %zmm4, %zmm14, %zmm4
-	LONG $0x485dd262; WORD $0xe53d // vpmaxsd %zmm13, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe439 // vpminsd %zmm12, %zmm4, %zmm4
-	LONG $0x4a7ed262; WORD $0x2431; BYTE $0x2b // vpmovdb %zmm4, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x480df162; WORD $0xdbfe // vpaddd %zmm3, %zmm14, %zmm3
-	LONG $0x4865d262; WORD $0xdd3d // vpmaxsd %zmm13, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xdc39 // vpminsd %zmm12, %zmm3, %zmm3
-	LONG $0x4a7ed262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm3, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x480df162; WORD $0xd2fe // vpaddd %zmm2, %zmm14, %zmm2
-	LONG $0x486dd262; WORD $0xd53d // vpmaxsd %zmm13, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd439 // vpminsd %zmm12, %zmm2, %zmm2
-	LONG $0x4a7ed262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm2, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x20578b49 // movq 0x20(%r15), %rdx
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm1, %zmm1
+	LONG $0x28578b49 // movq 0x28(%r15), %rdx
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb2 // vaddps (%rdx,%r14,4), %zmm1, %zmm1
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	LONG $0xfe2a8c0f; WORD $0xffff // jl 0x61d0 <k_qconv+0x61b0>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	LONG $0xfffe25e9; BYTE $0xff // jmp 0x61d6 <k_qconv+0x61b6>
+	LONG $0x4824548b // movl 0x48(%rsp), %edx
+	LONG $0xd292fbc5 // kmovd %edx, %k2
+	LONG $0x4a7ef262; WORD $0x0831 // vpmovdb %zmm1, (%rax) {%k2}
+	LONG $0xfffe12e9; BYTE $0xff // jmp 0x61d6 <k_qconv+0x61b6>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x10f58348 // xorq $0x10, %rbp
+	LONG $0x78478b4d // movq 0x78(%r15), %r8
+	LONG $0x60578b49 // movq 0x60(%r15), %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x685f8b4d // movq 0x68(%r15), %r11
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0x8b49; BYTE $0x0f // movq (%r15), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x184f8b49 // movq 0x18(%r15), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x38678b4d // movq 0x38(%r15), %r12
+	LONG $0x809f8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %rbx
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x10f18348 // xorq $0x10, %rcx
+	WORD $0x0948; BYTE $0xe9 // orq %rbp, %rcx
+	LONG $0x2444940f; BYTE $0x58 // sete 0x58(%rsp)
+	LONG $0x20578b49 // movq 0x20(%r15), %rdx
+	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
+	LONG $0x0001c0e9; BYTE $0x00 // jmp 0x65ed <k_qconv+0x65cd>
+	LONG $0x487d7262; WORD $0xe87b // vpbroadcastw %eax, %zmm13
+	QUAD $0x008cb778487d5262; WORD $0x0000 // vpbroadcastb 0x8c(%r15), %zmm14
+	QUAD $0x0090bf78487d5262; WORD $0x0000 // vpbroadcastb 0x90(%r15), %zmm15
+	LONG $0x487ca162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%r14,4), %zmm16
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x407c5162; WORD $0xe459 // vmulps %zmm12, %zmm16, %zmm12
+	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x407c5162; WORD $0xdb59 // vmulps %zmm11, %zmm16, %zmm11
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x481d5162; WORD $0xdb6b // vpackssdw %zmm11, %zmm12, %zmm11
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x407c5162; WORD $0xd259 // vmulps %zmm10, %zmm16, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x407c5162; WORD $0xc959 // vmulps %zmm9, %zmm16, %zmm9
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc96b // vpackssdw %zmm9, %zmm10, %zmm9
+	LONG $0x48255162; WORD $0xd5ed // vpaddsw %zmm13, %zmm11, %zmm10
+	LONG $0x48355162; WORD $0xcded // vpaddsw %zmm13, %zmm9, %zmm9
+	LONG $0x482d5162; WORD $0xc967 // vpackuswb %zmm9, %zmm10, %zmm9
+	LONG $0x48355162; WORD $0xcede // vpmaxub %zmm14, %zmm9, %zmm9
+	LONG $0x48355162; WORD $0xcfda // vpminub %zmm15, %zmm9, %zmm9
+	LONG $0x487d5262; WORD $0xc936 // vpermd %zmm9, %zmm0, %zmm9
+	LONG $0x48fe7162; WORD $0x4d7f; BYTE $0x00 // vmovdqu64 %zmm9, (%rbp)
+	LONG $0x487c3162; WORD $0x0c10; BYTE $0xb2 // vmovups (%rdx,%r14,4), %zmm9
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48345162; WORD $0xc059 // vmulps %zmm8, %zmm9, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x4834f162; WORD $0xff59 // vmulps %zmm7, %zmm9, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x4834f162; WORD $0xf659 // vmulps %zmm6, %zmm9, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4834f162; WORD $0xed59 // vmulps %zmm5, %zmm9, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
+	LONG $0x4845d162; WORD $0xf5ed // vpaddsw %zmm13, %zmm7, %zmm6
+	LONG $0x4855d162; WORD $0xeded // vpaddsw %zmm13, %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed67 // vpackuswb %zmm5, %zmm6, %zmm5
+	LONG $0x4855d162; WORD $0xeede // vpmaxub %zmm14, %zmm5, %zmm5
+	LONG $0x4855d162; WORD $0xefda // vpminub %zmm15, %zmm5, %zmm5
+	LONG $0x487df262; WORD $0xed36 // vpermd %zmm5, %zmm0, %zmm5
+	LONG $0x48fef162; WORD $0x6d7f; BYTE $0x01 // vmovdqu64 %zmm5, 0x40(%rbp)
+	LONG $0x487cb162; WORD $0x2c10; BYTE $0xb2 // vmovups (%rdx,%r14,4), %zmm5
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4854f162; WORD $0xdb59 // vmulps %zmm3, %zmm5, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x4854f162; WORD $0xd259 // vmulps %zmm2, %zmm5, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x4854f162; WORD $0xc959 // vmulps %zmm1, %zmm5, %zmm1
 	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x480df162; WORD $0xc9fe // vpaddd %zmm1, %zmm14, %zmm1
-	LONG $0x4875d262; WORD $0xcd3d // vpmaxsd %zmm13, %zmm1, %zmm1
-	LONG $0x4875d262; WORD $0xcc39 // vpminsd %zmm12, %zmm1, %zmm1
-	LONG $0x4a7ed262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm1, (%r11,%rbp) {%k2}
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x480df162; WORD $0xc0fe // vpaddd %zmm0, %zmm14, %zmm0
-	LONG $0x487dd262; WORD $0xc53d // vpmaxsd %zmm13, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc439 // vpminsd %zmm12, %zmm0, %zmm0
-	LONG $0x4a7ed262; WORD $0x0431; BYTE $0x2b // vpmovdb %zmm0, (%r11,%rbp) {%k2}
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x0c478d49 // leaq 0xc(%r15), %rax
+	LONG $0x486df162; WORD $0xc96b // vpackssdw %zmm1, %zmm2, %zmm1
+	LONG $0x4865d162; WORD $0xd5ed // vpaddsw %zmm13, %zmm3, %zmm2
+	LONG $0x4875d162; WORD $0xcded // vpaddsw %zmm13, %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xc967 // vpackuswb %zmm1, %zmm2, %zmm1
+	LONG $0x4875d162; WORD $0xcede // vpmaxub %zmm14, %zmm1, %zmm1
+	LONG $0x4875d162; WORD $0xcfda // vpminub %zmm15, %zmm1, %zmm1
+	LONG $0x487df262; WORD $0xc936 // vpermd %zmm1, %zmm0, %zmm1
+	LONG $0x48fef162; WORD $0x4d7f; BYTE $0x02 // vmovdqu64 %zmm1, 0x80(%rbp)
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x0c458d49 // leaq 0xc(%r13), %rax
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xfaf18f0f; WORD $0xffff // jg 0x6180 <k_qconv+0x6160>
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0xfb5e8f0f; WORD $0xffff // jg 0x614b <k_qconv+0x612b>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x48fef162; WORD $0x046f; BYTE $0x82 // vmovdqu64 (%rdx,%rax,4), %zmm0
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x48feb162; WORD $0x0c6f; BYTE $0xb0 // vmovdqu64 (%rax,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x01708e0f; WORD $0x0000 // jle 0x6820 <k_qconv+0x6800>
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x30578b49 // movq 0x30(%r15), %rdx
-	LONG $0x40778b49 // movq 0x40(%r15), %rsi
-	QUAD $0x00000000b53c8d48 // leaq (,%rsi,4), %rdi
-	LONG $0x48fdf162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm1
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
-	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
-	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
-	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
-	LONG $0x48fd7162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm9
-	LONG $0x48fd7162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm10
-	LONG $0x48fd7162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm11
+	LONG $0x01678e0f; WORD $0x0000 // jle 0x6770 <k_qconv+0x6750>
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	LONG $0x24740348; BYTE $0x18 // addq 0x18(%rsp), %rsi
+	LONG $0x307f8b49 // movq 0x30(%r15), %rdi
+	LONG $0x40578b4d // movq 0x40(%r15), %r10
+	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
+	LONG $0x48fdf162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm2
+	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
+	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
+	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
+	LONG $0x48fdf162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
+	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
+	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
+	LONG $0x48fd7162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm11
+	LONG $0x48fd7162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm12
 	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x0feb // jmp 0x672c <k_qconv+0x670c>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0x013b840f; WORD $0x0000 // je 0x6867 <k_qconv+0x6847>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0xef7e // jle 0x6720 <k_qconv+0x6700>
-	LONG $0xf20c8b4e // movq (%rdx,%r14,8), %r9
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	LONG $0x392c8d4d // leaq (%r9,%rdi), %r13
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x0ceb // jmp 0x667c <k_qconv+0x665c>
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x0136840f; WORD $0x0000 // je 0x67b2 <k_qconv+0x6792>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0xef7e // jle 0x6670 <k_qconv+0x6650>
+	LONG $0xc70c8b4c // movq (%rdi,%rax,8), %r9
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0x092c8d4d // leaq (%r9,%rcx), %r13
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487d5262; WORD $0x2158 // vpbroadcastd (%r9), %zmm12
-	LONG $0x48fe7162; WORD $0x2b6f // vmovdqu64 (%rbx), %zmm13
-	LONG $0x481d5262; WORD $0xdd50 // vpdpbusd %zmm13, %zmm12, %zmm11
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x01 // vpbroadcastd (%r9,%r8), %zmm12
-	LONG $0x01148d4f // leaq (%r9,%r8), %r10
-	LONG $0x481d5262; WORD $0xd550 // vpdpbusd %zmm13, %zmm12, %zmm10
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481d5262; WORD $0xcd50 // vpdpbusd %zmm13, %zmm12, %zmm9
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481d5262; WORD $0xc550 // vpdpbusd %zmm13, %zmm12, %zmm8
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481dd262; WORD $0xfd50 // vpdpbusd %zmm13, %zmm12, %zmm7
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481dd262; WORD $0xf550 // vpdpbusd %zmm13, %zmm12, %zmm6
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481dd262; WORD $0xed50 // vpdpbusd %zmm13, %zmm12, %zmm5
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481dd262; WORD $0xe550 // vpdpbusd %zmm13, %zmm12, %zmm4
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481dd262; WORD $0xdd50 // vpdpbusd %zmm13, %zmm12, %zmm3
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481dd262; WORD $0xd550 // vpdpbusd %zmm13, %zmm12, %zmm2
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	LONG $0x481dd262; WORD $0xcd50 // vpdpbusd %zmm13, %zmm12, %zmm1
-	LONG $0x487d1262; WORD $0x2458; BYTE $0x10 // vpbroadcastd (%r8,%r10), %zmm12
-	LONG $0x481dd262; WORD $0xc550 // vpdpbusd %zmm13, %zmm12, %zmm0
+	LONG $0x487d5262; WORD $0x2958 // vpbroadcastd (%r9), %zmm13
+	LONG $0x48fe7162; WORD $0x336f // vmovdqu64 (%rbx), %zmm14
+	LONG $0x48155262; WORD $0xe650 // vpdpbusd %zmm14, %zmm13, %zmm12
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x01 // vpbroadcastd (%r9,%r8), %zmm13
+	LONG $0x01348d4f // leaq (%r9,%r8), %r14
+	LONG $0x48155262; WORD $0xde50 // vpdpbusd %zmm14, %zmm13, %zmm11
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x48155262; WORD $0xd650 // vpdpbusd %zmm14, %zmm13, %zmm10
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x48155262; WORD $0xce50 // vpdpbusd %zmm14, %zmm13, %zmm9
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x48155262; WORD $0xc650 // vpdpbusd %zmm14, %zmm13, %zmm8
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x4815d262; WORD $0xfe50 // vpdpbusd %zmm14, %zmm13, %zmm7
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x4815d262; WORD $0xf650 // vpdpbusd %zmm14, %zmm13, %zmm6
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x4815d262; WORD $0xee50 // vpdpbusd %zmm14, %zmm13, %zmm5
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x4815d262; WORD $0xe650 // vpdpbusd %zmm14, %zmm13, %zmm4
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x4815d262; WORD $0xde50 // vpdpbusd %zmm14, %zmm13, %zmm3
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x4815d262; WORD $0xd650 // vpdpbusd %zmm14, %zmm13, %zmm2
+	LONG $0x487d1262; WORD $0x2c58; BYTE $0x30 // vpbroadcastd (%r8,%r14), %zmm13
+	LONG $0x4815d262; WORD $0xce50 // vpdpbusd %zmm14, %zmm13, %zmm1
 	LONG $0x04c18349 // addq $0x4, %r9
 	LONG $0x40c38348 // addq $0x40, %rbx
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	LONG $0xff2f820f; WORD $0xffff // jb 0x6740 <k_qconv+0x6720>
-	LONG $0xffff0ae9; BYTE $0xff // jmp 0x6720 <k_qconv+0x6700>
+	LONG $0xff2f820f; WORD $0xffff // jb 0x6690 <k_qconv+0x6670>
+	LONG $0xffff0ae9; BYTE $0xff // jmp 0x6670 <k_qconv+0x6650>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm1
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
-	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
-	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
-	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
-	LONG $0x48fd7162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm9
-	LONG $0x48fd7162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm10
-	LONG $0x48fd7162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm11
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x48fdf162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm2
+	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
+	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
+	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
+	LONG $0x48fdf162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
+	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
+	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
+	LONG $0x48fd7162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm11
+	LONG $0x48fd7162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm12
 	LONG $0xebaf0f49 // imulq %r11, %rbp
-	LONG $0x246c0348; BYTE $0x18 // addq 0x18(%rsp), %rbp
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x00b2840f; WORD $0x0000 // je 0x6930 <k_qconv+0x6910>
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0xa8148d48 // leaq (%rax,%rbp,4), %rdx
-	LONG $0x02fd8349 // cmpq $0x2, %r13
+	LONG $0x246c0348; BYTE $0x20 // addq 0x20(%rsp), %rbp
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x00b7840f; WORD $0x0000 // je 0x6880 <k_qconv+0x6860>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xa80c8d48 // leaq (%rax,%rbp,4), %rcx
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	LONG $0x030a850f; WORD $0x0000 // jne 0x6ba0 <k_qconv+0x6b80>
-	LONG $0x0ffe8349 // cmpq $0xf, %r14
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x04798e0f; WORD $0x0000 // jle 0x6d22 <k_qconv+0x6d02>
-	LONG $0x48fe7162; WORD $0x1a7f // vmovdqu64 %zmm11, (%rdx)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48fe3162; WORD $0x147f; BYTE $0x9a // vmovdqu64 %zmm10, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48fe3162; WORD $0x0c7f; BYTE $0x98 // vmovdqu64 %zmm9, (%rax,%r11,4)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48fe3162; WORD $0x047f; BYTE $0x9a // vmovdqu64 %zmm8, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x98 // vmovdqu64 %zmm7, (%rax,%r11,4)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48feb162; WORD $0x347f; BYTE $0x9a // vmovdqu64 %zmm6, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x98 // vmovdqu64 %zmm5, (%rax,%r11,4)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48feb162; WORD $0x247f; BYTE $0x9a // vmovdqu64 %zmm4, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x98 // vmovdqu64 %zmm3, (%rax,%r11,4)
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x48feb162; WORD $0x147f; BYTE $0x9a // vmovdqu64 %zmm2, (%rdx,%r11,4)
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x48feb162; WORD $0x0c7f; BYTE $0x98 // vmovdqu64 %zmm1, (%rax,%r11,4)
-	LONG $0x48feb162; WORD $0x047f; BYTE $0x9a // vmovdqu64 %zmm0, (%rdx,%r11,4)
-	LONG $0xfffd57e9; BYTE $0xff // jmp 0x6680 <k_qconv+0x6660>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x246c0348; BYTE $0x40 // addq 0x40(%rsp), %rbp
-	LONG $0x487d5262; WORD $0x7758; BYTE $0x22 // vpbroadcastd 0x88(%r15), %zmm14
-	LONG $0x487d5262; WORD $0x6f58; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm13
-	LONG $0x487d5262; WORD $0x6758; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm12
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x031b850f; WORD $0x0000 // jne 0x6b00 <k_qconv+0x6ae0>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x048e8e0f; WORD $0x0000 // jle 0x6c82 <k_qconv+0x6c62>
+	LONG $0x48fe7162; WORD $0x217f // vmovdqu64 %zmm12, (%rcx)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48fe3162; WORD $0x1c7f; BYTE $0x99 // vmovdqu64 %zmm11, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48fe3162; WORD $0x147f; BYTE $0x98 // vmovdqu64 %zmm10, (%rax,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48fe3162; WORD $0x0c7f; BYTE $0x99 // vmovdqu64 %zmm9, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48fe3162; WORD $0x047f; BYTE $0x98 // vmovdqu64 %zmm8, (%rax,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x99 // vmovdqu64 %zmm7, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x98 // vmovdqu64 %zmm6, (%rax,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x99 // vmovdqu64 %zmm5, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x98 // vmovdqu64 %zmm4, (%rax,%r11,4)
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x99 // vmovdqu64 %zmm3, (%rcx,%r11,4)
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x48feb162; WORD $0x147f; BYTE $0x98 // vmovdqu64 %zmm2, (%rax,%r11,4)
+	LONG $0x48feb162; WORD $0x0c7f; BYTE $0x99 // vmovdqu64 %zmm1, (%rcx,%r11,4)
+	LONG $0xfffd6ae9; BYTE $0xff // jmp 0x65de <k_qconv+0x65be>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x246c0348; BYTE $0x38 // addq 0x38(%rsp), %rbp
+	LONG $0x88878b41; WORD $0x0000; BYTE $0x00 // movl 0x88(%r15), %eax
+	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xfb8d850f; WORD $0xffff // jne 0x642d <k_qconv+0x640d>
+	LONG $0x487d7262; WORD $0xf87c // vpbroadcastd %eax, %zmm15
+	LONG $0x487d5262; WORD $0x7758; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm14
+	LONG $0x487d5262; WORD $0x6f58; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm13
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x481c3162; WORD $0x2459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm12, %zmm12
+	LONG $0x487d5162; WORD $0xe45b // vcvtps2dq %zmm12, %zmm12
+	LONG $0x48055162; WORD $0xe4fe // vpaddd %zmm12, %zmm15, %zmm12
+	LONG $0x481d5262; WORD $0xe63d // vpmaxsd %zmm14, %zmm12, %zmm12
+	LONG $0x481d5262; WORD $0xe539 // vpminsd %zmm13, %zmm12, %zmm12
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	LONG $0x054d8e0f; WORD $0x0000 // jle 0x6e32 <k_qconv+0x6e12>
+	LONG $0x487e7262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm12, (%rbp)
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x48247162; WORD $0x1c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm11, %zmm11
+	LONG $0x48243162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm11, %zmm11
 	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
-	LONG $0x480d5162; WORD $0xdbfe // vpaddd %zmm11, %zmm14, %zmm11
-	LONG $0x48255262; WORD $0xdd3d // vpmaxsd %zmm13, %zmm11, %zmm11
-	LONG $0x48255262; WORD $0xdc39 // vpminsd %zmm12, %zmm11, %zmm11
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xfae18e0f; WORD $0xffff // jle 0x646a <k_qconv+0x644a>
-	LONG $0x487e7262; WORD $0x5d31; BYTE $0x00 // vpmovdb %zmm11, (%rbp)
+	LONG $0x48055162; WORD $0xdbfe // vpaddd %zmm11, %zmm15, %zmm11
+	LONG $0x48255262; WORD $0xde3d // vpmaxsd %zmm14, %zmm11, %zmm11
+	LONG $0x48255262; WORD $0xdd39 // vpminsd %zmm13, %zmm11, %zmm11
+	QUAD $0x001d5c31487e3262 // vpmovdb %zmm11, (%rbp,%r11)
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x1459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm10, %zmm10
+	LONG $0x482c3162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm10, %zmm10
 	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
-	LONG $0x480d5162; WORD $0xd2fe // vpaddd %zmm10, %zmm14, %zmm10
-	LONG $0x482d5262; WORD $0xd53d // vpmaxsd %zmm13, %zmm10, %zmm10
-	LONG $0x482d5262; WORD $0xd439 // vpminsd %zmm12, %zmm10, %zmm10
-	QUAD $0x001d5431487e3262 // vpmovdb %zmm10, (%rbp,%r11)
+	LONG $0x48055162; WORD $0xd2fe // vpaddd %zmm10, %zmm15, %zmm10
+	LONG $0x482d5262; WORD $0xd63d // vpmaxsd %zmm14, %zmm10, %zmm10
+	LONG $0x482d5262; WORD $0xd539 // vpminsd %zmm13, %zmm10, %zmm10
+	LONG $0x487e5262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm10, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm9, %zmm9
+	LONG $0x48343162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm9, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
-	LONG $0x480d5162; WORD $0xc9fe // vpaddd %zmm9, %zmm14, %zmm9
-	LONG $0x48355262; WORD $0xcd3d // vpmaxsd %zmm13, %zmm9, %zmm9
-	LONG $0x48355262; WORD $0xcc39 // vpminsd %zmm12, %zmm9, %zmm9
+	LONG $0x48055162; WORD $0xc9fe // vpaddd %zmm9, %zmm15, %zmm9
+	LONG $0x48355262; WORD $0xce3d // vpmaxsd %zmm14, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcd39 // vpminsd %zmm13, %zmm9, %zmm9
 	LONG $0x487e5262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm9, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0x0459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm8, %zmm8
 	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
-	LONG $0x480d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm14, %zmm8
-	LONG $0x483d5262; WORD $0xc53d // vpmaxsd %zmm13, %zmm8, %zmm8
-	LONG $0x483d5262; WORD $0xc439 // vpminsd %zmm12, %zmm8, %zmm8
+	LONG $0x48055162; WORD $0xc0fe // vpaddd %zmm8, %zmm15, %zmm8
+	LONG $0x483d5262; WORD $0xc63d // vpmaxsd %zmm14, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc539 // vpminsd %zmm13, %zmm8, %zmm8
 	LONG $0x487e5262; WORD $0x0431; BYTE $0x2b // vpmovdb %zmm8, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm7, %zmm7
+	LONG $0x4844b162; WORD $0x3c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x480df162; WORD $0xfffe // vpaddd %zmm7, %zmm14, %zmm7
-	LONG $0x4845d262; WORD $0xfd3d // vpmaxsd %zmm13, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xfc39 // vpminsd %zmm12, %zmm7, %zmm7
+	LONG $0x4805f162; WORD $0xfffe // vpaddd %zmm7, %zmm15, %zmm7
+	LONG $0x4845d262; WORD $0xfe3d // vpmaxsd %zmm14, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfd39 // vpminsd %zmm13, %zmm7, %zmm7
 	LONG $0x487ed262; WORD $0x3c31; BYTE $0x2b // vpmovdb %zmm7, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm6, %zmm6
 	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x480df162; WORD $0xf6fe // vpaddd %zmm6, %zmm14, %zmm6
-	LONG $0x484dd262; WORD $0xf53d // vpmaxsd %zmm13, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf439 // vpminsd %zmm12, %zmm6, %zmm6
+	LONG $0x4805f162; WORD $0xf6fe // vpaddd %zmm6, %zmm15, %zmm6
+	LONG $0x484dd262; WORD $0xf63d // vpmaxsd %zmm14, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf539 // vpminsd %zmm13, %zmm6, %zmm6
 	LONG $0x487ed262; WORD $0x3431; BYTE $0x2b // vpmovdb %zmm6, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm5, %zmm5
+	LONG $0x4854b162; WORD $0x2c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x480df162; WORD $0xedfe // vpaddd %zmm5, %zmm14, %zmm5
-	LONG $0x4855d262; WORD $0xed3d // vpmaxsd %zmm13, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xec39 // vpminsd %zmm12, %zmm5, %zmm5
+	LONG $0x4805f162; WORD $0xedfe // vpaddd %zmm5, %zmm15, %zmm5
+	LONG $0x4855d262; WORD $0xee3d // vpmaxsd %zmm14, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xed39 // vpminsd %zmm13, %zmm5, %zmm5
 	LONG $0x487ed262; WORD $0x2c31; BYTE $0x2b // vpmovdb %zmm5, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x480df162; WORD $0xe4fe // vpaddd %zmm4, %zmm14, %zmm4
-	LONG $0x485dd262; WORD $0xe53d // vpmaxsd %zmm13, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe439 // vpminsd %zmm12, %zmm4, %zmm4
+	LONG $0x4805f162; WORD $0xe4fe // vpaddd %zmm4, %zmm15, %zmm4
+	LONG $0x485dd262; WORD $0xe63d // vpmaxsd %zmm14, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe539 // vpminsd %zmm13, %zmm4, %zmm4
 	LONG $0x487ed262; WORD $0x2431; BYTE $0x2b // vpmovdb %zmm4, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x480df162; WORD $0xdbfe // vpaddd %zmm3, %zmm14, %zmm3
-	LONG $0x4865d262; WORD $0xdd3d // vpmaxsd %zmm13, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xdc39 // vpminsd %zmm12, %zmm3, %zmm3
+	LONG $0x4805f162; WORD $0xdbfe // vpaddd %zmm3, %zmm15, %zmm3
+	LONG $0x4865d262; WORD $0xde3d // vpmaxsd %zmm14, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdd39 // vpminsd %zmm13, %zmm3, %zmm3
 	LONG $0x487ed262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm3, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm2, %zmm2
 	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x480df162; WORD $0xd2fe // vpaddd %zmm2, %zmm14, %zmm2
-	LONG $0x486dd262; WORD $0xd53d // vpmaxsd %zmm13, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd439 // vpminsd %zmm12, %zmm2, %zmm2
+	LONG $0x4805f162; WORD $0xd2fe // vpaddd %zmm2, %zmm15, %zmm2
+	LONG $0x486dd262; WORD $0xd63d // vpmaxsd %zmm14, %zmm2, %zmm2
+	LONG $0x486dd262; WORD $0xd539 // vpminsd %zmm13, %zmm2, %zmm2
 	LONG $0x487ed262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm2, (%r11,%rbp)
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c59; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x480df162; WORD $0xc9fe // vpaddd %zmm1, %zmm14, %zmm1
-	LONG $0x4875d262; WORD $0xcd3d // vpmaxsd %zmm13, %zmm1, %zmm1
-	LONG $0x4875d262; WORD $0xcc39 // vpminsd %zmm12, %zmm1, %zmm1
+	LONG $0x4805f162; WORD $0xc9fe // vpaddd %zmm1, %zmm15, %zmm1
+	LONG $0x4875d262; WORD $0xce3d // vpmaxsd %zmm14, %zmm1, %zmm1
+	LONG $0x4875d262; WORD $0xcd39 // vpminsd %zmm13, %zmm1, %zmm1
 	LONG $0x487ed262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm1, (%r11,%rbp)
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0459; BYTE $0x81 // vmulps (%rcx,%rax,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x480df162; WORD $0xc0fe // vpaddd %zmm0, %zmm14, %zmm0
-	LONG $0x487dd262; WORD $0xc53d // vpmaxsd %zmm13, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc439 // vpminsd %zmm12, %zmm0, %zmm0
-	LONG $0x487ed262; WORD $0x0431; BYTE $0x2b // vpmovdb %zmm0, (%r11,%rbp)
-	LONG $0xfffae8e9; BYTE $0xff // jmp 0x6680 <k_qconv+0x6660>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x48247162; WORD $0x1c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm11, %zmm11
+	LONG $0xfffae5e9; BYTE $0xff // jmp 0x65d9 <k_qconv+0x65b9>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x481c3162; WORD $0x2459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm12, %zmm12
 	LONG $0x28478b49 // movq 0x28(%r15), %rax
-	LONG $0x48247162; WORD $0x1c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm11, %zmm11
-	LONG $0x9a148d4e // leaq (%rdx,%r11,4), %r10
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x481c3162; WORD $0x2458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm12, %zmm12
+	LONG $0x99148d4e // leaq (%rcx,%r11,4), %r10
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
 	LONG $0x9a0c8d4f // leaq (%r10,%r11,4), %r9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
 	LONG $0x993c8d4b // leaq (%r9,%r11,4), %rdi
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
 	LONG $0x9f348d4a // leaq (%rdi,%r11,4), %rsi
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x01b38e0f; WORD $0x0000 // jle 0x6d02 <k_qconv+0x6ce2>
+	LONG $0x487c7162; WORD $0x2111 // vmovups %zmm12, (%rcx)
+	LONG $0x48243162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm11, %zmm11
+	LONG $0x48243162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm11, %zmm11
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm11, (%rcx,%r11,4)
+	LONG $0x482c3162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm10, %zmm10
+	LONG $0x482c3162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm10, %zmm10
+	LONG $0x487c3162; WORD $0x1411; BYTE $0xd9 // vmovups %zmm10, (%rcx,%r11,8)
+	LONG $0x48343162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm9, %zmm9
+	LONG $0x48343162; WORD $0x0c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm9, %zmm9
+	LONG $0x487c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi)
+	LONG $0x483c3162; WORD $0x0459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm8, %zmm8
+	LONG $0x487c3162; WORD $0x0411; BYTE $0x9f // vmovups %zmm8, (%rdi,%r11,4)
+	LONG $0x9e0c8d4a // leaq (%rsi,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x0ffe8349 // cmpq $0xf, %r14
-	LONG $0x01b38e0f; WORD $0x0000 // jle 0x6da2 <k_qconv+0x6d82>
-	LONG $0x487c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx)
-	LONG $0x482c7162; WORD $0x1459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x1458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm10, %zmm10
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x9a // vmovups %zmm10, (%rdx,%r11,4)
-	LONG $0x48347162; WORD $0x0c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm9, %zmm9
-	LONG $0x487c3162; WORD $0x0c11; BYTE $0xda // vmovups %zmm9, (%rdx,%r11,8)
-	LONG $0x483c7162; WORD $0x0459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0x0458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm8, %zmm8
-	LONG $0x487c7162; WORD $0x0711 // vmovups %zmm8, (%rdi)
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm7, %zmm7
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0x9f // vmovups %zmm7, (%rdi,%r11,4)
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
+	LONG $0x4844b162; WORD $0x3c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm7, %zmm7
+	LONG $0x4844b162; WORD $0x3c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm7, %zmm7
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0xdf // vmovups %zmm7, (%rdi,%r11,8)
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm6, %zmm6
-	LONG $0x487cb162; WORD $0x3411; BYTE $0xdf // vmovups %zmm6, (%rdi,%r11,8)
+	LONG $0x484cb162; WORD $0x3459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm6, %zmm6
+	LONG $0x99348d4a // leaq (%rcx,%r11,4), %rsi
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x99 // vmovups %zmm6, (%rcx,%r11,4)
+	LONG $0x9e0c8d4a // leaq (%rsi,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm5, %zmm5
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x9a // vmovups %zmm5, (%rdx,%r11,4)
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
+	LONG $0x4854b162; WORD $0x2c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm5, %zmm5
+	LONG $0x4854b162; WORD $0x2c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm5, %zmm5
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x9e // vmovups %zmm5, (%rsi,%r11,4)
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm4, %zmm4
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x9e // vmovups %zmm4, (%rsi,%r11,4)
+	LONG $0x485cb162; WORD $0x2459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm4, %zmm4
+	LONG $0x99348d4a // leaq (%rcx,%r11,4), %rsi
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x99 // vmovups %zmm4, (%rcx,%r11,4)
+	LONG $0x9e0c8d4a // leaq (%rsi,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm3, %zmm3
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%r11,4)
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
+	LONG $0x4864b162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm3, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x9e // vmovups %zmm3, (%rsi,%r11,4)
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm2, %zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x9e // vmovups %zmm2, (%rsi,%r11,4)
+	LONG $0x486cb162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x99 // vmovups %zmm2, (%rcx,%r11,4)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm1, %zmm1
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x9a // vmovups %zmm1, (%rdx,%r11,4)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm0, %zmm0
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x487cf162; WORD $0x0458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm0, %zmm0
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x9a // vmovups %zmm0, (%rdx,%r11,4)
-	LONG $0x0001abe9; BYTE $0x00 // jmp 0x6ecd <k_qconv+0x6ead>
-	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497c3162; WORD $0x1411; BYTE $0x9a // vmovups %zmm10, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497c3162; WORD $0x0c11; BYTE $0x98 // vmovups %zmm9, (%rax,%r11,4) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497c3162; WORD $0x0411; BYTE $0x9a // vmovups %zmm8, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497cb162; WORD $0x3c11; BYTE $0x98 // vmovups %zmm7, (%rax,%r11,4) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497cb162; WORD $0x3411; BYTE $0x9a // vmovups %zmm6, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x98 // vmovups %zmm5, (%rax,%r11,4) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x9a // vmovups %zmm4, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm3, (%rax,%r11,4) {%k1}
-	LONG $0x9a048d4a // leaq (%rdx,%r11,4), %rax
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x9a // vmovups %zmm2, (%rdx,%r11,4) {%k1}
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0x98 // vmovups %zmm1, (%rax,%r11,4) {%k1}
-	LONG $0x497cb162; WORD $0x0411; BYTE $0x9a // vmovups %zmm0, (%rdx,%r11,4) {%k1}
-	LONG $0xfff8dee9; BYTE $0xff // jmp 0x6680 <k_qconv+0x6660>
-	LONG $0x497c7162; WORD $0x1a11 // vmovups %zmm11, (%rdx) {%k1}
-	LONG $0x482c7162; WORD $0x1459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x1458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm10, %zmm10
-	LONG $0x497c5162; WORD $0x1211 // vmovups %zmm10, (%r10) {%k1}
-	LONG $0x48347162; WORD $0x0c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x0c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm9, %zmm9
-	LONG $0x497c5162; WORD $0x0911 // vmovups %zmm9, (%r9) {%k1}
-	LONG $0x483c7162; WORD $0x0459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm8, %zmm8
-	LONG $0x483c7162; WORD $0x0458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm8, %zmm8
-	LONG $0x497c7162; WORD $0x0711 // vmovups %zmm8, (%rdi) {%k1}
-	LONG $0x4844f162; WORD $0x3c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm7, %zmm7
-	LONG $0x497cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi) {%k1}
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm6, %zmm6
-	LONG $0x497cb162; WORD $0x3411; BYTE $0x9e // vmovups %zmm6, (%rsi,%r11,4) {%k1}
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm5, %zmm5
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x9a // vmovups %zmm5, (%rdx,%r11,4) {%k1}
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm4, %zmm4
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x9e // vmovups %zmm4, (%rsi,%r11,4) {%k1}
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm3, %zmm3
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm3, %zmm3
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%r11,4) {%k1}
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm2, %zmm2
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x9e // vmovups %zmm2, (%rsi,%r11,4) {%k1}
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c59; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm1, %zmm1
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0x9a // vmovups %zmm1, (%rdx,%r11,4) {%k1}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0459; BYTE $0x99 // vmulps (%rcx,%rbx,4), %zmm0, %zmm0
-	LONG $0x9a148d4a // leaq (%rdx,%r11,4), %rdx
-	LONG $0x487cf162; WORD $0x0458; BYTE $0x98 // vaddps (%rax,%rbx,4), %zmm0, %zmm0
-	LONG $0x497cb162; WORD $0x0411; BYTE $0x9a // vmovups %zmm0, (%rdx,%r11,4) {%k1}
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xfff7a5e9; BYTE $0xff // jmp 0x6680 <k_qconv+0x6660>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x78488b48 // movq 0x78(%rax), %rcx
-	LONG $0x60788b48 // movq 0x60(%rax), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x68488b4c // movq 0x68(%rax), %r9
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x18708b48 // movq 0x18(%rax), %rsi
-	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
-	LONG $0x38708b4c // movq 0x38(%rax), %r14
-	LONG $0x80988b4c; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %r11
-	LONG $0x20688b4c // movq 0x20(%rax), %r13
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	LONG $0x000174e9; BYTE $0x00 // jmp 0x709f <k_qconv+0x707f>
-	LONG $0x4824548b // movl 0x48(%rsp), %edx
-	LONG $0xd292fbc5 // kmovd %edx, %k2
-	LONG $0x4a7ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax) {%k2}
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x00ad7459484cd162 // vmulps (%r13,%rbp,4), %zmm6, %zmm6
-	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x482df162; WORD $0xf6fe // vpaddd %zmm6, %zmm10, %zmm6
-	LONG $0x484dd262; WORD $0xf13d // vpmaxsd %zmm9, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf039 // vpminsd %zmm8, %zmm6, %zmm6
-	LONG $0x4a7eb262; WORD $0x3431; BYTE $0x08 // vpmovdb %zmm6, (%rax,%r9) {%k2}
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x00ad6c594854d162 // vmulps (%r13,%rbp,4), %zmm5, %zmm5
-	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x482df162; WORD $0xedfe // vpaddd %zmm5, %zmm10, %zmm5
-	LONG $0x4855d262; WORD $0xe93d // vpmaxsd %zmm9, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xe839 // vpminsd %zmm8, %zmm5, %zmm5
-	LONG $0x4a7ed262; WORD $0x2c31; BYTE $0x01 // vpmovdb %zmm5, (%r9,%rax) {%k2}
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x00ad6459485cd162 // vmulps (%r13,%rbp,4), %zmm4, %zmm4
-	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x482df162; WORD $0xe4fe // vpaddd %zmm4, %zmm10, %zmm4
-	LONG $0x485dd262; WORD $0xe13d // vpmaxsd %zmm9, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe039 // vpminsd %zmm8, %zmm4, %zmm4
-	LONG $0x4a7ed262; WORD $0x2431; BYTE $0x01 // vpmovdb %zmm4, (%r9,%rax) {%k2}
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x00ad5c594864d162 // vmulps (%r13,%rbp,4), %zmm3, %zmm3
-	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x482df162; WORD $0xdbfe // vpaddd %zmm3, %zmm10, %zmm3
-	LONG $0x4865d262; WORD $0xd93d // vpmaxsd %zmm9, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xd839 // vpminsd %zmm8, %zmm3, %zmm3
-	LONG $0x4a7ed262; WORD $0x1c31; BYTE $0x01 // vpmovdb %zmm3, (%r9,%rax) {%k2}
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x00ad5459486cd162 // vmulps (%r13,%rbp,4), %zmm2, %zmm2
-	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x482df162; WORD $0xd2fe // vpaddd %zmm2, %zmm10, %zmm2
-	LONG $0x486dd262; WORD $0xd13d // vpmaxsd %zmm9, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd039 // vpminsd %zmm8, %zmm2, %zmm2
-	LONG $0x4a7ed262; WORD $0x1431; BYTE $0x01 // vpmovdb %zmm2, (%r9,%rax) {%k2}
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x00ad4c594874d162 // vmulps (%r13,%rbp,4), %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x482df162; WORD $0xc9fe // vpaddd %zmm1, %zmm10, %zmm1
-	LONG $0x4875d262; WORD $0xc93d // vpmaxsd %zmm9, %zmm1, %zmm1
-	LONG $0x4875d262; WORD $0xc839 // vpminsd %zmm8, %zmm1, %zmm1
-	LONG $0x4a7ed262; WORD $0x0c31; BYTE $0x01 // vpmovdb %zmm1, (%r9,%rax) {%k2}
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x00ad4459487cd162 // vmulps (%r13,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x482df162; WORD $0xc0fe // vpaddd %zmm0, %zmm10, %zmm0
-	LONG $0x487dd262; WORD $0xc13d // vpmaxsd %zmm9, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc039 // vpminsd %zmm8, %zmm0, %zmm0
-	LONG $0x4a7ed262; WORD $0x0431; BYTE $0x01 // vpmovdb %zmm0, (%r9,%rax) {%k2}
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x08578d49 // leaq 0x8(%r15), %rdx
-	LONG $0x24543b48; BYTE $0x50 // cmpq 0x50(%rsp), %rdx
-	LONG $0xf0f58f0f; WORD $0xffff // jg 0x6194 <k_qconv+0x6174>
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x48fef162; WORD $0x046f; BYTE $0xaa // vmovdqu64 (%rdx,%rbp,4), %zmm0
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x01168e0f; WORD $0x0000 // jle 0x71d0 <k_qconv+0x71b0>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x24540348; BYTE $0x20 // addq 0x20(%rsp), %rdx
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
-	LONG $0x407f8b48 // movq 0x40(%rdi), %rdi
-	QUAD $0x00000000bd2c8d48 // leaq (,%rdi,4), %rbp
-	LONG $0x48fdf162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm1
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
-	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
-	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
-	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x0eeb // jmp 0x711c <k_qconv+0x70fc>
-	WORD $0x9066 // nop
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	LONG $0x00de840f; WORD $0x0000 // je 0x71fa <k_qconv+0x71da>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xef7e // jle 0x7110 <k_qconv+0x70f0>
-	LONG $0xde048b4c // movq (%rsi,%rbx,8), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x28248d4d // leaq (%r8,%rbp), %r12
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487d5262; WORD $0x0058 // vpbroadcastd (%r8), %zmm8
-	LONG $0x48fe5162; WORD $0x0b6f // vmovdqu64 (%r11), %zmm9
-	LONG $0x483dd262; WORD $0xf950 // vpdpbusd %zmm9, %zmm8, %zmm7
-	LONG $0x487d5262; WORD $0x0458; BYTE $0x08 // vpbroadcastd (%r8,%rcx), %zmm8
-	LONG $0x08148d4d // leaq (%r8,%rcx), %r10
-	LONG $0x483dd262; WORD $0xf150 // vpdpbusd %zmm9, %zmm8, %zmm6
-	LONG $0x487d3262; WORD $0x0458; BYTE $0x11 // vpbroadcastd (%rcx,%r10), %zmm8
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x483dd262; WORD $0xe950 // vpdpbusd %zmm9, %zmm8, %zmm5
-	LONG $0x487d3262; WORD $0x0458; BYTE $0x11 // vpbroadcastd (%rcx,%r10), %zmm8
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x483dd262; WORD $0xe150 // vpdpbusd %zmm9, %zmm8, %zmm4
-	LONG $0x487d3262; WORD $0x0458; BYTE $0x11 // vpbroadcastd (%rcx,%r10), %zmm8
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x483dd262; WORD $0xd950 // vpdpbusd %zmm9, %zmm8, %zmm3
-	LONG $0x487d3262; WORD $0x0458; BYTE $0x11 // vpbroadcastd (%rcx,%r10), %zmm8
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x483dd262; WORD $0xd150 // vpdpbusd %zmm9, %zmm8, %zmm2
-	LONG $0x487d3262; WORD $0x0458; BYTE $0x11 // vpbroadcastd (%rcx,%r10), %zmm8
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	LONG $0x483dd262; WORD $0xc950 // vpdpbusd %zmm9, %zmm8, %zmm1
-	LONG $0x487d3262; WORD $0x0458; BYTE $0x11 // vpbroadcastd (%rcx,%r10), %zmm8
-	LONG $0x483dd262; WORD $0xc150 // vpdpbusd %zmm9, %zmm8, %zmm0
-	LONG $0x04c08349 // addq $0x4, %r8
-	LONG $0x40c38349 // addq $0x40, %r11
-	WORD $0x394d; BYTE $0xe0 // cmpq %r12, %r8
-	LONG $0xff6f820f; WORD $0xffff // jb 0x7130 <k_qconv+0x7110>
-	LONG $0xffff4ae9; BYTE $0xff // jmp 0x7110 <k_qconv+0x70f0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm1
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
-	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
-	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
-	LONG $0xc1af0f49 // imulq %r9, %rax
-	LONG $0x24040348 // addq (%rsp), %rax
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x0080840f; WORD $0x0000 // je 0x7290 <k_qconv+0x7270>
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
-	LONG $0x02fb8349 // cmpq $0x2, %r11
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x0218850f; WORD $0x0000 // jne 0x7440 <k_qconv+0x7420>
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x031c8e0f; WORD $0x0000 // jle 0x7550 <k_qconv+0x7530>
-	LONG $0x48fef162; WORD $0x3a7f // vmovdqu64 %zmm7, (%rdx)
-	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
-	LONG $0x48feb162; WORD $0x347f; BYTE $0x8a // vmovdqu64 %zmm6, (%rdx,%r9,4)
-	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
-	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x88 // vmovdqu64 %zmm5, (%rax,%r9,4)
-	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
-	LONG $0x48feb162; WORD $0x247f; BYTE $0x8a // vmovdqu64 %zmm4, (%rdx,%r9,4)
-	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
-	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x88 // vmovdqu64 %zmm3, (%rax,%r9,4)
-	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
-	LONG $0x48feb162; WORD $0x147f; BYTE $0x8a // vmovdqu64 %zmm2, (%rdx,%r9,4)
-	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
-	LONG $0x48feb162; WORD $0x0c7f; BYTE $0x88 // vmovdqu64 %zmm1, (%rax,%r9,4)
-	LONG $0x48feb162; WORD $0x047f; BYTE $0x8a // vmovdqu64 %zmm0, (%rdx,%r9,4)
-	LONG $0xfffe08e9; BYTE $0xff // jmp 0x7090 <k_qconv+0x7070>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x487d7262; WORD $0x5258; BYTE $0x22 // vpbroadcastd 0x88(%rdx), %zmm10
-	LONG $0x487d7262; WORD $0x4a58; BYTE $0x23 // vpbroadcastd 0x8c(%rdx), %zmm9
-	LONG $0x487d7262; WORD $0x4258; BYTE $0x24 // vpbroadcastd 0x90(%rdx), %zmm8
+	LONG $0x4874b162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm1, %zmm1
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm1, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm1, (%rcx,%r11,4)
+	LONG $0xfff95ce9; BYTE $0xff // jmp 0x65de <k_qconv+0x65be>
+	LONG $0x497c7162; WORD $0x2111 // vmovups %zmm12, (%rcx) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497c3162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm11, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497c3162; WORD $0x1411; BYTE $0x98 // vmovups %zmm10, (%rax,%r11,4) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497c3162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm9, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497c3162; WORD $0x0411; BYTE $0x98 // vmovups %zmm8, (%rax,%r11,4) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497cb162; WORD $0x3c11; BYTE $0x99 // vmovups %zmm7, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x98 // vmovups %zmm6, (%rax,%r11,4) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x99 // vmovups %zmm5, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x98 // vmovups %zmm4, (%rax,%r11,4) {%k1}
+	LONG $0x99048d4a // leaq (%rcx,%r11,4), %rax
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm3, (%rcx,%r11,4) {%k1}
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x98 // vmovups %zmm2, (%rax,%r11,4) {%k1}
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm1, (%rcx,%r11,4) {%k1}
+	LONG $0xfff8dce9; BYTE $0xff // jmp 0x65de <k_qconv+0x65be>
+	LONG $0x497c7162; WORD $0x2111 // vmovups %zmm12, (%rcx) {%k1}
+	LONG $0x48243162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm11, %zmm11
+	LONG $0x48243162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm11, %zmm11
+	LONG $0x497c5162; WORD $0x1a11 // vmovups %zmm11, (%r10) {%k1}
+	LONG $0x482c3162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm10, %zmm10
+	LONG $0x482c3162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm10, %zmm10
+	LONG $0x497c5162; WORD $0x1111 // vmovups %zmm10, (%r9) {%k1}
+	LONG $0x48343162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm9, %zmm9
+	LONG $0x48343162; WORD $0x0c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm9, %zmm9
+	LONG $0x497c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi) {%k1}
+	LONG $0x483c3162; WORD $0x0459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm8, %zmm8
+	LONG $0x497c7162; WORD $0x0611 // vmovups %zmm8, (%rsi) {%k1}
+	LONG $0x9e0c8d4a // leaq (%rsi,%r11,4), %rcx
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	QUAD $0x00ad7c594844d162 // vmulps (%r13,%rbp,4), %zmm7, %zmm7
+	LONG $0x4844b162; WORD $0x3c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm7, %zmm7
+	LONG $0x4844b162; WORD $0x3c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm7, %zmm7
+	LONG $0x497cb162; WORD $0x3c11; BYTE $0x9e // vmovups %zmm7, (%rsi,%r11,4) {%k1}
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm6, %zmm6
+	LONG $0x99348d4a // leaq (%rcx,%r11,4), %rsi
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x99 // vmovups %zmm6, (%rcx,%r11,4) {%k1}
+	LONG $0x9e0c8d4a // leaq (%rsi,%r11,4), %rcx
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854b162; WORD $0x2c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm5, %zmm5
+	LONG $0x4854b162; WORD $0x2c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm5, %zmm5
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x9e // vmovups %zmm5, (%rsi,%r11,4) {%k1}
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm4, %zmm4
+	LONG $0x99348d4a // leaq (%rcx,%r11,4), %rsi
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm4, %zmm4
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x99 // vmovups %zmm4, (%rcx,%r11,4) {%k1}
+	LONG $0x9e0c8d4a // leaq (%rsi,%r11,4), %rcx
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm3, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x9e // vmovups %zmm3, (%rsi,%r11,4) {%k1}
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x99 // vmovups %zmm2, (%rcx,%r11,4) {%k1}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm1, %zmm1
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm1, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm1, (%rcx,%r11,4) {%k1}
+	LONG $0xfff7ace9; BYTE $0xff // jmp 0x65de <k_qconv+0x65be>
+	LONG $0x4824448b // movl 0x48(%rsp), %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7e7262; WORD $0x6531; BYTE $0x00 // vpmovdb %zmm12, (%rbp) {%k2}
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48243162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm11, %zmm11
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x48055162; WORD $0xdbfe // vpaddd %zmm11, %zmm15, %zmm11
+	LONG $0x48255262; WORD $0xde3d // vpmaxsd %zmm14, %zmm11, %zmm11
+	LONG $0x48255262; WORD $0xdd39 // vpminsd %zmm13, %zmm11, %zmm11
+	QUAD $0x001d5c314a7e3262 // vpmovdb %zmm11, (%rbp,%r11) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c3162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm10, %zmm10
+	LONG $0x487d5162; WORD $0xd25b // vcvtps2dq %zmm10, %zmm10
+	LONG $0x48055162; WORD $0xd2fe // vpaddd %zmm10, %zmm15, %zmm10
+	LONG $0x482d5262; WORD $0xd63d // vpmaxsd %zmm14, %zmm10, %zmm10
+	LONG $0x482d5262; WORD $0xd539 // vpminsd %zmm13, %zmm10, %zmm10
+	LONG $0x4a7e5262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm10, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48343162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm9, %zmm9
+	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
+	LONG $0x48055162; WORD $0xc9fe // vpaddd %zmm9, %zmm15, %zmm9
+	LONG $0x48355262; WORD $0xce3d // vpmaxsd %zmm14, %zmm9, %zmm9
+	LONG $0x48355262; WORD $0xcd39 // vpminsd %zmm13, %zmm9, %zmm9
+	LONG $0x4a7e5262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm9, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c3162; WORD $0x0459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x48055162; WORD $0xc0fe // vpaddd %zmm8, %zmm15, %zmm8
+	LONG $0x483d5262; WORD $0xc63d // vpmaxsd %zmm14, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc539 // vpminsd %zmm13, %zmm8, %zmm8
+	LONG $0x4a7e5262; WORD $0x0431; BYTE $0x2b // vpmovdb %zmm8, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x4844b162; WORD $0x3c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm7, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x482df162; WORD $0xfffe // vpaddd %zmm7, %zmm10, %zmm7
-	LONG $0x4845d262; WORD $0xf93d // vpmaxsd %zmm9, %zmm7, %zmm7
-	LONG $0x4845d262; WORD $0xf839 // vpminsd %zmm8, %zmm7, %zmm7
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0xfc458e0f; WORD $0xffff // jle 0x6f2b <k_qconv+0x6f0b>
-	LONG $0x487ef262; WORD $0x3831 // vpmovdb %zmm7, (%rax)
+	LONG $0x4805f162; WORD $0xfffe // vpaddd %zmm7, %zmm15, %zmm7
+	LONG $0x4845d262; WORD $0xfe3d // vpmaxsd %zmm14, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xfd39 // vpminsd %zmm13, %zmm7, %zmm7
+	LONG $0x4a7ed262; WORD $0x3c31; BYTE $0x2b // vpmovdb %zmm7, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	QUAD $0x00ad7459484cd162 // vmulps (%r13,%rbp,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm6, %zmm6
 	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
-	LONG $0x482df162; WORD $0xf6fe // vpaddd %zmm6, %zmm10, %zmm6
-	LONG $0x484dd262; WORD $0xf13d // vpmaxsd %zmm9, %zmm6, %zmm6
-	LONG $0x484dd262; WORD $0xf039 // vpminsd %zmm8, %zmm6, %zmm6
-	LONG $0x487eb262; WORD $0x3431; BYTE $0x08 // vpmovdb %zmm6, (%rax,%r9)
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x4805f162; WORD $0xf6fe // vpaddd %zmm6, %zmm15, %zmm6
+	LONG $0x484dd262; WORD $0xf63d // vpmaxsd %zmm14, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf539 // vpminsd %zmm13, %zmm6, %zmm6
+	LONG $0x4a7ed262; WORD $0x3431; BYTE $0x2b // vpmovdb %zmm6, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	QUAD $0x00ad6c594854d162 // vmulps (%r13,%rbp,4), %zmm5, %zmm5
+	LONG $0x4854b162; WORD $0x2c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm5, %zmm5
 	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
-	LONG $0x482df162; WORD $0xedfe // vpaddd %zmm5, %zmm10, %zmm5
-	LONG $0x4855d262; WORD $0xe93d // vpmaxsd %zmm9, %zmm5, %zmm5
-	LONG $0x4855d262; WORD $0xe839 // vpminsd %zmm8, %zmm5, %zmm5
-	LONG $0x487ed262; WORD $0x2c31; BYTE $0x01 // vpmovdb %zmm5, (%r9,%rax)
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x4805f162; WORD $0xedfe // vpaddd %zmm5, %zmm15, %zmm5
+	LONG $0x4855d262; WORD $0xee3d // vpmaxsd %zmm14, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xed39 // vpminsd %zmm13, %zmm5, %zmm5
+	LONG $0x4a7ed262; WORD $0x2c31; BYTE $0x2b // vpmovdb %zmm5, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	QUAD $0x00ad6459485cd162 // vmulps (%r13,%rbp,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm4, %zmm4
 	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
-	LONG $0x482df162; WORD $0xe4fe // vpaddd %zmm4, %zmm10, %zmm4
-	LONG $0x485dd262; WORD $0xe13d // vpmaxsd %zmm9, %zmm4, %zmm4
-	LONG $0x485dd262; WORD $0xe039 // vpminsd %zmm8, %zmm4, %zmm4
-	LONG $0x487ed262; WORD $0x2431; BYTE $0x01 // vpmovdb %zmm4, (%r9,%rax)
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x4805f162; WORD $0xe4fe // vpaddd %zmm4, %zmm15, %zmm4
+	LONG $0x485dd262; WORD $0xe63d // vpmaxsd %zmm14, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe539 // vpminsd %zmm13, %zmm4, %zmm4
+	LONG $0x4a7ed262; WORD $0x2431; BYTE $0x2b // vpmovdb %zmm4, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	QUAD $0x00ad5c594864d162 // vmulps (%r13,%rbp,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
-	LONG $0x482df162; WORD $0xdbfe // vpaddd %zmm3, %zmm10, %zmm3
-	LONG $0x4865d262; WORD $0xd93d // vpmaxsd %zmm9, %zmm3, %zmm3
-	LONG $0x4865d262; WORD $0xd839 // vpminsd %zmm8, %zmm3, %zmm3
-	LONG $0x487ed262; WORD $0x1c31; BYTE $0x01 // vpmovdb %zmm3, (%r9,%rax)
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x4805f162; WORD $0xdbfe // vpaddd %zmm3, %zmm15, %zmm3
+	LONG $0x4865d262; WORD $0xde3d // vpmaxsd %zmm14, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xdd39 // vpminsd %zmm13, %zmm3, %zmm3
+	LONG $0x4a7ed262; WORD $0x1c31; BYTE $0x2b // vpmovdb %zmm3, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x00ad5459486cd162 // vmulps (%r13,%rbp,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1459; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm2, %zmm2
 	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x482df162; WORD $0xd2fe // vpaddd %zmm2, %zmm10, %zmm2
-	LONG $0x486dd262; WORD $0xd13d // vpmaxsd %zmm9, %zmm2, %zmm2
-	LONG $0x486dd262; WORD $0xd039 // vpminsd %zmm8, %zmm2, %zmm2
-	LONG $0x487ed262; WORD $0x1431; BYTE $0x01 // vpmovdb %zmm2, (%r9,%rax)
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x4805f162; WORD $0xd2fe // vpaddd %zmm2, %zmm15, %zmm2
+	LONG $0x486dd262; WORD $0xd63d // vpmaxsd %zmm14, %zmm2, %zmm2
+	LONG $0x486dd262; WORD $0xd539 // vpminsd %zmm13, %zmm2, %zmm2
+	LONG $0x4a7ed262; WORD $0x1431; BYTE $0x2b // vpmovdb %zmm2, (%r11,%rbp) {%k2}
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x00ad4c594874d162 // vmulps (%r13,%rbp,4), %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c59; BYTE $0xb2 // vmulps (%rdx,%r14,4), %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x482df162; WORD $0xc9fe // vpaddd %zmm1, %zmm10, %zmm1
-	LONG $0x4875d262; WORD $0xc93d // vpmaxsd %zmm9, %zmm1, %zmm1
-	LONG $0x4875d262; WORD $0xc839 // vpminsd %zmm8, %zmm1, %zmm1
-	LONG $0x487ed262; WORD $0x0c31; BYTE $0x01 // vpmovdb %zmm1, (%r9,%rax)
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x00ad4459487cd162 // vmulps (%r13,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x482df162; WORD $0xc0fe // vpaddd %zmm0, %zmm10, %zmm0
-	LONG $0x487dd262; WORD $0xc13d // vpmaxsd %zmm9, %zmm0, %zmm0
-	LONG $0x487dd262; WORD $0xc039 // vpminsd %zmm8, %zmm0, %zmm0
-	LONG $0x487ed262; WORD $0x0431; BYTE $0x01 // vpmovdb %zmm0, (%r9,%rax)
-	LONG $0xfffc52e9; BYTE $0xff // jmp 0x7090 <k_qconv+0x7070>
-	WORD $0x9066 // nop
+	LONG $0x4805f162; WORD $0xc9fe // vpaddd %zmm1, %zmm15, %zmm1
+	LONG $0x4875d262; WORD $0xce3d // vpmaxsd %zmm14, %zmm1, %zmm1
+	LONG $0x4875d262; WORD $0xcd39 // vpminsd %zmm13, %zmm1, %zmm1
+	LONG $0x4a7ed262; WORD $0x0c31; BYTE $0x2b // vpmovdb %zmm1, (%r11,%rbp) {%k2}
+	LONG $0xfff590e9; BYTE $0xff // jmp 0x65d9 <k_qconv+0x65b9>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x10f58348 // xorq $0x10, %rbp
+	LONG $0x784f8b49 // movq 0x78(%r15), %rcx
+	LONG $0x60778b49 // movq 0x60(%r15), %rsi
+	LONG $0x74af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rsi
+	LONG $0x68478b4d // movq 0x68(%r15), %r8
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	WORD $0x8b49; BYTE $0x37 // movq (%r15), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x18778b49 // movq 0x18(%r15), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x385f8b49 // movq 0x38(%r15), %rbx
+	LONG $0x809f8b4d; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %r11
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0x10f68348 // xorq $0x10, %rsi
+	WORD $0x0948; BYTE $0xee // orq %rbp, %rsi
+	LONG $0x2444940f; BYTE $0x58 // sete 0x58(%rsp)
+	LONG $0x20678b4d // movq 0x20(%r15), %r12
+	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
+	LONG $0x000139e9; BYTE $0x00 // jmp 0x71e0 <k_qconv+0x71c0>
+	LONG $0x487d7262; WORD $0xc87b // vpbroadcastw %eax, %zmm9
+	QUAD $0x008c9778487d5262; WORD $0x0000 // vpbroadcastb 0x8c(%r15), %zmm10
+	QUAD $0x00909f78487d5262; WORD $0x0000 // vpbroadcastb 0x90(%r15), %zmm11
+	LONG $0x487c1162; WORD $0x2410; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm12
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x481c5162; WORD $0xc059 // vmulps %zmm8, %zmm12, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	QUAD $0x00ad7c594844d162 // vmulps (%r13,%rbp,4), %zmm7, %zmm7
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x28408b48 // movq 0x28(%rax), %rax
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm7, %zmm7
-	LONG $0x8a148d4e // leaq (%rdx,%r9,4), %r10
+	LONG $0x481cf162; WORD $0xff59 // vmulps %zmm7, %zmm12, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x483df162; WORD $0xff6b // vpackssdw %zmm7, %zmm8, %zmm7
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x8a048d4f // leaq (%r10,%r9,4), %r8
+	LONG $0x481cf162; WORD $0xf659 // vmulps %zmm6, %zmm12, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x883c8d4b // leaq (%r8,%r9,4), %rdi
+	LONG $0x481cf162; WORD $0xed59 // vmulps %zmm5, %zmm12, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed6b // vpackssdw %zmm5, %zmm6, %zmm5
+	LONG $0x4845d162; WORD $0xf1ed // vpaddsw %zmm9, %zmm7, %zmm6
+	LONG $0x4855d162; WORD $0xe9ed // vpaddsw %zmm9, %zmm5, %zmm5
+	LONG $0x484df162; WORD $0xed67 // vpackuswb %zmm5, %zmm6, %zmm5
+	LONG $0x4855d162; WORD $0xeade // vpmaxub %zmm10, %zmm5, %zmm5
+	LONG $0x4855d162; WORD $0xebda // vpminub %zmm11, %zmm5, %zmm5
+	LONG $0x487df262; WORD $0xed36 // vpermd %zmm5, %zmm0, %zmm5
+	LONG $0x48fed162; WORD $0x6d7f; BYTE $0x00 // vmovdqu64 %zmm5, (%r13)
+	LONG $0x487c9162; WORD $0x2c10; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm5
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x8f348d4a // leaq (%rdi,%r9,4), %rsi
+	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x01128e0f; WORD $0x0000 // jle 0x75a4 <k_qconv+0x7584>
-	LONG $0x487cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx)
-	QUAD $0x00ad7459484cd162 // vmulps (%r13,%rbp,4), %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x487cb162; WORD $0x3411; BYTE $0x8a // vmovups %zmm6, (%rdx,%r9,4)
-	QUAD $0x00ad6c594854d162 // vmulps (%r13,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0xca // vmovups %zmm5, (%rdx,%r9,8)
-	QUAD $0x00ad6459485cd162 // vmulps (%r13,%rbp,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
-	QUAD $0x00ad5c594864d162 // vmulps (%r13,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x8f // vmovups %zmm3, (%rdi,%r9,4)
-	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
+	LONG $0x4854f162; WORD $0xdb59 // vmulps %zmm3, %zmm5, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x485df162; WORD $0xdb6b // vpackssdw %zmm3, %zmm4, %zmm3
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x00ad5459486cd162 // vmulps (%r13,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0xcf // vmovups %zmm2, (%rdi,%r9,8)
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x00ad4c594874d162 // vmulps (%r13,%rbp,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm1, %zmm1
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8a // vmovups %zmm1, (%rdx,%r9,4)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x00ad4459487cd162 // vmulps (%r13,%rbp,4), %zmm0, %zmm0
-	LONG $0x8a148d4a // leaq (%rdx,%r9,4), %rdx
-	LONG $0x487cf162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x8a // vmovups %zmm0, (%rdx,%r9,4)
-	LONG $0xfffb40e9; BYTE $0xff // jmp 0x7090 <k_qconv+0x7070>
-	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
-	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
-	LONG $0x497cb162; WORD $0x3411; BYTE $0x8a // vmovups %zmm6, (%rdx,%r9,4) {%k1}
-	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x88 // vmovups %zmm5, (%rax,%r9,4) {%k1}
-	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
-	LONG $0x497cb162; WORD $0x2411; BYTE $0x8a // vmovups %zmm4, (%rdx,%r9,4) {%k1}
-	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x88 // vmovups %zmm3, (%rax,%r9,4) {%k1}
-	LONG $0x8a048d4a // leaq (%rdx,%r9,4), %rax
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x8a // vmovups %zmm2, (%rdx,%r9,4) {%k1}
-	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0x88 // vmovups %zmm1, (%rax,%r9,4) {%k1}
-	LONG $0x497cb162; WORD $0x0411; BYTE $0x8a // vmovups %zmm0, (%rdx,%r9,4) {%k1}
-	LONG $0xfffaece9; BYTE $0xff // jmp 0x7090 <k_qconv+0x7070>
-	LONG $0x497cf162; WORD $0x3a11 // vmovups %zmm7, (%rdx) {%k1}
-	QUAD $0x00ad7459484cd162 // vmulps (%r13,%rbp,4), %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x3458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm6, %zmm6
-	LONG $0x497cd162; WORD $0x3211 // vmovups %zmm6, (%r10) {%k1}
-	QUAD $0x00ad6c594854d162 // vmulps (%r13,%rbp,4), %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm5, %zmm5
-	LONG $0x497cd162; WORD $0x2811 // vmovups %zmm5, (%r8) {%k1}
-	QUAD $0x00ad6459485cd162 // vmulps (%r13,%rbp,4), %zmm4, %zmm4
-	LONG $0x485cf162; WORD $0x2458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm4, %zmm4
-	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
-	QUAD $0x00ad5c594864d162 // vmulps (%r13,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm3, %zmm3
-	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
-	LONG $0x8e148d4a // leaq (%rsi,%r9,4), %rdx
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	QUAD $0x00ad5459486cd162 // vmulps (%r13,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm2, %zmm2
-	LONG $0x497cb162; WORD $0x1411; BYTE $0x8e // vmovups %zmm2, (%rsi,%r9,4) {%k1}
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	QUAD $0x00ad4c594874d162 // vmulps (%r13,%rbp,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm1, %zmm1
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0x8a // vmovups %zmm1, (%rdx,%r9,4) {%k1}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	QUAD $0x00ad4459487cd162 // vmulps (%r13,%rbp,4), %zmm0, %zmm0
-	LONG $0x8a148d4a // leaq (%rdx,%r9,4), %rdx
-	LONG $0x487cf162; WORD $0x0458; BYTE $0xa8 // vaddps (%rax,%rbp,4), %zmm0, %zmm0
-	LONG $0x497cb162; WORD $0x0411; BYTE $0x8a // vmovups %zmm0, (%rdx,%r9,4) {%k1}
-	LONG $0xfffa31e9; BYTE $0xff // jmp 0x7090 <k_qconv+0x7070>
-	BYTE $0x90 // nop
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x78408b4c // movq 0x78(%rax), %r8
-	LONG $0x60508b48 // movq 0x60(%rax), %rdx
-	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
-	LONG $0x68608b4c // movq 0x68(%rax), %r12
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x18508b48 // movq 0x18(%rax), %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x38588b48 // movq 0x38(%rax), %rbx
-	LONG $0x80908b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rax), %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0x20408b48 // movq 0x20(%rax), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x03578d49 // leaq 0x3(%r15), %rdx
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x02778d49 // leaq 0x2(%r15), %rsi
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0x01478d49 // leaq 0x1(%r15), %rax
-	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
-	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x77b4 <k_qconv+0x7794>
-	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
-	LONG $0xd192fbc5 // kmovd %ecx, %k2
-	LONG $0x4a7ef262; WORD $0x1f31 // vpmovdb %zmm3, (%rdi) {%k2}
-	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm2, %zmm2
+	LONG $0x4854f162; WORD $0xd259 // vmulps %zmm2, %zmm5, %zmm2
 	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
-	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
-	LONG $0x486df262; WORD $0xd53d // vpmaxsd %zmm5, %zmm2, %zmm2
-	LONG $0x486df262; WORD $0xd439 // vpminsd %zmm4, %zmm2, %zmm2
-	LONG $0x4a7eb262; WORD $0x1431; BYTE $0x27 // vpmovdb %zmm2, (%rdi,%r12) {%k2}
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm1, %zmm1
+	LONG $0x4854f162; WORD $0xc959 // vmulps %zmm1, %zmm5, %zmm1
 	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x484df162; WORD $0xc9fe // vpaddd %zmm1, %zmm6, %zmm1
-	LONG $0x4875f262; WORD $0xcd3d // vpmaxsd %zmm5, %zmm1, %zmm1
-	LONG $0x4875f262; WORD $0xcc39 // vpminsd %zmm4, %zmm1, %zmm1
-	LONG $0x4a7ed262; WORD $0x0c31; BYTE $0x3c // vpmovdb %zmm1, (%r12,%rdi) {%k2}
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0x0459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x484df162; WORD $0xc0fe // vpaddd %zmm0, %zmm6, %zmm0
-	LONG $0x487df262; WORD $0xc53d // vpmaxsd %zmm5, %zmm0, %zmm0
-	LONG $0x487df262; WORD $0xc439 // vpminsd %zmm4, %zmm0, %zmm0
-	LONG $0x4a7ed262; WORD $0x0431; BYTE $0x3c // vpmovdb %zmm0, (%r12,%rdi) {%k2}
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x044f8d49 // leaq 0x4(%r15), %rcx
-	LONG $0x244c034c; BYTE $0x70 // addq 0x70(%rsp), %r9
-	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
-	LONG $0xe9ef8f0f; WORD $0xffff // jg 0x61a3 <k_qconv+0x6183>
-	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x48fef162; WORD $0x046f; BYTE $0xa9 // vmovdqu64 (%rcx,%rbp,4), %zmm0
+	LONG $0x486df162; WORD $0xc96b // vpackssdw %zmm1, %zmm2, %zmm1
+	LONG $0x4865d162; WORD $0xd1ed // vpaddsw %zmm9, %zmm3, %zmm2
+	LONG $0x4875d162; WORD $0xc9ed // vpaddsw %zmm9, %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xc967 // vpackuswb %zmm1, %zmm2, %zmm1
+	LONG $0x4875d162; WORD $0xcade // vpmaxub %zmm10, %zmm1, %zmm1
+	LONG $0x4875d162; WORD $0xcbda // vpminub %zmm11, %zmm1, %zmm1
+	LONG $0x487df262; WORD $0xc936 // vpermd %zmm1, %zmm0, %zmm1
+	LONG $0x48fed162; WORD $0x4d7f; BYTE $0x01 // vmovdqu64 %zmm1, 0x40(%r13)
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x08458d49 // leaq 0x8(%r13), %rax
+	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
+	LONG $0xef7a8f0f; WORD $0xffff // jg 0x615a <k_qconv+0x613a>
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x48feb162; WORD $0x0c6f; BYTE $0xb0 // vmovdqu64 (%rax,%r14,4), %zmm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00d08e0f; WORD $0x0000 // jle 0x78a0 <k_qconv+0x7880>
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x30598b4c // movq 0x30(%rcx), %r11
-	LONG $0x40698b48 // movq 0x40(%rcx), %rbp
-	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	LONG $0x48fdf162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm1
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
-	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x17eb // jmp 0x782c <k_qconv+0x780c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	LONG $0x0086840f; WORD $0x0000 // je 0x78b2 <k_qconv+0x7892>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xef7e // jle 0x7820 <k_qconv+0x7800>
-	LONG $0xe3148b4f // movq (%r11,%r12,8), %r10
-	LONG $0x11048d4e // leaq (%rcx,%r10), %r8
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	LONG $0x01148e0f; WORD $0x0000 // jle 0x7310 <k_qconv+0x72f0>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf5af0f49 // imulq %r13, %rsi
+	LONG $0x24740348; BYTE $0x18 // addq 0x18(%rsp), %rsi
+	LONG $0x307f8b49 // movq 0x30(%r15), %rdi
+	LONG $0x40578b4d // movq 0x40(%r15), %r10
+	QUAD $0x00000000952c8d4a // leaq (,%r10,4), %rbp
+	LONG $0x48fdf162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm2
+	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
+	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
+	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
+	LONG $0x48fdf162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x10eb // jmp 0x725c <k_qconv+0x723c>
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x48fed162; WORD $0x266f // vmovdqu64 (%r14), %zmm4
-	QUAD $0x00156c58487d9262 // vpbroadcastd (%r13,%r10), %zmm5
-	LONG $0x487db262; WORD $0x3458; BYTE $0x10 // vpbroadcastd (%rax,%r10), %zmm6
-	LONG $0x4855f262; WORD $0xdc50 // vpdpbusd %zmm4, %zmm5, %zmm3
-	LONG $0x484df262; WORD $0xd450 // vpdpbusd %zmm4, %zmm6, %zmm2
-	LONG $0x487db262; WORD $0x2c58; BYTE $0x16 // vpbroadcastd (%rsi,%r10), %zmm5
-	LONG $0x4855f262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm5, %zmm1
-	LONG $0x487db262; WORD $0x2c58; BYTE $0x12 // vpbroadcastd (%rdx,%r10), %zmm5
-	LONG $0x4855f262; WORD $0xc450 // vpdpbusd %zmm4, %zmm5, %zmm0
-	LONG $0x40c68349 // addq $0x40, %r14
-	LONG $0x2a3c8d4f // leaq (%r10,%r13), %r15
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x04c28349 // addq $0x4, %r10
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	WORD $0xb072 // jb 0x7840 <k_qconv+0x7820>
-	WORD $0x8eeb // jmp 0x7820 <k_qconv+0x7800>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm1
-	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
-	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
-	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	LONG $0x247c0348; BYTE $0x18 // addq 0x18(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x6674 // je 0x7930 <k_qconv+0x7910>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xb93c8d48 // leaq (%rcx,%rdi,4), %rdi
-	LONG $0x02f88349 // cmpq $0x2, %r8
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x00de840f; WORD $0x0000 // je 0x733a <k_qconv+0x731a>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0xef7e // jle 0x7250 <k_qconv+0x7230>
+	LONG $0xdf148b4a // movq (%rdi,%r11,8), %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x2a048d48 // leaq (%rdx,%rbp), %rax
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487d7262; WORD $0x0a58 // vpbroadcastd (%rdx), %zmm9
+	LONG $0x48fe5162; WORD $0x116f // vmovdqu64 (%r9), %zmm10
+	LONG $0x48355262; WORD $0xc250 // vpdpbusd %zmm10, %zmm9, %zmm8
+	LONG $0x487d7262; WORD $0x0c58; BYTE $0x0a // vpbroadcastd (%rdx,%rcx), %zmm9
+	LONG $0x0a348d4c // leaq (%rdx,%rcx), %r14
+	LONG $0x4835d262; WORD $0xfa50 // vpdpbusd %zmm10, %zmm9, %zmm7
+	LONG $0x487d3262; WORD $0x0c58; BYTE $0x31 // vpbroadcastd (%rcx,%r14), %zmm9
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x4835d262; WORD $0xf250 // vpdpbusd %zmm10, %zmm9, %zmm6
+	LONG $0x487d3262; WORD $0x0c58; BYTE $0x31 // vpbroadcastd (%rcx,%r14), %zmm9
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x4835d262; WORD $0xea50 // vpdpbusd %zmm10, %zmm9, %zmm5
+	LONG $0x487d3262; WORD $0x0c58; BYTE $0x31 // vpbroadcastd (%rcx,%r14), %zmm9
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x4835d262; WORD $0xe250 // vpdpbusd %zmm10, %zmm9, %zmm4
+	LONG $0x487d3262; WORD $0x0c58; BYTE $0x31 // vpbroadcastd (%rcx,%r14), %zmm9
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x4835d262; WORD $0xda50 // vpdpbusd %zmm10, %zmm9, %zmm3
+	LONG $0x487d3262; WORD $0x0c58; BYTE $0x31 // vpbroadcastd (%rcx,%r14), %zmm9
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x4835d262; WORD $0xd250 // vpdpbusd %zmm10, %zmm9, %zmm2
+	LONG $0x487d3262; WORD $0x0c58; BYTE $0x31 // vpbroadcastd (%rcx,%r14), %zmm9
+	LONG $0x4835d262; WORD $0xca50 // vpdpbusd %zmm10, %zmm9, %zmm1
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0xff6f820f; WORD $0xffff // jb 0x7270 <k_qconv+0x7250>
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0x7250 <k_qconv+0x7230>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdf162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm2
+	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
+	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
+	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
+	LONG $0x48fdf162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm6
+	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	LONG $0x246c034c; BYTE $0x20 // addq 0x20(%rsp), %r13
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x008c840f; WORD $0x0000 // je 0x73e0 <k_qconv+0x73c0>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xa8148d4a // leaq (%rax,%r13,4), %rdx
+	LONG $0x02fb8349 // cmpq $0x2, %r11
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	LONG $0x0144850f; WORD $0x0000 // jne 0x7a30 <k_qconv+0x7a10>
-	LONG $0x0ffe8349 // cmpq $0xf, %r14
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x01bb8e0f; WORD $0x0000 // jle 0x7ab5 <k_qconv+0x7a95>
-	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
-	LONG $0xa70c8d4a // leaq (%rdi,%r12,4), %rcx
-	LONG $0x48feb162; WORD $0x147f; BYTE $0xa7 // vmovdqu64 %zmm2, (%rdi,%r12,4)
-	LONG $0xa13c8d4a // leaq (%rcx,%r12,4), %rdi
-	LONG $0x48feb162; WORD $0x0c7f; BYTE $0xa1 // vmovdqu64 %zmm1, (%rcx,%r12,4)
-	LONG $0x48feb162; WORD $0x047f; BYTE $0xa7 // vmovdqu64 %zmm0, (%rdi,%r12,4)
-	LONG $0xfffe7ee9; BYTE $0xff // jmp 0x77a0 <k_qconv+0x7780>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x247c0348; BYTE $0x30 // addq 0x30(%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487df262; WORD $0x7158; BYTE $0x22 // vpbroadcastd 0x88(%rcx), %zmm6
-	LONG $0x487df262; WORD $0x6958; BYTE $0x23 // vpbroadcastd 0x8c(%rcx), %zmm5
-	LONG $0x487df262; WORD $0x6158; BYTE $0x24 // vpbroadcastd 0x90(%rcx), %zmm4
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x022f850f; WORD $0x0000 // jne 0x75a0 <k_qconv+0x7580>
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x03268e0f; WORD $0x0000 // jle 0x76a5 <k_qconv+0x7685>
+	LONG $0x48fe7162; WORD $0x027f // vmovdqu64 %zmm8, (%rdx)
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x48feb162; WORD $0x3c7f; BYTE $0x82 // vmovdqu64 %zmm7, (%rdx,%r8,4)
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x48feb162; WORD $0x347f; BYTE $0x80 // vmovdqu64 %zmm6, (%rax,%r8,4)
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x48feb162; WORD $0x2c7f; BYTE $0x82 // vmovdqu64 %zmm5, (%rdx,%r8,4)
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x48feb162; WORD $0x247f; BYTE $0x80 // vmovdqu64 %zmm4, (%rax,%r8,4)
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x48feb162; WORD $0x1c7f; BYTE $0x82 // vmovdqu64 %zmm3, (%rdx,%r8,4)
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x48feb162; WORD $0x147f; BYTE $0x80 // vmovdqu64 %zmm2, (%rax,%r8,4)
+	LONG $0x48feb162; WORD $0x0c7f; BYTE $0x82 // vmovdqu64 %zmm1, (%rdx,%r8,4)
+	LONG $0xfffdfee9; BYTE $0xff // jmp 0x71d1 <k_qconv+0x71b1>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x246c034c; BYTE $0x38 // addq 0x38(%rsp), %r13
+	LONG $0x88878b41; WORD $0x0000; BYTE $0x00 // movl 0x88(%r15), %eax
+	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0xfca6850f; WORD $0xffff // jne 0x70a7 <k_qconv+0x7087>
+	LONG $0x487d7262; WORD $0xd87c // vpbroadcastd %eax, %zmm11
+	LONG $0x487d5262; WORD $0x5758; BYTE $0x23 // vpbroadcastd 0x8c(%r15), %zmm10
+	LONG $0x487d5262; WORD $0x4f58; BYTE $0x24 // vpbroadcastd 0x90(%r15), %zmm9
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm8, %zmm8
+	LONG $0x487d5162; WORD $0xc05b // vcvtps2dq %zmm8, %zmm8
+	LONG $0x48255162; WORD $0xc0fe // vpaddd %zmm8, %zmm11, %zmm8
+	LONG $0x483d5262; WORD $0xc23d // vpmaxsd %zmm10, %zmm8, %zmm8
+	LONG $0x483d5262; WORD $0xc139 // vpminsd %zmm9, %zmm8, %zmm8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x03698e0f; WORD $0x0000 // jle 0x77ad <k_qconv+0x778d>
+	LONG $0x487e5262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm8, (%r13)
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x48449162; WORD $0x3c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm7, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x4825f162; WORD $0xfffe // vpaddd %zmm7, %zmm11, %zmm7
+	LONG $0x4845d262; WORD $0xfa3d // vpmaxsd %zmm10, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xf939 // vpminsd %zmm9, %zmm7, %zmm7
+	QUAD $0x00057c31487e9262 // vpmovdb %zmm7, (%r13,%r8)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x4825f162; WORD $0xf6fe // vpaddd %zmm6, %zmm11, %zmm6
+	LONG $0x484dd262; WORD $0xf23d // vpmaxsd %zmm10, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf139 // vpminsd %zmm9, %zmm6, %zmm6
+	LONG $0x487e9262; WORD $0x3431; BYTE $0x28 // vpmovdb %zmm6, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x48549162; WORD $0x2c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm5, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x4825f162; WORD $0xedfe // vpaddd %zmm5, %zmm11, %zmm5
+	LONG $0x4855d262; WORD $0xea3d // vpmaxsd %zmm10, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xe939 // vpminsd %zmm9, %zmm5, %zmm5
+	LONG $0x487e9262; WORD $0x2c31; BYTE $0x28 // vpmovdb %zmm5, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x4825f162; WORD $0xe4fe // vpaddd %zmm4, %zmm11, %zmm4
+	LONG $0x485dd262; WORD $0xe23d // vpmaxsd %zmm10, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe139 // vpminsd %zmm9, %zmm4, %zmm4
+	LONG $0x487e9262; WORD $0x2431; BYTE $0x28 // vpmovdb %zmm4, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm3, %zmm3
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x4825f162; WORD $0xdbfe // vpaddd %zmm3, %zmm11, %zmm3
+	LONG $0x4865d262; WORD $0xda3d // vpmaxsd %zmm10, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xd939 // vpminsd %zmm9, %zmm3, %zmm3
+	LONG $0x487e9262; WORD $0x1c31; BYTE $0x28 // vpmovdb %zmm3, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x4825f162; WORD $0xd2fe // vpaddd %zmm2, %zmm11, %zmm2
+	LONG $0x486dd262; WORD $0xd23d // vpmaxsd %zmm10, %zmm2, %zmm2
+	LONG $0x486dd262; WORD $0xd139 // vpminsd %zmm9, %zmm2, %zmm2
+	LONG $0x487e9262; WORD $0x1431; BYTE $0x28 // vpmovdb %zmm2, (%r8,%r13)
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x4825f162; WORD $0xc9fe // vpaddd %zmm1, %zmm11, %zmm1
+	LONG $0x4875d262; WORD $0xca3d // vpmaxsd %zmm10, %zmm1, %zmm1
+	LONG $0x4875d262; WORD $0xc939 // vpminsd %zmm9, %zmm1, %zmm1
+	LONG $0x487e9262; WORD $0x0c31; BYTE $0x28 // vpmovdb %zmm1, (%r8,%r13)
+	LONG $0xfffc36e9; BYTE $0xff // jmp 0x71cd <k_qconv+0x71ad>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c1162; WORD $0x0459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm8, %zmm8
+	LONG $0x28478b49 // movq 0x28(%r15), %rax
+	LONG $0x483c3162; WORD $0x0458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm8, %zmm8
+	LONG $0x82148d4e // leaq (%rdx,%r8,4), %r10
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x820c8d4f // leaq (%r10,%r8,4), %r9
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x813c8d4b // leaq (%r9,%r8,4), %rdi
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x87348d4a // leaq (%rdi,%r8,4), %rsi
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0x76f9 <k_qconv+0x76d9>
+	LONG $0x487c7162; WORD $0x0211 // vmovups %zmm8, (%rdx)
+	LONG $0x48449162; WORD $0x3c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm7, %zmm7
+	LONG $0x4844b162; WORD $0x3c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm7, %zmm7
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x82 // vmovups %zmm7, (%rdx,%r8,4)
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm6, %zmm6
+	LONG $0x487cb162; WORD $0x3411; BYTE $0xc2 // vmovups %zmm6, (%rdx,%r8,8)
+	LONG $0x48549162; WORD $0x2c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm5, %zmm5
+	LONG $0x4854b162; WORD $0x2c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x87 // vmovups %zmm4, (%rdi,%r8,4)
+	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm3, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0xc7 // vmovups %zmm3, (%rdi,%r8,8)
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x82 // vmovups %zmm2, (%rdx,%r8,4)
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm1, %zmm1
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm1, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%r8,4)
+	LONG $0xfffb2ce9; BYTE $0xff // jmp 0x71d1 <k_qconv+0x71b1>
+	LONG $0x497c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k1}
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x497cb162; WORD $0x3c11; BYTE $0x82 // vmovups %zmm7, (%rdx,%r8,4) {%k1}
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x497cb162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%rax,%r8,4) {%k1}
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x82 // vmovups %zmm5, (%rdx,%r8,4) {%k1}
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4) {%k1}
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x82 // vmovups %zmm3, (%rdx,%r8,4) {%k1}
+	LONG $0x80148d4a // leaq (%rax,%r8,4), %rdx
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4) {%k1}
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%r8,4) {%k1}
+	LONG $0xfffad8e9; BYTE $0xff // jmp 0x71d1 <k_qconv+0x71b1>
+	LONG $0x497c7162; WORD $0x0211 // vmovups %zmm8, (%rdx) {%k1}
+	LONG $0x48449162; WORD $0x3c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm7, %zmm7
+	LONG $0x4844b162; WORD $0x3c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm7, %zmm7
+	LONG $0x497cd162; WORD $0x3a11 // vmovups %zmm7, (%r10) {%k1}
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm6, %zmm6
+	LONG $0x484cb162; WORD $0x3458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm6, %zmm6
+	LONG $0x497cd162; WORD $0x3111 // vmovups %zmm6, (%r9) {%k1}
+	LONG $0x48549162; WORD $0x2c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm5, %zmm5
+	LONG $0x4854b162; WORD $0x2c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm5, %zmm5
+	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm4, %zmm4
+	LONG $0x497cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k1}
+	LONG $0x86148d4a // leaq (%rsi,%r8,4), %rdx
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm3, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x86 // vmovups %zmm3, (%rsi,%r8,4) {%k1}
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm2, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x82 // vmovups %zmm2, (%rdx,%r8,4) {%k1}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm1, %zmm1
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb0 // vaddps (%rax,%r14,4), %zmm1, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%r8,4) {%k1}
+	LONG $0xfffa24e9; BYTE $0xff // jmp 0x71d1 <k_qconv+0x71b1>
+	LONG $0x4824448b // movl 0x48(%rsp), %eax
+	LONG $0xd092fbc5 // kmovd %eax, %k2
+	LONG $0x4a7e5262; WORD $0x4531; BYTE $0x00 // vpmovdb %zmm8, (%r13) {%k2}
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x48449162; WORD $0x3c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm7, %zmm7
+	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
+	LONG $0x4825f162; WORD $0xfffe // vpaddd %zmm7, %zmm11, %zmm7
+	LONG $0x4845d262; WORD $0xfa3d // vpmaxsd %zmm10, %zmm7, %zmm7
+	LONG $0x4845d262; WORD $0xf939 // vpminsd %zmm9, %zmm7, %zmm7
+	QUAD $0x00057c314a7e9262 // vpmovdb %zmm7, (%r13,%r8) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484c9162; WORD $0x3459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm6, %zmm6
+	LONG $0x487df162; WORD $0xf65b // vcvtps2dq %zmm6, %zmm6
+	LONG $0x4825f162; WORD $0xf6fe // vpaddd %zmm6, %zmm11, %zmm6
+	LONG $0x484dd262; WORD $0xf23d // vpmaxsd %zmm10, %zmm6, %zmm6
+	LONG $0x484dd262; WORD $0xf139 // vpminsd %zmm9, %zmm6, %zmm6
+	LONG $0x4a7e9262; WORD $0x3431; BYTE $0x28 // vpmovdb %zmm6, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x48549162; WORD $0x2c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm5, %zmm5
+	LONG $0x487df162; WORD $0xed5b // vcvtps2dq %zmm5, %zmm5
+	LONG $0x4825f162; WORD $0xedfe // vpaddd %zmm5, %zmm11, %zmm5
+	LONG $0x4855d262; WORD $0xea3d // vpmaxsd %zmm10, %zmm5, %zmm5
+	LONG $0x4855d262; WORD $0xe939 // vpminsd %zmm9, %zmm5, %zmm5
+	LONG $0x4a7e9262; WORD $0x2c31; BYTE $0x28 // vpmovdb %zmm5, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm4, %zmm4
+	LONG $0x487df162; WORD $0xe45b // vcvtps2dq %zmm4, %zmm4
+	LONG $0x4825f162; WORD $0xe4fe // vpaddd %zmm4, %zmm11, %zmm4
+	LONG $0x485dd262; WORD $0xe23d // vpmaxsd %zmm10, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe139 // vpminsd %zmm9, %zmm4, %zmm4
+	LONG $0x4a7e9262; WORD $0x2431; BYTE $0x28 // vpmovdb %zmm4, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x4825f162; WORD $0xdbfe // vpaddd %zmm3, %zmm11, %zmm3
+	LONG $0x4865d262; WORD $0xda3d // vpmaxsd %zmm10, %zmm3, %zmm3
+	LONG $0x4865d262; WORD $0xd939 // vpminsd %zmm9, %zmm3, %zmm3
+	LONG $0x4a7e9262; WORD $0x1c31; BYTE $0x28 // vpmovdb %zmm3, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x4825f162; WORD $0xd2fe // vpaddd %zmm2, %zmm11, %zmm2
+	LONG $0x486dd262; WORD $0xd23d // vpmaxsd %zmm10, %zmm2, %zmm2
+	LONG $0x486dd262; WORD $0xd139 // vpminsd %zmm9, %zmm2, %zmm2
+	LONG $0x4a7e9262; WORD $0x1431; BYTE $0x28 // vpmovdb %zmm2, (%r8,%r13) {%k2}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb4 // vmulps (%r12,%r14,4), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x4825f162; WORD $0xc9fe // vpaddd %zmm1, %zmm11, %zmm1
+	LONG $0x4875d262; WORD $0xca3d // vpmaxsd %zmm10, %zmm1, %zmm1
+	LONG $0x4875d262; WORD $0xc939 // vpminsd %zmm9, %zmm1, %zmm1
+	LONG $0x4a7e9262; WORD $0x0c31; BYTE $0x28 // vpmovdb %zmm1, (%r8,%r13) {%k2}
+	LONG $0xfff8c5e9; BYTE $0xff // jmp 0x71cd <k_qconv+0x71ad>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x10f58348 // xorq $0x10, %rbp
+	LONG $0x787f8b49 // movq 0x78(%r15), %rdi
+	LONG $0x60578b49 // movq 0x60(%r15), %rdx
+	LONG $0x54af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rdx
+	LONG $0x68778b49 // movq 0x68(%r15), %rsi
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x8b49; BYTE $0x17 // movq (%r15), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x18578b49 // movq 0x18(%r15), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x385f8b4d // movq 0x38(%r15), %r11
+	LONG $0x809f8b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %rbx
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x10f28348 // xorq $0x10, %rdx
+	WORD $0x0948; BYTE $0xea // orq %rbp, %rdx
+	QUAD $0x000000902484940f // sete 0x90(%rsp)
+	LONG $0x204f8b4d // movq 0x20(%r15), %r9
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x036d8d49 // leaq 0x3(%r13), %rbp
+	LONG $0xefaf0f48 // imulq %rdi, %rbp
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0x02758d49 // leaq 0x2(%r13), %rsi
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x01458d49 // leaq 0x1(%r13), %rax
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	LONG $0x000095e9; BYTE $0x00 // jmp 0x7a54 <k_qconv+0x7a34>
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x485cf162; WORD $0xd259 // vmulps %zmm2, %zmm4, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x485cf162; WORD $0xc959 // vmulps %zmm1, %zmm4, %zmm1
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x486df162; WORD $0xc96b // vpackssdw %zmm1, %zmm2, %zmm1
+	LONG $0x487df262; WORD $0xd77b // vpbroadcastw %edi, %zmm2
+	LONG $0x487df262; WORD $0xe27a // vpbroadcastb %edx, %zmm4
+	LONG $0x487df262; WORD $0xe97a // vpbroadcastb %ecx, %zmm5
+	LONG $0x4845f162; WORD $0xdb6b // vpackssdw %zmm3, %zmm7, %zmm3
+	LONG $0x4865f162; WORD $0xdaed // vpaddsw %zmm2, %zmm3, %zmm3
+	LONG $0x4875f162; WORD $0xcaed // vpaddsw %zmm2, %zmm1, %zmm1
+	LONG $0x4865f162; WORD $0xc967 // vpackuswb %zmm1, %zmm3, %zmm1
+	LONG $0x4875f162; WORD $0xccde // vpmaxub %zmm4, %zmm1, %zmm1
+	LONG $0x4875f162; WORD $0xcdda // vpminub %zmm5, %zmm1, %zmm1
+	LONG $0x487df262; WORD $0xc936 // vpermd %zmm1, %zmm0, %zmm1
+	LONG $0x48fed162; WORD $0x0a7f // vmovdqu64 %zmm1, (%r10)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x044d8d49 // leaq 0x4(%r13), %rcx
+	LONG $0x2444034c; BYTE $0x70 // addq 0x70(%rsp), %r8
+	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
+	LONG $0xe7158f0f; WORD $0xffff // jg 0x6169 <k_qconv+0x6149>
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x48feb162; WORD $0x0c6f; BYTE $0xb1 // vmovdqu64 (%rcx,%r14,4), %zmm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x00c08e0f; WORD $0x0000 // jle 0x7b30 <k_qconv+0x7b10>
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
+	LONG $0x307f8b49 // movq 0x30(%r15), %rdi
+	LONG $0x406f8b4d // movq 0x40(%r15), %r13
+	QUAD $0x00000000ad0c8d4a // leaq (,%r13,4), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x48fdf162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm2
+	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
+	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x0ceb // jmp 0x7abc <k_qconv+0x7a9c>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
+	LONG $0x0086840f; WORD $0x0000 // je 0x7b42 <k_qconv+0x7b22>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0xef7e // jle 0x7ab0 <k_qconv+0x7a90>
+	LONG $0xcf348b4e // movq (%rdi,%r9,8), %r14
+	LONG $0x31148d4a // leaq (%rcx,%r14), %rdx
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x48fef162; WORD $0x2b6f // vmovdqu64 (%rbx), %zmm5
+	LONG $0x487d9262; WORD $0x3458; BYTE $0x34 // vpbroadcastd (%r12,%r14), %zmm6
+	LONG $0x487db262; WORD $0x3c58; BYTE $0x30 // vpbroadcastd (%rax,%r14), %zmm7
+	LONG $0x484df262; WORD $0xe550 // vpdpbusd %zmm5, %zmm6, %zmm4
+	LONG $0x4845f262; WORD $0xdd50 // vpdpbusd %zmm5, %zmm7, %zmm3
+	LONG $0x487db262; WORD $0x3458; BYTE $0x36 // vpbroadcastd (%rsi,%r14), %zmm6
+	LONG $0x484df262; WORD $0xd550 // vpdpbusd %zmm5, %zmm6, %zmm2
+	QUAD $0x00357458487db262 // vpbroadcastd (%rbp,%r14), %zmm6
+	LONG $0x484df262; WORD $0xcd50 // vpdpbusd %zmm5, %zmm6, %zmm1
+	LONG $0x40c38348 // addq $0x40, %rbx
+	LONG $0x343c8d4f // leaq (%r12,%r14), %r15
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	WORD $0xb072 // jb 0x7ad0 <k_qconv+0x7ab0>
+	WORD $0x8eeb // jmp 0x7ab0 <k_qconv+0x7a90>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdf162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm2
+	LONG $0x48fdf162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm3
+	LONG $0x48fdf162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm4
+	LONG $0x54af0f4c; WORD $0x2024 // imulq 0x20(%rsp), %r10
+	LONG $0x2454034c; BYTE $0x38 // addq 0x38(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x6974 // je 0x7bc0 <k_qconv+0x7ba0>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x91148d4a // leaq (%rcx,%r10,4), %rdx
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x0163850f; WORD $0x0000 // jne 0x7ce0 <k_qconv+0x7cc0>
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	LONG $0x01de8e0f; WORD $0x0000 // jle 0x7d67 <k_qconv+0x7d47>
+	LONG $0x48fef162; WORD $0x227f // vmovdqu64 %zmm4, (%rdx)
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0xba0c8d48 // leaq (%rdx,%rdi,4), %rcx
+	LONG $0x48fef162; WORD $0x1c7f; BYTE $0xba // vmovdqu64 %zmm3, (%rdx,%rdi,4)
+	LONG $0xb9148d48 // leaq (%rcx,%rdi,4), %rdx
+	LONG $0x48fef162; WORD $0x147f; BYTE $0xb9 // vmovdqu64 %zmm2, (%rcx,%rdi,4)
+	LONG $0x48fef162; WORD $0x0c7f; BYTE $0xba // vmovdqu64 %zmm1, (%rdx,%rdi,4)
+	LONG $0xfffe8ae9; BYTE $0xff // jmp 0x7a40 <k_qconv+0x7a20>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x2454034c; BYTE $0x40 // addq 0x40(%rsp), %r10
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x88bf8b41; WORD $0x0000; BYTE $0x00 // movl 0x88(%r15), %edi
+	LONG $0x8c978b41; WORD $0x0000; BYTE $0x00 // movl 0x8c(%r15), %edx
+	LONG $0x908f8b41; WORD $0x0000; BYTE $0x00 // movl 0x90(%r15), %ecx
+	LONG $0x487cf162; WORD $0xec5b // vcvtdq2ps %zmm4, %zmm5
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x487c9162; WORD $0x2410; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm4
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487df162; WORD $0xfd5b // vcvtps2dq %zmm5, %zmm7
+	QUAD $0x000000009024bc80 // cmpb $0x0, 0x90(%rsp)
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xfdab850f; WORD $0xffff // jne 0x79bf <k_qconv+0x799f>
+	LONG $0x487df262; WORD $0xf77c // vpbroadcastd %edi, %zmm6
+	LONG $0x487df262; WORD $0xea7c // vpbroadcastd %edx, %zmm5
+	LONG $0x487df262; WORD $0xe17c // vpbroadcastd %ecx, %zmm4
+	LONG $0x484df162; WORD $0xfffe // vpaddd %zmm7, %zmm6, %zmm7
+	LONG $0x4845f262; WORD $0xfd3d // vpmaxsd %zmm5, %zmm7, %zmm7
+	LONG $0x4845f262; WORD $0xfc39 // vpminsd %zmm4, %zmm7, %zmm7
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	LONG $0x019c8e0f; WORD $0x0000 // jle 0x7de0 <k_qconv+0x7dc0>
+	LONG $0x487ed262; WORD $0x3a31 // vpmovdb %zmm7, (%r10)
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm3, %zmm3
 	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
 	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
 	LONG $0x4865f262; WORD $0xdd3d // vpmaxsd %zmm5, %zmm3, %zmm3
 	LONG $0x4865f262; WORD $0xdc39 // vpminsd %zmm4, %zmm3, %zmm3
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xfd708e0f; WORD $0xffff // jle 0x76fe <k_qconv+0x76de>
-	LONG $0x487ef262; WORD $0x1f31 // vpmovdb %zmm3, (%rdi)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x487ed262; WORD $0x1c31; BYTE $0x0a // vpmovdb %zmm3, (%r10,%rcx)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
 	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
 	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
 	LONG $0x486df262; WORD $0xd53d // vpmaxsd %zmm5, %zmm2, %zmm2
 	LONG $0x486df262; WORD $0xd439 // vpminsd %zmm4, %zmm2, %zmm2
-	LONG $0x487eb262; WORD $0x1431; BYTE $0x27 // vpmovdb %zmm2, (%rdi,%r12)
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
+	LONG $0x487eb262; WORD $0x1431; BYTE $0x11 // vpmovdb %zmm2, (%rcx,%r10)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm1, %zmm1
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
 	LONG $0x484df162; WORD $0xc9fe // vpaddd %zmm1, %zmm6, %zmm1
 	LONG $0x4875f262; WORD $0xcd3d // vpmaxsd %zmm5, %zmm1, %zmm1
 	LONG $0x4875f262; WORD $0xcc39 // vpminsd %zmm4, %zmm1, %zmm1
-	LONG $0x487ed262; WORD $0x0c31; BYTE $0x3c // vpmovdb %zmm1, (%r12,%rdi)
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0x0459; BYTE $0xa8 // vmulps (%r8,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x484df162; WORD $0xc0fe // vpaddd %zmm0, %zmm6, %zmm0
-	LONG $0x487df262; WORD $0xc53d // vpmaxsd %zmm5, %zmm0, %zmm0
-	LONG $0x487df262; WORD $0xc439 // vpminsd %zmm4, %zmm0, %zmm0
-	LONG $0x487ed262; WORD $0x0431; BYTE $0x3c // vpmovdb %zmm0, (%r12,%rdi)
-	LONG $0xfffd7de9; BYTE $0xff // jmp 0x77a0 <k_qconv+0x7780>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
+	LONG $0x487eb262; WORD $0x0c31; BYTE $0x11 // vpmovdb %zmm1, (%rcx,%r10)
+	LONG $0xfffd62e9; BYTE $0xff // jmp 0x7a40 <k_qconv+0x7a20>
+	WORD $0x9066 // nop
+	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485c9162; WORD $0x2459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm4, %zmm4
+	LONG $0x485cb162; WORD $0x2458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm4, %zmm4
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0xba148d4c // leaq (%rdx,%rdi,4), %r10
 	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
-	LONG $0x4864d162; WORD $0x1c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm3, %zmm3
-	LONG $0xa71c8d4e // leaq (%rdi,%r12,4), %r11
+	LONG $0xba3c8d4d // leaq (%r10,%rdi,4), %r15
 	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
-	LONG $0xa3148d4f // leaq (%r11,%r12,4), %r10
+	LONG $0xbf3c8d49 // leaq (%r15,%rdi,4), %rdi
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0xa2048d4f // leaq (%r10,%r12,4), %r8
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x0ffe8349 // cmpq $0xf, %r14
-	WORD $0x6c7e // jle 0x7add <k_qconv+0x7abd>
-	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x487cd162; WORD $0x1311 // vmovups %zmm2, (%r11)
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x0a11 // vmovups %zmm1, (%r10)
-	LONG $0x487cd162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
-	WORD $0x6aeb // jmp 0x7b1f <k_qconv+0x7aff>
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	LONG $0xa70c8d4a // leaq (%rdi,%r12,4), %rcx
-	LONG $0x497cb162; WORD $0x1411; BYTE $0xa7 // vmovups %zmm2, (%rdi,%r12,4) {%k1}
-	LONG $0xa13c8d4a // leaq (%rcx,%r12,4), %rdi
-	LONG $0x497cb162; WORD $0x0c11; BYTE $0xa1 // vmovups %zmm1, (%rcx,%r12,4) {%k1}
-	LONG $0x497cb162; WORD $0x0411; BYTE $0xa7 // vmovups %zmm0, (%rdi,%r12,4) {%k1}
-	LONG $0xfffcc3e9; BYTE $0xff // jmp 0x77a0 <k_qconv+0x7780>
-	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
-	LONG $0x486cd162; WORD $0x1459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm2, %zmm2
-	LONG $0x486cf162; WORD $0x1458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm2, %zmm2
-	LONG $0x497cd162; WORD $0x1311 // vmovups %zmm2, (%r11) {%k1}
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x497cd162; WORD $0x0a11 // vmovups %zmm1, (%r10) {%k1}
-	LONG $0x487cd162; WORD $0x0459; BYTE $0xaf // vmulps (%r15,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x497cd162; WORD $0x0011 // vmovups %zmm0, (%r8) {%k1}
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0xfffc78e9; BYTE $0xff // jmp 0x77a0 <k_qconv+0x7780>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x78718b48 // movq 0x78(%rcx), %rsi
-	LONG $0x60798b48 // movq 0x60(%rcx), %rdi
-	LONG $0x7caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdi
-	LONG $0x68598b4c // movq 0x68(%rcx), %r11
-	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	WORD $0x8b48; BYTE $0x39 // movq (%rcx), %rdi
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x18798b48 // movq 0x18(%rcx), %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x38418b4c // movq 0x38(%rcx), %r8
-	LONG $0x80918b48; WORD $0x0000; BYTE $0x00 // movq 0x80(%rcx), %rdx
-	LONG $0x20498b4c // movq 0x20(%rcx), %r9
-	LONG $0x015f8d49 // leaq 0x1(%r15), %rbx
-	LONG $0xdeaf0f48 // imulq %rsi, %rbx
-	QUAD $0x00000080249c0348 // addq 0x80(%rsp), %rbx
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	LONG $0x360c8d48 // leaq (%rsi,%rsi), %rcx
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	WORD $0x717e // jle 0x7d94 <k_qconv+0x7d74>
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x487cd162; WORD $0x1711 // vmovups %zmm2, (%r15)
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi)
+	WORD $0x6feb // jmp 0x7dd6 <k_qconv+0x7db6>
+	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0xba0c8d48 // leaq (%rdx,%rdi,4), %rcx
+	LONG $0x497cf162; WORD $0x1c11; BYTE $0xba // vmovups %zmm3, (%rdx,%rdi,4) {%k1}
+	LONG $0xb9148d48 // leaq (%rcx,%rdi,4), %rdx
+	LONG $0x497cf162; WORD $0x1411; BYTE $0xb9 // vmovups %zmm2, (%rcx,%rdi,4) {%k1}
+	LONG $0x497cf162; WORD $0x0c11; BYTE $0xba // vmovups %zmm1, (%rdx,%rdi,4) {%k1}
+	LONG $0xfffcace9; BYTE $0xff // jmp 0x7a40 <k_qconv+0x7a20>
+	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm3, %zmm3
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm3, %zmm3
+	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x497cd162; WORD $0x1711 // vmovups %zmm2, (%r15) {%k1}
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x497cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi) {%k1}
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0xfffc60e9; BYTE $0xff // jmp 0x7a40 <k_qconv+0x7a20>
+	LONG $0x48244c8b // movl 0x48(%rsp), %ecx
+	LONG $0xd192fbc5 // kmovd %ecx, %k2
+	LONG $0x4a7ed262; WORD $0x3a31 // vpmovdb %zmm7, (%r10) {%k2}
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x48649162; WORD $0x1c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xdb5b // vcvtps2dq %zmm3, %zmm3
+	LONG $0x484df162; WORD $0xdbfe // vpaddd %zmm3, %zmm6, %zmm3
+	LONG $0x4865f262; WORD $0xdd3d // vpmaxsd %zmm5, %zmm3, %zmm3
+	LONG $0x4865f262; WORD $0xdc39 // vpminsd %zmm4, %zmm3, %zmm3
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x4a7ed262; WORD $0x1c31; BYTE $0x0a // vpmovdb %zmm3, (%r10,%rcx) {%k2}
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x484df162; WORD $0xd2fe // vpaddd %zmm2, %zmm6, %zmm2
+	LONG $0x486df262; WORD $0xd53d // vpmaxsd %zmm5, %zmm2, %zmm2
+	LONG $0x486df262; WORD $0xd439 // vpminsd %zmm4, %zmm2, %zmm2
+	LONG $0x4a7eb262; WORD $0x1431; BYTE $0x11 // vpmovdb %zmm2, (%rcx,%r10) {%k2}
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x484df162; WORD $0xc9fe // vpaddd %zmm1, %zmm6, %zmm1
+	LONG $0x4875f262; WORD $0xcd3d // vpmaxsd %zmm5, %zmm1, %zmm1
+	LONG $0x4875f262; WORD $0xcc39 // vpminsd %zmm4, %zmm1, %zmm1
+	LONG $0x4a7eb262; WORD $0x0c31; BYTE $0x11 // vpmovdb %zmm1, (%rcx,%r10) {%k2}
+	LONG $0xfffbbee9; BYTE $0xff // jmp 0x7a40 <k_qconv+0x7a20>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x784f8b49 // movq 0x78(%r15), %rcx
+	LONG $0x60778b49 // movq 0x60(%r15), %rsi
+	LONG $0x74af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rsi
+	LONG $0x68578b4d // movq 0x68(%r15), %r10
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	WORD $0x8b49; BYTE $0x37 // movq (%r15), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x18778b49 // movq 0x18(%r15), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x38478b4d // movq 0x38(%r15), %r8
+	LONG $0x80978b49; WORD $0x0000; BYTE $0x00 // movq 0x80(%r15), %rdx
+	LONG $0x204f8b4d // movq 0x20(%r15), %r9
+	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	QUAD $0x00000088249c034c // addq 0x88(%rsp), %r11
 	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	WORD $0x51eb // jmp 0x7be4 <k_qconv+0x7bc4>
+	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x54eb // jmp 0x7f3d <k_qconv+0x7f1d>
 	LONG $0x4824448b // movl 0x48(%rsp), %eax
 	LONG $0xd092fbc5 // kmovd %eax, %k2
-	LONG $0x4a7ed262; WORD $0x0c31; BYTE $0x24 // vpmovdb %zmm1, (%r12) {%k2}
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x485df162; WORD $0xc0fe // vpaddd %zmm0, %zmm4, %zmm0
-	LONG $0x487df262; WORD $0xc33d // vpmaxsd %zmm3, %zmm0, %zmm0
-	LONG $0x487df262; WORD $0xc239 // vpminsd %zmm2, %zmm0, %zmm0
-	LONG $0x4a7e9262; WORD $0x0431; BYTE $0x1c // vpmovdb %zmm0, (%r12,%r11) {%k2}
-	WORD $0x9066 // nop
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	LONG $0x245c0348; BYTE $0x58 // addq 0x58(%rsp), %rbx
+	LONG $0x4a7ed262; WORD $0x1431; BYTE $0x24 // vpmovdb %zmm2, (%r12) {%k2}
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x4855f162; WORD $0xc9fe // vpaddd %zmm1, %zmm5, %zmm1
+	LONG $0x4875f262; WORD $0xcc3d // vpmaxsd %zmm4, %zmm1, %zmm1
+	LONG $0x4875f262; WORD $0xcb39 // vpminsd %zmm3, %zmm1, %zmm1
+	LONG $0x4a7e9262; WORD $0x0c31; BYTE $0x14 // vpmovdb %zmm1, (%r12,%r10) {%k2}
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x02458d49 // leaq 0x2(%r13), %rax
+	LONG $0x245c034c; BYTE $0x30 // addq 0x30(%rsp), %r11
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xe5ce8f0f; WORD $0xffff // jg 0x61b2 <k_qconv+0x6192>
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xe2408f0f; WORD $0xffff // jg 0x617d <k_qconv+0x615d>
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x48fef162; WORD $0x046f; BYTE $0xa8 // vmovdqu64 (%rax,%rbp,4), %zmm0
+	LONG $0x48feb162; WORD $0x0c6f; BYTE $0xb0 // vmovdqu64 (%rax,%r14,4), %zmm1
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x009e8e0f; WORD $0x0000 // jle 0x7ca0 <k_qconv+0x7c80>
-	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	LONG $0x00948e0f; WORD $0x0000 // jle 0x7ff0 <k_qconv+0x7fd0>
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
 	LONG $0xecaf0f4d // imulq %r12, %r13
-	LONG $0x246c034c; BYTE $0x20 // addq 0x20(%rsp), %r13
+	LONG $0x246c034c; BYTE $0x18 // addq 0x18(%rsp), %r13
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x30688b48 // movq 0x30(%rax), %rbp
 	LONG $0x40408b48 // movq 0x40(%rax), %rax
 	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
-	LONG $0x48fdf162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm1
+	LONG $0x48fdf162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm2
 	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x13eb // jmp 0x7c48 <k_qconv+0x7c28>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0x5e74 // je 0x7ca6 <k_qconv+0x7c86>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x0aeb // jmp 0x7f98 <k_qconv+0x7f78>
+	WORD $0x9066 // nop
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x5e74 // je 0x7ff6 <k_qconv+0x7fd6>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0xf37e // jle 0x7c40 <k_qconv+0x7c20>
-	LONG $0xf5548b4e; BYTE $0x00 // movq (%rbp,%r14,8), %r10
-	LONG $0x2a0c8d4b // leaq (%r10,%r13), %rcx
-	LONG $0x311c8d4c // leaq (%rcx,%rsi), %r11
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0xf37e // jle 0x7f90 <k_qconv+0x7f70>
+	LONG $0xdd748b4c; BYTE $0x00 // movq (%rbp,%rbx,8), %r14
+	LONG $0x2e0c8d4b // leaq (%r14,%r13), %rcx
+	LONG $0x31148d4c // leaq (%rcx,%rsi), %r10
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fef162; WORD $0x176f // vmovdqu64 (%rdi), %zmm2
-	LONG $0x487df262; WORD $0x1958 // vpbroadcastd (%rcx), %zmm3
-	LONG $0x4865f262; WORD $0xca50 // vpdpbusd %zmm2, %zmm3, %zmm1
-	LONG $0x487dd262; WORD $0x1a58 // vpbroadcastd (%r10), %zmm3
-	LONG $0x4865f262; WORD $0xc250 // vpdpbusd %zmm2, %zmm3, %zmm0
+	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
+	LONG $0x487df262; WORD $0x2158 // vpbroadcastd (%rcx), %zmm4
+	LONG $0x485df262; WORD $0xd350 // vpdpbusd %zmm3, %zmm4, %zmm2
+	LONG $0x487dd262; WORD $0x2658 // vpbroadcastd (%r14), %zmm4
+	LONG $0x485df262; WORD $0xcb50 // vpdpbusd %zmm3, %zmm4, %zmm1
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x40c78348 // addq $0x40, %rdi
-	LONG $0x04c28349 // addq $0x4, %r10
-	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	WORD $0xd172 // jb 0x7c60 <k_qconv+0x7c40>
-	WORD $0xafeb // jmp 0x7c40 <k_qconv+0x7c20>
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0xd172 // jb 0x7fb0 <k_qconv+0x7f90>
+	WORD $0xafeb // jmp 0x7f90 <k_qconv+0x7f70>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdf162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm1
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	LONG $0xe2af0f4c // imulq %rdx, %r12
-	LONG $0x2424034c // addq (%rsp), %r12
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x48fdf162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm2
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0xe7af0f4d // imulq %r15, %r12
+	LONG $0x2464034c; BYTE $0x20 // addq 0x20(%rsp), %r12
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x4574 // je 0x7d00 <k_qconv+0x7ce0>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	WORD $0x4974 // je 0x8050 <k_qconv+0x8030>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x00b8850f; WORD $0x0000 // jne 0x7d90 <k_qconv+0x7d70>
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x7ddc <k_qconv+0x7dbc>
-	LONG $0x48fef162; WORD $0x087f // vmovdqu64 %zmm1, (%rax)
-	LONG $0x48feb162; WORD $0x047f; BYTE $0x98 // vmovdqu64 %zmm0, (%rax,%r11,4)
-	LONG $0xfffedce9; BYTE $0xff // jmp 0x7bd0 <k_qconv+0x7bb0>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x2464034c; BYTE $0x18 // addq 0x18(%rsp), %r12
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x00c8850f; WORD $0x0000 // jne 0x80f0 <k_qconv+0x80d0>
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x01058e0f; WORD $0x0000 // jle 0x813c <k_qconv+0x811c>
+	LONG $0x48fef162; WORD $0x107f // vmovdqu64 %zmm2, (%rax)
+	LONG $0x48feb162; WORD $0x0c7f; BYTE $0x90 // vmovdqu64 %zmm1, (%rax,%r10,4)
+	LONG $0xfffee0e9; BYTE $0xff // jmp 0x7f29 <k_qconv+0x7f09>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x2464034c; BYTE $0x38 // addq 0x38(%rsp), %r12
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487df262; WORD $0x6058; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm4
-	LONG $0x487df262; WORD $0x5858; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm3
-	LONG $0x487df262; WORD $0x5058; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm2
-	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x487df262; WORD $0x6858; BYTE $0x22 // vpbroadcastd 0x88(%rax), %zmm5
+	LONG $0x487df262; WORD $0x6058; BYTE $0x23 // vpbroadcastd 0x8c(%rax), %zmm4
+	LONG $0x487df262; WORD $0x5858; BYTE $0x24 // vpbroadcastd 0x90(%rax), %zmm3
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x4855f162; WORD $0xd2fe // vpaddd %zmm2, %zmm5, %zmm2
+	LONG $0x486df262; WORD $0xd43d // vpmaxsd %zmm4, %zmm2, %zmm2
+	LONG $0x486df262; WORD $0xd339 // vpminsd %zmm3, %zmm2, %zmm2
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
-	LONG $0x485df162; WORD $0xc9fe // vpaddd %zmm1, %zmm4, %zmm1
-	LONG $0x4875f262; WORD $0xcb3d // vpmaxsd %zmm3, %zmm1, %zmm1
-	LONG $0x4875f262; WORD $0xca39 // vpminsd %zmm2, %zmm1, %zmm1
-	LONG $0x247c8348; WORD $0x0f10 // cmpq $0xf, 0x10(%rsp)
-	LONG $0xfe3e8e0f; WORD $0xffff // jle 0x7b93 <k_qconv+0x7b73>
-	LONG $0x487ed262; WORD $0x0c31; BYTE $0x24 // vpmovdb %zmm1, (%r12)
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x485df162; WORD $0xc0fe // vpaddd %zmm0, %zmm4, %zmm0
-	LONG $0x487df262; WORD $0xc33d // vpmaxsd %zmm3, %zmm0, %zmm0
-	LONG $0x487df262; WORD $0xc239 // vpminsd %zmm2, %zmm0, %zmm0
-	LONG $0x487e9262; WORD $0x0431; BYTE $0x1c // vpmovdb %zmm0, (%r12,%r11)
-	LONG $0xfffe43e9; BYTE $0xff // jmp 0x7bd0 <k_qconv+0x7bb0>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xfe3d8e0f; WORD $0xffff // jle 0x7ee9 <k_qconv+0x7ec9>
+	LONG $0x487ed262; WORD $0x1431; BYTE $0x24 // vpmovdb %zmm2, (%r12)
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
-	LONG $0x4874d162; WORD $0x0c59; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm1, %zmm1
-	LONG $0x98348d4a // leaq (%rax,%r11,4), %rsi
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x0fff8348 // cmpq $0xf, %rdi
-	WORD $0x317e // jle 0x7dee <k_qconv+0x7dce>
-	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
-	LONG $0x487cd162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
-	LONG $0xfffdf4e9; BYTE $0xff // jmp 0x7bd0 <k_qconv+0x7bb0>
-	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	LONG $0x497cb162; WORD $0x0411; BYTE $0x98 // vmovups %zmm0, (%rax,%r11,4) {%k1}
-	LONG $0xfffde2e9; BYTE $0xff // jmp 0x7bd0 <k_qconv+0x7bb0>
-	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
-	LONG $0x487cd162; WORD $0x0459; BYTE $0xa9 // vmulps (%r9,%rbp,4), %zmm0, %zmm0
-	LONG $0x487cf162; WORD $0x0458; BYTE $0xa9 // vaddps (%rcx,%rbp,4), %zmm0, %zmm0
-	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
-	LONG $0xfffdc3e9; BYTE $0xff // jmp 0x7bd0 <k_qconv+0x7bb0>
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc95b // vcvtps2dq %zmm1, %zmm1
+	LONG $0x4855f162; WORD $0xc9fe // vpaddd %zmm1, %zmm5, %zmm1
+	LONG $0x4875f262; WORD $0xcc3d // vpmaxsd %zmm4, %zmm1, %zmm1
+	LONG $0x4875f262; WORD $0xcb39 // vpminsd %zmm3, %zmm1, %zmm1
+	LONG $0x487e9262; WORD $0x0c31; BYTE $0x14 // vpmovdb %zmm1, (%r12,%r10)
+	LONG $0xfffe40e9; BYTE $0xff // jmp 0x7f24 <k_qconv+0x7f04>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0x1459; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm2, %zmm2
+	LONG $0x486cb162; WORD $0x1458; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm2, %zmm2
+	LONG $0x90348d4a // leaq (%rax,%r10,4), %rsi
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	WORD $0x317e // jle 0x814e <k_qconv+0x812e>
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
+	LONG $0xfffdede9; BYTE $0xff // jmp 0x7f29 <k_qconv+0x7f09>
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%r10,4) {%k1}
+	LONG $0xfffddbe9; BYTE $0xff // jmp 0x7f29 <k_qconv+0x7f09>
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0x48749162; WORD $0x0c59; BYTE $0xb1 // vmulps (%r9,%r14,4), %zmm1, %zmm1
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0xb1 // vaddps (%rcx,%r14,4), %zmm1, %zmm1
+	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
+	LONG $0xfffdbce9; BYTE $0xff // jmp 0x7f29 <k_qconv+0x7f09>
 	LONG $0xe0c48148; WORD $0x0000; BYTE $0x00 // addq $0xe0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -6015,3 +6168,70 @@ TEXT ·qconvAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0008 // orb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000c // orb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x09 // addl $0x9000000, %eax # imm = 0x9000000
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000d00; WORD $0x0200 // addb %cl, 0x2000000(%rip) # 0x20081e1 <k_qconv+0x20081c1>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0600 // addb %al, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0a00 // addb %cl, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0e00 // addb %cl, (%rsi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0300 // addb %al, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0700 // addb %al, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0b00 // addb %cl, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0804 // addb $0x8, %al
+	WORD $0x010c // orb $0x1, %al
+	LONG $0x020d0905; BYTE $0x06 // addl $0x6020d09, %eax # imm = 0x6020D09
+	WORD $0x0e0a // orb (%rsi), %cl
+	WORD $0x0703 // addl (%rdi), %eax
+	WORD $0x0f0b // orl (%rdi), %ecx

@@ -15,180 +15,150 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 
 	// codes_of
 	WORD $0x478b; BYTE $0x20 // movl 0x20(%rdi), %eax
-	LONG $0xc02afac5 // vcvtsi2ss %eax, %xmm0, %xmm0
-	LONG $0x4f10fac5; BYTE $0x1c // vmovss 0x1c(%rdi), %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xca2ef8c5 // vucomiss %xmm2, %xmm1
-	WORD $0x0275 // jne 0x18 <k_codes_of+0x18>
-	WORD $0x257b // jnp 0x3d <k_codes_of+0x3d>
-	LONG $0x187de2c4; BYTE $0xd9 // vbroadcastss %xmm1, %ymm3
-	LONG $0xc86ef9c5 // vmovd %eax, %xmm1
-	LONG $0x587de2c4; BYTE $0xc9 // vpbroadcastd %xmm1, %ymm1
-	LONG $0x587de2c4; WORD $0x2457 // vpbroadcastd 0x24(%rdi), %ymm2
+	LONG $0xd02afac5 // vcvtsi2ss %eax, %xmm0, %xmm2
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	LONG $0x587de2c4; WORD $0x244f // vpbroadcastd 0x24(%rdi), %ymm1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x317d // jge 0x67 <k_codes_of+0x67>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000b5e9; BYTE $0x00 // jmp 0xf2 <k_codes_of+0xf2>
+	WORD $0x077d // jge 0x27 <k_codes_of+0x27>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x0000b6e9; BYTE $0x00 // jmp 0xdd <k_codes_of+0xdd>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x187de2c4; WORD $0x1c77 // vbroadcastss 0x1c(%rdi), %ymm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xf32ef8c5 // vucomiss %xmm3, %xmm6
 	LONG $0x187de2c4; WORD $0x185f // vbroadcastss 0x18(%rdi), %ymm3
-	LONG $0xc86ef9c5 // vmovd %eax, %xmm1
-	LONG $0x587de2c4; BYTE $0xc9 // vpbroadcastd %xmm1, %ymm1
-	LONG $0x587de2c4; WORD $0x2457 // vpbroadcastd 0x24(%rdi), %ymm2
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x01378d0f; WORD $0x0000 // jge 0x197 <k_codes_of+0x197>
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0001bfe9; BYTE $0x00 // jmp 0x226 <k_codes_of+0x226>
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	QUAD $0x0000180e2510fac5 // vmovss 0x180e(%rip), %xmm4 # 0x1884 <k_codes_max+0xc54>
-	LONG $0xe05cdac5 // vsubss %xmm0, %xmm4, %xmm4
+	QUAD $0x00001d022510fac5 // vmovss 0x1d02(%rip), %xmm4 # 0x1d4c <k_codes_max+0xd8c>
+	LONG $0xe25cdac5 // vsubss %xmm2, %xmm4, %xmm4
 	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	QUAD $0x0017f82d1879e2c4; BYTE $0x00 // vbroadcastss 0x17f8(%rip), %xmm5 # 0x1880 <k_codes_max+0xc50>
-	LONG $0xed57f8c5 // vxorps %xmm5, %xmm0, %xmm5
+	QUAD $0x001ce82d1879e2c4; BYTE $0x00 // vbroadcastss 0x1ce8(%rip), %xmm5 # 0x1d44 <k_codes_max+0xd84>
+	LONG $0xed57e8c5 // vxorps %xmm5, %xmm2, %xmm5
 	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
+	LONG $0x017f850f; WORD $0x0000 // jne 0x1ea <k_codes_of+0x1ea>
+	LONG $0x01798a0f; WORD $0x0000 // jp 0x1ea <k_codes_of+0x1ea>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	QUAD $0x000017f03d6ef9c5 // vmovd 0x17f0(%rip), %xmm7 # 0x1890 <k_codes_max+0xc60>
-	LONG $0x596421c4; WORD $0x8604 // vmulps (%rsi,%r8,4), %ymm3, %ymm8
-	LONG $0xcec23cc5; BYTE $0x07 // vcmpordps %ymm6, %ymm8, %ymm9
-	LONG $0x543441c4; BYTE $0xc0 // vandps %ymm8, %ymm9, %ymm8
-	LONG $0x5d5c41c4; BYTE $0xc0 // vminps %ymm8, %ymm4, %ymm8
-	LONG $0x5f5441c4; BYTE $0xc0 // vmaxps %ymm8, %ymm5, %ymm8
-	LONG $0x5b7d41c4; BYTE $0xc0 // vcvtps2dq %ymm8, %ymm8
-	LONG $0xc1fe3dc5 // vpaddd %ymm1, %ymm8, %ymm8
-	LONG $0xc2ef3dc5 // vpxor %ymm2, %ymm8, %ymm8
-	LONG $0x397d43c4; WORD $0x01c1 // vextracti128 $0x1, %ymm8, %xmm9
-	LONG $0x003162c4; BYTE $0xcf // vpshufb %xmm7, %xmm9, %xmm9
-	LONG $0x003962c4; BYTE $0xc7 // vpshufb %xmm7, %xmm8, %xmm8
-	LONG $0x623941c4; BYTE $0xc1 // vpunpckldq %xmm9, %xmm8, %xmm8 # xmm8 = xmm8[0],xmm9[0],xmm8[1],xmm9[1]
-	LONG $0xd67921c4; WORD $0x0204 // vmovq %xmm8, (%rdx,%r8)
-	LONG $0x08488d49 // leaq 0x8(%r8), %rcx
-	LONG $0x10c08349 // addq $0x10, %r8
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	WORD $0xae7e // jle 0xa0 <k_codes_of+0xa0>
-	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x022e8e0f; WORD $0x0000 // jle 0x329 <k_codes_of+0x329>
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	QUAD $0x00000000853c8d48 // leaq (,%rax,4), %rdi
-	LONG $0x8f058d4c; WORD $0x0017; BYTE $0x00 // leaq 0x178f(%rip), %r8 # 0x18a0 <lanes>
-	WORD $0x2949; BYTE $0xf8 // subq %rdi, %r8
-	LONG $0x107cc1c4; WORD $0x2060 // vmovups 0x20(%r8), %ymm4
-	LONG $0x2c5de2c4; WORD $0x8e24 // vmaskmovps (%rsi,%rcx,4), %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xe4c2e4c5; BYTE $0x07 // vcmpordps %ymm4, %ymm3, %ymm4
-	LONG $0xdb54dcc5 // vandps %ymm3, %ymm4, %ymm3
-	QUAD $0x0000174b2510fac5 // vmovss 0x174b(%rip), %xmm4 # 0x1884 <k_codes_max+0xc54>
-	LONG $0xe05cdac5 // vsubss %xmm0, %xmm4, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
-	QUAD $0x001731251879e2c4; BYTE $0x00 // vbroadcastss 0x1731(%rip), %xmm4 # 0x1880 <k_codes_max+0xc50>
-	LONG $0xc457f8c5 // vxorps %xmm4, %xmm0, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xc35ffcc5 // vmaxps %ymm3, %ymm0, %ymm0
-	LONG $0xc05bfdc5 // vcvtps2dq %ymm0, %ymm0
-	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	LONG $0xc2effdc5 // vpxor %ymm2, %ymm0, %ymm0
-	LONG $0x397de3c4; WORD $0x01c1 // vextracti128 $0x1, %ymm0, %xmm1
-	QUAD $0x0000171a156ef9c5 // vmovd 0x171a(%rip), %xmm2 # 0x1890 <k_codes_max+0xc60>
-	LONG $0x0071e2c4; BYTE $0xca // vpshufb %xmm2, %xmm1, %xmm1
-	LONG $0x0079e2c4; BYTE $0xc2 // vpshufb %xmm2, %xmm0, %xmm0
-	LONG $0xc162f9c5 // vpunpckldq %xmm1, %xmm0, %xmm0 # xmm0 = xmm0[0],xmm1[0],xmm0[1],xmm1[1]
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x01398c0f; WORD $0x0000 // jl 0x2c7 <k_codes_of+0x2c7>
-	LONG $0x04d6f9c5; BYTE $0x0a // vmovq %xmm0, (%rdx,%rcx)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	QUAD $0x000016de2510fac5 // vmovss 0x16de(%rip), %xmm4 # 0x1884 <k_codes_max+0xc54>
-	LONG $0xe05cdac5 // vsubss %xmm0, %xmm4, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	QUAD $0x0016c82d1879e2c4; BYTE $0x00 // vbroadcastss 0x16c8(%rip), %xmm5 # 0x1880 <k_codes_max+0xc50>
-	LONG $0xed57f8c5 // vxorps %xmm5, %xmm0, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	QUAD $0x000016c03d6ef9c5 // vmovd 0x16c0(%rip), %xmm7 # 0x1890 <k_codes_max+0xc60>
+	QUAD $0x00001ce03d6ef9c5 // vmovd 0x1ce0(%rip), %xmm7 # 0x1d60 <k_codes_max+0xda0>
 	LONG $0x107c21c4; WORD $0x8604 // vmovups (%rsi,%r8,4), %ymm8
 	LONG $0xc35e3cc5 // vdivps %ymm3, %ymm8, %ymm8
 	LONG $0xcec23cc5; BYTE $0x07 // vcmpordps %ymm6, %ymm8, %ymm9
 	LONG $0x543441c4; BYTE $0xc0 // vandps %ymm8, %ymm9, %ymm8
-	LONG $0x5d5c41c4; BYTE $0xc0 // vminps %ymm8, %ymm4, %ymm8
+	LONG $0xc25c41c4; WORD $0x05c8 // vcmpnltps %ymm8, %ymm4, %ymm9
+	LONG $0x4a5d43c4; WORD $0x90c0 // vblendvps %ymm9, %ymm8, %ymm4, %ymm8
 	LONG $0x5f5441c4; BYTE $0xc0 // vmaxps %ymm8, %ymm5, %ymm8
 	LONG $0x5b7d41c4; BYTE $0xc0 // vcvtps2dq %ymm8, %ymm8
-	LONG $0xc1fe3dc5 // vpaddd %ymm1, %ymm8, %ymm8
-	LONG $0xc2ef3dc5 // vpxor %ymm2, %ymm8, %ymm8
+	LONG $0xc0fe3dc5 // vpaddd %ymm0, %ymm8, %ymm8
+	LONG $0xc1ef3dc5 // vpxor %ymm1, %ymm8, %ymm8
 	LONG $0x397d43c4; WORD $0x01c1 // vextracti128 $0x1, %ymm8, %xmm9
 	LONG $0x003162c4; BYTE $0xcf // vpshufb %xmm7, %xmm9, %xmm9
 	LONG $0x003962c4; BYTE $0xc7 // vpshufb %xmm7, %xmm8, %xmm8
 	LONG $0x623941c4; BYTE $0xc1 // vpunpckldq %xmm9, %xmm8, %xmm8 # xmm8 = xmm8[0],xmm9[0],xmm8[1],xmm9[1]
-	LONG $0xd67921c4; WORD $0x0204 // vmovq %xmm8, (%rdx,%r8)
-	LONG $0x08488d49 // leaq 0x8(%r8), %rcx
+	LONG $0xd67921c4; WORD $0x0104 // vmovq %xmm8, (%rcx,%r8)
+	LONG $0x08508d49 // leaq 0x8(%r8), %rdx
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	WORD $0xaa7e // jle 0x1d0 <k_codes_of+0x1d0>
-	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x329 <k_codes_of+0x329>
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0xa37e // jle 0x80 <k_codes_of+0x80>
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x01008e0f; WORD $0x0000 // jle 0x1e6 <k_codes_of+0x1e6>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	QUAD $0x00000000853c8d48 // leaq (,%rax,4), %rdi
-	LONG $0x5b058d4c; WORD $0x0016; BYTE $0x00 // leaq 0x165b(%rip), %r8 # 0x18a0 <lanes>
-	WORD $0x2949; BYTE $0xf8 // subq %rdi, %r8
-	LONG $0x107cc1c4; WORD $0x2060 // vmovups 0x20(%r8), %ymm4
-	LONG $0x2c5de2c4; WORD $0x8e24 // vmaskmovps (%rsi,%rcx,4), %ymm4, %ymm4
-	LONG $0xdb5edcc5 // vdivps %ymm3, %ymm4, %ymm3
+	QUAD $0x0000000085048d4c // leaq (,%rax,4), %r8
+	LONG $0xa40d8d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1ca4(%rip), %r9 # 0x1da0 <lanes>
+	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
+	LONG $0x107cc1c4; WORD $0x2059 // vmovups 0x20(%r9), %ymm3
+	LONG $0x2c65e2c4; WORD $0x961c // vmaskmovps (%rsi,%rdx,4), %ymm3, %ymm3
+	LONG $0x187de2c4; WORD $0x1867 // vbroadcastss 0x18(%rdi), %ymm4
+	LONG $0xdc5ee4c5 // vdivps %ymm4, %ymm3, %ymm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xe4c2e4c5; BYTE $0x07 // vcmpordps %ymm4, %ymm3, %ymm4
 	LONG $0xdb54dcc5 // vandps %ymm3, %ymm4, %ymm3
-	QUAD $0x000016172510fac5 // vmovss 0x1617(%rip), %xmm4 # 0x1884 <k_codes_max+0xc54>
-	LONG $0xe05cdac5 // vsubss %xmm0, %xmm4, %xmm4
+	QUAD $0x00001c222510fac5 // vmovss 0x1c22(%rip), %xmm4 # 0x1d4c <k_codes_max+0xd8c>
+	LONG $0xe25cdac5 // vsubss %xmm2, %xmm4, %xmm4
 	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
 	LONG $0xdb5ddcc5 // vminps %ymm3, %ymm4, %ymm3
-	QUAD $0x0015fd251879e2c4; BYTE $0x00 // vbroadcastss 0x15fd(%rip), %xmm4 # 0x1880 <k_codes_max+0xc50>
-	LONG $0xc457f8c5 // vxorps %xmm4, %xmm0, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xc35ffcc5 // vmaxps %ymm3, %ymm0, %ymm0
-	LONG $0xc05bfdc5 // vcvtps2dq %ymm0, %ymm0
-	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	LONG $0xc2effdc5 // vpxor %ymm2, %ymm0, %ymm0
+	QUAD $0x001c04251879e2c4; BYTE $0x00 // vbroadcastss 0x1c04(%rip), %xmm4 # 0x1d44 <k_codes_max+0xd84>
+	LONG $0xd457e8c5 // vxorps %xmm4, %xmm2, %xmm2
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0xd35fecc5 // vmaxps %ymm3, %ymm2, %ymm2
+	LONG $0xd25bfdc5 // vcvtps2dq %ymm2, %ymm2
+	LONG $0xc0feedc5 // vpaddd %ymm0, %ymm2, %ymm0
+	LONG $0xc1effdc5 // vpxor %ymm1, %ymm0, %ymm0
 	LONG $0x397de3c4; WORD $0x01c1 // vextracti128 $0x1, %ymm0, %xmm1
-	QUAD $0x000015e6156ef9c5 // vmovd 0x15e6(%rip), %xmm2 # 0x1890 <k_codes_max+0xc60>
+	QUAD $0x00001bf9156ef9c5 // vmovd 0x1bf9(%rip), %xmm2 # 0x1d60 <k_codes_max+0xda0>
 	LONG $0x0071e2c4; BYTE $0xca // vpshufb %xmm2, %xmm1, %xmm1
 	LONG $0x0079e2c4; BYTE $0xc2 // vpshufb %xmm2, %xmm0, %xmm0
 	LONG $0xc162f9c5 // vpunpckldq %xmm1, %xmm0, %xmm0 # xmm0 = xmm0[0],xmm1[0],xmm0[1],xmm1[1]
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x097c // jl 0x2c7 <k_codes_of+0x2c7>
-	LONG $0x04d6f9c5; BYTE $0x0a // vmovq %xmm0, (%rdx,%rcx)
+	WORD $0x097c // jl 0x184 <k_codes_of+0x184>
+	LONG $0x04d6f9c5; BYTE $0x11 // vmovq %xmm0, (%rcx,%rdx)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x5d7e // jle 0x329 <k_codes_of+0x329>
-	LONG $0x1479e3c4; WORD $0x0a04; BYTE $0x00 // vpextrb $0x0, %xmm0, (%rdx,%rcx)
+	WORD $0x5d7e // jle 0x1e6 <k_codes_of+0x1e6>
+	LONG $0x1479e3c4; WORD $0x1104; BYTE $0x00 // vpextrb $0x0, %xmm0, (%rcx,%rdx)
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	WORD $0x5074 // je 0x329 <k_codes_of+0x329>
-	QUAD $0x01010a441479e3c4 // vpextrb $0x1, %xmm0, 0x1(%rdx,%rcx)
+	WORD $0x5074 // je 0x1e6 <k_codes_of+0x1e6>
+	QUAD $0x010111441479e3c4 // vpextrb $0x1, %xmm0, 0x1(%rcx,%rdx)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x4272 // jb 0x329 <k_codes_of+0x329>
-	QUAD $0x02020a441479e3c4 // vpextrb $0x2, %xmm0, 0x2(%rdx,%rcx)
-	WORD $0x3874 // je 0x329 <k_codes_of+0x329>
-	QUAD $0x03030a441479e3c4 // vpextrb $0x3, %xmm0, 0x3(%rdx,%rcx)
+	WORD $0x4272 // jb 0x1e6 <k_codes_of+0x1e6>
+	QUAD $0x020211441479e3c4 // vpextrb $0x2, %xmm0, 0x2(%rcx,%rdx)
+	WORD $0x3874 // je 0x1e6 <k_codes_of+0x1e6>
+	QUAD $0x030311441479e3c4 // vpextrb $0x3, %xmm0, 0x3(%rcx,%rdx)
 	LONG $0x05f88348 // cmpq $0x5, %rax
-	WORD $0x2a72 // jb 0x329 <k_codes_of+0x329>
-	QUAD $0x04040a441479e3c4 // vpextrb $0x4, %xmm0, 0x4(%rdx,%rcx)
-	WORD $0x2074 // je 0x329 <k_codes_of+0x329>
-	QUAD $0x05050a441479e3c4 // vpextrb $0x5, %xmm0, 0x5(%rdx,%rcx)
+	WORD $0x2a72 // jb 0x1e6 <k_codes_of+0x1e6>
+	QUAD $0x040411441479e3c4 // vpextrb $0x4, %xmm0, 0x4(%rcx,%rdx)
+	WORD $0x2074 // je 0x1e6 <k_codes_of+0x1e6>
+	QUAD $0x050511441479e3c4 // vpextrb $0x5, %xmm0, 0x5(%rcx,%rdx)
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	WORD $0x1272 // jb 0x329 <k_codes_of+0x329>
-	QUAD $0x06060a441479e3c4 // vpextrb $0x6, %xmm0, 0x6(%rdx,%rcx)
-	WORD $0x0874 // je 0x329 <k_codes_of+0x329>
-	QUAD $0x07070a441479e3c4 // vpextrb $0x7, %xmm0, 0x7(%rdx,%rcx)
+	WORD $0x1272 // jb 0x1e6 <k_codes_of+0x1e6>
+	QUAD $0x060611441479e3c4 // vpextrb $0x6, %xmm0, 0x6(%rcx,%rdx)
+	WORD $0x0874 // je 0x1e6 <k_codes_of+0x1e6>
+	QUAD $0x070711441479e3c4 // vpextrb $0x7, %xmm0, 0x7(%rcx,%rdx)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x001b5a3d187de2c4; BYTE $0x00 // vbroadcastss 0x1b5a(%rip), %ymm7 # 0x1d50 <k_codes_max+0xd90>
+	QUAD $0x001b4105187d62c4; BYTE $0x00 // vbroadcastss 0x1b41(%rip), %ymm8 # 0x1d40 <k_codes_max+0xd80>
+	QUAD $0x001b400d187d62c4; BYTE $0x00 // vbroadcastss 0x1b40(%rip), %ymm9 # 0x1d48 <k_codes_max+0xd88>
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	QUAD $0x00001b4b1d6e79c5 // vmovd 0x1b4b(%rip), %xmm11 # 0x1d60 <k_codes_max+0xda0>
+	WORD $0x61eb // jmp 0x278 <k_codes_of+0x278>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc21c41c4; WORD $0x07ea // vcmpordps %ymm10, %ymm12, %ymm13
+	LONG $0x541441c4; BYTE $0xe4 // vandps %ymm12, %ymm13, %ymm12
+	LONG $0xc25c41c4; WORD $0x05ec // vcmpnltps %ymm12, %ymm4, %ymm13
+	LONG $0x4a5d43c4; WORD $0xd0e4 // vblendvps %ymm13, %ymm12, %ymm4, %ymm12
+	LONG $0x5f5441c4; BYTE $0xe4 // vmaxps %ymm12, %ymm5, %ymm12
+	LONG $0x5b7d41c4; BYTE $0xe4 // vcvtps2dq %ymm12, %ymm12
+	LONG $0xe0fe1dc5 // vpaddd %ymm0, %ymm12, %ymm12
+	LONG $0xe1ef1dc5 // vpxor %ymm1, %ymm12, %ymm12
+	LONG $0x397d43c4; WORD $0x01e5 // vextracti128 $0x1, %ymm12, %xmm13
+	LONG $0x001142c4; BYTE $0xeb // vpshufb %xmm11, %xmm13, %xmm13
+	LONG $0x001942c4; BYTE $0xe3 // vpshufb %xmm11, %xmm12, %xmm12
+	LONG $0x621941c4; BYTE $0xe5 // vpunpckldq %xmm13, %xmm12, %xmm12 # xmm12 = xmm12[0],xmm13[0],xmm12[1],xmm13[1]
+	LONG $0xd67921c4; WORD $0x0124 // vmovq %xmm12, (%rcx,%r8)
+	LONG $0x08508d49 // leaq 0x8(%r8), %rdx
+	LONG $0x10c08349 // addq $0x10, %r8
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0xfe658f0f; WORD $0xffff // jg 0xdd <k_codes_of+0xdd>
+	LONG $0x107c21c4; WORD $0x862c // vmovups (%rsi,%r8,4), %ymm13
+	LONG $0xe65914c5 // vmulps %ymm6, %ymm13, %ymm12
+	LONG $0x5b7d41c4; BYTE $0xf4 // vcvtps2dq %ymm12, %ymm14
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0x5c1c41c4; BYTE $0xf6 // vsubps %ymm14, %ymm12, %ymm14
+	LONG $0xf7540cc5 // vandps %ymm7, %ymm14, %ymm14
+	LONG $0x5c3c41c4; BYTE $0xf6 // vsubps %ymm14, %ymm8, %ymm14
+	LONG $0xff541cc5 // vandps %ymm7, %ymm12, %ymm15
+	LONG $0x590441c4; BYTE $0xf9 // vmulps %ymm9, %ymm15, %ymm15
+	LONG $0xc20c41c4; WORD $0x01f7 // vcmpltps %ymm15, %ymm14, %ymm14
+	LONG $0x0e7d42c4; BYTE $0xf6 // vtestps %ymm14, %ymm14
+	LONG $0xff6c840f; WORD $0xffff // je 0x220 <k_codes_of+0x220>
+	LONG $0xe35e14c5 // vdivps %ymm3, %ymm13, %ymm12
+	LONG $0xffff63e9; BYTE $0xff // jmp 0x220 <k_codes_of+0x220>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// codes_real
@@ -203,19 +173,19 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587de2c4; BYTE $0xd2 // vpbroadcastd %xmm2, %ymm2
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0x087d // jge 0x363 <k_codes_real+0x33>
+	WORD $0x087d // jge 0x2f3 <k_codes_real+0x33>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000aae9; BYTE $0x00 // jmp 0x40d <k_codes_real+0xdd>
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x39d <k_codes_real+0xdd>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0xf84a8d4c // leaq -0x8(%rdx), %r9
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0x1473 // jae 0x388 <k_codes_real+0x58>
+	WORD $0x1473 // jae 0x318 <k_codes_real+0x58>
 	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x08c1f641 // testb $0x8, %r9b
-	WORD $0x6b74 // je 0x3ee <k_codes_real+0xbe>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x40d <k_codes_real+0xdd>
+	WORD $0x6b74 // je 0x37e <k_codes_real+0xbe>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x39d <k_codes_real+0xdd>
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x03eac149 // shrq $0x3, %r10
 	WORD $0xff49; BYTE $0xc2 // incq %r10
@@ -236,10 +206,10 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0x9e1c // vmovups %ymm3, (%rsi,%r11,4)
 	LONG $0x10c38349 // addq $0x10, %r11
 	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0xbc75 // jne 0x3a0 <k_codes_real+0x70>
+	WORD $0xbc75 // jne 0x330 <k_codes_real+0x70>
 	LONG $0xf8538d4d // leaq -0x8(%r11), %r10
 	LONG $0x08c1f641 // testb $0x8, %r9b
-	WORD $0x1f75 // jne 0x40d <k_codes_real+0xdd>
+	WORD $0x1f75 // jne 0x39d <k_codes_real+0xdd>
 	LONG $0x317d82c4; WORD $0x101c // vpmovzxbd (%r8,%r10), %ymm3
 	LONG $0xdbefedc5 // vpxor %ymm3, %ymm2, %ymm3
 	LONG $0xd9fae5c5 // vpsubd %ymm1, %ymm3, %ymm3
@@ -249,11 +219,11 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x294d; BYTE $0xd1 // subq %r10, %r9
-	LONG $0x016f8e0f; WORD $0x0000 // jle 0x588 <k_codes_real+0x258>
+	LONG $0x016f8e0f; WORD $0x0000 // jle 0x518 <k_codes_real+0x258>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
 	LONG $0x1ff98349 // cmpq $0x1f, %r9
-	WORD $0x2776 // jbe 0x44d <k_codes_real+0x11d>
+	WORD $0x2776 // jbe 0x3dd <k_codes_real+0x11d>
 	LONG $0x96048d4e // leaq (%rsi,%r10,4), %r8
 	LONG $0x961c8d4c // leaq (%rsi,%rdx,4), %r11
 	LONG $0x171c8d4a // leaq (%rdi,%r10), %rbx
@@ -263,13 +233,13 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
 	LONG $0xc3920f41 // setb %r11b
 	WORD $0x8445; BYTE $0xd8 // testb %r11b, %r8b
-	LONG $0x0087840f; WORD $0x0000 // je 0x4d4 <k_codes_real+0x1a4>
+	LONG $0x0087840f; WORD $0x0000 // je 0x464 <k_codes_real+0x1a4>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x8941; BYTE $0xd2 // movl %edx, %r10d
 	WORD $0x2945; BYTE $0xc2 // subl %r8d, %r10d
 	LONG $0x01488d4d // leaq 0x1(%r8), %r9
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0x1d74 // je 0x47d <k_codes_real+0x14d>
+	WORD $0x1d74 // je 0x40d <k_codes_real+0x14d>
 	LONG $0x14b60f46; BYTE $0x07 // movzbl (%rdi,%r8), %r10d
 	WORD $0x3141; BYTE $0xca // xorl %ecx, %r10d
 	WORD $0x2941; BYTE $0xc2 // subl %eax, %r10d
@@ -278,7 +248,7 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0x860c // vmovss %xmm1, (%rsi,%r8,4)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	LONG $0x0102840f; WORD $0x0000 // je 0x588 <k_codes_real+0x258>
+	LONG $0x0102840f; WORD $0x0000 // je 0x518 <k_codes_real+0x258>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x0cb60f46; BYTE $0x07 // movzbl (%rdi,%r8), %r9d
 	WORD $0x3141; BYTE $0xc9 // xorl %ecx, %r9d
@@ -294,8 +264,8 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0x864c; BYTE $0x04 // vmovss %xmm1, 0x4(%rsi,%r8,4)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0xc175 // jne 0x490 <k_codes_real+0x160>
-	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x588 <k_codes_real+0x258>
+	WORD $0xc175 // jne 0x420 <k_codes_real+0x160>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x518 <k_codes_real+0x258>
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	LONG $0xe0e38349 // andq $-0x20, %r11
 	LONG $0x1a048d4f // leaq (%r10,%r11), %r8
@@ -332,9 +302,9 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xb23c // vmovups %ymm7, (%r10,%r14,4)
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	WORD $0x8175 // jne 0x500 <k_codes_real+0x1d0>
+	WORD $0x8175 // jne 0x490 <k_codes_real+0x1d0>
 	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
-	LONG $0xfec8850f; WORD $0xffff // jne 0x450 <k_codes_real+0x120>
+	LONG $0xfec8850f; WORD $0xffff // jne 0x3e0 <k_codes_real+0x120>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -346,9 +316,9 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0x077d // jge 0x5a8 <k_codes_lookup+0x18>
+	WORD $0x077d // jge 0x538 <k_codes_lookup+0x18>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x69c <k_codes_lookup+0x10c>
+	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x62c <k_codes_lookup+0x10c>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0xf8728d48 // leaq -0x8(%rdx), %rsi
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
@@ -357,12 +327,12 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xd1 // movl %r10d, %r9d
 	LONG $0x03e18341 // andl $0x3, %r9d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1673 // jae 0x5dd <k_codes_lookup+0x4d>
+	WORD $0x1673 // jae 0x56d <k_codes_lookup+0x4d>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x0098850f; WORD $0x0000 // jne 0x670 <k_codes_lookup+0xe0>
-	LONG $0x0000bfe9; BYTE $0x00 // jmp 0x69c <k_codes_lookup+0x10c>
+	LONG $0x0098850f; WORD $0x0000 // jne 0x600 <k_codes_lookup+0xe0>
+	LONG $0x0000bfe9; BYTE $0x00 // jmp 0x62c <k_codes_lookup+0x10c>
 	LONG $0xfce28349 // andq $-0x4, %r10
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -388,10 +358,10 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x60b0 // vmovups %ymm1, 0x60(%rax,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0x8c75 // jne 0x5f0 <k_codes_lookup+0x60>
+	WORD $0x8c75 // jne 0x580 <k_codes_lookup+0x60>
 	LONG $0x08568d4c // leaq 0x8(%rsi), %r10
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2f74 // je 0x69c <k_codes_lookup+0x10c>
+	WORD $0x2f74 // je 0x62c <k_codes_lookup+0x10c>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x317dc2c4; WORD $0x3004 // vpmovzxbd (%r8,%rsi), %ymm0
 	LONG $0xc976f5c5 // vpcmpeqd %ymm1, %ymm1, %ymm1
@@ -401,26 +371,26 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	LONG $0x08c28349 // addq $0x8, %r10
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xdb75 // jne 0x670 <k_codes_lookup+0xe0>
+	WORD $0xdb75 // jne 0x600 <k_codes_lookup+0xe0>
 	LONG $0xf8c28349 // addq $-0x8, %r10
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00878d0f; WORD $0x0000 // jge 0x72f <k_codes_lookup+0x19f>
+	LONG $0x00878d0f; WORD $0x0000 // jge 0x6bf <k_codes_lookup+0x19f>
 	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
 	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
 	WORD $0x2941; BYTE $0xf1 // subl %esi, %r9d
 	LONG $0x03e18341 // andl $0x3, %r9d
-	WORD $0x2074 // je 0x6d8 <k_codes_lookup+0x148>
+	WORD $0x2074 // je 0x668 <k_codes_lookup+0x148>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x14b60f44; BYTE $0x37 // movzbl (%rdi,%rsi), %r10d
 	LONG $0x107aa1c4; WORD $0x9104 // vmovss (%rcx,%r10,4), %xmm0
 	LONG $0x0411fac5; BYTE $0xb0 // vmovss %xmm0, (%rax,%rsi,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe875 // jne 0x6c0 <k_codes_lookup+0x130>
+	WORD $0xe875 // jne 0x650 <k_codes_lookup+0x130>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x5177 // ja 0x72f <k_codes_lookup+0x19f>
+	WORD $0x5177 // ja 0x6bf <k_codes_lookup+0x19f>
 	WORD $0x9066 // nop
 	LONG $0x04b60f44; BYTE $0x37 // movzbl (%rdi,%rsi), %r8d
 	LONG $0x107aa1c4; WORD $0x8104 // vmovss (%rcx,%r8,4), %xmm0
@@ -436,7 +406,7 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0cb0 // vmovss %xmm0, 0xc(%rax,%rsi,4)
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xb175 // jne 0x6e0 <k_codes_lookup+0x150>
+	WORD $0xb175 // jne 0x670 <k_codes_lookup+0x150>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -451,9 +421,9 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	WORD $0x077d // jge 0x762 <k_codes_recode+0x22>
+	WORD $0x077d // jge 0x6f2 <k_codes_recode+0x22>
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x800 <k_codes_recode+0xc0>
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x790 <k_codes_recode+0xc0>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x3cb60f42; BYTE $0x01 // movzbl (%rcx,%r8), %edi
@@ -484,22 +454,22 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xff708e0f; WORD $0xffff // jle 0x770 <k_codes_recode+0x30>
+	LONG $0xff708e0f; WORD $0xffff // jle 0x700 <k_codes_recode+0x30>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
-	WORD $0x7f7d // jge 0x887 <k_codes_recode+0x147>
+	WORD $0x7f7d // jge 0x817 <k_codes_recode+0x147>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2574 // je 0x836 <k_codes_recode+0xf6>
+	WORD $0x2574 // je 0x7c6 <k_codes_recode+0xf6>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x14b60f44; BYTE $0x39 // movzbl (%rcx,%rdi), %r10d
 	LONG $0x14b60f46; BYTE $0x12 // movzbl (%rdx,%r10), %r10d
 	LONG $0x38148844 // movb %r10b, (%rax,%rdi)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xea75 // jne 0x820 <k_codes_recode+0xe0>
+	WORD $0xea75 // jne 0x7b0 <k_codes_recode+0xe0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x4b77 // ja 0x887 <k_codes_recode+0x147>
+	WORD $0x4b77 // ja 0x817 <k_codes_recode+0x147>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x04b60f44; BYTE $0x39 // movzbl (%rcx,%rdi), %r8d
 	LONG $0x04b60f46; BYTE $0x02 // movzbl (%rdx,%r8), %r8d
@@ -515,7 +485,7 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x38448844; BYTE $0x03 // movb %r8b, 0x3(%rax,%rdi)
 	LONG $0x04c78348 // addq $0x4, %rdi
 	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
-	WORD $0xb975 // jne 0x840 <k_codes_recode+0x100>
+	WORD $0xb975 // jne 0x7d0 <k_codes_recode+0x100>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
@@ -524,47 +494,52 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9066 // nop
 
 	// codes_add
-	BYTE $0x53 // pushq %rbx
 	LONG $0x18478b48 // movq 0x18(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x8a2 <k_codes_add+0x12>
+	WORD $0x077d // jge 0x831 <k_codes_add+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000e6e9; BYTE $0x00 // jmp 0x988 <k_codes_add+0xf8>
+	LONG $0x00010ee9; BYTE $0x00 // jmp 0x93f <k_codes_add+0x11f>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x187de2c4; WORD $0x2c47 // vbroadcastss 0x2c(%rdi), %ymm0
+	LONG $0x187de2c4; WORD $0x3047 // vbroadcastss 0x30(%rdi), %ymm0
 	LONG $0x187de2c4; WORD $0x204f // vbroadcastss 0x20(%rdi), %ymm1
-	LONG $0x587de2c4; WORD $0x3057 // vpbroadcastd 0x30(%rdi), %ymm2
+	LONG $0x587de2c4; WORD $0x3457 // vpbroadcastd 0x34(%rdi), %ymm2
 	LONG $0x187de2c4; WORD $0x245f // vbroadcastss 0x24(%rdi), %ymm3
+	LONG $0x187d62c4; WORD $0x2c47 // vbroadcastss 0x2c(%rdi), %ymm8
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xc42e78c5 // vucomiss %xmm4, %xmm8
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x187de2c4; WORD $0x2867 // vbroadcastss 0x28(%rdi), %ymm4
-	WORD $0x4f8b; BYTE $0x34 // movl 0x34(%rdi), %ecx
+	WORD $0x4f8b; BYTE $0x38 // movl 0x38(%rdi), %ecx
 	LONG $0xf12ad2c5 // vcvtsi2ss %ecx, %xmm5, %xmm6
-	QUAD $0x00000faa2d10fac5 // vmovss 0xfaa(%rip), %xmm5 # 0x1884 <k_codes_max+0xc54>
+	QUAD $0x000014d52d10fac5 // vmovss 0x14d5(%rip), %xmm5 # 0x1d4c <k_codes_max+0xd8c>
 	LONG $0xee5cd2c5 // vsubss %xmm6, %xmm5, %xmm5
-	QUAD $0x000f993d1879e2c4; BYTE $0x00 // vbroadcastss 0xf99(%rip), %xmm7 # 0x1880 <k_codes_max+0xc50>
 	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
+	QUAD $0x0014bb3d1879e2c4; BYTE $0x00 // vbroadcastss 0x14bb(%rip), %xmm7 # 0x1d44 <k_codes_max+0xd84>
 	LONG $0xf757c8c5 // vxorps %xmm7, %xmm6, %xmm6
 	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
 	LONG $0xf96ef9c5 // vmovd %ecx, %xmm7
 	LONG $0x587de2c4; BYTE $0xff // vpbroadcastd %xmm7, %ymm7
+	LONG $0x0188850f; WORD $0x0000 // jne 0xa29 <k_codes_add+0x209>
+	LONG $0x01828a0f; WORD $0x0000 // jp 0xa29 <k_codes_add+0x209>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x00000f820d6e79c5 // vmovd 0xf82(%rip), %xmm9 # 0x1890 <k_codes_max+0xc60>
-	WORD $0x9066 // nop
+	QUAD $0x000014a90d6e79c5 // vmovd 0x14a9(%rip), %xmm9 # 0x1d60 <k_codes_max+0xda0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x317d22c4; WORD $0x0e14 // vpmovzxbd (%rsi,%r9), %ymm10
-	LONG $0xd0fa2dc5 // vpsubd %ymm0, %ymm10, %ymm10
 	LONG $0x317d02c4; WORD $0x081c // vpmovzxbd (%r8,%r9), %ymm11
-	LONG $0xdafa25c5 // vpsubd %ymm2, %ymm11, %ymm11
+	LONG $0xd0fa2dc5 // vpsubd %ymm0, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0xd1592cc5 // vmulps %ymm1, %ymm10, %ymm10
+	LONG $0xdafa25c5 // vpsubd %ymm2, %ymm11, %ymm11
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0xdb5924c5 // vmulps %ymm3, %ymm11, %ymm11
 	LONG $0x582c41c4; BYTE $0xd3 // vaddps %ymm11, %ymm10, %ymm10
 	LONG $0xd45e2cc5 // vdivps %ymm4, %ymm10, %ymm10
 	LONG $0xc22c41c4; WORD $0x07d8 // vcmpordps %ymm8, %ymm10, %ymm11
 	LONG $0x542441c4; BYTE $0xd2 // vandps %ymm10, %ymm11, %ymm10
-	LONG $0x5d5441c4; BYTE $0xd2 // vminps %ymm10, %ymm5, %ymm10
+	LONG $0xc25441c4; WORD $0x05da // vcmpnltps %ymm10, %ymm5, %ymm11
+	LONG $0x4a5543c4; WORD $0xb0d2 // vblendvps %ymm11, %ymm10, %ymm5, %ymm10
 	LONG $0x5f4c41c4; BYTE $0xd2 // vmaxps %ymm10, %ymm6, %ymm10
 	LONG $0x5b7d41c4; BYTE $0xd2 // vcvtps2dq %ymm10, %ymm10
 	LONG $0xd7fe2dc5 // vpaddd %ymm7, %ymm10, %ymm10
@@ -577,98 +552,198 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x887e // jle 0x910 <k_codes_add+0x80>
+	WORD $0x817e // jle 0x8c0 <k_codes_add+0xa0>
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x00be8d0f; WORD $0x0000 // jge 0xa4f <k_codes_add+0x1bf>
+	LONG $0x00dd8d0f; WORD $0x0000 // jge 0xa25 <k_codes_add+0x205>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x2c4f8b44 // movl 0x2c(%rdi), %r9d
+	LONG $0x304f8b44 // movl 0x30(%rdi), %r9d
 	LONG $0x4710fac5; BYTE $0x20 // vmovss 0x20(%rdi), %xmm0
-	LONG $0x30578b44 // movl 0x30(%rdi), %r10d
+	LONG $0x34578b44 // movl 0x34(%rdi), %r10d
 	LONG $0x4f10fac5; BYTE $0x24 // vmovss 0x24(%rdi), %xmm1
+	LONG $0x7710fac5; BYTE $0x2c // vmovss 0x2c(%rdi), %xmm6
+	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
+	LONG $0xf22ef8c5 // vucomiss %xmm2, %xmm6
 	LONG $0x5710fac5; BYTE $0x28 // vmovss 0x28(%rdi), %xmm2
-	WORD $0x7f8b; BYTE $0x34 // movl 0x34(%rdi), %edi
-	LONG $0xe72a9ac5 // vcvtsi2ss %edi, %xmm12, %xmm4
-	QUAD $0x00000ec21d10fac5 // vmovss 0xec2(%rip), %xmm3 # 0x1884 <k_codes_max+0xc54>
+	WORD $0x7f8b; BYTE $0x38 // movl 0x38(%rdi), %edi
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe72ae2c5 // vcvtsi2ss %edi, %xmm3, %xmm4
+	QUAD $0x000013c21d10fac5 // vmovss 0x13c2(%rip), %xmm3 # 0x1d4c <k_codes_max+0xd8c>
 	LONG $0xdc5ce2c5 // vsubss %xmm4, %xmm3, %xmm3
-	QUAD $0x000eb12d1879e2c4; BYTE $0x00 // vbroadcastss 0xeb1(%rip), %xmm5 # 0x1880 <k_codes_max+0xc50>
 	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
+	QUAD $0x0013a82d1879e2c4; BYTE $0x00 // vbroadcastss 0x13a8(%rip), %xmm5 # 0x1d44 <k_codes_max+0xd84>
 	LONG $0xe557d8c5 // vxorps %xmm5, %xmm4, %xmm4
 	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x1cb60f44; BYTE $0x0e // movzbl (%rsi,%rcx), %r11d
-	WORD $0x2945; BYTE $0xcb // subl %r9d, %r11d
-	LONG $0x1cb60f41; BYTE $0x08 // movzbl (%r8,%rcx), %ebx
-	WORD $0x2944; BYTE $0xd3 // subl %r10d, %ebx
-	LONG $0x6e79c1c4; BYTE $0xf3 // vmovd %r11d, %xmm6
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
+	LONG $0xef6ef9c5 // vmovd %edi, %xmm5
+	LONG $0x587de2c4; BYTE $0xed // vpbroadcastd %xmm5, %ymm5
+	LONG $0x0169850f; WORD $0x0000 // jne 0xb1d <k_codes_add+0x2fd>
+	LONG $0x01638a0f; WORD $0x0000 // jp 0xb1d <k_codes_add+0x2fd>
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x9066 // nop
+	LONG $0x0e3cb60f // movzbl (%rsi,%rcx), %edi
+	LONG $0x1cb60f45; BYTE $0x08 // movzbl (%r8,%rcx), %r11d
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	LONG $0xff6ef9c5 // vmovd %edi, %xmm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59f2c5 // vmulss %xmm7, %xmm1, %xmm7
-	LONG $0xf659fac5 // vmulss %xmm6, %xmm0, %xmm6
-	LONG $0xf758cac5 // vaddss %xmm7, %xmm6, %xmm6
-	LONG $0xf25ecac5 // vdivss %xmm2, %xmm6, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xfdc2ccc5; BYTE $0x07 // vcmpordps %ymm5, %ymm6, %ymm7
-	LONG $0xf654c4c5 // vandps %ymm6, %ymm7, %ymm6
-	LONG $0xf65de4c5 // vminps %ymm6, %ymm3, %ymm6
-	LONG $0xf65fdcc5 // vmaxps %ymm6, %ymm4, %ymm6
-	LONG $0xf65bfdc5 // vcvtps2dq %ymm6, %ymm6
-	LONG $0x7e79c1c4; BYTE $0xf3 // vmovd %xmm6, %r11d
-	WORD $0x0141; BYTE $0xfb // addl %edi, %r11d
-	LONG $0x0a1c8844 // movb %r11b, (%rdx,%rcx)
+	WORD $0x2945; BYTE $0xd3 // subl %r10d, %r11d
+	LONG $0x6e7941c4; BYTE $0xc3 // vmovd %r11d, %xmm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xc1593ac5 // vmulss %xmm1, %xmm8, %xmm8
+	LONG $0xff59fac5 // vmulss %xmm7, %xmm0, %xmm7
+	LONG $0xff58bac5 // vaddss %xmm7, %xmm8, %xmm7
+	LONG $0xfa5ec2c5 // vdivss %xmm2, %xmm7, %xmm7
+	LONG $0x187de2c4; BYTE $0xff // vbroadcastss %xmm7, %ymm7
+	LONG $0xc6c244c5; BYTE $0x07 // vcmpordps %ymm6, %ymm7, %ymm8
+	LONG $0xff54bcc5 // vandps %ymm7, %ymm8, %ymm7
+	LONG $0xc7c264c5; BYTE $0x05 // vcmpnltps %ymm7, %ymm3, %ymm8
+	LONG $0x4a65e3c4; WORD $0x80ff // vblendvps %ymm8, %ymm7, %ymm3, %ymm7
+	LONG $0xff5fdcc5 // vmaxps %ymm7, %ymm4, %ymm7
+	LONG $0xff5bfdc5 // vcvtps2dq %ymm7, %ymm7
+	LONG $0xfffed1c5 // vpaddd %xmm7, %xmm5, %xmm7
+	LONG $0x1479e3c4; WORD $0x0a3c; BYTE $0x00 // vpextrb $0x0, %xmm7, (%rdx,%rcx)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xa175 // jne 0x9f0 <k_codes_add+0x160>
-	BYTE $0x5b // popq %rbx
+	WORD $0x9b75 // jne 0x9c0 <k_codes_add+0x1a0>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x00131b0d187d62c4; BYTE $0x00 // vbroadcastss 0x131b(%rip), %ymm9 # 0x1d50 <k_codes_max+0xd90>
+	QUAD $0x000013232d6e79c5 // vmovd 0x1323(%rip), %xmm13 # 0x1d60 <k_codes_max+0xda0>
+	QUAD $0x00130225187d62c4; BYTE $0x00 // vbroadcastss 0x1302(%rip), %ymm12 # 0x1d48 <k_codes_max+0xd88>
+	WORD $0x5feb // jmp 0xaa7 <k_codes_add+0x287>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0000132715c20cc5; BYTE $0x07 // vcmpordps 0x1327(%rip), %ymm14, %ymm10 # 0x1d80 <k_codes_max+0xdc0>
+	LONG $0x542c41c4; BYTE $0xd6 // vandps %ymm14, %ymm10, %ymm10
+	LONG $0xc25441c4; WORD $0x05da // vcmpnltps %ymm10, %ymm5, %ymm11
+	LONG $0x4a5543c4; WORD $0xb0d2 // vblendvps %ymm11, %ymm10, %ymm5, %ymm10
+	LONG $0x5f4c41c4; BYTE $0xd2 // vmaxps %ymm10, %ymm6, %ymm10
+	LONG $0x5b7d41c4; BYTE $0xd2 // vcvtps2dq %ymm10, %ymm10
+	LONG $0xd7fe2dc5 // vpaddd %ymm7, %ymm10, %ymm10
+	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
+	LONG $0x002142c4; BYTE $0xdd // vpshufb %xmm13, %xmm11, %xmm11
+	LONG $0x002942c4; BYTE $0xd5 // vpshufb %xmm13, %xmm10, %xmm10
+	LONG $0x622941c4; BYTE $0xd3 // vpunpckldq %xmm11, %xmm10, %xmm10 # xmm10 = xmm10[0],xmm11[0],xmm10[1],xmm11[1]
+	LONG $0xd67921c4; WORD $0x0a14 // vmovq %xmm10, (%rdx,%r9)
+	LONG $0x08498d49 // leaq 0x8(%r9), %rcx
+	LONG $0x10c18349 // addq $0x10, %r9
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xfe988f0f; WORD $0xffff // jg 0x93f <k_codes_add+0x11f>
+	LONG $0x317d22c4; WORD $0x0e34 // vpmovzxbd (%rsi,%r9), %ymm14
+	LONG $0x317d02c4; WORD $0x083c // vpmovzxbd (%r8,%r9), %ymm15
+	LONG $0xf0fa0dc5 // vpsubd %ymm0, %ymm14, %ymm14
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
+	LONG $0xfafa05c5 // vpsubd %ymm2, %ymm15, %ymm15
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0xfb5904c5 // vmulps %ymm3, %ymm15, %ymm15
+	LONG $0x580c41c4; BYTE $0xff // vaddps %ymm15, %ymm14, %ymm15
+	LONG $0x593c41c4; BYTE $0xf7 // vmulps %ymm15, %ymm8, %ymm14
+	LONG $0x5b7d41c4; BYTE $0xd6 // vcvtps2dq %ymm14, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x5c0c41c4; BYTE $0xd2 // vsubps %ymm10, %ymm14, %ymm10
+	LONG $0x542c41c4; BYTE $0xd1 // vandps %ymm9, %ymm10, %ymm10
+	QUAD $0x00124c1d187d62c4; BYTE $0x00 // vbroadcastss 0x124c(%rip), %ymm11 # 0x1d40 <k_codes_max+0xd80>
+	LONG $0x5c2441c4; BYTE $0xd2 // vsubps %ymm10, %ymm11, %ymm10
+	LONG $0x540c41c4; BYTE $0xd9 // vandps %ymm9, %ymm14, %ymm11
+	LONG $0x592441c4; BYTE $0xdc // vmulps %ymm12, %ymm11, %ymm11
+	LONG $0xc22c41c4; WORD $0x01d3 // vcmpltps %ymm11, %ymm10, %ymm10
+	LONG $0x0e7d42c4; BYTE $0xd2 // vtestps %ymm10, %ymm10
+	LONG $0xff3c840f; WORD $0xffff // je 0xa50 <k_codes_add+0x230>
+	LONG $0xf45e04c5 // vdivps %ymm4, %ymm15, %ymm14
+	LONG $0xffff33e9; BYTE $0xff // jmp 0xa50 <k_codes_add+0x230>
+	QUAD $0x00122a3d187de2c4; BYTE $0x00 // vbroadcastss 0x122a(%rip), %ymm7 # 0x1d50 <k_codes_max+0xd90>
+	QUAD $0x00121105187d62c4; BYTE $0x00 // vbroadcastss 0x1211(%rip), %ymm8 # 0x1d40 <k_codes_max+0xd80>
+	QUAD $0x0012100d187d62c4; BYTE $0x00 // vbroadcastss 0x1210(%rip), %ymm9 # 0x1d48 <k_codes_max+0xd88>
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	WORD $0x39eb // jmp 0xb78 <k_codes_add+0x358>
+	BYTE $0x90 // nop
+	LONG $0xc22441c4; WORD $0x07e2 // vcmpordps %ymm10, %ymm11, %ymm12
+	LONG $0x541c41c4; BYTE $0xdb // vandps %ymm11, %ymm12, %ymm11
+	LONG $0xc26441c4; WORD $0x05e3 // vcmpnltps %ymm11, %ymm3, %ymm12
+	LONG $0x4a6543c4; WORD $0xc0db // vblendvps %ymm12, %ymm11, %ymm3, %ymm11
+	LONG $0x5f5c41c4; BYTE $0xdb // vmaxps %ymm11, %ymm4, %ymm11
+	LONG $0x5b7d41c4; BYTE $0xdb // vcvtps2dq %ymm11, %ymm11
+	LONG $0xddfe21c5 // vpaddd %xmm5, %xmm11, %xmm11
+	LONG $0x147963c4; WORD $0x0a1c; BYTE $0x00 // vpextrb $0x0, %xmm11, (%rdx,%rcx)
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0xfead840f; WORD $0xffff // je 0xa25 <k_codes_add+0x205>
+	LONG $0x0e3cb60f // movzbl (%rsi,%rcx), %edi
+	LONG $0x1cb60f45; BYTE $0x08 // movzbl (%r8,%rcx), %r11d
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	LONG $0xdf6e79c5 // vmovd %edi, %xmm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	WORD $0x2945; BYTE $0xd3 // subl %r10d, %r11d
+	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0xe1591ac5 // vmulss %xmm1, %xmm12, %xmm12
+	LONG $0xd85922c5 // vmulss %xmm0, %xmm11, %xmm11
+	LONG $0x582241c4; BYTE $0xe4 // vaddss %xmm12, %xmm11, %xmm12
+	LONG $0xde591ac5 // vmulss %xmm6, %xmm12, %xmm11
+	LONG $0x187d42c4; BYTE $0xdb // vbroadcastss %xmm11, %ymm11
+	LONG $0x5b7d41c4; BYTE $0xeb // vcvtps2dq %ymm11, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x5c2441c4; BYTE $0xed // vsubps %ymm13, %ymm11, %ymm13
+	LONG $0xef5414c5 // vandps %ymm7, %ymm13, %ymm13
+	LONG $0x5c3c41c4; BYTE $0xed // vsubps %ymm13, %ymm8, %ymm13
+	LONG $0xf75424c5 // vandps %ymm7, %ymm11, %ymm14
+	LONG $0x590c41c4; BYTE $0xf1 // vmulps %ymm9, %ymm14, %ymm14
+	LONG $0xc21441c4; WORD $0x01ee // vcmpltps %ymm14, %ymm13, %ymm13
+	LONG $0x0e7d42c4; BYTE $0xed // vtestps %ymm13, %ymm13
+	LONG $0xff5e840f; WORD $0xffff // je 0xb40 <k_codes_add+0x320>
+	LONG $0xda5e1ac5 // vdivss %xmm2, %xmm12, %xmm11
+	LONG $0x187d42c4; BYTE $0xdb // vbroadcastss %xmm11, %ymm11
+	LONG $0xffff50e9; BYTE $0xff // jmp 0xb40 <k_codes_add+0x320>
 
 	// codes_mul
-	BYTE $0x53 // pushq %rbx
 	LONG $0x18478b48 // movq 0x18(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0xa72 <k_codes_mul+0x12>
+	WORD $0x077d // jge 0xc01 <k_codes_mul+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000e6e9; BYTE $0x00 // jmp 0xb58 <k_codes_mul+0xf8>
+	LONG $0x00010ee9; BYTE $0x00 // jmp 0xd0f <k_codes_mul+0x11f>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x187de2c4; WORD $0x2c47 // vbroadcastss 0x2c(%rdi), %ymm0
+	LONG $0x187de2c4; WORD $0x3047 // vbroadcastss 0x30(%rdi), %ymm0
 	LONG $0x187de2c4; WORD $0x204f // vbroadcastss 0x20(%rdi), %ymm1
-	LONG $0x587de2c4; WORD $0x3057 // vpbroadcastd 0x30(%rdi), %ymm2
+	LONG $0x587de2c4; WORD $0x3457 // vpbroadcastd 0x34(%rdi), %ymm2
 	LONG $0x187de2c4; WORD $0x245f // vbroadcastss 0x24(%rdi), %ymm3
+	LONG $0x187d62c4; WORD $0x2c47 // vbroadcastss 0x2c(%rdi), %ymm8
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xc42e78c5 // vucomiss %xmm4, %xmm8
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x187de2c4; WORD $0x2867 // vbroadcastss 0x28(%rdi), %ymm4
-	WORD $0x4f8b; BYTE $0x34 // movl 0x34(%rdi), %ecx
+	WORD $0x4f8b; BYTE $0x38 // movl 0x38(%rdi), %ecx
 	LONG $0xf12ad2c5 // vcvtsi2ss %ecx, %xmm5, %xmm6
-	QUAD $0x00000dda2d10fac5 // vmovss 0xdda(%rip), %xmm5 # 0x1884 <k_codes_max+0xc54>
+	QUAD $0x000011052d10fac5 // vmovss 0x1105(%rip), %xmm5 # 0x1d4c <k_codes_max+0xd8c>
 	LONG $0xee5cd2c5 // vsubss %xmm6, %xmm5, %xmm5
-	QUAD $0x000dc93d1879e2c4; BYTE $0x00 // vbroadcastss 0xdc9(%rip), %xmm7 # 0x1880 <k_codes_max+0xc50>
 	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
+	QUAD $0x0010eb3d1879e2c4; BYTE $0x00 // vbroadcastss 0x10eb(%rip), %xmm7 # 0x1d44 <k_codes_max+0xd84>
 	LONG $0xf757c8c5 // vxorps %xmm7, %xmm6, %xmm6
 	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
 	LONG $0xf96ef9c5 // vmovd %ecx, %xmm7
 	LONG $0x587de2c4; BYTE $0xff // vpbroadcastd %xmm7, %ymm7
+	LONG $0x0188850f; WORD $0x0000 // jne 0xdf9 <k_codes_mul+0x209>
+	LONG $0x01828a0f; WORD $0x0000 // jp 0xdf9 <k_codes_mul+0x209>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x00000db20d6e79c5 // vmovd 0xdb2(%rip), %xmm9 # 0x1890 <k_codes_max+0xc60>
-	WORD $0x9066 // nop
+	QUAD $0x000010d90d6e79c5 // vmovd 0x10d9(%rip), %xmm9 # 0x1d60 <k_codes_max+0xda0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x317d22c4; WORD $0x0e14 // vpmovzxbd (%rsi,%r9), %ymm10
-	LONG $0xd0fa2dc5 // vpsubd %ymm0, %ymm10, %ymm10
 	LONG $0x317d02c4; WORD $0x081c // vpmovzxbd (%r8,%r9), %ymm11
-	LONG $0xdafa25c5 // vpsubd %ymm2, %ymm11, %ymm11
+	LONG $0xd0fa2dc5 // vpsubd %ymm0, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0xd1592cc5 // vmulps %ymm1, %ymm10, %ymm10
+	LONG $0xdafa25c5 // vpsubd %ymm2, %ymm11, %ymm11
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0xdb5924c5 // vmulps %ymm3, %ymm11, %ymm11
 	LONG $0x592c41c4; BYTE $0xd3 // vmulps %ymm11, %ymm10, %ymm10
 	LONG $0xd45e2cc5 // vdivps %ymm4, %ymm10, %ymm10
 	LONG $0xc22c41c4; WORD $0x07d8 // vcmpordps %ymm8, %ymm10, %ymm11
 	LONG $0x542441c4; BYTE $0xd2 // vandps %ymm10, %ymm11, %ymm10
-	LONG $0x5d5441c4; BYTE $0xd2 // vminps %ymm10, %ymm5, %ymm10
+	LONG $0xc25441c4; WORD $0x05da // vcmpnltps %ymm10, %ymm5, %ymm11
+	LONG $0x4a5543c4; WORD $0xb0d2 // vblendvps %ymm11, %ymm10, %ymm5, %ymm10
 	LONG $0x5f4c41c4; BYTE $0xd2 // vmaxps %ymm10, %ymm6, %ymm10
 	LONG $0x5b7d41c4; BYTE $0xd2 // vcvtps2dq %ymm10, %ymm10
 	LONG $0xd7fe2dc5 // vpaddd %ymm7, %ymm10, %ymm10
@@ -681,55 +756,150 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x887e // jle 0xae0 <k_codes_mul+0x80>
+	WORD $0x817e // jle 0xc90 <k_codes_mul+0xa0>
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x00be8d0f; WORD $0x0000 // jge 0xc1f <k_codes_mul+0x1bf>
+	LONG $0x00dd8d0f; WORD $0x0000 // jge 0xdf5 <k_codes_mul+0x205>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x2c4f8b44 // movl 0x2c(%rdi), %r9d
+	LONG $0x304f8b44 // movl 0x30(%rdi), %r9d
 	LONG $0x4710fac5; BYTE $0x20 // vmovss 0x20(%rdi), %xmm0
-	LONG $0x30578b44 // movl 0x30(%rdi), %r10d
+	LONG $0x34578b44 // movl 0x34(%rdi), %r10d
 	LONG $0x4f10fac5; BYTE $0x24 // vmovss 0x24(%rdi), %xmm1
+	LONG $0x7710fac5; BYTE $0x2c // vmovss 0x2c(%rdi), %xmm6
+	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
+	LONG $0xf22ef8c5 // vucomiss %xmm2, %xmm6
 	LONG $0x5710fac5; BYTE $0x28 // vmovss 0x28(%rdi), %xmm2
-	WORD $0x7f8b; BYTE $0x34 // movl 0x34(%rdi), %edi
-	LONG $0xe72a9ac5 // vcvtsi2ss %edi, %xmm12, %xmm4
-	QUAD $0x00000cf21d10fac5 // vmovss 0xcf2(%rip), %xmm3 # 0x1884 <k_codes_max+0xc54>
+	WORD $0x7f8b; BYTE $0x38 // movl 0x38(%rdi), %edi
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe72ae2c5 // vcvtsi2ss %edi, %xmm3, %xmm4
+	QUAD $0x00000ff21d10fac5 // vmovss 0xff2(%rip), %xmm3 # 0x1d4c <k_codes_max+0xd8c>
 	LONG $0xdc5ce2c5 // vsubss %xmm4, %xmm3, %xmm3
-	QUAD $0x000ce12d1879e2c4; BYTE $0x00 // vbroadcastss 0xce1(%rip), %xmm5 # 0x1880 <k_codes_max+0xc50>
 	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
+	QUAD $0x000fd82d1879e2c4; BYTE $0x00 // vbroadcastss 0xfd8(%rip), %xmm5 # 0x1d44 <k_codes_max+0xd84>
 	LONG $0xe557d8c5 // vxorps %xmm5, %xmm4, %xmm4
 	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x1cb60f44; BYTE $0x0e // movzbl (%rsi,%rcx), %r11d
-	WORD $0x2945; BYTE $0xcb // subl %r9d, %r11d
-	LONG $0x1cb60f41; BYTE $0x08 // movzbl (%r8,%rcx), %ebx
-	WORD $0x2944; BYTE $0xd3 // subl %r10d, %ebx
-	LONG $0x6e79c1c4; BYTE $0xf3 // vmovd %r11d, %xmm6
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
+	LONG $0xef6ef9c5 // vmovd %edi, %xmm5
+	LONG $0x587de2c4; BYTE $0xed // vpbroadcastd %xmm5, %ymm5
+	LONG $0x0169850f; WORD $0x0000 // jne 0xeed <k_codes_mul+0x2fd>
+	LONG $0x01638a0f; WORD $0x0000 // jp 0xeed <k_codes_mul+0x2fd>
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x9066 // nop
+	LONG $0x0e3cb60f // movzbl (%rsi,%rcx), %edi
+	LONG $0x1cb60f45; BYTE $0x08 // movzbl (%r8,%rcx), %r11d
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	LONG $0xff6ef9c5 // vmovd %edi, %xmm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59f2c5 // vmulss %xmm7, %xmm1, %xmm7
-	LONG $0xf659fac5 // vmulss %xmm6, %xmm0, %xmm6
-	LONG $0xf759cac5 // vmulss %xmm7, %xmm6, %xmm6
-	LONG $0xf25ecac5 // vdivss %xmm2, %xmm6, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xfdc2ccc5; BYTE $0x07 // vcmpordps %ymm5, %ymm6, %ymm7
-	LONG $0xf654c4c5 // vandps %ymm6, %ymm7, %ymm6
-	LONG $0xf65de4c5 // vminps %ymm6, %ymm3, %ymm6
-	LONG $0xf65fdcc5 // vmaxps %ymm6, %ymm4, %ymm6
-	LONG $0xf65bfdc5 // vcvtps2dq %ymm6, %ymm6
-	LONG $0x7e79c1c4; BYTE $0xf3 // vmovd %xmm6, %r11d
-	WORD $0x0141; BYTE $0xfb // addl %edi, %r11d
-	LONG $0x0a1c8844 // movb %r11b, (%rdx,%rcx)
+	WORD $0x2945; BYTE $0xd3 // subl %r10d, %r11d
+	LONG $0x6e7941c4; BYTE $0xc3 // vmovd %r11d, %xmm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xc1593ac5 // vmulss %xmm1, %xmm8, %xmm8
+	LONG $0xff59fac5 // vmulss %xmm7, %xmm0, %xmm7
+	LONG $0xff59bac5 // vmulss %xmm7, %xmm8, %xmm7
+	LONG $0xfa5ec2c5 // vdivss %xmm2, %xmm7, %xmm7
+	LONG $0x187de2c4; BYTE $0xff // vbroadcastss %xmm7, %ymm7
+	LONG $0xc6c244c5; BYTE $0x07 // vcmpordps %ymm6, %ymm7, %ymm8
+	LONG $0xff54bcc5 // vandps %ymm7, %ymm8, %ymm7
+	LONG $0xc7c264c5; BYTE $0x05 // vcmpnltps %ymm7, %ymm3, %ymm8
+	LONG $0x4a65e3c4; WORD $0x80ff // vblendvps %ymm8, %ymm7, %ymm3, %ymm7
+	LONG $0xff5fdcc5 // vmaxps %ymm7, %ymm4, %ymm7
+	LONG $0xff5bfdc5 // vcvtps2dq %ymm7, %ymm7
+	LONG $0xfffed1c5 // vpaddd %xmm7, %xmm5, %xmm7
+	LONG $0x1479e3c4; WORD $0x0a3c; BYTE $0x00 // vpextrb $0x0, %xmm7, (%rdx,%rcx)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xa175 // jne 0xbc0 <k_codes_mul+0x160>
-	BYTE $0x5b // popq %rbx
+	WORD $0x9b75 // jne 0xd90 <k_codes_mul+0x1a0>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x000f4b0d187d62c4; BYTE $0x00 // vbroadcastss 0xf4b(%rip), %ymm9 # 0x1d50 <k_codes_max+0xd90>
+	QUAD $0x00000f532d6e79c5 // vmovd 0xf53(%rip), %xmm13 # 0x1d60 <k_codes_max+0xda0>
+	QUAD $0x000f3225187d62c4; BYTE $0x00 // vbroadcastss 0xf32(%rip), %ymm12 # 0x1d48 <k_codes_max+0xd88>
+	WORD $0x5feb // jmp 0xe77 <k_codes_mul+0x287>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x00000f5715c20cc5; BYTE $0x07 // vcmpordps 0xf57(%rip), %ymm14, %ymm10 # 0x1d80 <k_codes_max+0xdc0>
+	LONG $0x542c41c4; BYTE $0xd6 // vandps %ymm14, %ymm10, %ymm10
+	LONG $0xc25441c4; WORD $0x05da // vcmpnltps %ymm10, %ymm5, %ymm11
+	LONG $0x4a5543c4; WORD $0xb0d2 // vblendvps %ymm11, %ymm10, %ymm5, %ymm10
+	LONG $0x5f4c41c4; BYTE $0xd2 // vmaxps %ymm10, %ymm6, %ymm10
+	LONG $0x5b7d41c4; BYTE $0xd2 // vcvtps2dq %ymm10, %ymm10
+	LONG $0xd7fe2dc5 // vpaddd %ymm7, %ymm10, %ymm10
+	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
+	LONG $0x002142c4; BYTE $0xdd // vpshufb %xmm13, %xmm11, %xmm11
+	LONG $0x002942c4; BYTE $0xd5 // vpshufb %xmm13, %xmm10, %xmm10
+	LONG $0x622941c4; BYTE $0xd3 // vpunpckldq %xmm11, %xmm10, %xmm10 # xmm10 = xmm10[0],xmm11[0],xmm10[1],xmm11[1]
+	LONG $0xd67921c4; WORD $0x0a14 // vmovq %xmm10, (%rdx,%r9)
+	LONG $0x08498d49 // leaq 0x8(%r9), %rcx
+	LONG $0x10c18349 // addq $0x10, %r9
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xfe988f0f; WORD $0xffff // jg 0xd0f <k_codes_mul+0x11f>
+	LONG $0x317d22c4; WORD $0x0e34 // vpmovzxbd (%rsi,%r9), %ymm14
+	LONG $0x317d02c4; WORD $0x083c // vpmovzxbd (%r8,%r9), %ymm15
+	LONG $0xf0fa0dc5 // vpsubd %ymm0, %ymm14, %ymm14
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0xf1590cc5 // vmulps %ymm1, %ymm14, %ymm14
+	LONG $0xfafa05c5 // vpsubd %ymm2, %ymm15, %ymm15
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0xfb5904c5 // vmulps %ymm3, %ymm15, %ymm15
+	LONG $0x590c41c4; BYTE $0xff // vmulps %ymm15, %ymm14, %ymm15
+	LONG $0x593c41c4; BYTE $0xf7 // vmulps %ymm15, %ymm8, %ymm14
+	LONG $0x5b7d41c4; BYTE $0xd6 // vcvtps2dq %ymm14, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x5c0c41c4; BYTE $0xd2 // vsubps %ymm10, %ymm14, %ymm10
+	LONG $0x542c41c4; BYTE $0xd1 // vandps %ymm9, %ymm10, %ymm10
+	QUAD $0x000e7c1d187d62c4; BYTE $0x00 // vbroadcastss 0xe7c(%rip), %ymm11 # 0x1d40 <k_codes_max+0xd80>
+	LONG $0x5c2441c4; BYTE $0xd2 // vsubps %ymm10, %ymm11, %ymm10
+	LONG $0x540c41c4; BYTE $0xd9 // vandps %ymm9, %ymm14, %ymm11
+	LONG $0x592441c4; BYTE $0xdc // vmulps %ymm12, %ymm11, %ymm11
+	LONG $0xc22c41c4; WORD $0x01d3 // vcmpltps %ymm11, %ymm10, %ymm10
+	LONG $0x0e7d42c4; BYTE $0xd2 // vtestps %ymm10, %ymm10
+	LONG $0xff3c840f; WORD $0xffff // je 0xe20 <k_codes_mul+0x230>
+	LONG $0xf45e04c5 // vdivps %ymm4, %ymm15, %ymm14
+	LONG $0xffff33e9; BYTE $0xff // jmp 0xe20 <k_codes_mul+0x230>
+	QUAD $0x000e5a3d187de2c4; BYTE $0x00 // vbroadcastss 0xe5a(%rip), %ymm7 # 0x1d50 <k_codes_max+0xd90>
+	QUAD $0x000e4105187d62c4; BYTE $0x00 // vbroadcastss 0xe41(%rip), %ymm8 # 0x1d40 <k_codes_max+0xd80>
+	QUAD $0x000e400d187d62c4; BYTE $0x00 // vbroadcastss 0xe40(%rip), %ymm9 # 0x1d48 <k_codes_max+0xd88>
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	WORD $0x39eb // jmp 0xf48 <k_codes_mul+0x358>
+	BYTE $0x90 // nop
+	LONG $0xc22441c4; WORD $0x07e2 // vcmpordps %ymm10, %ymm11, %ymm12
+	LONG $0x541c41c4; BYTE $0xdb // vandps %ymm11, %ymm12, %ymm11
+	LONG $0xc26441c4; WORD $0x05e3 // vcmpnltps %ymm11, %ymm3, %ymm12
+	LONG $0x4a6543c4; WORD $0xc0db // vblendvps %ymm12, %ymm11, %ymm3, %ymm11
+	LONG $0x5f5c41c4; BYTE $0xdb // vmaxps %ymm11, %ymm4, %ymm11
+	LONG $0x5b7d41c4; BYTE $0xdb // vcvtps2dq %ymm11, %ymm11
+	LONG $0xddfe21c5 // vpaddd %xmm5, %xmm11, %xmm11
+	LONG $0x147963c4; WORD $0x0a1c; BYTE $0x00 // vpextrb $0x0, %xmm11, (%rdx,%rcx)
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0xfead840f; WORD $0xffff // je 0xdf5 <k_codes_mul+0x205>
+	LONG $0x0e3cb60f // movzbl (%rsi,%rcx), %edi
+	LONG $0x1cb60f45; BYTE $0x08 // movzbl (%r8,%rcx), %r11d
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	LONG $0xdf6e79c5 // vmovd %edi, %xmm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	WORD $0x2945; BYTE $0xd3 // subl %r10d, %r11d
+	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0xe1591ac5 // vmulss %xmm1, %xmm12, %xmm12
+	LONG $0xd85922c5 // vmulss %xmm0, %xmm11, %xmm11
+	LONG $0x592241c4; BYTE $0xe4 // vmulss %xmm12, %xmm11, %xmm12
+	LONG $0xde591ac5 // vmulss %xmm6, %xmm12, %xmm11
+	LONG $0x187d42c4; BYTE $0xdb // vbroadcastss %xmm11, %ymm11
+	LONG $0x5b7d41c4; BYTE $0xeb // vcvtps2dq %ymm11, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x5c2441c4; BYTE $0xed // vsubps %ymm13, %ymm11, %ymm13
+	LONG $0xef5414c5 // vandps %ymm7, %ymm13, %ymm13
+	LONG $0x5c3c41c4; BYTE $0xed // vsubps %ymm13, %ymm8, %ymm13
+	LONG $0xf75424c5 // vandps %ymm7, %ymm11, %ymm14
+	LONG $0x590c41c4; BYTE $0xf1 // vmulps %ymm9, %ymm14, %ymm14
+	LONG $0xc21441c4; WORD $0x01ee // vcmpltps %ymm14, %ymm13, %ymm13
+	LONG $0x0e7d42c4; BYTE $0xed // vtestps %ymm13, %ymm13
+	LONG $0xff5e840f; WORD $0xffff // je 0xf10 <k_codes_mul+0x320>
+	LONG $0xda5e1ac5 // vdivss %xmm2, %xmm12, %xmm11
+	LONG $0x187d42c4; BYTE $0xdb // vbroadcastss %xmm11, %ymm11
+	LONG $0xffff50e9; BYTE $0xff // jmp 0xf10 <k_codes_mul+0x320>
 
 	// codes_max
 	BYTE $0x55 // pushq %rbp
@@ -738,484 +908,239 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8148; WORD $0x0001; BYTE $0x00 // subq $0x148, %rsp # imm = 0x148
+	LONG $0x38ec8148; WORD $0x0001; BYTE $0x00 // subq $0x138, %rsp # imm = 0x138
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x2275 // jne 0x1002 <k_codes_max+0x42>
+	LONG $0x187f8348; BYTE $0x02 // cmpq $0x2, 0x18(%rdi)
+	WORD $0x940f; BYTE $0xc0 // sete %al
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0bf48e0f; WORD $0x0000 // jle 0x184a <k_codes_max+0xc1a>
+	WORD $0x227f // jg 0x101f <k_codes_max+0x5f>
+	LONG $0x000cf1e9; BYTE $0x00 // jmp 0x1cf3 <k_codes_max+0xd33>
+	QUAD $0x00000000142444c7 // movl $0x0, 0x14(%rsp)
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0cd48e0f; WORD $0x0000 // jle 0x1cf3 <k_codes_max+0xd33>
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0bdf8e0f; WORD $0x0000 // jle 0x184a <k_codes_max+0xc1a>
+	LONG $0x0cbf8e0f; WORD $0x0000 // jle 0x1cf3 <k_codes_max+0xd33>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
 	LONG $0x50778b48 // movq 0x50(%rdi), %rsi
 	LONG $0x38478b4c // movq 0x38(%rdi), %r8
 	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x305f8b48 // movq 0x30(%rdi), %rbx
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	WORD $0x2949; BYTE $0xca // subq %rcx, %r10
-	QUAD $0x000000982494894c // movq %r10, 0x98(%rsp)
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
-	QUAD $0x000000902494894c // movq %r10, 0x90(%rsp)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
-	QUAD $0x000000c82494894c // movq %r10, 0xc8(%rsp)
-	LONG $0xe0538d4c // leaq -0x20(%rbx), %r10
-	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x05ebc149 // shrq $0x5, %r11
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x8945; BYTE $0xda // movl %r11d, %r10d
-	LONG $0x03e28341 // andl $0x3, %r10d
-	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
-	QUAD $0x000000c0249c894c // movq %r11, 0xc0(%rsp)
+	LONG $0x30578b4c // movq 0x30(%rdi), %r10
+	LONG $0xe05a8d49 // leaq -0x20(%r10), %rbx
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	LONG $0x05ebc148 // shrq $0x5, %rbx
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x8941; BYTE $0xdb // movl %ebx, %r11d
+	LONG $0x03e38341 // andl $0x3, %r11d
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
-	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	QUAD $0xfffffffffffcbe49; WORD $0x0fff // movabsq $0xffffffffffffffc, %r14 # imm = 0xFFFFFFFFFFFFFFC
+	LONG $0x02ce8349 // orq $0x2, %r14
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	WORD $0x2149; BYTE $0xde // andq %rbx, %r14
+	QUAD $0x000000b824b4894c // movq %r14, 0xb8(%rsp)
+	LONG $0x60588d4c // leaq 0x60(%rax), %r11
+	LONG $0x60598d48 // leaq 0x60(%rcx), %rbx
 	LONG $0xc076f9c5 // vpcmpeqd %xmm0, %xmm0, %xmm0
-	LONG $0x60508d4c // leaq 0x60(%rax), %r10
-	LONG $0x60598d4c // leaq 0x60(%rcx), %r11
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	QUAD $0x000000e824b48948 // movq %rsi, 0xe8(%rsp)
-	QUAD $0x000000e02484894c // movq %r8, 0xe0(%rsp)
-	QUAD $0x000000d8248c894c // movq %r9, 0xd8(%rsp)
-	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	WORD $0x34eb // jmp 0xd65 <k_codes_max+0x135>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	QUAD $0x000000b824b43b4c // cmpq 0xb8(%rsp), %r14
-	LONG $0x0ae5840f; WORD $0x0000 // je 0x184a <k_codes_max+0xc1a>
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
-	QUAD $0x0000011024bc894c // movq %r15, 0x110(%rsp)
-	QUAD $0x0000011824b4894c // movq %r14, 0x118(%rsp)
-	QUAD $0x00000120249c894c // movq %r11, 0x120(%rsp)
-	QUAD $0x000001282494894c // movq %r10, 0x128(%rsp)
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0xd6af0f49 // imulq %r14, %rdx
-	QUAD $0x0000009824940348 // addq 0x98(%rsp), %rdx
-	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
-	LONG $0xc6af0f49 // imulq %r14, %rax
-	QUAD $0x000000a824840348 // addq 0xa8(%rsp), %rax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
-	LONG $0xc6af0f4d // imulq %r14, %r8
-	QUAD $0x000000b02484034c // addq 0xb0(%rsp), %r8
-	QUAD $0x000000f82484894c // movq %r8, 0xf8(%rsp)
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000087e9; BYTE $0x00 // jmp 0xe6e <k_codes_max+0x23e>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x0000008824ac8b4c // movq 0x88(%rsp), %r13
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
-	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
-	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
-	QUAD $0x000000e824b48b48 // movq 0xe8(%rsp), %rsi
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	LONG $0x24740148; BYTE $0x08 // addq %rsi, 0x8(%rsp)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	QUAD $0x000000f024ac3b4c // cmpq 0xf0(%rsp), %r13
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
-	QUAD $0x0000012824948b4c // movq 0x128(%rsp), %r10
-	QUAD $0x00000120249c8b4c // movq 0x120(%rsp), %r11
-	QUAD $0x0000011824b48b4c // movq 0x118(%rsp), %r14
-	QUAD $0x0000011024bc8b4c // movq 0x110(%rsp), %r15
-	QUAD $0x00000108248c8b48 // movq 0x108(%rsp), %rcx
-	LONG $0xfed2840f; WORD $0xffff // je 0xd40 <k_codes_max+0x110>
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0xf5af0f49 // imulq %r13, %rsi
-	QUAD $0x0000010024b40348 // addq 0x100(%rsp), %rsi
-	LONG $0xcdaf0f4d // imulq %r13, %r9
-	QUAD $0x000000f8248c034c // addq 0xf8(%rsp), %r9
-	LONG $0x20fb8348 // cmpq $0x20, %rbx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	QUAD $0x0000008024a4894c // movq %r12, 0x80(%rsp)
-	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	WORD $0x107d // jge 0xec0 <k_codes_max+0x290>
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x000308e9; BYTE $0x00 // jmp 0x11c0 <k_codes_max+0x590>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01858e0f; WORD $0x0000 // jle 0x1052 <k_codes_max+0x422>
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x01998e0f; WORD $0x0000 // jle 0x1073 <k_codes_max+0x443>
-	LONG $0x58778b48 // movq 0x58(%rdi), %rsi
-	LONG $0x607f8b48 // movq 0x60(%rdi), %rdi
-	WORD $0x8941; BYTE $0xc8 // movl %ecx, %r8d
-	LONG $0x03e08341 // andl $0x3, %r8d
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
-	LONG $0x7f348d4c // leaq (%rdi,%rdi,2), %r14
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	QUAD $0x00000000bd1c8d4c // leaq (,%rdi,4), %r11
-	LONG $0x7a248d4c // leaq (%rdx,%rdi,2), %r12
-	LONG $0x3a2c8d48 // leaq (%rdx,%rdi), %rbp
-	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x5beb // jmp 0xf7d <k_codes_max+0x34d>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x7f7ea1c4; WORD $0x120c // vmovdqu %ymm1, (%rdx,%r10)
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x20578d4d // leaq 0x20(%r15), %r10
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x20c68349 // addq $0x20, %r14
-	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
-	LONG $0x20c48349 // addq $0x20, %r12
-	LONG $0x246c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbp
-	LONG $0x20c58348 // addq $0x20, %rbp
-	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
-	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
-	LONG $0x02438f0f; WORD $0x0000 // jg 0x11c0 <k_codes_max+0x590>
-	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0x6f7ea1c4; WORD $0x120c // vmovdqu (%rdx,%r10), %ymm1
-	LONG $0x246c894c; BYTE $0x30 // movq %r13, 0x30(%rsp)
-	LONG $0x246c8948; BYTE $0x38 // movq %rbp, 0x38(%rsp)
-	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0x2434894c // movq %r14, (%rsp)
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x25eb // jmp 0xfd8 <k_codes_max+0x3a8>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
-	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
-	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0xff58840f; WORD $0xffff // je 0xf30 <k_codes_max+0x300>
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x1273 // jae 0xff0 <k_codes_max+0x3c0>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x43eb // jmp 0x1026 <k_codes_max+0x3f6>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xde7581c4; WORD $0x3d4c; BYTE $0x00 // vpmaxub (%r13,%r15), %ymm1, %ymm1
-	LONG $0xde75a1c4; WORD $0x3d4c; BYTE $0x00 // vpmaxub (%rbp,%r15), %ymm1, %ymm1
-	LONG $0xde75a1c4; WORD $0x3b0c // vpmaxub (%rbx,%r15), %ymm1, %ymm1
-	LONG $0xde7581c4; WORD $0x3a0c // vpmaxub (%r10,%r15), %ymm1, %ymm1
-	LONG $0x04c68349 // addq $0x4, %r14
-	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
-	WORD $0x394d; BYTE $0xf1 // cmpq %r14, %r9
-	WORD $0xda75 // jne 0x1000 <k_codes_max+0x3d0>
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x9574 // je 0xfc0 <k_codes_max+0x390>
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xde75c1c4; BYTE $0x0e // vpmaxub (%r14), %ymm1, %ymm1
-	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	WORD $0xf375 // jne 0x1040 <k_codes_max+0x410>
-	LONG $0xffff6ee9; BYTE $0xff // jmp 0xfc0 <k_codes_max+0x390>
-	LONG $0x247c8348; WORD $0x6078 // cmpq $0x60, 0x78(%rsp)
-	WORD $0x4073 // jae 0x109a <k_codes_max+0x46a>
-	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0x0092850f; WORD $0x0000 // jne 0x1100 <k_codes_max+0x4d0>
-	LONG $0x00014de9; BYTE $0x00 // jmp 0x11c0 <k_codes_max+0x590>
-	LONG $0x247c8348; WORD $0x6078 // cmpq $0x60, 0x78(%rsp)
-	LONG $0x00ae830f; WORD $0x0000 // jae 0x112d <k_codes_max+0x4fd>
-	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x03000000c02484f6 // testb $0x3, 0xc0(%rsp)
-	LONG $0x00f9850f; WORD $0x0000 // jne 0x118e <k_codes_max+0x55e>
-	LONG $0x000126e9; BYTE $0x00 // jmp 0x11c0 <k_codes_max+0x590>
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107ca1c4; WORD $0x3a4c; BYTE $0xa0 // vmovups -0x60(%rdx,%r15), %ymm1
-	LONG $0x117c81c4; WORD $0x3c4c; BYTE $0xa0 // vmovups %ymm1, -0x60(%r12,%r15)
-	LONG $0x107ca1c4; WORD $0x3a4c; BYTE $0xc0 // vmovups -0x40(%rdx,%r15), %ymm1
-	LONG $0x117c81c4; WORD $0x3c4c; BYTE $0xc0 // vmovups %ymm1, -0x40(%r12,%r15)
-	LONG $0x107ca1c4; WORD $0x3a4c; BYTE $0xe0 // vmovups -0x20(%rdx,%r15), %ymm1
-	LONG $0x117c81c4; WORD $0x3c4c; BYTE $0xe0 // vmovups %ymm1, -0x20(%r12,%r15)
-	LONG $0x6f7ea1c4; WORD $0x3a0c // vmovdqu (%rdx,%r15), %ymm1
-	LONG $0x7f7e81c4; WORD $0x3c0c // vmovdqu %ymm1, (%r12,%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0xfcc08348 // addq $-0x4, %rax
-	WORD $0xc075 // jne 0x10b0 <k_codes_max+0x480>
-	LONG $0x20478d49 // leaq 0x20(%r15), %rax
-	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0x00c0840f; WORD $0x0000 // je 0x11c0 <k_codes_max+0x590>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	BYTE $0x90 // nop
-	LONG $0x6f7ea1c4; WORD $0x3a0c // vmovdqu (%rdx,%r15), %ymm1
-	LONG $0x7f7ea1c4; WORD $0x3e0c // vmovdqu %ymm1, (%rsi,%r15)
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0xe875 // jne 0x1110 <k_codes_max+0x4e0>
-	LONG $0x00008be9; BYTE $0x00 // jmp 0x11b8 <k_codes_max+0x588>
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107ca1c4; WORD $0x3a4c; BYTE $0xa0 // vmovups -0x60(%rdx,%r15), %ymm1
-	LONG $0x117c81c4; WORD $0x3c4c; BYTE $0xa0 // vmovups %ymm1, -0x60(%r12,%r15)
-	LONG $0x107ca1c4; WORD $0x3a4c; BYTE $0xc0 // vmovups -0x40(%rdx,%r15), %ymm1
-	LONG $0x117c81c4; WORD $0x3c4c; BYTE $0xc0 // vmovups %ymm1, -0x40(%r12,%r15)
-	LONG $0x107ca1c4; WORD $0x3a4c; BYTE $0xe0 // vmovups -0x20(%rdx,%r15), %ymm1
-	LONG $0x117c81c4; WORD $0x3c4c; BYTE $0xe0 // vmovups %ymm1, -0x20(%r12,%r15)
-	LONG $0x6f7ea1c4; WORD $0x3a0c // vmovdqu (%rdx,%r15), %ymm1
-	LONG $0x7f7e81c4; WORD $0x3c0c // vmovdqu %ymm1, (%r12,%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0xfcc08348 // addq $-0x4, %rax
-	WORD $0xc075 // jne 0x1140 <k_codes_max+0x510>
-	LONG $0x20478d49 // leaq 0x20(%r15), %rax
-	QUAD $0x03000000c02484f6 // testb $0x3, 0xc0(%rsp)
-	WORD $0x3274 // je 0x11c0 <k_codes_max+0x590>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x6f7ea1c4; WORD $0x3a0c // vmovdqu (%rdx,%r15), %ymm1
-	LONG $0x7f7ea1c4; WORD $0x3e0c // vmovdqu %ymm1, (%rsi,%r15)
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0xe875 // jne 0x11a0 <k_codes_max+0x570>
-	LONG $0xe0c08348 // addq $-0x20, %rax
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	BYTE $0x90 // nop
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	WORD $0x147e // jle 0x11e0 <k_codes_max+0x5b0>
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	LONG $0x0001f9e9; BYTE $0x00 // jmp 0x13d0 <k_codes_max+0x7a0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x10418b48 // movq 0x10(%rcx), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x01778e0f; WORD $0x0000 // jle 0x1373 <k_codes_max+0x743>
-	LONG $0x18718b48 // movq 0x18(%rcx), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01958e0f; WORD $0x0000 // jle 0x139e <k_codes_max+0x76e>
-	LONG $0x2404894c // movq %r8, (%rsp)
-	LONG $0x58418b4c // movq 0x58(%rcx), %r8
-	LONG $0x60498b4c // movq 0x60(%rcx), %r9
-	WORD $0x8941; BYTE $0xf2 // movl %esi, %r10d
-	LONG $0x03e28341 // andl $0x3, %r10d
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xcb // andq %rcx, %r11
-	LONG $0x49148d4b // leaq (%r9,%r9,2), %rdx
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
-	LONG $0x4f0c8d4b // leaq (%r15,%r9,2), %rcx
-	LONG $0x0f2c8d4b // leaq (%r15,%r9), %rbp
-	LONG $0x3f1c8d4a // leaq (%rdi,%r15), %rbx
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	WORD $0x59eb // jmp 0x12a5 <k_codes_max+0x675>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x7f7aa1c4; WORD $0x390c // vmovdqu %xmm1, (%rcx,%r15)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x10c18348 // addq $0x10, %rcx
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x10c28348 // addq $0x10, %rdx
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x10c78348 // addq $0x10, %rdi
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x10c58348 // addq $0x10, %rbp
-	LONG $0x10c78349 // addq $0x10, %r15
-	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
-	LONG $0x10c38348 // addq $0x10, %rbx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0x012b8f0f; WORD $0x0000 // jg 0x13d0 <k_codes_max+0x7a0>
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x6f7aa1c4; WORD $0x390c // vmovdqu (%rcx,%r15), %xmm1
-	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x1feb // jmp 0x12fb <k_codes_max+0x6cb>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xff55840f; WORD $0xffff // je 0x1250 <k_codes_max+0x620>
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0f73 // jae 0x1310 <k_codes_max+0x6e0>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x3ceb // jmp 0x1342 <k_codes_max+0x712>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x0cdef1c5; BYTE $0x2a // vpmaxub (%rdx,%rbp), %xmm1, %xmm1
-	LONG $0xde71a1c4; WORD $0x220c // vpmaxub (%rdx,%r12), %xmm1, %xmm1
-	LONG $0xde71a1c4; WORD $0x3a0c // vpmaxub (%rdx,%r15), %xmm1, %xmm1
-	LONG $0x0cdef1c5; BYTE $0x1a // vpmaxub (%rdx,%rbx), %xmm1, %xmm1
-	LONG $0x04c58349 // addq $0x4, %r13
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0xde75 // jne 0x1320 <k_codes_max+0x6f0>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x9974 // je 0x12e0 <k_codes_max+0x6b0>
-	LONG $0xe9af0f4d // imulq %r9, %r13
-	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xde71c1c4; WORD $0x004d // vpmaxub (%r13), %xmm1, %xmm1
-	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	WORD $0xf275 // jne 0x1360 <k_codes_max+0x730>
-	LONG $0xffff6de9; BYTE $0xff // jmp 0x12e0 <k_codes_max+0x6b0>
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x3f0c // vmovdqu (%rdi,%r15), %xmm1
-	LONG $0x7f7aa1c4; WORD $0x3a0c // vmovdqu %xmm1, (%rdx,%r15)
-	LONG $0x10678d4d // leaq 0x10(%r15), %r12
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0xe47e // jle 0x1380 <k_codes_max+0x750>
-	WORD $0x32eb // jmp 0x13d0 <k_codes_max+0x7a0>
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x3f0c // vmovdqu (%rdi,%r15), %xmm1
-	LONG $0x7f7aa1c4; WORD $0x3a0c // vmovdqu %xmm1, (%rdx,%r15)
-	LONG $0x10678d4d // leaq 0x10(%r15), %r12
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0xe47e // jle 0x13b0 <k_codes_max+0x780>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	LONG $0xfa118e0f; WORD $0xffff // jle 0xdf0 <k_codes_max+0x1c0>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x02f48e0f; WORD $0x0000 // jle 0x16ea <k_codes_max+0xaba>
-	LONG $0x18498b48 // movq 0x18(%rcx), %rcx
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	LONG $0x84408d4c // leaq -0x7c(%rax), %r8
-	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
-	LONG $0xf4488d4c // leaq -0xc(%rax), %r9
-	WORD $0x2149; BYTE $0xc9 // andq %rcx, %r9
-	WORD $0x8941; BYTE $0xcf // movl %ecx, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x202c8d4e // leaq (%rax,%r12), %r13
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x203c8d4a // leaq (%rax,%r12), %rdi
-	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
-	WORD $0xf749; BYTE $0xdf // negq %r15
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	WORD $0x43eb // jmp 0x147c <k_codes_max+0x84c>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x0000014024a48b4c // movq 0x140(%rsp), %r12
-	LONG $0x201c8842 // movb %bl, (%rax,%r12)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	QUAD $0x0000013824ac8b4c // movq 0x138(%rsp), %r13
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	QUAD $0x0000013024bc8b48 // movq 0x130(%rsp), %rdi
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
-	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xf974840f; WORD $0xffff // je 0xdf0 <k_codes_max+0x1c0>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x0000014024a4894c // movq %r12, 0x140(%rsp)
-	LONG $0x1cb60f42; BYTE $0x20 // movzbl (%rax,%r12), %ebx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	QUAD $0x0000013824ac894c // movq %r13, 0x138(%rsp)
-	QUAD $0x0000013024bc8948 // movq %rdi, 0x130(%rsp)
-	WORD $0x9d7e // jle 0x1440 <k_codes_max+0x810>
-	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x58518b48 // movq 0x58(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x60598b4c // movq 0x60(%rcx), %r11
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x940f; BYTE $0xc1 // sete %cl
-	WORD $0xc120 // andb %al, %cl
-	LONG $0x38244c88 // movb %cl, 0x38(%rsp)
-	QUAD $0x000000009d148d4e // leaq (,%r11,4), %r10
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x29eb // jmp 0x14fe <k_codes_max+0x8ce>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	LONG $0xff42840f; WORD $0xffff // je 0x1440 <k_codes_max+0x810>
-	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	WORD $0x1674 // je 0x1520 <k_codes_max+0x8f0>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x80f98148; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %rcx
-	WORD $0x1973 // jae 0x1530 <k_codes_max+0x900>
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000099e9; BYTE $0x00 // jmp 0x15b7 <k_codes_max+0x987>
-	WORD $0x9066 // nop
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x15f3 <k_codes_max+0x9c3>
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
+	QUAD $0x000000d024b48948 // movq %rsi, 0xd0(%rsp)
+	QUAD $0x000000c82484894c // movq %r8, 0xc8(%rsp)
+	QUAD $0x000000c0248c894c // movq %r9, 0xc0(%rsp)
+	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
+	WORD $0x22eb // jmp 0x110d <k_codes_max+0x14d>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	QUAD $0x000000a824843b48 // cmpq 0xa8(%rsp), %rax
+	LONG $0x0be6840f; WORD $0x0000 // je 0x1cf3 <k_codes_max+0xd33>
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	QUAD $0x00000108249c8948 // movq %rbx, 0x108(%rsp)
+	QUAD $0x00000110249c894c // movq %r11, 0x110(%rsp)
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	QUAD $0x0000009824940348 // addq 0x98(%rsp), %rdx
+	QUAD $0x000000f024948948 // movq %rdx, 0xf0(%rsp)
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	QUAD $0x000000a02484034c // addq 0xa0(%rsp), %r8
+	QUAD $0x000000e82484894c // movq %r8, 0xe8(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x7aeb // jmp 0x11ed <k_codes_max+0x22d>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000011824bc8b4c // movq 0x118(%rsp), %r15
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
+	LONG $0x244c014c; BYTE $0x60 // addq %r9, 0x60(%rsp)
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	LONG $0x24740148; BYTE $0x40 // addq %rsi, 0x40(%rsp)
+	LONG $0x24740148; BYTE $0x28 // addq %rsi, 0x28(%rsp)
+	LONG $0x244c014c; BYTE $0x68 // addq %r9, 0x68(%rsp)
+	QUAD $0x000000e024bc3b4c // cmpq 0xe0(%rsp), %r15
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
+	QUAD $0x00000110249c8b4c // movq 0x110(%rsp), %r11
+	QUAD $0x00000108249c8b48 // movq 0x108(%rsp), %rbx
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
+	LONG $0xff03840f; WORD $0xffff // je 0x10f0 <k_codes_max+0x130>
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0xe7af0f4d // imulq %r15, %r12
+	QUAD $0x000000f024a4034c // addq 0xf0(%rsp), %r12
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	QUAD $0x000000e8248c034c // addq 0xe8(%rsp), %r9
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0x20fa8349 // cmpq $0x20, %r10
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	QUAD $0x0000011824bc894c // movq %r15, 0x118(%rsp)
+	WORD $0x207d // jge 0x1240 <k_codes_max+0x280>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x10c88348 // orq $0x10, %rax
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x627e // jle 0x1290 <k_codes_max+0x2d0>
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x12f9 <k_codes_max+0x339>
+	LONG $0x14247c80; BYTE $0x00 // cmpb $0x0, 0x14(%rsp)
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x057b840f; WORD $0x0000 // je 0x17d0 <k_codes_max+0x810>
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x604f8b48 // movq 0x60(%rdi), %rcx
+	LONG $0x247c8348; WORD $0x2038 // cmpq $0x20, 0x38(%rsp)
+	LONG $0x0868830f; WORD $0x0000 // jae 0x1ad1 <k_codes_max+0xb11>
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x382444f6; BYTE $0x20 // testb $0x20, 0x38(%rsp)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0xa675 // jne 0x1222 <k_codes_max+0x262>
+	LONG $0x0008d0e9; BYTE $0x00 // jmp 0x1b51 <k_codes_max+0xb91>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x14247c80; BYTE $0x00 // cmpb $0x0, 0x14(%rsp)
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x06e0840f; WORD $0x0000 // je 0x1980 <k_codes_max+0x9c0>
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x604f8b48 // movq 0x60(%rdi), %rcx
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x08148d49 // leaq (%r8,%rcx), %rdx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	BYTE $0x90 // nop
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x6f7ac1c4; WORD $0x300c // vmovdqu (%r8,%rsi), %xmm1
+	LONG $0x0cdef1c5; BYTE $0x32 // vpmaxub (%rdx,%rsi), %xmm1, %xmm1
+	LONG $0x146ffac5; BYTE $0x30 // vmovdqu (%rax,%rsi), %xmm2
+	LONG $0x14dee9c5; BYTE $0x31 // vpmaxub (%rcx,%rsi), %xmm2, %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x7f7ac1c4; WORD $0x300c // vmovdqu %xmm1, (%r8,%rsi)
+	LONG $0x106e8d4c // leaq 0x10(%rsi), %r13
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	WORD $0xc77e // jle 0x12c0 <k_codes_max+0x300>
+	LONG $0x08458d49 // leaq 0x8(%r13), %rax
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x037b8e0f; WORD $0x0000 // jle 0x1681 <k_codes_max+0x6c1>
+	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
+	LONG $0xfe718d0f; WORD $0xffff // jge 0x1180 <k_codes_max+0x1c0>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x28348d4a // leaq (%rax,%r13), %rsi
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	WORD $0x4aeb // jmp 0x1374 <k_codes_max+0x3b4>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x0000012824ac8b4c // movq 0x128(%rsp), %r13
+	LONG $0x281c8842 // movb %bl, (%rax,%r13)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x000000902484ff48 // incq 0x90(%rsp)
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xfe0c840f; WORD $0xffff // je 0x1180 <k_codes_max+0x1c0>
+	LONG $0x1cb60f43; BYTE $0x2c // movzbl (%r12,%r13), %ebx
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	QUAD $0x0000012824ac894c // movq %r13, 0x128(%rsp)
+	QUAD $0x0000012024b48948 // movq %rsi, 0x120(%rsp)
+	WORD $0x9f7e // jle 0x1330 <k_codes_max+0x370>
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x967e // jle 0x1330 <k_codes_max+0x370>
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x604f8b48 // movq 0x60(%rdi), %rcx
+	LONG $0x10fa8348 // cmpq $0x10, %rdx
+	WORD $0x930f; BYTE $0xc0 // setae %al
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xc7940f40 // sete %dil
+	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	LONG $0x247c8840; BYTE $0x07 // movb %dil, 0x7(%rsp)
+	QUAD $0xfffffffffff8b848; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rax # imm = 0x7FFFFFFFFFFFFFF8
+	LONG $0x88488d4c // leaq -0x78(%rax), %r9
+	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
+	LONG $0xf8708d4c // leaq -0x8(%rax), %r14
+	WORD $0x2149; BYTE $0xd6 // andq %rdx, %r14
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	QUAD $0x0000013024948948 // movq %rdx, 0x130(%rsp)
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	QUAD $0x000000008d3c8d4c // leaq (,%rcx,4), %r15
+	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x24eb // jmp 0x1421 <k_codes_max+0x461>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
+	LONG $0xff0f840f; WORD $0xffff // je 0x1330 <k_codes_max+0x370>
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	WORD $0x2074 // je 0x1450 <k_codes_max+0x490>
+	QUAD $0x00008020247c8148; BYTE $0x00 // cmpq $0x80, 0x20(%rsp)
+	WORD $0x2573 // jae 0x1460 <k_codes_max+0x4a0>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x14e8 <k_codes_max+0x528>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x0000dee9; BYTE $0x00 // jmp 0x1535 <k_codes_max+0x575>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xcb6ef9c5 // vmovd %ebx, %xmm1
 	LONG $0x787de2c4; BYTE $0xc9 // vpbroadcastb %xmm1, %ymm1
@@ -1224,13 +1149,13 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd96ffdc5 // vmovdqa %ymm1, %ymm3
 	LONG $0xe16ffdc5 // vmovdqa %ymm1, %ymm4
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xde75c1c4; WORD $0x054c; BYTE $0xa0 // vpmaxub -0x60(%r13,%rax), %ymm1, %ymm1
-	LONG $0xde6dc1c4; WORD $0x0554; BYTE $0xc0 // vpmaxub -0x40(%r13,%rax), %ymm2, %ymm2
-	LONG $0xde65c1c4; WORD $0x055c; BYTE $0xe0 // vpmaxub -0x20(%r13,%rax), %ymm3, %ymm3
-	LONG $0xde5dc1c4; WORD $0x0564; BYTE $0x00 // vpmaxub (%r13,%rax), %ymm4, %ymm4
+	LONG $0x4cdef5c5; WORD $0xa006 // vpmaxub -0x60(%rsi,%rax), %ymm1, %ymm1
+	LONG $0x54deedc5; WORD $0xc006 // vpmaxub -0x40(%rsi,%rax), %ymm2, %ymm2
+	LONG $0x5cdee5c5; WORD $0xe006 // vpmaxub -0x20(%rsi,%rax), %ymm3, %ymm3
+	LONG $0x24deddc5; BYTE $0x06 // vpmaxub (%rsi,%rax), %ymm4, %ymm4
 	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	WORD $0xdb75 // jne 0x1550 <k_codes_max+0x920>
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0xe075 // jne 0x1480 <k_codes_max+0x4c0>
 	LONG $0xcadef5c5 // vpmaxub %ymm2, %ymm1, %ymm1
 	LONG $0xd4dee5c5 // vpmaxub %ymm4, %ymm3, %ymm2
 	LONG $0xcadef5c5 // vpmaxub %ymm2, %ymm1, %ymm1
@@ -1242,182 +1167,484 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4179e2c4; BYTE $0xc9 // vphminposuw %xmm1, %xmm1
 	LONG $0xcb7ef9c5 // vmovd %xmm1, %ebx
 	WORD $0xd3f6 // notb %bl
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	LONG $0xff34840f; WORD $0xffff // je 0x14e0 <k_codes_max+0x8b0>
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xc1f6; BYTE $0x70 // testb $0x70, %cl
-	WORD $0x3c74 // je 0x15f3 <k_codes_max+0x9c3>
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	LONG $0xff24840f; WORD $0xffff // je 0x1400 <k_codes_max+0x440>
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x70c7f640 // testb $0x70, %dil
+	WORD $0x4d74 // je 0x1535 <k_codes_max+0x575>
 	LONG $0xcb6ef9c5 // vmovd %ebx, %xmm1
 	LONG $0x7879e2c4; BYTE $0xc9 // vpbroadcastb %xmm1, %xmm1
-	LONG $0x0cdef1c5; BYTE $0x07 // vpmaxub (%rdi,%rax), %xmm1, %xmm1
-	LONG $0x10c08348 // addq $0x10, %rax
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	WORD $0xf275 // jne 0x15c0 <k_codes_max+0x990>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xde7181c4; WORD $0x040c // vpmaxub (%r12,%r8), %xmm1, %xmm1
+	LONG $0x10c08349 // addq $0x10, %r8
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	WORD $0xf175 // jne 0x1500 <k_codes_max+0x540>
 	LONG $0xc8eff1c5 // vpxor %xmm0, %xmm1, %xmm1
 	LONG $0xd171e9c5; BYTE $0x08 // vpsrlw $0x8, %xmm1, %xmm2
 	LONG $0xcadaf1c5 // vpminub %xmm2, %xmm1, %xmm1
 	LONG $0x4179e2c4; BYTE $0xc9 // vphminposuw %xmm1, %xmm1
 	LONG $0xcb7ef9c5 // vmovd %xmm1, %ebx
 	WORD $0xd3f6 // notb %bl
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x240c394c // cmpq %r9, (%rsp)
-	LONG $0xfeed840f; WORD $0xffff // je 0x14e0 <k_codes_max+0x8b0>
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x4574 // je 0x1640 <k_codes_max+0xa10>
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0xb60f; BYTE $0x08 // movzbl (%rax), %ecx
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x2474394c; BYTE $0x20 // cmpq %r14, 0x20(%rsp)
+	LONG $0xfecb840f; WORD $0xffff // je 0x1400 <k_codes_max+0x440>
+	QUAD $0x0000013024bc8348; BYTE $0x00 // cmpq $0x0, 0x130(%rsp)
+	WORD $0x4074 // je 0x1580 <k_codes_max+0x5c0>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x38b60f41 // movzbl (%r8), %edi
 	WORD $0xb60f; BYTE $0xdb // movzbl %bl, %ebx
-	WORD $0xd938 // cmpb %bl, %cl
-	WORD $0x470f; BYTE $0xd9 // cmoval %ecx, %ebx
-	WORD $0xff49; BYTE $0xce // decq %r14
-	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
-	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
-	WORD $0xea75 // jne 0x1610 <k_codes_max+0x9e0>
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x294c; BYTE $0xf1 // subq %r14, %rcx
-	LONG $0x24142b48 // subq (%rsp), %rdx
-	LONG $0xfcfa8348 // cmpq $-0x4, %rdx
-	LONG $0xfea6870f; WORD $0xffff // ja 0x14e0 <k_codes_max+0x8b0>
-	WORD $0x15eb // jmp 0x1651 <k_codes_max+0xa21>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x24142b48 // subq (%rsp), %rdx
-	LONG $0xfcfa8348 // cmpq $-0x4, %rdx
-	LONG $0xfe8f870f; WORD $0xffff // ja 0x14e0 <k_codes_max+0x8b0>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	WORD $0x2949; BYTE $0xcc // subq %rcx, %r12
-	LONG $0x03518d48 // leaq 0x3(%rcx), %rdx
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
-	LONG $0xf3af0f4d // imulq %r11, %r14
-	LONG $0x01418d48 // leaq 0x1(%rcx), %rax
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
-	WORD $0x14eb // jmp 0x168d <k_codes_max+0xa5d>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	LONG $0xfe53840f; WORD $0xffff // je 0x14e0 <k_codes_max+0x8b0>
-	LONG $0x0d74b60f; BYTE $0x00 // movzbl (%rbp,%rcx), %esi
-	WORD $0x3840; BYTE $0xde // cmpb %bl, %sil
-	WORD $0x2976 // jbe 0x16c0 <k_codes_max+0xa90>
-	LONG $0x055cb60f; BYTE $0x00 // movzbl (%rbp,%rax), %ebx
-	WORD $0x3840; BYTE $0xf3 // cmpb %sil, %bl
-	WORD $0x2c76 // jbe 0x16cd <k_codes_max+0xa9d>
-	LONG $0x74b60f42; WORD $0x0035 // movzbl (%rbp,%r14), %esi
-	WORD $0x3840; BYTE $0xde // cmpb %bl, %sil
-	WORD $0x2e76 // jbe 0x16da <k_codes_max+0xaaa>
-	LONG $0x155cb60f; BYTE $0x00 // movzbl (%rbp,%rdx), %ebx
-	WORD $0x3840; BYTE $0xf3 // cmpb %sil, %bl
-	WORD $0xca77 // ja 0x1680 <k_codes_max+0xa50>
-	WORD $0x2eeb // jmp 0x16e6 <k_codes_max+0xab6>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0xb60f; BYTE $0xf3 // movzbl %bl, %esi
-	LONG $0x055cb60f; BYTE $0x00 // movzbl (%rbp,%rax), %ebx
-	WORD $0x3840; BYTE $0xf3 // cmpb %sil, %bl
-	WORD $0xd477 // ja 0x16a1 <k_codes_max+0xa71>
-	WORD $0xf389 // movl %esi, %ebx
-	LONG $0x74b60f42; WORD $0x0035 // movzbl (%rbp,%r14), %esi
-	WORD $0x3840; BYTE $0xde // cmpb %bl, %sil
-	WORD $0xd277 // ja 0x16ac <k_codes_max+0xa7c>
-	WORD $0xde89 // movl %ebx, %esi
-	LONG $0x155cb60f; BYTE $0x00 // movzbl (%rbp,%rdx), %ebx
-	WORD $0x3840; BYTE $0xf3 // cmpb %sil, %bl
-	WORD $0x9a77 // ja 0x1680 <k_codes_max+0xa50>
-	WORD $0xf389 // movl %esi, %ebx
-	WORD $0x96eb // jmp 0x1680 <k_codes_max+0xa50>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x00d4820f; WORD $0x0000 // jb 0x17d2 <k_codes_max+0xba2>
-	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
-	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	QUAD $0x000000d0248c0348 // addq 0xd0(%rsp), %rcx
-	LONG $0x80f98148; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %rcx
-	LONG $0x00ab820f; WORD $0x0000 // jb 0x17d2 <k_codes_max+0xba2>
-	LONG $0x00803d48; WORD $0x0000 // cmpq $0x80, %rax
-	WORD $0x0473 // jae 0x1733 <k_codes_max+0xb03>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x66eb // jmp 0x1799 <k_codes_max+0xb69>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x80e28348 // andq $-0x80, %rdx
-	LONG $0x260c8d4a // leaq (%rsi,%r12), %rcx
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x3840; BYTE $0xdf // cmpb %bl, %dil
+	WORD $0x470f; BYTE $0xdf // cmoval %edi, %ebx
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	WORD $0xe875 // jne 0x1550 <k_codes_max+0x590>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x294d; BYTE $0xda // subq %r11, %r10
+	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
+	LONG $0xfcf88348 // cmpq $-0x4, %rax
+	LONG $0xfe83870f; WORD $0xffff // ja 0x1400 <k_codes_max+0x440>
+	WORD $0x13eb // jmp 0x1592 <k_codes_max+0x5d2>
+	BYTE $0x90 // nop
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
+	LONG $0xfcf88348 // cmpq $-0x4, %rax
+	LONG $0xfe6e870f; WORD $0xffff // ja 0x1400 <k_codes_max+0x440>
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x294d; BYTE $0xd0 // subq %r10, %r8
+	LONG $0x03428d49 // leaq 0x3(%r10), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x025a8d4d // leaq 0x2(%r10), %r11
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	LONG $0x016a8d4d // leaq 0x1(%r10), %r13
+	LONG $0xe9af0f4c // imulq %rcx, %r13
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0x12eb // jmp 0x15cd <k_codes_max+0x60d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x4c6ffec5; WORD $0xa039 // vmovdqu -0x60(%rcx,%rdi), %ymm1
-	LONG $0x546ffec5; WORD $0xc039 // vmovdqu -0x40(%rcx,%rdi), %ymm2
-	LONG $0x5c6ffec5; WORD $0xe039 // vmovdqu -0x20(%rcx,%rdi), %ymm3
-	LONG $0x246ffec5; BYTE $0x39 // vmovdqu (%rcx,%rdi), %ymm4
-	LONG $0x4c7ffec5; WORD $0xa03e // vmovdqu %ymm1, -0x60(%rsi,%rdi)
-	LONG $0x547ffec5; WORD $0xc03e // vmovdqu %ymm2, -0x40(%rsi,%rdi)
-	LONG $0x5c7ffec5; WORD $0xe03e // vmovdqu %ymm3, -0x20(%rsi,%rdi)
-	LONG $0x247ffec5; BYTE $0x3e // vmovdqu %ymm4, (%rsi,%rdi)
-	LONG $0x80ef8348 // subq $-0x80, %rdi
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0xc975 // jne 0x1750 <k_codes_max+0xb20>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xf660840f; WORD $0xffff // je 0xdf0 <k_codes_max+0x1c0>
-	WORD $0x70a8 // testb $0x70, %al
-	WORD $0x3b74 // je 0x17cf <k_codes_max+0xb9f>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0xfcc08349 // addq $-0x4, %r8
+	LONG $0xfe33840f; WORD $0xffff // je 0x1400 <k_codes_max+0x440>
+	LONG $0x7cb60f42; WORD $0x0015 // movzbl (%rbp,%r10), %edi
+	WORD $0x3840; BYTE $0xdf // cmpb %bl, %dil
+	WORD $0x2876 // jbe 0x1600 <k_codes_max+0x640>
+	LONG $0x5cb60f42; WORD $0x002d // movzbl (%rbp,%r13), %ebx
+	WORD $0x3840; BYTE $0xfb // cmpb %dil, %bl
+	WORD $0x2b76 // jbe 0x160e <k_codes_max+0x64e>
+	LONG $0x7cb60f42; WORD $0x001d // movzbl (%rbp,%r11), %edi
+	WORD $0x3840; BYTE $0xdf // cmpb %bl, %dil
+	WORD $0x2d76 // jbe 0x161b <k_codes_max+0x65b>
+	LONG $0x055cb60f; BYTE $0x00 // movzbl (%rbp,%rax), %ebx
+	WORD $0x3840; BYTE $0xfb // cmpb %dil, %bl
+	WORD $0xc877 // ja 0x15c0 <k_codes_max+0x600>
+	WORD $0x2deb // jmp 0x1627 <k_codes_max+0x667>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xb60f; BYTE $0xfb // movzbl %bl, %edi
+	LONG $0x5cb60f42; WORD $0x002d // movzbl (%rbp,%r13), %ebx
+	WORD $0x3840; BYTE $0xfb // cmpb %dil, %bl
+	WORD $0xd577 // ja 0x15e3 <k_codes_max+0x623>
+	WORD $0xfb89 // movl %edi, %ebx
+	LONG $0x7cb60f42; WORD $0x001d // movzbl (%rbp,%r11), %edi
+	WORD $0x3840; BYTE $0xdf // cmpb %bl, %dil
+	WORD $0xd377 // ja 0x15ee <k_codes_max+0x62e>
+	WORD $0xdf89 // movl %ebx, %edi
+	LONG $0x055cb60f; BYTE $0x00 // movzbl (%rbp,%rax), %ebx
+	WORD $0x3840; BYTE $0xfb // cmpb %dil, %bl
+	WORD $0x9977 // ja 0x15c0 <k_codes_max+0x600>
+	WORD $0xfb89 // movl %edi, %ebx
+	WORD $0x95eb // jmp 0x15c0 <k_codes_max+0x600>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x60778b48 // movq 0x60(%rdi), %rsi
+	LONG $0x02048d4c // leaq (%rdx,%rax), %r8
+	LONG $0x147efac5; BYTE $0x32 // vmovq (%rdx,%rsi), %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x147efac5; BYTE $0x02 // vmovq (%rdx,%rax), %xmm2
+	LONG $0x7e7aa1c4; WORD $0x061c // vmovq (%rsi,%r8), %xmm3
+	LONG $0xd3dee9c5 // vpmaxub %xmm3, %xmm2, %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0cd6f9c5; BYTE $0x08 // vmovq %xmm1, (%rax,%rcx)
+	LONG $0x08458d49 // leaq 0x8(%r13), %rax
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xfc858f0f; WORD $0xffff // jg 0x1306 <k_codes_max+0x346>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x2c148d4b // leaq (%r12,%r13), %rdx
+	LONG $0x7e7a81c4; WORD $0x2c0c // vmovq (%r12,%r13), %xmm1
+	LONG $0x14247c80; BYTE $0x00 // cmpb $0x0, 0x14(%rsp)
+	WORD $0x9b75 // jne 0x1630 <k_codes_max+0x670>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x01258e0f; WORD $0x0000 // jle 0x17c6 <k_codes_max+0x806>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0xae7e // jle 0x165b <k_codes_max+0x69b>
+	LONG $0x58678b4c // movq 0x58(%rdi), %r12
+	LONG $0x60478b4c // movq 0x60(%rdi), %r8
+	WORD $0x8941; BYTE $0xf1 // movl %esi, %r9d
+	LONG $0x07e18341 // andl $0x7, %r9d
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	QUAD $0xfffffffffff8b848; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rax # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	LONG $0x001c8d4b // leaq (%r8,%r8), %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x1ceb // jmp 0x16f1 <k_codes_max+0x731>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	LONG $0x24743b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r14
+	LONG $0xff6a840f; WORD $0xffff // je 0x165b <k_codes_max+0x69b>
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	WORD $0x1973 // jae 0x1710 <k_codes_max+0x750>
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x17a7 <k_codes_max+0x7e7>
+	WORD $0xdbeb // jmp 0x16e0 <k_codes_max+0x720>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x7e7ac1c4; BYTE $0x17 // vmovq (%r15), %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x07148d4f // leaq (%r15,%r8), %r10
+	LONG $0x7e7a81c4; WORD $0x0714 // vmovq (%r15,%r8), %xmm2
+	LONG $0x7e7a81c4; WORD $0x471c // vmovq (%r15,%r8,2), %xmm3
+	LONG $0xd3dee9c5 // vpmaxub %xmm3, %xmm2, %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x1a3c8d4d // leaq (%r10,%rbx), %r15
+	LONG $0x7e7aa1c4; WORD $0x1314 // vmovq (%rbx,%r10), %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x7e7a81c4; WORD $0x3814 // vmovq (%r8,%r15), %xmm2
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x7e7a81c4; WORD $0x3814 // vmovq (%r8,%r15), %xmm2
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x7e7a81c4; WORD $0x3814 // vmovq (%r8,%r15), %xmm2
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0x7e7a81c4; WORD $0x3814 // vmovq (%r8,%r15), %xmm2
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xf8c08348 // addq $-0x8, %rax
+	WORD $0x9475 // jne 0x1720 <k_codes_max+0x760>
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xff39840f; WORD $0xffff // je 0x16e0 <k_codes_max+0x720>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x7e7ac1c4; BYTE $0x12 // vmovq (%r10), %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0xef75 // jne 0x17b0 <k_codes_max+0x7f0>
+	LONG $0xffff1ae9; BYTE $0xff // jmp 0x16e0 <k_codes_max+0x720>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0xfffe8de9; BYTE $0xff // jmp 0x165b <k_codes_max+0x69b>
+	WORD $0x9066 // nop
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x03a58e0f; WORD $0x0000 // jle 0x1b81 <k_codes_max+0xbc1>
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03bd8e0f; WORD $0x0000 // jle 0x1ba6 <k_codes_max+0xbe6>
+	LONG $0x58578b48 // movq 0x58(%rdi), %rdx
+	LONG $0x607f8b48 // movq 0x60(%rdi), %rdi
+	WORD $0x8941; BYTE $0xc8 // movl %ecx, %r8d
+	LONG $0x07e08341 // andl $0x7, %r8d
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	QUAD $0xfffffffffff8b848; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rax # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x2149; BYTE $0xc1 // andq %rax, %r9
+	LONG $0x7b2c8d4c // leaq (%rbx,%rdi,2), %r13
+	QUAD $0x00000000fd1c8d4c // leaq (,%rdi,8), %r11
+	LONG $0x3b348d4c // leaq (%rbx,%rdi), %r14
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x4deb // jmp 0x186f <k_codes_max+0x8af>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x7f7ea1c4; WORD $0x100c // vmovdqu %ymm1, (%rax,%r10)
+	LONG $0x20468d48 // leaq 0x20(%rsi), %rax
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	LONG $0x20c58349 // addq $0x20, %r13
+	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
+	LONG $0x20c68349 // addq $0x20, %r14
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xf9b38f0f; WORD $0xffff // jg 0x1222 <k_codes_max+0x262>
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xf0e68348 // andq $-0x10, %rsi
-	LONG $0x340c8d49 // leaq (%r12,%rsi), %rcx
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	LONG $0x2464034c; BYTE $0x10 // addq 0x10(%rsp), %r12
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x0c6ffac5; BYTE $0x17 // vmovdqu (%rdi,%rdx), %xmm1
-	LONG $0x7f7ac1c4; WORD $0x140c // vmovdqu %xmm1, (%r12,%rdx)
-	LONG $0x10c28348 // addq $0x10, %rdx
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0xec75 // jne 0x17b0 <k_codes_max+0xb80>
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xf623840f; WORD $0xffff // je 0xdf0 <k_codes_max+0x1c0>
-	WORD $0x06eb // jmp 0x17d5 <k_codes_max+0xba5>
+	LONG $0x3c1c8d4b // leaq (%r12,%r15), %rbx
+	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
+	LONG $0x6f7e81c4; WORD $0x3c0c // vmovdqu (%r12,%r15), %ymm1
+	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x246c894c; BYTE $0x20 // movq %r13, 0x20(%rsp)
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x22eb // jmp 0x18b7 <k_codes_max+0x8f7>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
 	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0xda89 // movl %ebx, %edx
-	WORD $0xca29 // subl %ecx, %edx
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x1674 // je 0x1801 <k_codes_max+0xbd1>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x9066 // nop
-	LONG $0x34b60f41; BYTE $0x00 // movzbl (%r8,%rax), %esi
-	LONG $0x07348840 // movb %sil, (%rdi,%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	WORD $0xef75 // jne 0x17f0 <k_codes_max+0xbc0>
-	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
-	LONG $0xfcf98348 // cmpq $-0x4, %rcx
-	LONG $0xf5e2870f; WORD $0xffff // ja 0xdf0 <k_codes_max+0x1c0>
-	WORD $0x9066 // nop
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x060cb60f // movzbl (%rsi,%rax), %ecx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x0c88; BYTE $0x02 // movb %cl, (%rdx,%rax)
-	LONG $0x064cb60f; BYTE $0x01 // movzbl 0x1(%rsi,%rax), %ecx
-	LONG $0x01024c88 // movb %cl, 0x1(%rdx,%rax)
-	LONG $0x064cb60f; BYTE $0x02 // movzbl 0x2(%rsi,%rax), %ecx
-	LONG $0x02024c88 // movb %cl, 0x2(%rdx,%rax)
-	LONG $0x064cb60f; BYTE $0x03 // movzbl 0x3(%rsi,%rax), %ecx
-	LONG $0x03024c88 // movb %cl, 0x3(%rdx,%rax)
-	LONG $0x04c08348 // addq $0x4, %rax
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xcb75 // jne 0x1810 <k_codes_max+0xbe0>
-	LONG $0xfff5a6e9; BYTE $0xff // jmp 0xdf0 <k_codes_max+0x1c0>
-	LONG $0x48c48148; WORD $0x0001; BYTE $0x00 // addq $0x148, %rsp # imm = 0x148
+	LONG $0x246c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rbp
+	LONG $0xff79840f; WORD $0xffff // je 0x1830 <k_codes_max+0x870>
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0x1373 // jae 0x18d0 <k_codes_max+0x910>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x008a850f; WORD $0x0000 // jne 0x1953 <k_codes_max+0x993>
+	WORD $0xd5eb // jmp 0x18a0 <k_codes_max+0x8e0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0xde75c1c4; BYTE $0x0f // vpmaxub (%r15), %ymm1, %ymm1
+	LONG $0xde7581c4; WORD $0x140c // vpmaxub (%r12,%r10), %ymm1, %ymm1
+	LONG $0x2a3c8d4f // leaq (%r10,%r13), %r15
+	LONG $0xde7581c4; WORD $0x154c; BYTE $0x00 // vpmaxub (%r13,%r10), %ymm1, %ymm1
+	LONG $0xde75a1c4; WORD $0x3f0c // vpmaxub (%rdi,%r15), %ymm1, %ymm1
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0xde75a1c4; WORD $0x3f0c // vpmaxub (%rdi,%r15), %ymm1, %ymm1
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0xde75a1c4; WORD $0x3f0c // vpmaxub (%rdi,%r15), %ymm1, %ymm1
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0xde75a1c4; WORD $0x3f0c // vpmaxub (%rdi,%r15), %ymm1, %ymm1
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0xde75a1c4; WORD $0x3f0c // vpmaxub (%rdi,%r15), %ymm1, %ymm1
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0xf8c08348 // addq $-0x8, %rax
+	WORD $0xae75 // jne 0x18e0 <k_codes_max+0x920>
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xff4d840f; WORD $0xffff // je 0x18a0 <k_codes_max+0x8e0>
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xde75c1c4; BYTE $0x0e // vpmaxub (%r14), %ymm1, %ymm1
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0xf375 // jne 0x1960 <k_codes_max+0x9a0>
+	LONG $0xffff2ee9; BYTE $0xff // jmp 0x18a0 <k_codes_max+0x8e0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x34eb // jmp 0x19b9 <k_codes_max+0x9f9>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0c7ffac5; BYTE $0x08 // vmovdqu %xmm1, (%rax,%rcx)
+	LONG $0x10458d49 // leaq 0x10(%r13), %rax
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xf9408f0f; WORD $0xffff // jg 0x12f9 <k_codes_max+0x339>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x6f7a81c4; WORD $0x2c0c // vmovdqu (%r12,%r13), %xmm1
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0xc67e // jle 0x1990 <k_codes_max+0x9d0>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0xbd7e // jle 0x1993 <k_codes_max+0x9d3>
+	LONG $0x0c348d49 // leaq (%r12,%rcx), %rsi
+	LONG $0x58678b4c // movq 0x58(%rdi), %r12
+	LONG $0x60478b4c // movq 0x60(%rdi), %r8
+	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
+	LONG $0x07e18341 // andl $0x7, %r9d
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	QUAD $0xfffffffffff8b848; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rax # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	LONG $0x001c8d4b // leaq (%r8,%r8), %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x1feb // jmp 0x1a21 <k_codes_max+0xa61>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	LONG $0x24743b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r14
+	LONG $0xff72840f; WORD $0xffff // je 0x1993 <k_codes_max+0x9d3>
+	LONG $0x08fa8348 // cmpq $0x8, %rdx
+	WORD $0x1973 // jae 0x1a40 <k_codes_max+0xa80>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x0083850f; WORD $0x0000 // jne 0x1ab6 <k_codes_max+0xaf6>
+	WORD $0xdbeb // jmp 0x1a10 <k_codes_max+0xa50>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xde71c1c4; BYTE $0x0f // vpmaxub (%r15), %xmm1, %xmm1
+	LONG $0xde7181c4; WORD $0x070c // vpmaxub (%r15,%r8), %xmm1, %xmm1
+	LONG $0x07048d4b // leaq (%r15,%r8), %rax
+	LONG $0xde7181c4; WORD $0x470c // vpmaxub (%r15,%r8,2), %xmm1, %xmm1
+	LONG $0x183c8d4c // leaq (%rax,%rbx), %r15
+	LONG $0x0cdef1c5; BYTE $0x03 // vpmaxub (%rbx,%rax), %xmm1, %xmm1
+	LONG $0xde7181c4; WORD $0x380c // vpmaxub (%r8,%r15), %xmm1, %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xde7181c4; WORD $0x380c // vpmaxub (%r8,%r15), %xmm1, %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xde7181c4; WORD $0x380c // vpmaxub (%r8,%r15), %xmm1, %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xde7181c4; WORD $0x380c // vpmaxub (%r8,%r15), %xmm1, %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xf8c28349 // addq $-0x8, %r10
+	WORD $0xb575 // jne 0x1a50 <k_codes_max+0xa90>
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xff5a840f; WORD $0xffff // je 0x1a10 <k_codes_max+0xa50>
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x08def1c5 // vpmaxub (%rax), %xmm1, %xmm1
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0xff49; BYTE $0xca // decq %r10
+	WORD $0xf475 // jne 0x1ac0 <k_codes_max+0xb00>
+	LONG $0xffff3fe9; BYTE $0xff // jmp 0x1a10 <k_codes_max+0xa50>
+	LONG $0x0b348d48 // leaq (%rbx,%rcx), %rsi
+	LONG $0x013c8d48 // leaq (%rcx,%rax), %rdi
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x03048d4c // leaq (%rbx,%rax), %r8
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x4c6ffec5; WORD $0xe013 // vmovdqu -0x20(%rbx,%rdx), %ymm1
+	LONG $0x4cdef5c5; WORD $0xe016 // vpmaxub -0x20(%rsi,%rdx), %ymm1, %ymm1
+	LONG $0x6f7ec1c4; WORD $0x1054; BYTE $0xe0 // vmovdqu -0x20(%r8,%rdx), %ymm2
+	LONG $0x54deedc5; WORD $0xe017 // vpmaxub -0x20(%rdi,%rdx), %ymm2, %ymm2
+	LONG $0xcadef5c5 // vpmaxub %ymm2, %ymm1, %ymm1
+	LONG $0x7f7ec1c4; WORD $0x134c; BYTE $0xe0 // vmovdqu %ymm1, -0x20(%r11,%rdx)
+	LONG $0x0c6ffec5; BYTE $0x13 // vmovdqu (%rbx,%rdx), %ymm1
+	LONG $0x0cdef5c5; BYTE $0x16 // vpmaxub (%rsi,%rdx), %ymm1, %ymm1
+	LONG $0x6f7ec1c4; WORD $0x1014 // vmovdqu (%r8,%rdx), %ymm2
+	LONG $0x14deedc5; BYTE $0x17 // vpmaxub (%rdi,%rdx), %ymm2, %ymm2
+	LONG $0xcadef5c5 // vpmaxub %ymm2, %ymm1, %ymm1
+	LONG $0x7f7ec1c4; WORD $0x130c // vmovdqu %ymm1, (%r11,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0xfec18349 // addq $-0x2, %r9
+	WORD $0xb375 // jne 0x1af0 <k_codes_max+0xb30>
+	LONG $0xe0728d48 // leaq -0x20(%rdx), %rsi
+	LONG $0x382444f6; BYTE $0x20 // testb $0x20, 0x38(%rsp)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0xf6d1850f; WORD $0xffff // jne 0x1222 <k_codes_max+0x262>
+	LONG $0x343c8d49 // leaq (%r12,%rsi), %rdi
+	LONG $0x6f7ec1c4; WORD $0x340c // vmovdqu (%r12,%rsi), %ymm1
+	LONG $0x0cdef5c5; BYTE $0x39 // vpmaxub (%rcx,%rdi), %ymm1, %ymm1
+	LONG $0x07048d4c // leaq (%rdi,%rax), %r8
+	LONG $0x146ffec5; BYTE $0x38 // vmovdqu (%rax,%rdi), %ymm2
+	LONG $0xde6da1c4; WORD $0x0114 // vpmaxub (%rcx,%r8), %ymm2, %ymm2
+	LONG $0xcadef5c5 // vpmaxub %ymm2, %ymm1, %ymm1
+	LONG $0x7f7ec1c4; WORD $0x310c // vmovdqu %ymm1, (%r9,%rsi)
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0xfff6a1e9; BYTE $0xff // jmp 0x1222 <k_codes_max+0x262>
+	LONG $0x247c8348; WORD $0x6038 // cmpq $0x60, 0x38(%rsp)
+	WORD $0x4873 // jae 0x1bd1 <k_codes_max+0xc11>
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	LONG $0x0097850f; WORD $0x0000 // jne 0x1c38 <k_codes_max+0xc78>
+	LONG $0xfff67ce9; BYTE $0xff // jmp 0x1222 <k_codes_max+0x262>
+	LONG $0x247c8348; WORD $0x6038 // cmpq $0x60, 0x38(%rsp)
+	LONG $0x00aa830f; WORD $0x0000 // jae 0x1c5c <k_codes_max+0xc9c>
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	QUAD $0x03000000b02484f6 // testb $0x3, 0xb0(%rsp)
+	LONG $0x00fe850f; WORD $0x0000 // jne 0x1cca <k_codes_max+0xd0a>
+	LONG $0xfff651e9; BYTE $0xff // jmp 0x1222 <k_codes_max+0x262>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x4c10fcc5; WORD $0xa031 // vmovups -0x60(%rcx,%rsi), %ymm1
+	LONG $0x4c11fcc5; WORD $0xa032 // vmovups %ymm1, -0x60(%rdx,%rsi)
+	LONG $0x4c10fcc5; WORD $0xc031 // vmovups -0x40(%rcx,%rsi), %ymm1
+	LONG $0x4c11fcc5; WORD $0xc032 // vmovups %ymm1, -0x40(%rdx,%rsi)
+	LONG $0x4c10fcc5; WORD $0xe031 // vmovups -0x20(%rcx,%rsi), %ymm1
+	LONG $0x4c11fcc5; WORD $0xe032 // vmovups %ymm1, -0x20(%rdx,%rsi)
+	LONG $0x0c6ffec5; BYTE $0x31 // vmovdqu (%rcx,%rsi), %ymm1
+	LONG $0x0c7ffec5; BYTE $0x32 // vmovdqu %ymm1, (%rdx,%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	WORD $0xc875 // jne 0x1bf0 <k_codes_max+0xc30>
+	LONG $0x20468d48 // leaq 0x20(%rsi), %rax
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	LONG $0xf5ea840f; WORD $0xffff // je 0x1222 <k_codes_max+0x262>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x6f7ec1c4; WORD $0x340c // vmovdqu (%r12,%rsi), %ymm1
+	LONG $0x0c7ffec5; BYTE $0x37 // vmovdqu %ymm1, (%rdi,%rsi)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	WORD $0xe975 // jne 0x1c40 <k_codes_max+0xc80>
+	LONG $0x00008be9; BYTE $0x00 // jmp 0x1ce7 <k_codes_max+0xd27>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x4c10fcc5; WORD $0xa031 // vmovups -0x60(%rcx,%rsi), %ymm1
+	LONG $0x4c11fcc5; WORD $0xa032 // vmovups %ymm1, -0x60(%rdx,%rsi)
+	LONG $0x4c10fcc5; WORD $0xc031 // vmovups -0x40(%rcx,%rsi), %ymm1
+	LONG $0x4c11fcc5; WORD $0xc032 // vmovups %ymm1, -0x40(%rdx,%rsi)
+	LONG $0x4c10fcc5; WORD $0xe031 // vmovups -0x20(%rcx,%rsi), %ymm1
+	LONG $0x4c11fcc5; WORD $0xe032 // vmovups %ymm1, -0x20(%rdx,%rsi)
+	LONG $0x0c6ffec5; BYTE $0x31 // vmovdqu (%rcx,%rsi), %ymm1
+	LONG $0x0c7ffec5; BYTE $0x32 // vmovdqu %ymm1, (%rdx,%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	WORD $0xc875 // jne 0x1c80 <k_codes_max+0xcc0>
+	LONG $0x20468d48 // leaq 0x20(%rsi), %rax
+	QUAD $0x03000000b02484f6 // testb $0x3, 0xb0(%rsp)
+	LONG $0xf558840f; WORD $0xffff // je 0x1222 <k_codes_max+0x262>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	BYTE $0x90 // nop
+	LONG $0x6f7ec1c4; WORD $0x340c // vmovdqu (%r12,%rsi), %ymm1
+	LONG $0x0c7ffec5; BYTE $0x37 // vmovdqu %ymm1, (%rdi,%rsi)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	WORD $0xe975 // jne 0x1cd0 <k_codes_max+0xd10>
+	LONG $0xe0c08348 // addq $-0x20, %rax
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0xfff52fe9; BYTE $0xff // jmp 0x1222 <k_codes_max+0x262>
+	LONG $0x38c48148; WORD $0x0001; BYTE $0x00 // addq $0x138, %rsp # imm = 0x138
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1459,8 +1686,40 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x00008000; WORD $0x437f // addb %al, 0x437f0000(%rax)
+	WORD $0x3f00 // addb %bh, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00008000; WORD $0x3480 // addb %al, 0x34800000(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x437f // jg 0x1d93 <k_codes_max+0xdd3>
+	WORD $0xffff // <unknown>
+	WORD $0x7fff; BYTE $0xcc // <unknown>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -1472,7 +1731,25 @@ TEXT ·qrowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0400; BYTE $0x08 // addb %al, (%rax,%rcx)
 	QUAD $0x000000000000000c; WORD $0x0000 // orb $0x0, %al
 	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x00 // addb %bh, %bh
+	WORD $0xcc00 // addb %cl, %ah
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	QUAD $0x00000000000000cc; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // int3
+	WORD $0x0000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

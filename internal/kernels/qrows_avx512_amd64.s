@@ -15,144 +15,114 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 
 	// codes_of
 	WORD $0x478b; BYTE $0x20 // movl 0x20(%rdi), %eax
-	LONG $0xc02afac5 // vcvtsi2ss %eax, %xmm0, %xmm0
-	LONG $0x4f10fac5; BYTE $0x1c // vmovss 0x1c(%rdi), %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xca2ef8c5 // vucomiss %xmm2, %xmm1
-	WORD $0x0275 // jne 0x18 <k_codes_of+0x18>
-	WORD $0x247b // jnp 0x3c <k_codes_of+0x3c>
-	LONG $0x487df262; WORD $0xd918 // vbroadcastss %xmm1, %zmm3
-	LONG $0x487df262; WORD $0xc87c // vpbroadcastd %eax, %zmm1
-	LONG $0x487df262; WORD $0x5758; BYTE $0x09 // vpbroadcastd 0x24(%rdi), %zmm2
+	LONG $0xd02afac5 // vcvtsi2ss %eax, %xmm0, %xmm2
+	LONG $0x487df262; WORD $0xc07c // vpbroadcastd %eax, %zmm0
+	LONG $0x487df262; WORD $0x4f58; BYTE $0x09 // vpbroadcastd 0x24(%rdi), %zmm1
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x307d // jge 0x65 <k_codes_of+0x65>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000ade9; BYTE $0x00 // jmp 0xe9 <k_codes_of+0xe9>
+	WORD $0x077d // jge 0x25 <k_codes_of+0x25>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0xd6 <k_codes_of+0xd6>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x487df262; WORD $0x7718; BYTE $0x07 // vbroadcastss 0x1c(%rdi), %zmm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xf32ef8c5 // vucomiss %xmm3, %xmm6
 	LONG $0x487df262; WORD $0x5f18; BYTE $0x06 // vbroadcastss 0x18(%rdi), %zmm3
-	LONG $0x487df262; WORD $0xc87c // vpbroadcastd %eax, %zmm1
-	LONG $0x487df262; WORD $0x5758; BYTE $0x09 // vpbroadcastd 0x24(%rdi), %zmm2
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x10f98348 // cmpq $0x10, %rcx
-	LONG $0x011d8d0f; WORD $0x0000 // jge 0x17b <k_codes_of+0x17b>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00019ae9; BYTE $0x00 // jmp 0x1ff <k_codes_of+0x1ff>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	QUAD $0x000019102510fac5 // vmovss 0x1910(%rip), %xmm4 # 0x1984 <k_codes_max+0xcb4>
-	LONG $0xe05cdac5 // vsubss %xmm0, %xmm4, %xmm4
-	QUAD $0x18fe2d57187cf162; WORD $0x0000 // vxorps 0x18fe(%rip){1to4}, %xmm0, %xmm5 # 0x1980 <k_codes_max+0xcb0>
+	QUAD $0x00001e822510fac5 // vmovss 0x1e82(%rip), %xmm4 # 0x1ecc <k_codes_max+0xdec>
+	LONG $0xe25cdac5 // vsubss %xmm2, %xmm4, %xmm4
 	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
+	QUAD $0x1e662d57186cf162; WORD $0x0000 // vxorps 0x1e66(%rip){1to4}, %xmm2, %xmm5 # 0x1ec4 <k_codes_max+0xde4>
 	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
+	LONG $0x0109850f; WORD $0x0000 // jne 0x173 <k_codes_of+0x173>
+	LONG $0x01038a0f; WORD $0x0000 // jp 0x173 <k_codes_of+0x173>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x4864b162; WORD $0x3c59; BYTE $0x86 // vmulps (%rsi,%r8,4), %zmm3, %zmm7
-	LONG $0x4844f162; WORD $0xcec2; BYTE $0x07 // vcmpordps %zmm6, %zmm7, %k1
-	LONG $0xc97df162; WORD $0xff6f // vmovdqa32 %zmm7, %zmm7 {%k1} {z}
-	LONG $0x485cf162; WORD $0xff5d // vminps %zmm7, %zmm4, %zmm7
-	LONG $0x4854f162; WORD $0xff5f // vmaxps %zmm7, %zmm5, %zmm7
-	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x4845f162; WORD $0xf9fe // vpaddd %zmm1, %zmm7, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	LONG $0x487eb262; WORD $0x3c31; BYTE $0x00 // vpmovdb %zmm7, (%rax,%r8)
-	LONG $0x10508d49 // leaq 0x10(%r8), %rdx
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xb77e // jle 0xa0 <k_codes_of+0xa0>
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x01b38e0f; WORD $0x0000 // jle 0x2a5 <k_codes_of+0x2a5>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0xc97cf162; WORD $0x2410; BYTE $0x97 // vmovups (%rdi,%rdx,4), %zmm4 {%k1} {z}
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x4864f162; WORD $0xcdc2; BYTE $0x07 // vcmpordps %zmm5, %zmm3, %k1
-	LONG $0xc97df162; WORD $0xdb6f // vmovdqa32 %zmm3, %zmm3 {%k1} {z}
-	QUAD $0x000018552510fac5 // vmovss 0x1855(%rip), %xmm4 # 0x1984 <k_codes_max+0xcb4>
-	LONG $0xe05cdac5 // vsubss %xmm0, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
-	QUAD $0x18370557187cf162; WORD $0x0000 // vxorps 0x1837(%rip){1to4}, %xmm0, %xmm0 # 0x1980 <k_codes_max+0xcb0>
-	LONG $0x487df262; WORD $0xc018 // vbroadcastss %xmm0, %zmm0
-	LONG $0x487cf162; WORD $0xc35f // vmaxps %zmm3, %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc1fe // vpaddd %zmm1, %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc2ef // vpxord %zmm2, %zmm0, %zmm0
-	LONG $0x10f98348 // cmpq $0x10, %rcx
-	LONG $0x011c8c0f; WORD $0x0000 // jl 0x28d <k_codes_of+0x28d>
-	LONG $0x487ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	QUAD $0x000017fa2510fac5 // vmovss 0x17fa(%rip), %xmm4 # 0x1984 <k_codes_max+0xcb4>
-	LONG $0xe05cdac5 // vsubss %xmm0, %xmm4, %xmm4
-	QUAD $0x17e82d57187cf162; WORD $0x0000 // vxorps 0x17e8(%rip){1to4}, %xmm0, %xmm5 # 0x1980 <k_codes_max+0xcb0>
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487cb162; WORD $0x3c10; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm7
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487cb162; WORD $0x3c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm7
 	LONG $0x4844f162; WORD $0xfb5e // vdivps %zmm3, %zmm7, %zmm7
 	LONG $0x4844f162; WORD $0xcec2; BYTE $0x07 // vcmpordps %zmm6, %zmm7, %k1
 	LONG $0xc97df162; WORD $0xff6f // vmovdqa32 %zmm7, %zmm7 {%k1} {z}
-	LONG $0x485cf162; WORD $0xff5d // vminps %zmm7, %zmm4, %zmm7
+	LONG $0x485cf162; WORD $0xcfc2; BYTE $0x05 // vcmpnltps %zmm7, %zmm4, %k1
+	LONG $0x495df262; WORD $0xff64 // vpblendmd %zmm7, %zmm4, %zmm7 {%k1}
 	LONG $0x4854f162; WORD $0xff5f // vmaxps %zmm7, %zmm5, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
-	LONG $0x4845f162; WORD $0xf9fe // vpaddd %zmm1, %zmm7, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	LONG $0x487eb262; WORD $0x3c31; BYTE $0x02 // vpmovdb %zmm7, (%rdx,%r8)
-	LONG $0x10408d49 // leaq 0x10(%r8), %rax
+	LONG $0x4845f162; WORD $0xf8fe // vpaddd %zmm0, %zmm7, %zmm7
+	LONG $0x4845f162; WORD $0xf9ef // vpxord %zmm1, %zmm7, %zmm7
+	LONG $0x487eb262; WORD $0x3c31; BYTE $0x00 // vpmovdb %zmm7, (%rax,%r8)
+	LONG $0x10708d49 // leaq 0x10(%r8), %rsi
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0xb17e // jle 0x1b0 <k_codes_of+0x1b0>
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x009d8e0f; WORD $0x0000 // jle 0x2a5 <k_codes_of+0x2a5>
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0xaa7e // jle 0x80 <k_codes_of+0x80>
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x00908e0f; WORD $0x0000 // jle 0x16f <k_codes_of+0x16f>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xc97cf162; WORD $0x2410; BYTE $0x87 // vmovups (%rdi,%rax,4), %zmm4 {%k1} {z}
-	LONG $0x485cf162; WORD $0xdb5e // vdivps %zmm3, %zmm4, %zmm3
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0xc97cd162; WORD $0x1c10; BYTE $0xb0 // vmovups (%r8,%rsi,4), %zmm3 {%k1} {z}
+	LONG $0x5864f162; WORD $0x5f5e; BYTE $0x06 // vdivps 0x18(%rdi){1to16}, %zmm3, %zmm3
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x4864f162; WORD $0xccc2; BYTE $0x07 // vcmpordps %zmm4, %zmm3, %k1
 	LONG $0xc97df162; WORD $0xdb6f // vmovdqa32 %zmm3, %zmm3 {%k1} {z}
-	QUAD $0x0000173f2510fac5 // vmovss 0x173f(%rip), %xmm4 # 0x1984 <k_codes_max+0xcb4>
-	LONG $0xe05cdac5 // vsubss %xmm0, %xmm4, %xmm4
+	QUAD $0x00001daf2510fac5 // vmovss 0x1daf(%rip), %xmm4 # 0x1ecc <k_codes_max+0xdec>
+	LONG $0xe25cdac5 // vsubss %xmm2, %xmm4, %xmm4
 	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
 	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
-	QUAD $0x17210557187cf162; WORD $0x0000 // vxorps 0x1721(%rip){1to4}, %xmm0, %xmm0 # 0x1980 <k_codes_max+0xcb0>
-	LONG $0x487df262; WORD $0xc018 // vbroadcastss %xmm0, %zmm0
-	LONG $0x487cf162; WORD $0xc35f // vmaxps %zmm3, %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc05b // vcvtps2dq %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc1fe // vpaddd %zmm1, %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xc2ef // vpxord %zmm2, %zmm0, %zmm0
+	QUAD $0x1d8d1557186cf162; WORD $0x0000 // vxorps 0x1d8d(%rip){1to4}, %xmm2, %xmm2 # 0x1ec4 <k_codes_max+0xde4>
+	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
+	LONG $0x486cf162; WORD $0xd35f // vmaxps %zmm3, %zmm2, %zmm2
+	LONG $0x487df162; WORD $0xd25b // vcvtps2dq %zmm2, %zmm2
+	LONG $0x486df162; WORD $0xc0fe // vpaddd %zmm0, %zmm2, %zmm0
+	LONG $0x487df162; WORD $0xc1ef // vpxord %zmm1, %zmm0, %zmm0
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x187c // jl 0x29b <k_codes_of+0x29b>
-	LONG $0x487ef262; WORD $0x0631 // vpmovdb %zmm0, (%rsi)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0x497ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax) {%k1}
+	WORD $0x0a7c // jl 0x165 <k_codes_of+0x165>
+	LONG $0x487ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x497ef262; WORD $0x0631 // vpmovdb %zmm0, (%rsi) {%k1}
+	LONG $0x497ef262; WORD $0x0031 // vpmovdb %zmm0, (%rax) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x1d533d18487df262; WORD $0x0000 // vbroadcastss 0x1d53(%rip), %zmm7 # 0x1ed0 <k_codes_max+0xdf0>
+	QUAD $0x1d390518487d7262; WORD $0x0000 // vbroadcastss 0x1d39(%rip), %zmm8 # 0x1ec0 <k_codes_max+0xde0>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x1d340d18487d7262; WORD $0x0000 // vbroadcastss 0x1d34(%rip), %zmm9 # 0x1ec8 <k_codes_max+0xde8>
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	WORD $0x52eb // jmp 0x1ed <k_codes_of+0x1ed>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x4824d162; WORD $0xcac2; BYTE $0x07 // vcmpordps %zmm10, %zmm11, %k1
+	LONG $0xc97d5162; WORD $0xdb6f // vmovdqa32 %zmm11, %zmm11 {%k1} {z}
+	LONG $0x485cd162; WORD $0xcbc2; BYTE $0x05 // vcmpnltps %zmm11, %zmm4, %k1
+	LONG $0x495d5262; WORD $0xdb64 // vpblendmd %zmm11, %zmm4, %zmm11 {%k1}
+	LONG $0x48545162; WORD $0xdb5f // vmaxps %zmm11, %zmm5, %zmm11
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x48257162; WORD $0xd8fe // vpaddd %zmm0, %zmm11, %zmm11
+	LONG $0x48257162; WORD $0xd9ef // vpxord %zmm1, %zmm11, %zmm11
+	LONG $0x487e3262; WORD $0x1c31; BYTE $0x00 // vpmovdb %zmm11, (%rax,%r8)
+	LONG $0x10708d49 // leaq 0x10(%r8), %rsi
+	LONG $0x20c08349 // addq $0x20, %r8
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0xfee98f0f; WORD $0xffff // jg 0xd6 <k_codes_of+0xd6>
+	LONG $0x487c3162; WORD $0x2410; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm12
+	LONG $0x481c7162; WORD $0xde59 // vmulps %zmm6, %zmm12, %zmm11
+	LONG $0x487d5162; WORD $0xeb5b // vcvtps2dq %zmm11, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48245162; WORD $0xed5c // vsubps %zmm13, %zmm11, %zmm13
+	LONG $0x48147162; WORD $0xef54 // vandps %zmm7, %zmm13, %zmm13
+	LONG $0x483c5162; WORD $0xed5c // vsubps %zmm13, %zmm8, %zmm13
+	LONG $0x48247162; WORD $0xf754 // vandps %zmm7, %zmm11, %zmm14
+	LONG $0x480c5162; WORD $0xf159 // vmulps %zmm9, %zmm14, %zmm14
+	LONG $0x4814d162; WORD $0xc6c2; BYTE $0x01 // vcmpltps %zmm14, %zmm13, %k0
+	LONG $0xc098f8c5 // kortestw %k0, %k0
+	LONG $0xff6b840f; WORD $0xffff // je 0x1a0 <k_codes_of+0x1a0>
+	LONG $0x481c7162; WORD $0xdb5e // vdivps %zmm3, %zmm12, %zmm11
+	LONG $0xffff60e9; BYTE $0xff // jmp 0x1a0 <k_codes_of+0x1a0>
 
 	// codes_real
 	WORD $0x5641 // pushq %r14
@@ -164,19 +134,19 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0xd17c // vpbroadcastd %ecx, %zmm2
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	WORD $0x087d // jge 0x2de <k_codes_real+0x2e>
+	WORD $0x087d // jge 0x26e <k_codes_real+0x2e>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x0000cde9; BYTE $0x00 // jmp 0x3ab <k_codes_real+0xfb>
+	LONG $0x0000cde9; BYTE $0x00 // jmp 0x33b <k_codes_real+0xfb>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0xf0528d4c // leaq -0x10(%rdx), %r10
 	LONG $0x10fa8349 // cmpq $0x10, %r10
-	WORD $0x1873 // jae 0x307 <k_codes_real+0x57>
+	WORD $0x1873 // jae 0x297 <k_codes_real+0x57>
 	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x10c2f641 // testb $0x10, %r10b
-	LONG $0x0080840f; WORD $0x0000 // je 0x382 <k_codes_real+0xd2>
-	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x3ab <k_codes_real+0xfb>
+	LONG $0x0080840f; WORD $0x0000 // je 0x312 <k_codes_real+0xd2>
+	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x33b <k_codes_real+0xfb>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x04e9c149 // shrq $0x4, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -197,10 +167,10 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x1c11; BYTE $0x9e // vmovups %zmm3, (%rsi,%r11,4)
 	LONG $0x20c38349 // addq $0x20, %r11
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xa875 // jne 0x320 <k_codes_real+0x70>
+	WORD $0xa875 // jne 0x2b0 <k_codes_real+0x70>
 	LONG $0xf04b8d4d // leaq -0x10(%r11), %r9
 	LONG $0x10c2f641 // testb $0x10, %r10b
-	WORD $0x2975 // jne 0x3ab <k_codes_real+0xfb>
+	WORD $0x2975 // jne 0x33b <k_codes_real+0xfb>
 	LONG $0x487d9262; WORD $0x1c31; BYTE $0x08 // vpmovzxbd (%r8,%r9), %zmm3
 	LONG $0x486df162; WORD $0xdbef // vpxord %zmm3, %zmm2, %zmm3
 	LONG $0x4865f162; WORD $0xd9fa // vpsubd %zmm1, %zmm3, %zmm3
@@ -210,11 +180,11 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
-	LONG $0x00a88e0f; WORD $0x0000 // jle 0x45f <k_codes_real+0x1af>
+	LONG $0x00a88e0f; WORD $0x0000 // jle 0x3ef <k_codes_real+0x1af>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
 	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	WORD $0x2772 // jb 0x3eb <k_codes_real+0x13b>
+	WORD $0x2772 // jb 0x37b <k_codes_real+0x13b>
 	LONG $0x88148d4f // leaq (%r8,%r9,4), %r10
 	LONG $0x901c8d4d // leaq (%r8,%rdx,4), %r11
 	LONG $0x0f1c8d4a // leaq (%rdi,%r9), %rbx
@@ -224,13 +194,13 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
 	LONG $0xc3920f41 // setb %r11b
 	WORD $0x8445; BYTE $0xda // testb %r11b, %r10b
-	LONG $0x007b840f; WORD $0x0000 // je 0x466 <k_codes_real+0x1b6>
+	LONG $0x007b840f; WORD $0x0000 // je 0x3f6 <k_codes_real+0x1b6>
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x8941; BYTE $0xd2 // movl %edx, %r10d
 	WORD $0x2941; BYTE $0xf2 // subl %esi, %r10d
 	LONG $0x014e8d4c // leaq 0x1(%rsi), %r9
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0x1d74 // je 0x41b <k_codes_real+0x16b>
+	WORD $0x1d74 // je 0x3ab <k_codes_real+0x16b>
 	LONG $0x14b60f44; BYTE $0x37 // movzbl (%rdi,%rsi), %r10d
 	WORD $0x3141; BYTE $0xca // xorl %ecx, %r10d
 	WORD $0x2941; BYTE $0xc2 // subl %eax, %r10d
@@ -239,7 +209,7 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ac1c4; WORD $0xb00c // vmovss %xmm1, (%r8,%rsi,4)
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	WORD $0x3f74 // je 0x45f <k_codes_real+0x1af>
+	WORD $0x3f74 // je 0x3ef <k_codes_real+0x1af>
 	LONG $0x0cb60f44; BYTE $0x37 // movzbl (%rdi,%rsi), %r9d
 	WORD $0x3141; BYTE $0xc9 // xorl %ecx, %r9d
 	WORD $0x2941; BYTE $0xc1 // subl %eax, %r9d
@@ -254,15 +224,15 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ac1c4; WORD $0xb04c; BYTE $0x04 // vmovss %xmm1, 0x4(%r8,%rsi,4)
 	LONG $0x02c68348 // addq $0x2, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xc175 // jne 0x420 <k_codes_real+0x170>
+	WORD $0xc175 // jne 0x3b0 <k_codes_real+0x170>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	WORD $0x0873 // jae 0x474 <k_codes_real+0x1c4>
+	WORD $0x0873 // jae 0x404 <k_codes_real+0x1c4>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000e6e9; BYTE $0x00 // jmp 0x55a <k_codes_real+0x2aa>
+	LONG $0x0000e6e9; BYTE $0x00 // jmp 0x4ea <k_codes_real+0x2aa>
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0xc0e28349 // andq $-0x40, %r10
 	LONG $0x487df262; WORD $0xd818 // vbroadcastss %xmm0, %zmm3
@@ -298,11 +268,11 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x3c11; BYTE $0xb3 // vmovups %zmm7, (%rbx,%r14,4)
 	LONG $0x40c68349 // addq $0x40, %r14
 	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	LONG $0xff55850f; WORD $0xffff // jne 0x4a0 <k_codes_real+0x1f0>
+	LONG $0xff55850f; WORD $0xffff // jne 0x430 <k_codes_real+0x1f0>
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xff0b840f; WORD $0xffff // je 0x45f <k_codes_real+0x1af>
+	LONG $0xff0b840f; WORD $0xffff // je 0x3ef <k_codes_real+0x1af>
 	LONG $0x38c6f640 // testb $0x38, %sil
-	WORD $0x6974 // je 0x5c3 <k_codes_real+0x313>
+	WORD $0x6974 // je 0x553 <k_codes_real+0x313>
 	WORD $0x8941; BYTE $0xd3 // movl %edx, %r11d
 	LONG $0x07e38341 // andl $0x7, %r11d
 	WORD $0x294c; BYTE $0xde // subq %r11, %rsi
@@ -322,12 +292,12 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0x9024 // vmovups %ymm4, (%r8,%r10,4)
 	LONG $0x08c28349 // addq $0x8, %r10
 	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0xdb75 // jne 0x590 <k_codes_real+0x2e0>
+	WORD $0xdb75 // jne 0x520 <k_codes_real+0x2e0>
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xfe30850f; WORD $0xffff // jne 0x3ee <k_codes_real+0x13e>
-	LONG $0xfffe9ce9; BYTE $0xff // jmp 0x45f <k_codes_real+0x1af>
+	LONG $0xfe30850f; WORD $0xffff // jne 0x37e <k_codes_real+0x13e>
+	LONG $0xfffe9ce9; BYTE $0xff // jmp 0x3ef <k_codes_real+0x1af>
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0xfffe20e9; BYTE $0xff // jmp 0x3eb <k_codes_real+0x13b>
+	LONG $0xfffe20e9; BYTE $0xff // jmp 0x37b <k_codes_real+0x13b>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// codes_lookup
@@ -335,9 +305,9 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
 	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	WORD $0x077d // jge 0x5e8 <k_codes_lookup+0x18>
+	WORD $0x077d // jge 0x578 <k_codes_lookup+0x18>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000118e9; BYTE $0x00 // jmp 0x700 <k_codes_lookup+0x130>
+	LONG $0x000118e9; BYTE $0x00 // jmp 0x690 <k_codes_lookup+0x130>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0xf0728d48 // leaq -0x10(%rdx), %rsi
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
@@ -346,12 +316,12 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xd1 // movl %r10d, %r9d
 	LONG $0x03e18341 // andl $0x3, %r9d
 	LONG $0x30fe8348 // cmpq $0x30, %rsi
-	WORD $0x1673 // jae 0x61d <k_codes_lookup+0x4d>
+	WORD $0x1673 // jae 0x5ad <k_codes_lookup+0x4d>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x00b8850f; WORD $0x0000 // jne 0x6d0 <k_codes_lookup+0x100>
-	LONG $0x0000e3e9; BYTE $0x00 // jmp 0x700 <k_codes_lookup+0x130>
+	LONG $0x00b8850f; WORD $0x0000 // jne 0x660 <k_codes_lookup+0x100>
+	LONG $0x0000e3e9; BYTE $0x00 // jmp 0x690 <k_codes_lookup+0x130>
 	LONG $0xfce28349 // andq $-0x4, %r10
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -377,10 +347,10 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03b04c11487cf162 // vmovups %zmm1, 0xc0(%rax,%rsi,4)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	LONG $0xff78850f; WORD $0xffff // jne 0x630 <k_codes_lookup+0x60>
+	LONG $0xff78850f; WORD $0xffff // jne 0x5c0 <k_codes_lookup+0x60>
 	LONG $0x10568d4c // leaq 0x10(%rsi), %r10
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x3f74 // je 0x700 <k_codes_lookup+0x130>
+	WORD $0x3f74 // je 0x690 <k_codes_lookup+0x130>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487dd262; WORD $0x0431; BYTE $0x30 // vpmovzxbd (%r8,%rsi), %zmm0
 	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
@@ -390,26 +360,26 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xd775 // jne 0x6d0 <k_codes_lookup+0x100>
+	WORD $0xd775 // jne 0x660 <k_codes_lookup+0x100>
 	LONG $0xf0c28349 // addq $-0x10, %r10
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00838d0f; WORD $0x0000 // jge 0x78f <k_codes_lookup+0x1bf>
+	LONG $0x00838d0f; WORD $0x0000 // jge 0x71f <k_codes_lookup+0x1bf>
 	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
 	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
 	WORD $0x2941; BYTE $0xf1 // subl %esi, %r9d
 	LONG $0x03e18341 // andl $0x3, %r9d
-	WORD $0x1c74 // je 0x738 <k_codes_lookup+0x168>
+	WORD $0x1c74 // je 0x6c8 <k_codes_lookup+0x168>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x14b60f44; BYTE $0x37 // movzbl (%rdi,%rsi), %r10d
 	LONG $0x107aa1c4; WORD $0x9104 // vmovss (%rcx,%r10,4), %xmm0
 	LONG $0x0411fac5; BYTE $0xb0 // vmovss %xmm0, (%rax,%rsi,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe875 // jne 0x720 <k_codes_lookup+0x150>
+	WORD $0xe875 // jne 0x6b0 <k_codes_lookup+0x150>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x5177 // ja 0x78f <k_codes_lookup+0x1bf>
+	WORD $0x5177 // ja 0x71f <k_codes_lookup+0x1bf>
 	WORD $0x9066 // nop
 	LONG $0x04b60f44; BYTE $0x37 // movzbl (%rdi,%rsi), %r8d
 	LONG $0x107aa1c4; WORD $0x8104 // vmovss (%rcx,%r8,4), %xmm0
@@ -425,7 +395,7 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0cb0 // vmovss %xmm0, 0xc(%rax,%rsi,4)
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xb175 // jne 0x740 <k_codes_lookup+0x170>
+	WORD $0xb175 // jne 0x6d0 <k_codes_lookup+0x170>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -440,9 +410,9 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	WORD $0x077d // jge 0x7c2 <k_codes_recode+0x22>
+	WORD $0x077d // jge 0x752 <k_codes_recode+0x22>
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x860 <k_codes_recode+0xc0>
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x7f0 <k_codes_recode+0xc0>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x3cb60f42; BYTE $0x01 // movzbl (%rcx,%r8), %edi
@@ -473,22 +443,22 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xff708e0f; WORD $0xffff // jle 0x7d0 <k_codes_recode+0x30>
+	LONG $0xff708e0f; WORD $0xffff // jle 0x760 <k_codes_recode+0x30>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
-	WORD $0x7f7d // jge 0x8e7 <k_codes_recode+0x147>
+	WORD $0x7f7d // jge 0x877 <k_codes_recode+0x147>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2574 // je 0x896 <k_codes_recode+0xf6>
+	WORD $0x2574 // je 0x826 <k_codes_recode+0xf6>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x14b60f44; BYTE $0x39 // movzbl (%rcx,%rdi), %r10d
 	LONG $0x14b60f46; BYTE $0x12 // movzbl (%rdx,%r10), %r10d
 	LONG $0x38148844 // movb %r10b, (%rax,%rdi)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xea75 // jne 0x880 <k_codes_recode+0xe0>
+	WORD $0xea75 // jne 0x810 <k_codes_recode+0xe0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x4b77 // ja 0x8e7 <k_codes_recode+0x147>
+	WORD $0x4b77 // ja 0x877 <k_codes_recode+0x147>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x04b60f44; BYTE $0x39 // movzbl (%rcx,%rdi), %r8d
 	LONG $0x04b60f46; BYTE $0x02 // movzbl (%rdx,%r8), %r8d
@@ -504,7 +474,7 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x38448844; BYTE $0x03 // movb %r8b, 0x3(%rax,%rdi)
 	LONG $0x04c78348 // addq $0x4, %rdi
 	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
-	WORD $0xb975 // jne 0x8a0 <k_codes_recode+0x100>
+	WORD $0xb975 // jne 0x830 <k_codes_recode+0x100>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
@@ -515,41 +485,47 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// codes_add
 	LONG $0x18478b48 // movq 0x18(%rdi), %rax
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x077d // jge 0x901 <k_codes_add+0x11>
+	WORD $0x077d // jge 0x891 <k_codes_add+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x9ea <k_codes_add+0xfa>
+	LONG $0x000114e9; BYTE $0x00 // jmp 0x9a5 <k_codes_add+0x125>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x487df262; WORD $0x4718; BYTE $0x0b // vbroadcastss 0x2c(%rdi), %zmm0
+	LONG $0x487df262; WORD $0x4718; BYTE $0x0c // vbroadcastss 0x30(%rdi), %zmm0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x08 // vbroadcastss 0x20(%rdi), %zmm1
-	LONG $0x487df262; WORD $0x5758; BYTE $0x0c // vpbroadcastd 0x30(%rdi), %zmm2
+	LONG $0x487df262; WORD $0x5758; BYTE $0x0d // vpbroadcastd 0x34(%rdi), %zmm2
 	LONG $0x487df262; WORD $0x5f18; BYTE $0x09 // vbroadcastss 0x24(%rdi), %zmm3
+	LONG $0x487d7262; WORD $0x4718; BYTE $0x0b // vbroadcastss 0x2c(%rdi), %zmm8
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x487df262; WORD $0x6718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm4
-	WORD $0x4f8b; BYTE $0x34 // movl 0x34(%rdi), %ecx
-	LONG $0xf12ad2c5 // vcvtsi2ss %ecx, %xmm5, %xmm6
-	QUAD $0x000010462d10fac5 // vmovss 0x1046(%rip), %xmm5 # 0x1984 <k_codes_max+0xcb4>
+	WORD $0x4f8b; BYTE $0x38 // movl 0x38(%rdi), %ecx
+	LONG $0xf12acac5 // vcvtsi2ss %ecx, %xmm6, %xmm6
+	LONG $0xc52e78c5 // vucomiss %xmm5, %xmm8
+	QUAD $0x000015ef2d10fac5 // vmovss 0x15ef(%rip), %xmm5 # 0x1ecc <k_codes_max+0xdec>
 	LONG $0xee5cd2c5 // vsubss %xmm6, %xmm5, %xmm5
 	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	QUAD $0x102e3557184cf162; WORD $0x0000 // vxorps 0x102e(%rip){1to4}, %xmm6, %xmm6 # 0x1980 <k_codes_max+0xcb0>
+	QUAD $0x15d33557184cf162; WORD $0x0000 // vxorps 0x15d3(%rip){1to4}, %xmm6, %xmm6 # 0x1ec4 <k_codes_max+0xde4>
 	LONG $0x487df262; WORD $0xf618 // vbroadcastss %xmm6, %zmm6
 	LONG $0x487df262; WORD $0xf97c // vpbroadcastd %ecx, %zmm7
+	LONG $0x01a6850f; WORD $0x0000 // jne 0xaa9 <k_codes_add+0x229>
+	LONG $0x01a08a0f; WORD $0x0000 // jp 0xaa9 <k_codes_add+0x229>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487d3262; WORD $0x0c31; BYTE $0x0e // vpmovzxbd (%rsi,%r9), %zmm9
-	LONG $0x48357162; WORD $0xc8fa // vpsubd %zmm0, %zmm9, %zmm9
 	LONG $0x487d1262; WORD $0x1431; BYTE $0x08 // vpmovzxbd (%r8,%r9), %zmm10
-	LONG $0x482d7162; WORD $0xd2fa // vpsubd %zmm2, %zmm10, %zmm10
+	LONG $0x48357162; WORD $0xc8fa // vpsubd %zmm0, %zmm9, %zmm9
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
 	LONG $0x48745162; WORD $0xc959 // vmulps %zmm9, %zmm1, %zmm9
+	LONG $0x482d7162; WORD $0xd2fa // vpsubd %zmm2, %zmm10, %zmm10
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
 	LONG $0x48645162; WORD $0xd259 // vmulps %zmm10, %zmm3, %zmm10
 	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
 	LONG $0x48347162; WORD $0xcc5e // vdivps %zmm4, %zmm9, %zmm9
 	LONG $0x4834d162; WORD $0xc8c2; BYTE $0x07 // vcmpordps %zmm8, %zmm9, %k1
 	LONG $0xc97d5162; WORD $0xc96f // vmovdqa32 %zmm9, %zmm9 {%k1} {z}
-	LONG $0x48545162; WORD $0xc95d // vminps %zmm9, %zmm5, %zmm9
+	LONG $0x4854d162; WORD $0xc9c2; BYTE $0x05 // vcmpnltps %zmm9, %zmm5, %k1
+	LONG $0x49555262; WORD $0xc964 // vpblendmd %zmm9, %zmm5, %zmm9 {%k1}
 	LONG $0x484c5162; WORD $0xc95f // vmaxps %zmm9, %zmm6, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
 	LONG $0x48455162; WORD $0xc9fe // vpaddd %zmm9, %zmm7, %zmm9
@@ -558,35 +534,40 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x867e // jle 0x970 <k_codes_add+0x80>
+	LONG $0xff7b8e0f; WORD $0xffff // jle 0x920 <k_codes_add+0xa0>
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x00dd8d0f; WORD $0x0000 // jge 0xad0 <k_codes_add+0x1e0>
+	LONG $0x00f78d0f; WORD $0x0000 // jge 0xaa5 <k_codes_add+0x225>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x2c4f8b44 // movl 0x2c(%rdi), %r9d
+	LONG $0x304f8b44 // movl 0x30(%rdi), %r9d
 	LONG $0x4710fac5; BYTE $0x20 // vmovss 0x20(%rdi), %xmm0
-	LONG $0x4f10fac5; BYTE $0x24 // vmovss 0x24(%rdi), %xmm1
 	LONG $0x34578b44 // movl 0x34(%rdi), %r10d
-	LONG $0x2a22c1c4; BYTE $0xe2 // vcvtsi2ss %r10d, %xmm11, %xmm4
+	LONG $0x4f10fac5; BYTE $0x24 // vmovss 0x24(%rdi), %xmm1
+	LONG $0x7710fac5; BYTE $0x2c // vmovss 0x2c(%rdi), %xmm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x5710fac5; BYTE $0x28 // vmovss 0x28(%rdi), %xmm2
-	WORD $0x7f8b; BYTE $0x30 // movl 0x30(%rdi), %edi
-	QUAD $0x00000f5f1d10fac5 // vmovss 0xf5f(%rip), %xmm3 # 0x1984 <k_codes_max+0xcb4>
+	WORD $0x7f8b; BYTE $0x38 // movl 0x38(%rdi), %edi
+	LONG $0x0076f162; WORD $0xe72a // vcvtsi2ss %edi, %xmm17, %xmm4
+	LONG $0xf32ef8c5 // vucomiss %xmm3, %xmm6
+	QUAD $0x000014de1d10fac5 // vmovss 0x14de(%rip), %xmm3 # 0x1ecc <k_codes_max+0xdec>
 	LONG $0xdc5ce2c5 // vsubss %xmm4, %xmm3, %xmm3
 	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	QUAD $0x0f472557185cf162; WORD $0x0000 // vxorps 0xf47(%rip){1to4}, %xmm4, %xmm4 # 0x1980 <k_codes_max+0xcb0>
+	QUAD $0x14c22557185cf162; WORD $0x0000 // vxorps 0x14c2(%rip){1to4}, %xmm4, %xmm4 # 0x1ec4 <k_codes_max+0xde4>
 	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x487dd262; WORD $0xea7c // vpbroadcastd %r10d, %zmm5
+	LONG $0x487df262; WORD $0xef7c // vpbroadcastd %edi, %zmm5
+	LONG $0x0197850f; WORD $0x0000 // jne 0xbab <k_codes_add+0x32b>
+	LONG $0x01918a0f; WORD $0x0000 // jp 0xbab <k_codes_add+0x32b>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x01ba4166; BYTE $0x00 // movw $0x1, %r10w
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x14b60f44; BYTE $0x0e // movzbl (%rsi,%rcx), %r10d
-	WORD $0x2945; BYTE $0xca // subl %r9d, %r10d
+	LONG $0x0001bf66 // movw $0x1, %di
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x0e3cb60f // movzbl (%rsi,%rcx), %edi
 	LONG $0x1cb60f45; BYTE $0x08 // movzbl (%r8,%rcx), %r11d
-	WORD $0x2941; BYTE $0xfb // subl %edi, %r11d
-	LONG $0x6e79c1c4; BYTE $0xfa // vmovd %r10d, %xmm7
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	LONG $0xff6ef9c5 // vmovd %edi, %xmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	WORD $0x2945; BYTE $0xd3 // subl %r10d, %r11d
 	LONG $0x6e7941c4; BYTE $0xc3 // vmovd %r11d, %xmm8
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
 	LONG $0xc1593ac5 // vmulss %xmm1, %xmm8, %xmm8
@@ -596,56 +577,150 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0xff18 // vbroadcastss %xmm7, %zmm7
 	LONG $0x4844f162; WORD $0xd6c2; BYTE $0x07 // vcmpordps %zmm6, %zmm7, %k2
 	LONG $0xca7df162; WORD $0xff6f // vmovdqa32 %zmm7, %zmm7 {%k2} {z}
-	LONG $0x4864f162; WORD $0xff5d // vminps %zmm7, %zmm3, %zmm7
+	LONG $0x4864f162; WORD $0xd7c2; BYTE $0x05 // vcmpnltps %zmm7, %zmm3, %k2
+	LONG $0x4a65f262; WORD $0xff64 // vpblendmd %zmm7, %zmm3, %zmm7 {%k2}
 	LONG $0x485cf162; WORD $0xff5f // vmaxps %zmm7, %zmm4, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
 	LONG $0x4855f162; WORD $0xfffe // vpaddd %zmm7, %zmm5, %zmm7
 	LONG $0x497ef262; WORD $0x3c31; BYTE $0x0a // vpmovdb %zmm7, (%rdx,%rcx) {%k1}
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x9075 // jne 0xa60 <k_codes_add+0x170>
+	WORD $0x8b75 // jne 0xa30 <k_codes_add+0x1b0>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x141d0d18487d7262; WORD $0x0000 // vbroadcastss 0x141d(%rip), %zmm9 # 0x1ed0 <k_codes_max+0xdf0>
+	QUAD $0x14031518487d7262; WORD $0x0000 // vbroadcastss 0x1403(%rip), %zmm10 # 0x1ec0 <k_codes_max+0xde0>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x13fe1d18487d7262; WORD $0x0000 // vbroadcastss 0x13fe(%rip), %zmm11 # 0x1ec8 <k_codes_max+0xde8>
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	WORD $0x56eb // jmp 0xb27 <k_codes_add+0x2a7>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x4814d162; WORD $0xccc2; BYTE $0x07 // vcmpordps %zmm12, %zmm13, %k1
+	LONG $0xc97d5162; WORD $0xed6f // vmovdqa32 %zmm13, %zmm13 {%k1} {z}
+	LONG $0x4854d162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm5, %k1
+	LONG $0x49555262; WORD $0xed64 // vpblendmd %zmm13, %zmm5, %zmm13 {%k1}
+	LONG $0x484c5162; WORD $0xed5f // vmaxps %zmm13, %zmm6, %zmm13
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x48455162; WORD $0xedfe // vpaddd %zmm13, %zmm7, %zmm13
+	LONG $0x487e3262; WORD $0x2c31; BYTE $0x0a // vpmovdb %zmm13, (%rdx,%r9)
+	LONG $0x10498d49 // leaq 0x10(%r9), %rcx
+	LONG $0x20c18349 // addq $0x20, %r9
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xfe7e8f0f; WORD $0xffff // jg 0x9a5 <k_codes_add+0x125>
+	LONG $0x487d3262; WORD $0x2c31; BYTE $0x0e // vpmovzxbd (%rsi,%r9), %zmm13
+	LONG $0x487d1262; WORD $0x3431; BYTE $0x08 // vpmovzxbd (%r8,%r9), %zmm14
+	LONG $0x48157162; WORD $0xe8fa // vpsubd %zmm0, %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48745162; WORD $0xed59 // vmulps %zmm13, %zmm1, %zmm13
+	LONG $0x480d7162; WORD $0xf2fa // vpsubd %zmm2, %zmm14, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x48645162; WORD $0xf659 // vmulps %zmm14, %zmm3, %zmm14
+	LONG $0x48145162; WORD $0xf658 // vaddps %zmm14, %zmm13, %zmm14
+	LONG $0x483c5162; WORD $0xee59 // vmulps %zmm14, %zmm8, %zmm13
+	LONG $0x487d5162; WORD $0xfd5b // vcvtps2dq %zmm13, %zmm15
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x48145162; WORD $0xff5c // vsubps %zmm15, %zmm13, %zmm15
+	LONG $0x48045162; WORD $0xf954 // vandps %zmm9, %zmm15, %zmm15
+	LONG $0x482c5162; WORD $0xff5c // vsubps %zmm15, %zmm10, %zmm15
+	LONG $0x4814c162; WORD $0xc154 // vandps %zmm9, %zmm13, %zmm16
+	LONG $0x407cc162; WORD $0xc359 // vmulps %zmm11, %zmm16, %zmm16
+	LONG $0x4804b162; WORD $0xc0c2; BYTE $0x01 // vcmpltps %zmm16, %zmm15, %k0
+	LONG $0xc098f8c5 // kortestw %k0, %k0
+	LONG $0xff40840f; WORD $0xffff // je 0xae0 <k_codes_add+0x260>
+	LONG $0x480c7162; WORD $0xec5e // vdivps %zmm4, %zmm14, %zmm13
+	LONG $0xffff35e9; BYTE $0xff // jmp 0xae0 <k_codes_add+0x260>
+	QUAD $0x131b3d18487df262; WORD $0x0000 // vbroadcastss 0x131b(%rip), %zmm7 # 0x1ed0 <k_codes_max+0xdf0>
+	QUAD $0x13010518487d7262; WORD $0x0000 // vbroadcastss 0x1301(%rip), %zmm8 # 0x1ec0 <k_codes_max+0xde0>
+	QUAD $0x12ff0d18487d7262; WORD $0x0000 // vbroadcastss 0x12ff(%rip), %zmm9 # 0x1ec8 <k_codes_max+0xde8>
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x0001bf66 // movw $0x1, %di
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x47eb // jmp 0xc1f <k_codes_add+0x39f>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x4824d162; WORD $0xd2c2; BYTE $0x07 // vcmpordps %zmm10, %zmm11, %k2
+	LONG $0xca7d5162; WORD $0xdb6f // vmovdqa32 %zmm11, %zmm11 {%k2} {z}
+	LONG $0x4864d162; WORD $0xd3c2; BYTE $0x05 // vcmpnltps %zmm11, %zmm3, %k2
+	LONG $0x4a655262; WORD $0xdb64 // vpblendmd %zmm11, %zmm3, %zmm11 {%k2}
+	LONG $0x485c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm4, %zmm11
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x48555162; WORD $0xdbfe // vpaddd %zmm11, %zmm5, %zmm11
+	LONG $0x497e7262; WORD $0x1c31; BYTE $0x0a // vpmovdb %zmm11, (%rdx,%rcx) {%k1}
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0xfe86840f; WORD $0xffff // je 0xaa5 <k_codes_add+0x225>
+	LONG $0x0e3cb60f // movzbl (%rsi,%rcx), %edi
+	LONG $0x1cb60f45; BYTE $0x08 // movzbl (%r8,%rcx), %r11d
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	LONG $0xdf6e79c5 // vmovd %edi, %xmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	WORD $0x2945; BYTE $0xd3 // subl %r10d, %r11d
+	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0xe1591ac5 // vmulss %xmm1, %xmm12, %xmm12
+	LONG $0xd85922c5 // vmulss %xmm0, %xmm11, %xmm11
+	LONG $0x582241c4; BYTE $0xe4 // vaddss %xmm12, %xmm11, %xmm12
+	LONG $0xde591ac5 // vmulss %xmm6, %xmm12, %xmm11
+	LONG $0x487d5262; WORD $0xdb18 // vbroadcastss %xmm11, %zmm11
+	LONG $0x487d5162; WORD $0xeb5b // vcvtps2dq %zmm11, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48245162; WORD $0xed5c // vsubps %zmm13, %zmm11, %zmm13
+	LONG $0x48147162; WORD $0xef54 // vandps %zmm7, %zmm13, %zmm13
+	LONG $0x483c5162; WORD $0xed5c // vsubps %zmm13, %zmm8, %zmm13
+	LONG $0x48247162; WORD $0xf754 // vandps %zmm7, %zmm11, %zmm14
+	LONG $0x480c5162; WORD $0xf159 // vmulps %zmm9, %zmm14, %zmm14
+	LONG $0x4814d162; WORD $0xc6c2; BYTE $0x01 // vcmpltps %zmm14, %zmm13, %k0
+	LONG $0xc098f8c5 // kortestw %k0, %k0
+	LONG $0xff4b840f; WORD $0xffff // je 0xbe0 <k_codes_add+0x360>
+	LONG $0xda5e1ac5 // vdivss %xmm2, %xmm12, %xmm11
+	LONG $0x487d5262; WORD $0xdb18 // vbroadcastss %xmm11, %zmm11
+	LONG $0xffff3ce9; BYTE $0xff // jmp 0xbe0 <k_codes_add+0x360>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// codes_mul
 	LONG $0x18478b48 // movq 0x18(%rdi), %rax
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x077d // jge 0xaf1 <k_codes_mul+0x11>
+	WORD $0x077d // jge 0xcc1 <k_codes_mul+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0xbda <k_codes_mul+0xfa>
+	LONG $0x000114e9; BYTE $0x00 // jmp 0xdd5 <k_codes_mul+0x125>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x487df262; WORD $0x4718; BYTE $0x0b // vbroadcastss 0x2c(%rdi), %zmm0
+	LONG $0x487df262; WORD $0x4718; BYTE $0x0c // vbroadcastss 0x30(%rdi), %zmm0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x08 // vbroadcastss 0x20(%rdi), %zmm1
-	LONG $0x487df262; WORD $0x5758; BYTE $0x0c // vpbroadcastd 0x30(%rdi), %zmm2
+	LONG $0x487df262; WORD $0x5758; BYTE $0x0d // vpbroadcastd 0x34(%rdi), %zmm2
 	LONG $0x487df262; WORD $0x5f18; BYTE $0x09 // vbroadcastss 0x24(%rdi), %zmm3
+	LONG $0x487d7262; WORD $0x4718; BYTE $0x0b // vbroadcastss 0x2c(%rdi), %zmm8
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x487df262; WORD $0x6718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm4
-	WORD $0x4f8b; BYTE $0x34 // movl 0x34(%rdi), %ecx
-	LONG $0xf12ad2c5 // vcvtsi2ss %ecx, %xmm5, %xmm6
-	QUAD $0x00000e562d10fac5 // vmovss 0xe56(%rip), %xmm5 # 0x1984 <k_codes_max+0xcb4>
+	WORD $0x4f8b; BYTE $0x38 // movl 0x38(%rdi), %ecx
+	LONG $0xf12acac5 // vcvtsi2ss %ecx, %xmm6, %xmm6
+	LONG $0xc52e78c5 // vucomiss %xmm5, %xmm8
+	QUAD $0x000011bf2d10fac5 // vmovss 0x11bf(%rip), %xmm5 # 0x1ecc <k_codes_max+0xdec>
 	LONG $0xee5cd2c5 // vsubss %xmm6, %xmm5, %xmm5
 	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	QUAD $0x0e3e3557184cf162; WORD $0x0000 // vxorps 0xe3e(%rip){1to4}, %xmm6, %xmm6 # 0x1980 <k_codes_max+0xcb0>
+	QUAD $0x11a33557184cf162; WORD $0x0000 // vxorps 0x11a3(%rip){1to4}, %xmm6, %xmm6 # 0x1ec4 <k_codes_max+0xde4>
 	LONG $0x487df262; WORD $0xf618 // vbroadcastss %xmm6, %zmm6
 	LONG $0x487df262; WORD $0xf97c // vpbroadcastd %ecx, %zmm7
+	LONG $0x01a6850f; WORD $0x0000 // jne 0xed9 <k_codes_mul+0x229>
+	LONG $0x01a08a0f; WORD $0x0000 // jp 0xed9 <k_codes_mul+0x229>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487d3262; WORD $0x0c31; BYTE $0x0e // vpmovzxbd (%rsi,%r9), %zmm9
-	LONG $0x48357162; WORD $0xc8fa // vpsubd %zmm0, %zmm9, %zmm9
 	LONG $0x487d1262; WORD $0x1431; BYTE $0x08 // vpmovzxbd (%r8,%r9), %zmm10
-	LONG $0x482d7162; WORD $0xd2fa // vpsubd %zmm2, %zmm10, %zmm10
+	LONG $0x48357162; WORD $0xc8fa // vpsubd %zmm0, %zmm9, %zmm9
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
 	LONG $0x48745162; WORD $0xc959 // vmulps %zmm9, %zmm1, %zmm9
+	LONG $0x482d7162; WORD $0xd2fa // vpsubd %zmm2, %zmm10, %zmm10
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
 	LONG $0x48645162; WORD $0xd259 // vmulps %zmm10, %zmm3, %zmm10
 	LONG $0x48345162; WORD $0xca59 // vmulps %zmm10, %zmm9, %zmm9
 	LONG $0x48347162; WORD $0xcc5e // vdivps %zmm4, %zmm9, %zmm9
 	LONG $0x4834d162; WORD $0xc8c2; BYTE $0x07 // vcmpordps %zmm8, %zmm9, %k1
 	LONG $0xc97d5162; WORD $0xc96f // vmovdqa32 %zmm9, %zmm9 {%k1} {z}
-	LONG $0x48545162; WORD $0xc95d // vminps %zmm9, %zmm5, %zmm9
+	LONG $0x4854d162; WORD $0xc9c2; BYTE $0x05 // vcmpnltps %zmm9, %zmm5, %k1
+	LONG $0x49555262; WORD $0xc964 // vpblendmd %zmm9, %zmm5, %zmm9 {%k1}
 	LONG $0x484c5162; WORD $0xc95f // vmaxps %zmm9, %zmm6, %zmm9
 	LONG $0x487d5162; WORD $0xc95b // vcvtps2dq %zmm9, %zmm9
 	LONG $0x48455162; WORD $0xc9fe // vpaddd %zmm9, %zmm7, %zmm9
@@ -654,35 +729,40 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x867e // jle 0xb60 <k_codes_mul+0x80>
+	LONG $0xff7b8e0f; WORD $0xffff // jle 0xd50 <k_codes_mul+0xa0>
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x00dd8d0f; WORD $0x0000 // jge 0xcc0 <k_codes_mul+0x1e0>
+	LONG $0x00f78d0f; WORD $0x0000 // jge 0xed5 <k_codes_mul+0x225>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x2c4f8b44 // movl 0x2c(%rdi), %r9d
+	LONG $0x304f8b44 // movl 0x30(%rdi), %r9d
 	LONG $0x4710fac5; BYTE $0x20 // vmovss 0x20(%rdi), %xmm0
-	LONG $0x4f10fac5; BYTE $0x24 // vmovss 0x24(%rdi), %xmm1
 	LONG $0x34578b44 // movl 0x34(%rdi), %r10d
-	LONG $0x2a22c1c4; BYTE $0xe2 // vcvtsi2ss %r10d, %xmm11, %xmm4
+	LONG $0x4f10fac5; BYTE $0x24 // vmovss 0x24(%rdi), %xmm1
+	LONG $0x7710fac5; BYTE $0x2c // vmovss 0x2c(%rdi), %xmm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x5710fac5; BYTE $0x28 // vmovss 0x28(%rdi), %xmm2
-	WORD $0x7f8b; BYTE $0x30 // movl 0x30(%rdi), %edi
-	QUAD $0x00000d6f1d10fac5 // vmovss 0xd6f(%rip), %xmm3 # 0x1984 <k_codes_max+0xcb4>
+	WORD $0x7f8b; BYTE $0x38 // movl 0x38(%rdi), %edi
+	LONG $0x0076f162; WORD $0xe72a // vcvtsi2ss %edi, %xmm17, %xmm4
+	LONG $0xf32ef8c5 // vucomiss %xmm3, %xmm6
+	QUAD $0x000010ae1d10fac5 // vmovss 0x10ae(%rip), %xmm3 # 0x1ecc <k_codes_max+0xdec>
 	LONG $0xdc5ce2c5 // vsubss %xmm4, %xmm3, %xmm3
 	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	QUAD $0x0d572557185cf162; WORD $0x0000 // vxorps 0xd57(%rip){1to4}, %xmm4, %xmm4 # 0x1980 <k_codes_max+0xcb0>
+	QUAD $0x10922557185cf162; WORD $0x0000 // vxorps 0x1092(%rip){1to4}, %xmm4, %xmm4 # 0x1ec4 <k_codes_max+0xde4>
 	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x487dd262; WORD $0xea7c // vpbroadcastd %r10d, %zmm5
+	LONG $0x487df262; WORD $0xef7c // vpbroadcastd %edi, %zmm5
+	LONG $0x0197850f; WORD $0x0000 // jne 0xfdb <k_codes_mul+0x32b>
+	LONG $0x01918a0f; WORD $0x0000 // jp 0xfdb <k_codes_mul+0x32b>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x01ba4166; BYTE $0x00 // movw $0x1, %r10w
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x14b60f44; BYTE $0x0e // movzbl (%rsi,%rcx), %r10d
-	WORD $0x2945; BYTE $0xca // subl %r9d, %r10d
+	LONG $0x0001bf66 // movw $0x1, %di
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x0e3cb60f // movzbl (%rsi,%rcx), %edi
 	LONG $0x1cb60f45; BYTE $0x08 // movzbl (%r8,%rcx), %r11d
-	WORD $0x2941; BYTE $0xfb // subl %edi, %r11d
-	LONG $0x6e79c1c4; BYTE $0xfa // vmovd %r10d, %xmm7
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	LONG $0xff6ef9c5 // vmovd %edi, %xmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	WORD $0x2945; BYTE $0xd3 // subl %r10d, %r11d
 	LONG $0x6e7941c4; BYTE $0xc3 // vmovd %r11d, %xmm8
 	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
 	LONG $0xc1593ac5 // vmulss %xmm1, %xmm8, %xmm8
@@ -692,16 +772,104 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0xff18 // vbroadcastss %xmm7, %zmm7
 	LONG $0x4844f162; WORD $0xd6c2; BYTE $0x07 // vcmpordps %zmm6, %zmm7, %k2
 	LONG $0xca7df162; WORD $0xff6f // vmovdqa32 %zmm7, %zmm7 {%k2} {z}
-	LONG $0x4864f162; WORD $0xff5d // vminps %zmm7, %zmm3, %zmm7
+	LONG $0x4864f162; WORD $0xd7c2; BYTE $0x05 // vcmpnltps %zmm7, %zmm3, %k2
+	LONG $0x4a65f262; WORD $0xff64 // vpblendmd %zmm7, %zmm3, %zmm7 {%k2}
 	LONG $0x485cf162; WORD $0xff5f // vmaxps %zmm7, %zmm4, %zmm7
 	LONG $0x487df162; WORD $0xff5b // vcvtps2dq %zmm7, %zmm7
 	LONG $0x4855f162; WORD $0xfffe // vpaddd %zmm7, %zmm5, %zmm7
 	LONG $0x497ef262; WORD $0x3c31; BYTE $0x0a // vpmovdb %zmm7, (%rdx,%rcx) {%k1}
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x9075 // jne 0xc50 <k_codes_mul+0x170>
+	WORD $0x8b75 // jne 0xe60 <k_codes_mul+0x1b0>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x0fed0d18487d7262; WORD $0x0000 // vbroadcastss 0xfed(%rip), %zmm9 # 0x1ed0 <k_codes_max+0xdf0>
+	QUAD $0x0fd31518487d7262; WORD $0x0000 // vbroadcastss 0xfd3(%rip), %zmm10 # 0x1ec0 <k_codes_max+0xde0>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0fce1d18487d7262; WORD $0x0000 // vbroadcastss 0xfce(%rip), %zmm11 # 0x1ec8 <k_codes_max+0xde8>
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	WORD $0x56eb // jmp 0xf57 <k_codes_mul+0x2a7>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x4814d162; WORD $0xccc2; BYTE $0x07 // vcmpordps %zmm12, %zmm13, %k1
+	LONG $0xc97d5162; WORD $0xed6f // vmovdqa32 %zmm13, %zmm13 {%k1} {z}
+	LONG $0x4854d162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm5, %k1
+	LONG $0x49555262; WORD $0xed64 // vpblendmd %zmm13, %zmm5, %zmm13 {%k1}
+	LONG $0x484c5162; WORD $0xed5f // vmaxps %zmm13, %zmm6, %zmm13
+	LONG $0x487d5162; WORD $0xed5b // vcvtps2dq %zmm13, %zmm13
+	LONG $0x48455162; WORD $0xedfe // vpaddd %zmm13, %zmm7, %zmm13
+	LONG $0x487e3262; WORD $0x2c31; BYTE $0x0a // vpmovdb %zmm13, (%rdx,%r9)
+	LONG $0x10498d49 // leaq 0x10(%r9), %rcx
+	LONG $0x20c18349 // addq $0x20, %r9
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xfe7e8f0f; WORD $0xffff // jg 0xdd5 <k_codes_mul+0x125>
+	LONG $0x487d3262; WORD $0x2c31; BYTE $0x0e // vpmovzxbd (%rsi,%r9), %zmm13
+	LONG $0x487d1262; WORD $0x3431; BYTE $0x08 // vpmovzxbd (%r8,%r9), %zmm14
+	LONG $0x48157162; WORD $0xe8fa // vpsubd %zmm0, %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48745162; WORD $0xed59 // vmulps %zmm13, %zmm1, %zmm13
+	LONG $0x480d7162; WORD $0xf2fa // vpsubd %zmm2, %zmm14, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x48645162; WORD $0xf659 // vmulps %zmm14, %zmm3, %zmm14
+	LONG $0x48145162; WORD $0xf659 // vmulps %zmm14, %zmm13, %zmm14
+	LONG $0x483c5162; WORD $0xee59 // vmulps %zmm14, %zmm8, %zmm13
+	LONG $0x487d5162; WORD $0xfd5b // vcvtps2dq %zmm13, %zmm15
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x48145162; WORD $0xff5c // vsubps %zmm15, %zmm13, %zmm15
+	LONG $0x48045162; WORD $0xf954 // vandps %zmm9, %zmm15, %zmm15
+	LONG $0x482c5162; WORD $0xff5c // vsubps %zmm15, %zmm10, %zmm15
+	LONG $0x4814c162; WORD $0xc154 // vandps %zmm9, %zmm13, %zmm16
+	LONG $0x407cc162; WORD $0xc359 // vmulps %zmm11, %zmm16, %zmm16
+	LONG $0x4804b162; WORD $0xc0c2; BYTE $0x01 // vcmpltps %zmm16, %zmm15, %k0
+	LONG $0xc098f8c5 // kortestw %k0, %k0
+	LONG $0xff40840f; WORD $0xffff // je 0xf10 <k_codes_mul+0x260>
+	LONG $0x480c7162; WORD $0xec5e // vdivps %zmm4, %zmm14, %zmm13
+	LONG $0xffff35e9; BYTE $0xff // jmp 0xf10 <k_codes_mul+0x260>
+	QUAD $0x0eeb3d18487df262; WORD $0x0000 // vbroadcastss 0xeeb(%rip), %zmm7 # 0x1ed0 <k_codes_max+0xdf0>
+	QUAD $0x0ed10518487d7262; WORD $0x0000 // vbroadcastss 0xed1(%rip), %zmm8 # 0x1ec0 <k_codes_max+0xde0>
+	QUAD $0x0ecf0d18487d7262; WORD $0x0000 // vbroadcastss 0xecf(%rip), %zmm9 # 0x1ec8 <k_codes_max+0xde8>
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x0001bf66 // movw $0x1, %di
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x47eb // jmp 0x104f <k_codes_mul+0x39f>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x4824d162; WORD $0xd2c2; BYTE $0x07 // vcmpordps %zmm10, %zmm11, %k2
+	LONG $0xca7d5162; WORD $0xdb6f // vmovdqa32 %zmm11, %zmm11 {%k2} {z}
+	LONG $0x4864d162; WORD $0xd3c2; BYTE $0x05 // vcmpnltps %zmm11, %zmm3, %k2
+	LONG $0x4a655262; WORD $0xdb64 // vpblendmd %zmm11, %zmm3, %zmm11 {%k2}
+	LONG $0x485c5162; WORD $0xdb5f // vmaxps %zmm11, %zmm4, %zmm11
+	LONG $0x487d5162; WORD $0xdb5b // vcvtps2dq %zmm11, %zmm11
+	LONG $0x48555162; WORD $0xdbfe // vpaddd %zmm11, %zmm5, %zmm11
+	LONG $0x497e7262; WORD $0x1c31; BYTE $0x0a // vpmovdb %zmm11, (%rdx,%rcx) {%k1}
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0xfe86840f; WORD $0xffff // je 0xed5 <k_codes_mul+0x225>
+	LONG $0x0e3cb60f // movzbl (%rsi,%rcx), %edi
+	LONG $0x1cb60f45; BYTE $0x08 // movzbl (%r8,%rcx), %r11d
+	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
+	LONG $0xdf6e79c5 // vmovd %edi, %xmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	WORD $0x2945; BYTE $0xd3 // subl %r10d, %r11d
+	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0xe1591ac5 // vmulss %xmm1, %xmm12, %xmm12
+	LONG $0xd85922c5 // vmulss %xmm0, %xmm11, %xmm11
+	LONG $0x592241c4; BYTE $0xe4 // vmulss %xmm12, %xmm11, %xmm12
+	LONG $0xde591ac5 // vmulss %xmm6, %xmm12, %xmm11
+	LONG $0x487d5262; WORD $0xdb18 // vbroadcastss %xmm11, %zmm11
+	LONG $0x487d5162; WORD $0xeb5b // vcvtps2dq %zmm11, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48245162; WORD $0xed5c // vsubps %zmm13, %zmm11, %zmm13
+	LONG $0x48147162; WORD $0xef54 // vandps %zmm7, %zmm13, %zmm13
+	LONG $0x483c5162; WORD $0xed5c // vsubps %zmm13, %zmm8, %zmm13
+	LONG $0x48247162; WORD $0xf754 // vandps %zmm7, %zmm11, %zmm14
+	LONG $0x480c5162; WORD $0xf159 // vmulps %zmm9, %zmm14, %zmm14
+	LONG $0x4814d162; WORD $0xc6c2; BYTE $0x01 // vcmpltps %zmm14, %zmm13, %k0
+	LONG $0xc098f8c5 // kortestw %k0, %k0
+	LONG $0xff4b840f; WORD $0xffff // je 0x1010 <k_codes_mul+0x360>
+	LONG $0xda5e1ac5 // vdivss %xmm2, %xmm12, %xmm11
+	LONG $0x487d5262; WORD $0xdb18 // vbroadcastss %xmm11, %zmm11
+	LONG $0xffff3ce9; BYTE $0xff // jmp 0x1010 <k_codes_mul+0x360>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// codes_max
@@ -711,483 +879,237 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8148; WORD $0x0001; BYTE $0x00 // subq $0x148, %rsp # imm = 0x148
+	LONG $0x38ec8148; WORD $0x0001; BYTE $0x00 // subq $0x138, %rsp # imm = 0x138
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x2275 // jne 0x1122 <k_codes_max+0x42>
+	LONG $0x187f8348; BYTE $0x02 // cmpq $0x2, 0x18(%rdi)
+	WORD $0x940f; BYTE $0xc0 // sete %al
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0c648e0f; WORD $0x0000 // jle 0x195a <k_codes_max+0xc8a>
+	WORD $0x227f // jg 0x113f <k_codes_max+0x5f>
+	LONG $0x000d64e9; BYTE $0x00 // jmp 0x1e86 <k_codes_max+0xda6>
+	QUAD $0x00000000142444c7 // movl $0x0, 0x14(%rsp)
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0d478e0f; WORD $0x0000 // jle 0x1e86 <k_codes_max+0xda6>
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0c4f8e0f; WORD $0x0000 // jle 0x195a <k_codes_max+0xc8a>
+	LONG $0x0d328e0f; WORD $0x0000 // jle 0x1e86 <k_codes_max+0xda6>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
 	LONG $0x50778b48 // movq 0x50(%rdi), %rsi
 	LONG $0x38478b4c // movq 0x38(%rdi), %r8
 	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x305f8b48 // movq 0x30(%rdi), %rbx
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	WORD $0x2949; BYTE $0xca // subq %rcx, %r10
-	QUAD $0x000000982494894c // movq %r10, 0x98(%rsp)
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
-	QUAD $0x000000902494894c // movq %r10, 0x90(%rsp)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
-	QUAD $0x000000c82494894c // movq %r10, 0xc8(%rsp)
-	LONG $0xc0538d4c // leaq -0x40(%rbx), %r10
-	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x06ebc149 // shrq $0x6, %r11
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x8945; BYTE $0xda // movl %r11d, %r10d
-	LONG $0x03e28341 // andl $0x3, %r10d
-	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
-	QUAD $0x000000c0249c894c // movq %r11, 0xc0(%rsp)
+	LONG $0x30578b4c // movq 0x30(%rdi), %r10
+	LONG $0xc05a8d49 // leaq -0x40(%r10), %rbx
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	LONG $0x06ebc148 // shrq $0x6, %rbx
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x8941; BYTE $0xdb // movl %ebx, %r11d
+	LONG $0x03e38341 // andl $0x3, %r11d
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
-	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
-	LONG $0xc0908d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %r10
-	LONG $0xc0998d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %r11
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	QUAD $0x000000e824b48948 // movq %rsi, 0xe8(%rsp)
-	QUAD $0x000000e02484894c // movq %r8, 0xe0(%rsp)
-	QUAD $0x000000d8248c894c // movq %r9, 0xd8(%rsp)
-	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	WORD $0x32eb // jmp 0xe05 <k_codes_max+0x135>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	QUAD $0x000000b824b43b4c // cmpq 0xb8(%rsp), %r14
-	LONG $0x0b55840f; WORD $0x0000 // je 0x195a <k_codes_max+0xc8a>
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
-	QUAD $0x0000011024bc894c // movq %r15, 0x110(%rsp)
-	QUAD $0x0000011824b4894c // movq %r14, 0x118(%rsp)
-	QUAD $0x00000120249c894c // movq %r11, 0x120(%rsp)
-	QUAD $0x000001282494894c // movq %r10, 0x128(%rsp)
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0xd6af0f49 // imulq %r14, %rdx
-	QUAD $0x0000009824940348 // addq 0x98(%rsp), %rdx
-	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
-	LONG $0xc6af0f49 // imulq %r14, %rax
-	QUAD $0x000000a824840348 // addq 0xa8(%rsp), %rax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
-	LONG $0xc6af0f4d // imulq %r14, %r8
-	QUAD $0x000000b02484034c // addq 0xb0(%rsp), %r8
-	QUAD $0x000000f82484894c // movq %r8, 0xf8(%rsp)
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000087e9; BYTE $0x00 // jmp 0xf0e <k_codes_max+0x23e>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x0000008824ac8b4c // movq 0x88(%rsp), %r13
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
-	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
-	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
-	QUAD $0x000000e824b48b48 // movq 0xe8(%rsp), %rsi
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	LONG $0x24740148; BYTE $0x08 // addq %rsi, 0x8(%rsp)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	QUAD $0x000000f024ac3b4c // cmpq 0xf0(%rsp), %r13
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
-	QUAD $0x0000012824948b4c // movq 0x128(%rsp), %r10
-	QUAD $0x00000120249c8b4c // movq 0x120(%rsp), %r11
-	QUAD $0x0000011824b48b4c // movq 0x118(%rsp), %r14
-	QUAD $0x0000011024bc8b4c // movq 0x110(%rsp), %r15
-	QUAD $0x00000108248c8b48 // movq 0x108(%rsp), %rcx
-	LONG $0xfed2840f; WORD $0xffff // je 0xde0 <k_codes_max+0x110>
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0xf5af0f49 // imulq %r13, %rsi
-	QUAD $0x0000010024b40348 // addq 0x100(%rsp), %rsi
-	LONG $0xcdaf0f4d // imulq %r13, %r9
-	QUAD $0x000000f8248c034c // addq 0xf8(%rsp), %r9
-	LONG $0x40fb8348 // cmpq $0x40, %rbx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	QUAD $0x0000008024a4894c // movq %r12, 0x80(%rsp)
-	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	WORD $0x107d // jge 0xf60 <k_codes_max+0x290>
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x000338e9; BYTE $0x00 // jmp 0x1290 <k_codes_max+0x5c0>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01868e0f; WORD $0x0000 // jle 0x10f3 <k_codes_max+0x423>
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x019d8e0f; WORD $0x0000 // jle 0x1117 <k_codes_max+0x447>
-	LONG $0x58778b48 // movq 0x58(%rdi), %rsi
-	LONG $0x607f8b48 // movq 0x60(%rdi), %rdi
-	WORD $0x8941; BYTE $0xc8 // movl %ecx, %r8d
-	LONG $0x03e08341 // andl $0x3, %r8d
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
-	LONG $0x7f348d4c // leaq (%rdi,%rdi,2), %r14
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	QUAD $0x00000000bd1c8d4c // leaq (,%rdi,4), %r11
-	LONG $0x7a248d4c // leaq (%rdx,%rdi,2), %r12
-	LONG $0x3a2c8d48 // leaq (%rdx,%rdi), %rbp
-	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x5ceb // jmp 0x101e <k_codes_max+0x34e>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x48feb162; WORD $0x047f; BYTE $0x12 // vmovdqu64 %zmm0, (%rdx,%r10)
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x40578d4d // leaq 0x40(%r15), %r10
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x40c68349 // addq $0x40, %r14
-	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
-	LONG $0x40c48349 // addq $0x40, %r12
-	LONG $0x246c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbp
-	LONG $0x40c58348 // addq $0x40, %rbp
-	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
-	LONG $0x40c58349 // addq $0x40, %r13
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
-	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
-	LONG $0x02728f0f; WORD $0x0000 // jg 0x1290 <k_codes_max+0x5c0>
-	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0x48feb162; WORD $0x046f; BYTE $0x12 // vmovdqu64 (%rdx,%r10), %zmm0
-	LONG $0x246c894c; BYTE $0x30 // movq %r13, 0x30(%rsp)
-	LONG $0x246c8948; BYTE $0x38 // movq %rbp, 0x38(%rsp)
-	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0x2434894c // movq %r14, (%rsp)
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x23eb // jmp 0x1078 <k_codes_max+0x3a8>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
-	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
-	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0xff58840f; WORD $0xffff // je 0xfd0 <k_codes_max+0x300>
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x1273 // jae 0x1090 <k_codes_max+0x3c0>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x47eb // jmp 0x10ca <k_codes_max+0x3fa>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x003d44de487d9162 // vpmaxub (%r13,%r15), %zmm0, %zmm0
-	QUAD $0x003d44de487db162 // vpmaxub (%rbp,%r15), %zmm0, %zmm0
-	LONG $0x487db162; WORD $0x04de; BYTE $0x3b // vpmaxub (%rbx,%r15), %zmm0, %zmm0
-	LONG $0x487d9162; WORD $0x04de; BYTE $0x3a // vpmaxub (%r10,%r15), %zmm0, %zmm0
-	LONG $0x04c68349 // addq $0x4, %r14
-	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
-	WORD $0x394d; BYTE $0xf1 // cmpq %r14, %r9
-	WORD $0xd675 // jne 0x10a0 <k_codes_max+0x3d0>
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x9174 // je 0x1060 <k_codes_max+0x390>
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487dd162; WORD $0x06de // vpmaxub (%r14), %zmm0, %zmm0
-	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	WORD $0xf275 // jne 0x10e0 <k_codes_max+0x410>
-	LONG $0xffff6de9; BYTE $0xff // jmp 0x1060 <k_codes_max+0x390>
-	QUAD $0x0000c078247c8148; BYTE $0x00 // cmpq $0xc0, 0x78(%rsp)
-	WORD $0x4373 // jae 0x1141 <k_codes_max+0x471>
-	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0x0099850f; WORD $0x0000 // jne 0x11ab <k_codes_max+0x4db>
-	LONG $0x000179e9; BYTE $0x00 // jmp 0x1290 <k_codes_max+0x5c0>
-	QUAD $0x0000c078247c8148; BYTE $0x00 // cmpq $0xc0, 0x78(%rsp)
-	LONG $0x00b9830f; WORD $0x0000 // jae 0x11df <k_codes_max+0x50f>
-	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x03000000c02484f6 // testb $0x3, 0xc0(%rsp)
-	LONG $0x010d850f; WORD $0x0000 // jne 0x1249 <k_codes_max+0x579>
-	LONG $0x00014fe9; BYTE $0x00 // jmp 0x1290 <k_codes_max+0x5c0>
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0xfd3a4410487cb162 // vmovups -0xc0(%rdx,%r15), %zmm0
-	QUAD $0xfd3c4411487c9162 // vmovups %zmm0, -0xc0(%r12,%r15)
-	QUAD $0xfe3a4410487cb162 // vmovups -0x80(%rdx,%r15), %zmm0
-	QUAD $0xfe3c4411487c9162 // vmovups %zmm0, -0x80(%r12,%r15)
-	QUAD $0xff3a4410487cb162 // vmovups -0x40(%rdx,%r15), %zmm0
-	QUAD $0xff3c4411487c9162 // vmovups %zmm0, -0x40(%r12,%r15)
-	LONG $0x48feb162; WORD $0x046f; BYTE $0x3a // vmovdqu64 (%rdx,%r15), %zmm0
-	LONG $0x48fe9162; WORD $0x047f; BYTE $0x3c // vmovdqu64 %zmm0, (%r12,%r15)
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
-	LONG $0xfcc08348 // addq $-0x4, %rax
-	WORD $0xb575 // jne 0x1150 <k_codes_max+0x480>
-	LONG $0x40478d49 // leaq 0x40(%r15), %rax
-	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0x00e5840f; WORD $0x0000 // je 0x1290 <k_codes_max+0x5c0>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48feb162; WORD $0x046f; BYTE $0x3a // vmovdqu64 (%rdx,%r15), %zmm0
-	LONG $0x48feb162; WORD $0x047f; BYTE $0x3e // vmovdqu64 %zmm0, (%rsi,%r15)
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	LONG $0x40c08348 // addq $0x40, %rax
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0xe675 // jne 0x11c0 <k_codes_max+0x4f0>
-	LONG $0x00009be9; BYTE $0x00 // jmp 0x127a <k_codes_max+0x5aa>
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0xfd3a4410487cb162 // vmovups -0xc0(%rdx,%r15), %zmm0
-	QUAD $0xfd3c4411487c9162 // vmovups %zmm0, -0xc0(%r12,%r15)
-	QUAD $0xfe3a4410487cb162 // vmovups -0x80(%rdx,%r15), %zmm0
-	QUAD $0xfe3c4411487c9162 // vmovups %zmm0, -0x80(%r12,%r15)
-	QUAD $0xff3a4410487cb162 // vmovups -0x40(%rdx,%r15), %zmm0
-	QUAD $0xff3c4411487c9162 // vmovups %zmm0, -0x40(%r12,%r15)
-	LONG $0x48feb162; WORD $0x046f; BYTE $0x3a // vmovdqu64 (%rdx,%r15), %zmm0
-	LONG $0x48fe9162; WORD $0x047f; BYTE $0x3c // vmovdqu64 %zmm0, (%r12,%r15)
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
-	LONG $0xfcc08348 // addq $-0x4, %rax
-	WORD $0xb575 // jne 0x11f0 <k_codes_max+0x520>
-	LONG $0x40478d49 // leaq 0x40(%r15), %rax
-	QUAD $0x03000000c02484f6 // testb $0x3, 0xc0(%rsp)
-	WORD $0x4774 // je 0x1290 <k_codes_max+0x5c0>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48feb162; WORD $0x046f; BYTE $0x3a // vmovdqu64 (%rdx,%r15), %zmm0
-	LONG $0x48feb162; WORD $0x047f; BYTE $0x3e // vmovdqu64 %zmm0, (%rsi,%r15)
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	LONG $0x40c08348 // addq $0x40, %rax
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0xe675 // jne 0x1260 <k_codes_max+0x590>
-	LONG $0xc0c08348 // addq $-0x40, %rax
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	WORD $0x147e // jle 0x12b0 <k_codes_max+0x5e0>
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	LONG $0x0001f9e9; BYTE $0x00 // jmp 0x14a0 <k_codes_max+0x7d0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x10418b48 // movq 0x10(%rcx), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x01778e0f; WORD $0x0000 // jle 0x1443 <k_codes_max+0x773>
-	LONG $0x18718b48 // movq 0x18(%rcx), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01958e0f; WORD $0x0000 // jle 0x146e <k_codes_max+0x79e>
-	LONG $0x2404894c // movq %r8, (%rsp)
-	LONG $0x58418b4c // movq 0x58(%rcx), %r8
-	LONG $0x60498b4c // movq 0x60(%rcx), %r9
-	WORD $0x8941; BYTE $0xf2 // movl %esi, %r10d
-	LONG $0x03e28341 // andl $0x3, %r10d
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xcb // andq %rcx, %r11
-	LONG $0x49148d4b // leaq (%r9,%r9,2), %rdx
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
-	LONG $0x4f0c8d4b // leaq (%r15,%r9,2), %rcx
-	LONG $0x0f2c8d4b // leaq (%r15,%r9), %rbp
-	LONG $0x3f1c8d4a // leaq (%rdi,%r15), %rbx
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	WORD $0x59eb // jmp 0x1375 <k_codes_max+0x6a5>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x7f7aa1c4; WORD $0x3904 // vmovdqu %xmm0, (%rcx,%r15)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x10c18348 // addq $0x10, %rcx
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x10c28348 // addq $0x10, %rdx
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x10c78348 // addq $0x10, %rdi
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x10c58348 // addq $0x10, %rbp
-	LONG $0x10c78349 // addq $0x10, %r15
-	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
-	LONG $0x10c38348 // addq $0x10, %rbx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0x012b8f0f; WORD $0x0000 // jg 0x14a0 <k_codes_max+0x7d0>
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x6f7aa1c4; WORD $0x3904 // vmovdqu (%rcx,%r15), %xmm0
-	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x1feb // jmp 0x13cb <k_codes_max+0x6fb>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xff55840f; WORD $0xffff // je 0x1320 <k_codes_max+0x650>
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0f73 // jae 0x13e0 <k_codes_max+0x710>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x3ceb // jmp 0x1412 <k_codes_max+0x742>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x04def9c5; BYTE $0x2a // vpmaxub (%rdx,%rbp), %xmm0, %xmm0
-	LONG $0xde79a1c4; WORD $0x2204 // vpmaxub (%rdx,%r12), %xmm0, %xmm0
-	LONG $0xde79a1c4; WORD $0x3a04 // vpmaxub (%rdx,%r15), %xmm0, %xmm0
-	LONG $0x04def9c5; BYTE $0x1a // vpmaxub (%rdx,%rbx), %xmm0, %xmm0
-	LONG $0x04c58349 // addq $0x4, %r13
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0xde75 // jne 0x13f0 <k_codes_max+0x720>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x9974 // je 0x13b0 <k_codes_max+0x6e0>
-	LONG $0xe9af0f4d // imulq %r9, %r13
-	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xde79c1c4; WORD $0x0045 // vpmaxub (%r13), %xmm0, %xmm0
-	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	WORD $0xf275 // jne 0x1430 <k_codes_max+0x760>
-	LONG $0xffff6de9; BYTE $0xff // jmp 0x13b0 <k_codes_max+0x6e0>
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x3f04 // vmovdqu (%rdi,%r15), %xmm0
-	LONG $0x7f7aa1c4; WORD $0x3a04 // vmovdqu %xmm0, (%rdx,%r15)
-	LONG $0x10678d4d // leaq 0x10(%r15), %r12
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0xe47e // jle 0x1450 <k_codes_max+0x780>
-	WORD $0x32eb // jmp 0x14a0 <k_codes_max+0x7d0>
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x3f04 // vmovdqu (%rdi,%r15), %xmm0
-	LONG $0x7f7aa1c4; WORD $0x3a04 // vmovdqu %xmm0, (%rdx,%r15)
-	LONG $0x10678d4d // leaq 0x10(%r15), %r12
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0xe47e // jle 0x1480 <k_codes_max+0x7b0>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	LONG $0xf9e18e0f; WORD $0xffff // jle 0xe90 <k_codes_max+0x1c0>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x03248e0f; WORD $0x0000 // jle 0x17ea <k_codes_max+0xb1a>
-	LONG $0x18498b48 // movq 0x18(%rcx), %rcx
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	LONG $0x04808d4c; WORD $0xffff; BYTE $0xff // leaq -0xfc(%rax), %r8
-	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
-	LONG $0xe4488d4c // leaq -0x1c(%rax), %r9
-	WORD $0x2149; BYTE $0xc9 // andq %rcx, %r9
-	WORD $0x8941; BYTE $0xcf // movl %ecx, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x202c8d4e // leaq (%rax,%r12), %r13
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x203c8d4a // leaq (%rax,%r12), %rdi
-	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
-	WORD $0xf749; BYTE $0xdf // negq %r15
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	WORD $0x40eb // jmp 0x154c <k_codes_max+0x87c>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x0000014024a48b4c // movq 0x140(%rsp), %r12
-	LONG $0x201c8842 // movb %bl, (%rax,%r12)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	QUAD $0x0000013824ac8b4c // movq 0x138(%rsp), %r13
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	QUAD $0x0000013024bc8b48 // movq 0x130(%rsp), %rdi
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
-	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xf944840f; WORD $0xffff // je 0xe90 <k_codes_max+0x1c0>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x0000014024a4894c // movq %r12, 0x140(%rsp)
-	LONG $0x1cb60f42; BYTE $0x20 // movzbl (%rax,%r12), %ebx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	QUAD $0x0000013824ac894c // movq %r13, 0x138(%rsp)
-	QUAD $0x0000013024bc8948 // movq %rdi, 0x130(%rsp)
-	WORD $0x9d7e // jle 0x1510 <k_codes_max+0x840>
-	LONG $0x20f98348 // cmpq $0x20, %rcx
-	WORD $0x930f; BYTE $0xc0 // setae %al
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x58518b48 // movq 0x58(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x60598b4c // movq 0x60(%rcx), %r11
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x940f; BYTE $0xc1 // sete %cl
-	WORD $0xc120 // andb %al, %cl
-	LONG $0x38244c88 // movb %cl, 0x38(%rsp)
-	QUAD $0x000000009d148d4e // leaq (,%r11,4), %r10
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x29eb // jmp 0x15ce <k_codes_max+0x8fe>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	LONG $0xff42840f; WORD $0xffff // je 0x1510 <k_codes_max+0x840>
-	LONG $0x38247c80; BYTE $0x00 // cmpb $0x0, 0x38(%rsp)
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	WORD $0x1674 // je 0x15f0 <k_codes_max+0x920>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x00f98148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rcx # imm = 0x100
-	WORD $0x1973 // jae 0x1600 <k_codes_max+0x930>
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	QUAD $0xfffffffffffcbe49; WORD $0x07ff // movabsq $0x7fffffffffffffc, %r14 # imm = 0x7FFFFFFFFFFFFFC
+	LONG $0x02ce8349 // orq $0x2, %r14
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	WORD $0x2149; BYTE $0xde // andq %rbx, %r14
+	QUAD $0x000000b824b4894c // movq %r14, 0xb8(%rsp)
+	LONG $0xc0988d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %r11
+	LONG $0xc0998d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rbx
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0x16a1 <k_codes_max+0x9d1>
-	WORD $0x9066 // nop
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000f9e9; BYTE $0x00 // jmp 0x16f0 <k_codes_max+0xa20>
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
+	QUAD $0x000000d024b48948 // movq %rsi, 0xd0(%rsp)
+	QUAD $0x000000c82484894c // movq %r8, 0xc8(%rsp)
+	QUAD $0x000000c0248c894c // movq %r9, 0xc0(%rsp)
+	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
+	WORD $0x20eb // jmp 0x122d <k_codes_max+0x14d>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	QUAD $0x000000a824843b48 // cmpq 0xa8(%rsp), %rax
+	LONG $0x0c59840f; WORD $0x0000 // je 0x1e86 <k_codes_max+0xda6>
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	QUAD $0x00000108249c8948 // movq %rbx, 0x108(%rsp)
+	QUAD $0x00000110249c894c // movq %r11, 0x110(%rsp)
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	QUAD $0x0000009824940348 // addq 0x98(%rsp), %rdx
+	QUAD $0x000000f024948948 // movq %rdx, 0xf0(%rsp)
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	QUAD $0x000000a02484034c // addq 0xa0(%rsp), %r8
+	QUAD $0x000000e82484894c // movq %r8, 0xe8(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x7aeb // jmp 0x130d <k_codes_max+0x22d>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000011824bc8b4c // movq 0x118(%rsp), %r15
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
+	LONG $0x244c014c; BYTE $0x60 // addq %r9, 0x60(%rsp)
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	LONG $0x24740148; BYTE $0x40 // addq %rsi, 0x40(%rsp)
+	LONG $0x24740148; BYTE $0x28 // addq %rsi, 0x28(%rsp)
+	LONG $0x244c014c; BYTE $0x68 // addq %r9, 0x68(%rsp)
+	QUAD $0x000000e024bc3b4c // cmpq 0xe0(%rsp), %r15
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
+	QUAD $0x00000110249c8b4c // movq 0x110(%rsp), %r11
+	QUAD $0x00000108249c8b48 // movq 0x108(%rsp), %rbx
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
+	LONG $0xff03840f; WORD $0xffff // je 0x1210 <k_codes_max+0x130>
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0xe7af0f4d // imulq %r15, %r12
+	QUAD $0x000000f024a4034c // addq 0xf0(%rsp), %r12
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	QUAD $0x000000e8248c034c // addq 0xe8(%rsp), %r9
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0x40fa8349 // cmpq $0x40, %r10
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	QUAD $0x0000011824bc894c // movq %r15, 0x118(%rsp)
+	WORD $0x207d // jge 0x1360 <k_codes_max+0x280>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x10c88348 // orq $0x10, %rax
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x627e // jle 0x13b0 <k_codes_max+0x2d0>
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x1419 <k_codes_max+0x339>
+	LONG $0x14247c80; BYTE $0x00 // cmpb $0x0, 0x14(%rsp)
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x059b840f; WORD $0x0000 // je 0x1910 <k_codes_max+0x830>
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x604f8b48 // movq 0x60(%rdi), %rcx
+	LONG $0x247c8348; WORD $0x4038 // cmpq $0x40, 0x38(%rsp)
+	LONG $0x0888830f; WORD $0x0000 // jae 0x1c11 <k_codes_max+0xb31>
+	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x382444f6; BYTE $0x40 // testb $0x40, 0x38(%rsp)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0xa675 // jne 0x1342 <k_codes_max+0x262>
+	LONG $0x000904e9; BYTE $0x00 // jmp 0x1ca5 <k_codes_max+0xbc5>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x14247c80; BYTE $0x00 // cmpb $0x0, 0x14(%rsp)
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x0700840f; WORD $0x0000 // je 0x1ac0 <k_codes_max+0x9e0>
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x604f8b48 // movq 0x60(%rdi), %rcx
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x08148d49 // leaq (%r8,%rcx), %rdx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	BYTE $0x90 // nop
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x6f7ac1c4; WORD $0x3004 // vmovdqu (%r8,%rsi), %xmm0
+	LONG $0x04def9c5; BYTE $0x32 // vpmaxub (%rdx,%rsi), %xmm0, %xmm0
+	LONG $0x0c6ffac5; BYTE $0x30 // vmovdqu (%rax,%rsi), %xmm1
+	LONG $0x0cdef1c5; BYTE $0x31 // vpmaxub (%rcx,%rsi), %xmm1, %xmm1
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x7f7ac1c4; WORD $0x3004 // vmovdqu %xmm0, (%r8,%rsi)
+	LONG $0x106e8d4c // leaq 0x10(%rsi), %r13
+	LONG $0x20c68348 // addq $0x20, %rsi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	WORD $0xc77e // jle 0x13e0 <k_codes_max+0x300>
+	LONG $0x08458d49 // leaq 0x8(%r13), %rax
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x039b8e0f; WORD $0x0000 // jle 0x17c1 <k_codes_max+0x6e1>
+	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
+	LONG $0xfe718d0f; WORD $0xffff // jge 0x12a0 <k_codes_max+0x1c0>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x28348d4a // leaq (%rax,%r13), %rsi
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	WORD $0x4aeb // jmp 0x1494 <k_codes_max+0x3b4>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x0000012824ac8b4c // movq 0x128(%rsp), %r13
+	LONG $0x281c8842 // movb %bl, (%rax,%r13)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x000000902484ff48 // incq 0x90(%rsp)
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xfe0c840f; WORD $0xffff // je 0x12a0 <k_codes_max+0x1c0>
+	LONG $0x1cb60f43; BYTE $0x2c // movzbl (%r12,%r13), %ebx
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	QUAD $0x0000012824ac894c // movq %r13, 0x128(%rsp)
+	QUAD $0x0000012024b48948 // movq %rsi, 0x120(%rsp)
+	WORD $0x9f7e // jle 0x1450 <k_codes_max+0x370>
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x967e // jle 0x1450 <k_codes_max+0x370>
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x604f8b48 // movq 0x60(%rdi), %rcx
+	LONG $0x20fa8348 // cmpq $0x20, %rdx
+	WORD $0x930f; BYTE $0xc0 // setae %al
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xc7940f40 // sete %dil
+	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	LONG $0x247c8840; BYTE $0x07 // movb %dil, 0x7(%rsp)
+	QUAD $0xfffffffffff8b848; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rax # imm = 0x7FFFFFFFFFFFFFF8
+	LONG $0x08888d4c; WORD $0xffff; BYTE $0xff // leaq -0xf8(%rax), %r9
+	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
+	LONG $0xe8708d4c // leaq -0x18(%rax), %r14
+	WORD $0x2149; BYTE $0xd6 // andq %rdx, %r14
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	QUAD $0x0000013024948948 // movq %rdx, 0x130(%rsp)
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	QUAD $0x000000008d3c8d4c // leaq (,%rcx,4), %r15
+	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x21eb // jmp 0x1541 <k_codes_max+0x461>
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
+	LONG $0xff0f840f; WORD $0xffff // je 0x1450 <k_codes_max+0x370>
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	WORD $0x2074 // je 0x1570 <k_codes_max+0x490>
+	QUAD $0x00010020247c8148; BYTE $0x00 // cmpq $0x100, 0x20(%rsp) # imm = 0x100
+	WORD $0x2573 // jae 0x1580 <k_codes_max+0x4a0>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x0000c3e9; BYTE $0x00 // jmp 0x1626 <k_codes_max+0x546>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x0000fbe9; BYTE $0x00 // jmp 0x1672 <k_codes_max+0x592>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487df262; WORD $0xc37a // vpbroadcastb %ebx, %zmm0
 	WORD $0xc031 // xorl %eax, %eax
@@ -1195,13 +1117,13 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm2
 	LONG $0x48fdf162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm3
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0xfd0544de487dd162 // vpmaxub -0xc0(%r13,%rax), %zmm0, %zmm0
-	QUAD $0xfe054cde4875d162 // vpmaxub -0x80(%r13,%rax), %zmm1, %zmm1
-	QUAD $0xff0554de486dd162 // vpmaxub -0x40(%r13,%rax), %zmm2, %zmm2
-	QUAD $0x00055cde4865d162 // vpmaxub (%r13,%rax), %zmm3, %zmm3
+	QUAD $0xfd0644de487df162 // vpmaxub -0xc0(%rsi,%rax), %zmm0, %zmm0
+	QUAD $0xfe064cde4875f162 // vpmaxub -0x80(%rsi,%rax), %zmm1, %zmm1
+	QUAD $0xff0654de486df162 // vpmaxub -0x40(%rsi,%rax), %zmm2, %zmm2
+	LONG $0x4865f162; WORD $0x1cde; BYTE $0x06 // vpmaxub (%rsi,%rax), %zmm3, %zmm3
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	WORD $0xd575 // jne 0x1620 <k_codes_max+0x950>
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0xd675 // jne 0x15a0 <k_codes_max+0x4c0>
 	LONG $0x487df162; WORD $0xc1de // vpmaxub %zmm1, %zmm0, %zmm0
 	LONG $0x486df162; WORD $0xcbde // vpmaxub %zmm3, %zmm2, %zmm1
 	LONG $0x487df162; WORD $0xc1de // vpmaxub %zmm1, %zmm0, %zmm0
@@ -1215,18 +1137,19 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4179e2c4; BYTE $0xc0 // vphminposuw %xmm0, %xmm0
 	LONG $0xc37ef9c5 // vmovd %xmm0, %ebx
 	WORD $0xd3f6 // notb %bl
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	LONG $0xff1a840f; WORD $0xffff // je 0x15b0 <k_codes_max+0x8e0>
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xc1f6; BYTE $0xe0 // testb $-0x20, %cl
-	WORD $0x4f74 // je 0x16f0 <k_codes_max+0xa20>
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	LONG $0xff06840f; WORD $0xffff // je 0x1520 <k_codes_max+0x440>
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0xe0c7f640 // testb $-0x20, %dil
+	WORD $0x4c74 // je 0x1672 <k_codes_max+0x592>
 	LONG $0x287df262; WORD $0xc37a // vpbroadcastb %ebx, %ymm0
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x04defdc5; BYTE $0x07 // vpmaxub (%rdi,%rax), %ymm0, %ymm0
-	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	WORD $0xf275 // jne 0x16b0 <k_codes_max+0x9e0>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xde7d81c4; WORD $0x0404 // vpmaxub (%r12,%r8), %ymm0, %ymm0
+	LONG $0x20c08349 // addq $0x20, %r8
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	WORD $0xf175 // jne 0x1630 <k_codes_max+0x550>
 	LONG $0x397de3c4; WORD $0x01c1 // vextracti128 $0x1, %ymm0, %xmm1
 	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
 	LONG $0x08fdf362; WORD $0xc025; BYTE $0x0f // vpternlogq $0xf, %xmm0, %xmm0, %xmm0
@@ -1235,164 +1158,463 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4179e2c4; BYTE $0xc0 // vphminposuw %xmm0, %xmm0
 	LONG $0xc37ef9c5 // vmovd %xmm0, %ebx
 	WORD $0xd3f6 // notb %bl
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x240c394c // cmpq %r9, (%rsp)
-	LONG $0xfec0840f; WORD $0xffff // je 0x15b0 <k_codes_max+0x8e0>
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x4874 // je 0x1740 <k_codes_max+0xa70>
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xb60f; BYTE $0x08 // movzbl (%rax), %ecx
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x2474394c; BYTE $0x20 // cmpq %r14, 0x20(%rsp)
+	LONG $0xfeae840f; WORD $0xffff // je 0x1520 <k_codes_max+0x440>
+	QUAD $0x0000013024bc8348; BYTE $0x00 // cmpq $0x0, 0x130(%rsp)
+	WORD $0x4374 // je 0x16c0 <k_codes_max+0x5e0>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x38b60f41 // movzbl (%r8), %edi
 	WORD $0xb60f; BYTE $0xdb // movzbl %bl, %ebx
-	WORD $0xd938 // cmpb %bl, %cl
-	WORD $0x470f; BYTE $0xd9 // cmoval %ecx, %ebx
-	WORD $0xff49; BYTE $0xce // decq %r14
-	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
-	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
-	WORD $0xea75 // jne 0x1710 <k_codes_max+0xa40>
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x294c; BYTE $0xf1 // subq %r14, %rcx
-	LONG $0x24142b48 // subq (%rsp), %rdx
-	LONG $0xfcfa8348 // cmpq $-0x4, %rdx
-	LONG $0xfe76870f; WORD $0xffff // ja 0x15b0 <k_codes_max+0x8e0>
-	WORD $0x15eb // jmp 0x1751 <k_codes_max+0xa81>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x24142b48 // subq (%rsp), %rdx
-	LONG $0xfcfa8348 // cmpq $-0x4, %rdx
-	LONG $0xfe5f870f; WORD $0xffff // ja 0x15b0 <k_codes_max+0x8e0>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	WORD $0x2949; BYTE $0xcc // subq %rcx, %r12
-	LONG $0x03518d48 // leaq 0x3(%rcx), %rdx
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
-	LONG $0xf3af0f4d // imulq %r11, %r14
-	LONG $0x01418d48 // leaq 0x1(%rcx), %rax
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
-	WORD $0x14eb // jmp 0x178d <k_codes_max+0xabd>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	LONG $0xfe23840f; WORD $0xffff // je 0x15b0 <k_codes_max+0x8e0>
-	LONG $0x0d74b60f; BYTE $0x00 // movzbl (%rbp,%rcx), %esi
-	WORD $0x3840; BYTE $0xde // cmpb %bl, %sil
-	WORD $0x2976 // jbe 0x17c0 <k_codes_max+0xaf0>
-	LONG $0x055cb60f; BYTE $0x00 // movzbl (%rbp,%rax), %ebx
-	WORD $0x3840; BYTE $0xf3 // cmpb %sil, %bl
-	WORD $0x2c76 // jbe 0x17cd <k_codes_max+0xafd>
-	LONG $0x74b60f42; WORD $0x0035 // movzbl (%rbp,%r14), %esi
-	WORD $0x3840; BYTE $0xde // cmpb %bl, %sil
-	WORD $0x2e76 // jbe 0x17da <k_codes_max+0xb0a>
-	LONG $0x155cb60f; BYTE $0x00 // movzbl (%rbp,%rdx), %ebx
-	WORD $0x3840; BYTE $0xf3 // cmpb %sil, %bl
-	WORD $0xca77 // ja 0x1780 <k_codes_max+0xab0>
-	WORD $0x2eeb // jmp 0x17e6 <k_codes_max+0xb16>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0xb60f; BYTE $0xf3 // movzbl %bl, %esi
-	LONG $0x055cb60f; BYTE $0x00 // movzbl (%rbp,%rax), %ebx
-	WORD $0x3840; BYTE $0xf3 // cmpb %sil, %bl
-	WORD $0xd477 // ja 0x17a1 <k_codes_max+0xad1>
-	WORD $0xf389 // movl %esi, %ebx
-	LONG $0x74b60f42; WORD $0x0035 // movzbl (%rbp,%r14), %esi
-	WORD $0x3840; BYTE $0xde // cmpb %bl, %sil
-	WORD $0xd277 // ja 0x17ac <k_codes_max+0xadc>
-	WORD $0xde89 // movl %ebx, %esi
-	LONG $0x155cb60f; BYTE $0x00 // movzbl (%rbp,%rdx), %ebx
-	WORD $0x3840; BYTE $0xf3 // cmpb %sil, %bl
-	WORD $0x9a77 // ja 0x1780 <k_codes_max+0xab0>
-	WORD $0xf389 // movl %esi, %ebx
-	WORD $0x96eb // jmp 0x1780 <k_codes_max+0xab0>
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x00e4820f; WORD $0x0000 // jb 0x18e2 <k_codes_max+0xc12>
-	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
-	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	QUAD $0x000000d0248c0348 // addq 0xd0(%rsp), %rcx
-	LONG $0x00f98148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rcx # imm = 0x100
-	LONG $0x00bb820f; WORD $0x0000 // jb 0x18e2 <k_codes_max+0xc12>
-	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
-	WORD $0x0473 // jae 0x1833 <k_codes_max+0xb63>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x79eb // jmp 0x18ac <k_codes_max+0xbdc>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x00e28148; WORD $0xffff; BYTE $0xff // andq $-0x100, %rdx
-	LONG $0x260c8d4a // leaq (%rsi,%r12), %rcx
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x9066 // nop
-	QUAD $0xfd39446f48fef162 // vmovdqu64 -0xc0(%rcx,%rdi), %zmm0
-	QUAD $0xfe394c6f48fef162 // vmovdqu64 -0x80(%rcx,%rdi), %zmm1
-	QUAD $0xff39546f48fef162 // vmovdqu64 -0x40(%rcx,%rdi), %zmm2
-	LONG $0x48fef162; WORD $0x1c6f; BYTE $0x39 // vmovdqu64 (%rcx,%rdi), %zmm3
-	QUAD $0xfd3e447f48fef162 // vmovdqu64 %zmm0, -0xc0(%rsi,%rdi)
-	QUAD $0xfe3e4c7f48fef162 // vmovdqu64 %zmm1, -0x80(%rsi,%rdi)
-	QUAD $0xff3e547f48fef162 // vmovdqu64 %zmm2, -0x40(%rsi,%rdi)
-	LONG $0x48fef162; WORD $0x1c7f; BYTE $0x3e // vmovdqu64 %zmm3, (%rsi,%rdi)
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0xb675 // jne 0x1850 <k_codes_max+0xb80>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xf5ed840f; WORD $0xffff // je 0xe90 <k_codes_max+0x1c0>
-	WORD $0xe0a8 // testb $-0x20, %al
-	WORD $0x3874 // je 0x18df <k_codes_max+0xc0f>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xe0e68348 // andq $-0x20, %rsi
-	LONG $0x340c8d49 // leaq (%r12,%rsi), %rcx
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	LONG $0x2464034c; BYTE $0x10 // addq 0x10(%rsp), %r12
+	WORD $0x3840; BYTE $0xdf // cmpb %bl, %dil
+	WORD $0x470f; BYTE $0xdf // cmoval %edi, %ebx
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	WORD $0xe875 // jne 0x1690 <k_codes_max+0x5b0>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x294d; BYTE $0xda // subq %r11, %r10
+	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
+	LONG $0xfcf88348 // cmpq $-0x4, %rax
+	LONG $0xfe63870f; WORD $0xffff // ja 0x1520 <k_codes_max+0x440>
+	WORD $0x13eb // jmp 0x16d2 <k_codes_max+0x5f2>
 	BYTE $0x90 // nop
-	LONG $0x046ffec5; BYTE $0x17 // vmovdqu (%rdi,%rdx), %ymm0
-	LONG $0x7f7ec1c4; WORD $0x1404 // vmovdqu %ymm0, (%r12,%rdx)
-	LONG $0x20c28348 // addq $0x20, %rdx
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0xec75 // jne 0x18c0 <k_codes_max+0xbf0>
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xf5b3840f; WORD $0xffff // je 0xe90 <k_codes_max+0x1c0>
-	WORD $0x06eb // jmp 0x18e5 <k_codes_max+0xc15>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
+	LONG $0xfcf88348 // cmpq $-0x4, %rax
+	LONG $0xfe4e870f; WORD $0xffff // ja 0x1520 <k_codes_max+0x440>
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x294d; BYTE $0xd0 // subq %r10, %r8
+	LONG $0x03428d49 // leaq 0x3(%r10), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x025a8d4d // leaq 0x2(%r10), %r11
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	LONG $0x016a8d4d // leaq 0x1(%r10), %r13
+	LONG $0xe9af0f4c // imulq %rcx, %r13
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0x12eb // jmp 0x170d <k_codes_max+0x62d>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0xfcc08349 // addq $-0x4, %r8
+	LONG $0xfe13840f; WORD $0xffff // je 0x1520 <k_codes_max+0x440>
+	LONG $0x7cb60f42; WORD $0x0015 // movzbl (%rbp,%r10), %edi
+	WORD $0x3840; BYTE $0xdf // cmpb %bl, %dil
+	WORD $0x2876 // jbe 0x1740 <k_codes_max+0x660>
+	LONG $0x5cb60f42; WORD $0x002d // movzbl (%rbp,%r13), %ebx
+	WORD $0x3840; BYTE $0xfb // cmpb %dil, %bl
+	WORD $0x2b76 // jbe 0x174e <k_codes_max+0x66e>
+	LONG $0x7cb60f42; WORD $0x001d // movzbl (%rbp,%r11), %edi
+	WORD $0x3840; BYTE $0xdf // cmpb %bl, %dil
+	WORD $0x2d76 // jbe 0x175b <k_codes_max+0x67b>
+	LONG $0x055cb60f; BYTE $0x00 // movzbl (%rbp,%rax), %ebx
+	WORD $0x3840; BYTE $0xfb // cmpb %dil, %bl
+	WORD $0xc877 // ja 0x1700 <k_codes_max+0x620>
+	WORD $0x2deb // jmp 0x1767 <k_codes_max+0x687>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xb60f; BYTE $0xfb // movzbl %bl, %edi
+	LONG $0x5cb60f42; WORD $0x002d // movzbl (%rbp,%r13), %ebx
+	WORD $0x3840; BYTE $0xfb // cmpb %dil, %bl
+	WORD $0xd577 // ja 0x1723 <k_codes_max+0x643>
+	WORD $0xfb89 // movl %edi, %ebx
+	LONG $0x7cb60f42; WORD $0x001d // movzbl (%rbp,%r11), %edi
+	WORD $0x3840; BYTE $0xdf // cmpb %bl, %dil
+	WORD $0xd377 // ja 0x172e <k_codes_max+0x64e>
+	WORD $0xdf89 // movl %ebx, %edi
+	LONG $0x055cb60f; BYTE $0x00 // movzbl (%rbp,%rax), %ebx
+	WORD $0x3840; BYTE $0xfb // cmpb %dil, %bl
+	WORD $0x9977 // ja 0x1700 <k_codes_max+0x620>
+	WORD $0xfb89 // movl %edi, %ebx
+	WORD $0x95eb // jmp 0x1700 <k_codes_max+0x620>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x60778b48 // movq 0x60(%rdi), %rsi
+	LONG $0x02048d4c // leaq (%rdx,%rax), %r8
+	LONG $0x0c7efac5; BYTE $0x32 // vmovq (%rdx,%rsi), %xmm1
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x0c7efac5; BYTE $0x02 // vmovq (%rdx,%rax), %xmm1
+	LONG $0x7e7aa1c4; WORD $0x0614 // vmovq (%rsi,%r8), %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x04d6f9c5; BYTE $0x08 // vmovq %xmm0, (%rax,%rcx)
+	LONG $0x08458d49 // leaq 0x8(%r13), %rax
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xfc658f0f; WORD $0xffff // jg 0x1426 <k_codes_max+0x346>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x2c148d4b // leaq (%r12,%r13), %rdx
+	LONG $0x7e7a81c4; WORD $0x2c04 // vmovq (%r12,%r13), %xmm0
+	LONG $0x14247c80; BYTE $0x00 // cmpb $0x0, 0x14(%rsp)
+	WORD $0x9b75 // jne 0x1770 <k_codes_max+0x690>
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x01258e0f; WORD $0x0000 // jle 0x1906 <k_codes_max+0x826>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0xae7e // jle 0x179b <k_codes_max+0x6bb>
+	LONG $0x58678b4c // movq 0x58(%rdi), %r12
+	LONG $0x60478b4c // movq 0x60(%rdi), %r8
+	WORD $0x8941; BYTE $0xf1 // movl %esi, %r9d
+	LONG $0x07e18341 // andl $0x7, %r9d
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	QUAD $0xfffffffffff8b848; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rax # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	LONG $0x001c8d4b // leaq (%r8,%r8), %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x1ceb // jmp 0x1831 <k_codes_max+0x751>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	LONG $0x24743b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r14
+	LONG $0xff6a840f; WORD $0xffff // je 0x179b <k_codes_max+0x6bb>
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	WORD $0x1973 // jae 0x1850 <k_codes_max+0x770>
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x18e7 <k_codes_max+0x807>
+	WORD $0xdbeb // jmp 0x1820 <k_codes_max+0x740>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x7e7ac1c4; BYTE $0x0f // vmovq (%r15), %xmm1
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x07148d4f // leaq (%r15,%r8), %r10
+	LONG $0x7e7a81c4; WORD $0x070c // vmovq (%r15,%r8), %xmm1
+	LONG $0x7e7a81c4; WORD $0x4714 // vmovq (%r15,%r8,2), %xmm2
+	LONG $0xcadef1c5 // vpmaxub %xmm2, %xmm1, %xmm1
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x1a3c8d4d // leaq (%r10,%rbx), %r15
+	LONG $0x7e7aa1c4; WORD $0x130c // vmovq (%rbx,%r10), %xmm1
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x7e7a81c4; WORD $0x380c // vmovq (%r8,%r15), %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x7e7a81c4; WORD $0x380c // vmovq (%r8,%r15), %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x7e7a81c4; WORD $0x380c // vmovq (%r8,%r15), %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	LONG $0x7e7a81c4; WORD $0x380c // vmovq (%r8,%r15), %xmm1
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xf8c08348 // addq $-0x8, %rax
+	WORD $0x9475 // jne 0x1860 <k_codes_max+0x780>
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xff39840f; WORD $0xffff // je 0x1820 <k_codes_max+0x740>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x7e7ac1c4; BYTE $0x0a // vmovq (%r10), %xmm1
+	LONG $0xc1def9c5 // vpmaxub %xmm1, %xmm0, %xmm0
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0xef75 // jne 0x18f0 <k_codes_max+0x810>
+	LONG $0xffff1ae9; BYTE $0xff // jmp 0x1820 <k_codes_max+0x740>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0xfffe8de9; BYTE $0xff // jmp 0x179b <k_codes_max+0x6bb>
+	WORD $0x9066 // nop
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x03c28e0f; WORD $0x0000 // jle 0x1cde <k_codes_max+0xbfe>
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03dd8e0f; WORD $0x0000 // jle 0x1d06 <k_codes_max+0xc26>
+	LONG $0x58578b48 // movq 0x58(%rdi), %rdx
+	LONG $0x607f8b48 // movq 0x60(%rdi), %rdi
+	WORD $0x8941; BYTE $0xc8 // movl %ecx, %r8d
+	LONG $0x07e08341 // andl $0x7, %r8d
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	QUAD $0xfffffffffff8b848; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rax # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x2149; BYTE $0xc1 // andq %rax, %r9
+	LONG $0x7b2c8d4c // leaq (%rbx,%rdi,2), %r13
+	QUAD $0x00000000fd1c8d4c // leaq (,%rdi,8), %r11
+	LONG $0x3b348d4c // leaq (%rbx,%rdi), %r14
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x4eeb // jmp 0x19b0 <k_codes_max+0x8d0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x48feb162; WORD $0x047f; BYTE $0x10 // vmovdqu64 %zmm0, (%rax,%r10)
+	LONG $0x40468d48 // leaq 0x40(%rsi), %rax
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
+	LONG $0x40c58349 // addq $0x40, %r13
+	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
+	LONG $0x40c68349 // addq $0x40, %r14
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xf9928f0f; WORD $0xffff // jg 0x1342 <k_codes_max+0x262>
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x3c1c8d4b // leaq (%r12,%r15), %rbx
+	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
+	LONG $0x48fe9162; WORD $0x046f; BYTE $0x3c // vmovdqu64 (%r12,%r15), %zmm0
+	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x246c894c; BYTE $0x20 // movq %r13, 0x20(%rsp)
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x20eb // jmp 0x19f7 <k_codes_max+0x917>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
 	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0xda89 // movl %ebx, %edx
-	WORD $0xca29 // subl %ecx, %edx
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x1674 // je 0x1911 <k_codes_max+0xc41>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x246c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rbp
+	LONG $0xff79840f; WORD $0xffff // je 0x1970 <k_codes_max+0x890>
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0x1373 // jae 0x1a10 <k_codes_max+0x930>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x0092850f; WORD $0x0000 // jne 0x1a9b <k_codes_max+0x9bb>
+	WORD $0xd5eb // jmp 0x19e0 <k_codes_max+0x900>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x487dd162; WORD $0x07de // vpmaxub (%r15), %zmm0, %zmm0
+	LONG $0x487d9162; WORD $0x04de; BYTE $0x14 // vpmaxub (%r12,%r10), %zmm0, %zmm0
+	LONG $0x2a3c8d4f // leaq (%r10,%r13), %r15
+	QUAD $0x001544de487d9162 // vpmaxub (%r13,%r10), %zmm0, %zmm0
+	LONG $0x487db162; WORD $0x04de; BYTE $0x3f // vpmaxub (%rdi,%r15), %zmm0, %zmm0
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0x487db162; WORD $0x04de; BYTE $0x3f // vpmaxub (%rdi,%r15), %zmm0, %zmm0
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0x487db162; WORD $0x04de; BYTE $0x3f // vpmaxub (%rdi,%r15), %zmm0, %zmm0
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0x487db162; WORD $0x04de; BYTE $0x3f // vpmaxub (%rdi,%r15), %zmm0, %zmm0
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0x487db162; WORD $0x04de; BYTE $0x3f // vpmaxub (%rdi,%r15), %zmm0, %zmm0
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0xf8c08348 // addq $-0x8, %rax
+	WORD $0xa675 // jne 0x1a20 <k_codes_max+0x940>
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xff45840f; WORD $0xffff // je 0x19e0 <k_codes_max+0x900>
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x9066 // nop
-	LONG $0x34b60f41; BYTE $0x00 // movzbl (%r8,%rax), %esi
-	LONG $0x07348840 // movb %sil, (%rdi,%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	WORD $0xef75 // jne 0x1900 <k_codes_max+0xc30>
-	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
-	LONG $0xfcf98348 // cmpq $-0x4, %rcx
-	LONG $0xf572870f; WORD $0xffff // ja 0xe90 <k_codes_max+0x1c0>
-	WORD $0x9066 // nop
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x060cb60f // movzbl (%rsi,%rax), %ecx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x0c88; BYTE $0x02 // movb %cl, (%rdx,%rax)
-	LONG $0x064cb60f; BYTE $0x01 // movzbl 0x1(%rsi,%rax), %ecx
-	LONG $0x01024c88 // movb %cl, 0x1(%rdx,%rax)
-	LONG $0x064cb60f; BYTE $0x02 // movzbl 0x2(%rsi,%rax), %ecx
-	LONG $0x02024c88 // movb %cl, 0x2(%rdx,%rax)
-	LONG $0x064cb60f; BYTE $0x03 // movzbl 0x3(%rsi,%rax), %ecx
-	LONG $0x03024c88 // movb %cl, 0x3(%rdx,%rax)
-	LONG $0x04c08348 // addq $0x4, %rax
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xcb75 // jne 0x1920 <k_codes_max+0xc50>
-	LONG $0xfff536e9; BYTE $0xff // jmp 0xe90 <k_codes_max+0x1c0>
-	LONG $0x48c48148; WORD $0x0001; BYTE $0x00 // addq $0x148, %rsp # imm = 0x148
+	LONG $0x487dd162; WORD $0x06de // vpmaxub (%r14), %zmm0, %zmm0
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0xf275 // jne 0x1aa0 <k_codes_max+0x9c0>
+	LONG $0xffff2de9; BYTE $0xff // jmp 0x19e0 <k_codes_max+0x900>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x34eb // jmp 0x1af9 <k_codes_max+0xa19>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x047ffac5; BYTE $0x08 // vmovdqu %xmm0, (%rax,%rcx)
+	LONG $0x10458d49 // leaq 0x10(%r13), %rax
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xf9208f0f; WORD $0xffff // jg 0x1419 <k_codes_max+0x339>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x6f7a81c4; WORD $0x2c04 // vmovdqu (%r12,%r13), %xmm0
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0xc67e // jle 0x1ad0 <k_codes_max+0x9f0>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0xbd7e // jle 0x1ad3 <k_codes_max+0x9f3>
+	LONG $0x0c348d49 // leaq (%r12,%rcx), %rsi
+	LONG $0x58678b4c // movq 0x58(%rdi), %r12
+	LONG $0x60478b4c // movq 0x60(%rdi), %r8
+	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
+	LONG $0x07e18341 // andl $0x7, %r9d
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	QUAD $0xfffffffffff8b848; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rax # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	LONG $0x001c8d4b // leaq (%r8,%r8), %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x1feb // jmp 0x1b61 <k_codes_max+0xa81>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	LONG $0x24743b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r14
+	LONG $0xff72840f; WORD $0xffff // je 0x1ad3 <k_codes_max+0x9f3>
+	LONG $0x08fa8348 // cmpq $0x8, %rdx
+	WORD $0x1973 // jae 0x1b80 <k_codes_max+0xaa0>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x0083850f; WORD $0x0000 // jne 0x1bf6 <k_codes_max+0xb16>
+	WORD $0xdbeb // jmp 0x1b50 <k_codes_max+0xa70>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xde79c1c4; BYTE $0x07 // vpmaxub (%r15), %xmm0, %xmm0
+	LONG $0xde7981c4; WORD $0x0704 // vpmaxub (%r15,%r8), %xmm0, %xmm0
+	LONG $0x07048d4b // leaq (%r15,%r8), %rax
+	LONG $0xde7981c4; WORD $0x4704 // vpmaxub (%r15,%r8,2), %xmm0, %xmm0
+	LONG $0x183c8d4c // leaq (%rax,%rbx), %r15
+	LONG $0x04def9c5; BYTE $0x03 // vpmaxub (%rbx,%rax), %xmm0, %xmm0
+	LONG $0xde7981c4; WORD $0x3804 // vpmaxub (%r8,%r15), %xmm0, %xmm0
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xde7981c4; WORD $0x3804 // vpmaxub (%r8,%r15), %xmm0, %xmm0
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xde7981c4; WORD $0x3804 // vpmaxub (%r8,%r15), %xmm0, %xmm0
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xde7981c4; WORD $0x3804 // vpmaxub (%r8,%r15), %xmm0, %xmm0
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	LONG $0xf8c28349 // addq $-0x8, %r10
+	WORD $0xb575 // jne 0x1b90 <k_codes_max+0xab0>
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xff5a840f; WORD $0xffff // je 0x1b50 <k_codes_max+0xa70>
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x00def9c5 // vpmaxub (%rax), %xmm0, %xmm0
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0xff49; BYTE $0xca // decq %r10
+	WORD $0xf475 // jne 0x1c00 <k_codes_max+0xb20>
+	LONG $0xffff3fe9; BYTE $0xff // jmp 0x1b50 <k_codes_max+0xa70>
+	LONG $0x0b348d48 // leaq (%rbx,%rcx), %rsi
+	LONG $0x013c8d48 // leaq (%rcx,%rax), %rdi
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x03048d4c // leaq (%rbx,%rax), %r8
+	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0xff13446f48fef162 // vmovdqu64 -0x40(%rbx,%rdx), %zmm0
+	QUAD $0xff1644de487df162 // vpmaxub -0x40(%rsi,%rdx), %zmm0, %zmm0
+	QUAD $0xff104c6f48fed162 // vmovdqu64 -0x40(%r8,%rdx), %zmm1
+	QUAD $0xff174cde4875f162 // vpmaxub -0x40(%rdi,%rdx), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc1de // vpmaxub %zmm1, %zmm0, %zmm0
+	QUAD $0xff13447f48fed162 // vmovdqu64 %zmm0, -0x40(%r11,%rdx)
+	LONG $0x48fef162; WORD $0x046f; BYTE $0x13 // vmovdqu64 (%rbx,%rdx), %zmm0
+	LONG $0x487df162; WORD $0x04de; BYTE $0x16 // vpmaxub (%rsi,%rdx), %zmm0, %zmm0
+	LONG $0x48fed162; WORD $0x0c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm1
+	LONG $0x4875f162; WORD $0x0cde; BYTE $0x17 // vpmaxub (%rdi,%rdx), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc1de // vpmaxub %zmm1, %zmm0, %zmm0
+	LONG $0x48fed162; WORD $0x047f; BYTE $0x13 // vmovdqu64 %zmm0, (%r11,%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0xfec18349 // addq $-0x2, %r9
+	WORD $0x9f75 // jne 0x1c30 <k_codes_max+0xb50>
+	LONG $0xc0728d48 // leaq -0x40(%rdx), %rsi
+	LONG $0x382444f6; BYTE $0x40 // testb $0x40, 0x38(%rsp)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0xf69d850f; WORD $0xffff // jne 0x1342 <k_codes_max+0x262>
+	LONG $0x343c8d49 // leaq (%r12,%rsi), %rdi
+	LONG $0x48fed162; WORD $0x046f; BYTE $0x34 // vmovdqu64 (%r12,%rsi), %zmm0
+	LONG $0x487df162; WORD $0x04de; BYTE $0x39 // vpmaxub (%rcx,%rdi), %zmm0, %zmm0
+	LONG $0x07048d4c // leaq (%rdi,%rax), %r8
+	LONG $0x48fef162; WORD $0x0c6f; BYTE $0x38 // vmovdqu64 (%rax,%rdi), %zmm1
+	LONG $0x4875b162; WORD $0x0cde; BYTE $0x01 // vpmaxub (%rcx,%r8), %zmm1, %zmm1
+	LONG $0x487df162; WORD $0xc1de // vpmaxub %zmm1, %zmm0, %zmm0
+	LONG $0x48fed162; WORD $0x047f; BYTE $0x31 // vmovdqu64 %zmm0, (%r9,%rsi)
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0xfff664e9; BYTE $0xff // jmp 0x1342 <k_codes_max+0x262>
+	QUAD $0x0000c038247c8148; BYTE $0x00 // cmpq $0xc0, 0x38(%rsp)
+	WORD $0x4b73 // jae 0x1d34 <k_codes_max+0xc54>
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	LONG $0x00aa850f; WORD $0x0000 // jne 0x1dab <k_codes_max+0xccb>
+	LONG $0xfff63ce9; BYTE $0xff // jmp 0x1342 <k_codes_max+0x262>
+	QUAD $0x0000c038247c8148; BYTE $0x00 // cmpq $0xc0, 0x38(%rsp)
+	LONG $0x00ba830f; WORD $0x0000 // jae 0x1dcf <k_codes_max+0xcef>
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	QUAD $0x03000000b02484f6 // testb $0x3, 0xb0(%rsp)
+	LONG $0x011e850f; WORD $0x0000 // jne 0x1e4d <k_codes_max+0xd6d>
+	LONG $0xfff60ee9; BYTE $0xff // jmp 0x1342 <k_codes_max+0x262>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0xfd314410487cf162 // vmovups -0xc0(%rcx,%rsi), %zmm0
+	QUAD $0xfd324411487cf162 // vmovups %zmm0, -0xc0(%rdx,%rsi)
+	QUAD $0xfe314410487cf162 // vmovups -0x80(%rcx,%rsi), %zmm0
+	QUAD $0xfe324411487cf162 // vmovups %zmm0, -0x80(%rdx,%rsi)
+	QUAD $0xff314410487cf162 // vmovups -0x40(%rcx,%rsi), %zmm0
+	QUAD $0xff324411487cf162 // vmovups %zmm0, -0x40(%rdx,%rsi)
+	LONG $0x48fef162; WORD $0x046f; BYTE $0x31 // vmovdqu64 (%rcx,%rsi), %zmm0
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x32 // vmovdqu64 %zmm0, (%rdx,%rsi)
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	WORD $0xb575 // jne 0x1d50 <k_codes_max+0xc70>
+	LONG $0x40468d48 // leaq 0x40(%rsi), %rax
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	LONG $0xf597840f; WORD $0xffff // je 0x1342 <k_codes_max+0x262>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x48fed162; WORD $0x046f; BYTE $0x34 // vmovdqu64 (%r12,%rsi), %zmm0
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x37 // vmovdqu64 %zmm0, (%rdi,%rsi)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	WORD $0xe675 // jne 0x1db0 <k_codes_max+0xcd0>
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x1e7a <k_codes_max+0xd9a>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfd314410487cf162 // vmovups -0xc0(%rcx,%rsi), %zmm0
+	QUAD $0xfd324411487cf162 // vmovups %zmm0, -0xc0(%rdx,%rsi)
+	QUAD $0xfe314410487cf162 // vmovups -0x80(%rcx,%rsi), %zmm0
+	QUAD $0xfe324411487cf162 // vmovups %zmm0, -0x80(%rdx,%rsi)
+	QUAD $0xff314410487cf162 // vmovups -0x40(%rcx,%rsi), %zmm0
+	QUAD $0xff324411487cf162 // vmovups %zmm0, -0x40(%rdx,%rsi)
+	LONG $0x48fef162; WORD $0x046f; BYTE $0x31 // vmovdqu64 (%rcx,%rsi), %zmm0
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x32 // vmovdqu64 %zmm0, (%rdx,%rsi)
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	WORD $0xb575 // jne 0x1df0 <k_codes_max+0xd10>
+	LONG $0x40468d48 // leaq 0x40(%rsi), %rax
+	QUAD $0x03000000b02484f6 // testb $0x3, 0xb0(%rsp)
+	LONG $0xf4f5840f; WORD $0xffff // je 0x1342 <k_codes_max+0x262>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fed162; WORD $0x046f; BYTE $0x34 // vmovdqu64 (%r12,%rsi), %zmm0
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x37 // vmovdqu64 %zmm0, (%rdi,%rsi)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	WORD $0xe675 // jne 0x1e60 <k_codes_max+0xd80>
+	LONG $0xc0c08348 // addq $-0x40, %rax
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0xfff4bce9; BYTE $0xff // jmp 0x1342 <k_codes_max+0x262>
+	LONG $0x38c48148; WORD $0x0001; BYTE $0x00 // addq $0x138, %rsp # imm = 0x138
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1418,5 +1640,31 @@ TEXT ·qrowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x00008000; WORD $0x437f // addb %al, 0x437f0000(%rax)
+	WORD $0x3f00 // addb %bh, (%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00008000; WORD $0x3480 // addb %al, 0x34800000(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x437f // jg 0x1f13 <k_codes_max+0xe33>
+	WORD $0xffff // <unknown>
+	LONG $0x00007fff; WORD $0x0000 // <unknown>

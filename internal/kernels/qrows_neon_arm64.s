@@ -15,98 +15,28 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 
 	// codes_of
 	WORD $0xb9402009 // ldr w9, [x0, #0x20]
-	WORD $0xbd401c03 // ldr s3, [x0, #0x1c]
-	WORD $0x1e220120 // scvtf s0, w9
-	WORD $0x1e202068 // fcmp s3, #0.0
-	WORD $0x54000120 // b.eq 0x34 <k_codes_of+0x34>
 	WORD $0x9100900a // add x10, x0, #0x24
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
-	WORD $0x4e040d21 // dup v1.4s, w9
-	WORD $0x4d40c942 // ld1r { v2.4s }, [x10]
+	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
+	WORD $0x1e220123 // scvtf s3, w9
+	WORD $0x4e040d20 // dup v0.4s, w9
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x540001ca // b.ge 0x60 <k_codes_of+0x60>
+	WORD $0x1e214062 // fneg s2, s3
+	WORD $0x5400006a // b.ge 0x2c <k_codes_of+0x2c>
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x14000027 // b 0xcc <k_codes_of+0xcc>
-	WORD $0x9100600a // add x10, x0, #0x18
-	WORD $0x9100900b // add x11, x0, #0x24
-	WORD $0x1e214003 // fneg s3, s0
-	WORD $0xf9400808 // ldr x8, [x0, #0x10]
-	WORD $0x4d40c944 // ld1r { v4.4s }, [x10]
-	WORD $0x4e040d21 // dup v1.4s, w9
-	WORD $0x4d40c962 // ld1r { v2.4s }, [x11]
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400082a // b.ge 0x158 <k_codes_of+0x158>
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x14000059 // b 0x1c0 <k_codes_of+0x1c0>
+	WORD $0x14000020 // b 0xa8 <k_codes_of+0xa8>
 	WORD $0x52a86fe9 // mov w9, #0x437f0000 // =1132396544
-	WORD $0x1e214005 // fneg s5, s0
-	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xbd401c07 // ldr s7, [x0, #0x1c]
+	WORD $0x4e040446 // dup v6.4s, v2.s[0]
 	WORD $0x1e270124 // fmov s4, w9
+	WORD $0x91006009 // add x9, x0, #0x18
+	WORD $0x1e2020e8 // fcmp s7, #0.0
+	WORD $0x1e233885 // fsub s5, s4, s3
+	WORD $0x4d40c924 // ld1r { v4.4s }, [x9]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x1e203884 // fsub s4, s4, s0
 	WORD $0x4e0404a5 // dup v5.4s, v5.s[0]
-	WORD $0x4e040484 // dup v4.4s, v4.s[0]
-	WORD $0x3cc10546 // ldr q6, [x10], #0x10
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x4f8390c6 // fmul v6.4s, v6.4s, v3.s[0]
-	WORD $0x4e26e4c7 // fcmeq v7.4s, v6.4s, v6.4s
-	WORD $0x4e271cc6 // and v6.16b, v6.16b, v7.16b
-	WORD $0x6ea4e4c7 // fcmgt v7.4s, v6.4s, v4.4s
-	WORD $0x6ea71c86 // bit v6.16b, v4.16b, v7.16b
-	WORD $0x6ea6e4a7 // fcmgt v7.4s, v5.4s, v6.4s
-	WORD $0x6ea71ca6 // bit v6.16b, v5.16b, v7.16b
-	WORD $0x4e21a8c6 // fcvtns v6.4s, v6.4s
-	WORD $0x4ea184c6 // add v6.4s, v6.4s, v1.4s
-	WORD $0x6e221cc6 // eor v6.16b, v6.16b, v2.16b
-	WORD $0x0e6128c6 // xtn v6.4h, v6.4s
-	WORD $0x0e0018c6 // uzp1 v6.8b, v6.8b, v0.8b
-	WORD $0xbc2b6926 // str s6, [x9, x11]
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x54fffdcd // b.le 0x80 <k_codes_of+0x80>
-	WORD $0xeb0c0108 // subs x8, x8, x12
-	WORD $0x54000e2d // b.le 0x294 <k_codes_of+0x294>
-	WORD $0xa9402c09 // ldp x9, x11, [x0]
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x8b0c096a // add x10, x11, x12, lsl #2
-	WORD $0x8b0c0129 // add x9, x9, x12
-	WORD $0xbd400144 // ldr s4, [x10]
-	WORD $0x540000cb // b.lt 0x100 <k_codes_of+0x100>
-	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x100 <k_codes_of+0x100>
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d408144 // ld1 { v4.s }[2], [x10]
-	WORD $0x4f839083 // fmul v3.4s, v4.4s, v3.s[0]
-	WORD $0x52a86fea // mov w10, #0x437f0000 // =1132396544
-	WORD $0x1e270144 // fmov s4, w10
-	WORD $0x4e23e465 // fcmeq v5.4s, v3.4s, v3.4s
-	WORD $0x1e203884 // fsub s4, s4, s0
-	WORD $0x1e214000 // fneg s0, s0
-	WORD $0x4e251c63 // and v3.16b, v3.16b, v5.16b
-	WORD $0x4e040484 // dup v4.4s, v4.s[0]
-	WORD $0x4e040400 // dup v0.4s, v0.s[0]
-	WORD $0x6ea4e465 // fcmgt v5.4s, v3.4s, v4.4s
-	WORD $0x6ea51c83 // bit v3.16b, v4.16b, v5.16b
-	WORD $0x6ea3e404 // fcmgt v4.4s, v0.4s, v3.4s
-	WORD $0x6ee41c60 // bif v0.16b, v3.16b, v4.16b
-	WORD $0x4e21a800 // fcvtns v0.4s, v0.4s
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x4ea18400 // add v0.4s, v0.4s, v1.4s
-	WORD $0x6e221c00 // eor v0.16b, v0.16b, v2.16b
-	WORD $0x0e612800 // xtn v0.4h, v0.4s
-	WORD $0x540007ab // b.lt 0x23c <k_codes_of+0x23c>
-	WORD $0x0e001800 // uzp1 v0.8b, v0.8b, v0.8b
-	WORD $0xbd000120 // str s0, [x9]
-	WORD $0xd65f03c0 // ret
-	WORD $0x52a86fe9 // mov w9, #0x437f0000 // =1132396544
-	WORD $0x4e040466 // dup v6.4s, v3.s[0]
+	WORD $0x54000a01 // b.ne 0x194 <k_codes_of+0x194>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1e270125 // fmov s5, w9
-	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x1e2038a5 // fsub s5, s5, s0
-	WORD $0x4e0404a5 // dup v5.4s, v5.s[0]
 	WORD $0x3cc10547 // ldr q7, [x10], #0x10
 	WORD $0x9100216c // add x12, x11, #0x8
 	WORD $0xeb08019f // cmp x12, x8
@@ -119,67 +49,109 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea7e4d0 // fcmgt v16.4s, v6.4s, v7.4s
 	WORD $0x6eb01cc7 // bit v7.16b, v6.16b, v16.16b
 	WORD $0x4e21a8e7 // fcvtns v7.4s, v7.4s
-	WORD $0x4ea184e7 // add v7.4s, v7.4s, v1.4s
-	WORD $0x6e221ce7 // eor v7.16b, v7.16b, v2.16b
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x6e211ce7 // eor v7.16b, v7.16b, v1.16b
 	WORD $0x0e6128e7 // xtn v7.4h, v7.4s
 	WORD $0x0e0018e7 // uzp1 v7.8b, v7.8b, v0.8b
 	WORD $0xbc2b6927 // str s7, [x9, x11]
 	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x54fffdcd // b.le 0x174 <k_codes_of+0x174>
+	WORD $0x54fffdcd // b.le 0x5c <k_codes_of+0x5c>
 	WORD $0xeb0c0108 // subs x8, x8, x12
-	WORD $0x5400068d // b.le 0x294 <k_codes_of+0x294>
+	WORD $0x5400072d // b.le 0x190 <k_codes_of+0x190>
 	WORD $0xa9402c09 // ldp x9, x11, [x0]
 	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0x8b0c096a // add x10, x11, x12, lsl #2
 	WORD $0x8b0c0129 // add x9, x9, x12
-	WORD $0xbd400145 // ldr s5, [x10]
-	WORD $0x540000cb // b.lt 0x1f4 <k_codes_of+0x1f4>
+	WORD $0xbd400144 // ldr s4, [x10]
+	WORD $0x540000cb // b.lt 0xdc <k_codes_of+0xdc>
 	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0x0d409165 // ld1 { v5.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1f4 <k_codes_of+0x1f4>
+	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0xdc <k_codes_of+0xdc>
 	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d408145 // ld1 { v5.s }[2], [x10]
-	WORD $0x6e24fca4 // fdiv v4.4s, v5.4s, v4.4s
+	WORD $0x4d408144 // ld1 { v4.s }[2], [x10]
+	WORD $0x9100600a // add x10, x0, #0x18
+	WORD $0x4e040442 // dup v2.4s, v2.s[0]
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x4d40c945 // ld1r { v5.4s }, [x10]
 	WORD $0x52a86fea // mov w10, #0x437f0000 // =1132396544
-	WORD $0x4e040463 // dup v3.4s, v3.s[0]
+	WORD $0x6e25fc84 // fdiv v4.4s, v4.4s, v5.4s
 	WORD $0x1e270145 // fmov s5, w10
-	WORD $0x1e2038a0 // fsub s0, s5, s0
-	WORD $0x4e040400 // dup v0.4s, v0.s[0]
+	WORD $0x1e2338a3 // fsub s3, s5, s3
+	WORD $0x4e040463 // dup v3.4s, v3.s[0]
 	WORD $0x4e24e485 // fcmeq v5.4s, v4.4s, v4.4s
 	WORD $0x4e251c84 // and v4.16b, v4.16b, v5.16b
-	WORD $0x6ea0e485 // fcmgt v5.4s, v4.4s, v0.4s
-	WORD $0x6ee51c80 // bif v0.16b, v4.16b, v5.16b
-	WORD $0x6ea0e464 // fcmgt v4.4s, v3.4s, v0.4s
-	WORD $0x6ea41c60 // bit v0.16b, v3.16b, v4.16b
-	WORD $0x4e21a800 // fcvtns v0.4s, v0.4s
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x4ea18400 // add v0.4s, v0.4s, v1.4s
-	WORD $0x6e221c00 // eor v0.16b, v0.16b, v2.16b
+	WORD $0x6ea3e485 // fcmgt v5.4s, v4.4s, v3.4s
+	WORD $0x6ee51c83 // bif v3.16b, v4.16b, v5.16b
+	WORD $0x6ea3e444 // fcmgt v4.4s, v2.4s, v3.4s
+	WORD $0x6ee41c62 // bif v2.16b, v3.16b, v4.16b
+	WORD $0x4e21a842 // fcvtns v2.4s, v2.4s
+	WORD $0x4ea08440 // add v0.4s, v2.4s, v0.4s
+	WORD $0x6e211c00 // eor v0.16b, v0.16b, v1.16b
 	WORD $0x0e612800 // xtn v0.4h, v0.4s
-	WORD $0x54fff8aa // b.ge 0x14c <k_codes_of+0x14c>
+	WORD $0x5400008b // b.lt 0x138 <k_codes_of+0x138>
+	WORD $0x0e001800 // uzp1 v0.8b, v0.8b, v0.8b
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0xd65f03c0 // ret
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540002ab // b.lt 0x294 <k_codes_of+0x294>
+	WORD $0x540002ab // b.lt 0x190 <k_codes_of+0x190>
 	WORD $0x0e023c0a // umov w10, v0.h[0]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x3900012a // strb w10, [x9]
-	WORD $0x54000220 // b.eq 0x294 <k_codes_of+0x294>
+	WORD $0x54000220 // b.eq 0x190 <k_codes_of+0x190>
 	WORD $0x0e063c0a // umov w10, v0.h[1]
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x3900052a // strb w10, [x9, #0x1]
-	WORD $0x540001a3 // b.lo 0x294 <k_codes_of+0x294>
+	WORD $0x540001a3 // b.lo 0x190 <k_codes_of+0x190>
 	WORD $0x0e0a3c0a // umov w10, v0.h[2]
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x3900092a // strb w10, [x9, #0x2]
-	WORD $0x54000120 // b.eq 0x294 <k_codes_of+0x294>
+	WORD $0x54000120 // b.eq 0x190 <k_codes_of+0x190>
 	WORD $0x0e0e3c0a // umov w10, v0.h[3]
 	WORD $0xf100151f // cmp x8, #0x5
 	WORD $0x39000d2a // strb w10, [x9, #0x3]
-	WORD $0x540000a3 // b.lo 0x294 <k_codes_of+0x294>
+	WORD $0x540000a3 // b.lo 0x190 <k_codes_of+0x190>
 	WORD $0xf1001d1f // cmp x8, #0x7
 	WORD $0x7900093f // strh wzr, [x9, #0x4]
-	WORD $0x54000043 // b.lo 0x294 <k_codes_of+0x294>
+	WORD $0x54000043 // b.lo 0x190 <k_codes_of+0x190>
 	WORD $0x79000d3f // strh wzr, [x9, #0x6]
 	WORD $0xd65f03c0 // ret
+	WORD $0x4f0167f0 // movi v16.4s, #0x3f, lsl #24
+	WORD $0x52a6900b // mov w11, #0x34800000 // =880803840
+	WORD $0x4e040d71 // dup v17.4s, w11
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0x14000013 // b 0x1f0 <k_codes_of+0x1f0>
+	WORD $0x4e32e653 // fcmeq v19.4s, v18.4s, v18.4s
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x9100414a // add x10, x10, #0x10
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x4e331e52 // and v18.16b, v18.16b, v19.16b
+	WORD $0x6ea5e653 // fcmgt v19.4s, v18.4s, v5.4s
+	WORD $0x6eb31cb2 // bit v18.16b, v5.16b, v19.16b
+	WORD $0x6eb2e4d3 // fcmgt v19.4s, v6.4s, v18.4s
+	WORD $0x6eb31cd2 // bit v18.16b, v6.16b, v19.16b
+	WORD $0x4e21aa52 // fcvtns v18.4s, v18.4s
+	WORD $0x4ea08652 // add v18.4s, v18.4s, v0.4s
+	WORD $0x6e211e52 // eor v18.16b, v18.16b, v1.16b
+	WORD $0x0e612a52 // xtn v18.4h, v18.4s
+	WORD $0x0e001a52 // uzp1 v18.8b, v18.8b, v0.8b
+	WORD $0xbc2b6932 // str s18, [x9, x11]
+	WORD $0xaa0c03eb // mov x11, x12
+	WORD $0x54fff5ec // b.gt 0xa8 <k_codes_of+0xa8>
+	WORD $0x3dc00153 // ldr q19, [x10]
+	WORD $0x4f879272 // fmul v18.4s, v19.4s, v7.s[0]
+	WORD $0x4e21aa54 // fcvtns v20.4s, v18.4s
+	WORD $0x4ea0fa55 // fabs v21.4s, v18.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x6e31deb5 // fmul v21.4s, v21.4s, v17.4s
+	WORD $0x6eb4d654 // fabd v20.4s, v18.4s, v20.4s
+	WORD $0x4eb4d614 // fsub v20.4s, v16.4s, v20.4s
+	WORD $0x6eb4e6b4 // fcmgt v20.4s, v21.4s, v20.4s
+	WORD $0x6eb0aa94 // umaxv s20, v20.4s
+	WORD $0x1e26028c // fmov w12, s20
+	WORD $0x34fffc6c // cbz w12, 0x1a8 <k_codes_of+0x1a8>
+	WORD $0x6e24fe72 // fdiv v18.4s, v19.4s, v4.4s
+	WORD $0x17ffffe1 // b 0x1a8 <k_codes_of+0x1a8>
 
 	// codes_real
 	WORD $0x2943a408 // ldp w8, w9, [x0, #0x1c]
@@ -188,9 +160,9 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040d01 // dup v1.4s, w8
 	WORD $0x4e040d22 // dup v2.4s, w9
 	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0x5400006a // b.ge 0x2bc <k_codes_real+0x24>
+	WORD $0x5400006a // b.ge 0x24c <k_codes_real+0x24>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x14000010 // b 0x2f8 <k_codes_real+0x60>
+	WORD $0x14000010 // b 0x288 <k_codes_real+0x60>
 	WORD $0xa940300b // ldp x11, x12, [x0]
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xbc6d6983 // ldr s3, [x12, x13]
@@ -205,24 +177,24 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
 	WORD $0x4f809063 // fmul v3.4s, v3.4s, v0.s[0]
 	WORD $0x3c810563 // str q3, [x11], #0x10
-	WORD $0x54fffe8d // b.le 0x2c4 <k_codes_real+0x2c>
+	WORD $0x54fffe8d // b.le 0x254 <k_codes_real+0x2c>
 	WORD $0xeb0e014d // subs x13, x10, x14
-	WORD $0x54000b8d // b.le 0x46c <k_codes_real+0x1d4>
+	WORD $0x54000b8d // b.le 0x3fc <k_codes_real+0x1d4>
 	WORD $0xa9402c0c // ldp x12, x11, [x0]
 	WORD $0xf10021bf // cmp x13, #0x8
-	WORD $0x540009c3 // b.lo 0x440 <k_codes_real+0x1a8>
+	WORD $0x540009c3 // b.lo 0x3d0 <k_codes_real+0x1a8>
 	WORD $0x8b0e0980 // add x0, x12, x14, lsl #2
 	WORD $0x8b0a016f // add x15, x11, x10
 	WORD $0xeb0f001f // cmp x0, x15
-	WORD $0x540000a2 // b.hs 0x32c <k_codes_real+0x94>
+	WORD $0x540000a2 // b.hs 0x2bc <k_codes_real+0x94>
 	WORD $0x8b0a098f // add x15, x12, x10, lsl #2
 	WORD $0x8b0e0170 // add x16, x11, x14
 	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x540008c3 // b.lo 0x440 <k_codes_real+0x1a8>
+	WORD $0x540008c3 // b.lo 0x3d0 <k_codes_real+0x1a8>
 	WORD $0xf10041bf // cmp x13, #0x10
-	WORD $0x1000590f // adr x15, 0xe50 <k_codes_max+0x5c4>
-	WORD $0x100059f0 // adr x16, 0xe70 <k_codes_max+0x5e4>
-	WORD $0x54000362 // b.hs 0x3a4 <k_codes_real+0x10c>
+	WORD $0x10006a8f // adr x15, 0x1010 <k_codes_max+0x4ec>
+	WORD $0x10006b70 // adr x16, 0x1030 <k_codes_max+0x50c>
+	WORD $0x54000362 // b.hs 0x334 <k_codes_real+0x10c>
 	WORD $0xaa1f03f1 // mov x17, xzr
 	WORD $0x8b0e0222 // add x2, x17, x14
 	WORD $0x927df1a0 // and x0, x13, #0xfffffffffffffff8
@@ -245,12 +217,12 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8090c6 // fmul v6.4s, v6.4s, v0.s[0]
 	WORD $0x4f8090a5 // fmul v5.4s, v5.4s, v0.s[0]
 	WORD $0xac811825 // stp q5, q6, [x1], #0x20
-	WORD $0x54fffe61 // b.ne 0x360 <k_codes_real+0xc8>
+	WORD $0x54fffe61 // b.ne 0x2f0 <k_codes_real+0xc8>
 	WORD $0xeb0001bf // cmp x13, x0
-	WORD $0x54000521 // b.ne 0x440 <k_codes_real+0x1a8>
-	WORD $0x14000033 // b 0x46c <k_codes_real+0x1d4>
-	WORD $0x100054e1 // adr x1, 0xe40 <k_codes_max+0x5b4>
-	WORD $0x100055c2 // adr x2, 0xe60 <k_codes_max+0x5d4>
+	WORD $0x54000521 // b.ne 0x3d0 <k_codes_real+0x1a8>
+	WORD $0x14000033 // b 0x3fc <k_codes_real+0x1d4>
+	WORD $0x10006661 // adr x1, 0x1000 <k_codes_max+0x4dc>
+	WORD $0x10006742 // adr x2, 0x1020 <k_codes_max+0x4fc>
 	WORD $0x927cedb1 // and x17, x13, #0xfffffffffffffff0
 	WORD $0x3dc00023 // ldr q3, [x1]
 	WORD $0x3dc001e4 // ldr q4, [x15]
@@ -283,10 +255,10 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad004011 // stp q17, q16, [x0]
 	WORD $0xad011c12 // stp q18, q7, [x0, #0x20]
 	WORD $0x91010000 // add x0, x0, #0x40
-	WORD $0x54fffce1 // b.ne 0x3c8 <k_codes_real+0x130>
+	WORD $0x54fffce1 // b.ne 0x358 <k_codes_real+0x130>
 	WORD $0xeb1101bf // cmp x13, x17
-	WORD $0x540001c0 // b.eq 0x46c <k_codes_real+0x1d4>
-	WORD $0x371ff84d // tbnz w13, #0x3, 0x340 <k_codes_real+0xa8>
+	WORD $0x540001c0 // b.eq 0x3fc <k_codes_real+0x1d4>
+	WORD $0x371ff84d // tbnz w13, #0x3, 0x2d0 <k_codes_real+0xa8>
 	WORD $0x8b1101ce // add x14, x14, x17
 	WORD $0x8b0e098c // add x12, x12, x14, lsl #2
 	WORD $0xcb0e014a // sub x10, x10, x14
@@ -298,29 +270,29 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e2201a1 // scvtf s1, w13
 	WORD $0x1e210801 // fmul s1, s0, s1
 	WORD $0xbc004581 // str s1, [x12], #0x4
-	WORD $0x54ffff21 // b.ne 0x44c <k_codes_real+0x1b4>
+	WORD $0x54ffff21 // b.ne 0x3dc <k_codes_real+0x1b4>
 	WORD $0xd65f03c0 // ret
 
 	// codes_lookup
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400010b // b.lt 0x498 <k_codes_lookup+0x28>
+	WORD $0x5400010b // b.lt 0x428 <k_codes_lookup+0x28>
 	WORD $0xa940a40b // ldp x11, x9, [x0, #0x8]
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x3840156c // ldrb w12, [x11], #0x1
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xbc6c7920 // ldr s0, [x9, x12, lsl #2]
 	WORD $0xbc004540 // str s0, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x484 <k_codes_lookup+0x14>
+	WORD $0x54ffff81 // b.ne 0x414 <k_codes_lookup+0x14>
 	WORD $0xd65f03c0 // ret
 
 	// codes_recode
 	WORD $0xa9412c08 // ldp x8, x11, [x0, #0x10]
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x5400006a // b.ge 0x4b4 <k_codes_recode+0x18>
+	WORD $0x5400006a // b.ge 0x444 <k_codes_recode+0x18>
 	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x14000023 // b 0x53c <k_codes_recode+0xa0>
+	WORD $0x14000023 // b 0x4cc <k_codes_recode+0xa0>
 	WORD $0xaa1f03ee // mov x14, xzr
 	WORD $0x91000d4c // add x12, x10, #0x3
 	WORD $0x91000d2d // add x13, x9, #0x3
@@ -354,51 +326,54 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x39000a04 // strb w4, [x16, #0x2]
 	WORD $0x39000e05 // strb w5, [x16, #0x3]
 	WORD $0x39001206 // strb w6, [x16, #0x4]
-	WORD $0x54fffc4d // b.le 0x4c0 <k_codes_recode+0x24>
+	WORD $0x54fffc4d // b.le 0x450 <k_codes_recode+0x24>
 	WORD $0xeb0f016b // subs x11, x11, x15
-	WORD $0x5400010d // b.le 0x560 <k_codes_recode+0xc4>
+	WORD $0x5400010d // b.le 0x4f0 <k_codes_recode+0xc4>
 	WORD $0x8b0f014a // add x10, x10, x15
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x3840152c // ldrb w12, [x9], #0x1
 	WORD $0xf100056b // subs x11, x11, #0x1
 	WORD $0x386c690c // ldrb w12, [x8, x12]
 	WORD $0x3800154c // strb w12, [x10], #0x1
-	WORD $0x54ffff81 // b.ne 0x54c <k_codes_recode+0xb0>
+	WORD $0x54ffff81 // b.ne 0x4dc <k_codes_recode+0xb0>
 	WORD $0xd65f03c0 // ret
 
 	// codes_add
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x578 <k_codes_add+0x14>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x14000035 // b 0x648 <k_codes_add+0xe4>
-	WORD $0xb9403409 // ldr w9, [x0, #0x34]
-	WORD $0x52a86fea // mov w10, #0x437f0000 // =1132396544
-	WORD $0x9100b00b // add x11, x0, #0x2c
-	WORD $0x1e270141 // fmov s1, w10
-	WORD $0x9100800a // add x10, x0, #0x20
-	WORD $0x9100a00c // add x12, x0, #0x28
-	WORD $0x1e220120 // scvtf s0, w9
-	WORD $0x4d40c984 // ld1r { v4.4s }, [x12]
-	WORD $0x4e040d27 // dup v7.4s, w9
+	WORD $0x5400006a // b.ge 0x508 <k_codes_add+0x14>
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x1e203825 // fsub s5, s1, s0
-	WORD $0x1e214006 // fneg s6, s0
-	WORD $0x4d40c960 // ld1r { v0.4s }, [x11]
-	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
+	WORD $0x14000068 // b 0x6a4 <k_codes_add+0x1b0>
+	WORD $0xb9403809 // ldr w9, [x0, #0x38]
+	WORD $0x52a86feb // mov w11, #0x437f0000 // =1132396544
 	WORD $0x9100c00a // add x10, x0, #0x30
-	WORD $0x9100900b // add x11, x0, #0x24
-	WORD $0x4d40c942 // ld1r { v2.4s }, [x10]
-	WORD $0x4d40c963 // ld1r { v3.4s }, [x11]
+	WORD $0x1e270162 // fmov s2, w11
+	WORD $0x4d40c940 // ld1r { v0.4s }, [x10]
+	WORD $0x9100800a // add x10, x0, #0x20
+	WORD $0x1e220121 // scvtf s1, w9
+	WORD $0xbd402c10 // ldr s16, [x0, #0x2c]
+	WORD $0x9100a00b // add x11, x0, #0x28
+	WORD $0x4d40c964 // ld1r { v4.4s }, [x11]
+	WORD $0x4e040d27 // dup v7.4s, w9
 	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0x1e202208 // fcmp s16, #0.0
+	WORD $0x1e213845 // fsub s5, s2, s1
+	WORD $0x1e214026 // fneg s6, s1
+	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
+	WORD $0x9100d00a // add x10, x0, #0x34
+	WORD $0x4d40c942 // ld1r { v2.4s }, [x10]
+	WORD $0x9100900a // add x10, x0, #0x24
+	WORD $0x4d40c943 // ld1r { v3.4s }, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x4e0404a5 // dup v5.4s, v5.s[0]
 	WORD $0x4e0404c6 // dup v6.4s, v6.s[0]
-	WORD $0xbc6c6950 // ldr s16, [x10, x12]
-	WORD $0xbc6c6971 // ldr s17, [x11, x12]
-	WORD $0x9100218d // add x13, x12, #0x8
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x54000421 // b.ne 0x5e8 <k_codes_add+0xf4>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xbc6d6950 // ldr s16, [x10, x13]
+	WORD $0xbc6d6971 // ldr s17, [x11, x13]
+	WORD $0x910021ac // add x12, x13, #0x8
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x910011ac // add x12, x13, #0x4
 	WORD $0x2f08a610 // ushll v16.8h, v16.8b, #0x0
 	WORD $0x2f08a631 // ushll v17.8h, v17.8b, #0x0
 	WORD $0x2f10a610 // ushll v16.4s, v16.4h, #0x0
@@ -421,87 +396,184 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb084f0 // add v16.4s, v7.4s, v16.4s
 	WORD $0x0e612a10 // xtn v16.4h, v16.4s
 	WORD $0x0e001a10 // uzp1 v16.8b, v16.8b, v0.8b
-	WORD $0xbc2c6930 // str s16, [x9, x12]
-	WORD $0xaa0e03ec // mov x12, x14
-	WORD $0x54fffc6d // b.le 0x5d0 <k_codes_add+0x6c>
-	WORD $0xeb0e0108 // subs x8, x8, x14
-	WORD $0x5400054d // b.le 0x6f4 <k_codes_add+0x190>
-	WORD $0x2946240b // ldp w11, w9, [x0, #0x30]
+	WORD $0xbc2d6930 // str s16, [x9, x13]
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x54fffc6d // b.le 0x56c <k_codes_add+0x78>
+	WORD $0x14000030 // b 0x6a4 <k_codes_add+0x1b0>
+	WORD $0x4f0167f2 // movi v18.4s, #0x3f, lsl #24
+	WORD $0x52a6900c // mov w12, #0x34800000 // =880803840
+	WORD $0x1e2703f1 // fmov s17, wzr
+	WORD $0x4e040d93 // dup v19.4s, w12
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xbc6d6954 // ldr s20, [x10, x13]
+	WORD $0xbc6d6975 // ldr s21, [x11, x13]
+	WORD $0x910021ac // add x12, x13, #0x8
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x910011ac // add x12, x13, #0x4
+	WORD $0x2f08a694 // ushll v20.8h, v20.8b, #0x0
+	WORD $0x2f08a6b5 // ushll v21.8h, v21.8b, #0x0
+	WORD $0x2f10a694 // ushll v20.4s, v20.4h, #0x0
+	WORD $0x2f10a6b5 // ushll v21.4s, v21.4h, #0x0
+	WORD $0x6ea08694 // sub v20.4s, v20.4s, v0.4s
+	WORD $0x6ea286b5 // sub v21.4s, v21.4s, v2.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x6e34dc34 // fmul v20.4s, v1.4s, v20.4s
+	WORD $0x6e35dc75 // fmul v21.4s, v3.4s, v21.4s
+	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
+	WORD $0x4f909295 // fmul v21.4s, v20.4s, v16.s[0]
+	WORD $0x6e24fe94 // fdiv v20.4s, v20.4s, v4.4s
+	WORD $0x4e21aab6 // fcvtns v22.4s, v21.4s
+	WORD $0x4ea0fab7 // fabs v23.4s, v21.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x6e33def7 // fmul v23.4s, v23.4s, v19.4s
+	WORD $0x6eb6d6b6 // fabd v22.4s, v21.4s, v22.4s
+	WORD $0x4eb6d656 // fsub v22.4s, v18.4s, v22.4s
+	WORD $0x6eb6e6f6 // fcmgt v22.4s, v23.4s, v22.4s
+	WORD $0x6eb0aad6 // umaxv s22, v22.4s
+	WORD $0x6eb18ed6 // cmeq v22.4s, v22.4s, v17.4s
+	WORD $0x4e0406d6 // dup v22.4s, v22.s[0]
+	WORD $0x6eb61eb4 // bit v20.16b, v21.16b, v22.16b
+	WORD $0x4e34e695 // fcmeq v21.4s, v20.4s, v20.4s
+	WORD $0x4e351e94 // and v20.16b, v20.16b, v21.16b
+	WORD $0x6ea5e695 // fcmgt v21.4s, v20.4s, v5.4s
+	WORD $0x6eb51cb4 // bit v20.16b, v5.16b, v21.16b
+	WORD $0x6eb4e4d5 // fcmgt v21.4s, v6.4s, v20.4s
+	WORD $0x6eb51cd4 // bit v20.16b, v6.16b, v21.16b
+	WORD $0x4e21aa94 // fcvtns v20.4s, v20.4s
+	WORD $0x4eb484f4 // add v20.4s, v7.4s, v20.4s
+	WORD $0x0e612a94 // xtn v20.4h, v20.4s
+	WORD $0x0e001a94 // uzp1 v20.8b, v20.8b, v0.8b
+	WORD $0xbc2d6934 // str s20, [x9, x13]
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x54fffaed // b.le 0x5fc <k_codes_add+0x108>
+	WORD $0xeb0c0108 // subs x8, x8, x12
+	WORD $0x5400058d // b.le 0x758 <k_codes_add+0x264>
+	WORD $0xb9403809 // ldr w9, [x0, #0x38]
 	WORD $0x52a86fea // mov w10, #0x437f0000 // =1132396544
-	WORD $0xa940340f // ldp x15, x13, [x0]
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
 	WORD $0x1e270141 // fmov s1, w10
-	WORD $0xf940080c // ldr x12, [x0, #0x10]
-	WORD $0xb9402c0a // ldr w10, [x0, #0x2c]
+	WORD $0xa940340e // ldp x14, x13, [x0]
 	WORD $0x1e220120 // scvtf s0, w9
-	WORD $0xbd402804 // ldr s4, [x0, #0x28]
-	WORD $0x8b0e018c // add x12, x12, x14
-	WORD $0x8b0e01ad // add x13, x13, x14
-	WORD $0x8b0e01ee // add x14, x15, x14
+	WORD $0x4e040d23 // dup v3.4s, w9
+	WORD $0x29462809 // ldp w9, w10, [x0, #0x30]
+	WORD $0x2d441404 // ldp s4, s5, [x0, #0x20]
 	WORD $0x1e203821 // fsub s1, s1, s0
 	WORD $0x1e214002 // fneg s2, s0
-	WORD $0x4e040420 // dup v0.4s, v1.s[0]
-	WORD $0x4e040441 // dup v1.4s, v2.s[0]
-	WORD $0x2d440c02 // ldp s2, s3, [x0, #0x20]
-	WORD $0x384015af // ldrb w15, [x13], #0x1
+	WORD $0x2d451800 // ldp s0, s6, [x0, #0x28]
+	WORD $0x1e2020c8 // fcmp s6, #0.0
+	WORD $0x4e040421 // dup v1.4s, v1.s[0]
+	WORD $0x4e040442 // dup v2.4s, v2.s[0]
+	WORD $0x540003a1 // b.ne 0x75c <k_codes_add+0x268>
+	WORD $0x8b0c016b // add x11, x11, x12
+	WORD $0x8b0c01ad // add x13, x13, x12
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x384015ae // ldrb w14, [x13], #0x1
 	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x38401590 // ldrb w16, [x12], #0x1
+	WORD $0x3840156f // ldrb w15, [x11], #0x1
+	WORD $0x4b0901ce // sub w14, w14, w9
 	WORD $0x4b0a01ef // sub w15, w15, w10
-	WORD $0x4b0b0210 // sub w16, w16, w11
-	WORD $0x1e2701e5 // fmov s5, w15
-	WORD $0x1e270206 // fmov s6, w16
-	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x1e2701c6 // fmov s6, w14
+	WORD $0x1e2701e7 // fmov s7, w15
 	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e25dc45 // fmul v5.4s, v2.4s, v5.4s
-	WORD $0x6e26dc66 // fmul v6.4s, v3.4s, v6.4s
-	WORD $0x4e26d4a5 // fadd v5.4s, v5.4s, v6.4s
-	WORD $0x6e24fca5 // fdiv v5.4s, v5.4s, v4.4s
-	WORD $0x4e0404a5 // dup v5.4s, v5.s[0]
-	WORD $0x4e25e4a6 // fcmeq v6.4s, v5.4s, v5.4s
-	WORD $0x4e261ca5 // and v5.16b, v5.16b, v6.16b
-	WORD $0x6ea0e4a6 // fcmgt v6.4s, v5.4s, v0.4s
-	WORD $0x6ea61c05 // bit v5.16b, v0.16b, v6.16b
-	WORD $0x6ea5e426 // fcmgt v6.4s, v1.4s, v5.4s
-	WORD $0x6ea61c25 // bit v5.16b, v1.16b, v6.16b
-	WORD $0x4e21a8a5 // fcvtns v5.4s, v5.4s
-	WORD $0x1e2600af // fmov w15, s5
-	WORD $0x0b0f012f // add w15, w9, w15
-	WORD $0x380015cf // strb w15, [x14], #0x1
-	WORD $0x54fffd01 // b.ne 0x690 <k_codes_add+0x12c>
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e26dc86 // fmul v6.4s, v4.4s, v6.4s
+	WORD $0x6e27dca7 // fmul v7.4s, v5.4s, v7.4s
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e20fcc6 // fdiv v6.4s, v6.4s, v0.4s
+	WORD $0x4e0404c6 // dup v6.4s, v6.s[0]
+	WORD $0x4e26e4c7 // fcmeq v7.4s, v6.4s, v6.4s
+	WORD $0x4e271cc6 // and v6.16b, v6.16b, v7.16b
+	WORD $0x6ea1e4c7 // fcmgt v7.4s, v6.4s, v1.4s
+	WORD $0x6ea71c26 // bit v6.16b, v1.16b, v7.16b
+	WORD $0x6ea6e447 // fcmgt v7.4s, v2.4s, v6.4s
+	WORD $0x6ea71c46 // bit v6.16b, v2.16b, v7.16b
+	WORD $0x4e21a8c6 // fcvtns v6.4s, v6.4s
+	WORD $0x4ea68466 // add v6.4s, v3.4s, v6.4s
+	WORD $0x0d9f0186 // st1 { v6.b }[0], [x12], #1
+	WORD $0x54fffd21 // b.ne 0x6f8 <k_codes_add+0x204>
 	WORD $0xd65f03c0 // ret
+	WORD $0x4f0167e7 // movi v7.4s, #0x3f, lsl #24
+	WORD $0x52a6900f // mov w15, #0x34800000 // =880803840
+	WORD $0x8b0c016b // add x11, x11, x12
+	WORD $0x4e040df0 // dup v16.4s, w15
+	WORD $0x8b0c01ad // add x13, x13, x12
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x1400000c // b 0x7a4 <k_codes_add+0x2b0>
+	WORD $0x4e31e632 // fcmeq v18.4s, v17.4s, v17.4s
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x4e321e31 // and v17.16b, v17.16b, v18.16b
+	WORD $0x6ea1e632 // fcmgt v18.4s, v17.4s, v1.4s
+	WORD $0x6eb21c31 // bit v17.16b, v1.16b, v18.16b
+	WORD $0x6eb1e452 // fcmgt v18.4s, v2.4s, v17.4s
+	WORD $0x6eb21c51 // bit v17.16b, v2.16b, v18.16b
+	WORD $0x4e21aa31 // fcvtns v17.4s, v17.4s
+	WORD $0x4eb18471 // add v17.4s, v3.4s, v17.4s
+	WORD $0x0d9f0191 // st1 { v17.b }[0], [x12], #1
+	WORD $0x54fffdc0 // b.eq 0x758 <k_codes_add+0x264>
+	WORD $0x384015ae // ldrb w14, [x13], #0x1
+	WORD $0x3840156f // ldrb w15, [x11], #0x1
+	WORD $0x4b0901ce // sub w14, w14, w9
+	WORD $0x4b0a01ef // sub w15, w15, w10
+	WORD $0x1e2701d1 // fmov s17, w14
+	WORD $0x1e2701f2 // fmov s18, w15
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e31dc91 // fmul v17.4s, v4.4s, v17.4s
+	WORD $0x6e32dcb2 // fmul v18.4s, v5.4s, v18.4s
+	WORD $0x4e32d632 // fadd v18.4s, v17.4s, v18.4s
+	WORD $0x6e32dcd1 // fmul v17.4s, v6.4s, v18.4s
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x4e21aa33 // fcvtns v19.4s, v17.4s
+	WORD $0x4ea0fa34 // fabs v20.4s, v17.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e30de94 // fmul v20.4s, v20.4s, v16.4s
+	WORD $0x6eb3d633 // fabd v19.4s, v17.4s, v19.4s
+	WORD $0x4eb3d4f3 // fsub v19.4s, v7.4s, v19.4s
+	WORD $0x6eb3e693 // fcmgt v19.4s, v20.4s, v19.4s
+	WORD $0x6eb0aa73 // umaxv s19, v19.4s
+	WORD $0x1e26026e // fmov w14, s19
+	WORD $0x34fffbee // cbz w14, 0x778 <k_codes_add+0x284>
+	WORD $0x6e20fe51 // fdiv v17.4s, v18.4s, v0.4s
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x17ffffdc // b 0x778 <k_codes_add+0x284>
 
 	// codes_mul
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x70c <k_codes_mul+0x14>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x14000035 // b 0x7dc <k_codes_mul+0xe4>
-	WORD $0xb9403409 // ldr w9, [x0, #0x34]
-	WORD $0x52a86fea // mov w10, #0x437f0000 // =1132396544
-	WORD $0x9100b00b // add x11, x0, #0x2c
-	WORD $0x1e270141 // fmov s1, w10
-	WORD $0x9100800a // add x10, x0, #0x20
-	WORD $0x9100a00c // add x12, x0, #0x28
-	WORD $0x1e220120 // scvtf s0, w9
-	WORD $0x4d40c984 // ld1r { v4.4s }, [x12]
-	WORD $0x4e040d27 // dup v7.4s, w9
+	WORD $0x5400006a // b.ge 0x820 <k_codes_mul+0x14>
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x1e203825 // fsub s5, s1, s0
-	WORD $0x1e214006 // fneg s6, s0
-	WORD $0x4d40c960 // ld1r { v0.4s }, [x11]
-	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
+	WORD $0x14000068 // b 0x9bc <k_codes_mul+0x1b0>
+	WORD $0xb9403809 // ldr w9, [x0, #0x38]
+	WORD $0x52a86feb // mov w11, #0x437f0000 // =1132396544
 	WORD $0x9100c00a // add x10, x0, #0x30
-	WORD $0x9100900b // add x11, x0, #0x24
-	WORD $0x4d40c942 // ld1r { v2.4s }, [x10]
-	WORD $0x4d40c963 // ld1r { v3.4s }, [x11]
+	WORD $0x1e270162 // fmov s2, w11
+	WORD $0x4d40c940 // ld1r { v0.4s }, [x10]
+	WORD $0x9100800a // add x10, x0, #0x20
+	WORD $0x1e220121 // scvtf s1, w9
+	WORD $0xbd402c10 // ldr s16, [x0, #0x2c]
+	WORD $0x9100a00b // add x11, x0, #0x28
+	WORD $0x4d40c964 // ld1r { v4.4s }, [x11]
+	WORD $0x4e040d27 // dup v7.4s, w9
 	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0x1e202208 // fcmp s16, #0.0
+	WORD $0x1e213845 // fsub s5, s2, s1
+	WORD $0x1e214026 // fneg s6, s1
+	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
+	WORD $0x9100d00a // add x10, x0, #0x34
+	WORD $0x4d40c942 // ld1r { v2.4s }, [x10]
+	WORD $0x9100900a // add x10, x0, #0x24
+	WORD $0x4d40c943 // ld1r { v3.4s }, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x4e0404a5 // dup v5.4s, v5.s[0]
 	WORD $0x4e0404c6 // dup v6.4s, v6.s[0]
-	WORD $0xbc6c6950 // ldr s16, [x10, x12]
-	WORD $0xbc6c6971 // ldr s17, [x11, x12]
-	WORD $0x9100218d // add x13, x12, #0x8
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x54000421 // b.ne 0x900 <k_codes_mul+0xf4>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xbc6d6950 // ldr s16, [x10, x13]
+	WORD $0xbc6d6971 // ldr s17, [x11, x13]
+	WORD $0x910021ac // add x12, x13, #0x8
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x910011ac // add x12, x13, #0x4
 	WORD $0x2f08a610 // ushll v16.8h, v16.8b, #0x0
 	WORD $0x2f08a631 // ushll v17.8h, v17.8b, #0x0
 	WORD $0x2f10a610 // ushll v16.4s, v16.4h, #0x0
@@ -524,406 +596,446 @@ TEXT ·qrowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb084f0 // add v16.4s, v7.4s, v16.4s
 	WORD $0x0e612a10 // xtn v16.4h, v16.4s
 	WORD $0x0e001a10 // uzp1 v16.8b, v16.8b, v0.8b
-	WORD $0xbc2c6930 // str s16, [x9, x12]
-	WORD $0xaa0e03ec // mov x12, x14
-	WORD $0x54fffc6d // b.le 0x764 <k_codes_mul+0x6c>
-	WORD $0xeb0e0108 // subs x8, x8, x14
-	WORD $0x5400054d // b.le 0x888 <k_codes_mul+0x190>
-	WORD $0x2946240b // ldp w11, w9, [x0, #0x30]
+	WORD $0xbc2d6930 // str s16, [x9, x13]
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x54fffc6d // b.le 0x884 <k_codes_mul+0x78>
+	WORD $0x14000030 // b 0x9bc <k_codes_mul+0x1b0>
+	WORD $0x4f0167f2 // movi v18.4s, #0x3f, lsl #24
+	WORD $0x52a6900c // mov w12, #0x34800000 // =880803840
+	WORD $0x1e2703f1 // fmov s17, wzr
+	WORD $0x4e040d93 // dup v19.4s, w12
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xbc6d6954 // ldr s20, [x10, x13]
+	WORD $0xbc6d6975 // ldr s21, [x11, x13]
+	WORD $0x910021ac // add x12, x13, #0x8
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x910011ac // add x12, x13, #0x4
+	WORD $0x2f08a694 // ushll v20.8h, v20.8b, #0x0
+	WORD $0x2f08a6b5 // ushll v21.8h, v21.8b, #0x0
+	WORD $0x2f10a694 // ushll v20.4s, v20.4h, #0x0
+	WORD $0x2f10a6b5 // ushll v21.4s, v21.4h, #0x0
+	WORD $0x6ea08694 // sub v20.4s, v20.4s, v0.4s
+	WORD $0x6ea286b5 // sub v21.4s, v21.4s, v2.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x6e34dc34 // fmul v20.4s, v1.4s, v20.4s
+	WORD $0x6e35dc75 // fmul v21.4s, v3.4s, v21.4s
+	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
+	WORD $0x4f909295 // fmul v21.4s, v20.4s, v16.s[0]
+	WORD $0x6e24fe94 // fdiv v20.4s, v20.4s, v4.4s
+	WORD $0x4e21aab6 // fcvtns v22.4s, v21.4s
+	WORD $0x4ea0fab7 // fabs v23.4s, v21.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x6e33def7 // fmul v23.4s, v23.4s, v19.4s
+	WORD $0x6eb6d6b6 // fabd v22.4s, v21.4s, v22.4s
+	WORD $0x4eb6d656 // fsub v22.4s, v18.4s, v22.4s
+	WORD $0x6eb6e6f6 // fcmgt v22.4s, v23.4s, v22.4s
+	WORD $0x6eb0aad6 // umaxv s22, v22.4s
+	WORD $0x6eb18ed6 // cmeq v22.4s, v22.4s, v17.4s
+	WORD $0x4e0406d6 // dup v22.4s, v22.s[0]
+	WORD $0x6eb61eb4 // bit v20.16b, v21.16b, v22.16b
+	WORD $0x4e34e695 // fcmeq v21.4s, v20.4s, v20.4s
+	WORD $0x4e351e94 // and v20.16b, v20.16b, v21.16b
+	WORD $0x6ea5e695 // fcmgt v21.4s, v20.4s, v5.4s
+	WORD $0x6eb51cb4 // bit v20.16b, v5.16b, v21.16b
+	WORD $0x6eb4e4d5 // fcmgt v21.4s, v6.4s, v20.4s
+	WORD $0x6eb51cd4 // bit v20.16b, v6.16b, v21.16b
+	WORD $0x4e21aa94 // fcvtns v20.4s, v20.4s
+	WORD $0x4eb484f4 // add v20.4s, v7.4s, v20.4s
+	WORD $0x0e612a94 // xtn v20.4h, v20.4s
+	WORD $0x0e001a94 // uzp1 v20.8b, v20.8b, v0.8b
+	WORD $0xbc2d6934 // str s20, [x9, x13]
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x54fffaed // b.le 0x914 <k_codes_mul+0x108>
+	WORD $0xeb0c0108 // subs x8, x8, x12
+	WORD $0x5400058d // b.le 0xa70 <k_codes_mul+0x264>
+	WORD $0xb9403809 // ldr w9, [x0, #0x38]
 	WORD $0x52a86fea // mov w10, #0x437f0000 // =1132396544
-	WORD $0xa940340f // ldp x15, x13, [x0]
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
 	WORD $0x1e270141 // fmov s1, w10
-	WORD $0xf940080c // ldr x12, [x0, #0x10]
-	WORD $0xb9402c0a // ldr w10, [x0, #0x2c]
+	WORD $0xa940340e // ldp x14, x13, [x0]
 	WORD $0x1e220120 // scvtf s0, w9
-	WORD $0xbd402804 // ldr s4, [x0, #0x28]
-	WORD $0x8b0e018c // add x12, x12, x14
-	WORD $0x8b0e01ad // add x13, x13, x14
-	WORD $0x8b0e01ee // add x14, x15, x14
+	WORD $0x4e040d23 // dup v3.4s, w9
+	WORD $0x29462809 // ldp w9, w10, [x0, #0x30]
+	WORD $0x2d441404 // ldp s4, s5, [x0, #0x20]
 	WORD $0x1e203821 // fsub s1, s1, s0
 	WORD $0x1e214002 // fneg s2, s0
-	WORD $0x4e040420 // dup v0.4s, v1.s[0]
-	WORD $0x4e040441 // dup v1.4s, v2.s[0]
-	WORD $0x2d440c02 // ldp s2, s3, [x0, #0x20]
-	WORD $0x384015af // ldrb w15, [x13], #0x1
+	WORD $0x2d451800 // ldp s0, s6, [x0, #0x28]
+	WORD $0x1e2020c8 // fcmp s6, #0.0
+	WORD $0x4e040421 // dup v1.4s, v1.s[0]
+	WORD $0x4e040442 // dup v2.4s, v2.s[0]
+	WORD $0x540003a1 // b.ne 0xa74 <k_codes_mul+0x268>
+	WORD $0x8b0c016b // add x11, x11, x12
+	WORD $0x8b0c01ad // add x13, x13, x12
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x384015ae // ldrb w14, [x13], #0x1
 	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x38401590 // ldrb w16, [x12], #0x1
+	WORD $0x3840156f // ldrb w15, [x11], #0x1
+	WORD $0x4b0901ce // sub w14, w14, w9
 	WORD $0x4b0a01ef // sub w15, w15, w10
-	WORD $0x4b0b0210 // sub w16, w16, w11
-	WORD $0x1e2701e5 // fmov s5, w15
-	WORD $0x1e270206 // fmov s6, w16
-	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x1e2701c6 // fmov s6, w14
+	WORD $0x1e2701e7 // fmov s7, w15
 	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e25dc45 // fmul v5.4s, v2.4s, v5.4s
-	WORD $0x6e26dc66 // fmul v6.4s, v3.4s, v6.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e24fca5 // fdiv v5.4s, v5.4s, v4.4s
-	WORD $0x4e0404a5 // dup v5.4s, v5.s[0]
-	WORD $0x4e25e4a6 // fcmeq v6.4s, v5.4s, v5.4s
-	WORD $0x4e261ca5 // and v5.16b, v5.16b, v6.16b
-	WORD $0x6ea0e4a6 // fcmgt v6.4s, v5.4s, v0.4s
-	WORD $0x6ea61c05 // bit v5.16b, v0.16b, v6.16b
-	WORD $0x6ea5e426 // fcmgt v6.4s, v1.4s, v5.4s
-	WORD $0x6ea61c25 // bit v5.16b, v1.16b, v6.16b
-	WORD $0x4e21a8a5 // fcvtns v5.4s, v5.4s
-	WORD $0x1e2600af // fmov w15, s5
-	WORD $0x0b0f012f // add w15, w9, w15
-	WORD $0x380015cf // strb w15, [x14], #0x1
-	WORD $0x54fffd01 // b.ne 0x824 <k_codes_mul+0x12c>
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e26dc86 // fmul v6.4s, v4.4s, v6.4s
+	WORD $0x6e27dca7 // fmul v7.4s, v5.4s, v7.4s
+	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
+	WORD $0x6e20fcc6 // fdiv v6.4s, v6.4s, v0.4s
+	WORD $0x4e0404c6 // dup v6.4s, v6.s[0]
+	WORD $0x4e26e4c7 // fcmeq v7.4s, v6.4s, v6.4s
+	WORD $0x4e271cc6 // and v6.16b, v6.16b, v7.16b
+	WORD $0x6ea1e4c7 // fcmgt v7.4s, v6.4s, v1.4s
+	WORD $0x6ea71c26 // bit v6.16b, v1.16b, v7.16b
+	WORD $0x6ea6e447 // fcmgt v7.4s, v2.4s, v6.4s
+	WORD $0x6ea71c46 // bit v6.16b, v2.16b, v7.16b
+	WORD $0x4e21a8c6 // fcvtns v6.4s, v6.4s
+	WORD $0x4ea68466 // add v6.4s, v3.4s, v6.4s
+	WORD $0x0d9f0186 // st1 { v6.b }[0], [x12], #1
+	WORD $0x54fffd21 // b.ne 0xa10 <k_codes_mul+0x204>
 	WORD $0xd65f03c0 // ret
+	WORD $0x4f0167e7 // movi v7.4s, #0x3f, lsl #24
+	WORD $0x52a6900f // mov w15, #0x34800000 // =880803840
+	WORD $0x8b0c016b // add x11, x11, x12
+	WORD $0x4e040df0 // dup v16.4s, w15
+	WORD $0x8b0c01ad // add x13, x13, x12
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x1400000c // b 0xabc <k_codes_mul+0x2b0>
+	WORD $0x4e31e632 // fcmeq v18.4s, v17.4s, v17.4s
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x4e321e31 // and v17.16b, v17.16b, v18.16b
+	WORD $0x6ea1e632 // fcmgt v18.4s, v17.4s, v1.4s
+	WORD $0x6eb21c31 // bit v17.16b, v1.16b, v18.16b
+	WORD $0x6eb1e452 // fcmgt v18.4s, v2.4s, v17.4s
+	WORD $0x6eb21c51 // bit v17.16b, v2.16b, v18.16b
+	WORD $0x4e21aa31 // fcvtns v17.4s, v17.4s
+	WORD $0x4eb18471 // add v17.4s, v3.4s, v17.4s
+	WORD $0x0d9f0191 // st1 { v17.b }[0], [x12], #1
+	WORD $0x54fffdc0 // b.eq 0xa70 <k_codes_mul+0x264>
+	WORD $0x384015ae // ldrb w14, [x13], #0x1
+	WORD $0x3840156f // ldrb w15, [x11], #0x1
+	WORD $0x4b0901ce // sub w14, w14, w9
+	WORD $0x4b0a01ef // sub w15, w15, w10
+	WORD $0x1e2701d1 // fmov s17, w14
+	WORD $0x1e2701f2 // fmov s18, w15
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e31dc91 // fmul v17.4s, v4.4s, v17.4s
+	WORD $0x6e32dcb2 // fmul v18.4s, v5.4s, v18.4s
+	WORD $0x6e32de32 // fmul v18.4s, v17.4s, v18.4s
+	WORD $0x6e32dcd1 // fmul v17.4s, v6.4s, v18.4s
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x4e21aa33 // fcvtns v19.4s, v17.4s
+	WORD $0x4ea0fa34 // fabs v20.4s, v17.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e30de94 // fmul v20.4s, v20.4s, v16.4s
+	WORD $0x6eb3d633 // fabd v19.4s, v17.4s, v19.4s
+	WORD $0x4eb3d4f3 // fsub v19.4s, v7.4s, v19.4s
+	WORD $0x6eb3e693 // fcmgt v19.4s, v20.4s, v19.4s
+	WORD $0x6eb0aa73 // umaxv s19, v19.4s
+	WORD $0x1e26026e // fmov w14, s19
+	WORD $0x34fffbee // cbz w14, 0xa90 <k_codes_mul+0x284>
+	WORD $0x6e20fe51 // fdiv v17.4s, v18.4s, v0.4s
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x17ffffdc // b 0xa90 <k_codes_mul+0x284>
 
 	// codes_max
-	WORD $0xd10383ff // sub sp, sp, #0xe0
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xf90043fd // str x29, [sp, #0x80]
-	WORD $0xa9096ffe // stp x30, x27, [sp, #0x90]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa90a67fa // stp x26, x25, [sp, #0xa0]
-	WORD $0xa90b5ff8 // stp x24, x23, [sp, #0xb0]
-	WORD $0xa90c57f6 // stp x22, x21, [sp, #0xc0]
-	WORD $0xa90d4ff4 // stp x20, x19, [sp, #0xd0]
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x540029cb // b.lt 0xdec <k_codes_max+0x560>
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xf9003be8 // str x8, [sp, #0x70]
-	WORD $0x5400294b // b.lt 0xdec <k_codes_max+0x560>
-	WORD $0xa940200a // ldp x10, x8, [x0]
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xa944ac0c // ldp x12, x11, [x0, #0x48]
-	WORD $0xf9401801 // ldr x1, [x0, #0x30]
-	WORD $0xa943bc0d // ldp x13, x15, [x0, #0x38]
-	WORD $0xcb08014e // sub x14, x10, x8
-	WORD $0x91004116 // add x22, x8, #0x10
-	WORD $0xaa0803f7 // mov x23, x8
-	WORD $0xaa0a03f8 // mov x24, x10
-	WORD $0xa902a3ea // stp x10, x8, [sp, #0x28]
-	WORD $0xa90137ee // stp x14, x13, [sp, #0x10]
-	WORD $0xcb0c01ae // sub x14, x13, x12
-	WORD $0xf90007ee // str x14, [sp, #0x8]
-	WORD $0xcb0b01ee // sub x14, x15, x11
-	WORD $0xf90033ee // str x14, [sp, #0x60]
-	WORD $0xf90013ec // str x12, [sp, #0x20]
-	WORD $0x1400000b // b 0x934 <k_codes_max+0xa8>
-	WORD $0xa94527f6 // ldp x22, x9, [sp, #0x50]
-	WORD $0xf94027f7 // ldr x23, [sp, #0x48]
-	WORD $0xa943e3e8 // ldp x8, x24, [sp, #0x38]
-	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
-	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x8b0d0318 // add x24, x24, x13
-	WORD $0x8b0c02f7 // add x23, x23, x12
-	WORD $0x8b0c02d6 // add x22, x22, x12
-	WORD $0x540025e0 // b.eq 0xdec <k_codes_max+0x560>
-	WORD $0xa940a3ea // ldp x10, x8, [sp, #0x8]
-	WORD $0xaa1f03e7 // mov x7, xzr
-	WORD $0xa90527f6 // stp x22, x9, [sp, #0x50]
-	WORD $0xa9045ff8 // stp x24, x23, [sp, #0x40]
-	WORD $0x9b092148 // madd x8, x10, x9, x8
-	WORD $0xf90037e8 // str x8, [sp, #0x68]
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
-	WORD $0x9b092188 // madd x8, x12, x9, x8
-	WORD $0xf90047e8 // str x8, [sp, #0x88]
-	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
-	WORD $0x9b0921a8 // madd x8, x13, x9, x8
-	WORD $0xf9003fe8 // str x8, [sp, #0x78]
-	WORD $0x14000008 // b 0x984 <k_codes_max+0xf8>
-	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
-	WORD $0x910004e7 // add x7, x7, #0x1
-	WORD $0x8b0f0318 // add x24, x24, x15
-	WORD $0x8b0b02f7 // add x23, x23, x11
-	WORD $0x8b0b02d6 // add x22, x22, x11
-	WORD $0xeb0800ff // cmp x7, x8
-	WORD $0x54fffc60 // b.eq 0x90c <k_codes_max+0x80>
-	WORD $0xf94047e8 // ldr x8, [sp, #0x88]
-	WORD $0x9b072179 // madd x25, x11, x7, x8
-	WORD $0xf100403f // cmp x1, #0x10
-	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
-	WORD $0x9b0721fa // madd x26, x15, x7, x8
-	WORD $0x5400006a // b.ge 0x9a4 <k_codes_max+0x118>
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x14000032 // b 0xa68 <k_codes_max+0x1dc>
-	WORD $0xf940080a // ldr x10, [x0, #0x10]
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x540003cd // b.le 0xa24 <k_codes_max+0x198>
-	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400048d // b.le 0xa48 <k_codes_max+0x1bc>
-	WORD $0xa945b80d // ldp x13, x14, [x0, #0x58]
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xaa1703f1 // mov x17, x23
-	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0x3cf06b20 // ldr q0, [x25, x16]
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xaa0903e8 // mov x8, x9
-	WORD $0xaa1103e3 // mov x3, x17
-	WORD $0xaa0303e9 // mov x9, x3
-	WORD $0xaa0c03e4 // mov x4, x12
-	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0xf1000484 // subs x4, x4, #0x1
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0x6e216400 // umax v0.16b, v0.16b, v1.16b
-	WORD $0x54ffff81 // b.ne 0x9e4 <k_codes_max+0x158>
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0x8b0d0063 // add x3, x3, x13
-	WORD $0xeb0a005f // cmp x2, x10
-	WORD $0x54fffec1 // b.ne 0x9dc <k_codes_max+0x150>
-	WORD $0x91004109 // add x9, x8, #0x10
-	WORD $0x3cb06b40 // str q0, [x26, x16]
-	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0xeb01013f // cmp x9, x1
-	WORD $0xaa0803f0 // mov x16, x8
-	WORD $0x54fffd8d // b.le 0x9cc <k_codes_max+0x140>
-	WORD $0x14000012 // b 0xa68 <k_codes_max+0x1dc>
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x9100812a // add x10, x9, #0x20
-	WORD $0x3ce96ae0 // ldr q0, [x23, x9]
-	WORD $0x91004128 // add x8, x9, #0x10
-	WORD $0xeb01015f // cmp x10, x1
-	WORD $0x3ca96b00 // str q0, [x24, x9]
-	WORD $0xaa0803e9 // mov x9, x8
-	WORD $0x54ffff4d // b.le 0xa28 <k_codes_max+0x19c>
-	WORD $0x14000009 // b 0xa68 <k_codes_max+0x1dc>
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x9100812a // add x10, x9, #0x20
-	WORD $0x3ce96ae0 // ldr q0, [x23, x9]
-	WORD $0x91004128 // add x8, x9, #0x10
-	WORD $0xeb01015f // cmp x10, x1
-	WORD $0x3ca96b00 // str q0, [x24, x9]
-	WORD $0xaa0803e9 // mov x9, x8
-	WORD $0x54ffff4d // b.le 0xa4c <k_codes_max+0x1c0>
-	WORD $0x91004102 // add x2, x8, #0x10
-	WORD $0xeb01005f // cmp x2, x1
-	WORD $0x5400006d // b.le 0xa7c <k_codes_max+0x1f0>
-	WORD $0xaa0803fb // mov x27, x8
-	WORD $0x1400002e // b 0xb30 <k_codes_max+0x2a4>
-	WORD $0xf940080a // ldr x10, [x0, #0x10]
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x5400038d // b.le 0xaf4 <k_codes_max+0x268>
-	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400042d // b.le 0xb14 <k_codes_max+0x288>
-	WORD $0xa945b80d // ldp x13, x14, [x0, #0x58]
-	WORD $0x8b0802f0 // add x16, x23, x8
-	WORD $0x3ce86b20 // ldr q0, [x25, x8]
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0203fb // mov x27, x2
-	WORD $0xaa1003e2 // mov x2, x16
-	WORD $0xaa0203e9 // mov x9, x2
-	WORD $0xaa0c03e3 // mov x3, x12
-	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0x6e216400 // umax v0.16b, v0.16b, v1.16b
-	WORD $0x54ffff81 // b.ne 0xab4 <k_codes_max+0x228>
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0x8b0d0042 // add x2, x2, x13
-	WORD $0xeb0a023f // cmp x17, x10
-	WORD $0x54fffec1 // b.ne 0xaac <k_codes_max+0x220>
-	WORD $0x91004362 // add x2, x27, #0x10
-	WORD $0x3ca86b40 // str q0, [x26, x8]
-	WORD $0x91004210 // add x16, x16, #0x10
-	WORD $0xeb01005f // cmp x2, x1
-	WORD $0xaa1b03e8 // mov x8, x27
-	WORD $0x54fffd8d // b.le 0xa9c <k_codes_max+0x210>
-	WORD $0x14000010 // b 0xb30 <k_codes_max+0x2a4>
-	WORD $0x91008109 // add x9, x8, #0x20
-	WORD $0x3ce86ae0 // ldr q0, [x23, x8]
-	WORD $0x9100411b // add x27, x8, #0x10
-	WORD $0xeb01013f // cmp x9, x1
-	WORD $0x3ca86b00 // str q0, [x24, x8]
-	WORD $0xaa1b03e8 // mov x8, x27
-	WORD $0x54ffff4d // b.le 0xaf4 <k_codes_max+0x268>
-	WORD $0x14000008 // b 0xb30 <k_codes_max+0x2a4>
-	WORD $0x91008109 // add x9, x8, #0x20
-	WORD $0x3ce86ae0 // ldr q0, [x23, x8]
-	WORD $0x9100411b // add x27, x8, #0x10
-	WORD $0xeb01013f // cmp x9, x1
-	WORD $0x3ca86b00 // str q0, [x24, x8]
-	WORD $0xaa1b03e8 // mov x8, x27
-	WORD $0x54ffff4d // b.le 0xb14 <k_codes_max+0x288>
-	WORD $0xeb1b0028 // subs x8, x1, x27
-	WORD $0x54fff1ad // b.le 0x968 <k_codes_max+0xdc>
-	WORD $0xa9462be9 // ldp x9, x10, [sp, #0x60]
-	WORD $0xf940081d // ldr x29, [x0, #0x10]
-	WORD $0xf10003bf // cmp x29, #0x0
-	WORD $0x9b077d29 // mul x9, x9, x7
-	WORD $0x8b090149 // add x9, x10, x9
-	WORD $0x540009cd // b.le 0xc84 <k_codes_max+0x3f8>
-	WORD $0xf9400c1e // ldr x30, [x0, #0x18]
-	WORD $0xf10003df // cmp x30, #0x0
-	WORD $0x54000a6d // b.le 0xca4 <k_codes_max+0x418>
-	WORD $0xa945c402 // ldp x2, x17, [x0, #0x58]
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x927defc8 // and x8, x30, #0x7ffffffffffffff8
-	WORD $0x927be7d5 // and x21, x30, #0x7fffffffffffffe0
-	WORD $0x927d07cc // and x12, x30, #0x18
-	WORD $0x8b1b02c3 // add x3, x22, x27
-	WORD $0x8b1b02ea // add x10, x23, x27
-	WORD $0xcb0803e5 // neg x5, x8
-	WORD $0xfa418a20 // ccmp x17, #0x1, #0x0, hi
-	WORD $0x1a9f17f0 // cset w16, eq
-	WORD $0x14000007 // b 0xba0 <k_codes_max+0x314>
-	WORD $0x383b6b53 // strb w19, [x26, x27]
-	WORD $0x9100077b // add x27, x27, #0x1
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0xeb01037f // cmp x27, x1
+	WORD $0xd10303ff // sub sp, sp, #0xc0
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf90033fd // str x29, [sp, #0x60]
+	WORD $0xa9076ffe // stp x30, x27, [sp, #0x70]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xa90867fa // stp x26, x25, [sp, #0x80]
+	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
+	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
+	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
+	WORD $0x54000141 // b.ne 0xb70 <k_codes_max+0x4c>
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x1a9f17e9 // cset w9, eq
+	WORD $0xb90057e9 // str w9, [sp, #0x54]
+	WORD $0xf9401009 // ldr x9, [x0, #0x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x540000ea // b.ge 0xb84 <k_codes_max+0x60>
+	WORD $0x14000110 // b 0xfac <k_codes_max+0x488>
+	WORD $0xb90057ff // str wzr, [sp, #0x54]
+	WORD $0xf9401009 // ldr x9, [x0, #0x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x5400216b // b.lt 0xfac <k_codes_max+0x488>
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf90027e9 // str x9, [sp, #0x48]
+	WORD $0x540020eb // b.lt 0xfac <k_codes_max+0x488>
+	WORD $0xa940240b // ldp x11, x9, [x0]
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xa944b40c // ldp x12, x13, [x0, #0x48]
+	WORD $0xf9401802 // ldr x2, [x0, #0x30]
+	WORD $0xa943c40e // ldp x14, x17, [x0, #0x38]
+	WORD $0x91004134 // add x20, x9, #0x10
+	WORD $0xaa0903f5 // mov x21, x9
+	WORD $0xaa0b03f6 // mov x22, x11
+	WORD $0xa90127eb // stp x11, x9, [sp, #0x10]
+	WORD $0xa90033ee // stp x14, x12, [sp]
+	WORD $0x1400000b // b 0xbe8 <k_codes_max+0xc4>
+	WORD $0xa943abf4 // ldp x20, x10, [sp, #0x38]
+	WORD $0xf9401bf5 // ldr x21, [sp, #0x30]
+	WORD $0xa9425be9 // ldp x9, x22, [sp, #0x20]
+	WORD $0xa94033ee // ldp x14, x12, [sp]
 	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x54ffee60 // b.eq 0x968 <k_codes_max+0xdc>
-	WORD $0x387b6b33 // ldrb w19, [x25, x27]
+	WORD $0xeb09015f // cmp x10, x9
+	WORD $0x8b0e02d6 // add x22, x22, x14
+	WORD $0x8b0c02b5 // add x21, x21, x12
+	WORD $0x8b0c0294 // add x20, x20, x12
+	WORD $0x54001e40 // b.eq 0xfac <k_codes_max+0x488>
+	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
 	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0xaa0a03e4 // mov x4, x10
-	WORD $0xaa0303ee // mov x14, x3
-	WORD $0x14000006 // b 0xbc8 <k_codes_max+0x33c>
+	WORD $0xa903abf4 // stp x20, x10, [sp, #0x38]
+	WORD $0x9b0a2589 // madd x9, x12, x10, x9
+	WORD $0xa902d7f6 // stp x22, x21, [sp, #0x28]
+	WORD $0xf90037e9 // str x9, [sp, #0x68]
+	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
+	WORD $0x9b0a25c9 // madd x9, x14, x10, x9
+	WORD $0xf9002fe9 // str x9, [sp, #0x58]
+	WORD $0x14000008 // b 0xc2c <k_codes_max+0x108>
+	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
 	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0x8b0201ce // add x14, x14, x2
-	WORD $0x8b020084 // add x4, x4, x2
-	WORD $0xeb1d00df // cmp x6, x29
-	WORD $0x54fffe20 // b.eq 0xb88 <k_codes_max+0x2fc>
-	WORD $0x340000b0 // cbz w16, 0xbdc <k_codes_max+0x350>
-	WORD $0xf10083df // cmp x30, #0x20
-	WORD $0x540000a2 // b.hs 0xbe4 <k_codes_max+0x358>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000015 // b 0xc2c <k_codes_max+0x3a0>
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0x1400001f // b 0xc5c <k_codes_max+0x3d0>
-	WORD $0x4e010e60 // dup v0.16b, w19
-	WORD $0xaa1503e9 // mov x9, x21
-	WORD $0xaa0e03f3 // mov x19, x14
+	WORD $0x8b1102d6 // add x22, x22, x17
+	WORD $0x8b0d02b5 // add x21, x21, x13
+	WORD $0x8b0d0294 // add x20, x20, x13
+	WORD $0xeb0900df // cmp x6, x9
+	WORD $0x54fffcc0 // b.eq 0xbc0 <k_codes_max+0x9c>
+	WORD $0xf94037e9 // ldr x9, [sp, #0x68]
+	WORD $0x9b0625b7 // madd x23, x13, x6, x9
+	WORD $0xf100405f // cmp x2, #0x10
+	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
+	WORD $0x9b062638 // madd x24, x17, x6, x9
+	WORD $0x5400006a // b.ge 0xc4c <k_codes_max+0x128>
+	WORD $0xaa1f03fa // mov x26, xzr
+	WORD $0x14000044 // b 0xd58 <k_codes_max+0x234>
+	WORD $0xb94057e9 // ldr w9, [sp, #0x54]
+	WORD $0x36000289 // tbz w9, #0x0, 0xca0 <k_codes_max+0x17c>
+	WORD $0xa945a809 // ldp x9, x10, [x0, #0x58]
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x5280020b // mov w11, #0x10 // =16
+	WORD $0x8b0c02ee // add x14, x23, x12
+	WORD $0xaa0b03fa // mov x26, x11
+	WORD $0x9100416b // add x11, x11, #0x10
+	WORD $0x8b0901cf // add x15, x14, x9
+	WORD $0x3dc001c0 // ldr q0, [x14]
+	WORD $0x3cea69c1 // ldr q1, [x14, x10]
+	WORD $0x3dc001e2 // ldr q2, [x15]
+	WORD $0x3cea69e3 // ldr q3, [x15, x10]
+	WORD $0xeb02017f // cmp x11, x2
+	WORD $0x6e216400 // umax v0.16b, v0.16b, v1.16b
+	WORD $0x6e236441 // umax v1.16b, v2.16b, v3.16b
+	WORD $0x6e216400 // umax v0.16b, v0.16b, v1.16b
+	WORD $0x3cac6b00 // str q0, [x24, x12]
+	WORD $0xaa1a03ec // mov x12, x26
+	WORD $0x54fffe4d // b.le 0xc60 <k_codes_max+0x13c>
+	WORD $0x1400002f // b 0xd58 <k_codes_max+0x234>
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x5400038d // b.le 0xd14 <k_codes_max+0x1f0>
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x5400044d // b.le 0xd38 <k_codes_max+0x214>
+	WORD $0xa945b00a // ldp x10, x12, [x0, #0x58]
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x5280020b // mov w11, #0x10 // =16
+	WORD $0x8b0e02f0 // add x16, x23, x14
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0xaa0b03fa // mov x26, x11
+	WORD $0x3dc00200 // ldr q0, [x16]
+	WORD $0xaa0903eb // mov x11, x9
+	WORD $0xaa1003e1 // mov x1, x16
+	WORD $0x3dc00021 // ldr q1, [x1]
+	WORD $0xf100056b // subs x11, x11, #0x1
+	WORD $0x8b0c0021 // add x1, x1, x12
+	WORD $0x6e216400 // umax v0.16b, v0.16b, v1.16b
+	WORD $0x54ffff81 // b.ne 0xcd8 <k_codes_max+0x1b4>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b0a0210 // add x16, x16, x10
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54fffec1 // b.ne 0xcd0 <k_codes_max+0x1ac>
+	WORD $0x9100434b // add x11, x26, #0x10
+	WORD $0x3cae6b00 // str q0, [x24, x14]
+	WORD $0xaa1a03ee // mov x14, x26
+	WORD $0xeb02017f // cmp x11, x2
+	WORD $0x54fffdad // b.le 0xcc0 <k_codes_max+0x19c>
+	WORD $0x14000012 // b 0xd58 <k_codes_max+0x234>
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x9100812a // add x10, x9, #0x20
+	WORD $0x3ce96aa0 // ldr q0, [x21, x9]
+	WORD $0x9100413a // add x26, x9, #0x10
+	WORD $0xeb02015f // cmp x10, x2
+	WORD $0x3ca96ac0 // str q0, [x22, x9]
+	WORD $0xaa1a03e9 // mov x9, x26
+	WORD $0x54ffff4d // b.le 0xd18 <k_codes_max+0x1f4>
+	WORD $0x14000009 // b 0xd58 <k_codes_max+0x234>
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x9100812a // add x10, x9, #0x20
+	WORD $0x3ce96aa0 // ldr q0, [x21, x9]
+	WORD $0x9100413a // add x26, x9, #0x10
+	WORD $0xeb02015f // cmp x10, x2
+	WORD $0x3ca96ac0 // str q0, [x22, x9]
+	WORD $0xaa1a03e9 // mov x9, x26
+	WORD $0x54ffff4d // b.le 0xd3c <k_codes_max+0x218>
+	WORD $0xb27d0350 // orr x16, x26, #0x8
+	WORD $0xeb02021f // cmp x16, x2
+	WORD $0x5400006d // b.le 0xd6c <k_codes_max+0x248>
+	WORD $0xaa1a03f9 // mov x25, x26
+	WORD $0x14000040 // b 0xe68 <k_codes_max+0x344>
+	WORD $0xb94057e9 // ldr w9, [sp, #0x54]
+	WORD $0x36000289 // tbz w9, #0x0, 0xdc0 <k_codes_max+0x29c>
+	WORD $0xa945a40b // ldp x11, x9, [x0, #0x58]
+	WORD $0x8b0b012a // add x10, x9, x11
+	WORD $0x8b0902a9 // add x9, x21, x9
+	WORD $0x8b0b02ab // add x11, x21, x11
+	WORD $0x8b0a02aa // add x10, x21, x10
+	WORD $0xfc7a6aa0 // ldr d0, [x21, x26]
+	WORD $0xfc7a6921 // ldr d1, [x9, x26]
+	WORD $0x9100434c // add x12, x26, #0x10
+	WORD $0xfc7a6962 // ldr d2, [x11, x26]
+	WORD $0xfc7a6943 // ldr d3, [x10, x26]
+	WORD $0x91002359 // add x25, x26, #0x8
+	WORD $0x2e216400 // umax v0.8b, v0.8b, v1.8b
+	WORD $0xeb02019f // cmp x12, x2
+	WORD $0x2e236441 // umax v1.8b, v2.8b, v3.8b
+	WORD $0x2e216400 // umax v0.8b, v0.8b, v1.8b
+	WORD $0xfc3a6ac0 // str d0, [x22, x26]
+	WORD $0xaa1903fa // mov x26, x25
+	WORD $0x54fffe8d // b.le 0xd88 <k_codes_max+0x264>
+	WORD $0x1400002b // b 0xe68 <k_codes_max+0x344>
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x5400034d // b.le 0xe2c <k_codes_max+0x308>
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x540003ed // b.le 0xe4c <k_codes_max+0x328>
+	WORD $0xa945b00a // ldp x10, x12, [x0, #0x58]
+	WORD $0x8b1a02ef // add x15, x23, x26
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xaa1003f9 // mov x25, x16
+	WORD $0xfd4001e0 // ldr d0, [x15]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa0903f0 // mov x16, x9
+	WORD $0xfc6b69e1 // ldr d1, [x15, x11]
+	WORD $0xf1000610 // subs x16, x16, #0x1
+	WORD $0x8b0c016b // add x11, x11, x12
+	WORD $0x2e216400 // umax v0.8b, v0.8b, v1.8b
+	WORD $0x54ffff81 // b.ne 0xdf0 <k_codes_max+0x2cc>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x8b0a01ef // add x15, x15, x10
+	WORD $0xeb0801df // cmp x14, x8
+	WORD $0x54fffec1 // b.ne 0xde8 <k_codes_max+0x2c4>
+	WORD $0x91002330 // add x16, x25, #0x8
+	WORD $0xfc3a6b00 // str d0, [x24, x26]
+	WORD $0xaa1903fa // mov x26, x25
+	WORD $0xeb02021f // cmp x16, x2
+	WORD $0x54fffdad // b.le 0xdd8 <k_codes_max+0x2b4>
+	WORD $0x14000010 // b 0xe68 <k_codes_max+0x344>
+	WORD $0x91004349 // add x9, x26, #0x10
+	WORD $0xfc7a6aa0 // ldr d0, [x21, x26]
+	WORD $0x91002359 // add x25, x26, #0x8
+	WORD $0xeb02013f // cmp x9, x2
+	WORD $0xfc3a6ac0 // str d0, [x22, x26]
+	WORD $0xaa1903fa // mov x26, x25
+	WORD $0x54ffff4d // b.le 0xe2c <k_codes_max+0x308>
+	WORD $0x14000008 // b 0xe68 <k_codes_max+0x344>
+	WORD $0x91004349 // add x9, x26, #0x10
+	WORD $0xfc7a6aa0 // ldr d0, [x21, x26]
+	WORD $0x91002359 // add x25, x26, #0x8
+	WORD $0xeb02013f // cmp x9, x2
+	WORD $0xfc3a6ac0 // str d0, [x22, x26]
+	WORD $0xaa1903fa // mov x26, x25
+	WORD $0x54ffff4d // b.le 0xe4c <k_codes_max+0x328>
+	WORD $0xeb02033f // cmp x25, x2
+	WORD $0x54ffed2a // b.ge 0xc10 <k_codes_max+0xec>
+	WORD $0x8b19028c // add x12, x20, x25
+	WORD $0x8b1902a5 // add x5, x21, x25
+	WORD $0x14000007 // b 0xe94 <k_codes_max+0x370>
+	WORD $0x38396b09 // strb w9, [x24, x25]
+	WORD $0x91000739 // add x25, x25, #0x1
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0xeb02033f // cmp x25, x2
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0x54ffec00 // b.eq 0xc10 <k_codes_max+0xec>
+	WORD $0x38796ae9 // ldrb w9, [x23, x25]
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x54ffff0d // b.le 0xe7c <k_codes_max+0x358>
+	WORD $0xf9400c1d // ldr x29, [x0, #0x18]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x54fffeab // b.lt 0xe7c <k_codes_max+0x358>
+	WORD $0xa945bc0e // ldp x14, x15, [x0, #0x58]
+	WORD $0xf1001fbf // cmp x29, #0x7
+	WORD $0x927defb0 // and x16, x29, #0x7ffffffffffffff8
+	WORD $0xaa1f03fe // mov x30, xzr
+	WORD $0x927be7aa // and x10, x29, #0x7fffffffffffffe0
+	WORD $0x927d07a1 // and x1, x29, #0x18
+	WORD $0xcb1003e4 // neg x4, x16
+	WORD $0xaa0503fb // mov x27, x5
+	WORD $0xfa4189e0 // ccmp x15, #0x1, #0x0, hi
+	WORD $0xaa0c03fa // mov x26, x12
+	WORD $0x1a9f17e3 // cset w3, eq
+	WORD $0x14000006 // b 0xef0 <k_codes_max+0x3cc>
+	WORD $0x910007de // add x30, x30, #0x1
+	WORD $0x8b0e035a // add x26, x26, x14
+	WORD $0x8b0e037b // add x27, x27, x14
+	WORD $0xeb0803df // cmp x30, x8
+	WORD $0x54fffc80 // b.eq 0xe7c <k_codes_max+0x358>
+	WORD $0x340000a3 // cbz w3, 0xf04 <k_codes_max+0x3e0>
+	WORD $0xf10083bf // cmp x29, #0x20
+	WORD $0x540000a2 // b.hs 0xf0c <k_codes_max+0x3e8>
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0x14000015 // b 0xf54 <k_codes_max+0x430>
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x1400001f // b 0xf84 <k_codes_max+0x460>
+	WORD $0x4e010d20 // dup v0.16b, w9
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0xaa1a03eb // mov x11, x26
 	WORD $0x4ea01c01 // mov v1.16b, v0.16b
-	WORD $0xad7f8e62 // ldp q2, q3, [x19, #-0x10]
+	WORD $0xad7f8d62 // ldp q2, q3, [x11, #-0x10]
 	WORD $0xf1008129 // subs x9, x9, #0x20
-	WORD $0x91008273 // add x19, x19, #0x20
+	WORD $0x9100816b // add x11, x11, #0x20
 	WORD $0x6e206440 // umax v0.16b, v2.16b, v0.16b
 	WORD $0x6e216461 // umax v1.16b, v3.16b, v1.16b
-	WORD $0x54ffff61 // b.ne 0xbf4 <k_codes_max+0x368>
+	WORD $0x54ffff61 // b.ne 0xf1c <k_codes_max+0x3f8>
 	WORD $0x6e216400 // umax v0.16b, v0.16b, v1.16b
-	WORD $0xeb1503df // cmp x30, x21
+	WORD $0xeb0a03bf // cmp x29, x10
 	WORD $0x6e30a800 // umaxv b0, v0.16b
-	WORD $0x1e260013 // fmov w19, s0
-	WORD $0x54fffcc0 // b.eq 0xbb4 <k_codes_max+0x328>
-	WORD $0xaa1503ed // mov x13, x21
-	WORD $0xaa1503f4 // mov x20, x21
-	WORD $0xb40001ac // cbz x12, 0xc5c <k_codes_max+0x3d0>
-	WORD $0x0e010e60 // dup v0.8b, w19
-	WORD $0x8b0d0089 // add x9, x4, x13
-	WORD $0x8b0d00b3 // add x19, x5, x13
+	WORD $0x1e260009 // fmov w9, s0
+	WORD $0x54fffcc0 // b.eq 0xedc <k_codes_max+0x3b8>
+	WORD $0xaa0a03eb // mov x11, x10
+	WORD $0xaa0a03e7 // mov x7, x10
+	WORD $0xb40001a1 // cbz x1, 0xf84 <k_codes_max+0x460>
+	WORD $0x0e010d20 // dup v0.8b, w9
+	WORD $0x8b0b0369 // add x9, x27, x11
+	WORD $0x8b0b008b // add x11, x4, x11
 	WORD $0xfc408521 // ldr d1, [x9], #0x8
-	WORD $0xb1002273 // adds x19, x19, #0x8
+	WORD $0xb100216b // adds x11, x11, #0x8
 	WORD $0x2e206420 // umax v0.8b, v1.8b, v0.8b
-	WORD $0x54ffffa1 // b.ne 0xc38 <k_codes_max+0x3ac>
+	WORD $0x54ffffa1 // b.ne 0xf60 <k_codes_max+0x43c>
 	WORD $0x2e30a800 // umaxv b0, v0.8b
-	WORD $0xeb0803df // cmp x30, x8
-	WORD $0xaa0803f4 // mov x20, x8
-	WORD $0x1e260013 // fmov w19, s0
-	WORD $0x54fffae0 // b.eq 0xbb4 <k_codes_max+0x328>
-	WORD $0x9b147e29 // mul x9, x17, x20
-	WORD $0xcb1403d4 // sub x20, x30, x20
-	WORD $0x3869688d // ldrb w13, [x4, x9]
-	WORD $0x12001e73 // and w19, w19, #0xff
-	WORD $0x8b110129 // add x9, x9, x17
-	WORD $0x6b1301bf // cmp w13, w19
-	WORD $0x1a9381b3 // csel w19, w13, w19, hi
-	WORD $0xf1000694 // subs x20, x20, #0x1
-	WORD $0x54ffff41 // b.ne 0xc64 <k_codes_max+0x3d8>
-	WORD $0x17ffffcd // b 0xbb4 <k_codes_max+0x328>
-	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0x54000223 // b.lo 0xccc <k_codes_max+0x440>
-	WORD $0xf100813f // cmp x9, #0x20
-	WORD $0x540001a3 // b.lo 0xcc4 <k_codes_max+0x438>
-	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x540001e2 // b.hs 0xcd4 <k_codes_max+0x448>
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x1400001b // b 0xd0c <k_codes_max+0x480>
-	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0x540004e3 // b.lo 0xd44 <k_codes_max+0x4b8>
-	WORD $0xf100813f // cmp x9, #0x20
-	WORD $0x54000463 // b.lo 0xd3c <k_codes_max+0x4b0>
-	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x540004a2 // b.hs 0xd4c <k_codes_max+0x4c0>
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x14000031 // b 0xd84 <k_codes_max+0x4f8>
-	WORD $0xaa1b03ea // mov x10, x27
-	WORD $0x1400003c // b 0xdb8 <k_codes_max+0x52c>
-	WORD $0xaa1b03ea // mov x10, x27
-	WORD $0x1400003a // b 0xdb8 <k_codes_max+0x52c>
-	WORD $0x927be90c // and x12, x8, #0xffffffffffffffe0
-	WORD $0xaa1b03e9 // mov x9, x27
-	WORD $0xaa0c03ea // mov x10, x12
-	WORD $0x8b0902ed // add x13, x23, x9
-	WORD $0x8b09030e // add x14, x24, x9
-	WORD $0xf100814a // subs x10, x10, #0x20
-	WORD $0xad4005a0 // ldp q0, q1, [x13]
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xad0005c0 // stp q0, q1, [x14]
-	WORD $0x54ffff41 // b.ne 0xce0 <k_codes_max+0x454>
-	WORD $0xeb0c011f // cmp x8, x12
-	WORD $0x54ffe340 // b.eq 0x968 <k_codes_max+0xdc>
-	WORD $0xf27d051f // tst x8, #0x18
-	WORD $0x54000560 // b.eq 0xdb4 <k_codes_max+0x528>
-	WORD $0x927df109 // and x9, x8, #0xfffffffffffffff8
-	WORD $0x8b09036a // add x10, x27, x9
-	WORD $0xcb09018d // sub x13, x12, x9
-	WORD $0x8b0c036c // add x12, x27, x12
-	WORD $0xfc6c6ae0 // ldr d0, [x23, x12]
-	WORD $0xb10021ad // adds x13, x13, #0x8
-	WORD $0xfc2c6b00 // str d0, [x24, x12]
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x54ffff81 // b.ne 0xd1c <k_codes_max+0x490>
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000421 // b.ne 0xdb8 <k_codes_max+0x52c>
-	WORD $0x17ffff0c // b 0x968 <k_codes_max+0xdc>
-	WORD $0xaa1b03ea // mov x10, x27
-	WORD $0x14000025 // b 0xdd4 <k_codes_max+0x548>
-	WORD $0xaa1b03ea // mov x10, x27
-	WORD $0x14000023 // b 0xdd4 <k_codes_max+0x548>
-	WORD $0x927be90c // and x12, x8, #0xffffffffffffffe0
-	WORD $0xaa1b03e9 // mov x9, x27
-	WORD $0xaa0c03ea // mov x10, x12
-	WORD $0x8b0902ed // add x13, x23, x9
-	WORD $0x8b09030e // add x14, x24, x9
-	WORD $0xf100814a // subs x10, x10, #0x20
-	WORD $0xad4005a0 // ldp q0, q1, [x13]
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xad0005c0 // stp q0, q1, [x14]
-	WORD $0x54ffff41 // b.ne 0xd58 <k_codes_max+0x4cc>
-	WORD $0xeb0c011f // cmp x8, x12
-	WORD $0x54ffdf80 // b.eq 0x968 <k_codes_max+0xdc>
-	WORD $0xf27d051f // tst x8, #0x18
-	WORD $0x54000280 // b.eq 0xdd0 <k_codes_max+0x544>
-	WORD $0x927df109 // and x9, x8, #0xfffffffffffffff8
-	WORD $0x8b09036a // add x10, x27, x9
-	WORD $0xcb09018d // sub x13, x12, x9
-	WORD $0x8b0c036c // add x12, x27, x12
-	WORD $0xfc6c6ae0 // ldr d0, [x23, x12]
-	WORD $0xb10021ad // adds x13, x13, #0x8
-	WORD $0xfc2c6b00 // str d0, [x24, x12]
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x54ffff81 // b.ne 0xd94 <k_codes_max+0x508>
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000141 // b.ne 0xdd4 <k_codes_max+0x548>
-	WORD $0x17fffeee // b 0x968 <k_codes_max+0xdc>
-	WORD $0x8b0c036a // add x10, x27, x12
-	WORD $0x386a6ae8 // ldrb w8, [x23, x10]
-	WORD $0x382a6b08 // strb w8, [x24, x10]
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0xeb0a003f // cmp x1, x10
-	WORD $0x54ffff81 // b.ne 0xdb8 <k_codes_max+0x52c>
-	WORD $0x17fffee7 // b 0x968 <k_codes_max+0xdc>
-	WORD $0x8b0c036a // add x10, x27, x12
-	WORD $0x386a6ae8 // ldrb w8, [x23, x10]
-	WORD $0x382a6b08 // strb w8, [x24, x10]
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0xeb0a003f // cmp x1, x10
-	WORD $0x54ffff81 // b.ne 0xdd4 <k_codes_max+0x548>
-	WORD $0x17fffee0 // b 0x968 <k_codes_max+0xdc>
-	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
-	WORD $0xf94043fd // ldr x29, [sp, #0x80]
-	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
-	WORD $0xa94b5ff8 // ldp x24, x23, [sp, #0xb0]
-	WORD $0xa94a67fa // ldp x26, x25, [sp, #0xa0]
-	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
-	WORD $0x910383ff // add sp, sp, #0xe0
+	WORD $0xeb1003bf // cmp x29, x16
+	WORD $0xaa1003e7 // mov x7, x16
+	WORD $0x1e260009 // fmov w9, s0
+	WORD $0x54fffae0 // b.eq 0xedc <k_codes_max+0x3b8>
+	WORD $0x9b077deb // mul x11, x15, x7
+	WORD $0xcb0703a7 // sub x7, x29, x7
+	WORD $0x386b6b73 // ldrb w19, [x27, x11]
+	WORD $0x12001d29 // and w9, w9, #0xff
+	WORD $0x8b0f016b // add x11, x11, x15
+	WORD $0x6b09027f // cmp w19, w9
+	WORD $0x1a898269 // csel w9, w19, w9, hi
+	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0x54ffff41 // b.ne 0xf8c <k_codes_max+0x468>
+	WORD $0x17ffffcd // b 0xedc <k_codes_max+0x3b8>
+	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
+	WORD $0xf94033fd // ldr x29, [sp, #0x60]
+	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
+	WORD $0xa9495ff8 // ldp x24, x23, [sp, #0x90]
+	WORD $0xa94867fa // ldp x26, x25, [sp, #0x80]
+	WORD $0xa9476ffe // ldp x30, x27, [sp, #0x70]
+	WORD $0x910303ff // add sp, sp, #0xc0
 	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000

@@ -197,12 +197,12 @@ var units = []unit{
 	}},
 	{cpu.NEON, qrowsNEONAddr(), []entry{
 		{fnCodesOf, 0x0},
-		{fnCodesReal, 0x298},
-		{fnCodesLookup, 0x470},
-		{fnCodesRecode, 0x49c},
-		{fnCodesAdd, 0x564},
-		{fnCodesMul, 0x6f8},
-		{fnCodesMax, 0x88c},
+		{fnCodesReal, 0x228},
+		{fnCodesLookup, 0x400},
+		{fnCodesRecode, 0x42c},
+		{fnCodesAdd, 0x4f4},
+		{fnCodesMul, 0x80c},
+		{fnCodesMax, 0xb24},
 	}},
 	{cpu.NEON, rowsNEONAddr(), []entry{
 		{fnExp, 0x0},

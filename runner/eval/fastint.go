@@ -102,6 +102,7 @@ func (p *plan) integers() {
 	}
 	p.steps = u.steps
 	p.prune()
+	u.pairs()
 }
 
 // integerOps are the operators that compute with codes though no DequantizeLinear is near.

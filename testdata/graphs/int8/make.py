@@ -6,6 +6,9 @@ A float network with random weights, in which most kinds of layers of image netw
 onnxruntime.quantization in every combination that its readers meet; each is then run with all graph
 optimizations on one thread, so that it fuses what it fuses in use.
 """
+import os
+import tempfile
+
 import numpy as np
 import onnx
 from onnx import TensorProto as T, helper as h, numpy_helper as nh
@@ -13,6 +16,7 @@ import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 rng = np.random.default_rng(5)
+FLOAT = os.path.join(tempfile.mkdtemp(), "layers.onnx")
 nodes, weights = [], []
 
 
@@ -63,7 +67,7 @@ graph = h.make_graph(nodes, "layers", [h.make_tensor_value_info("image", T.FLOAT
 model = h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=8)
 model = onnx.shape_inference.infer_shapes(model)
 onnx.checker.check_model(model)
-onnx.save(model, "/tmp/layers.onnx")
+onnx.save(model, FLOAT)
 
 images = rng.standard_normal((8,) + SIZE[1:]).astype(np.float32)
 
@@ -87,9 +91,9 @@ for name, how in {
 }.items():
     path = name + ".onnx"
     if how is None:
-        quantize_dynamic("/tmp/layers.onnx", path, weight_type=U)
+        quantize_dynamic(FLOAT, path, weight_type=U)
     else:
-        quantize_static("/tmp/layers.onnx", path, Samples(), **how)
+        quantize_static(FLOAT, path, Samples(), **how)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -59,6 +59,17 @@ INLINE void finish_bytes(const struct qconv* restrict p, const int nv, const vi*
   UNROLL for (int c = 0; c < nv; c++) store_lanes(d + c * VL, left - c * VL, bound_ints(q[c] + p->zero, alli(p->lo), alli(p->hi)));
 }
 
+#if VL == 16
+// Four adjacent pixels of 16 channels are joined, which leaves four channels of each pixel in turn.
+INLINE void finish_four(const struct qconv* restrict p, vi (*acc)[NV], const float* scale, uint8_t* d)
+{
+  vi q[4];
+  UNROLL for (int r = 0; r < 4; r++) q[r] = nearest(floats(acc[r][0]) * load(scale));
+  const vi b = (vi)bound_bytes(join(q[0], q[1], q[2], q[3], (int16_t)p->zero - (vs){0}), allb(p->lo), allb(p->hi));
+  *(vbu*)d = (vb)__builtin_shufflevector(b, b, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+}
+#endif
+
 INLINE void finish_floats(const struct qconv* restrict p, const int nv, const vi* acc, const float* scale, const float* shift, float* d, long left)
 {
   UNROLL for (int c = 0; c < nv; c++) {
@@ -88,6 +99,12 @@ INLINE void qconv_tile(const struct qconv* restrict p, const int mr, const int n
   }
   if (p->kind == BYTES) {
     uint8_t* d = (uint8_t*)p->dst + at;
+#if VL == 16
+    if (mr % 4 == 0 && nv == 1 && left == 16 && p->dst_pix == 16) {
+      UNROLL for (int r = 0; r < mr; r += 4) finish_four(p, acc + r, p->scale + o, d + 16 * r);
+      return;
+    }
+#endif
     UNROLL for (int r = 0; r < mr; r++, d += p->dst_pix) finish_bytes(p, nv, acc[r], p->scale + o, d, left);
   } else {
     float* d = (float*)p->dst + at;

@@ -8,11 +8,23 @@ struct codes {
   uint8_t* dst;
   const float* x;
   long n;
-  float scale, inverse; // inverse is the exact one of a power of two, or 0
+  float scale, inverse; // inverse is 0 where it cannot be had exactly enough
   int32_t zero, flip;
 };
 
-// code is x/scale rounded, moved by zero and cut to a byte; NaN is zero.
+// quotient is v/scale, or what rounds to the same integer: a product with the inverse is within 3*2^-24 of it, and
+// divided after all where a number half way between integers lies that near.
+INLINE vf quotient(vf v, float scale, float inverse)
+{
+  if (inverse == 0) return v / all(scale);
+  const vf r = v * all(inverse), d = r - floats(nearest(r));
+  const vi sign = alli(0x7fffffff);
+  const vf from_half = all(0.5f) - (vf)((vi)d & sign);
+  if (any(from_half < (vf)((vi)r & sign) * all(0x1p-22f))) return v / all(scale);
+  return r;
+}
+
+// code is a quotient rounded, moved by zero and cut to a byte; NaN is zero.
 INLINE vi code(vf v, float zero)
 {
   v = sel(v == v, v, all(0));
@@ -24,17 +36,10 @@ INLINE vi code(vf v, float zero)
 KERNEL(codes_of, codes)
 {
   const float zero = (float)p->zero;
-  const vf s = all(p->inverse != 0 ? p->inverse : p->scale);
   const vi z = alli(p->zero), flip = alli(p->flip);
-  if (p->inverse != 0) {
-    long i = 0;
-    for (; i + VL <= p->n; i += VL) store_lanes(p->dst + i, VL, (code(load(p->x + i) * s, zero) + z) ^ flip);
-    if (i < p->n) store_lanes(p->dst + i, p->n - i, (code(load_part(p->x + i, p->n - i) * s, zero) + z) ^ flip);
-  } else {
-    long i = 0;
-    for (; i + VL <= p->n; i += VL) store_lanes(p->dst + i, VL, (code(load(p->x + i) / s, zero) + z) ^ flip);
-    if (i < p->n) store_lanes(p->dst + i, p->n - i, (code(load_part(p->x + i, p->n - i) / s, zero) + z) ^ flip);
-  }
+  long i = 0;
+  for (; i + VL <= p->n; i += VL) store_lanes(p->dst + i, VL, (code(quotient(load(p->x + i), p->scale, p->inverse), zero) + z) ^ flip);
+  if (i < p->n) store_lanes(p->dst + i, p->n - i, (code(load_part(p->x + i, p->n - i) / all(p->scale), zero) + z) ^ flip);
 }
 
 struct reals {
@@ -92,7 +97,7 @@ struct both {
   uint8_t* dst;
   const uint8_t *x, *y;
   long n;
-  float x_scale, y_scale, scale;
+  float x_scale, y_scale, scale, inverse;
   int32_t x_zero, y_zero, zero;
 };
 
@@ -100,7 +105,7 @@ struct both {
   INLINE vi name##_of(const struct both* restrict p, vi x, vi y) \
   { \
     const vf a = floats(x - p->x_zero) * all(p->x_scale), b = floats(y - p->y_zero) * all(p->y_scale); \
-    return code((a OP b) / all(p->scale), (float)p->zero) + p->zero; \
+    return code(quotient(a OP b, p->scale, p->inverse), (float)p->zero) + p->zero; \
   } \
   KERNEL(name, both) \
   { \
@@ -119,32 +124,41 @@ struct codes_pool {
   long dst_row, dst_pix, x_row, x_pix, tap_row, tap_pix;
 };
 
-INLINE vb largest(const struct codes_pool* restrict p, const uint8_t* x)
-{
-  vb m = bytes(x);
-  for (long ky = 0; ky < p->kh; ky++)
-    for (long kx = 0; kx < p->kw; kx++) m = __builtin_elementwise_max(m, bytes(x + ky * p->tap_row + kx * p->tap_pix));
-  return m;
-}
-
 typedef uint8_t b16 __attribute__((vector_size(16)));
 typedef uint8_t b16u __attribute__((vector_size(16), aligned(1)));
+typedef uint8_t b8 __attribute__((vector_size(8)));
+typedef uint8_t b8u __attribute__((vector_size(8), aligned(1)));
+
+// Windows of two by two are without loops, which would be mispredicted at every pixel.
+#define LARGEST(T, U, STEP) \
+  for (; c + STEP <= p->n; c += STEP) { \
+    const uint8_t* a = x + c; \
+    T m = *(const U*)a; \
+    if (two) { \
+      const uint8_t* b = a + p->tap_row; \
+      m = __builtin_elementwise_max(m, *(const U*)(a + p->tap_pix)); \
+      m = __builtin_elementwise_max(m, __builtin_elementwise_max(*(const U*)b, *(const U*)(b + p->tap_pix))); \
+    } else \
+      for (long ky = 0; ky < p->kh; ky++, a += p->tap_row) { \
+        const uint8_t* b = a; \
+        for (long kx = 0; kx < p->kw; kx++, b += p->tap_pix) m = __builtin_elementwise_max(m, *(const U*)b); \
+      } \
+    *(U*)(d + c) = m; \
+  }
 
 KERNEL(codes_max, codes_pool)
 {
+  const int two = p->kh == 2 && p->kw == 2;
   for (long i = 0; i < p->rows; i++)
     for (long j = 0; j < p->cols; j++) {
       const uint8_t* x = p->x + i * p->x_row + j * p->x_pix;
       uint8_t* d = p->dst + i * p->dst_row + j * p->dst_pix;
       long c = 0;
-      for (; c + 4 * VL <= p->n; c += 4 * VL) *(vbu*)(d + c) = largest(p, x + c);
-      for (; c + 16 <= p->n; c += 16) {
-        b16 m = *(const b16u*)(x + c);
-        for (long ky = 0; ky < p->kh; ky++)
-          for (long kx = 0; kx < p->kw; kx++)
-            m = __builtin_elementwise_max(m, *(const b16u*)(x + c + ky * p->tap_row + kx * p->tap_pix));
-        *(b16u*)(d + c) = m;
-      }
+      LARGEST(vb, vbu, 4 * VL)
+#if VL > 4
+      LARGEST(b16, b16u, 16)
+#endif
+      LARGEST(b8, b8u, 8)
       for (; c < p->n; c++) {
         uint8_t m = x[c];
         for (long ky = 0; ky < p->kh; ky++)
