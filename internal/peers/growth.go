@@ -18,7 +18,10 @@ func (b *bench) growth() []Row {
 	return append(rows, b.growthOfSize()...)
 }
 
-// growthOfContext goes from a long context to short ones, so that the text is read once.
+// growthOfContext lets sessions with contexts of different lengths take turns on one model. Reading the
+// weights takes ten times as long as reading the longest cache, and the machine drifts by more than that
+// within seconds: what a token of context costs shows only between tokens that follow each other closely. So
+// each round gives a slope and the bandwidth that it is held against.
 func (b *bench) growthOfContext() ([]Row, error) {
 	path, err := b.large("q4_0")
 	if err != nil {
@@ -34,50 +37,58 @@ func (b *bench) growthOfContext() ([]Row, error) {
 		return nil, err
 	}
 	defer release()
-	const longest, step, tokens = 2000, 250, 24
-	if _, err := mine.prefill(longest); err != nil {
-		return nil, err
+	const longest, tokens, turns, perRound = 2000, 4, 3, 4
+	contexts := []int{0, longest / 2, longest}
+	var sessions []*ours
+	for _, n := range contexts {
+		e := &ours{ctx: b.ctx, threads: b.threads, r: mine.r, s: mine.r.NewSession()}
+		defer e.s.Close()
+		if err := e.at(n); err != nil {
+			return nil, err
+		}
+		sessions = append(sessions, e)
 	}
-	var contexts, seconds []float64
-	for at := longest; at >= 0; at -= step {
-		if _, err := b.read(); err != nil {
-			return nil, err
-		}
-		from := max(0, at-tokens)
-		if err := mine.at(from); err != nil {
-			return nil, err
-		}
-		x, err := mine.decode(tokens)
+	d := mine.r.Decoder()
+	bytes := float64(cacheBytes * 2 * d.Layers * d.KVHeads * d.HeadDim)
+	all := make([][]float64, len(contexts))
+	var slopes, ratios, floors []float64
+	for range perRound * b.rounds {
+		rate, err := b.read()
 		if err != nil {
 			return nil, err
 		}
-		for i, s := range x {
-			contexts, seconds = append(contexts, float64(from+i)), append(seconds, s)
+		seconds := make([][]float64, len(contexts))
+		for turn := range turns {
+			for i := range sessions {
+				if turn%2 != 0 {
+					i = len(sessions) - 1 - i
+				}
+				if err := sessions[i].at(contexts[i]); err != nil {
+					return nil, err
+				}
+				x, err := sessions[i].decode(tokens)
+				if err != nil {
+					return nil, err
+				}
+				seconds[i] = append(seconds[i], x...)
+			}
 		}
-	}
-	d := mine.r.Decoder()
-	numbers := 2 * d.Layers * d.KVHeads * d.HeadDim
-	bytes := float64(cacheBytes * numbers)
-	floor := bytes / quantile(b.reads, .5)
-	each := slope(contexts, seconds)
-	return []Row{
-		{Name: "Q4_0 1.1 B, token after 0", Unit: "ms", Pare: spreadOf(scaled(near(contexts, seconds, 0, step/2), 1e3))},
-		{Name: fmt.Sprintf("Q4_0 1.1 B, token after %d", longest), Unit: "ms", Pare: spreadOf(scaled(near(contexts, seconds, longest, step/2), 1e3))},
-		Row{
-			Name: "slope against reading the cache", Unit: "×", Pare: exactly(each / floor),
-			Note: fmt.Sprintf("%.0f ns a token of context, whose %.0f kB memory gives in %.0f ns", each*1e9, bytes*1e-3, floor*1e9),
-		}.below(1.3, 1.1),
-	}, nil
-}
-
-// near picks the values whose key lies within a distance.
-func near(keys, values []float64, key, within float64) (out []float64) {
-	for i, k := range keys {
-		if k >= key-within && k <= key+within {
-			out = append(out, values[i])
+		var at, median []float64
+		for i, x := range seconds {
+			all[i] = append(all[i], x...)
+			at, median = append(at, float64(contexts[i])), append(median, quantile(x, .5))
 		}
+		each, floor := slope(at, median), bytes/rate
+		slopes, floors, ratios = append(slopes, each), append(floors, floor), append(ratios, each/floor)
 	}
-	return out
+	var rows []Row
+	for i, n := range contexts {
+		rows = append(rows, Row{Name: fmt.Sprintf("Q4_0 1.1 B, token after %d", n), Unit: "ms", Pare: spreadOf(scaled(all[i], 1e3))})
+	}
+	return append(rows, Row{
+		Name: "slope against reading the cache", Unit: "×", Pare: spreadOf(ratios),
+		Note: fmt.Sprintf("%.0f ns a token of context, whose %.0f kB memory gives in %.0f ns", quantile(slopes, .5)*1e9, bytes*1e-3, quantile(floors, .5)*1e9),
+	}.below(1.3, 1.1)), nil
 }
 
 // growthOfSize quantizes models of different sizes; what is judged is the largest beside the second.

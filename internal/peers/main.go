@@ -32,6 +32,7 @@ var parts = []part{
 	{"verify", "Perplexity and KL divergence of two models", (*bench).verify},
 	{"small", "Small model (6.8 M weights): what a token costs beyond reading the weights", (*bench).small},
 	{"gemm", "Matrix products", (*bench).gemm},
+	{"bf16", "Matrix products of bfloat16 with float32 sums", (*bench).gemmBF16},
 	{"growth", "Growth", (*bench).growth},
 	{"graphs", "Graphs: real networks, batch 1", (*bench).graphs},
 	{"calibrate", "Graphs: calibrating and quantizing to 8 bits", (*bench).calibrate},
