@@ -330,3 +330,37 @@ func BenchmarkAdd(b *testing.B) {
 		_ = h.Add(x)
 	}
 }
+
+// Extremes are those that a loop over all values finds, wherever they lie; what is not finite is found anywhere, too.
+func TestExtremesAnywhere(t *testing.T) {
+	for n := 1; n < 40; n++ {
+		for at := range n {
+			x := make([]float32, n)
+			for i := range x {
+				x[i] = float32(i%5) - 2
+			}
+			x[at] = 7
+			var e Extremes
+			var c Channels
+			if err := errors.Join(e.Add(x), c.Add(x, n, 1)); err != nil {
+				t.Fatal(err)
+			}
+			lo, hi := x[0], x[0]
+			for _, v := range x {
+				lo, hi = min(lo, v), max(hi, v)
+			}
+			if e.Min != lo || e.Max != hi || e.Count != uint64(n) || c.Each[at].Max != 7 || c.Each[at].Count != 1 {
+				t.Fatalf("%v: %+v", x, e)
+			}
+			for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+				x[at] = float32(bad)
+				if err := e.Add(x); !errors.Is(err, fault.ErrNotFinite) {
+					t.Fatalf("%v at %d of %d: %v", bad, at, n, err)
+				}
+				if err := new(Channels).Add(x, n, 1); !errors.Is(err, fault.ErrNotFinite) {
+					t.Fatalf("%v in channel %d of %d: %v", bad, at, n, err)
+				}
+			}
+		}
+	}
+}

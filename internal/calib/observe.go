@@ -2,6 +2,7 @@ package calib
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/pare-dev/pare/internal/fault"
 )
@@ -17,13 +18,8 @@ func (e *Extremes) Add(x []float32) error {
 	if len(x) == 0 {
 		return nil
 	}
-	lo, hi := x[0], x[0]
-	var sum float32 // NaN and infinities stay in it, through v*0
-	for _, v := range x {
-		lo, hi = min(lo, v), max(hi, v)
-		sum += v * 0
-	}
-	if sum != 0 {
+	lo, hi, finite := extremes(x)
+	if !finite {
 		return fmt.Errorf("calibration values: %w", fault.ErrNotFinite)
 	}
 	if e.Count == 0 {
@@ -32,6 +28,51 @@ func (e *Extremes) Add(x []float32) error {
 	e.Min, e.Max = min(e.Min, lo), max(e.Max, hi)
 	e.Count += uint64(len(x))
 	return nil
+}
+
+// extremes are the least and the largest of values, and whether all are finite. Comparisons whose outcome is nearly
+// always the same cost little, and four of each do not wait for one another; the exponent of what is not finite, one
+// more, is the sign bit.
+func extremes(x []float32) (lo, hi float32, finite bool) {
+	const exponents, one = 0x7f800000, 0x00800000
+	low, high := [4]float32{x[0], x[0], x[0], x[0]}, [4]float32{x[0], x[0], x[0], x[0]}
+	var seen [4]uint32
+	for ; len(x) >= 4; x = x[4:] {
+		a, b, c, d := x[0], x[1], x[2], x[3]
+		seen[0] |= math.Float32bits(a)&exponents + one
+		seen[1] |= math.Float32bits(b)&exponents + one
+		seen[2] |= math.Float32bits(c)&exponents + one
+		seen[3] |= math.Float32bits(d)&exponents + one
+		if a < low[0] {
+			low[0] = a
+		}
+		if a > high[0] {
+			high[0] = a
+		}
+		if b < low[1] {
+			low[1] = b
+		}
+		if b > high[1] {
+			high[1] = b
+		}
+		if c < low[2] {
+			low[2] = c
+		}
+		if c > high[2] {
+			high[2] = c
+		}
+		if d < low[3] {
+			low[3] = d
+		}
+		if d > high[3] {
+			high[3] = d
+		}
+	}
+	for _, v := range x {
+		seen[0] |= math.Float32bits(v)&exponents + one
+		low[0], high[0] = min(low[0], v), max(high[0], v)
+	}
+	return min(low[0], low[1], low[2], low[3]), max(high[0], high[1], high[2], high[3]), (seen[0]|seen[1]|seen[2]|seen[3])>>31 == 0
 }
 
 // Range is [Min, Max] with zero.
@@ -81,10 +122,44 @@ func (c *Channels) Add(x []float32, channels, inner int) error {
 	if channels != len(c.Each) || inner <= 0 || channels*inner == 0 || len(x)%(channels*inner) != 0 {
 		return fmt.Errorf("%d values are no whole number of %d channels of %d; there were %d before", len(x), channels, inner, len(c.Each))
 	}
+	if inner == 1 {
+		return c.rows(x)
+	}
 	for i := 0; i < len(x); i += inner {
 		if err := c.Each[i/inner%channels].Add(x[i : i+inner]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// rows looks at values whose channels lie side by side.
+func (c *Channels) rows(x []float32) error {
+	if len(x) == 0 {
+		return nil
+	}
+	n := len(c.Each)
+	if _, _, finite := extremes(x); !finite {
+		return fmt.Errorf("calibration values: %w", fault.ErrNotFinite)
+	}
+	if c.Each[0].Count == 0 {
+		for i := range c.Each {
+			c.Each[i].Min, c.Each[i].Max = x[i], x[i]
+		}
+	}
+	for at := 0; at < len(x); at += n {
+		for i, v := range x[at : at+n] {
+			e := &c.Each[i]
+			if v < e.Min {
+				e.Min = v
+			}
+			if v > e.Max {
+				e.Max = v
+			}
+		}
+	}
+	for i := range c.Each {
+		c.Each[i].Count += uint64(len(x) / n)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/pare-dev/pare/internal/calib"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 )
@@ -58,12 +59,14 @@ func equalize(ctx context.Context, net ir.Network, p *placement, samples ir.Samp
 		return nil, nil
 	}
 	err := each(ctx, net, p.g, samples, min(samples.Len(), 64), want, func(_ int, t []*graph.Tensor) error {
-		for i, q := range pairs {
-			if err := q.look(t[i]); err != nil {
-				return err
+		return par.Range(ctx, 0, len(pairs), 1, func(_, from, to int) error {
+			for i := from; i < to; i++ {
+				if err := pairs[i].look(t[i]); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, err

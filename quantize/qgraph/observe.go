@@ -9,6 +9,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/calib"
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 )
@@ -68,18 +69,21 @@ func observeAll(ctx context.Context, net ir.Network, p *placement, samples ir.Sa
 		}
 	}
 	err := each(ctx, net, p.g, samples, samples.Len(), want, func(_ int, t []*graph.Tensor) error {
-		for i, v := range want {
-			var err error
-			if x := graph.Of[float32](t[i]); weights[i] == nil {
-				err = hist[v].Add(x)
-			} else {
-				err = hist[v].AddChannels(x, weights[i], p.inner(v, t[i]))
+		return par.Range(ctx, 0, len(want), 1, func(_, from, to int) error {
+			for i := from; i < to; i++ {
+				v := want[i]
+				var err error
+				if x := graph.Of[float32](t[i]); weights[i] == nil {
+					err = hist[v].Add(x)
+				} else {
+					err = hist[v].AddChannels(x, weights[i], p.inner(v, t[i]))
+				}
+				if err != nil {
+					return &fault.Error{Tensor: v.Name, Op: "calibrate", Err: err, Hint: "the network overflows on this input in float already"}
+				}
 			}
-			if err != nil {
-				return &fault.Error{Tensor: v.Name, Op: "calibrate", Err: err, Hint: "the network overflows on this input in float already"}
-			}
-		}
-		return nil
+			return nil
+		})
 	})
 	return hist, err
 }

@@ -65,8 +65,9 @@ func (m *moments) centre() {
 const (
 	roundCols    = 768     // wider layers are rounded to nearest: the products of their inputs would take minutes
 	roundMemory  = 1 << 29 // bytes of moments at once
-	roundKept    = 1 << 28 // bytes of values kept between layers, which bounds the samples
+	roundKept    = 1 << 26 // bytes of values kept between layers, which bounds the samples
 	roundSamples = 64
+	roundLeast   = 16 // samples, whatever they take
 )
 
 // stages groups layers by how many others lie before them: those of one stage do not read each other.
@@ -137,11 +138,13 @@ func (s *Static) some(ctx context.Context, p *placement) ([]ir.Sample, error) {
 		for _, v := range n.Out {
 			if dims, ok := shapeOf(v); ok {
 				size = max(size, 4*graph.Elems(dims))
+			} else if h := s.hist[v]; h != nil { // of an open shape: what calibration saw
+				size = max(size, 4*int(h.Count)/max(s.samples.Len(), 1)) //nolint:gosec // counts of values in memory
 			}
 		}
 	}
 	// Both networks keep a few of their largest values at a time.
-	n := min(s.samples.Len(), roundSamples, max(roundKept/max(8*size, 1), 4))
+	n := min(s.samples.Len(), roundSamples, max(roundKept/max(8*size, 1), roundLeast))
 	out := make([]ir.Sample, n)
 	for i := range out {
 		x, err := s.samples.Sample(ctx, i*s.samples.Len()/n)
