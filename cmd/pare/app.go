@@ -196,7 +196,7 @@ package is good enough. One binary, no Python, no network.`,
 		verbs []func() *cobra.Command
 	}{
 		{"main", []func() *cobra.Command{a.buildCmd, a.planCmd, a.initCmd, a.checkCmd, a.demoCmd}},
-		{"step", []func() *cobra.Command{a.quantizeCmd, a.pruneCmd, a.loraCmd, a.convertCmd, a.calibrateCmd}},
+		{"step", []func() *cobra.Command{a.quantizeCmd, a.pruneCmd, a.distillCmd, a.loraCmd, a.convertCmd, a.calibrateCmd}},
 		{"judge", []func() *cobra.Command{a.inspectCmd, a.runCmd, a.verifyCmd, a.explainCmd, a.benchCmd, a.peakCmd}},
 		{"rest", []func() *cobra.Command{a.targetsCmd, a.doctorCmd, a.completionCmd, a.versionCmd, a.docsCmd}},
 	} {

@@ -199,6 +199,14 @@ func sourceText(w io.Writer, rep *report.Report) {
 			fmt.Fprintf(w, "note      %s\n", n)
 		}
 	}
+	learnedText(w, rep)
+}
+
+// learnedText says what a training came to.
+func learnedText(w io.Writer, rep *report.Report) {
+	if d := rep.Distill; d != nil {
+		fmt.Fprintf(w, "distill   %s\n", d.Text())
+	}
 }
 
 // zerosText says what became of pruned weights in the file.

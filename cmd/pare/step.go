@@ -74,6 +74,9 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 				fmt.Fprintf(w, "note      %s\n", n)
 			}
 		}
+		if t.Passes == nil || rep.Distill == nil {
+			learnedText(w, rep)
+		}
 		zerosText(w, t)
 		if a.quiet {
 			reasonsText(w, t, false) // otherwise they were seen while it ran

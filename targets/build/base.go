@@ -74,6 +74,11 @@ func (e *engine) prepare(ctx context.Context) error {
 			}
 		}
 	}
+	if e.r.Distill != nil {
+		if err := e.timed("distill", "", func() (bool, error) { return e.distill(ctx) }); err != nil {
+			return err
+		}
+	}
 	return e.base.Check()
 }
 

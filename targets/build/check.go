@@ -41,6 +41,7 @@ func Check(r *recipe.Recipe) error {
 		bad("recipe", `write [source] model = "FOLDER" or give the model on the command line`, "no model is named")
 	}
 	errs = append(errs, checkPasses(r.Passes, len(r.Source.Adapters) > 0)...)
+	errs = append(errs, checkDistill(r.Distill))
 	names := map[string]bool{}
 	for i := range r.Targets {
 		t := &r.Targets[i]

@@ -113,7 +113,7 @@ func (e *engine) planBase(ctx context.Context) (*ir.Model, error) {
 		e.rep.Passes = append(e.rep.Passes, planned(pass.Name(), p, e.src))
 		m = imagine(m, p)
 	}
-	return m, nil
+	return e.planDistill(ctx, m)
 }
 
 func planned(name string, p *ir.Plan, before *ir.Model) report.PassResult {

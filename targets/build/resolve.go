@@ -80,6 +80,9 @@ func resolve(in *recipe.Recipe, m *ir.Model) (*recipe.Recipe, error) {
 			p.Scope = string(m.Scope)
 		}
 	}
+	if r.Distill != nil {
+		resolveDistill(r.Distill, m)
+	}
 	for i := range r.Targets {
 		t := &r.Targets[i]
 		table, err := targets.Lookup(t.Use)
@@ -145,7 +148,10 @@ func usesImportance(t *recipe.Target, req quantize.Request, r *recipe.Recipe) bo
 }
 
 // needsRun says that making the packages, not only checking them, takes a run of the model.
-func needsRun(r *recipe.Recipe) bool {
+func needsRun(r *recipe.Recipe) bool { return r.Distill != nil || needsCalibration(r) }
+
+// needsCalibration says that it takes calibration text as well.
+func needsCalibration(r *recipe.Recipe) bool {
 	if prunesByActivations(r) {
 		return true
 	}
@@ -190,6 +196,10 @@ func clone(in *recipe.Recipe) *recipe.Recipe {
 	r.Source.Adapters = slices.Clone(in.Source.Adapters)
 	r.Passes = slices.Clone(in.Passes)
 	r.Targets = slices.Clone(in.Targets)
+	if in.Distill != nil {
+		d := *in.Distill
+		r.Distill = &d
+	}
 	r.Gate = recipe.Gate{}
 	for k, v := range in.Gate {
 		r.Gate[k] = v

@@ -116,7 +116,7 @@ func (s *Step) check(in *recipe.Recipe, o Options) error {
 	if err := formats.Replaceable(s.Out); err != nil {
 		return err
 	}
-	errs := checkPasses(in.Passes, len(in.Source.Adapters) > 0)
+	errs := append(checkPasses(in.Passes, len(in.Source.Adapters) > 0), checkDistill(in.Distill))
 	if in.Source.Model == "" {
 		errs = append(errs, misuse("step", "", "no model is named"))
 	}
@@ -205,7 +205,7 @@ func (e *engine) planStep(ctx context.Context, j *job, m *ir.Model) (*ir.Model, 
 // To convert and to round is to read and to write once: reading everything for a digest before would take
 // longer than that.
 func (e *engine) keepsStages(j *job) bool {
-	return len(e.adapters) > 0 || len(e.r.Passes) > 0 || j.isa
+	return len(e.adapters) > 0 || len(e.r.Passes) > 0 || e.r.Distill != nil || j.isa
 }
 
 // step does the work.

@@ -274,7 +274,7 @@ func (e *engine) checkNeeds() error {
 	if err := e.src.CannotRun(); err != nil {
 		return e.noTexts(err)
 	}
-	if e.calib != nil {
+	if e.calib != nil || !needsCalibration(e.r) {
 		return nil
 	}
 	what := "pruning by inputs"

@@ -104,6 +104,14 @@ func (s *stage) load(record any) bool {
 	return err == nil && json.Unmarshal(b, record) == nil
 }
 
+// forget removes a file of the stage.
+func (s *stage) forget(name string) error {
+	if err := os.Remove(s.path(name)); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // finish writes the record. From now on the stage is not done again.
 func (s *stage) finish(record any) error {
 	b, err := json.Marshal(record)

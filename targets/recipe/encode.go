@@ -43,6 +43,10 @@ func (r *Recipe) TOML() []byte {
 				lines = append(lines, k+" = "+literal(reflect.ValueOf(r.Gate[k])))
 			}
 			section(&b, "["+name+"]", lines)
+		case reflect.Pointer:
+			if !f.IsNil() {
+				section(&b, "["+name+"]", fields(f.Elem()))
+			}
 		default:
 			section(&b, "["+name+"]", fields(f))
 		}

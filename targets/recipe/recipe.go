@@ -18,6 +18,7 @@ type Recipe struct {
 	Source      Source      `json:"source" doc:"what goes in"`
 	Calibration Calibration `json:"calibration" doc:"text that passes with activations learn from"`
 	Passes      []Pass      `json:"pass,omitempty" doc:"work on the weights before the targets part, in order"`
+	Distill     *Distill    `json:"distill,omitempty" doc:"training after the passes"`
 	Targets     []Target    `json:"target,omitempty" doc:"one package each"`
 	Verify      Verify      `json:"verify" doc:"how a package is compared with the original"`
 	Bench       Bench       `json:"bench" doc:"how latency is measured"`

@@ -158,13 +158,13 @@ func TestGateFlag(t *testing.T) {
 func TestSchemaKeys(t *testing.T) {
 	s := JSONSchema()
 	props := s["properties"].(map[string]any)
-	for _, k := range []string{"source", "calibration", "pass", "target", "verify", "bench", "gate", "preprocess"} {
+	for _, k := range []string{"source", "calibration", "pass", "target", "verify", "bench", "gate", "preprocess", "distill"} {
 		p, ok := props[k].(map[string]any)
 		if !ok || p["description"] == "" {
 			t.Errorf("schema lacks %s", k)
 		}
 	}
-	if len(props) != 8 {
+	if len(props) != 9 {
 		t.Errorf("%d properties", len(props))
 	}
 }

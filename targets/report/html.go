@@ -33,6 +33,7 @@ type page struct {
 	Script     template.JS
 	Summary    Summary
 	Scatter    template.HTML
+	Learned    template.HTML // "" when nothing was trained
 	Targets    []targetView
 	Provenance []fact
 	RecipeText string
@@ -84,7 +85,7 @@ var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 func (r *Report) HTML() ([]byte, error) {
 	p := page{
 		Report: r, Style: template.CSS(pageStyle), Script: template.JS(pageScript), //nolint:gosec // files of this package
-		Summary: r.Summarize(), Scatter: r.scatterChart(), Provenance: r.provenance(), RecipeText: r.recipeText(),
+		Summary: r.Summarize(), Scatter: r.scatterChart(), Learned: r.Distill.chart(), Provenance: r.provenance(), RecipeText: r.recipeText(),
 	}
 	for i := range r.Targets {
 		t := &r.Targets[i]

@@ -45,6 +45,9 @@ func (r *Report) Markdown() []byte {
 			}
 		}
 	}
+	if r.Distill != nil {
+		line("- trained on %s: %s", r.Distill.Source.Name, r.Distill.Text())
+	}
 	if len(r.Problems)+len(r.Notes) > 0 {
 		line("\n## Notes\n")
 		for _, p := range r.Problems {

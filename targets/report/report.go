@@ -55,7 +55,8 @@ type Report struct {
 	Adapters    []Adapter      `json:"adapters,omitempty"`
 	Merge       *Merge         `json:"merge,omitempty"`
 	Calibration *Text          `json:"calibration,omitempty"`
-	Passes      []PassResult   `json:"passes,omitempty"` // before the targets part: merge, prune
+	Passes      []PassResult   `json:"passes,omitempty"`  // before the targets part: merge, prune
+	Distill     *Distill       `json:"distill,omitempty"` // how the model learned
 	Targets     []Target       `json:"targets"`
 	Stages      []Stage        `json:"stages,omitempty"` // in the order they ran
 	Notes       []string       `json:"notes,omitempty"`

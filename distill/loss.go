@@ -1,0 +1,211 @@
+package distill
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/kernels"
+)
+
+// Kind is what is made small between teacher p and student q.
+type Kind string
+
+// Kinds of divergence.
+const (
+	Forward Kind = "kl"         // sum p ln(p/q): the student covers all that the teacher says
+	Reverse Kind = "reverse-kl" // sum q ln(q/p): it says nothing that the teacher would not
+	Jensen  Kind = "js"         // half of each against their mean
+)
+
+// Kinds lists them.
+func Kinds() []Kind { return []Kind{Forward, Reverse, Jensen} }
+
+// Loss is what a token costs: (1-CrossEntropy) Temperature^2 D(p,q) + CrossEntropy (-ln q(next)), p and q
+// at the temperature.
+type Loss struct {
+	Kind         Kind    // empty: Forward
+	Temperature  float64 // 0: 1
+	CrossEntropy float64 // share of the text itself, 0 to 1
+}
+
+// Check refuses what has no meaning.
+func (l Loss) Check() error {
+	switch {
+	case l.Kind != "" && !slices.Contains(Kinds(), l.Kind):
+		return fault.As(fault.ErrMisuse, fmt.Errorf("no divergence is called %q", l.Kind))
+	case !(l.Temperature >= 0) || math.IsInf(l.Temperature, 0):
+		return fault.As(fault.ErrMisuse, fmt.Errorf("a temperature of %v", l.Temperature))
+	case !(l.CrossEntropy >= 0 && l.CrossEntropy <= 1):
+		return fault.As(fault.ErrMisuse, fmt.Errorf("a share of %v of cross-entropy", l.CrossEntropy))
+	}
+	return nil
+}
+
+// lossRow turns the student's logits z of one token into the gradient of weight times its loss, in place,
+// and returns the divergence (without Temperature^2) and the cross-entropy at temperature 1. p are the
+// teacher's logits, which are overwritten; nil when only the text counts. next < 0: there is no next
+// token. s is scratch of three times the length.
+func lossRow[T number](k *kernels.Set, l Loss, z, p []T, next int32, weight float64, s []T) (div, ce float64) {
+	n := len(z)
+	a, b, text := s[:n], s[n:2*n], s[2*n:3*n]
+	tau, mix := l.Temperature, l.CrossEntropy
+	if tau == 0 {
+		tau = 1
+	}
+	if p == nil {
+		mix = 1
+	}
+	clear(text)
+	if next >= 0 {
+		copy(text, z)
+		logSoftmax(k, text, a)
+		ce = -float64(text[next])
+		exp(k, text)
+		text[next]--
+		for i := range text {
+			text[i] *= T(mix * weight)
+		}
+	} else if p != nil {
+		mix = 0
+	}
+	if p == nil {
+		copy(z, text)
+		return 0, ce
+	}
+	if tau != 1 {
+		for i := range z {
+			z[i] /= T(tau)
+			p[i] /= T(tau)
+		}
+	}
+	logSoftmax(k, z, a) // ln q
+	logSoftmax(k, p, a) // ln p
+	copy(b, z)
+	exp(k, b) // q
+	if l.Kind != Reverse {
+		copy(a, p)
+		exp(k, a) // p
+	}
+	w := T((1 - mix) * tau * weight)
+	switch l.Kind {
+	case Reverse:
+		for i, q := range b {
+			div += float64(float64(q) * float64(z[i]-p[i]))
+		}
+		for i, q := range b {
+			z[i] = T(w*q*(z[i]-p[i]-T(div))) + text[i]
+		}
+	case Jensen:
+		var kq float64 // KL(q|m)
+		for i, v := range a {
+			m := T(math.Log(max(float64(v+b[i])/2, math.SmallestNonzeroFloat64)))
+			q := float64(float64(b[i]) * float64(z[i]-m))
+			div += float64(float64(v)*float64(p[i]-m))/2 + q/2
+			kq += q
+			a[i] = m
+		}
+		for i, q := range b {
+			z[i] = T(w/2*q*(z[i]-a[i]-T(kq))) + text[i]
+		}
+	default:
+		for i, v := range a {
+			div += float64(float64(v) * float64(p[i]-z[i]))
+			z[i] = T(w*(b[i]-v)) + text[i]
+		}
+	}
+	return div, ce
+}
+
+// Sums are what a batch cost.
+type Sums struct {
+	Tokens       int     // rows that counted
+	Divergence   float64 // sum over them, nats
+	CrossEntropy float64 // sum over the tokens that have a next one, nats
+	Next         int     // these tokens
+}
+
+// headBand is the number of tokens whose logits are held at once.
+const headBand = 512
+
+// Score computes the loss of hidden states x [tokens,Hidden] that Forward gave, against a teacher's, tx,
+// unless it is nil, and the gradient by x into dx unless that is empty; each token weighs weight in it.
+// Sequences have a length; the token after each is the next of the sequence.
+func (n *Net[T]) Score(ctx context.Context, l Loss, seqs [][]int32, x, dx kernels.Dense[T], teacher *Net[T], tx kernels.Dense[T], weight float64) (sum Sums, err error) {
+	length, h, vocab := len(seqs[0]), n.d.Hidden, n.head.Rows
+	norm := make([]T, headBand*h)
+	dnorm := make([]T, headBand*h)
+	r := make([]T, headBand)
+	logits := make([]T, headBand*vocab)
+	var others, tnorm []T
+	if teacher != nil {
+		others, tnorm = make([]T, headBand*vocab), make([]T, headBand*teacher.d.Hidden)
+	}
+	divs, ces := make([]float64, headBand), make([]float64, headBand)
+	scratch := make([][]T, n.threads)
+	head := linear[T]{w: n.head}
+	var thead linear[T]
+	if teacher != nil {
+		thead.w = teacher.head
+	}
+	for lo := 0; lo < x.Rows; lo += headBand {
+		hi := min(lo+headBand, x.Rows)
+		t := hi - lo
+		y, z := kernels.View(norm, t, h), kernels.View(logits, t, vocab)
+		rmsNorm(y, x.Slice(lo, hi, 0, h), n.finalNorm.W, r, n.d.NormEps)
+		if err := head.forward(ctx, n, z, y, nil); err != nil {
+			return sum, err
+		}
+		var p kernels.Dense[T]
+		if teacher != nil {
+			th := teacher.d.Hidden
+			ty := kernels.View(tnorm, t, th)
+			rmsNorm(ty, tx.Slice(lo, hi, 0, th), teacher.finalNorm.W, make([]T, t), teacher.d.NormEps)
+			p = kernels.View(others, t, vocab)
+			if err := thead.forward(ctx, teacher, p, ty, nil); err != nil {
+				return sum, err
+			}
+		}
+		err := n.eachRow(ctx, t, func(worker, i int) {
+			s := need(&scratch[worker], 3*vocab)
+			at := lo + i
+			next := int32(-1)
+			if (at+1)%length != 0 {
+				next = seqs[at/length][at%length+1]
+			}
+			var pi []T
+			if teacher != nil {
+				pi = p.Row(i)
+			}
+			divs[i], ces[i] = lossRow(n.k, l, z.Row(i), pi, next, weight, s)
+		})
+		if err != nil {
+			return sum, err
+		}
+		for i := range t {
+			sum.Tokens++
+			sum.Divergence += divs[i]
+			sum.CrossEntropy += ces[i]
+			if (lo+i+1)%length != 0 {
+				sum.Next++
+			}
+		}
+		if dx.Rows == 0 {
+			continue
+		}
+		dy := kernels.View(dnorm, t, h)
+		if err := head.backward(ctx, n, dy, z, y, nil, false); err != nil {
+			return sum, err
+		}
+		for i := lo; i < hi; i++ {
+			clear(dx.Row(i))
+		}
+		rmsNormBack(dx.Slice(lo, hi, 0, h), dy, x.Slice(lo, hi, 0, h), n.finalNorm.W, r)
+		if g := n.finalNorm.Grad; g != nil {
+			rmsNormGain(g, dy, x.Slice(lo, hi, 0, h), r, 0, h)
+		}
+	}
+	return sum, nil
+}
