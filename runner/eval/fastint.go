@@ -41,6 +41,7 @@ type integers struct {
 	folded  map[int]*node // by slot of a constant: the node that made it real
 	twins   map[int]int
 	gone    []bool
+	later   map[int][]func() // by index of step: what is appended in its place
 }
 
 // rules has, for operators, what makes steps on codes of them. A rule appends the steps and returns true, or leaves
@@ -52,6 +53,7 @@ func (p *plan) integers() {
 	u := &integers{
 		p: p, readers: make([]int, len(p.specs)), reader: make([]int, len(p.specs)),
 		maker: map[int]int{}, reals: map[int]*meaning{}, folded: map[int]*node{}, twins: map[int]int{}, gone: make([]bool, len(p.steps)),
+		later: map[int][]func(){},
 	}
 	found := false
 	for _, s := range p.steps {
@@ -83,6 +85,9 @@ func (p *plan) integers() {
 		u.readers[slot] = many
 	}
 	for i, s := range p.steps {
+		for _, add := range u.later[i] {
+			add()
+		}
 		if u.gone[i] {
 			continue
 		}

@@ -31,21 +31,8 @@ func (u *integers) weights(slot, scale, zero, axis, n int) (f factors, ok bool) 
 	if !k.Const || k.Type != graph.Float32 || graph.Elems(k.Shape) != 1 && graph.Elems(k.Shape) != n || len(k.Shape) > 1 {
 		return f, false
 	}
-	centre := byte(0)
-	if s.Type == graph.Uint8 {
-		centre = kernels.Signed
-	}
-	if zero >= 0 && u.p.specs[zero].Type != graph.Undefined {
-		z := u.p.specs[zero]
-		if !z.Const || slices.ContainsFunc(z.Known.Data, func(b byte) bool { return b != centre }) {
-			return f, false
-		}
-	} else if centre != 0 {
+	if f.codes, ok = u.centred(slot, zero); !ok {
 		return f, false
-	}
-	f.codes = make([]int8, len(s.Known.Data))
-	for i, b := range s.Known.Data {
-		f.codes[i] = int8(b ^ centre)
 	}
 	f.scale = elems[float32](k.Known)
 	if len(f.scale) == 1 {

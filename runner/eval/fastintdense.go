@@ -20,7 +20,9 @@ type codeDense struct {
 	packed        *kernels.CodeConv
 	windows       kernels.Windows
 	items         int
-	scratch       int // of rows that are copied, so that kernels may read behind the last
+	scratch       int  // of rows that are copied, so that kernels may read behind the last
+	dynamic       bool // zero point and scale are inputs 1, which may be left out, and 2
+	now           kernels.Factors
 	worker        *Worker
 	from          []byte
 	to            *graph.Tensor
@@ -64,7 +66,7 @@ func (u *integers) dense(_ int, s *step) bool {
 
 // pack packs the matrix, whose output channels stand along an axis, and cuts the work.
 func (d *codeDense) pack(n *node, axis int) bool {
-	d.packed, _ = Once(&Call{node: n}, fmt.Sprint("codes ", d.codes != nil), func() (*kernels.CodeConv, error) {
+	d.packed, _ = Once(&Call{node: n}, fmt.Sprint("codes ", d.codes != nil, d.shift != nil), func() (*kernels.CodeConv, error) {
 		spec := d.spec()
 		spec.Kernel, spec.In, spec.Out, spec.Weights = kernels.Plain(1, 1), d.in, d.out, d.f.codes
 		if axis == 1 {
@@ -96,6 +98,13 @@ func (d *codeDense) place(f *fast, s *step) {
 	d.do = d.item
 	s.Run = func(w *Worker, in, out []*graph.Tensor) error {
 		d.worker, d.from, d.to = w, in[0].Data, out[0]
+		if d.dynamic {
+			zero := int32(0)
+			if in[1] != nil {
+				zero = int32(in[1].Data[0])
+			}
+			d.packed.Factors(&d.now, zero, elems[float32](in[2])[0])
+		}
 		if d.scratch > 0 {
 			copy(w.Scratch, d.from)
 			d.from = w.Scratch
@@ -120,7 +129,11 @@ func (d *codeDense) item(_, item int) {
 		d.packed.Run(kernels.NewImage(d.to.Data[lo*d.out:hi*d.out], 1, hi-lo, d.out), d.from[lo*d.in:], d.windows)
 		return
 	}
-	d.packed.Floats(kernels.NewImage(elems[float32](d.to)[lo*d.out:hi*d.out], 1, hi-lo, d.out), d.from[lo*d.in:], d.windows, nil)
+	f := &d.now
+	if !d.dynamic {
+		f = nil
+	}
+	d.packed.Floats(kernels.NewImage(elems[float32](d.to)[lo*d.out:hi*d.out], 1, hi-lo, d.out), d.from[lo*d.in:], d.windows, f)
 }
 
 // oneHot replaces a product with rows of zeros and a single one, as joinOneHot does: the product of every such row

@@ -366,23 +366,29 @@ func planDynamicQuantize(c *Call) (Step, error) {
 
 // dynamicRange is the scale and the zero point that DynamicQuantizeLinear chooses.
 func dynamicRange(x []float32) (scale, zero float32) {
-	lo, hi := float32(0), float32(0)
-	for _, v := range x {
-		lo, hi = min(lo, v), max(hi, v)
-	}
+	lo, hi := extremes(x)
 	if scale = (hi - lo) / 255; scale == 0 {
 		scale = 1
 	}
 	return scale, float32(math.RoundToEven(float64(min(max(-lo/scale, 0), 255))))
 }
 
+// extremes are the smallest and the largest of numbers and 0; NaN where one is.
+func extremes(x []float32) (lo, hi float32) {
+	for _, v := range x {
+		if !(v >= lo) { // seldom, and so well predicted
+			lo = min(lo, v)
+		}
+		if !(v <= hi) {
+			hi = max(hi, v)
+		}
+	}
+	return lo, hi
+}
+
 // quantizeBytes writes codes from 0 to 255.
 func quantizeBytes(w *Worker, dst []byte, x []float32, scale, zero float32) {
-	w.Range(len(x), 4, func(a, b int) {
-		for i, v := range x[a:b] {
-			dst[a+i] = byte(codeOf(v/scale, zero, 0, 255))
-		}
-	})
+	w.Range(len(x), 2, func(a, b int) { w.Kernels.Codes(dst[a:b], x[a:b], scale, int32(zero), 0) })
 }
 
 // codeOf is v rounded to even, moved by the zero point and cut to [lo,hi]; NaN is the zero point.

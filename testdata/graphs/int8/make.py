@@ -43,6 +43,8 @@ x = op("Relu", [x], "first_relu")
 x = conv(x, "deep", 16, 16, 3, group=16, pads=[1, 1, 1, 1])
 x = conv(x, "point", 24, 16, 1)
 x = op("Relu", [x], "point_relu")
+x = conv(x, "mixed", 24, 24, 1)
+x = conv(x, "deep_too", 24, 24, 3, group=24, pads=[1, 1, 1, 1])
 y = conv(x, "wide", 24, 24, 5, group=24, pads=[2, 2, 2, 2], strides=[2, 2])
 z = op("MaxPool", [x], "pool", kernel_shape=[2, 2], strides=[2, 2])
 z = conv(z, "holes", 24, 24, 3, pads=[2, 2, 2, 2], dilations=[2, 2])
@@ -87,11 +89,12 @@ for name, how in {
     "qdq_u8u8": dict(quant_format=QuantFormat.QDQ, activation_type=U, weight_type=U),
     "op_u8s8": dict(quant_format=QuantFormat.QOperator, nodes_to_exclude=["mean"], activation_type=U, weight_type=S, per_channel=True),
     "op_s8s8": dict(quant_format=QuantFormat.QOperator, nodes_to_exclude=["mean"], activation_type=S, weight_type=S),
-    "dynamic": None,
+    "dynamic": dict(weight_type=U),
+    "dynamic_matmul": dict(weight_type=S, op_types_to_quantize=["MatMul"], per_channel=True),
 }.items():
     path = name + ".onnx"
-    if how is None:
-        quantize_dynamic(FLOAT, path, weight_type=U)
+    if name.startswith("dynamic"):
+        quantize_dynamic(FLOAT, path, **how)
     else:
         quantize_static(FLOAT, path, Samples(), **how)
     options = ort.SessionOptions()
