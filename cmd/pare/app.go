@@ -20,6 +20,7 @@ import (
 	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/internal/progress"
+	"github.com/pare-dev/pare/targets/recipe"
 )
 
 // app is one run of the command line: its streams, its global flags, and what it would say when
@@ -50,10 +51,11 @@ type app struct {
 	workIsSet  bool
 	threadsSet bool
 
-	mu   sync.Mutex
-	kept string // the work folder of an interrupted run; guarded by mu
-	sink sink
-	pool *par.Pool // of all models that run, made by workers
+	mu     sync.Mutex
+	kept   string // the work folder of an interrupted run; guarded by mu
+	sink   sink
+	packed recipe.Inputs // how files become inputs, as the package says that was opened last
+	pool   *par.Pool     // of all models that run, made by workers
 }
 
 func newApp(in io.Reader, out, err io.Writer, getenv func(string) string) *app {

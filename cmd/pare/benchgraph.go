@@ -195,7 +195,7 @@ func (a *app) feed(ctx context.Context, path string, m *ir.Model, fl *graphBench
 			f.samples = []ir.Sample{sample}
 		}
 	} else {
-		err = f.read(ctx, inputs, fl)
+		err = f.read(ctx, a, inputs, fl)
 	}
 	if err != nil {
 		return nil, errors.Join(inFileEach(path, err), m.Close())
@@ -204,8 +204,8 @@ func (a *app) feed(ctx context.Context, path string, m *ir.Model, fl *graphBench
 }
 
 // read takes the first samples of files. They are copied: a set hands out one at a time.
-func (f *fed) read(ctx context.Context, inputs []*graph.Value, fl *graphBench) error {
-	set, err := fl.graph.set(inputs, fl.graph.given(inputs), true)
+func (f *fed) read(ctx context.Context, a *app, inputs []*graph.Value, fl *graphBench) error {
+	set, err := fl.graph.set(a, inputs, fl.graph.given(inputs), true)
 	if err != nil {
 		return err
 	}

@@ -65,6 +65,9 @@ func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top i
 		return err
 	}
 	defer made.Close()
+	if orig.Graph != nil || made.Graph != nil {
+		return misuse("pare verify ORIGINAL PACKAGE --samples FILE --layers says where a graph lost it; mix = true in a recipe buys it back", "explain is for language models")
+	}
 	if err := fl.fit(orig, made); err != nil {
 		return err
 	}

@@ -20,9 +20,12 @@ import (
 // openModel opens whatever lies at a path: a model in any format, or a package, whose digests are
 // checked.
 func (a *app) openModel(ctx context.Context, path string) (*ir.Model, error) {
-	m, _, err := pack.OpenAny(ctx, path, nil)
+	m, man, err := pack.OpenAny(ctx, path, nil)
 	if err == nil {
 		a.budget.opened(path, m)
+	}
+	if man != nil && m.Graph != nil {
+		a.packed = man.Inputs()
 	}
 	return m, err
 }

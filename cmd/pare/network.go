@@ -48,14 +48,14 @@ type inputFlags struct {
 func (fl *inputFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringArrayVar(&fl.shapes, "shape", nil, "`NAME=1x3x224x224`: shape of an input where the graph leaves it open; repeat it for several")
-	f.StringVarP(&fl.recipe, "recipe", "r", "", "recipe `FILE` whose [preprocess.NAME] says how files become inputs")
+	f.StringVarP(&fl.recipe, "recipe", "r", "", "recipe `FILE` whose [preprocess.NAME] says how files become inputs; a package has its own")
 	for _, name := range []string{"shape", "recipe"} {
 		f.Lookup(name).Annotations = map[string][]string{noEnv: {"input"}}
 	}
 }
 
 // set finds the samples that flags, recipe and graph give together.
-func (fl *inputFlags) set(inputs []*graph.Value, given []samples.Given, split bool) (*samples.Set, error) {
+func (fl *inputFlags) set(a *app, inputs []*graph.Value, given []samples.Given, split bool) (*samples.Set, error) {
 	opt := samples.Options{Split: split, Preprocess: fl.usual}
 	if fl.recipe != "" {
 		r, err := recipe.Load(fl.recipe)
@@ -63,6 +63,13 @@ func (fl *inputFlags) set(inputs []*graph.Value, given []samples.Given, split bo
 			return nil, err
 		}
 		opt.Preprocess = r.Preprocess
+	} else { // a package says it itself
+		opt.Preprocess = recipe.Inputs{}
+		for _, v := range inputs {
+			if p, ok := a.packed[v.Name]; ok {
+				opt.Preprocess[v.Name] = p
+			}
+		}
 	}
 	var err error
 	if opt.Shapes, err = shapesOf(fl.shapes, inputs); err != nil {

@@ -191,7 +191,7 @@ func (a *app) quantizeStatic(ctx context.Context, path string, m *ir.Model, fl *
 	}
 	fl.graph.inputs = fl.calibration
 	inputs := n.Program.Inputs()
-	set, err := fl.graph.set(inputs, fl.graph.given(inputs), true)
+	set, err := fl.graph.set(a, inputs, fl.graph.given(inputs), true)
 	if err != nil {
 		return nil, nil, err
 	}

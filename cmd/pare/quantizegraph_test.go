@@ -70,6 +70,49 @@ func TestQuantizeGraph(t *testing.T) {
 	}
 }
 
+// A package says itself how files become its inputs; a verb that makes something of a model names the file in it.
+func TestGraphPackage(t *testing.T) {
+	dir := graphs(t)
+	const pkg, speech = "made/x86-64-v4", "input=silero/speech.wav"
+	ok(t, dir, "build", "-r", "silero/build.toml", "-o", "made", "-q")
+	got := valid(t, "run-graph", ok(t, dir, "run", pkg, "--input", speech, "--output", "json"))
+	if realOf(t, got["samples"]) != 250 { // chunks of 512 samples in 8 s of 16 kHz
+		t.Errorf("%v", got)
+	}
+	ok(t, dir, "verify", "silero/silero_vad_16k_op15.onnx", pkg, "--samples", speech, "--gate", "sqnr_db=8")
+	if out := ok(t, dir, "inspect", pkg); !strings.Contains(out, "onnx · opset") {
+		t.Error(out)
+	}
+	for line, want := range map[string]string{
+		"quantize " + pkg + " --type int8 -o x.onnx":         "name the model in it: made/x86-64-v4/model.onnx",
+		"build " + pkg + " -o y":                             "name the model in it: made/x86-64-v4/model.onnx",
+		"explain silero/silero_vad_16k_op15.onnx " + pkg:     "explain is for language models",
+		"build silero/silero_vad_16k_op15.onnx -o z":         "needs samples",
+		"build mnist/mnist-8.onnx --chunks 4 -o z":           "it is for language models",
+		"build mnist/mnist-8.onnx --container gguf -o z":     "container out",
+		"plan mnist/mnist-8.onnx --quantize int44":           "int44",
+		"build mnist/mnist-8.onnx --adapter mnist/x -o z":    "it is for language models",
+		"build silero/speech.wav --samples mnist/x.npy -o z": "speech.wav",
+	} {
+		d := pare(t, dir, strings.Fields(line)...)
+		if d.code == 0 || !strings.Contains(strings.ToLower(d.err), want) {
+			t.Errorf("%s: exit code %d\n%s", line, d.code, d.err)
+		}
+	}
+	file := filepath.Join(dir, pkg, "model.onnx")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d := pare(t, dir, "run", pkg, "--input", speech); d.code == 0 || !strings.Contains(d.err, "differs from the manifest") {
+		t.Errorf("one bit of a package changed: exit code %d\n%s", d.code, d.err)
+	}
+}
+
 func realOf(t *testing.T, v any) float64 {
 	t.Helper()
 	n, ok := v.(interface{ Float64() (float64, error) })

@@ -84,7 +84,7 @@ func (a *app) runGraph(ctx context.Context, path string, m *ir.Model, fl *runFla
 		return err
 	}
 	defer n.Close()
-	set, err := fl.graph.set(n.Program.Inputs(), fl.graph.given(n.Program.Inputs()), false)
+	set, err := fl.graph.set(a, n.Program.Inputs(), fl.graph.given(n.Program.Inputs()), false)
 	if err != nil {
 		return inFileEach(path, err)
 	}

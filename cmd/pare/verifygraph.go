@@ -67,7 +67,7 @@ func (a *app) verifyGraphs(ctx context.Context, orig, made *ir.Model, paths [2]s
 	}
 	defer second.Close()
 	inputs := first.Program.Inputs()
-	set, err := fl.graph.set(inputs, fl.graph.given(inputs), true)
+	set, err := fl.graph.set(a, inputs, fl.graph.given(inputs), true)
 	if err != nil {
 		return inFileEach(paths[0], err)
 	}

@@ -94,7 +94,7 @@ func newEngine(ctx context.Context, in *recipe.Recipe, o Options) (e *engine, er
 	e.pool = par.NewPool(o.Threads)
 	e.closers = append(e.closers, e.pool.Close)
 	if e.src, err = formats.Open(ctx, in.Source.Model); err != nil {
-		return e, err
+		return e, insidePackage(in.Source.Model, err)
 	}
 	e.closers = append(e.closers, func() { _ = e.src.Close() })
 	if isGraph(e.src) {
@@ -127,6 +127,15 @@ func newEngine(ctx context.Context, in *recipe.Recipe, o Options) (e *engine, er
 	}
 	e.describe()
 	return e, e.texts(ctx)
+}
+
+// insidePackage says where the model lies when the source is a package: what is made of it is made of that file.
+func insidePackage(path string, err error) error {
+	man, bad := pack.ReadManifest(path)
+	if bad != nil || man.Model == "." {
+		return err
+	}
+	return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, errors.New("this is a package")), Hint: "name the model in it: " + man.ModelPath(path)}
 }
 
 func (e *engine) close() {

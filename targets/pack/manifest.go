@@ -62,6 +62,8 @@ type Manifest struct {
 	Requires Requires       `json:"requires"`
 	// Files are all files of the package but this one and the report, sorted by path.
 	Files []File `json:"files"`
+
+	dir string // where an open package lies
 }
 
 // Origin is an input by its content.
@@ -96,6 +98,26 @@ var (
 
 // maxManifest bounds the manifest that is read; real ones have a few kilobytes.
 const maxManifest = 16 << 20
+
+// Inputs says how files become the inputs of a graph, by the recipe of an open package. Files that it names lie in the
+// package.
+func (m *Manifest) Inputs() recipe.Inputs {
+	if m.Recipe == nil {
+		return nil
+	}
+	out := recipe.Inputs{}
+	place := func(p string) string {
+		if safePath(p) && strings.HasPrefix(p, "assets/") && m.dir != "" {
+			return filepath.Join(m.dir, filepath.FromSlash(p))
+		}
+		return p
+	}
+	for name, p := range m.Recipe.Preprocess {
+		p.Tokenizer, p.Value = place(p.Tokenizer), place(p.Value)
+		out[name] = p
+	}
+	return out
+}
 
 // JSON is the form that is stored and whose digest names the package.
 func (m *Manifest) JSON() ([]byte, error) {

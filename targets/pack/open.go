@@ -70,6 +70,7 @@ func Open(ctx context.Context, path string, add func(int64)) (m *ir.Model, man *
 			return nil, nil, err
 		}
 	}
+	man.dir = dir
 	m, err = formats.Open(ctx, man.ModelPath(dir))
 	if err != nil {
 		return nil, nil, err
