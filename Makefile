@@ -60,11 +60,11 @@ fmt:
 	@out=$$($(GOFUMPT) -l .); if [ -n "$$out" ]; then echo "gofumpt -w these files:"; echo "$$out"; exit 1; fi
 
 vet:
-	$(GO) vet ./... ./testdata/books-llama
+	$(GO) vet ./... ./testdata/books-llama ./testdata/graphs
 	$(GO) vet -tags noasm ./...
 
 lint:
-	$(STATICCHECK) ./... ./testdata/books-llama
+	$(STATICCHECK) ./... ./testdata/books-llama ./testdata/graphs
 
 cross:
 	@for p in $(PLATFORMS); do echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/pare || exit 1; done

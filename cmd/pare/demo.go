@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,22 +13,47 @@ import (
 	"github.com/pare-dev/pare/targets/report"
 )
 
+// demoNames are the tours, the one without a name first.
+var demoNames = []string{"text", "vision", "audio"}
+
 func (a *app) demoCmd() *cobra.Command {
 	var out string
 	var force, sampleOnly bool
 	var tokens, chunks int
 	c := &cobra.Command{
-		Use:   "demo",
+		Use:   "demo [text|vision|audio]",
 		Short: "The whole tour on a built-in model, about a minute",
 		Long: `The whole tour on a model that travels inside this binary: a small language model trained on old
 novels, and a LoRA adapter that makes it write like Shakespeare. The demo merges the adapter, prunes
 a copy, quantizes to 8 and 4 bits for three targets, compares every package with the original, and
 writes a report. --sample-only writes the model, the adapter and the texts, and stops: the examples
-of every --help work on them.`,
+of every --help work on them.
+
+The same for graphs: vision makes packages of integers of a network that reads digits, for a processor and for a
+neural one, and counts how many of 1,000 are still right; audio those of a network that hears speech.`,
 		Example: `  pare demo
+  pare demo vision
+  pare demo audio
   pare demo --sample-only -o .`,
-		Args: exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 || len(args) == 1 && !slices.Contains(demoNames, args[0]) {
+				return misuse("choose "+strings.Join(demoNames, ", "), "there is no demo %q", strings.Join(args, " "))
+			}
+			return nil
+		},
+		ValidArgs: demoNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && args[0] != "text" {
+				for _, name := range []string{"tokens", "chunks"} {
+					if typed(cmd)(name) {
+						return flagFault(name, misusef("a graph reads no text"))
+					}
+				}
+				if !cmd.Flags().Changed("out") {
+					out = "pare-demo-" + args[0]
+				}
+				return a.demoGraph(cmd.Context(), args[0], out, force, sampleOnly)
+			}
 			if sampleOnly {
 				if err := writeSample(filepath.Join(out, "books-llama"), force); err != nil {
 					return err

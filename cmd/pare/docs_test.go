@@ -101,8 +101,10 @@ func TestDocsCommands(t *testing.T) {
 		t.Skip("runs every command of the documents")
 	}
 	dir := sample(t)
-	if err := os.CopyFS(filepath.Join(dir, "graphs"), os.DirFS(filepath.Join(top, "testdata", "graphs"))); err != nil {
-		t.Fatal(err)
+	for name, from := range map[string]string{"graphs": "graphs", "bert": "architectures/bert"} {
+		if err := os.CopyFS(filepath.Join(dir, name), os.DirFS(filepath.Join(top, "testdata", filepath.FromSlash(from)))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	env := map[string]string{"PARE_TOKENS": "1024", "PARE_CHUNKS": "8", "PARE_WRITE": "16", "PARE_REPEAT": "2", "PARE_NO_BENCH": "true"}
 	ranking := maps.Clone(env)
@@ -117,7 +119,7 @@ func TestDocsCommands(t *testing.T) {
 			if l.args[0] == "explain" {
 				env = ranking
 			}
-			if strings.Contains(l.text, "graphs/") { // they take none of those, and little time
+			if strings.Contains(l.text, "graphs/") || strings.Contains(l.text, "bert") { // they take none of those, and little time
 				env = nil
 			}
 			d := pareEnv(t, dir, env, l.args...)

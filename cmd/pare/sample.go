@@ -9,10 +9,14 @@ import (
 	booksllama "github.com/pare-dev/pare/testdata/books-llama"
 )
 
-// writeSample puts the embedded model, adapter and texts into dir, a folder that may exist. Files
-// that are there already with the same content are left alone.
+// writeSample puts the embedded model, adapter and texts into dir, a folder that may exist.
 func writeSample(dir string, force bool) error {
-	return fs.WalkDir(booksllama.Files, ".", func(p string, d fs.DirEntry, err error) error {
+	return writeEmbedded(booksllama.Files, dir, force)
+}
+
+// writeEmbedded puts files into dir. Those that are there already with the same content are left alone.
+func writeEmbedded(files fs.FS, dir string, force bool) error {
+	return fs.WalkDir(files, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -20,7 +24,7 @@ func writeSample(dir string, force bool) error {
 		if d.IsDir() {
 			return os.MkdirAll(to, 0o755)
 		}
-		data, err := booksllama.Files.ReadFile(p)
+		data, err := fs.ReadFile(files, p)
 		if err != nil {
 			return err
 		}
