@@ -5,6 +5,7 @@
     quantize WORK        quantize by ONNX Runtime's own tools, into its integer operators
     compare JOBS         print what two folders of outputs have in common, as JSON
     steps DIR            run DIR/cut.onnx, and print how far its codes are from those in DIR/pare, as JSON
+    optimize MODEL OUT   write what ONNX Runtime's optimizer makes of a model, but for layouts of one processor
     cut MODEL SAMPLES KIND OUT   take a model of codes apart where codes pass from layer to layer, with what each reads
 
 JOBS is a JSON file. `run` needs numpy and onnxruntime only, and keeps its imports few: it is also run on an emulated
@@ -60,6 +61,14 @@ def session(path, optimized=None):
     if optimized:
         o.optimized_model_filepath = str(optimized)
     return ort.InferenceSession(str(path), o, providers=["CPUExecutionProvider"])
+
+
+def optimize(model, out):
+    import onnxruntime as ort
+
+    o = ort.SessionOptions()
+    o.log_severity_level, o.optimized_model_filepath, o.graph_optimization_level = 3, str(out), ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    ort.InferenceSession(str(model), o, providers=["CPUExecutionProvider"])
 
 
 def rollout(s, kind, samples):
@@ -235,4 +244,4 @@ def steps(folder):
 
 
 if __name__ == "__main__":
-    {"inputs": inputs, "run": run, "quantize": quantize, "compare": compare, "cut": cut, "steps": steps}[sys.argv[1]](*sys.argv[2:])
+    {"inputs": inputs, "run": run, "quantize": quantize, "compare": compare, "cut": cut, "steps": steps, "optimize": optimize}[sys.argv[1]](*sys.argv[2:])
