@@ -66,15 +66,19 @@ func newGemm[T float32 | float64, S element](s *Set, fns *panelFns, threads int,
 }
 
 // cut makes bands of n columns: wide ones, in which a tile of the left operand is used often, and for
-// several threads narrower ones towards the end, so that none waits long for the last.
+// several threads narrower ones towards the end, so that none waits long for the last. Bands of less than
+// four groups would be done with a tile before the next has come from beyond the caches.
 func (g *gemm[T, S]) cut(n, threads int) {
 	g.bands = []int{0}
-	parts := 1
+	parts, least, most := 1, 4*g.group, gemmCols/g.group*g.group
 	if threads > 1 {
-		parts = 4 * threads
+		parts = 2 * threads
 	}
 	for lo := 0; lo < n; {
-		width := min(gemmCols/g.group*g.group, max(2*g.group, share(n-lo, parts, g.group)))
+		width := min(most, max(least, share(n-lo, parts, g.group)))
+		if rest := n - lo; rest-width < least/2 && rest <= most {
+			width = share(rest, 1, g.group)
+		}
 		g.width = max(g.width, width)
 		lo = min(n, lo+width)
 		g.bands = append(g.bands, lo)
