@@ -42,15 +42,6 @@ func (l *loaded) Close() {
 	_ = l.model.Close() // read only
 }
 
-// load opens a model and prepares it for execution.
-func (a *app) load(ctx context.Context, path string, opt runner.Options) (*loaded, error) {
-	m, err := a.openModel(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	return a.loadOpened(ctx, path, m, opt)
-}
-
 // loadOpened prepares an open model for execution, and closes it when that fails.
 func (a *app) loadOpened(ctx context.Context, path string, m *ir.Model, opt runner.Options) (*loaded, error) {
 	a.budget.shares = 1
