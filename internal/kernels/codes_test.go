@@ -2,7 +2,6 @@ package kernels
 
 import (
 	"bytes"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -291,7 +290,7 @@ func TestMaxCodes(t *testing.T) {
 					want = max(want, x[(y*wx+px)*n+i%n])
 				}
 				if got != want {
-					t.Fatal(fmt.Sprintf("%+v %dx%dx%d: code %d is %d, want %d", k, h, w, n, i, got, want))
+					t.Fatalf("%+v %dx%dx%d: code %d is %d, want %d", k, h, w, n, i, got, want)
 				}
 			}
 		}

@@ -19,6 +19,8 @@
 //     of two matrices of bfloat16 (GemmBF16) are, too, but for the two levels that multiply pairs of them.
 //   - Convolutions and products with packed weights (Conv, Depthwise) likewise: one chain for each number,
 //     from the bias through the window.
+//   - Convolutions and products of codes of 8 bits (CodeConv, CodeDepthwise) and what makes codes of floats and floats of
+//     codes are bit-identical at every level: sums of integers are exact, and the float steps have one form.
 //   - Attention, softmax, norms and other sums along a row use fused multiply-add and as many partial
 //     sums as a vector has lanes, so that they agree with Portable within rounding.
 //

@@ -26,6 +26,11 @@
 // their kernels, images between them lie with their channels together, and convolutions of single pixels with
 // the depthwise ones that read them are made a few rows at a time.
 //
+// Before that, what quantized graphs compute with codes leaves the floats that they write it in (fastint.go): products
+// add up integers, in the integer kernels that such graphs are made for, and functions of single codes are tables. Results are
+// those of ONNX Runtime's integer kernels. They may differ from the floats as declared, which a program with
+// Options.Observe computes, by a code where sums of floats are rounded.
+//
 // # Operators
 //
 // One file per family registers them, in its init:

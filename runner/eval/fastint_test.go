@@ -12,7 +12,7 @@ import (
 func TestCodesNetworks(t *testing.T) {
 	image := npy[float32](t, "int8/image.npy")
 	for name, want := range map[string]int{ // steps of products that are exact integers
-		"qdq_u8s8": 8, "qdq_s8s8": 8, "op_u8s8": 8, "op_s8s8": 8, "dynamic_matmul": 1,
+		"qdq_u8s8": 8, "qdq_s8s8": 8, "op_u8s8": 8, "op_s8s8": 8, "dynamic_matmul": 1, "dynamic_centred": 5,
 		"qdq_u8u8": 0, "dynamic": 0, // weights with zero points are left to others
 	} {
 		tol := 1e-6

@@ -17,7 +17,6 @@ func init() {
 type factors struct {
 	codes []int8
 	scale []float32 // of every output channel
-	key   string    // of what is packed
 }
 
 // weights reads constant codes whose parameters are those of all or of each of n output channels, which stand along
@@ -170,6 +169,9 @@ type codeConv struct {
 	from        []byte
 	codesTo     []byte
 	floatsTo    []float32
+	pads        byte // the code of zero
+	dynamic     bool // zero point and scale are inputs 1, which may be left out, and 2
+	now         []kernels.Factors
 	do          func(worker, item int)
 }
 
@@ -216,7 +218,7 @@ func (c *codeConv) pack(n *node) {
 		deep  *kernels.CodeDepthwise
 	}
 	set := n.prog.worker.Kernels
-	v, _ := Once(&Call{node: n}, fmt.Sprint("codes ", c.kernel, c.planes, c.codes != nil), func() (packed, error) {
+	v, _ := Once(&Call{node: n}, fmt.Sprint("codes ", c.kernel, c.planes, c.codes != nil, c.shift != nil), func() (packed, error) {
 		depth, maps := c.in.c/c.groups, c.out.c/c.groups
 		spec := c.spec()
 		spec.Kernel, spec.In, spec.Out, spec.Planes, spec.Pixel = c.kernel, depth, maps, c.planes, c.in.c
@@ -309,12 +311,20 @@ func (c *codeConv) place(f *fast, s *step) {
 	for _, d := range c.dense {
 		c.windows = append(c.windows, d.Windows(row, plane))
 	}
-	c.do = c.item
+	c.do, c.now = c.item, make([]kernels.Factors, len(c.dense))
 	s.Run = c.run
 }
 
 func (c *codeConv) run(w *Worker, in, out []*graph.Tensor) error {
-	c.worker, c.from = w, in[0].Data
+	c.worker, c.from, c.pads = w, in[0].Data, byte(c.x.Zero)
+	if c.dynamic {
+		if c.pads = 0; in[1] != nil {
+			c.pads = in[1].Data[0]
+		}
+		for g, d := range c.dense {
+			d.Factors(&c.now[g], int32(c.pads), elems[float32](in[2])[0])
+		}
+	}
 	if c.codes != nil {
 		c.codesTo = out[0].Data
 	} else {
@@ -353,7 +363,11 @@ func (c *codeConv) item(worker, item int) {
 	if c.codes == nil {
 		y := kernels.NewImage(c.floatsTo[n*size:][:size], c.out.h, c.out.w, c.out.c).At(lo, from, hi-lo, to-from)
 		for g, d := range c.dense {
-			d.Floats(groupOf(y, g, c.groups), x[g*(c.in.c/c.groups):], c.windows[g], nil)
+			var f *kernels.Factors
+			if c.dynamic {
+				f = &c.now[g]
+			}
+			d.Floats(groupOf(y, g, c.groups), x[g*(c.in.c/c.groups):], c.windows[g], f)
 		}
 		return
 	}
@@ -386,7 +400,7 @@ func (c *codeConv) cut(i int) int {
 
 // pad copies rows [top, top+high) of the input, with the codes of zeros where there are none.
 func (c *codeConv) pad(dst, x []byte, top, high int) {
-	channels, pixel, zero := 1, c.in.c, byte(c.x.Zero)
+	channels, pixel, zero := 1, c.in.c, c.pads
 	if c.planes {
 		channels, pixel = c.in.c, 1
 	}

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/ir/graph"
 )
 
@@ -11,7 +12,8 @@ func init() {
 	rules["QLinearConv"] = (*integers).qlinearConv
 	rules["QLinearMatMul"] = (*integers).qlinearMatMul
 	rules["MatMulInteger"] = (*integers).matMulInteger
-	for _, op := range []string{"QLinearConv", "QLinearMatMul", "MatMulInteger"} {
+	rules["ConvInteger"] = (*integers).convInteger
+	for _, op := range []string{"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger"} {
 		integerOps[op] = true
 	}
 }
@@ -71,15 +73,12 @@ func (d *codeDense) shapes(u *integers, s *step, x, weights int) bool {
 	return true
 }
 
-// matMulInteger makes floats at once where the sums are made floats, times a scale that the run knows and constant
-// ones of the channels, plus a constant: what stands behind DynamicQuantizeLinear.
-func (u *integers) matMulInteger(_ int, s *step) bool {
-	d := &codeDense{dynamic: true}
-	if !d.shapes(u, s, s.in[0], s.in[1]) || u.p.specs[s.in[0]].Type != graph.Uint8 {
-		return false
-	}
+// sums takes what stands behind the integer products of DynamicQuantizeLinear into their step: the sums are made
+// floats, times a scale that the run knows and constant ones of the channels, plus a constant. The shape of constants
+// ends with so many dimensions of 1 behind the channels. A step of its inputs is appended where the last part stood.
+func (u *integers) sums(s *step, p *product, weights, n, behind int, pack func() placer) bool {
 	zero := s.input(2)
-	if zero >= 0 && graph.Elems(u.p.specs[zero].Shape) != 1 {
+	if u.p.specs[s.in[0]].Type != graph.Uint8 || zero >= 0 && graph.Elems(u.p.specs[zero].Shape) != 1 {
 		return false
 	}
 	cast, t := u.only(s.out[0])
@@ -87,37 +86,70 @@ func (u *integers) matMulInteger(_ int, s *step) bool {
 		return false
 	}
 	times, t := u.only(t.out[0])
-	if t == nil || t.node.Op != "Mul" || t.in[0] == t.in[1] {
+	if t == nil || t.node.Op != "Mul" || t.in[0] == t.in[1] || !slices.Equal(t.Out[0].Shape, s.Out[0].Shape) {
 		return false
 	}
-	scale, w, ok := u.scales(t.in[0]+t.in[1]-u.p.steps[cast].out[0], d.out)
-	if !ok || !slices.Equal(t.Out[0].Shape, s.Out[0].Shape) {
+	scale, w, ok := u.scales(t.in[0]+t.in[1]-u.p.steps[cast].out[0], n, behind)
+	codes, ok2 := u.centred(weights, s.input(3))
+	if !ok || !ok2 {
 		return false
 	}
-	codes, ok := u.centred(s.in[1], s.input(3))
-	if !ok {
-		return false
-	}
-	d.f = factors{codes: codes, scale: w}
-	d.x.Scale = 1
-	d.tail = tail{out: t.out[0], steps: []int{cast, times}}
-	if plus, b := u.only(t.out[0]); b != nil && b.node.Op == "Add" && b.in[0] != b.in[1] {
-		k := u.p.specs[b.in[0]+b.in[1]-t.out[0]]
-		if k.Const && k.Type == graph.Float32 && len(k.Shape) > 0 && k.Shape[len(k.Shape)-1] == d.out && graph.Elems(k.Shape) == d.out && slices.Equal(b.Out[0].Shape, s.Out[0].Shape) {
-			d.shift = elems[float32](k.Known)
-			d.tail.out, d.steps = b.out[0], append(d.steps, plus)
+	p.f, p.x = factors{codes: codes, scale: w}, codeSlot{s.in[0], kernels.Affine{Scale: 1}}
+	p.tail = tail{out: t.out[0], steps: []int{cast, times}}
+	if plus, b := u.only(t.out[0]); b != nil && b.node.Op == "Add" && b.in[0] != b.in[1] && slices.Equal(b.Out[0].Shape, s.Out[0].Shape) {
+		if v := u.channels(b.in[0]+b.in[1]-t.out[0], n, behind); len(v) == n {
+			p.shift = v
+			p.tail.out, p.steps = b.out[0], append(p.steps, plus)
 		}
 	}
-	if !d.pack(s.node, 1) {
+	how := pack()
+	if how == nil {
 		return false
 	}
-	u.take(d.steps)
-	// the products of scales may stand behind this node: they are ready where the sums are scaled
-	last := slices.Max(d.steps)
+	u.take(p.steps)
+	// the product of scales may stand behind this node: it is ready where the sums are scaled
+	last := slices.Max(p.steps)
 	u.later[last] = append(u.later[last], func() {
-		u.add(s.node, []int{s.in[0], zero, scale}, []int{d.tail.out}, d, Step{})
+		u.add(s.node, []int{s.in[0], zero, scale}, []int{p.tail.out}, how, Step{})
 	})
 	return true
+}
+
+func (u *integers) matMulInteger(_ int, s *step) bool {
+	d := &codeDense{dynamic: true}
+	return d.shapes(u, s, s.in[0], s.in[1]) && u.sums(s, &d.product, s.in[1], d.out, 0, func() placer {
+		if !d.pack(s.node, 1) {
+			return nil
+		}
+		return d
+	})
+}
+
+func (u *integers) convInteger(_ int, s *step) bool {
+	c := &codeConv{dynamic: true}
+	w := u.p.specs[s.in[1]].Shape
+	if s.node.Int("group", 1) != 1 { // few channels at a time are not worth it
+		return false
+	}
+	return u.sums(s, &c.product, s.in[1], w[0], len(w)-2, func() placer {
+		if !c.plan(u, s, s.in[0], s.in[1]) {
+			return nil
+		}
+		return c
+	})
+}
+
+// channels are the numbers of a constant that has one, or n that stand so many dimensions before its end.
+func (u *integers) channels(slot, n, behind int) []float32 {
+	s := u.p.specs[slot]
+	if !s.Const || s.Type != graph.Float32 {
+		return nil
+	}
+	elems := elems[float32](s.Known)
+	if at := len(s.Shape) - 1 - behind; len(elems) == 1 || len(elems) == n && at >= 0 && s.Shape[at] == n {
+		return elems
+	}
+	return nil
 }
 
 // centred are constant codes, less their zero point, where it is that of the middle.
@@ -128,7 +160,7 @@ func (u *integers) centred(slot, zero int) ([]int8, bool) {
 	}
 	centre := byte(0)
 	if s.Type == graph.Uint8 {
-		centre = 0x80
+		centre = kernels.Signed
 	}
 	if zero < 0 || u.p.specs[zero].Type == graph.Undefined {
 		if centre != 0 {
@@ -145,21 +177,22 @@ func (u *integers) centred(slot, zero int) ([]int8, bool) {
 }
 
 // scales takes a factor of n channels apart: one number that a run knows, and constants.
-func (u *integers) scales(slot, n int) (scale int, w []float32, ok bool) {
-	i, made := u.maker[slot]
-	if made && u.p.steps[i].node.Op == "Mul" && len(u.p.steps[i].in) == 2 {
+func (u *integers) scales(slot, n, behind int) (scale int, w []float32, ok bool) {
+	if i, made := u.maker[slot]; made && u.p.steps[i].node.Op == "Mul" && len(u.p.steps[i].in) == 2 {
 		for k, c := range u.p.steps[i].in {
-			s, other := u.p.specs[c], u.p.steps[i].in[1-k]
-			if o := u.p.specs[other]; s.Const && s.Type == graph.Float32 && len(s.Shape) <= 1 && !o.Const && graph.Elems(o.Shape) == 1 && o.Type == graph.Float32 {
-				w = elems[float32](s.Known)
-				if len(w) == 1 {
-					w = slices.Repeat(w, n)
-				}
-				return other, w, len(w) == n
+			other := u.p.steps[i].in[1-k]
+			o := u.p.specs[other]
+			w := u.channels(c, n, behind)
+			if w == nil || o.Known != nil || graph.Elems(o.Shape) != 1 || o.Type != graph.Float32 {
+				continue
 			}
+			if len(w) == 1 {
+				w = slices.Repeat(w, n)
+			}
+			return other, w, true
 		}
 	}
-	if s := u.p.specs[slot]; graph.Elems(s.Shape) == 1 && s.Type == graph.Float32 && !s.Const {
+	if s := u.p.specs[slot]; graph.Elems(s.Shape) == 1 && s.Type == graph.Float32 && s.Known == nil {
 		return slot, slices.Repeat([]float32{1}, n), true
 	}
 	return 0, nil, false

@@ -90,6 +90,7 @@ for name, how in {
     "op_u8s8": dict(quant_format=QuantFormat.QOperator, nodes_to_exclude=["mean"], activation_type=U, weight_type=S, per_channel=True),
     "op_s8s8": dict(quant_format=QuantFormat.QOperator, nodes_to_exclude=["mean"], activation_type=S, weight_type=S),
     "dynamic": dict(weight_type=U),
+    "dynamic_centred": dict(weight_type=U, extra_options={"WeightSymmetric": True}),
     "dynamic_matmul": dict(weight_type=S, op_types_to_quantize=["MatMul"], per_channel=True),
 }.items():
     path = name + ".onnx"
