@@ -1,10 +1,11 @@
-"""A published text encoder, all-MiniLM-L6-v2: pare's embeddings against PyTorch's (minilm.json, by make_minilm.py), and its GGUF
-files in the real llama.cpp."""
+"""A published text encoder, all-MiniLM-L6-v2: pare's embeddings against PyTorch's (minilm.json, by make_minilm.py), its GGUF
+files in the real llama.cpp, and its ONNX files in ONNX Runtime."""
 import array
 import json
 import math
 import shutil
 
+import encoderonnx
 import install
 from common import HERE, check, finish, quiet, run, step
 
@@ -55,4 +56,5 @@ def prove(cache, pare):
         theirs = [flat[i * told["width"]:(i + 1) * told["width"]] for i in range(LINES)]
         least = min(cosine(t, o["embedding"]) for t, o in zip(theirs, ours))
         check(f"{kind} in llama.cpp", least >= runtime, f"least cosine to pare's {least:.5f} (at least {runtime})")
+    encoderonnx.prove(cache, pare, folder, want, work, cosine)
     finish()

@@ -6,6 +6,9 @@
     compare JOBS         print what two folders of outputs have in common, as JSON
     steps DIR            run DIR/cut.onnx, and print how far its codes are from those in DIR/pare, as JSON
     optimize MODEL OUT   write what ONNX Runtime's optimizer makes of a model, but for layouts of one processor
+    fuse MODEL OUT       write what its optimizer for text encoders makes of a model
+    tokens TEXTS OUT     write each list of tokens of a JSON file as the arrays that a text encoder reads
+    embed MODEL IN OURS  print the mean vectors of texts, of length 1, here and as pare has saved theirs, as JSON
     cut MODEL SAMPLES KIND OUT   take a model of codes apart where codes pass from layer to layer, with what each reads
 
 JOBS is a JSON file. `run` needs numpy and onnxruntime only, and keeps its imports few: it is also run on an emulated
@@ -69,6 +72,35 @@ def optimize(model, out):
     o = ort.SessionOptions()
     o.log_severity_level, o.optimized_model_filepath, o.graph_optimization_level = 3, str(out), ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     ort.InferenceSession(str(model), o, providers=["CPUExecutionProvider"])
+
+
+def fuse(model, out):
+    from onnxruntime.transformers import optimizer
+
+    m = optimizer.optimize_model(model, model_type="bert", num_heads=12, hidden_size=384, opt_level=0)
+    m.save_model_to_file(out)
+    print(json.dumps(operators(out)))
+
+
+def tokens(texts, out):
+    for i, t in enumerate(json.loads(pathlib.Path(texts).read_text())):
+        folder = pathlib.Path(out, str(i))
+        folder.mkdir(parents=True)
+        for name, value in (("input_ids", t["tokens"]), ("attention_mask", [1] * len(t["tokens"])), ("token_type_ids", [0] * len(t["tokens"]))):
+            np.save(folder / f"{name}.npy", np.array([value], np.int64))
+
+
+def embed(model, given, ours):
+    def mean(y):
+        v = y.reshape(-1, y.shape[-1]).astype(np.float64).mean(0)
+        return (v / np.linalg.norm(v)).tolist()
+
+    s = session(model)
+    told = {"ort": [], "pare": []}
+    for folder in sorted(pathlib.Path(given).iterdir(), key=lambda p: int(p.name)):
+        told["ort"].append(mean(s.run(["last_hidden_state"], {i.name: np.load(folder / f"{i.name}.npy") for i in s.get_inputs()})[0]))
+        told["pare"].append(mean(np.load(pathlib.Path(ours, folder.name, "last_hidden_state.npy"))))
+    print(json.dumps(told))
 
 
 def rollout(s, kind, samples):
@@ -244,4 +276,4 @@ def steps(folder):
 
 
 if __name__ == "__main__":
-    {"inputs": inputs, "run": run, "quantize": quantize, "compare": compare, "cut": cut, "steps": steps, "optimize": optimize}[sys.argv[1]](*sys.argv[2:])
+    {"inputs": inputs, "run": run, "quantize": quantize, "compare": compare, "cut": cut, "steps": steps, "optimize": optimize, "fuse": fuse, "tokens": tokens, "embed": embed}[sys.argv[1]](*sys.argv[2:])
