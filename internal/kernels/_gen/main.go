@@ -265,7 +265,7 @@ func read(path string) ([]byte, uint64, []kernel, error) {
 
 var (
 	line  = regexp.MustCompile(`^\s*([0-9a-f]+):\s+(\S.*)$`)
-	calls = regexp.MustCompile(`^(call|bl|blr|syscall|svc|ud2|brk)\b`)
+	calls = regexp.MustCompile(`^(l?callq?|bl|blr|syscall|svc|ud2|brk)\b`)
 )
 
 // parse maps offsets to the text of the instructions there. A call is an error: kernels are leaves.
