@@ -20,6 +20,7 @@ import (
 	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/internal/progress"
+	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/targets/recipe"
 )
 
@@ -224,6 +225,7 @@ func (a *app) ready(cmd *cobra.Command) error {
 		return flagFault("isa", err)
 	}
 	a.level = level
+	storage.Use(level)
 	if a.threads < 0 {
 		return flagFault("threads", misusef("%d is not a number of threads; 0 means all cores", a.threads))
 	}

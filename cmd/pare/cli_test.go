@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/storage"
 )
 
 func TestAlone(t *testing.T) {
@@ -271,6 +272,7 @@ func TestShellLine(t *testing.T) {
 func TestISA(t *testing.T) {
 	env := func(name string) string { return map[string]string{"PARE_ISA": "portable"}[name] }
 	bad := func(name string) string { return map[string]string{"PARE_ISA": "mmx"}[name] }
+	defer storage.Use(cpu.Best())
 	for _, c := range []struct {
 		env  func(string) string
 		args []string

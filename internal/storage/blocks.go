@@ -30,6 +30,14 @@ const (
 // the code here, so which level runs never shows in a file.
 var vectors = kernels.For(cpu.Best())
 
+// Use takes the kernels of another level from now on, while nothing is encoded or decoded: what a program
+// does at its start where its user forces one.
+func Use(level cpu.Level) {
+	if level != vectors.Level() {
+		vectors = kernels.For(level)
+	}
+}
+
 const super = 256 // elements in a superblock of the K types
 
 // beyond is above every value that a type with half-precision scales can hold (65504*128*32 for

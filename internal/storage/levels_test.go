@@ -99,6 +99,16 @@ func TestHardRowsOnEveryLevel(t *testing.T) {
 	}
 }
 
+// What a user forces is what encodes.
+func TestUse(t *testing.T) {
+	defer func(k *kernels.Set) { vectors = k }(vectors)
+	for _, k := range kernels.All() {
+		if Use(k.Level()); vectors.Level() != k.Level() {
+			t.Errorf("%s encodes where %s was asked for", vectors.Level(), k.Level())
+		}
+	}
+}
+
 // Rows that share an importance are encoded together as one by one.
 func TestRowsTogether(t *testing.T) {
 	rng := rand.New(rand.NewPCG(13, 14))

@@ -134,11 +134,11 @@ func CompareEmbeddings(ctx context.Context, original, pkg *runner.Encoder, texts
 	}
 	speed := func(d time.Duration) float64 { return float64(len(texts)) / max(d.Seconds(), 1e-9) }
 	r.Speed = EmbeddingSpeed{Original: speed(sides[0].t), Package: speed(sides[1].t)}
-	return r, r.judge(ctx, sides[0].v, sides[1].v, opt.Threads)
+	return r, r.judge(ctx, kernels.For(pkg.ISA()), sides[0].v, sides[1].v, opt.Threads)
 }
 
 // judge fills in the figures.
-func (r *Embeddings) judge(ctx context.Context, a, b kernels.Matrix, threads int) error {
+func (r *Embeddings) judge(ctx context.Context, k *kernels.Set, a, b kernels.Matrix, threads int) error {
 	cosines, ones := make([]float64, a.Rows), make([]float64, a.Rows)
 	for i := range cosines {
 		cosines[i], ones[i] = runner.Cosine(a.Row(i), b.Row(i)), 1
@@ -149,11 +149,11 @@ func (r *Embeddings) judge(ctx context.Context, a, b kernels.Matrix, threads int
 		sum += c
 	}
 	r.Cosine = Cosines{Mean: sum / float64(len(cosines)), SE: Bound(e.se), Lower95: Bound(e.bound(risk)), Upper95: Bound(e.bound(1 - risk))}
-	near, err := nearest(ctx, a.Slice(0, r.Protocol.Searched, 0, a.Cols), threads)
+	near, err := nearest(ctx, k, a.Slice(0, r.Protocol.Searched, 0, a.Cols), threads)
 	if err != nil {
 		return err
 	}
-	found, err := nearest(ctx, b.Slice(0, r.Protocol.Searched, 0, b.Cols), threads)
+	found, err := nearest(ctx, k, b.Slice(0, r.Protocol.Searched, 0, b.Cols), threads)
 	if err != nil {
 		return err
 	}
@@ -196,8 +196,7 @@ func wilson(share, n float64) (lower, upper float64) {
 }
 
 // nearest finds for every row the other row with the largest cosine; of equal ones the first.
-func nearest(ctx context.Context, v kernels.Matrix, threads int) ([]int, error) {
-	k := kernels.For("")
+func nearest(ctx context.Context, k *kernels.Set, v kernels.Matrix, threads int) ([]int, error) {
 	unit := kernels.View(make([]float32, v.Rows*v.Cols), v.Rows, v.Cols)
 	for i := range v.Rows {
 		row := unit.Row(i)

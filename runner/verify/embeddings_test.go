@@ -31,12 +31,13 @@ func TestJudge(t *testing.T) {
 		}
 		return m
 	}
+	k := kernels.For("")
 	r := &Embeddings{Protocol: EmbeddingProtocol{Searched: 4}}
 	original, changed := at(0, 10, 80, 120), at(0, 70, 80, 120)
-	if near, err := nearest(context.Background(), original, 1); err != nil || !slices.Equal(near, []int{1, 0, 3, 2}) {
+	if near, err := nearest(context.Background(), k, original, 1); err != nil || !slices.Equal(near, []int{1, 0, 3, 2}) {
 		t.Errorf("nearest: %v, %v", near, err)
 	}
-	if err := r.judge(context.Background(), original, changed, 2); err != nil {
+	if err := r.judge(context.Background(), k, original, changed, 2); err != nil {
 		t.Fatal(err)
 	}
 	// 0 is now nearest to 70, as 80 and 70 are to each other, and 120 still to 80
@@ -47,7 +48,7 @@ func TestJudge(t *testing.T) {
 		t.Errorf("bounds: %+v %+v", r.Cosine, r.Neighbours)
 	}
 	same := &Embeddings{Protocol: EmbeddingProtocol{Searched: 4}}
-	if err := same.judge(context.Background(), original, original, 1); err != nil || same.Neighbours.Agreement != 1 || math.Abs(same.Cosine.Min-1) > 1e-6 {
+	if err := same.judge(context.Background(), k, original, original, 1); err != nil || same.Neighbours.Agreement != 1 || math.Abs(same.Cosine.Min-1) > 1e-6 {
 		t.Errorf("%v %+v %+v", err, same.Cosine, same.Neighbours)
 	}
 	for name, limit := range map[string]float64{"cosine_mean": 0.2, "retrieval": 0.2} {
