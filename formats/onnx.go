@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"unicode"
 	"unicode/utf8"
@@ -143,6 +144,22 @@ var errGraph = errors.New("the model is a graph of operators, not a language mod
 type onnxExtra struct {
 	file   *onnx.File
 	digest [32]byte // of the graph as it was read
+}
+
+// DataFiles lists the files beside an ONNX model that its weights lie in, sorted.
+func DataFiles(m *ir.Model) []string {
+	if m.Graph == nil {
+		return nil
+	}
+	extra, ok := m.Graph.Extra.(*onnxExtra)
+	if !ok {
+		return nil
+	}
+	files := extra.file.External()
+	for i, f := range files {
+		files[i] = filepath.Join(filepath.Dir(m.Path), filepath.FromSlash(f))
+	}
+	return files
 }
 
 func onnxMeta(m *ir.Model, p *onnx.ModelProto) {

@@ -107,7 +107,10 @@ func starterFor(ctx context.Context, model string, names []string, out string) (
 	var parameters int64
 	if m, err := formats.Open(ctx, model); err == nil { // a recipe may be written before the model is there
 		parameters = m.Parameters()
-		_ = m.Close() // read only
+		defer m.Close()
+		if m.Graph != nil {
+			return graphStarterFor(m, model, names, out)
+		}
 	}
 	var sections strings.Builder
 	limit := 0.0

@@ -87,6 +87,26 @@ func TestInitWithoutModel(t *testing.T) {
 	}
 }
 
+// The starter of a graph names its inputs and what is open in them; once it says what the samples are, it builds.
+func TestInitGraph(t *testing.T) {
+	dir := graphs(t)
+	out := ok(t, dir, "init", "silero/silero_vad_16k_op15.onnx", "-t", "npu-qnn", "-o", "-")
+	for _, want := range []string{`# samples = ["input=FILE.npy", "state=FILE.npy", "sr=FILE.npy"]`, "# [preprocess.\"state\"]", "\nquantize = \"int8\"\n", "# quantize = \"int16\""} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
+	}
+	ok(t, dir, "init", "mnist/mnist-8.onnx", "-o", "r.toml", "-q")
+	ok(t, dir, "plan", "-r", "r.toml", "-q")
+	if d := pare(t, dir, "build", "-r", "r.toml", "-o", "dist"); d.code != exitMisuse || !strings.Contains(d.err, "needs samples") {
+		t.Errorf("exit code %d\n%s", d.code, d.err)
+	}
+	ok(t, dir, "build", "-r", "r.toml", "--calibration", "mnist/images-idx3-ubyte.gz", "--no-bench", "-o", "dist", "-q")
+	if d := pare(t, dir, "init", "mnist/mnist-8.onnx", "-t", "gpu-vllm", "-o", "-"); d.code != exitMisuse {
+		t.Errorf("exit code %d\n%s", d.code, d.err)
+	}
+}
+
 // The ids that --encode prints are what --decode and --tokens take.
 func TestEncodeDecode(t *testing.T) {
 	dir := sample(t)

@@ -3,8 +3,10 @@ package onnx
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -85,6 +87,9 @@ func (f *File) Size() int64 {
 	}
 	return n
 }
+
+// External lists the external files that were opened, as the model names them, sorted.
+func (f *File) External() []string { return slices.Sorted(maps.Keys(f.external)) }
 
 // Close releases the files. Data that lies in them must not be used any more.
 func (f *File) Close() error {

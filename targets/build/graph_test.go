@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/npy"
 	"github.com/pare-dev/pare/ir/graph"
@@ -248,14 +249,18 @@ func TestGraphMistakes(t *testing.T) {
 		{"labels that are none", fault.ErrMisuse, "no list of whole numbers", func(r *recipe.Recipe) { r.Verify.Labels = images }},
 		{"half a file", nil, "cut.onnx", func(r *recipe.Recipe) { r.Source.Model = cut }},
 		{"memory", fault.ErrBudget, "at least", func(r *recipe.Recipe) {}},
+		{"disk", fault.ErrBudget, "of disk", func(r *recipe.Recipe) {}},
 	} {
 		r := graphRecipe(t, "mnist")
 		r.Targets, r.Gate = r.Targets[:1], nil
 		c.do(r)
 		out := filepath.Join(t.TempDir(), "dist")
 		o := Options{Out: out, Threads: 1, Tool: "pare test"}
-		if c.is == fault.ErrBudget {
+		switch c.name {
+		case "memory":
 			o.MaxMemory = 1 << 20
+		case "disk":
+			o.MaxDisk = 1000
 		}
 		err := Check(r)
 		if err == nil {
@@ -324,5 +329,39 @@ func TestGraphKeysOfLanguageModels(t *testing.T) {
 	r.Source.Model = tiny
 	if _, err := Plan(t.Context(), r, Options{Threads: 1}); !errors.Is(err, fault.ErrMisuse) || !strings.Contains(err.Error(), "onnx") {
 		t.Error(err)
+	}
+}
+
+// Weights in a file beside the model count among what a package is made from: when they change, so does the package.
+func TestGraphDataBeside(t *testing.T) {
+	m, err := formats.Open(t.Context(), networks+"magika/model.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "model.onnx")
+	if err := errors.Join(formats.Write(t.Context(), "onnx", m, file, formats.WriteOptions{External: true}), m.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r := &recipe.Recipe{Source: recipe.Source{Model: file}, Targets: []recipe.Target{{Use: "arm64", Quantize: "int4"}}, Bench: recipe.Bench{Off: true}}
+	o := Options{Out: filepath.Join(dir, "dist"), Threads: 2, Tool: "pare test", KeepWork: true, Force: true}
+	var digests [2]string
+	for i := range digests {
+		rep, err := Run(t.Context(), r, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests[i] = rep.Targets[0].Digest + rep.Source.Digest
+		b, err := os.ReadFile(file + ".data")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)-2] ^= 0x10
+		if err := os.WriteFile(file+".data", b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if digests[0] == digests[1] {
+		t.Error("other weights, and the same package from the work folder")
 	}
 }

@@ -224,13 +224,16 @@ func (e *engine) checkKey() string {
 // graphDigests names the inputs of a build by their content.
 func (e *engine) graphDigests(ctx context.Context) (err error) {
 	o := &e.origins
-	size, err := pack.InputBytes(e.r.Source.Model)
-	if err != nil {
-		return &fault.Error{File: e.r.Source.Model, Op: "digest", Err: err}
-	}
-	e.meter.Stage("digest", size, "bytes")
+	e.meter.Stage("digest", e.rep.Source.Bytes, "bytes")
 	if o.Model, err = pack.SourceDigest(ctx, e.r.Source.Model, e.meter.Add); err != nil {
 		return err
+	}
+	for _, f := range formats.DataFiles(e.src) { // weights beside the model
+		sum, err := pack.SourceDigest(ctx, f, e.meter.Add)
+		if err != nil {
+			return err
+		}
+		o.Model = "sha256:" + digestOf(o.Model+"\n"+sum)
 	}
 	e.rep.Source.Digest = o.Model
 	if o.Samples, err = e.sampleDigests(ctx, e.r.Calibration.Samples); err != nil {
