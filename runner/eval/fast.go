@@ -30,8 +30,8 @@ type fast struct {
 const many = 1 << 20
 
 func (p *plan) speedUp() {
-	p.integers()
 	p.recognize()
+	p.integers()
 	f := &fast{
 		p: p, readers: make([]int, len(p.specs)), maker: make([]int, len(p.specs)),
 		pixels: make([]bool, len(p.specs)), other: map[int]int{}, gone: make([]bool, len(p.steps)),

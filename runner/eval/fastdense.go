@@ -14,17 +14,14 @@ func init() {
 
 // dense is a product of rows with constant weights, and with what follows it.
 type dense struct {
-	rows, in, out int
-	packed        []*kernels.Conv // of so many columns each, the last of the rest
-	cols          int
-	windows       kernels.Windows
-	finish        kernels.Finish
-	act           func(s *kernels.Set, x []float32)
-	bands, band   int // of rows
-	items, parts  int // how many, and of how many packed matrices, each
-	worker        *Worker
-	x, y          []float32
-	do            func(worker, item int)
+	sharing
+	packed  []*kernels.Conv // of so many columns each, the last of the rest
+	windows kernels.Windows
+	finish  kernels.Finish
+	act     func(s *kernels.Set, x []float32)
+	worker  *Worker
+	x, y    []float32
+	do      func(worker, item int)
 }
 
 // joinDense makes a step of a product with a constant matrix, and of the bias and the activation that follow.
@@ -37,7 +34,7 @@ func joinDense(f *fast, i int, s *step) (*step, int) {
 	if t, at := joinOneHot(f, i, s); t != nil {
 		return t, at
 	}
-	d := &dense{in: w.Shape[0], out: w.Shape[1], finish: kernels.Linear}
+	d := &dense{sharing: sharing{in: w.Shape[0], out: w.Shape[1]}, finish: kernels.Linear}
 	var bias []float32
 	transposed := false
 	if s.node.Op == "Gemm" {
@@ -85,7 +82,7 @@ func joinDense(f *fast, i int, s *step) (*step, int) {
 		return packDense(set, d.in, d.out, d.cols, transposed, weights, bias), nil
 	})
 	d.windows = d.packed[0].Windows(0, d.in, 0)
-	d.cut(s.node.prog.worker.Threads)
+	d.cut(len(d.packed), s.node.prog.worker.Threads, convPiece)
 	d.do = d.item
 	t.Run = d.run
 	return t, at
@@ -156,28 +153,41 @@ func packDense(set *kernels.Set, in, out, cols int, transposed bool, weights, bi
 // beside the part.
 const denseBand = 192
 
-// cut shares the product out: bands of rows by columns.
-func (d *dense) cut(threads int) {
+// sharing is how the product of rows with a packed matrix is shared out: bands of rows by groups of columns.
+type sharing struct {
+	rows, in, out int
+	cols          int // of a packed part
+	bands, band   int // of rows
+	items, parts  int // how many, and of how many parts each
+}
+
+// cut decides, for a matrix in so many parts; piece is the multiplications that are worth another thread.
+func (d *sharing) cut(packed, threads, piece int) {
 	d.bands = (d.rows + denseBand - 1) / denseBand
 	d.band = ((d.rows+d.bands-1)/d.bands + 11) / 12 * 12
 	d.bands = (d.rows + d.band - 1) / d.band
-	d.parts = len(d.packed)
+	d.parts = packed
 	if threads > 1 {
-		want := max(1, min(4*threads, d.rows*d.in*d.out/convPiece))
-		d.parts = max(1, len(d.packed)*d.bands/want)
-		if len(d.packed) == 1 { // rows are shared out instead
+		want := max(1, min(4*threads, d.rows*d.in*d.out/piece))
+		d.parts = max(1, packed*d.bands/want)
+		if packed == 1 { // rows are shared out instead
 			d.band = max(12, (d.rows/want+11)/12*12)
 			d.bands = (d.rows + d.band - 1) / d.band
 		}
 	}
-	d.items = d.bands * ((len(d.packed) + d.parts - 1) / d.parts)
+	d.items = d.bands * ((packed + d.parts - 1) / d.parts)
+}
+
+// share is what an item computes: rows, parts, and the columns of those.
+func (d *sharing) share(item, packed int) (lo, hi, first, last, from, to int) {
+	groups := d.items / d.bands
+	lo, first = item/groups*d.band, item%groups*d.parts
+	hi, last = min(lo+d.band, d.rows), min(first+d.parts, packed)
+	return lo, hi, first, last, first * d.cols, min(last*d.cols, d.out)
 }
 
 func (d *dense) item(_, item int) {
-	groups := d.items / d.bands
-	lo, first := item/groups*d.band, item%groups*d.parts
-	hi, last := min(lo+d.band, d.rows), min(first+d.parts, len(d.packed))
-	from, to := first*d.cols, min(last*d.cols, d.out)
+	lo, hi, first, last, from, to := d.share(item, len(d.packed))
 	y := kernels.NewImage(d.y[lo*d.out:], 1, hi-lo, d.out)
 	for i, p := range d.packed[first:last] {
 		c := from + i*d.cols

@@ -118,6 +118,7 @@ func (u *integers) sums(s *step, p *product, weights, n, behind int, pack func()
 func (u *integers) matMulInteger(_ int, s *step) bool {
 	d := &codeDense{dynamic: true}
 	return d.shapes(u, s, s.in[0], s.in[1]) && u.sums(s, &d.product, s.in[1], d.out, 0, func() placer {
+		u.follow(&d.product, &d.rowwise, d.out, false)
 		if !d.pack(s.node, 1) {
 			return nil
 		}
