@@ -16,7 +16,7 @@ STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-.PHONY: all build install test race arm64 emulated check fmt vet lint cross docs words demo bench microbench interop interop-torch interop-quality fuzz large clean
+.PHONY: all build install test race arm64 cortex-a53 cortex-a76 haswell emulated check fmt vet lint cross docs words demo bench microbench interop interop-torch interop-quality fuzz large clean
 
 all: build
 
@@ -46,9 +46,12 @@ arm64:
 # borrows from above fails as it would on such a machine: all kernels against their references, and all
 # encoders; about two minutes each. Left out is the portable level, the same Go code on all of them, which
 # arm64 and test have run. This machine's own levels need no emulator.
-emulated: arm64
-	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu cortex-a53' -skip /^portable ./internal/kernels ./internal/storage
-	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu cortex-a76' -skip /^portable ./internal/kernels ./internal/storage
+emulated: arm64 cortex-a53 cortex-a76 haswell
+
+cortex-a53 cortex-a76:
+	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu $@' -skip /^portable ./internal/kernels ./internal/storage
+
+haswell:
 	GOOS=linux GOARCH=amd64 $(GO) test -short -timeout 20m -exec 'qemu-x86_64-static -cpu Haswell' -skip /^portable ./internal/kernels ./internal/storage
 
 check: fmt vet lint cross words
