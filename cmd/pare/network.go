@@ -63,7 +63,7 @@ func (fl *inputFlags) set(a *app, inputs []*graph.Value, given []samples.Given, 
 			return nil, err
 		}
 		opt.Preprocess = r.Preprocess
-	} else { // a package says it itself
+	} else if fl.usual == nil { // a package says it itself
 		opt.Preprocess = recipe.Inputs{}
 		for _, v := range inputs {
 			if p, ok := a.packed[v.Name]; ok {
