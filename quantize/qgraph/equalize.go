@@ -84,6 +84,7 @@ func equalize(ctx context.Context, net ir.Network, p *placement, samples ir.Samp
 				q.apply(s)
 			}
 			e.Value = q.value.Name
+			q.rename(p.x)
 			done = append(done, e)
 		}
 	}
@@ -284,6 +285,17 @@ func (q *pair) put(g *graph.Graph, s []float64) {
 	q.scaleReaders(s)
 	for _, r := range q.readers {
 		r.n.In[0] = out
+	}
+}
+
+// rename gives the values between maker and readers another name: they are not what was known by the old one, and
+// nobody shall compare them with it.
+func (q *pair) rename(x *graph.Index) {
+	for v := q.maker.Out[0]; ; v = x.Only(v).Out[0] {
+		v.Name += "_evened"
+		if v == q.value {
+			return
+		}
 	}
 }
 
