@@ -91,12 +91,15 @@ func (b *bench) growthOfContext() ([]Row, error) {
 	}.below(1.3, 1.1)), nil
 }
 
-// growthOfSize quantizes models of different sizes; what is judged is the largest beside the second.
+// growthOfSize quantizes models of different sizes. Time is judged by the line through all of them, which has
+// what a process costs whatever it reads in it: the largest must not lie far above. Memory is that of the
+// largest beside the second.
 func (b *bench) growthOfSize() (rows []Row) {
 	for _, typ := range []string{"q8_0", "q4_k_m"} {
-		var perByte, memory []*Spread
+		var memory []*Spread
+		var bytes, seconds []float64
 		for i, shape := range growthShapes(b.full) {
-			row, m, err := b.sized(typ, i, func(path string) (string, error) {
+			row, size, m, err := b.sized(typ, i, func(path string) (string, error) {
 				return b.synthetic(path, shape, storage.F16)
 			})
 			if err != nil {
@@ -104,54 +107,64 @@ func (b *bench) growthOfSize() (rows []Row) {
 				continue
 			}
 			rows = append(rows, row)
-			perByte, memory = append(perByte, row.Pare), append(memory, m)
+			memory, bytes, seconds = append(memory, m), append(bytes, size), append(seconds, size/(row.Pare.Median*1e9))
 		}
-		if n := len(perByte); n > 1 {
-			last, before := perByte[n-1].Median, perByte[1].Median
-			rows = append(rows, Row{Name: typ + ": time a byte, largest against the second", Unit: "×", Pare: exactly(before / last)}.below(1.3, 1.1),
+		if n := len(bytes); n > 2 { // two points always lie on a line
+			rows = append(rows, linear(typ, bytes, seconds),
 				Row{Name: typ + ": peak memory, largest against the second", Unit: "×", Pare: exactly(memory[n-1].Median / memory[1].Median)}.below(1.5, 1.2))
 		}
 	}
 	return rows
 }
 
+// linear judges the time of the largest by the line through all sizes.
+func linear(typ string, bytes, seconds []float64) Row {
+	fixed, each := line(bytes, seconds)
+	last := len(bytes) - 1
+	return Row{
+		Name: typ + ": time of the largest, against fixed and linear parts", Unit: "×", Pare: exactly(seconds[last] / (fixed + each*bytes[last])),
+		Note: fmt.Sprintf("%s s and %s s/GB fit all sizes best", figure(fixed), figure(each*1e9)),
+	}.below(1.3, 1.1)
+}
+
 // sized quantizes one model several times.
-func (b *bench) sized(typ string, i int, write func(name string) (string, error)) (row Row, memory *Spread, err error) {
+func (b *bench) sized(typ string, i int, write func(name string) (string, error)) (row Row, size float64, memory *Spread, err error) {
 	path, err := write(fmt.Sprintf("growth-%d", i))
 	if err != nil {
-		return row, nil, err
+		return row, 0, nil, err
 	}
 	st, err := os.Stat(path)
 	if err != nil {
-		return row, nil, err
+		return row, 0, nil, err
 	}
-	b.log("%s from %.0f MB", typ, float64(st.Size())*1e-6)
+	size = float64(st.Size())
+	b.log("%s from %.0f MB", typ, size*1e-6)
 	folder, err := os.MkdirTemp(b.cache, "out-*")
 	if err != nil {
-		return row, nil, err
+		return row, 0, nil, err
 	}
 	defer os.RemoveAll(folder)
 	if err := warm(path); err != nil {
-		return row, nil, err
+		return row, 0, nil, err
 	}
 	out := filepath.Join(folder, "out.gguf")
 	var rates, peaks []float64
 	release, err := b.alone()
 	if err != nil {
-		return row, nil, err
+		return row, 0, nil, err
 	}
 	defer release()
 	for range b.rounds {
 		seconds, peak, err := timed(b.pareQuantize(path, out, typ))
 		if err != nil {
-			return row, nil, err
+			return row, 0, nil, err
 		}
-		rates, peaks = append(rates, float64(st.Size())/seconds*1e-9), append(peaks, peak*1e-6)
+		rates, peaks = append(rates, size/seconds*1e-9), append(peaks, peak*1e-6)
 	}
 	memory = spreadOf(peaks)
 	row = Row{
-		Name: fmt.Sprintf("%s from %.0f MB", typ, float64(st.Size())*1e-6), Unit: "GB/s", Pare: spreadOf(rates),
+		Name: fmt.Sprintf("%s from %.0f MB", typ, size*1e-6), Unit: "GB/s", Pare: spreadOf(rates),
 		Note: fmt.Sprintf("peak memory %s MB", memory),
 	}
-	return row, memory, nil
+	return row, size, memory, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 )
 
 // tool is one thing that install.py fetched or compiled, or why it is not there.
@@ -53,8 +54,8 @@ func parseTools(out []byte) (*tools, error) {
 	return t, nil
 }
 
-// about lists versions, and what is missing.
-func (t *tools) about() (list []string) {
+// about lists the versions of some of them, and what is missing.
+func (t *tools) about(names []string) (list []string) {
 	for _, x := range []struct {
 		name string
 		tool tool
@@ -66,9 +67,11 @@ func (t *tools) about() (list []string) {
 		{"ONNX Runtime", t.ONNXRuntime},
 		{"PyTorch", t.Torch},
 	} {
-		if x.tool.Why != "" {
+		switch {
+		case !slices.Contains(names, x.name):
+		case x.tool.Why != "":
 			list = append(list, fmt.Sprintf("%s could not be had (%s)", x.name, x.tool.Why))
-		} else {
+		default:
 			list = append(list, x.tool.Version)
 		}
 	}

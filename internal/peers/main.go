@@ -21,21 +21,22 @@ import (
 type part struct {
 	name, title string
 	run         func(b *bench) []Row
+	peers       []string // as tools.about names them
 }
 
 // parts in the order of the document.
 var parts = []part{
-	{"decode", "Generation after a context, 1.1 B weights", (*bench).decode},
-	{"prefill", "Prefill: 512 tokens together, 1.1 B weights", (*bench).prefill},
-	{"load", "Load to first token: fresh process, warm page cache, 1.1 B weights", (*bench).load},
-	{"quantize", "Quantizing from F16", (*bench).quantize},
-	{"verify", "Perplexity and KL divergence of two models", (*bench).verify},
-	{"small", "Small model (6.8 M weights): what a token costs beyond reading the weights", (*bench).small},
-	{"gemm", "Matrix products", (*bench).gemm},
-	{"bf16", "Matrix products of bfloat16 with float32 sums", (*bench).gemmBF16},
-	{"growth", "Growth", (*bench).growth},
-	{"graphs", "Graphs: real networks, batch 1", (*bench).graphs},
-	{"calibrate", "Graphs: calibrating and quantizing to 8 bits", (*bench).calibrate},
+	{"decode", "Generation after a context, 1.1 B weights", (*bench).decode, []string{"llama.cpp"}},
+	{"prefill", "Prefill: 512 tokens together, 1.1 B weights", (*bench).prefill, []string{"llama.cpp"}},
+	{"load", "Load to first token: fresh process, warm page cache, 1.1 B weights", (*bench).load, []string{"llama.cpp"}},
+	{"quantize", "Quantizing from F16", (*bench).quantize, []string{"llama.cpp"}},
+	{"verify", "Perplexity and KL divergence of two models", (*bench).verify, []string{"llama.cpp"}},
+	{"small", "Small model (6.8 M weights): what a token costs beyond reading the weights", (*bench).small, []string{"llama.cpp"}},
+	{"gemm", "Matrix products", (*bench).gemm, []string{"OpenBLAS of PyPI", "OpenBLAS of Debian", "NumPy", "ONNX Runtime", "PyTorch"}},
+	{"bf16", "Matrix products of bfloat16 with float32 sums", (*bench).gemmBF16, []string{"PyTorch"}},
+	{"growth", "Growth", (*bench).growth, nil},
+	{"graphs", "Graphs: real networks, batch 1", (*bench).graphs, []string{"ONNX Runtime"}},
+	{"calibrate", "Graphs: calibrating and quantizing to 8 bits", (*bench).calibrate, []string{"ONNX Runtime"}},
 }
 
 // bench is what every part works with.
@@ -90,6 +91,16 @@ func names() []string {
 	return out
 }
 
+// named are the parts of these names, in the order of the document.
+func named(names []string) (out []part) {
+	for _, p := range parts {
+		if slices.Contains(names, p.name) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 func (b *bench) main(only, doc string) error {
 	chosen := names()
 	switch only {
@@ -130,12 +141,7 @@ func (b *bench) main(only, doc string) error {
 	if err != nil {
 		return err
 	}
-	report.Machine = fmt.Sprintf("%s, kernels for %s", proc.CPUName(), cpu.Best())
-	report.Threads, report.Peers = b.threads, b.tools.about()
-	for _, p := range parts {
-		if !slices.Contains(chosen, p.name) {
-			continue
-		}
+	for _, p := range named(chosen) {
 		report.Parts[p.name] = b.measure(p)
 		if err := b.ctx.Err(); err != nil {
 			return err
@@ -144,11 +150,11 @@ func (b *bench) main(only, doc string) error {
 			return err
 		}
 	}
-	report.markdown(os.Stdout, chosen)
+	report.markdown(os.Stdout, named(chosen))
 	if doc == "" {
 		return nil
 	}
-	return report.writeDoc(doc, names())
+	return report.writeDoc(doc, parts)
 }
 
 // measure runs one part.
@@ -156,7 +162,10 @@ func (b *bench) measure(p part) Part {
 	b.log("%s", p.title)
 	b.reads = nil
 	began := time.Now()
-	out := Part{Name: p.name, Title: p.title, Date: began.UTC().Format(time.DateOnly), Commit: b.commit(), Rounds: b.rounds}
+	out := Part{
+		Name: p.name, Title: p.title, Date: began.UTC().Format(time.DateOnly), Commit: b.commit(), Rounds: b.rounds,
+		Machine: fmt.Sprintf("%s, kernels for %s", proc.CPUName(), cpu.Best()), Threads: b.threads, Peers: b.tools.about(p.peers),
+	}
 	out.Rows = p.run(b)
 	out.Read, out.Seconds = spreadOf(b.reads), time.Since(began).Seconds()
 	return out

@@ -39,6 +39,33 @@ func TestSlope(t *testing.T) {
 	}
 }
 
+// A line is found; what grows with the square lies far above it, what starts slowly does not.
+func TestLine(t *testing.T) {
+	x := []float64{1e7, 1e8, 1e9}
+	if a, b := line(x, []float64{.5 + .02, .5 + .2, .5 + 2}); math.Abs(a-.5) > 1e-9 || math.Abs(b-2e-9) > 1e-18 {
+		t.Errorf("%g + %g x, want 0.5 + 2e-9 x", a, b)
+	}
+	for want, y := range map[string][]float64{"aim": {.52, .7, 2.5}, "missed": {.01, 1, 100}} {
+		if got := linear("x", x, y).Bar.Verdict(); got != want {
+			t.Errorf("%v: %q, want %q", y, got, want)
+		}
+	}
+}
+
+// Names and addresses stay as they are.
+func TestReason(t *testing.T) {
+	for s, want := range map[string]string{
+		"create '/a/b.c/venv'":            "create 'venv'",
+		"/a/b: no file":                   "b: no file",
+		"npm @x/y 3, https://h.org/a/b":   "npm @x/y 3, https://h.org/a/b",
+		"1 GB/s, float and/or int, a / b": "1 GB/s, float and/or int, a / b",
+	} {
+		if got := reason(s); got != want {
+			t.Errorf("%q becomes %q, want %q", s, got, want)
+		}
+	}
+}
+
 func TestCompare(t *testing.T) {
 	more := Row{}.compare([]float64{30, 10, 20}, []float64{10, 10, 10}, true)
 	if more.Ratio.Median != 2 || more.Ratio.All[0] != 3 {
@@ -84,24 +111,24 @@ func TestFigure(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
-	r := &Report{Schema: 1, Machine: "A processor", Threads: 2, Peers: []string{"one", "two could not be had (no|net)"}, Parts: map[string]Part{
-		"decode": {Title: "Generation", Date: "2026-01-02", Commit: "abc", Rounds: 3, Read: spreadOf([]float64{1e9, 2e9, 3e9}), Rows: []Row{
+	r := &Report{Parts: map[string]Part{
+		"decode": {Date: "2026-01-02", Commit: "abc-dirty", Rounds: 3, Machine: "A processor", Threads: 2, Peers: []string{"one", "two could not be had (no '/opt/peers/venv')"}, Read: spreadOf([]float64{1e9, 2e9, 3e9}), Rows: []Row{
 			Row{Name: "A|B", Unit: "tok/s"}.compare([]float64{30, 10, 20}, []float64{10, 10, 10}, true).bar(1.5, 3),
 			Row{Name: "memory", Unit: "MB", Pare: exactly(400)}.below(300, 100),
-			failed("lost", os.ErrNotExist),
+			failed("lost", &os.PathError{Op: "open", Path: "/var/cache/x.bin", Err: os.ErrNotExist}),
 		}},
 	}}
 	var b strings.Builder
-	r.markdown(&b, []string{"decode", "verify"})
+	r.markdown(&b, []part{{name: "decode", title: "Generation"}, {name: "verify", title: "Perplexity"}})
 	got := b.String()
 	for _, want := range []string{
-		"A processor, 2 threads. Peers: one; two could not be had (no|net).",
+		"### Generation\n",
 		"Of 2 bars 0 reach the aim, 1 what is required, 1 are missed.",
-		"2026-01-02, commit abc, 3 rounds; memory gave 2.00 (1.20–2.80) GB/s.",
+		"A processor, 2 threads; 2026-01-02, commit abc-dirty, 3 rounds; memory gave 2.00 (1.20–2.80) GB/s. Peers: one; two could not be had (no 'venv'). The sources had changes",
 		`| A\|B, tok/s | 20.0 (12.0–28.0) | 10.0 (10.0–10.0) | 2.00 (1.20–2.80) | ≥ 1.50× | ≥ 3.00× | met |`,
 		"| memory, MB | 400 |  |  | ≤ 300 MB | ≤ 100 MB | **missed** |",
-		"| lost |  |  |  |  |  | file does not exist |",
-		"make bench ONLY=verify",
+		"| lost |  |  |  |  |  | open x.bin: file does not exist |",
+		"### Perplexity\n\nNot measured yet: `make bench ONLY=verify`.",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is missing in\n%s", want, got)
@@ -143,6 +170,12 @@ func TestReportIsKept(t *testing.T) {
 	}
 	if _, err := loadReport(path); err == nil {
 		t.Error("half a file is read")
+	}
+	if err := os.WriteFile(path, []byte(`{"schema": 1, "peers": ["one"], "parts": {}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadReport(path); err == nil {
+		t.Error("figures without the peers of each part are taken")
 	}
 }
 
@@ -190,8 +223,8 @@ func TestTools(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	about := tl.about()
-	if tl.Llama.Library != "/x" || about[0] != "L 1" || about[len(about)-1] != "PyTorch could not be had (no network)" {
+	about := tl.about([]string{"llama.cpp", "PyTorch"})
+	if tl.Llama.Library != "/x" || len(about) != 2 || about[0] != "L 1" || about[1] != "PyTorch could not be had (no network)" {
 		t.Errorf("%+v, %q", tl, about)
 	}
 	if _, err := parseTools([]byte("no json")); err == nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"math"
@@ -108,28 +109,32 @@ func failed(name string, err error) Row { return Row{Name: name, Why: err.Error(
 
 // Part is a group of rows that were measured together.
 type Part struct {
-	Name    string  `json:"name"`
-	Title   string  `json:"title"`
-	Date    string  `json:"date"`
-	Commit  string  `json:"commit"`
-	Rounds  int     `json:"rounds"`
-	Seconds float64 `json:"seconds"`
-	Read    *Spread `json:"read,omitempty"` // bytes a second that memory gave beside the rounds
-	Rows    []Row   `json:"rows"`
+	Name   string `json:"name"`
+	Title  string `json:"title"`
+	Date   string `json:"date"`
+	Commit string `json:"commit"`
+	Rounds int    `json:"rounds"`
+	// What it was measured on and beside: parts are measured at different times, with what there was then.
+	Machine string   `json:"machine"`
+	Threads int      `json:"threads"`
+	Peers   []string `json:"peers,omitempty"`
+	Seconds float64  `json:"seconds"`
+	Read    *Spread  `json:"read,omitempty"` // bytes a second that memory gave beside the rounds
+	Rows    []Row    `json:"rows"`
 }
+
+// schema of results.json; the first had one machine and one list of peers for all parts.
+const schema = 2
 
 // Report is everything; parts that a run leaves out stay as they were.
 type Report struct {
-	Schema  int             `json:"schema"`
-	Machine string          `json:"machine"`
-	Threads int             `json:"threads"`
-	Peers   []string        `json:"peers"`
-	Parts   map[string]Part `json:"parts"`
+	Schema int             `json:"schema"`
+	Parts  map[string]Part `json:"parts"`
 }
 
 // loadReport reads what earlier runs left; nothing when there is none.
 func loadReport(path string) (*Report, error) {
-	r := &Report{Schema: 1, Parts: map[string]Part{}}
+	r := &Report{Schema: schema, Parts: map[string]Part{}}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
@@ -139,6 +144,9 @@ func loadReport(path string) (*Report, error) {
 	}
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, err
+	}
+	if r.Schema != schema {
+		return nil, fmt.Errorf("%s has schema %d, not %d: move it away to measure anew", path, r.Schema, schema)
 	}
 	return r, nil
 }

@@ -58,19 +58,15 @@ func (b *bench) smallOf(typ string, mine *ours, other engine, why error) ([]Row,
 	if err != nil {
 		return nil, err
 	}
-	rates = rates[1:] // of the rounds that count
-	reading := float64(bytes) / quantile(rates, .5)
+	rates = rates[1:]                           // of the rounds that count
+	reading := perSecond(rates, float64(bytes)) // seconds, in each round
 	beyond := func(seconds []float64) []float64 {
-		out := make([]float64, len(seconds))
-		for i, s := range seconds {
-			out[i] = math.Max(0, s-reading) * 1e6
-		}
-		return out
+		return each(seconds, reading, func(s, read float64) float64 { return math.Max(0, s-read) * 1e6 })
 	}
 	name := strings.ToUpper(typ)
 	total := Row{Name: name + ", median token", Unit: "µs", Why: because(why)}.compare(scaled(own, 1e6), scaled(others, 1e6), false)
 	over := Row{Name: name + ", overhead per token", Unit: "µs"}.compare(beyond(own), beyond(others), false).below(150, 80)
 	over.Ratio = nil // differences of differences say little
-	over.Note = fmt.Sprintf("reading %.1f MB takes %.0f µs", float64(bytes)*1e-6, reading*1e6)
+	over.Note = fmt.Sprintf("reading %.1f MB takes %.0f µs", float64(bytes)*1e-6, quantile(reading, .5)*1e6)
 	return []Row{total, over}, nil
 }

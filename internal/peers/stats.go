@@ -86,3 +86,19 @@ func slope(x, y []float64) float64 {
 	}
 	return quantile(all, .5)
 }
+
+// line is the least-squares fit y = a + b*x of relative errors: sizes that are a hundred times apart weigh
+// the same.
+func line(x, y []float64) (a, b float64) {
+	var w, wx, wxx, wy, wxy float64
+	for i := range x {
+		k := 1 / (y[i] * y[i])
+		w += k
+		wx += k * x[i]
+		wxx += k * x[i] * x[i]
+		wy += k * y[i]
+		wxy += k * x[i] * y[i]
+	}
+	b = (w*wxy - wx*wy) / (w*wxx - wx*wx)
+	return (wy - b*wx) / w, b
+}

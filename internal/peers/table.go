@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -58,23 +59,36 @@ func cell(s string) string {
 	return strings.NewReplacer("|", `\|`, "\n", " ").Replace(s)
 }
 
-// markdown writes the generated block: machine, peers, and a table for each part.
-func (r *Report) markdown(w io.Writer, order []string) {
+// folders are those of a path of this machine, which say nothing to readers of the document; what follows a
+// letter is part of a name or an address.
+var folders = regexp.MustCompile(`(^|[\s'"(=])(?:/[^\s'"():;,/]+)+/`)
+
+// reason is why something failed, without the machine it failed on.
+func reason(s string) string { return folders.ReplaceAllString(s, "$1") }
+
+// markdown writes the generated block: what was measured on what, and a table for each part.
+func (r *Report) markdown(w io.Writer, order []part) {
 	missed, met, aim := r.counts()
-	fmt.Fprintf(w, "%s, %d threads. Peers: %s.\n\n", r.Machine, r.Threads, strings.Join(r.Peers, "; "))
 	fmt.Fprintf(w, "Of %d bars %d reach the aim, %d what is required, %d are missed.\n", missed+met+aim, aim, met, missed)
-	for _, name := range order {
-		p, ok := r.Parts[name]
+	for _, which := range order {
+		fmt.Fprintf(w, "\n### %s\n\n", which.title)
+		p, ok := r.Parts[which.name]
 		if !ok {
-			fmt.Fprintf(w, "\n### %s\n\nNot measured yet: `make bench ONLY=%s`.\n", name, name)
+			fmt.Fprintf(w, "Not measured yet: `make bench ONLY=%s`.\n", which.name)
 			continue
 		}
-		fmt.Fprintf(w, "\n### %s\n\n", p.Title)
-		fmt.Fprintf(w, "%s, commit %s, %d rounds", p.Date, p.Commit, p.Rounds)
+		fmt.Fprintf(w, "%s, %d threads; %s, commit %s, %d rounds", p.Machine, p.Threads, p.Date, p.Commit, p.Rounds)
 		if p.Read != nil {
 			fmt.Fprintf(w, "; memory gave %s GB/s", spreadOf(scaled(p.Read.All, 1e-9)))
 		}
-		fmt.Fprint(w, ".\n\n| | pare | peer | times better | required | aim | verdict |\n|---|--:|--:|--:|--:|--:|---|\n")
+		fmt.Fprint(w, ".")
+		if len(p.Peers) > 0 {
+			fmt.Fprintf(w, " Peers: %s.", reason(strings.Join(p.Peers, "; ")))
+		}
+		if strings.HasSuffix(p.Commit, "-dirty") {
+			fmt.Fprint(w, " The sources had changes beyond this commit, so it alone does not give these figures again.")
+		}
+		fmt.Fprint(w, "\n\n| | pare | peer | times better | required | aim | verdict |\n|---|--:|--:|--:|--:|--:|---|\n")
 		for _, row := range p.Rows {
 			row.markdown(w)
 		}
@@ -102,7 +116,7 @@ func (r *Row) markdown(w io.Writer) {
 			verdict = "**missed**"
 		}
 	}
-	for _, more := range []string{r.Note, r.Why} {
+	for _, more := range []string{r.Note, reason(r.Why)} {
 		if more != "" {
 			verdict = strings.TrimPrefix(verdict+"; "+more, "; ")
 		}
@@ -120,7 +134,7 @@ func splice(doc, block string) (string, error) {
 }
 
 // writeDoc puts the report into a document.
-func (r *Report) writeDoc(path string, order []string) error {
+func (r *Report) writeDoc(path string, order []part) error {
 	old, err := os.ReadFile(path)
 	if err != nil {
 		return err
