@@ -164,7 +164,7 @@ func blockType(typ string) (bits, block int, ok bool) {
 
 // quantizeStatic calibrates and builds the graph.
 func (a *app) quantizeStatic(ctx context.Context, path string, m *ir.Model, fl *graphQuantizeFlags, r *graphQuantization) (*graph.Graph, *qgraph.Report, error) {
-	cfg := qgraph.Config{Keep: fl.keep}
+	cfg := qgraph.Config{Keep: fl.keep, ISA: a.level}
 	switch fl.typ {
 	case "uint8":
 		cfg.Activations = graph.Uint8

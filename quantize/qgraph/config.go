@@ -6,6 +6,7 @@ import (
 	"path"
 
 	"github.com/pare-dev/pare/internal/calib"
+	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir/graph"
 )
@@ -43,6 +44,9 @@ type Config struct {
 	NoEqualize bool // leave the channels of activations as they are
 	NoRounding bool // round weights to nearest
 	NoBias     bool // leave biases as they are
+
+	// ISA is the level of the kernels that choose codes, whose results enter bytes; empty: the best here.
+	ISA cpu.Level
 
 	// Keep lists patterns of names of nodes, or of operators, that stay float.
 	Keep []string

@@ -262,7 +262,7 @@ func (s *Static) solve(ctx context.Context, l *layer, q *weights, all []*moments
 		var fit *fitter
 		if s.products(l) {
 			var err error
-			if fit, err = newFitter(ctx, m); err != nil {
+			if fit, err = newFitter(ctx, kernels.For(s.cfg.ISA), m); err != nil {
 				return nil, LayerReport{}, err
 			}
 		}
@@ -354,7 +354,7 @@ type fitter struct {
 	target bool      // enough positions to also correct the error of the inputs
 }
 
-func newFitter(ctx context.Context, m *moments) (*fitter, error) {
+func newFitter(ctx context.Context, kern *kernels.Set, m *moments) (*fitter, error) {
 	k := len(m.mf)
 	var mean float64
 	for i := range k {
@@ -368,7 +368,7 @@ func newFitter(ctx context.Context, m *moments) (*fitter, error) {
 		f.h[i*k+i] += f.ridge
 	}
 	f.lower = append([]float64(nil), f.h...)
-	if err := num.CholeskyLower(ctx, kernels.For(""), 1, f.lower, k); err != nil {
+	if err := num.CholeskyLower(ctx, kern, 1, f.lower, k); err != nil {
 		if errors.Is(err, num.ErrNotPositiveDefinite) {
 			f.target = false
 			return f, nil

@@ -4,9 +4,13 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/pare-dev/pare/internal/calib"
+	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/num"
 	"github.com/pare-dev/pare/ir/graph"
 	"github.com/pare-dev/pare/runner/eval"
 )
@@ -55,7 +59,7 @@ func TestFit(t *testing.T) {
 			t.Fatalf("error by moments %v, by outputs %v", got, want)
 		}
 		nearest += loss(codes)
-		fit, err := newFitter(context.Background(), m)
+		fit, err := newFitter(context.Background(), kernels.For(cpu.Portable), m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,6 +85,47 @@ func TestFit(t *testing.T) {
 	if chosen > 0.35*nearest || chosen < least {
 		t.Errorf("errors: nearest %v, chosen %v, least %v", nearest, chosen, least)
 	}
+}
+
+// Codes are chosen by the kernels that were asked for: a level that does not run here is not replaced by one
+// that does, and the factor of the fit has the bits of its level.
+func TestLevel(t *testing.T) {
+	for _, level := range cpu.Available() {
+		rng := rand.New(rand.NewPCG(3, 4))
+		const k = 150 // several blocks
+		m := newMoments(k, true)
+		x := make([]float32, k)
+		for range 2 * k {
+			for i := range x {
+				x[i] = float32(rng.NormFloat64())
+			}
+			m.add(x, x)
+		}
+		f, err := newFitter(context.Background(), kernels.For(level), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := append([]float64(nil), f.h...)
+		if err := num.CholeskyLower(context.Background(), kernels.For(level), 1, want, k); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(f.lower, want) {
+			t.Errorf("%s: the factor is of another level", level)
+		}
+	}
+	// amd64 and arm64 lack each other's
+	foreign := slices.DeleteFunc(cpu.Levels(), func(l cpu.Level) bool { return slices.Contains(cpu.Available(), l) })
+	g := network(t, map[string][]int{"x": {1, 4, 8, 8}}, "z", "z = Conv x W[8,4,3,3] B[8]")
+	s, err := New(context.Background(), g, &eval.Network{}, samplesOf(g, 16), Config{ISA: foreign[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Errorf("codes are chosen without %s", foreign[0])
+		}
+	}()
+	_, _, _ = s.Build(context.Background(), nil)
 }
 
 // The means of every layer's output are those of the float network once biases are corrected.

@@ -146,8 +146,10 @@ func (e *engine) static(ctx context.Context, j *job, net *eval.Network, list ir.
 		c.g, rep, err = qgraph.Sketch(ctx, e.net.g, net, j.net.cfg)
 	} else {
 		e.meter.Stage("calibrate "+j.t.Name, 0, "samples")
+		cfg := j.net.cfg
+		cfg.ISA = e.o.ISA
 		var s *qgraph.Static
-		if s, err = qgraph.New(ctx, e.net.g, net, list, j.net.cfg); err != nil {
+		if s, err = qgraph.New(ctx, e.net.g, net, list, cfg); err != nil {
 			return err
 		}
 		var float map[*graph.Node]bool
