@@ -23,7 +23,8 @@ func (a *app) distillCmd() *cobra.Command {
 back in minutes for small models. Weights that pruning set to zero stay zero. With --type the model learns
 to be right in that type, and is written in it: it computes with the weights as they will be stored while
 gradients go to those behind them. A run that is interrupted goes on where it was, to the same bytes.`,
-		Example: `  pare distill books-pruned --teacher books-llama/model --text books-llama/text/calibration.txt --tokens 8192 -o books-distilled
+		Example: `  pare prune books-llama/model --method sparsegpt --pattern 2:4 --calibration books-llama/text/calibration.txt -o books-sparse
+  pare distill books-sparse --teacher books-llama/model --text books-llama/text/calibration.txt --tokens 8192 -o books-recovered
   pare distill books-llama/model --teacher books-llama/model --text books-llama/text/calibration.txt --tokens 8192 --type q4_0 -o books-aware-q4_0.gguf`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
