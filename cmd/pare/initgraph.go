@@ -69,7 +69,7 @@ func graphStarterFor(m *ir.Model, model string, names []string, out string) (str
 		for _, o := range t.Graph.Options {
 			fmt.Fprintf(&sections, "# quantize = %q  # %s\n", o.Quantize, o.Why)
 		}
-		sections.WriteString("# mix      = true    # keep the fewest layers in float with which the gate on sqnr_db holds\n")
+		sections.WriteString("# mix      = true    # keep few layers in float, none of them superfluous, with which the gate on sqnr_db holds\n")
 	}
 	recipeFile := out
 	if out == "-" {

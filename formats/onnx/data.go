@@ -24,8 +24,8 @@ type Data struct {
 	Offset int64
 }
 
-// maxElems bounds the elements of a tensor, so that sizes in bytes never overflow.
-const maxElems = math.MaxInt / 32
+// maxElems bounds the elements of a tensor, so that sizes never overflow, in bits either.
+const maxElems = math.MaxInt / 128
 
 // bits of an element; 0 for strings, negative for unknown types.
 func bits(t TensorProto_DataType) int {

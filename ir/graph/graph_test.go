@@ -110,6 +110,11 @@ func TestTensor(t *testing.T) {
 			t.Errorf("%d of %s: %d bytes, want %d", c.n, c.typ, got, c.want)
 		}
 	}
+	for typ := Float32; typ <= Complex128; typ++ {
+		if n := typ.Bytes(MaxElems); typ != String && n < MaxElems/4 {
+			t.Errorf("%d of %s: %d bytes", MaxElems, typ, n)
+		}
+	}
 	for _, s := range [][]int{{-1}, {1 << 40, 1 << 40}, {MaxElems, 2}, {2, -3, 0}} {
 		if CheckShape(s) == nil {
 			t.Errorf("shape %v was taken", s)

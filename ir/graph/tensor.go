@@ -25,8 +25,8 @@ type Tensor struct {
 	Fill func(ctx context.Context, dst []byte, off int64) error
 }
 
-// MaxElems bounds the elements of one tensor, so that sizes in bytes never overflow.
-const MaxElems = math.MaxInt / 16
+// MaxElems bounds the elements of one tensor, so that sizes never overflow, in bits either.
+const MaxElems = math.MaxInt / 128
 
 // Elems is the number of elements of a shape without unknown dimensions.
 func Elems(shape []int) int {

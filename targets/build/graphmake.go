@@ -202,7 +202,7 @@ func (c *changed) figures(g *graph.Graph, rep *qgraph.Report) {
 // mixSamples bounds the samples that a search for mixed precision scores with: it runs them for every layer.
 const mixSamples = 64
 
-// mix finds the fewest nodes which, left float, bring the calibration samples to the gate. The search looks at some
+// mix finds few nodes, none of them superfluous, which, left float, bring the calibration samples to the gate. The search looks at some
 // of them; when all of them come out worse, it aims higher by what is missing.
 func (e *engine) mix(ctx context.Context, j *job, s *qgraph.Static, c *changed) (map[*graph.Node]bool, error) {
 	target := float64(e.r.Gate["sqnr_db"])

@@ -165,7 +165,7 @@ func (c *checker) node(n *graph.Node) {
 		}
 	}
 	u := c.r.newUnit(c.x, n)
-	if n.Op == "Relu" || n.Op == "Clip" {
+	if (n.Op == "Relu" || n.Op == "Clip") && len(n.In) > 0 {
 		if b := c.x.Producer[n.In[0]]; len(u.out) == 1 && u.out[0].coding != nil && b != nil && clampOf(c.x, b) == n && c.r.ends(n, u.out[0].coding) && !isCoder(b, "DequantizeLinear") {
 			return // what the codes of the node before it do
 		}
@@ -313,7 +313,7 @@ func (f *Form) bias(u *unit) (rule, reason, nearest string) {
 	if typ := bias.typ.String(); len(f.Bias) > 0 && !slices.Contains(f.Bias, typ) {
 		return RuleWeights, "a bias of " + typ, "use " + strings.Join(f.Bias, ", ")
 	}
-	if !f.Product || weights == nil || len(u.in) == 0 || u.in[0].coding == nil || bias.typ != graph.Int32 || len(u.in[0].coding.scales) != 1 {
+	if !f.Product || weights == nil || len(weights.scales) == 0 || len(u.in) == 0 || u.in[0].coding == nil || bias.typ != graph.Int32 || len(u.in[0].coding.scales) != 1 {
 		return "", "", ""
 	}
 	for i, s := range bias.scales {

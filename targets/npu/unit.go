@@ -281,9 +281,9 @@ func (u *unit) typ() (typ string, whole bool) {
 	if coded != "" && !floats && !mixed {
 		return coded, true
 	}
-	if coded != "" && !floats && len(u.in) == 2 && u.n.Op == "MatMul" { // two codes, each in its type
+	if coded != "" && !floats && len(u.in) == 2 && u.n.Op == "MatMul" && u.in[0].coding != nil { // two codes, each in its type
 		first := u.in[0].coding.typ.String()
-		if len(u.out) == 1 && u.out[0].coding.typ.String() == first && second == first {
+		if len(u.out) == 1 && u.out[0].coding != nil && u.out[0].coding.typ.String() == first && second == first {
 			return first, true
 		}
 	}

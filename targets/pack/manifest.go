@@ -107,7 +107,7 @@ func (m *Manifest) Inputs() recipe.Inputs {
 	}
 	out := recipe.Inputs{}
 	place := func(p string) string {
-		if safePath(p) && strings.HasPrefix(p, "assets/") && m.dir != "" {
+		if strings.HasPrefix(p, assets) && m.dir != "" {
 			return filepath.Join(m.dir, filepath.FromSlash(p))
 		}
 		return p
@@ -169,8 +169,20 @@ func parseManifest(b []byte) (*Manifest, error) {
 	if m.Model != "." && !seen[strings.ToLower(m.Model)] {
 		return bad("the model file %q is not among the files", m.Model)
 	}
+	if m.Recipe != nil {
+		for name, p := range m.Recipe.Preprocess {
+			for _, file := range []string{p.Tokenizer, p.ValueFile()} {
+				if file != "" && (!safePath(file) || !strings.HasPrefix(file, assets)) {
+					return bad("input %q takes %q, which is no file of the package", name, file)
+				}
+			}
+		}
+	}
 	return &m, nil
 }
+
+// assets is where files that a package's recipe names lie in it.
+const assets = "assets/"
 
 // safePath reports whether a path from a manifest or an archive stays below the folder it is
 // joined to, on every system: relative, clean, forward slashes, no drive letter, no control bytes.

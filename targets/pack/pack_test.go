@@ -92,6 +92,9 @@ func TestManifestNegative(t *testing.T) {
 		"itself":       `{"schema":1,"model":".","files":[{"path":"manifest.json","sha256":"` + digest + `"}]}`,
 		"twice":        `{"schema":1,"model":".","files":[{"path":"a","sha256":"` + digest + `"},{"path":"A","sha256":"` + digest + `"}]}`,
 		"negative":     `{"schema":1,"model":".","files":[{"path":"a","bytes":-1,"sha256":"` + digest + `"}]}`,
+		"input":        `{"schema":1,"model":".","recipe":{"preprocess":{"x":{"value":"/etc/passwd"}}}}`,
+		"input above":  `{"schema":1,"model":".","recipe":{"preprocess":{"x":{"value":"assets/../../x"}}}}`,
+		"tokenizer":    `{"schema":1,"model":".","recipe":{"preprocess":{"x":{"tokenizer":"tokenizer.json"}}}}`,
 		"no digest":    `{"schema":1,"model":".","files":[{"path":"a"}]}`,
 	} {
 		if m, err := parseManifest([]byte(text)); !errors.Is(err, ErrManifest) {

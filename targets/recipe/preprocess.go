@@ -38,3 +38,11 @@ type Preprocess struct {
 	Types string `json:"types,omitempty" doc:"input of token ids beside which this input has zeros: all tokens are of the first text"`
 	State string `json:"state,omitempty" doc:"output of the last chunk that this input continues with; zeros at the beginning of every file"`
 }
+
+// ValueFile is the file that Value names, "" when it is zeros, ones or a number.
+func (p Preprocess) ValueFile() string {
+	if p.Value == "zeros" || p.Value == "ones" || isNumber(p.Value) {
+		return ""
+	}
+	return p.Value
+}

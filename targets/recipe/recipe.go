@@ -111,7 +111,7 @@ type Target struct {
 	PerTensor   bool     `json:"per_tensor,omitempty" doc:"graphs: one scale for all of a weight, in place of one for each output channel"`
 	Percentile  Ratio    `json:"percentile,omitempty" doc:"graphs, method percentile: share of the values within the range; default 99.99%"`
 	Without     []string `json:"without,omitempty" doc:"graphs: steps that are left out: evening out channels (SmoothQuant and equalization), rounding by least squares, correcting biases" enum:"equalize,rounding,bias"`
-	Mix         bool     `json:"mix,omitempty" doc:"graphs: keep the fewest nodes in float with which the gate on sqnr_db holds on the calibration samples"`
+	Mix         bool     `json:"mix,omitempty" doc:"graphs: keep few nodes in float, none of them superfluous, with which the gate on sqnr_db holds on the calibration samples"`
 	FailOn      string   `json:"fail_on,omitempty" doc:"graphs: refuse the target when it does not run all of the graph" enum:"fallback"`
 }
 
