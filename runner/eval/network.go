@@ -140,7 +140,11 @@ func (e *Network) Evaluate(n *graph.Node, opset map[string]int, in []*graph.Tens
 			g.Outputs = append(g.Outputs, m.Out[i])
 		}
 	}
-	p, err := Compile(g, Options{Threads: 1, ISA: e.ISA, Memory: e.Memory})
+	memory := e.Memory
+	if memory <= 0 {
+		memory = machineMemory() / 4 // it is one constant of many
+	}
+	p, err := Compile(g, Options{Threads: 1, ISA: e.ISA, Memory: memory})
 	if err != nil {
 		return nil, err
 	}

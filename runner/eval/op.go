@@ -312,7 +312,8 @@ func unsupported(missing map[string][]string) error {
 type Options struct {
 	Threads int       // 0 is all cores
 	ISA     cpu.Level // "" is the best one of this machine
-	// Memory bounds the bytes of the arena and of packed weights; 0 is no bound.
+	// Memory bounds the bytes of the arena and of packed weights; 0 is what the machine has, so that a file
+	// which asks for more is refused and not the end of the process.
 	Memory int64
 	// Pool has the workers, and their number instead of Threads; nil starts goroutines for every large step.
 	Pool *par.Pool

@@ -12,6 +12,7 @@ import (
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/par"
+	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/ir/graph"
 )
 
@@ -35,6 +36,9 @@ const programPlans = 8
 
 // Compile makes a graph ready to run. The graph must not change while the program is in use.
 func Compile(g *graph.Graph, opt Options) (*Program, error) {
+	if opt.Memory <= 0 {
+		opt.Memory = machineMemory()
+	}
 	p := &Program{Graph: g, opt: opt}
 	threads := par.Threads(opt.Threads)
 	if opt.Pool != nil {
@@ -57,6 +61,14 @@ func Compile(g *graph.Graph, opt Options) (*Program, error) {
 	}
 	p.code = code
 	return p, nil
+}
+
+// machineMemory is what a program may take when nobody says.
+func machineMemory() int64 {
+	if n := proc.TotalMemory(); n > 0 {
+		return n
+	}
+	return 64 << 30 // a system that does not tell
 }
 
 // fits fails when one thing takes more memory than the program may have.
