@@ -51,8 +51,9 @@ emulated: arm64 cortex-a53 cortex-a76 haswell
 cortex-a53 cortex-a76:
 	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu $@' -skip /^portable ./internal/kernels ./internal/storage
 
+# qemu 7 reads all of a vector for a masked load, behind operands too, which processors do not.
 haswell:
-	GOOS=linux GOARCH=amd64 $(GO) test -short -timeout 20m -exec 'qemu-x86_64-static -cpu Haswell' -skip /^portable ./internal/kernels ./internal/storage
+	GOOS=linux GOARCH=amd64 $(GO) test -short -timeout 20m -exec 'qemu-x86_64-static -cpu Haswell' -skip '^TestNothingBehindOperands$$|/^portable' ./internal/kernels ./internal/storage
 
 check: fmt vet lint cross words
 	$(GO) test -count=1 ./internal/floors
