@@ -73,8 +73,9 @@ type origins struct {
 	Assets   []string // files that preprocessing names, in order
 }
 
-// newEngine opens source and adapters and resolves the recipe. It writes nothing.
-func newEngine(ctx context.Context, in *recipe.Recipe, o Options) (e *engine, err error) {
+// newEngine opens source and adapters and resolves the recipe. It writes nothing. A single step works on
+// the weights of a graph as on those of any model; only packages are made of its operators.
+func newEngine(ctx context.Context, in *recipe.Recipe, o Options, single bool) (e *engine, err error) {
 	if o.Progress == nil {
 		o.Progress = progress.Discard
 	}
@@ -85,7 +86,7 @@ func newEngine(ctx context.Context, in *recipe.Recipe, o Options) (e *engine, er
 	if o.Tool == "" {
 		o.Tool = "pare"
 	}
-	e = &engine{o: o, meter: &meter{Sink: o.Progress}, rep: &report.Report{Schema: report.Schema, Tool: o.Tool, Targets: []report.Target{}}}
+	e = &engine{o: o, single: single, meter: &meter{Sink: o.Progress}, rep: &report.Report{Schema: report.Schema, Tool: o.Tool, Targets: []report.Target{}}}
 	defer func() {
 		if err != nil {
 			e.close()
@@ -97,7 +98,7 @@ func newEngine(ctx context.Context, in *recipe.Recipe, o Options) (e *engine, er
 		return e, insidePackage(in.Source.Model, err)
 	}
 	e.closers = append(e.closers, func() { _ = e.src.Close() })
-	if isGraph(e.src) {
+	if isGraph(e.src) && !single {
 		if e.r, err = resolveGraph(in); err == nil {
 			err = e.openGraph(ctx)
 		}

@@ -119,6 +119,7 @@ func resolveGraph(in *recipe.Recipe) (*recipe.Recipe, error) {
 		{len(r.Source.Adapters) > 0, "[source]", "adapters", "merge adapters before the model is exported"},
 		{r.Source.Dtype != "", "[source]", "dtype", "the type of weights is quantize, in [[target]]"},
 		{len(r.Passes) > 0, "[[pass]]", "use", "run pare prune on the file, and build from what it writes"},
+		{r.Distill != nil, "[distill]", "text", "graphs are not trained: leave the section out"},
 		{len(c.Text) > 0, "[calibration]", "text", `samples = ["FILE"] names what a graph learns from`},
 		{c.Tokens > 0, "[calibration]", "tokens", "leave it out"},
 		{c.Context > 0, "[calibration]", "context", "leave it out"},

@@ -25,7 +25,7 @@ func Plan(ctx context.Context, in *recipe.Recipe, o Options) (*report.Report, er
 	if err := Check(in); err != nil {
 		return nil, err
 	}
-	e, err := newEngine(ctx, withTarget(in), o)
+	e, err := newEngine(ctx, withTarget(in), o, false)
 	if err != nil {
 		return nil, err
 	}

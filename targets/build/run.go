@@ -30,7 +30,7 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 	if err := Check(in); err != nil {
 		return nil, err
 	}
-	e, err := newEngine(ctx, withTarget(in), o)
+	e, err := newEngine(ctx, withTarget(in), o, false)
 	if err != nil {
 		return nil, err
 	}

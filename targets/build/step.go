@@ -51,13 +51,12 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 	if o.Work == "" {
 		o.Work = StepWork(s.Out)
 	}
-	e, err := newEngine(ctx, in, o)
+	e, err := newEngine(ctx, in, o, true)
 	if err != nil {
 		return nil, err
 	}
 	defer e.close()
 	defer proc.LimitMemory(o.MaxMemory, 0)()
-	e.single = true
 	j, err := e.stepJob(&s)
 	if err != nil {
 		return nil, err
