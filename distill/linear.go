@@ -4,15 +4,19 @@ import (
 	"context"
 
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/ir"
 )
 
 // Param is one tensor of a network: a matrix [Rows,Cols], or a vector as one row.
 type Param[T number] struct {
 	Name       string
+	Role       ir.Role // empty for what was put beside the model's own
+	Block      int     // -1 outside the blocks
 	Rows, Cols int
-	W          []T
-	Grad       []T // nil: it is not trained
-	used       []T // what products use in place of W, nil for W itself: its values as they will be stored
+	W          []T     // nil when it is frozen
+	Grad       []T     // nil: it is not trained
+	frozen     *frozen // the values as they are stored, nil when W holds them
+	used       []T     // what products use in place of W, nil for W itself: its values as they will be stored
 }
 
 func (p *Param[T]) matrix() kernels.Dense[T] {
@@ -37,7 +41,11 @@ type linear[T number] struct {
 
 // forward computes y [n,out] of x [n,in]; low keeps x A^T [n,rank] for the way back.
 func (l *linear[T]) forward(ctx context.Context, n *Net[T], y, x kernels.Dense[T], low []T) error {
-	if err := kernels.Gemm(ctx, n.k, n.threads, kernels.NT, y, x, l.w.matrix(), false); err != nil {
+	w, err := n.weight(ctx, l.w)
+	if err != nil {
+		return err
+	}
+	if err := kernels.Gemm(ctx, n.k, n.threads, kernels.NT, y, x, w, false); err != nil {
 		return err
 	}
 	if l.a != nil {
@@ -83,7 +91,11 @@ func (l *linear[T]) backward(ctx context.Context, n *Net[T], dx, dy, x kernels.D
 		}
 	}
 	if dx.Rows > 0 {
-		if err := product(kernels.NN, dx, dy, l.w.matrix(), more); err != nil {
+		w, err := n.weight(ctx, l.w)
+		if err != nil {
+			return err
+		}
+		if err := product(kernels.NN, dx, dy, w, more); err != nil {
 			return err
 		}
 	}

@@ -132,9 +132,10 @@ const headBand = 512
 
 // Score computes the loss of hidden states x [tokens,Hidden] that Forward gave, against a teacher's, tx,
 // unless it is nil, and the gradient by x into dx unless that is empty; each token weighs weight in it.
-// Sequences have a length; the token after each is the next of the sequence.
-func (n *Net[T]) Score(ctx context.Context, l Loss, seqs [][]int32, x, dx kernels.Dense[T], teacher *Net[T], tx kernels.Dense[T], weight float64) (sum Sums, err error) {
-	length, h, vocab := len(seqs[0]), n.d.Hidden, n.head.Rows
+// Sequences have one length; the token after each is the next of the sequence, and where the text says
+// what is learned, a token counts whose next one is.
+func (n *Net[T]) Score(ctx context.Context, l Loss, text Text, x, dx kernels.Dense[T], teacher *Net[T], tx kernels.Dense[T], weight float64) (sum Sums, err error) {
+	length, h, vocab := len(text.IDs[0]), n.d.Hidden, n.head.Rows
 	norm := make([]T, headBand*h)
 	dnorm := make([]T, headBand*h)
 	r := make([]T, headBand)
@@ -144,6 +145,14 @@ func (n *Net[T]) Score(ctx context.Context, l Loss, seqs [][]int32, x, dx kernel
 		others, tnorm = make([]T, headBand*vocab), make([]T, headBand*teacher.d.Hidden)
 	}
 	divs, ces := make([]float64, headBand), make([]float64, headBand)
+	// next is the token that row at should give, -1 at the end; counts says whether the row matters
+	next := func(at int) (id int32, counts bool) {
+		i, j := at/length, at%length+1
+		if j == length {
+			return -1, text.Learn == nil && teacher != nil
+		}
+		return text.IDs[i][j], text.learns(i, j)
+	}
 	scratch := make([][]T, n.threads)
 	head := linear[T]{w: n.head}
 	var thead linear[T]
@@ -170,25 +179,29 @@ func (n *Net[T]) Score(ctx context.Context, l Loss, seqs [][]int32, x, dx kernel
 		}
 		err := n.eachRow(ctx, t, func(worker, i int) {
 			s := need(&scratch[worker], 3*vocab)
-			at := lo + i
-			next := int32(-1)
-			if (at+1)%length != 0 {
-				next = seqs[at/length][at%length+1]
+			id, counts := next(lo + i)
+			if !counts {
+				clear(z.Row(i))
+				return
 			}
 			var pi []T
 			if teacher != nil {
 				pi = p.Row(i)
 			}
-			divs[i], ces[i] = lossRow(n.k, l, z.Row(i), pi, next, weight, s)
+			divs[i], ces[i] = lossRow(n.k, l, z.Row(i), pi, id, weight, s)
 		})
 		if err != nil {
 			return sum, err
 		}
 		for i := range t {
+			id, counts := next(lo + i)
+			if !counts {
+				continue
+			}
 			sum.Tokens++
 			sum.Divergence += divs[i]
 			sum.CrossEntropy += ces[i]
-			if (lo+i+1)%length != 0 {
+			if id >= 0 {
 				sum.Next++
 			}
 		}

@@ -27,6 +27,9 @@ type Net[T number] struct {
 	shared  acts[T]          // of the block that is worked on, where blocks do not remember
 	grads   grads[T]         // likewise on the way back
 	scratch []headScratch[T] // one a worker
+	decoded []T              // of the frozen matrix that is worked with
+
+	forwardOnly bool // nothing will ask for the way back
 }
 
 // block is the weights of one decoder block.
@@ -53,8 +56,9 @@ type acts[T number] struct {
 	low                 [7][]T
 }
 
-// Load reads a model's weights. positions is the length of the sequences that it will see.
-func Load[T number](ctx context.Context, m *ir.Model, k *kernels.Set, threads, positions int) (*Net[T], error) {
+// Load reads a model's weights. positions is the length of the sequences that it will see. Matrices that
+// learns leaves out stay as they are stored; nil stands for all of them.
+func Load[T number](ctx context.Context, m *ir.Model, k *kernels.Set, threads, positions int, learns func(*ir.Tensor) bool) (*Net[T], error) {
 	if err := m.CannotRun(); err != nil {
 		return nil, &fault.Error{File: m.Path, Op: "distill", Err: fault.As(fault.ErrMisuse, err)}
 	}
@@ -74,7 +78,7 @@ func Load[T number](ctx context.Context, m *ir.Model, k *kernels.Set, threads, p
 			return nil
 		}
 		var p *Param[T]
-		p, err = n.read(ctx, t)
+		p, err = n.read(ctx, t, learns == nil || learns(t))
 		return p
 	}
 	n.embedding = get(ir.RoleEmbedding, -1)
@@ -115,21 +119,24 @@ func (b *block[T]) linears() []*linear[T] {
 }
 
 // read makes the parameter of a tensor.
-func (n *Net[T]) read(ctx context.Context, t *ir.Tensor) (*Param[T], error) {
-	x, err := ir.ReadAll(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	p := &Param[T]{Name: t.Name, Rows: t.Rows(), Cols: t.Cols()}
-	if len(t.Shape) == 1 {
-		p.Rows, p.Cols = 1, len(x)
-	}
-	for i, v := range x {
-		if v-v != 0 {
-			return nil, ir.Wrap(t, "distill", fmt.Errorf("element %d is %v: %w", i, v, fault.ErrNotFinite))
+func (n *Net[T]) read(ctx context.Context, t *ir.Tensor, learns bool) (*Param[T], error) {
+	p := &Param[T]{Name: t.Name, Role: t.Role, Block: t.Block, Rows: t.Rows(), Cols: t.Cols()}
+	var err error
+	if _, real := reals[T](nil); real && !learns && frozenBytes(t) > 0 {
+		p.frozen, err = freeze(ctx, t, n.k)
+	} else {
+		var x []float32
+		if x, err = ir.ReadAll(ctx, t); err == nil {
+			err = finite(x, 0)
 		}
+		if len(t.Shape) == 1 {
+			p.Rows, p.Cols = 1, len(x)
+		}
+		p.W = convert[T](x)
 	}
-	p.W = convert[T](x)
+	if err != nil {
+		return nil, ir.Wrap(t, "distill", err)
+	}
 	n.params = append(n.params, p)
 	n.byName[p.Name] = p
 	return p, nil
@@ -176,7 +183,7 @@ func need[T any](buf *[]T, n int) []T {
 
 // Forward computes the hidden states [tokens,Hidden] behind the last block for sequences of one length,
 // before the final norm. With keep the blocks remember what the way back needs; without, only their
-// inputs.
+// inputs, and not even these where nothing will be trained.
 func (n *Net[T]) Forward(ctx context.Context, seqs [][]int32, keep bool) (kernels.Dense[T], error) {
 	length := len(seqs[0])
 	tokens := length * len(seqs)
@@ -190,7 +197,9 @@ func (n *Net[T]) Forward(ctx context.Context, seqs [][]int32, keep bool) (kernel
 			if id < 0 || int(id) >= n.embedding.Rows {
 				return kernels.Dense[T]{}, fmt.Errorf("token %d of a vocabulary of %d", id, n.embedding.Rows)
 			}
-			copy(x[(i*length+j)*h:][:h], n.embedding.matrix().Row(int(id)))
+			if err := n.lookUp(ctx, x[(i*length+j)*h:][:h], int(id)); err != nil {
+				return kernels.Dense[T]{}, err
+			}
 		}
 	}
 	for i, b := range n.blocks {
@@ -203,7 +212,12 @@ func (n *Net[T]) Forward(ctx context.Context, seqs [][]int32, keep bool) (kernel
 		} else {
 			b.acts = nil
 		}
-		out := need(&b.output, tokens*h)
+		buf := &b.output
+		if n.forwardOnly {
+			buf = &n.blocks[i%2].output
+		}
+		out := need(buf, tokens*h)
+		x = out
 		if i+1 < len(n.blocks) {
 			n.blocks[i+1].input = out
 		}
@@ -211,7 +225,7 @@ func (n *Net[T]) Forward(ctx context.Context, seqs [][]int32, keep bool) (kernel
 			return kernels.Dense[T]{}, err
 		}
 	}
-	return kernels.View(n.blocks[len(n.blocks)-1].output, tokens, h), nil
+	return kernels.View(x, tokens, h), nil
 }
 
 // block computes out of x, both [tokens,Hidden], for sequences of a length.

@@ -83,7 +83,7 @@ func random(seqs, length, vocab int) [][]int32 {
 
 func load(t *testing.T, m *ir.Model, k *kernels.Set) *Net[float64] {
 	t.Helper()
-	n, err := Load[float64](t.Context(), m, k, 2, m.Decoder.Context)
+	n, err := Load[float64](t.Context(), m, k, 2, m.Decoder.Context, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func cost(t *testing.T, n, teacher *Net[float64], l Loss, seqs [][]int32, keep, 
 	if back {
 		dx = kernels.View(make([]float64, x.Rows*x.Cols), x.Rows, x.Cols)
 	}
-	sum, err := n.Score(t.Context(), l, seqs, x, dx, teacher, tx, 1)
+	sum, err := n.Score(t.Context(), l, Plain(seqs), x, dx, teacher, tx, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func cost(t *testing.T, n, teacher *Net[float64], l Loss, seqs [][]int32, keep, 
 	if l.CrossEntropy > 0 {
 		for i := range seqs {
 			last := len(seqs[i]) - 1
-			part, err := n.Score(t.Context(), Loss{Kind: l.Kind, Temperature: l.Temperature}, [][]int32{seqs[i][last:]}, x.Slice(i*len(seqs[i])+last, i*len(seqs[i])+last+1, 0, x.Cols), kernels.Dense[float64]{}, teacher, tx.Slice(i*len(seqs[i])+last, i*len(seqs[i])+last+1, 0, tx.Cols), 1)
+			part, err := n.Score(t.Context(), Loss{Kind: l.Kind, Temperature: l.Temperature}, Plain([][]int32{seqs[i][last:]}), x.Slice(i*len(seqs[i])+last, i*len(seqs[i])+last+1, 0, x.Cols), kernels.Dense[float64]{}, teacher, tx.Slice(i*len(seqs[i])+last, i*len(seqs[i])+last+1, 0, tx.Cols), 1)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 )
@@ -97,6 +97,16 @@ func (p *Pass) Plan(ctx context.Context, m *ir.Model) (*ir.Plan, error) {
 	return plan, nil
 }
 
+// Subject is what the pass trains of a model.
+func (p *Pass) Subject(m *ir.Model) Subject {
+	return Subject{Student: m, Teacher: p.Teacher, Learns: p.learns, Stored: p.Stored}
+}
+
+func (p *Pass) learns(t *ir.Tensor) bool { return p.trains(t.Role) }
+
+// nothing is what a teacher learns.
+func nothing(*ir.Tensor) bool { return false }
+
 func (p *Pass) trains(r ir.Role) bool {
 	switch r {
 	case ir.RoleUnknown:
@@ -108,9 +118,6 @@ func (p *Pass) trains(r ir.Role) bool {
 	}
 	return true
 }
-
-// saveEvery is the time after which a training is saved again.
-const saveEvery = 30 * time.Second
 
 // Apply implements ir.Pass. The state is kept in env.Work: a training that was interrupted goes on, and
 // ends with the same bits.
@@ -124,13 +131,19 @@ func (p *Pass) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) (
 	}
 	k := kernels.For(env.ISA)
 	length := len(env.Tokens[0])
-	student, err := Load[float32](ctx, m, k, env.Threads, length)
+	o := p.Options
+	o.Seed, o.Threads = env.Seed, par.Threads(env.Threads)
+	o, err = p.Subject(m).Footprint(o.Threads, length).Fit(o, length, env.Memory)
+	if err != nil {
+		return nil, err
+	}
+	student, err := Load[float32](ctx, m, k, env.Threads, length, p.learns)
 	if err != nil {
 		return nil, err
 	}
 	var teacher *Net[float32]
 	if p.Teacher != nil {
-		if teacher, err = Load[float32](ctx, p.Teacher, k, env.Threads, length); err != nil {
+		if teacher, err = Load[float32](ctx, p.Teacher, k, env.Threads, length, nothing); err != nil {
 			return nil, err
 		}
 	}
@@ -138,9 +151,7 @@ func (p *Pass) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) (
 	for i := range plan.Steps {
 		steps[plan.Steps[i].Tensor] = &plan.Steps[i]
 	}
-	o := p.Options
-	o.Seed, o.Threads, o.Memory = env.Seed, env.Threads, env.Memory
-	t, err := NewTrainer(student, teacher, env.Tokens, func(q *Param[float32]) bool { return steps[q.Name].Change }, o)
+	t, err := NewTrainer(student, teacher, Plain(env.Tokens), func(q *Param[float32]) bool { return steps[q.Name].Change }, o)
 	if err != nil {
 		return nil, &fault.Error{File: m.Path, Op: p.Name(), Err: err}
 	}
@@ -153,7 +164,7 @@ func (p *Pass) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) (
 			t.StoreAs(q, storage.MustLookup(typ))
 		}
 	}
-	if err := p.run(ctx, t, env, length); err != nil {
+	if err := t.Run(ctx, filepath.Join(env.Work, "distill.state"), env.Progress, p.Curve); err != nil {
 		return nil, err
 	}
 	res := &ir.Result{Tensors: map[string]map[string]float64{}}
@@ -165,45 +176,6 @@ func (p *Pass) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) (
 		res.Changed++
 	}
 	return res, nil
-}
-
-// run takes the steps.
-func (p *Pass) run(ctx context.Context, t *Trainer, env ir.Env, length int) error {
-	state := filepath.Join(env.Work, "distill.state")
-	curve, err := t.Resume(state)
-	if err != nil {
-		return err
-	}
-	perStep := int64(t.o.Batch) * int64(length)
-	env.Progress.Stage("distill", int64(t.Steps())*perStep, "tokens")
-	for _, at := range curve {
-		env.Progress.Add(perStep)
-		if p.Curve != nil {
-			p.Curve(at)
-		}
-	}
-	saved := time.Now()
-	for !t.Done() {
-		at, err := t.Step(ctx)
-		if err != nil {
-			if ctx.Err() != nil && len(curve) > 0 { // stopped in the middle of a step, which left the weights alone
-				return errors.Join(ctx.Err(), t.Save(state, curve))
-			}
-			return err
-		}
-		curve = append(curve, at)
-		env.Progress.Add(perStep)
-		if p.Curve != nil {
-			p.Curve(at)
-		}
-		if time.Since(saved) > saveEvery {
-			if err := t.Save(state, curve); err != nil {
-				return err
-			}
-			saved = time.Now()
-		}
-	}
-	return nil
 }
 
 // trained is the Source of a parameter.

@@ -14,7 +14,7 @@ import (
 
 const books = "../testdata/books-llama/model"
 
-func open(t *testing.T, path string) *ir.Model {
+func open(t testing.TB, path string) *ir.Model {
 	t.Helper()
 	m, err := formats.Open(t.Context(), path)
 	if err != nil {
@@ -24,9 +24,9 @@ func open(t *testing.T, path string) *ir.Model {
 	return m
 }
 
-func loadBooks(t *testing.T, positions int) *Net[float32] {
+func loadBooks(t testing.TB, positions int) *Net[float32] {
 	t.Helper()
-	n, err := Load[float32](t.Context(), open(t, books), kernels.For(cpu.Best()), 2, positions)
+	n, err := Load[float32](t.Context(), open(t, books), kernels.For(cpu.Best()), 2, positions, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestTorch(t *testing.T) {
 			}
 		}
 		dx := kernels.View(make([]float32, x.Rows*x.Cols), x.Rows, x.Cols)
-		sum, err := student.Score(t.Context(), l, seqs, x, dx, by, tx, 1)
+		sum, err := student.Score(t.Context(), l, Plain(seqs), x, dx, by, tx, 1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -107,7 +107,7 @@ func (t *Trainer) Resume(path string) ([]Point, error) {
 		return nil, nil //nolint:nilerr // cut short
 	}
 	size := int64(len(stateMagic)+binary.Size(h)) + h.Points*int64(binary.Size(fixedPoint{})) + 12*t.weights() + 4
-	if h.Params != int64(len(t.trained)) || h.Weights != t.weights() || h.Points < 0 || h.Points > 1<<20 || size != st.Size() || h.Step < 0 || h.Step > int64(t.steps) || h.At < 0 || h.At > int64(len(t.seqs)) {
+	if h.Params != int64(len(t.trained)) || h.Weights != t.weights() || h.Points < 0 || h.Points > 1<<20 || size != st.Size() || h.Step < 0 || h.Step > int64(t.steps) || h.At < 0 || h.At > int64(len(t.text.IDs)) {
 		return nil, nil
 	}
 	if ok, err := whole(f, st.Size()); err != nil || !ok {
@@ -130,6 +130,9 @@ func (t *Trainer) Resume(path string) ([]Point, error) {
 	}
 	t.step, t.opt.step, t.epoch, t.at = int(h.Step), int(h.Step), int(h.Epoch), int(h.At)
 	t.shuffle()
+	if n := len(fixed); n > 0 {
+		t.tokens = fixed[n-1].Tokens
+	}
 	curve := make([]Point, len(fixed))
 	for i, p := range fixed {
 		curve[i] = Point{int(p.Step), p.Tokens, p.Loss, p.Divergence, p.CrossEntropy, p.Rate, p.Norm, p.Seconds}

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/par"
+	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/internal/storage"
 )
 
@@ -19,15 +21,16 @@ type Options struct {
 	Loss    Loss
 	Tokens  int64   // to learn from, counted as often as they are read
 	Batch   int     // sequences a step; 0: 16
-	Micro   int     // sequences at once; gradients of the others of a step are added; 0: as memory allows
+	Micro   int     // sequences at once; gradients of the others of a step are added; 0: some 2048 tokens
 	Rate    float64 // of learning, at its highest; 0: 1e-3
 	WarmUp  float64 // share of the steps in which the rate rises from 0; 0: 0.03
 	Least   float64 // share of the rate that is left at the end of its half cosine; 0: 0.1
 	Decay   float64 // of weights
 	Clip    float64 // longest gradient; 0: 1
 	Seed    uint64  // of the order of sequences
-	Memory  int64   // bytes for activations; 0: no limit. Blocks that do not fit compute theirs again
 	Threads int
+
+	Recompute bool // blocks do not remember their activations and compute them again on the way back
 }
 
 func (o Options) defaults() Options {
@@ -66,32 +69,39 @@ type Trainer struct {
 	masks            map[*Param[float32]][]bool
 	stored           map[*Param[float32]]*storage.Info
 	opt              AdamW
-	seqs             [][]int32
+	text             Text
 	order            []int
 	epoch, at        int
 	steps, step      int
+	tokens           int64 // learned from so far
 	dx               []float32
 }
 
-// NewTrainer prepares the training of parameters that train chooses. Sequences are of one length.
-func NewTrainer(student, teacher *Net[float32], seqs [][]int32, train func(p *Param[float32]) bool, o Options) (*Trainer, error) {
+// NewTrainer prepares the training of parameters that train chooses.
+func NewTrainer(student, teacher *Net[float32], text Text, train func(p *Param[float32]) bool, o Options) (*Trainer, error) {
 	if err := o.Loss.Check(); err != nil {
 		return nil, err
 	}
-	o = o.defaults()
-	if len(seqs) == 0 {
-		return nil, fault.As(fault.ErrMisuse, errors.New("no text to learn from"))
+	if err := text.check(); err != nil {
+		return nil, err
+	}
+	o, err := Footprint{}.Fit(o, text.longest(), 0)
+	if err != nil {
+		return nil, err
 	}
 	if teacher != nil && teacher.head.Rows != student.head.Rows {
 		return nil, fault.As(fault.ErrMisuse, fmt.Errorf("the teacher has a vocabulary of %d tokens, the student of %d", teacher.head.Rows, student.head.Rows))
 	}
 	t := &Trainer{
-		o: o, student: student, teacher: teacher, seqs: seqs, epoch: -1,
+		o: o, student: student, teacher: teacher, text: text, epoch: -1,
 		masks: map[*Param[float32]][]bool{}, stored: map[*Param[float32]]*storage.Info{},
 		opt: AdamW{Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Decay: o.Decay},
 	}
 	for _, p := range student.params {
 		if train(p) {
+			if p.W == nil {
+				return nil, fmt.Errorf("%s was loaded to stay as it is", p.Name)
+			}
 			p.Grad = make([]float32, len(p.W))
 			t.trained = append(t.trained, p)
 		}
@@ -99,7 +109,10 @@ func NewTrainer(student, teacher *Net[float32], seqs [][]int32, train func(p *Pa
 	if len(t.trained) == 0 {
 		return nil, fault.As(fault.ErrMisuse, errors.New("nothing is trained"))
 	}
-	perStep := int64(o.Batch) * int64(len(seqs[0]))
+	if teacher != nil {
+		teacher.forwardOnly = true
+	}
+	perStep := int64(o.Batch) * text.tokens() / int64(len(text.IDs))
 	t.steps = int(max(1, (o.Tokens+perStep-1)/perStep))
 	return t, nil
 }
@@ -142,20 +155,22 @@ func (t *Trainer) rate(step int) float64 {
 
 // shuffle makes the order of an epoch, which depends on the seed and its number alone.
 func (t *Trainer) shuffle() {
-	t.order = rand.New(rand.NewPCG(t.o.Seed, uint64(t.epoch))).Perm(len(t.seqs)) //nolint:gosec // not a secret
+	t.order = rand.New(rand.NewPCG(t.o.Seed, uint64(t.epoch))).Perm(len(t.text.IDs)) //nolint:gosec // not a secret
 }
 
-// batch is the next sequences, each of which comes once before any comes again.
-func (t *Trainer) batch() [][]int32 {
-	b := make([][]int32, 0, t.o.Batch)
+// batch is the next sequences, each of which comes once before any comes again; where they differ in
+// length, in order of it, so that those that are gone through together need little filling up.
+func (t *Trainer) batch() []int {
+	b := make([]int, 0, t.o.Batch)
 	for len(b) < t.o.Batch {
-		if t.epoch < 0 || t.at == len(t.seqs) {
+		if t.epoch < 0 || t.at == len(t.text.IDs) {
 			t.epoch, t.at = t.epoch+1, 0
 			t.shuffle()
 		}
-		b = append(b, t.seqs[t.order[t.at]])
+		b = append(b, t.order[t.at])
 		t.at++
 	}
+	slices.SortStableFunc(b, func(i, j int) int { return len(t.text.IDs[i]) - len(t.text.IDs[j]) })
 	return b
 }
 
@@ -188,21 +203,48 @@ func (t *Trainer) quantize(ctx context.Context) error {
 	return nil
 }
 
-// micro is how many sequences are gone through at once, and whether blocks remember.
-func (t *Trainer) micro() (seqs int, keep bool) {
-	length := len(t.seqs[0])
-	d := t.student.d
-	perToken := int64(4 * (4*d.Hidden + 2*d.QDim() + 2*d.KVDim() + 4*d.FFN))
-	if d.QKNorm {
-		perToken += int64(4 * (d.QDim() + d.KVDim()))
+// Run takes the steps that are left. Where the training stands is kept in a file, from which a later call
+// goes on to the same bits; each is called after every step, those before an interruption too.
+func (t *Trainer) Run(ctx context.Context, state string, tell progress.Sink, each func(Point)) error {
+	curve, err := t.Resume(state)
+	if err != nil {
+		return err
 	}
-	all := perToken * int64(d.Layers) * int64(length)
-	seqs = t.o.Micro
-	if seqs == 0 {
-		seqs = max(1, min(t.o.Batch, 4096/length))
+	tell.Stage("distill", int64(t.steps)*int64(t.o.Batch)*t.text.tokens()/int64(len(t.text.IDs)), "tokens")
+	read := int64(0)
+	note := func(p Point) {
+		tell.Add(p.Tokens - read)
+		read = p.Tokens
+		if each != nil {
+			each(p)
+		}
 	}
-	return seqs, t.o.Memory == 0 || all*int64(seqs) <= t.o.Memory
+	for _, p := range curve {
+		note(p)
+	}
+	saved := time.Now()
+	for !t.Done() {
+		p, err := t.Step(ctx)
+		if err != nil {
+			if ctx.Err() != nil && len(curve) > 0 { // stopped in the middle of a step, which left the weights alone
+				return errors.Join(ctx.Err(), t.Save(state, curve))
+			}
+			return err
+		}
+		curve = append(curve, p)
+		note(p)
+		if time.Since(saved) > saveEvery {
+			if err := t.Save(state, curve); err != nil {
+				return err
+			}
+			saved = time.Now()
+		}
+	}
+	return nil
 }
+
+// saveEvery is the time after which a training is saved again.
+const saveEvery = 30 * time.Second
 
 // Step learns from the next batch.
 func (t *Trainer) Step(ctx context.Context) (Point, error) {
@@ -225,33 +267,17 @@ func (t *Trainer) Step(ctx context.Context) (Point, error) {
 // learn takes a step.
 func (t *Trainer) learn(ctx context.Context, start time.Time) (Point, error) {
 	batch := t.batch()
-	micro, keep := t.micro()
-	length := len(batch[0])
-	weight := 1 / float64(len(batch)*length)
+	weight, read := t.weigh(batch)
 	var sum Sums
 	for len(batch) > 0 {
-		now := batch[:min(micro, len(batch))]
-		batch = batch[len(now):]
-		x, err := t.student.Forward(ctx, now, keep)
-		if err != nil {
-			return Point{}, err
-		}
-		var tx kernels.Matrix
-		if t.teacher != nil {
-			if tx, err = t.teacher.Forward(ctx, now, false); err != nil {
-				return Point{}, err
-			}
-		}
-		dx := kernels.View(need(&t.dx, x.Rows*x.Cols), x.Rows, x.Cols)
-		s, err := t.student.Score(ctx, t.o.Loss, now, x, dx, t.teacher, tx, weight)
+		now := t.text.pick(batch[:min(t.o.Micro, len(batch))])
+		batch = batch[len(now.IDs):]
+		s, err := t.gradients(ctx, now, weight)
 		if err != nil {
 			return Point{}, err
 		}
 		sum.Tokens, sum.Next = sum.Tokens+s.Tokens, sum.Next+s.Next
 		sum.Divergence, sum.CrossEntropy = sum.Divergence+s.Divergence, sum.CrossEntropy+s.CrossEntropy
-		if err := t.student.Backward(ctx, now, dx, nil); err != nil {
-			return Point{}, err
-		}
 	}
 	size, err := norm(ctx, t.o.Threads, t.trained)
 	if err != nil {
@@ -269,9 +295,10 @@ func (t *Trainer) learn(ctx context.Context, start time.Time) (Point, error) {
 		return Point{}, err
 	}
 	t.step++
+	t.tokens += read
 	p := Point{
-		Step: t.step, Tokens: int64(t.step) * int64(t.o.Batch) * int64(length), Rate: rate, Norm: size,
-		Divergence: sum.Divergence / float64(sum.Tokens), CrossEntropy: sum.CrossEntropy / float64(max(sum.Next, 1)),
+		Step: t.step, Tokens: t.tokens, Rate: rate, Norm: size,
+		Divergence: sum.Divergence / float64(max(sum.Tokens, 1)), CrossEntropy: sum.CrossEntropy / float64(max(sum.Next, 1)),
 		Seconds: time.Since(start).Seconds(),
 	}
 	tau, mix := t.o.Loss.Temperature, t.o.Loss.CrossEntropy
@@ -283,4 +310,36 @@ func (t *Trainer) learn(ctx context.Context, start time.Time) (Point, error) {
 	}
 	p.Loss = (1-mix)*tau*tau*p.Divergence + mix*p.CrossEntropy
 	return p, nil
+}
+
+// weigh is what each token that counts weighs in the mean over a batch, and how many tokens are read.
+func (t *Trainer) weigh(batch []int) (weight float64, read int64) {
+	counts := 0
+	for _, i := range batch {
+		read += int64(len(t.text.IDs[i]))
+		counts += t.text.counts(i)
+		if t.teacher != nil && t.text.Learn == nil {
+			counts++ // the last token of a sequence has no next one, and a teacher's opinion of it
+		}
+	}
+	return 1 / float64(max(counts, 1)), read
+}
+
+// gradients adds those of some sequences.
+func (t *Trainer) gradients(ctx context.Context, now Text, weight float64) (s Sums, err error) {
+	x, err := t.student.Forward(ctx, now.IDs, !t.o.Recompute)
+	if err != nil {
+		return s, err
+	}
+	var tx kernels.Matrix
+	if t.teacher != nil {
+		if tx, err = t.teacher.Forward(ctx, now.IDs, false); err != nil {
+			return s, err
+		}
+	}
+	dx := kernels.View(need(&t.dx, x.Rows*x.Cols), x.Rows, x.Cols)
+	if s, err = t.student.Score(ctx, t.o.Loss, now, x, dx, t.teacher, tx, weight); err != nil {
+		return s, err
+	}
+	return s, t.student.Backward(ctx, now.IDs, dx, nil)
 }

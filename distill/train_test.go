@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/internal/storage"
@@ -18,7 +19,7 @@ import (
 
 func load32(t *testing.T, m *ir.Model, threads int) *Net[float32] {
 	t.Helper()
-	n, err := Load[float32](t.Context(), m, kernels.For(cpu.Best()), threads, m.Decoder.Context)
+	n, err := Load[float32](t.Context(), m, kernels.For(cpu.Best()), threads, m.Decoder.Context, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,13 +61,13 @@ func TestLearns(t *testing.T) {
 	for run := range 3 {
 		o := Options{Tokens: 60 * 4 * 16, Batch: 4, Micro: 4, Rate: 0.02, Threads: 2}
 		if run == 1 {
-			o.Threads, o.Memory = 1, 1
+			o.Threads, o.Recompute = 1, true
 		}
 		student, teacher := load32(t, tiny(t, d, 1), o.Threads), load32(t, tiny(t, d, 2), o.Threads)
 		for _, i := range []int{0, 7, 100} {
 			student.blocks[0].gate.w.W[i] = 0
 		}
-		tr, err := NewTrainer(student, teacher, seqs, everything, o)
+		tr, err := NewTrainer(student, teacher, Plain(seqs), everything, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +187,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%v is accepted", seqs)
 		}
 	}
-	tr, err := NewTrainer(n, nil, random(4, 16, d.Vocab), everything, Options{Tokens: 1e4, Rate: 1e30, Clip: 1e30, Threads: 1})
+	tr, err := NewTrainer(n, nil, Plain(random(4, 16, d.Vocab)), everything, Options{Tokens: 1e4, Rate: 1e30, Clip: 1e30, Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,5 +196,61 @@ func TestRefused(t *testing.T) {
 	}
 	if err == nil {
 		t.Error("a training that diverges to infinity ends well")
+	}
+}
+
+// Memory decides first how much is gone through at once and then whether blocks remember; what does not
+// fit is refused.
+func TestFit(t *testing.T) {
+	m := tiny(t, shapes["llama"], 1)
+	s := Subject{Student: m, Teacher: tiny(t, shapes["llama"], 2), Learns: func(*ir.Tensor) bool { return true }}
+	f := s.Footprint(2, 64)
+	// 20 bytes for every weight of the student (one for zeros that stay), 4 for those of the teacher
+	if n := m.Parameters(); f.Weights < 21*n+4*n {
+		t.Errorf("%d weights in %d bytes", n, f.Weights)
+	}
+	for _, c := range []struct {
+		memory    int64
+		micro     int
+		recompute bool
+	}{
+		{0, 16, false},
+		{f.Weights + 16*64*(f.Token+f.Remember), 16, false},
+		{f.Weights + 16*64*(f.Token+f.Remember) - 1, 8, false},
+		{f.Weights + 4*64*(f.Token+f.Remember), 4, false},
+		{f.Weights + 4*64*(f.Token+f.Remember) - 1, 4, true},
+		{f.Least(64), 1, true},
+	} {
+		if o, err := f.Fit(Options{}, 64, c.memory); err != nil || o.Micro != c.micro || o.Recompute != c.recompute {
+			t.Errorf("%d bytes: %d sequences at once, computed again: %v, %v", c.memory, o.Micro, o.Recompute, err)
+		}
+	}
+	if _, err := f.Fit(Options{}, 64, f.Least(64)-1); !errors.Is(err, fault.ErrBudget) {
+		t.Errorf("too little memory: %v", err)
+	}
+}
+
+// A matrix that does not learn gives the same bits from its stored bytes as from float32.
+func TestFrozen(t *testing.T) {
+	seqs := counted(2, 40)
+	var want []float32
+	for _, learns := range []func(*ir.Tensor) bool{nil, func(*ir.Tensor) bool { return false }} {
+		n, err := Load[float32](t.Context(), open(t, books), kernels.For(cpu.Best()), 2, 40, learns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.forwardOnly = learns != nil
+		x, err := n.Forward(t.Context(), seqs, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want == nil {
+			want = slices.Clone(x.Data)
+		} else if !slices.Equal(want, x.Data) {
+			t.Error("other states from stored weights")
+		}
+		if frozen := n.head.frozen != nil; frozen != (learns != nil) {
+			t.Errorf("frozen: %v", frozen)
+		}
 	}
 }

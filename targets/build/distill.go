@@ -139,6 +139,7 @@ func (e *engine) planDistill(ctx context.Context, m *ir.Model) (*ir.Model, error
 	if err != nil {
 		return nil, err
 	}
+	e.learning = pass.Subject(m).Footprint(e.o.Threads, e.r.Distill.Context)
 	e.rep.Passes = append(e.rep.Passes, planned(pass.Name(), p, e.src))
 	return imagine(m, p), nil
 }
@@ -199,6 +200,7 @@ func (e *engine) distill(ctx context.Context) (reused bool, err error) {
 	}
 	pass.Curve = curve.Add
 	env := e.env(s)
+	env.Memory = e.memory() // nothing else is at work
 	env.Tokens = whole(sequences(text.ids, d.Context, e.src.Tokenizer), d.Context)
 	res, err := pass.Apply(ctx, e.base, plan, env)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pare-dev/pare/distill"
 	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
@@ -54,6 +55,7 @@ type engine struct {
 	single         bool                // one file is written, not packages
 	keepsTypes     bool                // merged weights take the types that the source has
 	net            *network            // of a source that is a graph, else nil
+	learning       distill.Footprint   // of [distill], once it is planned
 
 	key     string   // digest of everything that base depends on
 	refKey  string   // of everything that ref depends on

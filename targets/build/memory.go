@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/pare-dev/pare/distill"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/ir"
@@ -62,9 +63,10 @@ type demands struct {
 	stream int64 // writing weights, and comparing them
 	walk   int64 // running the model over calibration text, and what is learned from it
 	pair   int64 // running two models side by side
+	train  int64 // learning from text
 }
 
-func (d demands) most() int64 { return max(d.stream, d.walk, d.pair) }
+func (d demands) most() int64 { return max(d.stream, d.walk, d.pair, d.train) }
 
 // demand adds up what a build of these jobs takes at least.
 func (e *engine) demand(m *ir.Model, jobs []*job) (d demands, err error) {
@@ -84,6 +86,9 @@ func (e *engine) demand(m *ir.Model, jobs []*job) (d demands, err error) {
 			return d, err
 		}
 		d.walk = max(2*d.walk, d.walk+3*layer) // hidden states may take the other half
+	}
+	if e.r.Distill != nil {
+		d.train = e.learning.Least(e.r.Distill.Context)
 	}
 	d.pair, err = e.pairDemand(jobs)
 	return d, err
@@ -159,6 +164,13 @@ func (e *engine) usualMemory(m *ir.Model, jobs []*job) int64 {
 		}
 		heap, mapped = max(heap, pair), 2*e.rep.Source.Bytes
 	}
+	if d := e.r.Distill; d != nil {
+		o, err := e.learning.Fit(distill.Options{Batch: d.Batch}, d.Context, 0)
+		if err != nil {
+			return 0 // as above
+		}
+		heap = max(heap, e.learning.Weights+int64(o.Micro*d.Context)*(e.learning.Token+e.learning.Remember))
+	}
 	heap += e.remembers(jobs)
 	return e.overhead() + mapped + heap*3/2
 }
@@ -186,6 +198,9 @@ func (e *engine) remembers(jobs []*job) int64 {
 
 // memoryHint is what to try where memory does not suffice.
 func (e *engine) memoryHint(jobs []*job) string {
+	if e.r.Distill != nil && e.single {
+		return "raise --max-memory, give shorter sequences with --context, or train less of the model with --train"
+	}
 	if e.single && !needsRun(e.r) && !measures(e.r, jobs) {
 		return "raise --max-memory, or use fewer threads"
 	}
