@@ -86,49 +86,83 @@ func (p *patches) pick(i, n int, shift float64) int {
 	return min(int(math.Floor((float64(i)+shift)*float64(p.positions)/float64(n))), p.positions-1)
 }
 
-// row copies what the outputs of a group read at a position.
-func (p *patches) row(dst []float32, group, position int) {
-	l := p.l
+// places is where in a tensor the elements lie that outputs at some positions read: at[tap*n+i] is that of the first
+// channel, -1 in the padding, and a channel lies step elements behind the one before.
+type places struct {
+	at   []int
+	n    int
+	step int
+}
+
+// places looks up positions, which count outputs over the batch.
+func (p *patches) places(positions []int) *places {
+	n, l := len(positions), p.l
 	if p.in == nil {
-		copy(dst, p.x[position*l.cols:(position+1)*l.cols])
-		return
-	}
-	var at [8]int // of the output
-	dims := len(p.in)
-	for i := dims - 1; i >= 0; i-- {
-		at[i] = position % p.out[i]
-		position /= p.out[i]
-	}
-	size := graph.Elems(p.in)
-	channels := l.inputs() / l.groups
-	taps := l.kernel()
-	for k := range taps {
-		offset, inside, rest := 0, true, k
-		var tap [8]int
-		for i := dims - 1; i >= 0; i-- {
-			tap[i] = rest % p.kernel[i]
-			rest /= p.kernel[i]
+		s := &places{at: make([]int, n), n: n, step: 1}
+		for i, at := range positions {
+			s.at[i] = at * l.cols
 		}
-		for i := range dims {
-			var c int
-			if l.op == "ConvTranspose" {
-				c = at[i] + p.pad[i] - tap[i]*p.dil[i]
-				inside = inside && c%p.stride[i] == 0
-				c /= p.stride[i]
-			} else {
-				c = at[i]*p.stride[i] - p.pad[i] + tap[i]*p.dil[i]
-			}
-			if c < 0 || c >= p.in[i] {
-				inside = false
-			}
-			offset = offset*p.in[i] + c
+		return s
+	}
+	taps, dims, size := l.kernel(), len(p.in), graph.Elems(p.in)
+	s := &places{at: make([]int, taps*n), n: n, step: size}
+	out, tap := make([]int, dims), make([]int, dims)
+	for i, position := range positions {
+		for d := dims - 1; d >= 0; d-- {
+			out[d] = position % p.out[d]
+			position /= p.out[d]
 		}
-		for c := range channels {
+		image := position * l.inputs() * size
+		clear(tap)
+		for k := range taps {
+			s.at[k*n+i] = p.offset(out, tap)
+			if s.at[k*n+i] >= 0 {
+				s.at[k*n+i] += image
+			}
+			for d := dims - 1; d >= 0; d-- {
+				if tap[d]++; tap[d] < p.kernel[d] {
+					break
+				}
+				tap[d] = 0
+			}
+		}
+	}
+	return s
+}
+
+// offset is the place in a channel that an output reads by a tap of the kernel, -1 outside.
+func (p *patches) offset(out, tap []int) int {
+	offset := 0
+	for i, size := range p.in {
+		var c int
+		if p.l.op == "ConvTranspose" {
+			c = out[i] + p.pad[i] - tap[i]*p.dil[i]
+			if c%p.stride[i] != 0 {
+				return -1
+			}
+			c /= p.stride[i]
+		} else {
+			c = out[i]*p.stride[i] - p.pad[i] + tap[i]*p.dil[i]
+		}
+		if c < 0 || c >= size {
+			return -1
+		}
+		offset = offset*size + c
+	}
+	return offset
+}
+
+// columns copies what the positions read of channels [lo, hi) of x: a row of all positions for every tap of a channel.
+func (s *places) columns(dst, x []float32, lo, hi int) {
+	for c := lo; c < hi; c++ {
+		plane := x[c*s.step:]
+		for i, at := range s.at {
 			v := float32(0)
-			if inside {
-				v = p.x[((position*l.inputs())+group*channels+c)*size+offset]
+			if at >= 0 {
+				v = plane[at]
 			}
-			dst[c*taps+k] = v
+			dst[i] = v
 		}
+		dst = dst[len(s.at):]
 	}
 }

@@ -306,7 +306,8 @@ func TestPatches(t *testing.T) {
 		for o := range l.outs {
 			l.row(w, o)
 			for at := range p.positions {
-				p.row(patch, o/(l.outs/l.groups), at)
+				group := o / (l.outs / l.groups)
+				p.places([]int{at}).columns(patch, p.x, group*l.inputs()/l.groups, (group+1)*l.inputs()/l.groups)
 				sum := float64(l.bias[o])
 				for i, v := range w {
 					sum += float64(v) * float64(patch[i])

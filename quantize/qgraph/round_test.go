@@ -23,15 +23,23 @@ func TestFit(t *testing.T) {
 	var nearest, chosen, least float64
 	for range 40 {
 		m := newMoments(k, true)
+		kern := kernels.For(cpu.Portable)
 		var f, q [n][k]float32
+		z := make([]float32, 2*k*n)
 		for i := range n {
 			common := rng.NormFloat64()
 			for j := range k {
 				f[i][j] = float32(common + 0.3*rng.NormFloat64() + 1)
 				q[i][j] = f[i][j] + float32(0.01*rng.NormFloat64())
 			}
-			m.add(f[i][:], q[i][:])
+			for j := range k {
+				z[j*n+i], z[(k+j)*n+i] = f[i][j], q[i][j]
+			}
 		}
+		if err := m.add(context.Background(), kern, 1, z, n); err != nil {
+			t.Fatal(err)
+		}
+		m.finish()
 		w, codes := make([]float32, k), make([]int32, k)
 		grid := calib.Int4Sym
 		for j := range w {
@@ -54,12 +62,22 @@ func TestFit(t *testing.T) {
 			}
 			return sum
 		}
-		loss := func(codes []int32) float64 { return m.loss(w, codes, a, -m.drift(w, codes, a), true) }
-		if want, got := direct(codes), loss(codes); math.Abs(got-want) > 1e-6*want {
+		judge, err := newJudge(context.Background(), kern, 1, m, w, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		loss := func(codes []int32) float64 {
+			e, err := judge.errors(context.Background(), []row{{w, codes, grid, a}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e[0]
+		}
+		if want, got := direct(codes), loss(codes); math.Abs(got-want) > 5e-3*want {
 			t.Fatalf("error by moments %v, by outputs %v", got, want)
 		}
 		nearest += loss(codes)
-		fit, err := newFitter(context.Background(), kernels.For(cpu.Portable), m)
+		fit, err := newFitter(context.Background(), kern, m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +91,9 @@ func TestFit(t *testing.T) {
 			}
 			best = min(best, loss(try))
 		}
-		fit.row(w, codes, grid, a)
+		if err := fit.choose(context.Background(), kern, 1, []row{{w, codes, grid, a}}, judge); err != nil {
+			t.Fatal(err)
+		}
 		for j, v := range w {
 			if d := math.Abs(float64(codes[j]) - float64(v)/float64(a.Scale)); d > 1 && math.Abs(float64(v)) < 7*float64(a.Scale) {
 				t.Fatalf("code %d for %v steps", codes[j], float64(v)/float64(a.Scale))
@@ -94,13 +114,15 @@ func TestLevel(t *testing.T) {
 		rng := rand.New(rand.NewPCG(3, 4))
 		const k = 150 // several blocks
 		m := newMoments(k, true)
-		x := make([]float32, k)
-		for range 2 * k {
-			for i := range x {
-				x[i] = float32(rng.NormFloat64())
-			}
-			m.add(x, x)
+		z := make([]float32, 2*k*2*k)
+		for i := range z[:2*k*k] {
+			z[i] = float32(rng.NormFloat64())
 		}
+		copy(z[2*k*k:], z) // the quantized network reads the same
+		if err := m.add(context.Background(), kernels.For(level), 1, z, 2*k); err != nil {
+			t.Fatal(err)
+		}
+		m.finish()
 		f, err := newFitter(context.Background(), kernels.For(level), m)
 		if err != nil {
 			t.Fatal(err)
