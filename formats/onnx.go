@@ -121,7 +121,7 @@ func openONNX(ctx context.Context, path string) (*ir.Model, error) {
 
 // readONNX fills the model: the graph, and a handle for each weight.
 func readONNX(ctx context.Context, m *ir.Model, f *onnx.File) error {
-	r := &onnxReader{ctx: ctx, f: f, m: m, tensors: map[*onnx.TensorProto]*graph.Tensor{}, told: map[string]bool{}}
+	r := newONNXReader(ctx, m, f)
 	var err error
 	if m.Graph, err = r.model(); err != nil {
 		return err
@@ -129,7 +129,7 @@ func readONNX(ctx context.Context, m *ir.Model, f *onnx.File) error {
 	m.NoDecoder = errGraph
 	onnxMeta(m, f.Model)
 	for _, w := range r.weights {
-		if err := bindONNX(m, w); err != nil {
+		if err := r.bind(w); err != nil {
 			return err
 		}
 	}
@@ -205,17 +205,18 @@ type onnxWeight struct {
 	data  *onnx.Data
 }
 
-// bindONNX lists a constant in the catalogue, unless its type is one that pare stores no weights in
+// bind lists a constant in the catalogue, unless its type is one that pare stores no weights in
 // (strings, 4-bit numbers): such a constant lies in the graph alone.
-func bindONNX(m *ir.Model, w onnxWeight) error {
+func (r *onnxReader) bind(w onnxWeight) error {
 	c := w.value.Const
 	typ := storedType(c.Type)
 	if typ == "" {
 		return nil
 	}
 	name := w.value.Name
-	for i := 2; m.Find(name) != nil; i++ { // branches may use one name each
-		name = fmt.Sprintf("%s#%d", w.value.Name, i)
+	for r.m.Find(name) != nil { // branches may use one name each
+		r.listed[w.value.Name]++
+		name = fmt.Sprintf("%s#%d", w.value.Name, r.listed[w.value.Name]+1)
 	}
 	t := &ir.Tensor{Name: name, Block: -1, Shape: slices.Clone(c.Shape), Type: typ}
 	if w.data.File != nil {
@@ -227,7 +228,7 @@ func bindONNX(m *ir.Model, w onnxWeight) error {
 	} else {
 		t.Data = &memorySource{b: c.Data, info: storage.MustLookup(typ), rows: t.Rows(), cols: t.Cols()}
 	}
-	return m.Bind(w.value, t)
+	return r.m.Bind(w.value, t)
 }
 
 // memorySource is a tensor of a plain type in memory.

@@ -122,7 +122,7 @@ func (w *onnxWriter) irVersion(was int64) int64 {
 // name gives every value a name of its own: inputs and outputs of the graph keep theirs, others do where nobody
 // else has it.
 func (w *onnxWriter) name(g *graph.Graph) {
-	w.names, w.taken = map[*graph.Value]string{}, map[string]bool{"": true}
+	w.names, w.taken, w.next = map[*graph.Value]string{}, map[string]bool{"": true}, map[string]int{}
 	for _, v := range slices.Concat(g.Inputs, g.Outputs) {
 		w.unique(v)
 	}
@@ -158,8 +158,9 @@ func (w *onnxWriter) unique(v *graph.Value) {
 // fresh is a name that nobody has, like the one that is wanted.
 func (w *onnxWriter) fresh(want string) string {
 	name := want
-	for i := 2; w.taken[name]; i++ {
-		name = fmt.Sprintf("%s_%d", want, i)
+	for w.taken[name] {
+		w.next[want]++ // where the last search ended: many may want one name
+		name = fmt.Sprintf("%s_%d", want, w.next[want]+1)
 	}
 	w.taken[name] = true
 	return name

@@ -39,8 +39,14 @@ func (r *onnxReader) call(f *onnx.FunctionProto, p *onnx.NodeProto, n *graph.Nod
 	}
 	r.calls = append(r.calls, key)
 	defer func() { r.calls = r.calls[:len(r.calls)-1] }()
-	r.imports(f)
-	inner := &scope{values: map[string]*graph.Value{}, given: map[string]*graph.Value{}, attrs: map[string]passed{}, prefix: callPrefix(n)}
+	inner := &scope{values: map[string]*graph.Value{}, given: map[string]*graph.Value{}, attrs: map[string]passed{}, prefix: r.prefix(n)}
+	var err error
+	if inner.opset, err = r.imports(f); err != nil {
+		return nil, err
+	}
+	if err := r.unfolds(f, len(inner.prefix)); err != nil {
+		return nil, err
+	}
 	for i, name := range f.Input {
 		inner.values[name] = n.Input(i)
 	}
@@ -87,29 +93,68 @@ func (r *onnxReader) call(f *onnx.FunctionProto, p *onnx.NodeProto, n *graph.Nod
 	return nodes, nil
 }
 
-// callPrefix names what is inside a call after its first output, which no other call has.
-func callPrefix(n *graph.Node) string {
+// longPrefix bounds the names that functions in functions get.
+const longPrefix = 1 << 10
+
+// prefix names what is inside a call after its first output, which no other call has.
+func (r *onnxReader) prefix(n *graph.Node) string {
+	name := n.Name
 	for _, v := range n.Out {
 		if v != nil {
-			return v.Name + "/"
+			name = v.Name
+			break
 		}
 	}
-	return n.Name + "/"
+	if len(name) > longPrefix {
+		name = fmt.Sprintf("%s~%d", name[:longPrefix], r.inlined)
+	}
+	return name + "/"
 }
 
-// imports adds the operator sets of a function to those of the model, and notes where they differ.
-func (r *onnxReader) imports(f *onnx.FunctionProto) {
+// imports adds the operator sets of a function to those of the model, and says which version of ai.onnx it is
+// written for.
+func (r *onnxReader) imports(f *onnx.FunctionProto) (version int, err error) {
 	for _, o := range f.OpsetImport {
-		d, v := domain(o.GetDomain()), int(o.GetVersion())
-		have, ok := r.opset[d]
-		if !ok {
-			r.opset[d] = v
-			continue
+		d, v, err := opsetOf(o)
+		if err != nil {
+			return 0, fmt.Errorf("%w: %s: %w", errFunctions, f.GetName(), err)
 		}
-		key := fmt.Sprintf("%s\x00%s\x00%d", f.GetDomain(), f.GetName(), v)
-		if have != v && !r.told[key] {
-			r.told[key] = true
-			problemf(r.m, "", "function %s is written for version %d of operator set %q, the model for %d: its operators are taken as the model's", f.GetName(), v, d, have)
+		if d == "" {
+			version = v
+		}
+		have, ok := r.opset[d]
+		switch {
+		case !ok:
+			r.opset[d] = v
+		case have != v && d != "":
+			r.differs(f, d, v, have)
 		}
 	}
+	return version, nil
+}
+
+// differs notes that a function is written for another version of an operator set, and pare cannot say what that
+// changes.
+func (r *onnxReader) differs(f *onnx.FunctionProto, domain string, v, have int) {
+	key := fmt.Sprintf("%s\x00%s\x00%s", f.GetDomain(), f.GetName(), domain)
+	if !r.told[key] {
+		r.told[key] = true
+		problemf(r.m, "", "function %s is written for version %d of operator set %q, the model for %d: its operators are taken as the model's", f.GetName(), v, domain, have)
+	}
+}
+
+// lift writes a node of a function for the model's version of ai.onnx.
+func (r *onnxReader) lift(n *graph.Node, s *scope) ([]*graph.Node, error) {
+	have := r.opset[""]
+	if n.Domain != "" || s.opset == 0 || s.opset == have {
+		return []*graph.Node{n}, nil
+	}
+	nodes, known, err := r.upgrader.Node(n, s.opset, have)
+	if err != nil {
+		return nil, fmt.Errorf("%w: a function is written for version %d, the model for %d: %w", errFunctions, s.opset, have, err)
+	}
+	if !known {
+		r.differs(r.functions[r.calls[len(r.calls)-1]], "", s.opset, have)
+	}
+	return nodes, nil
 }

@@ -15,16 +15,22 @@ const smallTensor = 64 << 10
 
 // tensor reads a tensor, once for each message.
 func (r *onnxReader) tensor(p *onnx.TensorProto) (*graph.Tensor, *onnx.Data, error) {
+	if t, ok := r.tensors[p]; ok { // of a function that was called before
+		return t.t, t.d, nil
+	}
 	d, err := r.f.Data(p)
 	if err != nil {
 		return nil, nil, err
 	}
-	if t := r.tensors[p]; t != nil { // of a function that was called before
-		return t, d, nil
-	}
 	t := graphTensor(d)
-	r.tensors[p] = t
+	r.tensors[p] = readTensor{t, d}
 	return t, d, nil
+}
+
+// readTensor is a tensor with the place of its data.
+type readTensor struct {
+	t *graph.Tensor
+	d *onnx.Data
 }
 
 // graphTensor is a tensor of the data, which may lie in a mapped file.
@@ -43,11 +49,18 @@ func graphTensor(d *onnx.Data) *graph.Tensor {
 	return t
 }
 
-// maxDense bounds the bytes that a sparse tensor is expanded to: few of them can claim any shape.
-const maxDense = 256 << 20
 
 // sparse expands a tensor of coordinates: values [n], indices [n] into the flat tensor or [n, rank].
 func (r *onnxReader) sparse(p *onnx.SparseTensorProto) (*graph.Tensor, error) {
+	if t := r.dense[p]; t != nil { // of a function that was called before
+		return t, nil
+	}
+	t, err := r.expand(p)
+	r.dense[p] = t
+	return t, err
+}
+
+func (r *onnxReader) expand(p *onnx.SparseTensorProto) (*graph.Tensor, error) {
 	values, _, err := r.tensor(p.GetValues())
 	if err != nil {
 		return nil, err
@@ -68,8 +81,8 @@ func (r *onnxReader) sparse(p *onnx.SparseTensorProto) (*graph.Tensor, error) {
 		return nil, fmt.Errorf("%w: %w", onnx.ErrShape, err)
 	}
 	size, n := values.Type.Bits()/8, values.Shape[0]
-	if out.Elems() > maxDense/size {
-		return nil, fmt.Errorf("%w: a sparse tensor that would take %d elements of %d bytes", onnx.ErrData, out.Elems(), size)
+	if err := r.unfold(int64(out.Elems()) * int64(size)); err != nil {
+		return nil, fmt.Errorf("a sparse tensor of %d elements of %d bytes: %w", out.Elems(), size, err)
 	}
 	out.Data = graph.Aligned(out.Elems() * size)
 	rank := len(out.Shape)
@@ -203,9 +216,7 @@ func (r *onnxReader) constantNode(p *onnx.NodeProto, v *graph.Value, s *scope) e
 		switch raw.GetName() {
 		case "value":
 			if t = a.Tensor; t != nil && raw.T != nil {
-				if d, err = r.f.Data(raw.T); err != nil {
-					return err
-				}
+				d = r.tensors[raw.T].d
 			}
 		case "sparse_value":
 			if p, ok := a.Raw.(*onnx.AttributeProto); ok && p.SparseTensor != nil {

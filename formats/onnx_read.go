@@ -11,6 +11,7 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
+	"github.com/pare-dev/pare/ir/rewrite"
 )
 
 // Reasons for refusing a graph.
@@ -32,6 +33,11 @@ type onnxReader struct {
 	weights   []onnxWeight
 	opset     map[string]int
 	told      map[string]bool // differences of operator sets
+	dense     map[*onnx.SparseTensorProto]*graph.Tensor
+	bodies    map[*onnx.FunctionProto]bulk
+	spare     int64 // bytes that the file may still be unfolded to
+	upgrader  *rewrite.Upgrader
+	listed    map[string]int // how many weights had a name
 }
 
 // scope is the names that a graph, or the body of a function, can see.
@@ -41,6 +47,7 @@ type scope struct {
 	given  map[string]*graph.Value // what declare takes instead of a new value: outputs of a call
 	attrs  map[string]passed       // of the function around; nil outside functions
 	prefix string                  // of names, unique for each call of a function
+	opset  int                     // version of ai.onnx that its nodes are written for; 0 is the model's
 }
 
 func (s *scope) find(name string) (v *graph.Value, ok bool) {
@@ -57,7 +64,16 @@ func (s *scope) inner() *scope {
 	if s == nil {
 		return &scope{values: map[string]*graph.Value{}}
 	}
-	return &scope{outer: s, values: map[string]*graph.Value{}, attrs: s.attrs, prefix: s.prefix}
+	return &scope{outer: s, values: map[string]*graph.Value{}, attrs: s.attrs, prefix: s.prefix, opset: s.opset}
+}
+
+// opsetOf is an operator set that is imported.
+func opsetOf(o *onnx.OperatorSetIdProto) (string, int, error) {
+	d, v := domain(o.GetDomain()), o.GetVersion()
+	if v < 0 || v > 1<<31-1 {
+		return d, 0, fmt.Errorf("%w: version %d of operator set %q", onnx.ErrWire, v, d)
+	}
+	return d, int(v), nil
 }
 
 // domain spells the default domain one way.
@@ -72,11 +88,11 @@ func (r *onnxReader) model() (*graph.Graph, error) {
 	p := r.f.Model
 	r.opset = map[string]int{}
 	for _, o := range p.OpsetImport {
-		d, v := domain(o.GetDomain()), o.GetVersion()
-		if v < 0 || v > 1<<31-1 {
-			return nil, fmt.Errorf("%w: version %d of operator set %q", onnx.ErrWire, v, d)
+		d, v, err := opsetOf(o)
+		if err != nil {
+			return nil, err
 		}
-		r.opset[d] = max(r.opset[d], int(v))
+		r.opset[d] = max(r.opset[d], v)
 	}
 	if len(p.OpsetImport) == 0 {
 		r.opset[""] = 1 // files of the first IR versions name none
@@ -313,7 +329,7 @@ func (r *onnxReader) node(p *onnx.NodeProto, s *scope) ([]*graph.Node, error) {
 			n.Attrs[a.GetName()] = attr
 		}
 	}
-	return []*graph.Node{n}, nil
+	return r.lift(n, s)
 }
 
 // inOrder sorts nodes so that values are made before they are read; those in order stay as they are.

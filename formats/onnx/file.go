@@ -79,6 +79,9 @@ func Unmarshal(b []byte, m proto.Message) error {
 	return nil
 }
 
+// Length is the length of the model file alone.
+func (f *File) Length() int64 { return int64(len(f.all)) }
+
 // Size is the length of the model file and of the external files that were opened.
 func (f *File) Size() int64 {
 	n := int64(len(f.all))

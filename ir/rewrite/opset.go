@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -77,19 +78,57 @@ func upgradeGraph(g *graph.Graph, all *names, from, to int) error {
 				return err
 			}
 		}
-		u.front, u.back = nil, nil
-		for _, s := range steps {
-			if s.version <= from || s.version > to || !is(n, s.ops...) {
-				continue
-			}
-			if err := s.change(u, n); err != nil {
-				return &fault.Error{Tensor: n.Label(), Op: "opset", Err: err}
-			}
+		list, err := u.node(n, from, to)
+		if err != nil {
+			return err
 		}
-		nodes = append(append(append(nodes, u.front...), n), u.back...)
+		nodes = append(nodes, list...)
 	}
 	g.Nodes = nodes
 	return nil
+}
+
+// node is what becomes of a node, whose subgraphs stay as they are.
+func (u *upgrade) node(n *graph.Node, from, to int) ([]*graph.Node, error) {
+	u.front, u.back = nil, nil
+	for _, s := range steps {
+		if s.version <= from || s.version > to || !is(n, s.ops...) {
+			continue
+		}
+		if err := s.change(u, n); err != nil {
+			return nil, &fault.Error{Tensor: n.Label(), Op: "opset", Err: err}
+		}
+	}
+	return append(append(u.front, n), u.back...), nil
+}
+
+// Upgrader writes single nodes as another operator set wants them: those of a file's functions, which have operator
+// sets of their own.
+type Upgrader struct{ names *names }
+
+// NewUpgrader makes an upgrader, which gives no name twice.
+func NewUpgrader() *Upgrader { return &Upgrader{newNames(&graph.Graph{})} }
+
+// ErrOlder is the reason when a node means something else in an older operator set, which cannot say it.
+var ErrOlder = errors.New("an older operator set has no such form of it")
+
+// Node is what becomes of a node, whose subgraphs stay as they are. known is false where pare does not know the
+// changes between the two versions.
+func (u *Upgrader) Node(n *graph.Node, from, to int) (nodes []*graph.Node, known bool, err error) {
+	nodes = []*graph.Node{n}
+	if known = min(from, to) >= 7 && max(from, to) <= Newest; from == to {
+		return nodes, true, nil
+	}
+	if from > to {
+		for _, s := range steps {
+			if s.version > to && s.version <= from && is(n, s.ops...) {
+				return nil, known, &fault.Error{Tensor: n.Label(), Op: "opset", Err: fmt.Errorf("%w: %d instead of %d", ErrOlder, to, from)}
+			}
+		}
+		return nodes, known, nil
+	}
+	nodes, err = (&upgrade{names: u.names}).node(n, from, to)
+	return nodes, known, err
 }
 
 // input puts a constant at input i, unless something is there.

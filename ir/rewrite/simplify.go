@@ -236,10 +236,13 @@ func rank(v *graph.Value) int {
 }
 
 // names makes names that nothing else in the model has.
-type names struct{ taken map[string]bool }
+type names struct {
+	taken map[string]bool
+	next  map[string]int // where the last search for a name ended: many may want one
+}
 
 func newNames(g *graph.Graph) *names {
-	n := &names{map[string]bool{}}
+	n := &names{map[string]bool{}, map[string]int{}}
 	n.collect(g)
 	return n
 }
@@ -267,8 +270,9 @@ func (s *names) collect(g *graph.Graph) {
 // fresh is base, or base with a number behind it.
 func (s *names) fresh(base string) string {
 	name := base
-	for i := 1; s.taken[name]; i++ {
-		name = base + "_" + strconv.Itoa(i)
+	for s.taken[name] {
+		s.next[base]++
+		name = base + "_" + strconv.Itoa(s.next[base])
 	}
 	s.taken[name] = true
 	return name

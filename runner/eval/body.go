@@ -85,7 +85,14 @@ func (b *Body) plan(inputs, captures []Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.own(p.size); err != nil {
+		p.drop()
+		return nil, err
+	}
 	p.attach(graph.Aligned(p.size))
+	if len(b.plans) == bodyPlans {
+		b.plans[bodyPlans-1].drop()
+	}
 	b.plans = append([]*plan{p}, b.plans[:min(len(b.plans), bodyPlans-1)]...)
 	return p, nil
 }
@@ -126,15 +133,22 @@ func (b *Body) Run(w *Worker, inputs []Value) ([]Value, error) {
 	}
 	b.outs = b.outs[:0]
 	for _, v := range outs {
-		b.outs = append(b.outs, p.leave(v))
+		if v, err = p.leave(v); err != nil {
+			return nil, err
+		}
+		b.outs = append(b.outs, v)
 	}
 	return b.outs, nil
 }
 
 // leave copies what lies in the arena of a plan, so that the next run does not overwrite it.
-func (p *plan) leave(v Value) Value {
+func (p *plan) leave(v Value) (_ Value, err error) {
 	own := func(t *graph.Tensor) *graph.Tensor {
 		if within(t, p.mem) || t.Type == graph.String {
+			if e := p.keep(footprint(t)); e != nil {
+				err = e
+				return nil
+			}
 			return clone(t)
 		}
 		return hold(t)
@@ -149,5 +163,5 @@ func (p *plan) leave(v Value) Value {
 		}
 		v.Seq = seq
 	}
-	return v
+	return v, err
 }

@@ -21,6 +21,10 @@ type plan struct {
 	heads []graph.Tensor
 	vals  []Value // by slot; Tensor points into heads
 	outs  []Value // what run returns
+
+	bodies     []*Body // of its nodes
+	owns, held int     // bytes in the ledger: for as long as the plan lives, and until it runs again
+	ran        int     // the run that held is of
 }
 
 // step is a node of a plan.
@@ -46,8 +50,13 @@ type recent struct {
 }
 
 // newPlan plans a graph for inputs, and for what it takes from outside.
-func (c *code) newPlan(inputs, captures []Spec) (*plan, error) {
+func (c *code) newPlan(inputs, captures []Spec) (_ *plan, err error) {
 	p := &plan{code: c, specs: make([]Spec, len(c.values))}
+	defer func() {
+		if err != nil {
+			p.drop()
+		}
+	}()
 	p.ins = append(append(p.ins, inputs...), captures...)
 	for i, s := range c.inputs {
 		p.specs[s] = inputs[i]
@@ -72,8 +81,7 @@ func (c *code) newPlan(inputs, captures []Spec) (*plan, error) {
 	if err := c.prog.fits(p.size); err != nil {
 		return nil, err
 	}
-	p.bind()
-	return p, nil
+	return p, p.bind()
 }
 
 // add plans a node.
@@ -84,6 +92,7 @@ func (p *plan) add(n *node) error {
 			s.bodies = map[string]*Body{}
 		}
 		s.bodies[name] = &Body{code: body, outer: p, slots: p.code.outside(body)}
+		p.bodies = append(p.bodies, s.bodies[name])
 	}
 	in := make([]Spec, len(n.in))
 	known, constant := !n.op.Random && n.bodies == nil, true
@@ -157,7 +166,7 @@ func (n *node) check(s Spec) error {
 	if err := graph.CheckShape(s.Shape); err != nil {
 		return n.fault(err)
 	}
-	if err := n.prog.fits(s.bytes()); err != nil {
+	if err := n.prog.fits(s.room()); err != nil {
 		return n.named(err)
 	}
 	return nil
@@ -191,6 +200,10 @@ func (n *node) call(s *step, in []Spec, late bool) (st Step, err error) {
 // fold computes the outputs of a step whose inputs are known. Those of constants are computed once.
 func (p *plan) fold(s *step, in []Spec, constant bool) error {
 	n := s.node
+	keep := p.own
+	if constant {
+		keep = n.prog.ledger.take // for as long as there is the program
+	}
 	compute := func() ([]*graph.Tensor, error) {
 		ins, outs := make([]*graph.Tensor, len(in)), make([]*graph.Tensor, len(n.out))
 		for i := range in {
@@ -201,9 +214,16 @@ func (p *plan) fold(s *step, in []Spec, constant bool) error {
 			return outs, nil
 		}
 		for i, slot := range n.out {
-			if slot >= 0 {
-				outs[i] = graph.New(s.Out[i].Type, s.Out[i].Shape...)
+			if slot < 0 {
+				continue
 			}
+			if err := keep(s.Out[i].room()); err != nil {
+				return nil, n.named(err)
+			}
+			outs[i] = graph.New(s.Out[i].Type, s.Out[i].Shape...)
+		}
+		if err := n.prog.fits(s.Scratch); err != nil {
+			return nil, n.named(err)
 		}
 		w := *n.prog.worker
 		w.Scratch = graph.Aligned(s.Scratch)
@@ -260,7 +280,7 @@ func (p *plan) prune() {
 }
 
 // bind points the steps to the headers of the tensors that they read and fill.
-func (p *plan) bind() {
+func (p *plan) bind() error {
 	p.heads = make([]graph.Tensor, len(p.specs))
 	p.vals = make([]Value, len(p.specs))
 	p.outs = make([]Value, len(p.code.outputs))
@@ -271,6 +291,9 @@ func (p *plan) bind() {
 		} else if !s.Later && s.Kind == graph.KindTensor && s.Type != graph.Undefined {
 			p.heads[i].Type, p.heads[i].Shape = s.Type, s.Shape
 			if s.Type == graph.String {
+				if err := p.own(s.room()); err != nil {
+					return err
+				}
 				p.heads[i].Strings = make([]string, graph.Elems(s.Shape))
 			}
 			p.vals[i] = Value{Tensor: &p.heads[i]}
@@ -291,6 +314,7 @@ func (p *plan) bind() {
 			s.ins, s.outs = head(s.in), head(s.out)
 		}
 	}
+	return nil
 }
 
 // present reports whether a slot has a tensor in this plan: an optional input of the graph may be left out.

@@ -29,6 +29,7 @@ type Program struct {
 	mem    []byte  // the arena of whichever plan runs
 	vals   []Value // inputs of the run under way
 	specs  []Spec
+	ledger ledger
 }
 
 // programPlans bounds the plans that a program keeps, for different shapes.
@@ -39,7 +40,7 @@ func Compile(g *graph.Graph, opt Options) (*Program, error) {
 	if opt.Memory <= 0 {
 		opt.Memory = machineMemory()
 	}
-	p := &Program{Graph: g, opt: opt}
+	p := &Program{Graph: g, opt: opt, ledger: ledger{limit: opt.Memory}}
 	threads := par.Threads(opt.Threads)
 	if opt.Pool != nil {
 		threads = opt.Pool.Threads()
@@ -71,13 +72,8 @@ func machineMemory() int64 {
 	return 64 << 30 // a system that does not tell
 }
 
-// fits fails when one thing takes more memory than the program may have.
-func (p *Program) fits(bytes int) error {
-	if limit := p.opt.Memory; limit > 0 && (bytes < 0 || int64(bytes) > limit) {
-		return errMemory(int64(bytes), limit)
-	}
-	return nil
-}
+// fits fails when so many bytes more are more memory than the program may have.
+func (p *Program) fits(bytes int) error { return p.ledger.fits(bytes) }
 
 // Inputs are the inputs that a caller gives, in order: those of the graph that have no default, then those
 // that have one and may be left out.
@@ -186,6 +182,9 @@ func (p *Program) plan(specs []Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(p.plans) == programPlans {
+		p.plans[programPlans-1].drop()
+	}
 	p.plans = append([]*plan{pl}, p.plans[:min(len(p.plans), programPlans-1)]...)
 	return pl, nil
 }
@@ -241,7 +240,13 @@ func (p *Program) Run(ctx context.Context, in ...Value) ([]Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.ledger.begin()
 	if len(p.mem) < pl.size {
+		p.ledger.give(len(p.mem))
+		p.mem = nil
+		if err := p.ledger.take(pl.size); err != nil {
+			return nil, err
+		}
 		p.mem = graph.Aligned(pl.size)
 	}
 	pl.attach(p.mem[:pl.size:pl.size])

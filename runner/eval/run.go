@@ -31,6 +31,7 @@ func (p *plan) run(w *Worker, inputs, captures []Value) (outs []Value, err error
 			err = current.node.fault(fmt.Errorf("%w: %v", errBug, r))
 		}
 	}()
+	p.restart()
 	for i, s := range p.code.inputs {
 		p.set(s, inputs[i])
 	}
@@ -160,10 +161,16 @@ func (p *plan) runOpen(w *Worker, s *step) error {
 			if err := s.node.check(spec); err != nil {
 				return err
 			}
+			if err := p.keep(header + spec.room()); err != nil {
+				return err
+			}
 			outs[i] = graph.New(spec.Type, spec.Shape...)
 		}
 	}
 	if s.Run != nil {
+		if err := s.node.prog.fits(s.Scratch); err != nil {
+			return err
+		}
 		w.Scratch = graph.Aligned(s.Scratch)
 		if err := s.Run(w, ins, outs); err != nil {
 			return err
@@ -190,6 +197,11 @@ func (p *plan) runValues(w *Worker, s *step) error {
 	}
 	if len(outs) < len(s.out) {
 		return fmt.Errorf("%w: %d outputs of %d", errBug, len(outs), len(s.out))
+	}
+	if s.bodies == nil { // those with bodies count what they make of what the bodies leave
+		if err := p.made(s.vals, outs); err != nil {
+			return err
+		}
 	}
 	for i, slot := range s.out {
 		if slot >= 0 {

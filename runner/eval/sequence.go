@@ -164,7 +164,7 @@ func concatFromSequence(c *Call, in []Value) (*graph.Tensor, error) {
 	}
 	axis := c.Node.Int("axis", 0)
 	if c.Node.Int("new_axis", 0) != 0 {
-		return stackAll(list, axis, nil)
+		return stackAll(list, axis, nil, c.Fits)
 	}
 	first := list[0]
 	axis, err := axisOf(axis, len(first.Shape))
@@ -183,6 +183,12 @@ func concatFromSequence(c *Call, in []Value) (*graph.Tensor, error) {
 			}
 		}
 		shape[axis] += t.Shape[axis]
+	}
+	if err := graph.CheckShape(shape); err != nil {
+		return nil, err
+	}
+	if err := c.Fits(Out(first.Type, shape...).room()); err != nil {
+		return nil, err
 	}
 	out := graph.New(first.Type, shape...)
 	outer, inner := graph.Elems(shape[:axis]), graph.Elems(shape[axis+1:])
