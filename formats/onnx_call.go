@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/pare-dev/pare/formats/onnx"
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir/graph"
 )
 
@@ -151,6 +152,10 @@ func (r *onnxReader) lift(n *graph.Node, s *scope) ([]*graph.Node, error) {
 	}
 	nodes, known, err := r.upgrader.Node(n, s.opset, have)
 	if err != nil {
+		var fe *fault.Error
+		if errors.As(err, &fe) { // whoever reads the body names the node
+			err = fe.Err
+		}
 		return nil, fmt.Errorf("%w: a function is written for version %d, the model for %d: %w", errFunctions, s.opset, have, err)
 	}
 	if !known {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"unsafe"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/pare-dev/pare/formats/onnx"
 	"github.com/pare-dev/pare/ir/graph"
 )
@@ -48,7 +50,6 @@ func graphTensor(d *onnx.Data) *graph.Tensor {
 	}
 	return t
 }
-
 
 // sparse expands a tensor of coordinates: values [n], indices [n] into the flat tensor or [n, rank].
 func (r *onnxReader) sparse(p *onnx.SparseTensorProto) (*graph.Tensor, error) {
@@ -151,6 +152,9 @@ func (r *onnxReader) attr(p *onnx.AttributeProto, s *scope) (a graph.Attr, ok bo
 			return a, false, nil
 		}
 		p, s = given.attr, given.scope
+		if err := r.unfold(expansion * int64(proto.Size(p))); err != nil {
+			return a, false, fmt.Errorf("%w: %w", errFunctions, err)
+		}
 	}
 	switch kind := kindOf(p); kind {
 	case onnx.AttributeProto_FLOAT:

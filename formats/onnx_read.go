@@ -29,7 +29,7 @@ type onnxReader struct {
 	functions map[string]*onnx.FunctionProto
 	calls     []string // functions that are being inlined, outermost first
 	inlined   int      // nodes that functions have made so far
-	tensors   map[*onnx.TensorProto]*graph.Tensor
+	tensors   map[*onnx.TensorProto]readTensor
 	weights   []onnxWeight
 	opset     map[string]int
 	told      map[string]bool // differences of operator sets

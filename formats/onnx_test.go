@@ -18,6 +18,7 @@ import (
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
+	"github.com/pare-dev/pare/ir/rewrite"
 )
 
 const onnxFiles = "testdata/onnx/"
@@ -162,12 +163,13 @@ func save(t testing.TB, p *onnx.ModelProto) string {
 	return path
 }
 
+func node(op, in, out string) *onnx.NodeProto {
+	return &onnx.NodeProto{OpType: proto.String(op), Input: []string{in}, Output: []string{out}}
+}
+
 // What is wrong with a graph is found when it is read, and said with the name of what is wrong.
 func TestONNXRefused(t *testing.T) {
 	g := func(p *onnx.ModelProto) *onnx.GraphProto { return p.Graph }
-	node := func(op, in, out string) *onnx.NodeProto {
-		return &onnx.NodeProto{OpType: proto.String(op), Input: []string{in}, Output: []string{out}}
-	}
 	function := func(name string, nodes ...*onnx.NodeProto) *onnx.FunctionProto {
 		return &onnx.FunctionProto{Name: proto.String(name), Domain: proto.String("f"), Input: []string{"a"}, Output: []string{"b"}, Node: nodes}
 	}
@@ -231,7 +233,50 @@ func TestONNXRefused(t *testing.T) {
 			one := &onnx.TensorProto{Name: proto.String("s"), DataType: proto.Int32(1), Dims: []int64{1}, FloatData: []float32{1}}
 			at := &onnx.TensorProto{DataType: proto.Int32(7), Dims: []int64{1}, Int64Data: []int64{0}}
 			g(p).SparseInitializer = []*onnx.SparseTensorProto{{Values: one, Indices: at, Dims: []int64{1 << 40}}}
-		}, onnx.ErrData, "sparse"},
+		}, errUnfolds, "sparse"},
+		"sparse tensors larger than memory together": {func(p *onnx.ModelProto) {
+			for i := range 8 {
+				one := &onnx.TensorProto{Name: proto.String(fmt.Sprint("s", i)), DataType: proto.Int32(1), Dims: []int64{1}, FloatData: []float32{1}}
+				at := &onnx.TensorProto{DataType: proto.Int32(7), Dims: []int64{1}, Int64Data: []int64{0}}
+				g(p).SparseInitializer = append(g(p).SparseInitializer, &onnx.SparseTensorProto{Values: one, Indices: at, Dims: []int64{10 << 20}})
+			}
+		}, errUnfolds, `"s6"`},
+		"functions that unfold to more than memory": {func(p *onnx.ModelProto) { // 1024 calls, 64 KiB of numbers each
+			many := node("Neg", "a", "b")
+			many.Attribute = []*onnx.AttributeProto{{Name: proto.String("k"), Type: onnx.AttributeProto_INTS.Enum(), Ints: make([]int64, 1<<16)}}
+			p.Functions = append(p.Functions, function("f10", many))
+			for i := range 10 {
+				inner := fmt.Sprintf("f%d", i+1)
+				p.Functions = append(p.Functions, function(fmt.Sprintf("f%d", i), call(inner, "a", "m"), call(inner, "m", "b")))
+			}
+			g(p).Node = append(g(p).Node, call("f0", "x", "q"))
+		}, errUnfolds, "f10"},
+		"an attribute that a function repeats": {func(p *onnx.ModelProto) {
+			var nodes []*onnx.NodeProto
+			for i := range 1000 {
+				n := node("Neg", "a", fmt.Sprint("m", i))
+				n.Attribute = []*onnx.AttributeProto{{Name: proto.String("k"), Type: onnx.AttributeProto_INTS.Enum(), RefAttrName: proto.String("k")}}
+				nodes = append(nodes, n)
+			}
+			f := function("f", append(nodes, node("Neg", "a", "b"))...)
+			f.Attribute = []string{"k"}
+			p.Functions = append(p.Functions, f)
+			n := call("f", "x", "q")
+			n.Attribute = []*onnx.AttributeProto{{Name: proto.String("k"), Type: onnx.AttributeProto_INTS.Enum(), Ints: make([]int64, 1<<16)}}
+			g(p).Node = append(g(p).Node, n)
+		}, errUnfolds, "m"},
+		"a function of an impossible operator set": {func(p *onnx.ModelProto) {
+			f := function("r", node("Neg", "a", "b"))
+			f.OpsetImport = []*onnx.OperatorSetIdProto{{Version: proto.Int64(1<<32 + 17)}}
+			p.Functions = append(p.Functions, f)
+			g(p).Node = append(g(p).Node, call("r", "x", "q"))
+		}, onnx.ErrWire, "4294967313"},
+		"a function of a newer operator set that means something else": {func(p *onnx.ModelProto) {
+			f := function("r", node("Softmax", "a", "b"))
+			f.OpsetImport = []*onnx.OperatorSetIdProto{{Version: proto.Int64(13)}}
+			p.Functions, p.OpsetImport[0].Version = append(p.Functions, f), proto.Int64(12)
+			g(p).Node = append(g(p).Node, call("r", "x", "q"))
+		}, rewrite.ErrOlder, "version 13"},
 		"a sparse index outside": {func(p *onnx.ModelProto) {
 			one := &onnx.TensorProto{Name: proto.String("s"), DataType: proto.Int32(1), Dims: []int64{1}, FloatData: []float32{1}}
 			at := &onnx.TensorProto{DataType: proto.Int32(7), Dims: []int64{1}, Int64Data: []int64{4}}
@@ -459,5 +504,52 @@ func TestLooksONNX(t *testing.T) {
 		if looksONNX([]byte(head)) {
 			t.Errorf("%s is taken for ONNX", name)
 		}
+	}
+}
+
+// Many values of one name, as branches may have, are read and written in a moment.
+func TestONNXOfOneName(t *testing.T) {
+	p := small()
+	const branches = 3000
+	yes := &onnx.TensorProto{Name: proto.String("yes"), DataType: proto.Int32(9), Dims: []int64{}, RawData: []byte{1}}
+	p.Graph.Initializer = append(p.Graph.Initializer, yes)
+	for i := range branches {
+		w := &onnx.TensorProto{Name: proto.String("same"), DataType: proto.Int32(1), Dims: []int64{2}, FloatData: []float32{1, float32(i)}}
+		sub := &onnx.GraphProto{
+			Name: proto.String("b"), Initializer: []*onnx.TensorProto{w}, Node: []*onnx.NodeProto{node("Neg", "same", "out")},
+			Output: []*onnx.ValueInfoProto{{Name: proto.String("out")}},
+		}
+		n := node("If", "yes", fmt.Sprint("if", i))
+		for _, name := range []string{"then_branch", "else_branch"} {
+			n.Attribute = append(n.Attribute, &onnx.AttributeProto{Name: proto.String(name), Type: onnx.AttributeProto_GRAPH.Enum(), G: sub})
+		}
+		p.Graph.Node = append(p.Graph.Node, n)
+	}
+	m, err := Open(t.Context(), save(t, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	seen := map[string]bool{}
+	for _, x := range m.Tensors() {
+		if seen[x.Name] {
+			t.Fatalf("two weights are called %s", x.Name)
+		}
+		seen[x.Name] = true
+	}
+	if !seen[fmt.Sprintf("same#%d", 2*branches)] {
+		t.Errorf("%d weights, none called same#%d", len(seen), 2*branches)
+	}
+	m.Graph.Extra = nil
+	w, err := layONNX(m, WriteOptions{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	for _, n := range w.next {
+		tries += n
+	}
+	if tries > 8*branches {
+		t.Errorf("%d names were tried for %d values", tries, len(w.names))
 	}
 }

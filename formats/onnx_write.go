@@ -55,6 +55,7 @@ type onnxWriter struct {
 
 	names  map[*graph.Value]string
 	taken  map[string]bool
+	next   map[string]int                  // see fresh
 	owner  map[*graph.Value]*graph.Graph   // the graph in which a constant is declared
 	around map[*graph.Graph]*graph.Graph   // nil around the outermost
 	owned  map[*graph.Graph][]*graph.Value // constants by owner, in the order of reading

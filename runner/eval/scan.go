@@ -257,4 +257,3 @@ func planScan8(c *Call) (Step, error) {
 	}
 	return st, nil
 }
-
