@@ -29,7 +29,7 @@ func TestAlone(t *testing.T) {
 // Every verb's help starts with a sentence and has an example; the examples run in docs_test.go.
 func TestHelp(t *testing.T) {
 	a := newApp(nil, nil, nil, os.Getenv)
-	for _, c := range append(a.root().Commands(), a.loraMergeCmd()) {
+	for _, c := range append(a.root().Commands(), a.loraMergeCmd(), a.loraTrainCmd()) {
 		if c.Name() == "help" || c.Name() == "lora" || c.Hidden {
 			continue
 		}

@@ -217,17 +217,17 @@ the report says what the chosen format makes of them.`,
 func (a *app) loraCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lora",
-		Short: "Work with LoRA adapters: merge them into a model",
+		Short: "Work with LoRA adapters: train them, merge them into a model",
 		Long:  "Work with LoRA adapters.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return misuse("pare lora merge BASE --adapter DIR -o OUT", "lora needs a verb: merge")
+				return misuse("pare lora merge BASE --adapter DIR -o OUT", "lora needs a verb: merge or train")
 			}
 			return unknown(cmd, args[0])
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	c.AddCommand(a.loraMergeCmd())
+	c.AddCommand(a.loraTrainCmd(), a.loraMergeCmd())
 	return c
 }
 

@@ -148,12 +148,15 @@ func (e *engine) prove(ctx context.Context) (*report.Merge, error) {
 	seqs := sequences(ids.ids[:min(len(ids.ids), proofTokens)], n, e.src.Tokenizer)
 	e.meter.Stage("prove", 0, "tokens")
 	defer e.mapping(2)()
-	a, err := e.load(ctx, attached)
+	o := e.runOptions()
+	o.Memory = e.runMemory()
+	o.Activations = runner.ActivationsF32 // codes of 8 bits would make steps of differences that are none
+	a, err := runner.Load(ctx, attached, o)
 	if err != nil {
 		return nil, err
 	}
 	defer a.Close()
-	b, err := e.load(ctx, e.ref)
+	b, err := runner.Load(ctx, e.ref, o)
 	if err != nil {
 		return nil, err
 	}

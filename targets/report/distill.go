@@ -50,11 +50,11 @@ func (d *Distill) Text() string {
 		return ""
 	}
 	first, last := d.mean(0), d.mean(len(d.Curve)-curveMean)
-	what, a, b := "KL divergence", first.Divergence, last.Divergence
+	what, a, b := "KL divergence to the teacher", first.Divergence, last.Divergence
 	if a == 0 && b == 0 {
 		what, a, b = "cross-entropy", first.CrossEntropy, last.CrossEntropy
 	}
-	return fmt.Sprintf("%s tokens in %s: %s to the teacher %s → %s nats per token", human.Thousands(d.Tokens), seconds(d.Seconds), what, human.Float(a), human.Float(b))
+	return fmt.Sprintf("%s tokens in %s: %s %s → %s nats per token", human.Thousands(d.Tokens), seconds(d.Seconds), what, human.Float(a), human.Float(b))
 }
 
 // curveMean is the number of points that a mean at an end of the curve takes.
