@@ -8,11 +8,11 @@ import (
 )
 
 // Match reports whether a tensor pattern selects the tensor. Patterns are shell globs in which *
-// also crosses dots, tried on the name and on every alias, with and without a ".weight" or
+// also crosses dots and slashes, tried on the name and on every alias, with and without a ".weight" or
 // ".bias" ending: "*.attn_v.*", "model.layers.0.*", "blk.0.ffn_down", "output".
 func (t *Tensor) Match(pattern string) bool {
 	for _, n := range append([]string{t.Name}, t.Aliases...) {
-		if glob(pattern, n) || glob(pattern, strings.TrimSuffix(strings.TrimSuffix(n, ".weight"), ".bias")) {
+		if Glob(pattern, n) || Glob(pattern, strings.TrimSuffix(strings.TrimSuffix(n, ".weight"), ".bias")) {
 			return true
 		}
 	}
@@ -29,8 +29,9 @@ func (t *Tensor) MatchAny(patterns []string) bool {
 	return false
 }
 
-func glob(pattern, name string) bool {
-	ok, err := path.Match(pattern, name) // names hold no slashes, so * crosses dots
+// Glob reports whether a shell glob is like a name. Names are no paths: * and ? stand for slashes, too.
+func Glob(pattern, name string) bool {
+	ok, err := path.Match(strings.ReplaceAll(pattern, "/", "\x00"), strings.ReplaceAll(name, "/", "\x00"))
 	return err == nil && ok
 }
 

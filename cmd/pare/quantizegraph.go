@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pare-dev/pare/formats"
@@ -46,9 +44,6 @@ type sizes struct {
 	Package  int64 `json:"package"`
 }
 
-// graphTypes are the types that graphs are quantized to.
-var graphTypes = []string{"uint8", "int8", "int16", "dynamic-int8", "dynamic-uint8", "int4-32", "int4-128", "int8-32", "int8-128"}
-
 // graphQuantizeFlags are the choices of quantize for graphs.
 type graphQuantizeFlags struct {
 	typ, method string
@@ -70,30 +65,40 @@ func (a *app) quantizeGraph(ctx context.Context, path string, m *ir.Model, fl *g
 	}
 	start := time.Now()
 	a.budget.shares = 1
-	r := graphQuantization{Schema: 1, Model: path, Package: fl.step.out, Type: fl.typ, Kept: []keptFloat{}}
+	req, err := qgraph.ParseRequest(fl.typ)
+	if err == nil && req.Kind == qgraph.KindFloat {
+		err = misuse("pare convert writes a graph as it is", "%s quantizes nothing", req.Name)
+	}
+	if err != nil {
+		return flagFault("type", err)
+	}
+	keep, err := qgraph.ParsePatterns(fl.keep)
+	if err != nil {
+		return flagFault("keep", err)
+	}
+	r := graphQuantization{Schema: 1, Model: path, Package: fl.step.out, Type: req.Name, Kept: []keptFloat{}}
 	if a.maxMemory > 0 { // pages of the mapped file count, too
 		proc.LimitMemory(int64(a.maxMemory), a.share()/4)
 	}
 	var g *graph.Graph
 	var kept []qgraph.Kept
-	bits, block, blocks := blockType(fl.typ)
-	if len(fl.mix.gates) > 0 && (blocks || strings.HasPrefix(fl.typ, "dynamic-")) {
-		return flagFault("gate", misuse("take --type uint8 with --calibration, or --keep PATTERN", "%s has no ranges to measure layers with", fl.typ))
+	if len(fl.mix.gates) > 0 && req.Kind != qgraph.KindStatic {
+		return flagFault("gate", misuse("take --type uint8 with --calibration, or --keep PATTERN", "%s has no ranges to measure layers with", req.Name))
 	}
-	switch {
-	case blocks:
+	switch req.Kind {
+	case qgraph.KindBlocks:
 		var rep *qgraph.WeightReport
-		if g, rep, err = (qgraph.WeightOnly{Bits: bits, Block: block, Keep: fl.keep, Memory: a.share() / 2}).Apply(ctx, m.Graph); err == nil {
+		if g, rep, err = (qgraph.WeightOnly{Bits: req.Bits, Block: req.Block, Keep: keep, Memory: a.share() / 2}).Apply(ctx, m.Graph); err == nil {
 			r.Integer, kept = rep.Changed, rep.Kept
 		}
-	case strings.HasPrefix(fl.typ, "dynamic-"):
+	case qgraph.KindDynamic:
 		var rep *qgraph.WeightReport
-		if g, rep, err = (qgraph.Dynamic{Unsigned: fl.typ == "dynamic-uint8", Keep: fl.keep}).Apply(ctx, m.Graph); err == nil {
+		if g, rep, err = (qgraph.Dynamic{Unsigned: req.Unsigned, Keep: keep}).Apply(ctx, m.Graph); err == nil {
 			r.Integer, kept = rep.Changed, rep.Kept
 		}
 	default:
 		var rep *qgraph.Report
-		if g, rep, err = a.quantizeStatic(ctx, path, m, fl, &r); err == nil {
+		if g, rep, err = a.quantizeStatic(ctx, path, m, fl, qgraph.Config{Activations: req.Plain(), Keep: keep, ISA: a.level}, &r); err == nil {
 			r.Integer, kept = rep.Integer, rep.Kept
 		}
 	}
@@ -104,7 +109,7 @@ func (a *app) quantizeGraph(ctx context.Context, path string, m *ir.Model, fl *g
 		r.Kept = append(r.Kept, keptFloat(k))
 	}
 	if r.Integer == 0 {
-		return &fault.Error{File: path, Op: "quantize", Err: misusef("nothing became %s: %s", fl.typ, reasons(r.Kept))}
+		return &fault.Error{File: path, Op: "quantize", Err: misusef("nothing became %s: %s", r.Type, reasons(r.Kept))}
 	}
 	made := m.Clone()
 	made.Graph = g
@@ -146,35 +151,8 @@ func reasons(kept []keptFloat) string {
 	return kept[0].Node + ": " + kept[0].Reason
 }
 
-// blockType reads int4-32: weights only, in blocks.
-func blockType(typ string) (bits, block int, ok bool) {
-	name, size, cut := strings.Cut(typ, "-")
-	block, err := strconv.Atoi(size)
-	if !cut || err != nil {
-		return 0, 0, false
-	}
-	switch name {
-	case "int4":
-		return 4, block, true
-	case "int8":
-		return 8, block, true
-	}
-	return 0, 0, false
-}
-
 // quantizeStatic calibrates and builds the graph.
-func (a *app) quantizeStatic(ctx context.Context, path string, m *ir.Model, fl *graphQuantizeFlags, r *graphQuantization) (*graph.Graph, *qgraph.Report, error) {
-	cfg := qgraph.Config{Keep: fl.keep, ISA: a.level}
-	switch fl.typ {
-	case "uint8":
-		cfg.Activations = graph.Uint8
-	case "int8":
-		cfg.Activations = graph.Int8
-	case "int16":
-		cfg.Activations = graph.Int16
-	default:
-		return nil, nil, flagFault("type", &fault.Error{Err: misusef("a graph cannot be %s", fl.typ), Hint: "choose " + strings.Join(graphTypes, ", ")})
-	}
+func (a *app) quantizeStatic(ctx context.Context, path string, m *ir.Model, fl *graphQuantizeFlags, cfg qgraph.Config, r *graphQuantization) (*graph.Graph, *qgraph.Report, error) {
 	if fl.method != "" {
 		method, err := calib.LookupMethod(fl.method)
 		if err != nil {
@@ -183,7 +161,7 @@ func (a *app) quantizeStatic(ctx context.Context, path string, m *ir.Model, fl *
 		cfg.Method, cfg.Ranged = method, true
 	}
 	if len(fl.calibration) == 0 {
-		return nil, nil, misuse("add --calibration FILE, or take --type dynamic-int8", "%s needs samples to find the ranges of activations", fl.typ)
+		return nil, nil, misuse("add --calibration FILE, or take --type dynamic-int8", "%s needs samples to find the ranges of activations", r.Type)
 	}
 	n, err := a.network(path, m)
 	if err != nil {

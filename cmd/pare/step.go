@@ -14,6 +14,7 @@ import (
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/prune"
 	"github.com/pare-dev/pare/quantize"
+	"github.com/pare-dev/pare/quantize/qgraph"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/build"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -151,9 +152,9 @@ output is named .onnx becomes a graph first; its samples are the lines of a text
 	}
 	fl.register(c)
 	f := c.Flags()
-	f.StringVar(&typ, "type", "", "`TYPE`, such as q8_0, q4_k_m, int8, int4g128, bf16; of graphs "+strings.Join(graphTypes, ", "))
+	f.StringVar(&typ, "type", "", "`TYPE`, such as q8_0, q4_k_m, int8, int4g128, bf16; of graphs "+strings.Join(qgraph.TypeNames()[:len(qgraph.TypeNames())-1], ", "))
 	f.StringVar(&method, "method", "", "how codes are chosen: "+strings.Join(quantize.MethodNames(), " or ")+"; default gptq for 4-bit types when there is calibration text; of graphs how ranges are: "+strings.Join(calib.MethodNames(), ", ")+"; default mse")
-	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts; of graphs the pattern of nodes that stay float")
+	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts; of graphs PATTERN alone: nodes that stay float, by name, operator or what they make; * crosses slashes")
 	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that methods learn from; of graphs samples, as pare run --input takes them; repeat it for several")
 	inputs.register(c)
 	mix.register(c)

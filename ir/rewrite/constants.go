@@ -81,11 +81,13 @@ func (c *rewriter) foldable(n *graph.Node) ([]*graph.Tensor, bool) {
 	return in, true
 }
 
-// worth reports whether results may be kept in the place of their inputs.
+// worth reports whether results may be kept in the place of their inputs, and counts them.
 func (c *rewriter) worth(in, out []*graph.Tensor) bool {
 	var a, b int
+	seen := map[*graph.Tensor]bool{nil: true}
 	for _, t := range in {
-		if t != nil {
+		if !seen[t] { // what is read twice is there once
+			seen[t] = true
 			a += len(t.Data)
 		}
 	}
@@ -94,7 +96,11 @@ func (c *rewriter) worth(in, out []*graph.Tensor) bool {
 			b += len(t.Data)
 		}
 	}
-	return b <= max(a, c.opt.MaxFold)
+	if b > max(a, c.opt.MaxFold) || b > c.opt.MaxTotal-c.made {
+		return false
+	}
+	c.made += b
+	return true
 }
 
 // branches puts the branch of an If whose condition is known in its place.

@@ -10,8 +10,8 @@ import (
 	"github.com/pare-dev/pare/ir/graph"
 )
 
-// Fix gives an input a shape. A dimension that has a name gets its number wherever the name is used; shapes
-// of values in between are forgotten where they could contradict it, and follow from the inputs again.
+// Fix gives an input a shape. A dimension that has a name gets its number wherever the name is used; other open
+// dimensions of values in between stay open, until shapes are inferred.
 func Fix(g *graph.Graph, input string, dims []int) error {
 	v, err := find(g, input)
 	if err != nil {

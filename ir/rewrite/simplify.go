@@ -21,6 +21,8 @@ type Options struct {
 	// MaxFold bounds the bytes of a constant that is made by a node which enlarges its inputs, such as
 	// Expand: 0 means 1 MiB. Smaller results than inputs are always welcome.
 	MaxFold int
+	// MaxTotal bounds the bytes of all constants that are made: 0 means 1 GiB. What would be more stays as it is.
+	MaxTotal int
 	// Skip names rules that are left out.
 	Skip []string
 }
@@ -43,6 +45,7 @@ var rules = []rule{
 	{"branches", "an If whose condition is known becomes its branch", (*rewriter).branches},
 	{"identities", "nodes that hand on what they read go away; chains of shapes and orders become one", (*rewriter).identities},
 	{"duplicates", "nodes that compute the same from the same are one", (*rewriter).duplicates},
+	{"twins", "constants of the same bytes in several graphs, such as the branches of an If, are one", (*rewriter).twins},
 	{"pads", "padding with what a convolution or a pool pads with moves into it", (*rewriter).pads},
 	{"affine", "batch normalization, and constants per channel that are added or multiplied, move into the layer before", (*rewriter).affine},
 	{"dead", "nodes whose results nobody reads go away", (*rewriter).dead},
@@ -75,8 +78,11 @@ func Simplify(ctx context.Context, g *graph.Graph, opt Options) ([]Change, error
 	if opt.MaxFold == 0 {
 		opt.MaxFold = 1 << 20
 	}
+	if opt.MaxTotal == 0 {
+		opt.MaxTotal = 1 << 30
+	}
 	total := make([]Change, len(rules))
-	c := &rewriter{opt: opt, names: newNames(g), opset: g.Opset}
+	c := &rewriter{root: g, opt: opt, names: newNames(g), opset: g.Opset}
 	for range rounds {
 		changed := 0
 		for i, r := range rules {
@@ -105,12 +111,14 @@ func Simplify(ctx context.Context, g *graph.Graph, opt Options) ([]Change, error
 
 // rewriter is at work on one graph, the model's own or a body.
 type rewriter struct {
+	root  *graph.Graph
 	g     *graph.Graph
 	x     *graph.Index
 	opt   Options
 	names *names
 	opset map[string]int
 	gone  map[*graph.Node]bool // nodes that a rule has done away with in this pass
+	made  int                  // bytes of the constants that were computed
 }
 
 // everywhere applies a rule to a graph and the graphs in it, innermost first.

@@ -3,11 +3,11 @@ package qgraph
 import (
 	"errors"
 	"fmt"
-	"path"
 
 	"github.com/pare-dev/pare/internal/calib"
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 )
 
@@ -48,8 +48,8 @@ type Config struct {
 	// ISA is the level of the kernels that choose codes, whose results enter bytes; empty: the best here.
 	ISA cpu.Level
 
-	// Keep lists patterns of names of nodes, or of operators, that stay float.
-	Keep []string
+	// Keep selects the nodes that stay float.
+	Keep Patterns
 }
 
 func (c Config) activations() graph.DType {
@@ -99,23 +99,11 @@ func (c Config) Check() error {
 		return bad("a percentile of %v", c.Percent)
 	}
 	for _, p := range c.Keep {
-		if _, err := path.Match(p, ""); err != nil {
+		if ir.CheckPattern(p) != nil {
 			return bad("pattern %q", p)
 		}
 	}
 	return nil
-}
-
-// keeps reports whether a pattern leaves a node float.
-func (c Config) keeps(n *graph.Node) bool {
-	for _, p := range c.Keep {
-		for _, name := range []string{n.Name, n.Op} {
-			if ok, _ := path.Match(p, name); ok {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 var activationGrids = map[graph.DType][2]calib.Grid{ // asymmetric, symmetric

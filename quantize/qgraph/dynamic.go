@@ -3,7 +3,6 @@ package qgraph
 import (
 	"context"
 	"fmt"
-	"path"
 	"slices"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -22,7 +21,7 @@ type Dynamic struct {
 	// Convolutions are quantized, too. Runtimes are slow at it.
 	Convolutions bool
 	Least        int      // weights below which a layer stays float; 0 is 1024
-	Keep         []string // patterns of names of nodes that stay float
+	Keep         Patterns // of nodes that stay float
 }
 
 // Apply gives the changed network, whose constants are folded and whose operator set is 11 or newer (see
@@ -30,6 +29,9 @@ type Dynamic struct {
 func (d Dynamic) Apply(ctx context.Context, g *graph.Graph) (*graph.Graph, *WeightReport, error) {
 	if g.Opset[""] < 11 {
 		return nil, nil, &fault.Error{Op: "quantize.dynamic", Err: fault.As(fault.ErrMisuse, fmt.Errorf("operator set %d has no dynamic quantization: 11 has", g.Opset[""]))}
+	}
+	if err := d.Keep.check(g); err != nil {
+		return nil, nil, err
 	}
 	out, _ := g.Clone()
 	r := &WeightReport{}
@@ -56,7 +58,7 @@ func (d Dynamic) Apply(ctx context.Context, g *graph.Graph) (*graph.Graph, *Weig
 		r.After += int64(l.w.Elems() + 4*l.outs)
 	}
 	if r.Changed == 0 {
-		return nil, nil, &fault.Error{Op: "quantize.dynamic", Err: fault.As(fault.ErrMisuse, fmt.Errorf("no layer has constant float32 weights that are large enough")), Hint: "--convolutions takes those that convolve, too"}
+		return nil, nil, &fault.Error{Op: "quantize.dynamic", Err: fault.As(fault.ErrMisuse, fmt.Errorf("no layer has constant float32 weights that are large enough")), Hint: "layers that convolve need ranges from samples: --type uint8 with --calibration"}
 	}
 	out.Nodes = nodes
 	return out, r, out.Check()
@@ -71,7 +73,7 @@ func (d Dynamic) layer(n *graph.Node) (*layer, string) {
 	if least == 0 {
 		least = 1024
 	}
-	if slices.ContainsFunc(d.Keep, func(p string) bool { ok, _ := path.Match(p, n.Name); return ok }) {
+	if d.Keep.Match(n) {
 		return nil, "asked for"
 	}
 	l := newLayer(n)

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"path"
 	"slices"
 	"sync"
 
@@ -27,7 +26,7 @@ type WeightOnly struct {
 	Accuracy int
 	// Least is the number of weights below which a matrix stays float; 0 is 4096.
 	Least int
-	Keep  []string // patterns of names of nodes that stay float
+	Keep  Patterns // of nodes that stay float
 	// Memory bounds what is held while the network is written, in bytes; 0 is the usual amount.
 	Memory int64
 }
@@ -63,6 +62,9 @@ func (w WeightOnly) sizes() (bits, block int) {
 // is written.
 func (w WeightOnly) Apply(ctx context.Context, g *graph.Graph) (*graph.Graph, *WeightReport, error) {
 	if err := w.Check(); err != nil {
+		return nil, nil, err
+	}
+	if err := w.Keep.check(g); err != nil {
 		return nil, nil, err
 	}
 	out, _ := g.Clone()
@@ -116,10 +118,8 @@ func (w WeightOnly) refuses(g *graph.Graph, n *graph.Node) string {
 	if least == 0 {
 		least = 4096
 	}
-	for _, p := range w.Keep {
-		if ok, _ := path.Match(p, n.Name); ok {
-			return "asked for"
-		}
+	if w.Keep.Match(n) {
+		return "asked for"
 	}
 	switch {
 	case v == nil || v.Const == nil || slices.Contains(g.Inputs, v):

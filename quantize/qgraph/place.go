@@ -67,7 +67,7 @@ func place(g *graph.Graph, cfg Config, float map[*graph.Node]bool) *placement {
 	}
 	for _, n := range g.Nodes {
 		f := p.formOf(n)
-		if f != formFloat && (float[n] || cfg.keeps(n)) {
+		if f != formFloat && (float[n] || cfg.Keep.Match(n)) {
 			p.kept = append(p.kept, Kept{n.Label(), "asked for"})
 			f = formFloat
 		}

@@ -38,6 +38,17 @@ type Request struct {
 	Bits, Block int
 }
 
+// Plain are the activations of KindStatic where no target decides about them.
+func (r Request) Plain() graph.DType {
+	switch {
+	case r.Activations != graph.Undefined:
+		return r.Activations
+	case r.Wide:
+		return graph.Int16
+	}
+	return graph.Int8
+}
+
 // TypeNames lists the usual names.
 func TypeNames() []string {
 	return []string{"int8", "uint8", "int16", "dynamic-int8", "dynamic-uint8", "int4", "int4-32", "int4-128", "int8-32", "int8-128", "f32"}
@@ -93,6 +104,9 @@ func Sketch(ctx context.Context, g *graph.Graph, net ir.Network, cfg Config) (*g
 	s.cfg.NoEqualize, s.cfg.NoRounding, s.cfg.NoBias = true, true, true
 	var err error
 	if s.g, s.changes, err = Prepare(ctx, g, net, cfg.opset()); err != nil {
+		return nil, nil, err
+	}
+	if err := cfg.Keep.check(g, s.g); err != nil {
 		return nil, nil, err
 	}
 	p := place(s.g, s.cfg, nil)

@@ -94,6 +94,9 @@ func New(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Samples
 	if s.g, s.changes, err = Prepare(ctx, g, net, cfg.opset()); err != nil {
 		return nil, err
 	}
+	if err := cfg.Keep.check(g, s.g); err != nil {
+		return nil, err
+	}
 	p := place(s.g, cfg, nil)
 	if err := p.check(); err != nil {
 		return nil, &fault.Error{Op: "quantize.static", Err: fault.As(fault.ErrMisuse, err)}

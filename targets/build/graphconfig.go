@@ -21,7 +21,10 @@ func staticConfig(t *recipe.Target, table *targets.Graph, req qgraph.Request) (q
 	bad := func(hint, format string, args ...any) (qgraph.Config, error) {
 		return cfg, misuse("target "+nameOf(t), hint, format, args...)
 	}
-	cfg.Keep = floatPatterns(t.Keep)
+	var err error
+	if cfg.Keep, err = qgraph.ParsePatterns(t.Keep); err != nil {
+		return cfg, err
+	}
 	if req.Kind != qgraph.KindStatic {
 		for _, key := range graphTargetKeys(t) {
 			if key != "fail_on" && !(key == "weights" && req.Kind == qgraph.KindDynamic) {
@@ -80,15 +83,6 @@ func staticConfig(t *recipe.Target, table *targets.Graph, req qgraph.Request) (q
 	}
 	cfg.NoEqualize, cfg.NoRounding, cfg.NoBias = slices.Contains(t.Without, "equalize"), slices.Contains(t.Without, "rounding"), slices.Contains(t.Without, "bias")
 	return cfg, cfg.Check()
-}
-
-// floatPatterns are the patterns of nodes that stay float: "PATTERN", or "PATTERN=f32" as weights have it.
-func floatPatterns(keep []string) []string {
-	var list []string
-	for _, k := range keep {
-		list = append(list, strings.TrimSuffix(k, "=f32"))
-	}
-	return list
 }
 
 // checkGraphTarget finds what is wrong with a target of a graph before the graph is known.

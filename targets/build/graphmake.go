@@ -73,7 +73,7 @@ func (e *engine) change(ctx context.Context, j *job, list ir.Samples, sketch boo
 	case qgraph.KindBlocks:
 		c.pass.Name = "quantize.weights"
 		var rep *qgraph.WeightReport
-		if c.g, rep, err = (qgraph.WeightOnly{Bits: q.Bits, Block: q.Block, Keep: floatPatterns(j.t.Keep), Memory: e.memory() / 2}).Apply(ctx, e.net.g); err == nil {
+		if c.g, rep, err = (qgraph.WeightOnly{Bits: q.Bits, Block: q.Block, Keep: j.net.cfg.Keep, Memory: e.memory() / 2}).Apply(ctx, e.net.g); err == nil {
 			weights(rep)
 		}
 	case qgraph.KindDynamic:
@@ -84,7 +84,7 @@ func (e *engine) change(ctx context.Context, j *job, list ir.Samples, sketch boo
 			break
 		}
 		c.rewrites(folded)
-		d := qgraph.Dynamic{Unsigned: q.Unsigned || j.table.Graph.Saturates && j.t.Weights != "int8", Keep: floatPatterns(j.t.Keep)}
+		d := qgraph.Dynamic{Unsigned: q.Unsigned || j.table.Graph.Saturates && j.t.Weights != "int8", Keep: j.net.cfg.Keep}
 		d.SevenBits = j.table.Graph.Saturates && !d.Unsigned
 		var rep *qgraph.WeightReport
 		if c.g, rep, err = d.Apply(ctx, g); err == nil {
