@@ -21,6 +21,7 @@ import (
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 	"github.com/pare-dev/pare/runner/bench"
+	"github.com/pare-dev/pare/targets/samples"
 )
 
 // graphBench are the choices of bench for graphs.
@@ -162,14 +163,8 @@ const mostFed = 16
 
 // fed is a graph with inputs: a bench.GraphRun.
 type fed struct {
-	*network
-	samples []ir.Sample
-	axes    map[string]int // of inputs whose batch is open: the axis that counts it
-	batch   int
-	runs    int // of Run a batch
-	now     []ir.Sample
-	at      int
-	ready   map[int]bool // sizes that have run together
+	*samples.Batches
+	model *ir.Model
 }
 
 func (a *app) openFed(ctx context.Context, path string, fl *graphBench) (*fed, error) {
@@ -186,71 +181,29 @@ func (a *app) feed(ctx context.Context, path string, m *ir.Model, fl *graphBench
 	if err != nil {
 		return nil, err
 	}
-	f := &fed{network: n, ready: map[int]bool{}}
 	inputs := n.Program.Inputs()
-	f.axes = batchAxes(inputs)
+	var list []ir.Sample
 	if len(fl.graph.inputs) == 0 && fl.graph.recipe == "" {
 		var sample ir.Sample
-		if sample, err = randomSample(inputs, f.axes, fl.graph.shapes); err == nil {
-			f.samples = []ir.Sample{sample}
-		}
+		sample, err = randomSample(inputs, samples.BatchAxes(inputs), fl.graph.shapes)
+		list = []ir.Sample{sample}
 	} else {
-		err = f.read(ctx, a, inputs, fl)
+		list, err = fl.read(ctx, a, inputs)
 	}
 	if err != nil {
 		return nil, errors.Join(inFileEach(path, err), m.Close())
 	}
-	return f, nil
+	return &fed{samples.NewBatches(&n.Network, list), m}, nil
 }
 
-// read takes the first samples of files. They are copied: a set hands out one at a time.
-func (f *fed) read(ctx context.Context, a *app, inputs []*graph.Value, fl *graphBench) error {
+// read takes the first samples of files.
+func (fl *graphBench) read(ctx context.Context, a *app, inputs []*graph.Value) ([]ir.Sample, error) {
 	set, err := fl.graph.set(a, inputs, fl.graph.given(inputs), true)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer set.Close()
-	for i := range min(mostFed, set.Len()) {
-		s, err := set.Sample(ctx, i)
-		if err != nil {
-			return err
-		}
-		own := ir.Sample{}
-		for name, t := range s {
-			own[name] = tiled(t, 0, 1)
-		}
-		f.samples = append(f.samples, own)
-	}
-	return nil
-}
-
-// batchAxes finds the axis of inputs that counts samples: of a name that the first axis of an input has, or, when
-// nothing has a name, the first open one of each.
-func batchAxes(inputs []*graph.Value) map[string]int {
-	open := func(v *graph.Value) int {
-		if v.Const != nil || v.Kind != graph.KindTensor || v.Shape == nil {
-			return -1
-		}
-		return slices.IndexFunc(*v.Shape, func(d graph.Dim) bool { return d.Size < 0 })
-	}
-	axes := map[string]int{}
-	for _, first := range inputs {
-		if open(first) != 0 {
-			continue
-		}
-		name := (*first.Shape)[0].Name
-		for _, v := range inputs {
-			at := open(v)
-			if at >= 0 && name != "" {
-				at = slices.IndexFunc(*v.Shape, func(d graph.Dim) bool { return d.Name == name })
-			}
-			if at >= 0 {
-				axes[v.Name] = at
-			}
-		}
-		break
-	}
-	return axes
+	return samples.First(ctx, set, mostFed)
 }
 
 // randomSample has floats from 0 to 1, and zeros for integers, which may be indices.
@@ -291,76 +244,6 @@ func randomSample(inputs []*graph.Value, axes map[string]int, shapes []string) (
 		s[v.Name] = t
 	}
 	return s, nil
-}
-
-// tiled repeats a tensor n times along an axis.
-func tiled(t *graph.Tensor, axis, n int) *graph.Tensor {
-	shape := slices.Clone(t.Shape)
-	if axis < len(shape) {
-		shape[axis] *= n
-	}
-	out := graph.New(t.Type, shape...)
-	if n == 1 || axis >= len(shape) {
-		copy(out.Data, t.Data)
-		copy(out.Strings, t.Strings)
-		return out
-	}
-	blocks := graph.Elems(t.Shape[:axis])
-	size := len(t.Data) / max(1, blocks)
-	for b := range blocks {
-		for k := range n {
-			copy(out.Data[(b*n+k)*size:], t.Data[b*size:(b+1)*size])
-		}
-	}
-	return out
-}
-
-// Batch repeats a sample n times where the graph leaves its batch open, and runs it as often where not.
-func (f *fed) Batch(ctx context.Context, n int) (bool, error) {
-	if n == f.batch {
-		return f.runs == 1, nil
-	}
-	f.batch, f.runs, f.now, f.at = n, n, f.samples, 0
-	together, known := f.ready[n]
-	if n == 1 || known && !together || len(f.axes) == 0 || slices.ContainsFunc(f.samples, func(s ir.Sample) bool {
-		return slices.ContainsFunc(f.Program.Inputs(), func(v *graph.Value) bool { return s[v.Name] != nil && s[v.Name].Type == graph.String })
-	}) {
-		return n == 1, nil
-	}
-	var wide []ir.Sample
-	for _, s := range f.samples {
-		w := ir.Sample{}
-		for name, t := range s {
-			if w[name] = t; t != nil {
-				if axis, counts := f.axes[name]; counts && axis < len(t.Shape) && t.Shape[axis] == 1 {
-					w[name] = tiled(t, axis, n)
-				}
-			}
-		}
-		wide = append(wide, w)
-	}
-	if !known { // not every graph can do what its inputs promise
-		_, err := f.network.Run(ctx, wide[0])
-		if f.ready[n] = err == nil; err != nil {
-			return false, ctx.Err()
-		}
-	}
-	f.now, f.runs = wide, 1
-	return true, nil
-}
-
-// Run computes a batch.
-func (f *fed) Run(ctx context.Context) error {
-	for range f.runs {
-		s := f.now[f.at]
-		if f.at++; f.at == len(f.now) {
-			f.at = 0
-		}
-		if _, err := f.network.Run(ctx, s); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Bytes are those of the model's files.

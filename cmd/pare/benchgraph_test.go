@@ -3,8 +3,6 @@ package main
 import (
 	"strings"
 	"testing"
-
-	"github.com/pare-dev/pare/ir/graph"
 )
 
 // Graphs are measured alone and in turns, on random numbers and on samples. Only the batch that a file leaves open
@@ -59,21 +57,5 @@ func TestBenchGraph(t *testing.T) {
 	// what the environment sets for every verb is no mistake of this line
 	if d := pareEnv(t, dir, map[string]string{"PARE_PROMPT": "5", "PARE_REPEAT": "1"}, "bench", "mnist/mnist-8.onnx"); d.code != 0 {
 		t.Errorf("exit code %d\n%s", d.code, d.err)
-	}
-}
-
-// A batch repeats a sample along the axis that counts samples: [2,1,2] becomes [2,3,2].
-func TestTiled(t *testing.T) {
-	x := graph.New(graph.Float32, 2, 1, 2)
-	copy(graph.Of[float32](x), []float32{1, 2, 3, 4})
-	got := tiled(x, 1, 3)
-	want := []float32{1, 2, 1, 2, 1, 2, 3, 4, 3, 4, 3, 4}
-	if len(got.Shape) != 3 || got.Shape[1] != 3 {
-		t.Fatalf("shape %v", got.Shape)
-	}
-	for i, v := range graph.Of[float32](got) {
-		if v != want[i] {
-			t.Fatalf("%v, want %v", graph.Of[float32](got), want)
-		}
 	}
 }

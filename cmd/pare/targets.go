@@ -175,6 +175,9 @@ func describeTarget(w io.Writer, t *targets.Target) {
 			line("  note", n)
 		}
 		rulesText(line, g.Rules)
+		if g.NotExecuted != t.NotExecuted {
+			line("  not run", g.NotExecuted)
+		}
 	}
 	line("zeros", t.Zeros)
 	for _, n := range t.Notes {

@@ -365,3 +365,32 @@ func TestGraphDataBeside(t *testing.T) {
 		t.Error("other weights, and the same package from the work folder")
 	}
 }
+
+// A report has the time of one sample and of batches of eight, together where the graph leaves its batch open, and says
+// for each target what nobody has run.
+func TestGraphReport(t *testing.T) {
+	r := graphRecipe(t, "mnist")
+	r.Source.Model = filepath.Join(networks, "magika", "model.onnx")
+	r.Calibration.Samples, r.Verify.Labels, r.Gate, r.Preprocess = []string{filepath.Join(networks, "magika", "inputs.npy")}, "", nil, nil
+	r.Bench.Repeat = 1
+	r.Targets = []recipe.Target{{Use: "arm64", Quantize: "dynamic-int8"}, {Use: "x86-64-v3", Quantize: "f32"}}
+	rep, err := Run(t.Context(), r, Options{Out: t.TempDir(), Tool: "pare test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, never := range []string{"ONNX Runtime ran graphs of this kind on x86-64 only", "OpenVINO was never given one"} {
+		x := rep.Targets[i]
+		if !strings.Contains(strings.Join(x.NotExecuted, "\n"), never) {
+			t.Errorf("%s: not executed: %q", x.Name, x.NotExecuted)
+		}
+		b := x.Graph.Bench
+		if b == nil || len(b.Models) != 2 || len(b.Ratio.Batches) != 2 {
+			t.Fatalf("%s: %+v", x.Name, b)
+		}
+		for _, m := range b.Models {
+			if one, eight := m.Batches[0], m.Batches[1]; one.Batch != 1 || eight.Batch != 8 || !eight.Together || eight.LatencyS.P50 < one.LatencyS.P50 {
+				t.Errorf("%s: %+v", x.Name, m.Batches)
+			}
+		}
+	}
+}

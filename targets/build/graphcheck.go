@@ -135,11 +135,11 @@ func (e *engine) graphLatency(ctx context.Context, j *job, m *ir.Model, digest s
 		if s.load(res) {
 			return true, nil
 		}
-		list, err := e.timedSamples(ctx)
+		list, err := samples.First(ctx, e.net.check, mostTimed)
 		if err != nil {
 			return false, err
 		}
-		o := bench.GraphOptions{Batches: []int{1}, Rounds: e.r.Bench.Repeat, Limit: benchLimit, Progress: e.meter}
+		o := bench.GraphOptions{Rounds: e.r.Bench.Repeat, Limit: benchLimit, Progress: e.meter}
 		if speedGate(e) {
 			o.Limit = 0 // a verdict needs all of the rounds
 		}
@@ -178,25 +178,13 @@ func modelFile(m *ir.Model) (string, error) {
 	return man.ModelPath(m.Path), nil
 }
 
-// timedSamples are the samples that are timed: a few, which then lie in memory.
-func (e *engine) timedSamples(ctx context.Context) (list []ir.Sample, err error) {
-	const most = 16
-	for i := range min(most, e.net.check.Len()) {
-		s, err := e.net.check.Sample(ctx, i)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	return list, nil
-}
+// mostTimed is how many samples are timed; they lie in memory.
+const mostTimed = 16
 
-// timedGraph is a graph that runs on samples in memory, one after the other.
+// timedGraph is a graph that runs on samples in memory.
 type timedGraph struct {
-	samples.Network
+	*samples.Batches
 	model *ir.Model
-	list  []ir.Sample
-	at    int
 }
 
 func (e *engine) openTimed(ctx context.Context, path string, list []ir.Sample) (bench.GraphRun, error) {
@@ -209,17 +197,7 @@ func (e *engine) openTimed(ctx context.Context, path string, list []ir.Sample) (
 		_ = m.Close()
 		return nil, inModel(path, err)
 	}
-	return &timedGraph{Network: samples.Network{Path: path, Program: p}, model: m, list: list}, nil
-}
-
-// Batch is always one sample.
-func (t *timedGraph) Batch(context.Context, int) (bool, error) { return true, nil }
-
-// Run computes the next sample.
-func (t *timedGraph) Run(ctx context.Context) error {
-	_, err := t.Network.Run(ctx, t.list[t.at])
-	t.at = (t.at + 1) % len(t.list)
-	return err
+	return &timedGraph{samples.NewBatches(&samples.Network{Path: path, Program: p}, list), m}, nil
 }
 
 // Bytes are those of the model's files.

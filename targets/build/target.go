@@ -73,9 +73,14 @@ func (j *job) describe(e *engine) {
 	for _, rt := range runtimes {
 		r.Runtimes = append(r.Runtimes, rt.Name)
 	}
-	if n := j.table.NotExecuted; n != "" && (e.net == nil || j.table.Arch == "") {
-		r.NotExecuted = append(r.NotExecuted, n)
-	} else if j.table.Arch != runtime.GOARCH && j.table.Arch != "" {
+	never := j.table.NotExecuted
+	if j.net != nil && j.table.Graph != nil {
+		never = j.table.Graph.NotExecuted
+	}
+	if never != "" {
+		r.NotExecuted = append(r.NotExecuted, never)
+	}
+	if j.table.Arch != runtime.GOARCH && j.table.Arch != "" {
 		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("figures are of this %s CPU; on %s, which the package is for, nothing was run", archName(runtime.GOARCH), archName(j.table.Arch)))
 	} else if j.table.Level != "" && !slices.Contains(cpu.Available(), j.table.Level) {
 		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("this CPU lacks %s: figures are of its %s kernels", j.table.ISA, cpu.Best()))

@@ -153,6 +153,14 @@ func (t *Target) graphLines() (lines []string) {
 			lines = append(lines, fmt.Sprintf("%s: one sample in %s (90 %%: %s, 99 %%: %s), load and first output %s, peak memory %s", who,
 				short(m.LatencyS.P50), short(m.LatencyS.P90), short(m.LatencyS.P99), short(m.LoadS), human.Bytes(m.PeakRSSBytes)))
 		}
+		for k := 1; k < min(len(b.Models[0].Batches), len(b.Models[1].Batches)); k++ {
+			x, y := &b.Models[0].Batches[k], &b.Models[1].Batches[k]
+			how := "together"
+			if !x.Together {
+				how = "one after the other"
+			}
+			lines = append(lines, fmt.Sprintf("batches of %d, %s: %.4g samples/s, the original %.4g", x.Batch, how, x.SamplesS.Median, y.SamplesS.Median))
+		}
 	}
 	return lines
 }
