@@ -17,6 +17,10 @@ type Network interface {
 	// Open makes a graph ready to run. Each run hands out the values that are wanted: outputs of the graph,
 	// or any others of its nodes. The graph must not change before Close.
 	Open(ctx context.Context, g *graph.Graph, want []*graph.Value) (NetworkRun, error)
+	// Watch is Open for more values than there is memory for: see is shown the i-th of those that are wanted
+	// as soon as it is made, for the time of the call, in whatever order they are computed, and Run returns none.
+	// With pixels, the channels of an image lie together, whatever its shape says.
+	Watch(ctx context.Context, g *graph.Graph, want []*graph.Value, see func(i int, t *graph.Tensor, pixels bool) error) (NetworkRun, error)
 }
 
 // NetworkRun is a graph that is ready to run.

@@ -1,6 +1,7 @@
 package calib
 
 import (
+	"context"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -123,7 +124,7 @@ func TestReference(t *testing.T) {
 // The checks of the literature: uniform values are never clipped, a lone outlier always is.
 func TestMethods(t *testing.T) {
 	u := histogram(t, values("uniform"))
-	for m := MinMax; m <= MSE; m++ {
+	for m := MinMax; m <= Average; m++ {
 		for _, g := range []Grid{Uint8, Int8, Int8Sym} {
 			lo, hi := Range(u, m, g, 99.99)
 			if !near(lo, -1, 0.011) || !near(hi, 1, 0.011) {
@@ -235,23 +236,23 @@ func TestAffine(t *testing.T) {
 	}
 }
 
-// A channel that counts three times is one that was added three times.
-func TestAddChannels(t *testing.T) {
-	x := []float32{1, 2, -3, 40, 5, 6, 0.25, -80} // channels 0 1 0 1 of two elements each
-	h, want := NewHistogram(), NewHistogram()
-	if err := h.AddChannels(x, []uint64{3, 1}, 2); err != nil {
-		t.Fatal(err)
-	}
-	for _, part := range [][]float32{x, {1, 2, 5, 6}, {1, 2, 5, 6}} {
-		if err := want.Add(part); err != nil {
+// A channel that counts three times is one that was added three times, on one goroutine and on two.
+func TestCountRows(t *testing.T) {
+	for _, times := range []int{1, 4000} {
+		x := slices.Repeat([]float32{1, -3, 2, 40, 5, 0.25, 6, -80}, times) // channels 0 1
+		h, want := NewHistogram(), NewHistogram()
+		h.Cover(Extremes{Min: -80, Max: 40, Count: uint64(len(x))})
+		if err := h.CountRows(context.Background(), x, []uint64{3, 1}); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if !slices.Equal(h.counts, want.counts) || h.Min != -80 || h.Max != 40 || h.Count != 8 {
-		t.Errorf("%+v, %v", h.Extremes, h.exp)
-	}
-	if err := h.AddChannels([]float32{float32(math.NaN())}, []uint64{1}, 1); err == nil {
-		t.Error("NaN was counted")
+		for _, part := range [][]float32{x, slices.Repeat([]float32{1, 2, 5, 6}, 2*times)} {
+			if err := want.Add(part); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(h.counts, want.counts) || h.Min != -80 || h.Max != 40 || h.Count != uint64(len(x)) {
+			t.Errorf("%+v, %v", h.Extremes, h.exp)
+		}
 	}
 }
 
@@ -266,23 +267,11 @@ func TestObservers(t *testing.T) {
 	if lo, hi := m.Range(); !near(lo, -1.02*0.99, 1e-9) || !near(hi, 10.1*0.99, 1e-9) {
 		t.Errorf("moving average [%v, %v]", lo, hi)
 	}
-	var c Channels
-	for _, b := range [][]float32{{1, -2, 3, 4, 5, 6}, {0, -7, 0, 0, 0, 9}} { // [1,3,2]
-		if err := c.Add(b, 3, 2); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := c.MaxAbs(); !slices.Equal(got, []float32{7, 4, 9}) {
-		t.Errorf("channels %v", got)
-	}
-	if c.Add(make([]float32, 5), 3, 2) == nil || c.Add(make([]float32, 4), 2, 2) == nil {
-		t.Error("channels that do not fit were accepted")
-	}
 	for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1))} {
 		h := NewHistogram()
 		for name, err := range map[string]error{
 			"histogram": h.Add([]float32{1, bad, 2}), "extremes": new(Extremes).Add([]float32{bad}),
-			"average": new(MovingAverage).Add([]float32{0, bad}), "channels": new(Channels).Add([]float32{bad}, 1, 1),
+			"average": new(MovingAverage).Add([]float32{0, bad}),
 		} {
 			if !errors.Is(err, fault.ErrNotFinite) {
 				t.Errorf("%s: %v gives %v", name, bad, err)
@@ -313,7 +302,7 @@ func FuzzHistogram(f *testing.F) {
 		if h.Count != n {
 			t.Fatalf("%d values of %d", h.Count, n)
 		}
-		for m := MinMax; m <= MSE; m++ {
+		for m := MinMax; m <= Average; m++ {
 			lo, hi := Range(h, m, Uint8, 0)
 			if a := Uint8.Affine(lo, hi); !(lo <= 0 && hi >= 0 && a.Scale > 0) || math.IsInf(float64(a.Scale), 0) {
 				t.Fatalf("%v: [%v, %v] scale %v", m, lo, hi, a.Scale)
@@ -341,24 +330,20 @@ func TestExtremesAnywhere(t *testing.T) {
 			}
 			x[at] = 7
 			var e Extremes
-			var c Channels
-			if err := errors.Join(e.Add(x), c.Add(x, n, 1)); err != nil {
+			if err := e.Add(x); err != nil {
 				t.Fatal(err)
 			}
 			lo, hi := x[0], x[0]
 			for _, v := range x {
 				lo, hi = min(lo, v), max(hi, v)
 			}
-			if e.Min != lo || e.Max != hi || e.Count != uint64(n) || c.Each[at].Max != 7 || c.Each[at].Count != 1 {
+			if e.Min != lo || e.Max != hi || e.Count != uint64(n) {
 				t.Fatalf("%v: %+v", x, e)
 			}
 			for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 				x[at] = float32(bad)
 				if err := e.Add(x); !errors.Is(err, fault.ErrNotFinite) {
 					t.Fatalf("%v at %d of %d: %v", bad, at, n, err)
-				}
-				if err := new(Channels).Add(x, n, 1); !errors.Is(err, fault.ErrNotFinite) {
-					t.Fatalf("%v in channel %d of %d: %v", bad, at, n, err)
 				}
 			}
 		}

@@ -1,10 +1,13 @@
 package calib
 
 import (
+	"context"
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/par"
 )
 
 // Bins is the number of bins on each side of zero. The largest magnitude falls into the upper half of
@@ -55,23 +58,49 @@ func (h *Histogram) Add(x []float32) error {
 	return nil
 }
 
-// AddChannels counts a batch whose element i is of channel i/inner mod len(weights), weights[channel] times: where
-// errors of some channels matter more than those of others.
-func (h *Histogram) AddChannels(x []float32, weights []uint64, inner int) error {
-	var e Extremes
-	if err := e.Add(x); err != nil || e.Count == 0 {
-		return err
+// Cover widens the range to that of e, and takes its number of values as seen, without counting any.
+func (h *Histogram) Cover(e Extremes) {
+	if e.Count > 0 {
+		h.join(e)
 	}
-	h.join(e)
-	inv := math.Ldexp(1, -h.exp) // a power of two: the product is exact
-	for i := 0; i < len(x); i += inner {
-		n := weights[i/inner%len(weights)]
-		for _, v := range x[i : i+inner] {
-			h.counts[int(math.Floor(float64(v)*inv))+Bins] += n
-		}
-	}
-	return nil
 }
+
+// CountRows counts rows of a value for each of the weights, which are how often a value of that channel counts: where
+// errors of some channels matter more than those of others, or where values stand for several. The histogram covers them
+// already.
+func (h *Histogram) CountRows(ctx context.Context, x []float32, weights []uint64) error {
+	const least = 1 << 13 // elements that are worth a goroutine
+	rows := len(x) / len(weights)
+	// Neighbours often fall into one bin, the zeros behind a Relu for one: two tables do not wait for each other.
+	var tables [4]*[2 * Bins]uint64
+	tables[0] = (*[2 * Bins]uint64)(h.counts)
+	parts := 1 + min(len(x)/least, 1)
+	for i := 1; i < 2*parts; i++ {
+		tables[i] = counters.Get().(*[2 * Bins]uint64)
+		clear(tables[i][:])
+	}
+	inv := math.Ldexp(1, -h.exp) // a power of two: the product is exact
+	err := par.Range(ctx, parts, parts, 1, func(_, i, _ int) error {
+		a, b := tables[2*i], tables[2*i+1]
+		for r := i * rows / parts; r < (i+1)*rows/parts; r++ {
+			// moved to where all are positive, so that the fraction can be cut off
+			for c, v := range x[r*len(weights) : (r+1)*len(weights)] {
+				a[uint(int(float64(v)*inv+Bins))%(2*Bins)] += weights[c]
+			}
+			a, b = b, a
+		}
+		return nil
+	})
+	for i := 1; i < 2*parts; i++ {
+		for k, n := range tables[i] {
+			h.counts[k] += n
+		}
+		counters.Put(tables[i])
+	}
+	return err
+}
+
+var counters = sync.Pool{New: func() any { return new([2 * Bins]uint64) }}
 
 // join widens the range to that of e.
 func (h *Histogram) join(e Extremes) {
@@ -157,9 +186,10 @@ const (
 	Percentile               // all but the outermost values
 	Entropy                  // the least Kullback-Leibler divergence
 	MSE                      // the least mean squared error
+	Average                  // the extremes of each sample, followed slowly: see MovingAverage
 )
 
-var methodNames = []string{"minmax", "percentile", "entropy", "mse"}
+var methodNames = []string{"minmax", "percentile", "entropy", "mse", "average"}
 
 // String is the method's name in recipes.
 func (m Method) String() string { return methodNames[m] }
@@ -178,7 +208,8 @@ func LookupMethod(name string) (Method, error) {
 }
 
 // Range is the range that a method chooses for a grid. percent is for Percentile: 99.99 keeps that share
-// of the values (of the magnitudes on a symmetric grid); 0 means 99.99.
+// of the values (of the magnitudes on a symmetric grid); 0 means 99.99. Of Average, the histogram holds the ends
+// of the range that was followed.
 func Range(h *Histogram, m Method, g Grid, percent float64) (lo, hi float64) {
 	if h.Count == 0 {
 		return 0, 0

@@ -124,6 +124,7 @@ const (
 	fnSumExp
 	fnSumExpPair
 	fnDeviation
+	fnSpread
 	fnTileQ80
 	fnTileQ40
 	fnTileQ41

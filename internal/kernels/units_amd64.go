@@ -53,6 +53,8 @@ func qrowsAVX2Addr() uintptr
 func qrowsAVX512Addr() uintptr
 func rowsAVX2Addr() uintptr
 func rowsAVX512Addr() uintptr
+func spreadAVX2Addr() uintptr
+func spreadAVX512Addr() uintptr
 func tileAVX2Addr() uintptr
 func tileAVXVNNIAddr() uintptr
 func tileAVX512VNNIAddr() uintptr
@@ -403,6 +405,12 @@ var units = []unit{
 		{fnSumExp, 0x1240},
 		{fnSumExpPair, 0x1760},
 		{fnDeviation, 0x20f0},
+	}},
+	{cpu.AVX2, spreadAVX2Addr(), []entry{
+		{fnSpread, 0x0},
+	}},
+	{cpu.AVX512, spreadAVX512Addr(), []entry{
+		{fnSpread, 0x0},
 	}},
 	{cpu.AVX2, tileAVX2Addr(), []entry{
 		{fnTileQ80, 0x0},

@@ -32,6 +32,7 @@ func qdepthDOTPRODAddr() uintptr
 func qdepthI8MMAddr() uintptr
 func qrowsNEONAddr() uintptr
 func rowsNEONAddr() uintptr
+func spreadNEONAddr() uintptr
 func tileNEONAddr() uintptr
 func tileDOTPRODAddr() uintptr
 func tilebatchNEONAddr() uintptr
@@ -220,6 +221,9 @@ var units = []unit{
 		{fnSumExp, 0x10c4},
 		{fnSumExpPair, 0x15cc},
 		{fnDeviation, 0x1e94},
+	}},
+	{cpu.NEON, spreadNEONAddr(), []entry{
+		{fnSpread, 0x0},
 	}},
 	{cpu.NEON, tileNEONAddr(), []entry{
 		{fnTileQ80, 0x0},

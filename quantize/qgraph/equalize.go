@@ -1,13 +1,9 @@
 package qgraph
 
 import (
-	"context"
 	"math"
 	"slices"
 
-	"github.com/pare-dev/pare/internal/calib"
-	"github.com/pare-dev/pare/internal/par"
-	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 )
 
@@ -27,13 +23,25 @@ type pair struct {
 	readers []*layer
 	axis    int  // of the channels; -1 is the last
 	insert  bool // others read the value, too, or its maker cannot be scaled: factors become a node of their own
-	stats   calib.Channels
-	squares []float64
-	count   []float64
+	seen    *record
 }
 
 // strengths that are tried; 0.5 is that of SmoothQuant's paper and of cross-layer equalization.
 var strengths = []float64{0.25, 0.5, 0.75, 1}
+
+// pairs are the activations whose channels may be evened out.
+func (p *placement) pairs() (list []*pair) {
+	for _, n := range p.g.Nodes {
+		q := p.pairOf(n)
+		if q == nil {
+			q = p.before(n)
+		}
+		if q != nil {
+			list = append(list, q)
+		}
+	}
+	return list
+}
 
 // equalize divides channel c of activations by s_c, in the layer that makes them, and multiplies the weights
 // that read it by s_c: the network computes the same, and one scale then fits all channels. For each
@@ -43,36 +51,11 @@ var strengths = []float64{0.25, 0.5, 0.75, 1}
 //
 // It is cross-layer equalization (Nagel et al. 2019) with the ranges of real activations, and SmoothQuant
 // (Xiao et al. 2022) where a LayerNormalization makes them. Weights of the graph are replaced in place.
-func equalize(ctx context.Context, net ir.Network, p *placement, samples ir.Samples) ([]Equalized, error) {
-	var pairs []*pair
-	var want []*graph.Value
-	for _, n := range p.g.Nodes {
-		q := p.pairOf(n)
-		if q == nil {
-			q = p.before(n)
-		}
-		if q != nil {
-			pairs, want = append(pairs, q), append(want, q.value)
-		}
-	}
-	if len(pairs) == 0 {
-		return nil, nil
-	}
-	err := each(ctx, net, p.g, samples, min(samples.Len(), 64), want, func(_ int, t []*graph.Tensor) error {
-		return par.Range(ctx, 0, len(pairs), 1, func(_, from, to int) error {
-			for i := from; i < to; i++ {
-				if err := pairs[i].look(t[i]); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	var done []Equalized
+func equalize(p *placement, pairs []*pair) (done []Equalized) {
 	for _, q := range pairs {
+		if q.seen.count == 0 {
+			continue // no sample had an element
+		}
 		// Weights may have changed as those of the reader of the pair before.
 		for i, r := range q.readers {
 			q.readers[i] = newLayer(r.n)
@@ -88,7 +71,7 @@ func equalize(ctx context.Context, net ir.Network, p *placement, samples ir.Samp
 			done = append(done, e)
 		}
 	}
-	return done, nil
+	return done
 }
 
 // pairOf is the activation behind a node whose outputs can be scaled per channel, when layers alone read it.
@@ -141,31 +124,9 @@ func (p *placement) pairOf(n *graph.Node) *pair {
 	return q
 }
 
-// look takes ranges and squares of the channels from one sample.
-func (q *pair) look(t *graph.Tensor) error {
-	channels, inner := t.Shape[len(t.Shape)-1], 1
-	if q.axis == 1 {
-		channels, inner = t.Shape[1], graph.Elems(t.Shape[2:])
-	}
-	x := graph.Of[float32](t)
-	if q.squares == nil {
-		q.squares, q.count = make([]float64, channels), make([]float64, channels)
-	}
-	for i := 0; i < len(x); i += inner {
-		var sum float64
-		for _, v := range x[i : i+inner] {
-			sum += float64(float64(v) * float64(v))
-		}
-		c := i / inner % channels
-		q.squares[c] += sum
-		q.count[c] += float64(inner)
-	}
-	return q.stats.Add(x, channels, inner)
-}
-
 // choose finds the factors of least predicted error, nil where none gains a tenth of a dB.
 func (q *pair) choose(cfg Config) (Equalized, []float64) {
-	peaks := q.stats.MaxAbs()
+	peaks := q.seen.peaks()
 	weight := make([]float64, len(peaks))
 	for _, r := range q.readers {
 		row := make([]float32, r.cols)
@@ -224,8 +185,8 @@ func factorsOf(peaks []float32, weight []float64, a float64) []float64 {
 func (q *pair) loss(cfg Config, s []float64) float64 {
 	grid, wgrid := cfg.activationGrid(), cfg.weightGrid()
 	var lo, hi float64
-	for c, e := range q.stats.Each {
-		lo, hi = min(lo, float64(e.Min)/s[c]), max(hi, float64(e.Max)/s[c])
+	for c := range s {
+		lo, hi = min(lo, float64(q.seen.lo[c])/s[c]), max(hi, float64(q.seen.hi[c])/s[c])
 	}
 	step := float64(grid.Affine(lo, hi).Scale)
 	var total float64
@@ -239,7 +200,7 @@ func (q *pair) loss(cfg Config, s []float64) float64 {
 				v := float64(w) * s[in]
 				squares += float64(v * v)
 				peak = max(peak, math.Abs(v))
-				energy += q.squares[in] / q.count[in] / float64(s[in]*s[in])
+				energy += q.seen.squares[in] / q.seen.count / float64(s[in]*s[in])
 			}
 			wstep := peak / float64(wgrid.Max-wgrid.Min) * 2
 			total += (float64(step*step)*squares + float64(wstep*wstep)*energy) / 12

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -43,6 +44,29 @@ func each(ctx context.Context, net ir.Network, g *graph.Graph, samples ir.Sample
 	return run.Close()
 }
 
+// watch runs a graph over all samples and shows the values that are wanted as they are made, with the number of the sample.
+func watch(ctx context.Context, net ir.Network, g *graph.Graph, samples ir.Samples, want []*graph.Value, see func(sample, i int, t *graph.Tensor, pixels bool) error) error {
+	now := 0
+	run, err := net.Watch(ctx, g, want, func(i int, t *graph.Tensor, pixels bool) error { return see(now, i, t, pixels) })
+	if err != nil {
+		return err
+	}
+	defer run.Close()
+	for now = range samples.Len() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s, err := samples.Sample(ctx, now)
+		if err != nil {
+			return err
+		}
+		if _, err := run.Run(ctx, s); err != nil {
+			return fmt.Errorf("sample %d: %w", now, err)
+		}
+	}
+	return run.Close()
+}
+
 // watched are the values whose ranges are needed: every coded one, and those that a clamp follows, which carry
 // codes when the clamp stays float.
 func watched(p *placement) []*graph.Value {
@@ -55,41 +79,13 @@ func watched(p *placement) []*graph.Value {
 	return want
 }
 
-// observeAll gives the histogram of every watched value.
-func observeAll(ctx context.Context, net ir.Network, p *placement, samples ir.Samples) (map[*graph.Value]*calib.Histogram, error) {
-	hist := map[*graph.Value]*calib.Histogram{}
-	want := watched(p)
-	for _, v := range want {
-		hist[v] = calib.NewHistogram()
-	}
-	weights := make([][]uint64, len(want))
-	if p.cfg.method() == calib.MSE {
-		for i, v := range want {
-			weights[i] = p.influence(v)
-		}
-	}
-	err := each(ctx, net, p.g, samples, samples.Len(), want, func(_ int, t []*graph.Tensor) error {
-		return par.Range(ctx, 0, len(want), 1, func(_, from, to int) error {
-			for i := from; i < to; i++ {
-				v := want[i]
-				var err error
-				if x := graph.Of[float32](t[i]); weights[i] == nil {
-					err = hist[v].Add(x)
-				} else {
-					err = hist[v].AddChannels(x, weights[i], p.inner(v, t[i]))
-				}
-				if err != nil {
-					return &fault.Error{Tensor: v.Name, Op: "calibrate", Err: err, Hint: "the network overflows on this input in float already"}
-				}
-			}
-			return nil
-		})
-	})
-	return hist, err
+// overflows is the error of values that are not finite.
+func overflows(v *graph.Value, err error) error {
+	return &fault.Error{Tensor: v.Name, Op: "calibrate", Err: err, Hint: "the network overflows on this input in float already"}
 }
 
 // influence says how much an error of each channel of a value adds to that of the layers that read it: the sum of
-// its squared weights there, relative to the largest. It is nil where something else reads it, too.
+// its squared weights there, relative to the mean. It is nil where something else reads it, too.
 func (p *placement) influence(v *graph.Value) []uint64 {
 	var sums []float64
 	for _, n := range p.x.Readers[v] {
@@ -111,39 +107,40 @@ func (p *placement) influence(v *graph.Value) []uint64 {
 			}
 		}
 	}
-	var most float64
-	for _, s := range sums {
-		most = max(most, s)
-	}
-	if most == 0 {
+	if slices.Max(append(sums, 0)) == 0 {
 		return nil
+	}
+	mean := 0.0
+	for _, s := range sums {
+		mean += s / float64(len(sums))
 	}
 	out := make([]uint64, len(sums))
 	for c, s := range sums {
-		out[c] = max(1, uint64(math.Round(1000*s/most)))
+		out[c] = max(1, uint64(math.Round(even*s/mean)))
 	}
 	return out
 }
 
-// inner is how many elements of a tensor that layers read lie behind each other in one channel.
-func (p *placement) inner(v *graph.Value, t *graph.Tensor) int {
-	if isOp(p.x.Readers[v][0], "Gemm", "MatMul") {
-		return 1
-	}
-	return graph.Elems(t.Shape[2:])
-}
+// even is how often an element counts where channels matter alike, and their mean elsewhere: values that share a scale
+// weigh the same, whatever is known of their readers.
+const even = 1000
 
 // ranges chooses the scale and zero point of every group.
 func ranges(p *placement, hist map[*graph.Value]*calib.Histogram) map[*graph.Value]calib.Affine {
-	out := map[*graph.Value]calib.Affine{}
 	grid := p.cfg.activationGrid()
-	for h, counts := range hist {
-		if a, ok := p.fixed[h]; ok {
-			out[h] = a
-			continue
+	heads := slices.Collect(maps.Keys(hist))
+	chosen := make([]calib.Affine, len(heads))
+	_ = par.Range(context.Background(), 0, len(heads), 1, func(_, i, _ int) error { // never fails
+		a, ok := p.fixed[heads[i]]
+		if !ok {
+			a = grid.Affine(calib.Range(hist[heads[i]], p.cfg.method(), grid, p.cfg.Percent))
 		}
-		lo, hi := calib.Range(counts, p.cfg.method(), grid, p.cfg.Percent)
-		out[h] = grid.Affine(lo, hi)
+		chosen[i] = a
+		return nil
+	})
+	out := map[*graph.Value]calib.Affine{}
+	for i, h := range heads {
+		out[h] = chosen[i]
 	}
 	return out
 }

@@ -119,6 +119,7 @@ func TestDigits(t *testing.T) {
 		"powers of two":       {qgraph.Config{PowerOfTwo: true, SymmetricActivations: true, Activations: graph.Int8}, 26},
 		"16-bit activations":  {qgraph.Config{Activations: graph.Uint16}, 48},
 		"percentile":          {qgraph.Config{Method: calib.Percentile, Percent: 99.99, Ranged: true}, 38},
+		"moving average":      {qgraph.Config{Method: calib.Average, Ranged: true}, 38},
 		"4-bit weights":       {qgraph.Config{Weights: graph.Int4}, 22},
 		"nothing but ranges":  {qgraph.Config{NoBias: true, NoRounding: true, NoEqualize: true}, 38},
 		"last layer in float": {qgraph.Config{Keep: []string{"Gemm"}}, 43},

@@ -88,8 +88,8 @@ func (s *Static) some(ctx context.Context, p *placement) ([]ir.Sample, error) {
 		for _, v := range n.Out {
 			if dims, ok := shapeOf(v); ok {
 				size = max(size, 4*graph.Elems(dims))
-			} else if h := s.hist[v]; h != nil { // of an open shape: what calibration saw
-				size = max(size, 4*int(h.Count)/max(s.samples.Len(), 1)) //nolint:gosec // counts of values in memory
+			} else { // of an open shape: what calibration saw
+				size = max(size, 4*s.sizes[v])
 			}
 		}
 	}
@@ -150,7 +150,7 @@ func (s *Static) measure(ctx context.Context, kern *kernels.Set, b *builder, flo
 		if err != nil {
 			return nil, err
 		}
-		_, shift := math.Modf(float64(i) * 0.6180339887498949) // positions differ from sample to sample
+		_, shift := math.Modf(float64(i) * golden) // positions differ from sample to sample
 		for k, l := range list {
 			if err := l.gather(ctx, kern, out[k], f[k], q[k], samples, shift); err != nil {
 				return nil, err

@@ -21,6 +21,7 @@ type Static struct {
 	samples ir.Samples
 	g       *graph.Graph // float, simplified and equalized
 	hist    map[*graph.Value]*calib.Histogram
+	sizes   map[*graph.Value]int // elements, of the largest sample
 	equal   []Equalized
 	changes []rewrite.Change
 	codes   map[*graph.Node]*weights // of the latest Build
@@ -101,14 +102,7 @@ func New(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Samples
 	if err := p.check(); err != nil {
 		return nil, &fault.Error{Op: "quantize.static", Err: fault.As(fault.ErrMisuse, err)}
 	}
-	if !cfg.NoEqualize {
-		if s.equal, err = equalize(ctx, net, p, samples); err != nil {
-			return nil, err
-		}
-		p = place(s.g, cfg, nil)
-	}
-	s.hist, err = observeAll(ctx, net, p, samples)
-	return s, err
+	return s, s.calibrate(ctx, p)
 }
 
 // Nodes are the nodes of the prepared network that run on integers, in order: what mixed precision chooses

@@ -55,7 +55,7 @@ func (p *plan) layout() {
 		}
 	}
 	for _, o := range p.code.outputs {
-		if root[o] >= 0 {
+		if root[o] >= 0 && !p.watching() {
 			last[root[o]] = end
 		}
 	}

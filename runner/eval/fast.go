@@ -81,7 +81,14 @@ func (p *plan) speedUp() {
 		}
 	}
 	for _, slot := range p.code.outputs {
-		if f.pixels[slot] {
+		switch {
+		case !f.pixels[slot]:
+		case p.watching(): // whoever looks is told
+			if p.pixels == nil {
+				p.pixels = map[int]bool{}
+			}
+			p.pixels[slot] = true
+		default:
 			f.rename(slot)
 		}
 	}

@@ -194,6 +194,35 @@ func (e *Network) Open(ctx context.Context, g *graph.Graph, want []*graph.Value)
 	return r, err
 }
 
+// Watch compiles a graph whose outputs are shown as they are made.
+func (e *Network) Watch(ctx context.Context, g *graph.Graph, want []*graph.Value, see func(i int, t *graph.Tensor, pixels bool) error) (ir.NetworkRun, error) {
+	watching := *e
+	seen := map[*graph.Value]int{}
+	var outputs [][]int // places in want, by output as Open numbers them
+	for i, v := range want {
+		k, ok := seen[v]
+		if !ok {
+			k = len(outputs)
+			seen[v] = k
+			outputs = append(outputs, nil)
+		}
+		outputs[k] = append(outputs[k], i)
+	}
+	watching.Options.Watch = func(k int, t *graph.Tensor, pixels bool) error {
+		for _, i := range outputs[k] {
+			if err := see(i, t, pixels); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	run, err := watching.Open(ctx, g, want)
+	if r, ok := run.(*networkRun); ok {
+		r.at = nil // nothing is handed over in the end
+	}
+	return run, err
+}
+
 // networkRun is a program whose outputs a pass has chosen.
 type networkRun struct {
 	p  *Program

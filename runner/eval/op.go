@@ -320,4 +320,8 @@ type Options struct {
 	// Observe is shown every tensor that a run computes, in order: for calibration and comparison layer
 	// by layer. Nodes are then not fused. The tensor is valid during the call only.
 	Observe func(v *graph.Value, t *graph.Tensor) error
+	// Watch is shown the i-th output of the graph as soon as it is made, instead of keeping it to the end: more can
+	// then be looked at than there is memory for. With pixels, the channels of an image lie together, whatever
+	// its shape says. The tensor is valid during the call only.
+	Watch func(i int, t *graph.Tensor, pixels bool) error
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir/graph"
 )
 
@@ -16,6 +17,9 @@ type plan struct {
 	size  int // bytes of the arena
 	// offsets are where values lie in the arena, by slot; -1 for those that lie elsewhere.
 	offsets []int
+	// watched are the outputs that are shown when a step has run, by its place; those of step -1 before all.
+	watched map[int][]watched
+	pixels  map[int]bool // slots of outputs that lie as pixels
 
 	mem   []byte // the arena
 	heads []graph.Tensor
@@ -81,6 +85,7 @@ func (c *code) newPlan(inputs, captures []Spec) (_ *plan, err error) {
 	if err := c.prog.fits(p.size); err != nil {
 		return nil, err
 	}
+	p.watch()
 	return p, p.bind()
 }
 
@@ -312,6 +317,47 @@ func (p *plan) bind() error {
 		s.vals = make([]Value, len(s.in))
 		if !s.open && s.Values == nil {
 			s.ins, s.outs = head(s.in), head(s.out)
+		}
+	}
+	return nil
+}
+
+// watched is an output, by its slot, that somebody looks at while the graph runs.
+type watched struct{ slot, output int }
+
+// watching reports whether outputs are shown and not kept.
+func (p *plan) watching() bool { return p.code.prog.opt.Watch != nil && p.code == p.code.prog.code }
+
+// watch notes when each output is there.
+func (p *plan) watch() {
+	if !p.watching() {
+		return
+	}
+	p.watched = map[int][]watched{}
+	maker := map[int]int{}
+	for i, s := range p.steps {
+		for _, slot := range s.out {
+			maker[slot] = i
+		}
+	}
+	for k, slot := range p.code.outputs {
+		at, made := maker[slot]
+		if !made {
+			at = -1
+		}
+		p.watched[at] = append(p.watched[at], watched{slot, k})
+	}
+}
+
+// show hands over what was made by a step.
+func (p *plan) show(step int) error {
+	for _, v := range p.watched[step] {
+		t := p.vals[v.slot].Tensor
+		if t == nil {
+			return &fault.Error{Tensor: p.code.values[v.slot].Name, Op: "eval", Err: errNoTensor}
+		}
+		if err := p.code.prog.opt.Watch(v.output, t, p.pixels[v.slot]); err != nil {
+			return err
 		}
 	}
 	return nil

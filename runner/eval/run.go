@@ -38,7 +38,10 @@ func (p *plan) run(w *Worker, inputs, captures []Value) (outs []Value, err error
 	for i, s := range p.code.captures {
 		p.set(s, captures[i])
 	}
-	for _, s := range p.steps {
+	if err := p.show(-1); err != nil {
+		return nil, err
+	}
+	for i, s := range p.steps {
 		current = s
 		if err := w.ctx.Err(); err != nil {
 			return nil, err
@@ -58,6 +61,9 @@ func (p *plan) run(w *Worker, inputs, captures []Value) (outs []Value, err error
 			return nil, s.node.named(err)
 		}
 		if err := p.observe(s); err != nil {
+			return nil, err
+		}
+		if err := p.show(i); err != nil {
 			return nil, err
 		}
 	}
