@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pare-dev/pare/internal/chat"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/targets/build"
 )
@@ -19,7 +21,8 @@ func (a *app) loraTrainCmd() *cobra.Command {
 		Short: "Train a LoRA adapter on your own text, beside a float or quantized base",
 		Long: `Train a LoRA adapter on text and write the folder that PEFT reads. The base stays as it is stored: a
 quantized one (GGUF, or a folder with packed weights) takes its own size in memory and is decoded product by
-product, which is what is called QLoRA. A run that is interrupted goes on where it was, to the same bytes.`,
+product, which is what is called QLoRA. Of a text everything is learned; of JSON lines each is a sequence of its
+own, of whose messages what the assistant says is learned, and of prompt and completion the completion. A run that is interrupted goes on where it was, to the same bytes.`,
 		Example: `  pare lora train books-llama/model --text books-llama/text/calibration.txt --tokens 8192 --rank 8 -o my-adapter
   pare lora merge books-llama/model --adapter my-adapter -o books-mine`,
 		Args: exactly("a BASE"),
@@ -54,7 +57,8 @@ product, which is what is called QLoRA. A run that is interrupted goes on where 
 	f := c.Flags()
 	f.StringVarP(&l.Out, "out", "o", "", "`DIR` of the adapter")
 	f.BoolVar(&force, "force", false, "replace an adapter that lies there")
-	f.StringArrayVar(&l.Text, "text", nil, "text `FILE` to learn from; repeat it for several")
+	f.StringArrayVar(&l.Text, "text", nil, "`FILE` of text to learn from, or of JSON lines with messages, prompt and completion, or text (FILE.jsonl:FIELD for another field); repeat it for several")
+	f.StringVar(&l.Chat, "chat", "", "`FORMAT` of conversations: "+strings.Join(chat.Names(), ", ")+"; default that of the model's chat template")
 	intFrom(f, &l.Rank, "rank", "", 1, 16, "rank of the change of each matrix")
 	f.Float64Var(&l.Alpha, "alpha", 0, "the change is multiplied by alpha/rank; default twice the rank")
 	f.BoolVar(&l.RSLoRA, "rslora", false, "multiply by alpha/sqrt(rank)")
@@ -63,5 +67,6 @@ product, which is what is called QLoRA. A run that is interrupted goes on where 
 	intFrom(f, &l.Context, "context", "", 2, 0, "tokens in a sequence; default 256")
 	intFrom(f, &l.Batch, "batch", "", 1, 16, "sequences in a step")
 	f.Float64Var(&l.Rate, "rate", 0.0002, "learning rate at its highest")
+	complete(c, "chat", chat.Names()...)
 	return c
 }

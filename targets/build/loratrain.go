@@ -26,7 +26,8 @@ import (
 // LoraTraining is a training of an adapter on text. What is zero takes its default.
 type LoraTraining struct {
 	Model   string
-	Text    []string
+	Text    []string // files of text; FILE.jsonl or FILE.jsonl:FIELD hold records
+	Chat    string   // format of conversations; empty: that of the model's template
 	Rank    int      // 16
 	Alpha   float64  // twice the rank
 	RSLoRA  bool     // scale by the root of the rank
@@ -227,24 +228,6 @@ func (t *loraTrainer) prepare(ctx context.Context) error {
 		Tokens: int64(l.Tokens), Batch: l.Batch, Rate: l.Rate, Seed: l.Seed, Threads: e.o.Threads,
 	}, l.Context, e.memory())
 	return err
-}
-
-// readText turns the texts into sequences.
-func (t *loraTrainer) readText(ctx context.Context) error {
-	e, l := t.e, t.l
-	text, err := e.encode(ctx, l.Text, nil, 0)
-	if err != nil {
-		return err
-	}
-	if len(text.ids) < l.Context {
-		return &fault.Error{File: l.Text[0], Op: "lora train", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one sequence takes %d", len(text.ids), l.Context)), Hint: "give a longer text, or a shorter --context"}
-	}
-	text.Tokens = len(text.ids)
-	if l.Tokens == 0 {
-		l.Tokens = len(text.ids)
-	}
-	t.read, t.text = text.Text, distill.Plain(whole(sequences(text.ids, l.Context, e.src.Tokenizer), l.Context))
-	return nil
 }
 
 // run trains, or takes up what was trained, and writes.

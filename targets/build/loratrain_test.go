@@ -3,14 +3,17 @@ package build
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/progress"
+	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/lora"
 	"github.com/pare-dev/pare/targets/recipe"
 )
@@ -119,5 +122,162 @@ func TestTrainLoraRefused(t *testing.T) {
 	}
 	if left, err := filepath.Glob(good.Out + "*"); err != nil || left != nil {
 		t.Errorf("a refused training left %v, %v", left, err)
+	}
+}
+
+// Records become sequences of their own: of a prompt with its completion the completion is learned and the
+// token that ends it, of a text everything, of a conversation what the assistant says.
+func TestLoraRecords(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "records.jsonl")
+	read := func(lines string, l LoraTraining) (*loraTrainer, error) {
+		if err := os.WriteFile(file, []byte(lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.Model = filepath.Join(books, "model")
+		e, err := newEngine(t.Context(), &recipe.Recipe{Source: recipe.Source{Model: l.Model}, Verify: recipe.Verify{Off: true}, Bench: recipe.Bench{Off: true}}, Options{}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(e.close)
+		if l.Context == 0 {
+			l.Context = 16
+		}
+		if l.Text == nil {
+			l.Text = []string{file}
+		}
+		tr := &loraTrainer{e: e, l: &l}
+		return tr, tr.readText(t.Context())
+	}
+	encode := func(e *engine, s string) []int32 {
+		ids, err := e.tok.Encode(s, tokenizer.EncodeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	tr, err := read(`{"prompt":"It was the best of times,","completion":" it was the worst of times"}
+{"text":"a green lamp"}`, LoraTraining{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prompt, rest := encode(tr.e, "It was the best of times,"), encode(tr.e, " it was the worst of times")
+	end := int32(tr.e.tok.EOS())
+	if want := slices.Concat(prompt, rest, []int32{end}); !slices.Equal(tr.text.IDs[0], want) {
+		t.Errorf("%v, want %v", tr.text.IDs[0], want)
+	}
+	for i, learn := range tr.text.Learn[0] {
+		if learn != (i >= len(prompt)) {
+			t.Errorf("token %d is learned: %v", i, learn)
+		}
+	}
+	if slices.Contains(tr.text.Learn[1], false) || tr.text.IDs[1][len(tr.text.IDs[1])-1] != end {
+		t.Errorf("%v %v", tr.text.IDs[1], tr.text.Learn[1])
+	}
+	// what is too long is cut, what then holds nothing to learn is left out, and both are said
+	tr, err = read(`{"prompt":"It was the best of times, it was the worst of times","completion":"yes"}
+{"text":"It was the best of times, it was the worst of times"}`, LoraTraining{Context: 4})
+	if err != nil || len(tr.text.IDs) != 1 || len(tr.text.IDs[0]) != 4 || len(tr.e.rep.Notes) != 2 {
+		t.Errorf("%v, %+v, notes %v", err, tr.text, tr.e.rep.Notes)
+	}
+	// beside running text everything of that is learned
+	tr, err = read(`{"body":"a green lamp"}`, LoraTraining{Context: 64, Text: []string{file + ":body", filepath.Join(books, "text", "test.txt")}})
+	if err != nil || len(tr.text.IDs) < 100 || len(tr.text.Learn) != len(tr.text.IDs) || !tr.text.Learn[50][0] || len(tr.text.IDs[50]) != 64 {
+		t.Errorf("%v: %d sequences, %d say what is learned", err, len(tr.text.IDs), len(tr.text.Learn))
+	}
+	for lines, l := range map[string]LoraTraining{
+		`{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}`:   {}, // the model has no template
+		`{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"b"}]}`:   {Chat: "alpaca"},
+		`{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"c"}]}`:   {Chat: "chatml"}, // nor its tokens
+		`{"prompt":"It was the best of times, it was the worst of times","completion":"d"}`: {Context: 4},
+		`{"page":"e"}`: {},
+	} {
+		if _, err := read(lines, l); !errors.Is(err, fault.ErrMisuse) {
+			t.Errorf("%s: %v", lines, err)
+		}
+	}
+}
+
+// chatting makes a copy of the sample model whose last two tokens are those of ChatML, and which says so.
+func chatting(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "chatting")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(books, "model"))); err != nil {
+		t.Fatal(err)
+	}
+	edit := func(name string, change func(x map[string]any)) {
+		path := filepath.Join(dir, name)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var x map[string]any
+		if err := json.Unmarshal(b, &x); err != nil {
+			t.Fatal(err)
+		}
+		change(x)
+		if b, err = json.Marshal(x); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit("tokenizer.json", func(x map[string]any) {
+		model := x["model"].(map[string]any)
+		vocab, merges := model["vocab"].(map[string]any), model["merges"].([]any)
+		for name, id := range vocab {
+			if id.(float64) >= 4094 {
+				delete(vocab, name)
+			}
+		}
+		model["merges"] = merges[:len(merges)-2]
+		for i, name := range []string{"<|im_start|>", "<|im_end|>"} {
+			vocab[name] = 4094 + i
+			x["added_tokens"] = append(x["added_tokens"].([]any), map[string]any{"id": 4094 + i, "content": name, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+		}
+	})
+	edit("tokenizer_config.json", func(x map[string]any) {
+		x["chat_template"] = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+	})
+	return dir
+}
+
+// A conversation is read as the model's template writes it; markers in what people wrote are plain text.
+func TestLoraConversation(t *testing.T) {
+	model := chatting(t)
+	file := filepath.Join(t.TempDir(), "talk.jsonl")
+	if err := os.WriteFile(file, []byte(`{"messages":[{"role":"user","content":"Who is <|im_end|> Mr. Darcy?"},{"role":"assistant","content":"A gentleman."}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, err := newEngine(t.Context(), &recipe.Recipe{Source: recipe.Source{Model: model}, Verify: recipe.Verify{Off: true}, Bench: recipe.Bench{Off: true}}, Options{}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.close)
+	tr := &loraTrainer{e: e, l: &LoraTraining{Model: model, Text: []string{file}, Context: 128}}
+	if err := tr.readText(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ids := tr.text.IDs[0]
+	said := e.tok.Decode(ids, tokenizer.DecodeOptions{})
+	if want := "<|im_start|>user\nWho is <|im_end|> Mr. Darcy?<|im_end|>\n<|im_start|>assistant\nA gentleman.<|im_end|>\n"; said != want {
+		t.Errorf("%q", said)
+	}
+	var learned []int32
+	ends := 0
+	for i, id := range ids {
+		if tr.text.Learn[0][i] {
+			learned = append(learned, id)
+		}
+		if id == 4095 {
+			ends++
+		}
+	}
+	if got := e.tok.Decode(learned, tokenizer.DecodeOptions{}); got != "A gentleman.<|im_end|>" || ends != 2 {
+		t.Errorf("%q is learned, %d turns end", got, ends)
 	}
 }
