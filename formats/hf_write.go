@@ -314,6 +314,12 @@ func updateConfig(m *ir.Model, config []byte, dtype string, quantization any) ([
 	if d := m.Decoder; d != nil && o.truth("tie_word_embeddings") != d.TiedHead {
 		err = errors.Join(err, set("tie_word_embeddings", d.TiedHead))
 	}
+	if d := m.Decoder; d != nil {
+		resized := arch.Resized(config, d)
+		for _, key := range slices.Sorted(maps.Keys(resized)) {
+			err = errors.Join(err, set(key, resized[key]))
+		}
+	}
 	for _, key := range []string{"dtype", "torch_dtype"} {
 		if o.get(key) != nil && dtype != "" {
 			err = errors.Join(err, set(key, dtype))

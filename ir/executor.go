@@ -36,6 +36,9 @@ type Walk interface {
 	// again, also after weights before it were replaced, until a later one is: what earlier stages
 	// need is given up then.
 	Inputs(ctx context.Context, stage Stage, fn func(x []float32, rows, cols int) error) error
+	// Hidden hands over the residual stream before the current block, or behind the last one, as Inputs does.
+	// It is asked for before any stage of the block.
+	Hidden(ctx context.Context, fn func(x []float32, rows, cols int) error) error
 	// Next runs the current block with its present weights and moves on to the next one.
 	Next(ctx context.Context) error
 	// Block is the index of the current block; it is the number of blocks when all are done.

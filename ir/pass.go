@@ -31,6 +31,10 @@ type Pass interface {
 // Plan lists what a pass will do to every tensor of the model, in catalogue order.
 type Plan struct {
 	Steps []Step
+	// Decoder describes the model behind a pass that changes its dimensions, nil when it changes none. Where
+	// it has fewer blocks, Steps are about those that stay, by the names they will have; which ones they are
+	// is known when the pass was applied.
+	Decoder *Decoder
 }
 
 // Step is one line of a plan.
@@ -42,6 +46,7 @@ type Step struct {
 	Scheme *storage.Scheme
 	Reason string // why it is kept, falls back or was chosen; empty when it follows the request
 	Bytes  int64  // size after
+	Shape  []int  // shape after, nil when it stays
 }
 
 // Result is what really happened. A pass that was asked to work and changed nothing returns an
@@ -52,6 +57,10 @@ type Result struct {
 	Notes   []string          // facts worth a line in the report
 	// Tensors holds figures per tensor by name, such as "rmse" or "sparsity"; shown in the report.
 	Tensors map[string]map[string]float64
+	// Decoder describes the model when the pass has changed its dimensions, and Dropped are the blocks that
+	// are gone, by the numbers they had.
+	Decoder *Decoder
+	Dropped []int
 }
 
 // Env is what a pass may use while it applies.

@@ -15,11 +15,18 @@ type Method struct {
 	Learns bool
 	// Runs says that it takes more of calibration text than an importance matrix has.
 	Runs bool
+	// Structured says that whole parts go and the model becomes smaller, as Options.Structure asks; the
+	// others set single weights to zero. Scores are what it may choose parts by, its own choice first.
+	Structured bool
+	Scores     []string
 	// Scope is what competes when neither scope nor pattern is asked for.
 	Scope Scope
 	// New makes the pass; importance is nil when there is no importance matrix.
 	New func(o Options, importance map[string][]float32) ir.Pass
 }
+
+// Pass is the name of the pass.
+func (m *Method) Pass() string { return Prefix + m.Name }
 
 // Prefix begins the names of all pruning passes.
 const Prefix = "prune."
@@ -46,4 +53,28 @@ func Lookup(pass string) *Method {
 		}
 	}
 	return nil
+}
+
+// Scores lists what parts can be chosen by, of all methods.
+func Scores() []string {
+	var list []string
+	for _, m := range methods {
+		for _, s := range m.Scores {
+			if !slices.Contains(list, s) {
+				list = append(list, s)
+			}
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// StructureNames lists the methods that take out whole parts.
+func StructureNames() []string {
+	return slices.DeleteFunc(MethodNames(), func(name string) bool { return !Lookup(Prefix + name).Structured })
+}
+
+// WeightNames lists the methods that set single weights to zero.
+func WeightNames() []string {
+	return slices.DeleteFunc(MethodNames(), func(name string) bool { return Lookup(Prefix + name).Structured })
 }

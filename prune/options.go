@@ -36,6 +36,8 @@ type Options struct {
 	Only     []string // tensor patterns; empty: the matrices of the blocks
 	Skip     []string // tensor patterns left alone
 	Schedule []Share  // the first match replaces Sparsity; 0 leaves a tensor alone
+	// Structure is for methods that take out whole parts, which use none of the above.
+	Structure Structure
 	// NoRefit leaves out the fit of the kept weights that ends methods which change them.
 	NoRefit bool
 }

@@ -50,6 +50,10 @@ func (n *noise) Inputs(_ context.Context, s ir.Stage, fn func([]float32, int, in
 	return n.rows(s.Name, fn)
 }
 
+func (n *noise) Hidden(_ context.Context, fn func([]float32, int, int) error) error {
+	return n.rows("hidden", fn)
+}
+
 func (n *noise) Head(_ context.Context, fn func([]float32, int, int) error) error {
 	return n.rows("head", fn)
 }

@@ -299,6 +299,17 @@ func (w *walk) Head(ctx context.Context, fn func(x []float32, rows, cols int) er
 	return w.stream(ctx, w.x, norm, fn)
 }
 
+// Hidden hands over the residual stream. See ir.Walk.
+func (w *walk) Hidden(ctx context.Context, fn func(x []float32, rows, cols int) error) error {
+	switch {
+	case w.broken != nil:
+		return w.broken
+	case w.mid != nil:
+		return w.passed("the residual stream before it")
+	}
+	return w.stream(ctx, w.x, nil, fn)
+}
+
 // stream hands over states, through a norm when gain is not nil.
 func (w *walk) stream(ctx context.Context, s *states, gain []float32, fn func(x []float32, rows, cols int) error) error {
 	for lo := 0; lo < w.tokens; lo += walkRows {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/prune"
 	"github.com/pare-dev/pare/targets/build"
 	"github.com/pare-dev/pare/targets/recipe"
 	"github.com/pare-dev/pare/targets/report"
@@ -192,7 +193,14 @@ func sourceText(w io.Writer, rep *report.Report) {
 	}
 	for i := range rep.Passes {
 		p := &rep.Passes[i]
-		if name, ok := strings.CutPrefix(p.Name, "prune."); ok {
+		m := prune.Lookup(p.Name)
+		if name, ok := strings.CutPrefix(p.Name, prune.Prefix); ok && m != nil && m.Structured && len(p.Notes) > 0 {
+			fmt.Fprintf(w, "prune     %s: %s\n", name, p.Notes[0])
+			for _, n := range p.Notes[1:] {
+				fmt.Fprintf(w, "note      %s\n", n)
+			}
+			continue
+		} else if ok {
 			fmt.Fprintf(w, "prune     %s: %d matrices, %s of their weights are zero\n", name, p.Changed, human.Percent(p.Sparsity(), 1))
 		}
 		for _, n := range p.Notes {

@@ -32,6 +32,7 @@ type recipeFlags struct {
 	prune       string
 	sparsity    ratio
 	pattern     string
+	ratio       ratio
 	only        []string
 	calibration []string
 	tokens      int
@@ -51,7 +52,7 @@ type recipeFlags struct {
 
 // languageBuildFlags are those of build and plan that graphs do not have, graphBuildFlags those that only they have.
 var (
-	languageBuildFlags = []string{"adapter", "dtype", "allow-base-mismatch", "prune", "sparsity", "pattern", "only", "tokens", "imatrix", "text", "chunks"}
+	languageBuildFlags = []string{"adapter", "dtype", "allow-base-mismatch", "prune", "sparsity", "ratio", "pattern", "only", "tokens", "imatrix", "text", "chunks"}
 	graphBuildFlags    = []string{"samples", "labels", "shape", "fail-on"}
 )
 
@@ -68,6 +69,7 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	f.BoolVar(&fl.archive, "archive", false, "write each package as one file, NAME.pare")
 	f.StringVar(&fl.prune, "prune", "", "prune by `METHOD`: "+strings.Join(prune.MethodNames(), ", "))
 	f.Var(&fl.sparsity, "sparsity", "share of weights to prune, 0.5 or 50%")
+	f.Var(&fl.ratio, "ratio", "width, depth: share of the parameters of the blocks that goes, 0.25 or 25%")
 	f.StringVar(&fl.pattern, "pattern", "", "prune in a pattern `N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringArrayVar(&fl.only, "only", nil, "prune tensors that match `PATTERN`; repeat it for several")
 	f.StringArrayVar(&fl.calibration, "calibration", nil, "text `FILE` that methods learn from; of graphs samples, NAME=FILE where there are several inputs; repeat it for several")
@@ -219,12 +221,12 @@ func (fl *recipeFlags) source(r *recipe.Recipe) error {
 // pruning puts one pruning pass in place of the recipe's.
 func (fl *recipeFlags) pruning(r *recipe.Recipe) error {
 	if fl.prune == "" {
-		if fl.sparsity != 0 || fl.pattern != "" || len(fl.only) > 0 {
-			return misuse("add --prune magnitude", "--sparsity, --pattern and --only say how to prune, but nothing says that")
+		if fl.sparsity != 0 || fl.ratio != 0 || fl.pattern != "" || len(fl.only) > 0 {
+			return misuse("add --prune magnitude", "--sparsity, --ratio, --pattern and --only say how to prune, but nothing says that")
 		}
 		return nil
 	}
-	p, err := prunePass(fl.prune, fl.sparsity, fl.pattern, fl.only)
+	p, err := fl.prunePass()
 	if err != nil {
 		return err
 	}
@@ -233,9 +235,24 @@ func (fl *recipeFlags) pruning(r *recipe.Recipe) error {
 	return nil
 }
 
-// prunePass checks the words of a pruning pass.
+// prunePass makes the pass that the flags ask for.
+func (fl *recipeFlags) prunePass() (recipe.Pass, error) {
+	if m := prune.Lookup(prune.Prefix + fl.prune); m != nil && m.Structured {
+		if fl.ratio == 0 || fl.sparsity != 0 || fl.pattern != "" || len(fl.only) > 0 {
+			return recipe.Pass{}, misuse("say --ratio 25%; a recipe takes more", "--prune %s takes out whole parts: it needs --ratio, and no --sparsity, --pattern or --only", fl.prune)
+		}
+		r := recipe.Ratio(fl.ratio)
+		return recipe.Pass{Use: m.Pass(), Ratio: &r}, nil
+	}
+	if fl.ratio != 0 {
+		return recipe.Pass{}, misuse("say --sparsity 50%", "--ratio is for --prune %s", strings.Join(prune.StructureNames(), " and "))
+	}
+	return prunePass(fl.prune, fl.sparsity, fl.pattern, fl.only)
+}
+
+// prunePass checks the words of a pass that prunes single weights.
 func prunePass(method string, sparsity ratio, pattern string, only []string) (recipe.Pass, error) {
-	methods := prune.MethodNames()
+	methods := prune.WeightNames()
 	if !slices.Contains(methods, method) {
 		hint := "take " + strings.Join(methods, " or ")
 		if near := human.Nearest(method, methods); near != "" {

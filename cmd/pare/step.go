@@ -172,18 +172,28 @@ func (a *app) pruneCmd() *cobra.Command {
 	var share ratio
 	var only, skip, calibration []string
 	var noRefit bool
+	var tokens int
+	var parts structureFlags
 	c := &cobra.Command{
 		Use:   "prune MODEL",
-		Short: "Set the least important weights of a model to zero",
-		Long: `Set the least important weights of a model to zero: the smallest (magnitude), or those that matter
-least for the inputs that a text gives (wanda), or those that the others can replace best, which are changed to do so (sparsegpt). Zeros save neither bytes nor time in dense formats;
-the report says what the chosen format makes of them.`,
+		Short: "Take the least important parts of a model out, or set its least important weights to zero",
+		Long: `Make a model smaller with --structure: width takes neurons and heads out of every block and fits the layers
+that read them, depth takes out whole blocks. What comes out is a plain model that every runtime loads.
+
+Or set single weights to zero with --method: the smallest (magnitude), or those that matter least for the inputs
+that a text gives (wanda), or those that the others can replace best, which are changed to do so (sparsegpt). Zeros
+save neither bytes nor time in dense formats; the report says what the chosen format makes of them.`,
 		Example: `  pare prune books-llama/model --method magnitude --sparsity 30% -o books-pruned
+  pare prune books-llama/model --structure width --ratio 25% --calibration books-llama/text/calibration.txt -o books-narrow
+  pare prune books-llama/model --structure depth --blocks 5 --calibration books-llama/text/calibration.txt -o books-shallow
   pare prune books-llama/model --method wanda --pattern 2:4 --imatrix books-llama/imatrix.gguf -o books-2of4
   pare prune books-llama/model --method sparsegpt --sparsity 50% --calibration books-llama/text/calibration.txt -o books-half`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := prunePass(method, share, pattern, only)
+			p, err := parts.pass(typed(cmd))
+			if parts.structure == "" && err == nil {
+				p, err = prunePass(method, share, pattern, only)
+			}
 			if err != nil {
 				return err
 			}
@@ -192,22 +202,24 @@ the report says what the chosen format makes of them.`,
 				p.Refit = new(bool)
 			}
 			r := &recipe.Recipe{Source: recipe.Source{Model: args[0], Dtype: "keep"}, Passes: []recipe.Pass{p}}
-			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix}
+			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix, Tokens: tokens}
 			return a.step(cmd.Context(), build.Step{Recipe: r}, &fl)
 		},
 	}
 	fl.register(c)
+	parts.register(c)
 	f := c.Flags()
-	f.StringVar(&method, "method", "magnitude", strings.Join(prune.MethodNames(), ", "))
+	f.StringVar(&method, "method", "magnitude", "how single weights are chosen: "+strings.Join(prune.WeightNames(), ", "))
 	f.Var(&share, "sparsity", "share of weights to prune, 0.5 or 50%")
 	f.StringVar(&pattern, "pattern", "", "`N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringVar(&scope, "scope", "", "what competes: row, layer or global; default layer")
-	f.BoolVar(&noRefit, "no-refit", false, "sparsegpt: do not fit the kept weights once more")
+	f.BoolVar(&noRefit, "no-refit", false, "sparsegpt: do not fit the kept weights once more; width: do not fit what read the parts that go")
 	f.StringArrayVar(&only, "only", nil, "tensors that match `PATTERN`; default all matrices of blocks; repeat it for several")
 	f.StringArrayVar(&skip, "skip", nil, "leave tensors that match `PATTERN` alone; repeat it for several")
-	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that wanda and sparsegpt learn from; repeat it for several")
+	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that wanda, sparsegpt, width and depth learn from; repeat it for several")
+	intFrom(f, &tokens, "tokens", "", 1, 0, "tokens of it to use; default 65536")
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
-	complete(c, "method", prune.MethodNames()...)
+	complete(c, "method", prune.WeightNames()...)
 	complete(c, "pattern", "2:4", "4:8")
 	complete(c, "scope", "row", "layer", "global")
 	completePatterns(c, "only", false)

@@ -56,6 +56,56 @@ func (a *Arch) Config(d *ir.Decoder, extra map[string]any) (config []byte, notes
 	return append(b, '\n'), notes, err
 }
 
+// Resized lists the keys of a config.json that say something else about dimensions than d, with the values
+// that are right: what a pass that made the model smaller has changed. Sizes that follow from others where
+// a key is absent are written out.
+func Resized(config []byte, d *ir.Decoder) map[string]any {
+	a, was, _, err := FromHF(config)
+	if err != nil || was == nil {
+		return nil
+	}
+	c, err := parseConfig(config)
+	if err != nil {
+		return nil
+	}
+	set := map[string]any{}
+	for _, x := range []struct {
+		field    string
+		old, now int
+	}{
+		{"layers", was.Layers, d.Layers},
+		{"hidden", was.Hidden, d.Hidden},
+		{"ffn", was.FFN, d.FFN},
+		{"heads", was.Heads, d.Heads},
+		{"kv_heads", was.KVHeads, d.KVHeads},
+		{"head_dim", was.HeadDim, d.HeadDim},
+	} {
+		if x.old != x.now {
+			set[a.HF.Keys[x.field]] = x.now
+		}
+	}
+	if was.Hidden != d.Hidden || was.Heads != d.Heads {
+		set[a.HF.Keys["head_dim"]], set[a.HF.Keys["kv_heads"]] = d.HeadDim, d.KVHeads
+	}
+	if was.Layers == d.Layers {
+		return set
+	}
+	types, first := make([]string, d.Layers), d.Layers
+	for i := range types {
+		types[i] = "full_attention"
+		if d.Windowed(i) {
+			types[i], first = "sliding_attention", min(first, i)
+		}
+	}
+	if _, ok := c["layer_types"].([]any); ok {
+		set["layer_types"] = types
+	}
+	if _, ok := c["max_window_layers"].(json.Number); ok {
+		set["max_window_layers"] = first
+	}
+	return set
+}
+
 // biasConfig sets the keys that decide over biases; the set must be one that they can express.
 func (a *Arch) biasConfig(c map[string]any, d *ir.Decoder) error {
 	for _, key := range a.Biases {

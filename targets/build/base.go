@@ -334,7 +334,9 @@ func (e *engine) spill(ctx context.Context, m, from *ir.Model, s *stage, name st
 		if t == nil {
 			return fmt.Errorf("%s holds tensor %q, which the model lacks", file, k.Name)
 		}
-		if err := m.Replace(t.With(k.Type, k.Scheme, k.Data)); err != nil {
+		c := t.With(k.Type, k.Scheme, k.Data)
+		c.Shape = k.Shape
+		if err := m.Replace(c); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/prune"
 	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets"
@@ -18,8 +19,12 @@ import (
 // the next. A recipe that asks for another order is refused with that reason.
 var order = []struct{ pass, before string }{
 	{"lora.merge", "an adapter was trained on the whole weights: merged later it would fill the zeros again and be rounded away"},
+	{"prune.width", structureFirst},
+	{"prune.depth", structureFirst},
 	{"prune.", "what is pruned must be decided on exact weights, and quantization must see the weights that remain"},
 }
+
+const structureFirst = "what is taken out whole would take zeros along, and the layers that are fitted to it would fill theirs"
 
 func rank(pass string) int {
 	for i, o := range order {
@@ -113,9 +118,11 @@ func checkPasses(passes []recipe.Pass, adapters bool) (errs []error) {
 		switch {
 		case p.Use == "lora.merge" && !adapters:
 			bad(p.Use, "name the adapters in [source]", "there is no adapter to merge")
-		case p.Use == "lora.merge" && (p.Sparsity != nil || p.Pattern != "" || p.Scope != "" || p.Only != nil || p.Skip != nil || p.Schedule != nil || p.Refit != nil):
+		case p.Use == "lora.merge" && (p.Sparsity != nil || p.Pattern != "" || p.Scope != "" || p.Only != nil || p.Skip != nil || p.Schedule != nil || p.Refit != nil || p.Structured()):
 			bad(p.Use, "its options stand in [source]", "the merge takes no options here")
-		case p.Refit != nil && !*p.Refit && p.Use != "prune.sparsegpt":
+		case p.Structured() && (prune.Lookup(p.Use) == nil || !prune.Lookup(p.Use).Structured):
+			bad(p.Use, "use prune.width or prune.depth, or say which weights become zero with sparsity or pattern", "ratio, parameters, bytes, ffn, kv_heads, hidden, blocks, multiple and score take out whole parts")
+		case p.Refit != nil && !*p.Refit && p.Use != "prune.sparsegpt" && p.Use != "prune.width":
 			bad(p.Use, "leave it out", "refit = false where no weights are changed")
 		}
 	}

@@ -214,8 +214,12 @@ const weightBand = 4 << 20
 // value that is not finite fails the build.
 func (e *engine) weights(ctx context.Context, m *ir.Model) (map[string]map[string]float64, error) {
 	out := map[string]map[string]float64{}
+	ref := e.ref
+	if e.resized() {
+		ref = e.base // the original has other shapes: what is left to compare is what storing did
+	}
 	var total int64
-	for _, t := range e.ref.Tensors() {
+	for _, t := range ref.Tensors() {
 		total += t.Elems()
 	}
 	e.meter.Stage("compare weights", total, "weights")
@@ -224,16 +228,16 @@ func (e *engine) weights(ctx context.Context, m *ir.Model) (map[string]map[strin
 	if most := e.memory(); most > 0 {
 		band = min(band, most/16+1<<16)
 	}
-	for _, want := range e.ref.Tensors() {
+	for _, want := range ref.Tensors() {
 		got := find(m, want)
-		if got == nil && e.ref.Known() && (want.Role == ir.RoleUnknown || want.Role == ir.RolePooler || want.Role == ir.RolePoolerBias) {
+		if got == nil && ref.Known() && (want.Role == ir.RoleUnknown || want.Role == ir.RolePooler || want.Role == ir.RolePoolerBias) {
 			continue // no part of the architecture: its container left it out, and said so
 		}
 		if got == nil {
 			errs = append(errs, &fault.Error{File: m.Path, Tensor: want.Name, Op: "verify", Err: errors.New("the package lacks this tensor")})
 			continue
 		}
-		if x := e.ref.Encoder; x != nil && want.Role == ir.RolePosition && got.Rows() == want.Rows()-x.PositionBase {
+		if x := ref.Encoder; x != nil && want.Role == ir.RolePosition && got.Rows() == want.Rows()-x.PositionBase {
 			want = want.From(x.PositionBase) // GGUF files have no rows for padding
 		}
 		if got.Elems() != want.Elems() || got.Cols() != want.Cols() {
@@ -255,6 +259,12 @@ func (e *engine) weights(ctx context.Context, m *ir.Model) (map[string]map[strin
 		e.meter.Add(want.Elems())
 	}
 	return out, errors.Join(errs...)
+}
+
+// resized reports whether passes have changed the dimensions of the model.
+func (e *engine) resized() bool {
+	a, b := e.ref.Decoder, e.base.Decoder
+	return a != nil && b != nil && (a.Layers != b.Layers || a.Hidden != b.Hidden || a.FFN != b.FFN || a.Heads != b.Heads || a.KVHeads != b.KVHeads)
 }
 
 // real reports whether a tensor holds real values that can be decoded.

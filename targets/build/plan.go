@@ -133,12 +133,26 @@ func planned(name string, p *ir.Plan, before *ir.Model) report.PassResult {
 // that of before.
 func imagine(m *ir.Model, p *ir.Plan) *ir.Model {
 	out := m.Clone()
+	if d := p.Decoder; d != nil && out.Decoder != nil {
+		last := make([]int, 0, out.Decoder.Layers)
+		for b := d.Layers; b < out.Decoder.Layers; b++ {
+			last = append(last, b) // as good as any: blocks have one shape
+		}
+		if len(last) > 0 && out.DropBlocks(last) != nil {
+			return out
+		}
+		out.Decoder = d
+	}
 	for _, s := range p.Steps {
 		if !s.Change {
 			continue
 		}
 		if t := out.Find(s.Tensor); t != nil && t.Name == s.Tensor {
-			_ = out.Replace(t.With(s.To, s.Scheme, t.Data)) // it is there
+			c := t.With(s.To, s.Scheme, t.Data)
+			if s.Shape != nil {
+				c.Shape = s.Shape
+			}
+			_ = out.Replace(c) // it is there
 			continue
 		}
 		// the only tensor that a pass adds is an output matrix untied from the embedding

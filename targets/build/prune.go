@@ -16,6 +16,13 @@ func (e *engine) prunePass(i int) (ir.Pass, error) {
 		o.Sparsity = float64(*p.Sparsity)
 	}
 	o.NoRefit = p.Refit != nil && !*p.Refit
+	o.Structure = prune.Structure{
+		Parameters: int64(p.Parameters), Bytes: int64(p.Bytes), FFN: p.FFN, KVHeads: p.KVHeads, Hidden: p.Hidden,
+		Blocks: p.Blocks, Multiple: p.Multiple, Score: p.Score,
+	}
+	if p.Ratio != nil {
+		o.Structure.Ratio = float64(*p.Ratio)
+	}
 	for _, s := range p.Schedule {
 		o.Schedule = append(o.Schedule, prune.Share{Match: s.Match, Sparsity: float64(s.Sparsity)})
 	}
@@ -58,6 +65,11 @@ func (e *engine) prune(ctx context.Context, i int) (reused bool, err error) {
 	var rec packaged
 	if runs && s.load(&rec) {
 		e.rep.Passes = append(e.rep.Passes, rec.Passes...)
+		if rec.Decoder != nil {
+			if err := e.resize(rec.Decoder, rec.Dropped); err != nil {
+				return false, err
+			}
+		}
 		return true, e.spill(ctx, e.base, before, s, keptName)
 	}
 	res, plan, err := e.apply(ctx, pass, e.base, e.env(s))
@@ -72,7 +84,18 @@ func (e *engine) prune(ctx context.Context, i int) (reused bool, err error) {
 	if err := e.spill(ctx, e.base, before, s, keptName); err != nil {
 		return false, err
 	}
-	return false, s.finish(packaged{Passes: append(rec.Passes[:0], result)})
+	return false, s.finish(packaged{Passes: append(rec.Passes[:0], result), Decoder: res.Decoder, Dropped: res.Dropped})
+}
+
+// resize gives the base model the dimensions that a pass gave it before.
+func (e *engine) resize(d *ir.Decoder, dropped []int) error {
+	if len(dropped) > 0 {
+		if err := e.base.DropBlocks(dropped); err != nil {
+			return err
+		}
+	}
+	e.base.Decoder = d
+	return nil
 }
 
 // keptName is the file that a stage keeps tensors in.

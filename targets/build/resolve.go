@@ -76,8 +76,10 @@ func resolve(in *recipe.Recipe, m *ir.Model) (*recipe.Recipe, error) {
 	}
 	for i := range r.Passes {
 		p := &r.Passes[i]
-		if m := prune.Lookup(p.Use); m != nil && p.Scope == "" && p.Pattern == "" {
+		if m := prune.Lookup(p.Use); m != nil && p.Scope == "" && p.Pattern == "" && !m.Structured {
 			p.Scope = string(m.Scope)
+		} else if m != nil && p.Score == "" && len(m.Scores) > 0 {
+			p.Score = m.Scores[0]
 		}
 	}
 	if r.Distill != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/prune"
 	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/targets"
 	"github.com/pare-dev/pare/targets/pack"
@@ -85,7 +86,7 @@ func (j *job) describe(e *engine) {
 	} else if j.table.Level != "" && !slices.Contains(cpu.Available(), j.table.Level) {
 		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("this CPU lacks %s: figures are of its %s kernels", j.table.ISA, cpu.Best()))
 	}
-	if len(e.r.Passes) > 0 && prunes(e.r) {
+	if zeroes(e.r) {
 		r.Notes = append(r.Notes, "zeros gain "+j.table.Zeros)
 	}
 	r.Notes = append(r.Notes, notes...)
@@ -112,6 +113,14 @@ func archName(goarch string) string {
 
 func prunes(r *recipe.Recipe) bool {
 	return slices.ContainsFunc(r.Passes, func(p recipe.Pass) bool { return p.Use != "lora.merge" })
+}
+
+// zeroes says that a pass sets single weights to zero.
+func zeroes(r *recipe.Recipe) bool {
+	return slices.ContainsFunc(r.Passes, func(p recipe.Pass) bool {
+		m := prune.Lookup(p.Use)
+		return m != nil && !m.Structured
+	})
 }
 
 // sameBytes says where the same bytes come out again.
@@ -207,6 +216,9 @@ type packaged struct {
 	Notes   []string
 	Graph   *report.Graph   `json:",omitempty"` // what became of a graph
 	Tensors []report.Tensor `json:",omitempty"` // of it
+
+	Decoder *ir.Decoder `json:",omitempty"` // of a pass that changed dimensions
+	Dropped []int       `json:",omitempty"` // blocks that it took out
 }
 
 // make writes the package into the stage's folder, or finds it there.

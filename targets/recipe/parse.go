@@ -94,6 +94,8 @@ func words(enum string) []string {
 			list = append(list, prune.Prefix+name)
 		}
 		return list
+	case "@scores":
+		return prune.Scores()
 	case "@methods":
 		return append(quantize.MethodNames(), calib.MethodNames()...)
 	}

@@ -85,7 +85,23 @@ type Pass struct {
 	Only     []string `json:"only,omitempty" doc:"tensor patterns; default all block matrices"`
 	Skip     []string `json:"skip,omitempty" doc:"tensor patterns left alone"`
 	Schedule []Share  `json:"schedule,omitempty" doc:"sparsity for some layers; the first match counts"`
-	Refit    *bool    `json:"refit,omitempty" doc:"prune.sparsegpt: fit the kept weights once more, all together; true unless said"`
+	Refit    *bool    `json:"refit,omitempty" doc:"prune.sparsegpt: fit the kept weights once more, all together; prune.width: fit what read the parts that went; true unless said"`
+
+	// Of prune.width and prune.depth, which take out whole parts.
+	Ratio      *Ratio `json:"ratio,omitempty" doc:"width, depth: share of the parameters of the blocks that goes, 0.25 or \"25%\""`
+	Parameters int    `json:"parameters,omitempty" doc:"width, depth: most parameters that the model has afterwards"`
+	Bytes      int    `json:"bytes,omitempty" doc:"width, depth: most bytes that its weights take before quantization"`
+	FFN        int    `json:"ffn,omitempty" doc:"width: neurons of the MLP that stay in every block"`
+	KVHeads    int    `json:"kv_heads,omitempty" doc:"width: key heads that stay in every block, with the query heads that share them"`
+	Hidden     int    `json:"hidden,omitempty" doc:"width: channels of the residual stream that stay"`
+	Blocks     int    `json:"blocks,omitempty" doc:"depth: blocks that stay"`
+	Multiple   int    `json:"multiple,omitempty" doc:"width: what the neurons of the MLP are a multiple of; default the block length of stored types where that leaves a fine choice"`
+	Score      string `json:"score,omitempty" doc:"what parts are chosen by; default activation for width, influence for depth" enum:"@scores"`
+}
+
+// Structured reports whether a key of prune.width or prune.depth is set.
+func (p *Pass) Structured() bool {
+	return p.Ratio != nil || p.Parameters != 0 || p.Bytes != 0 || p.FFN != 0 || p.KVHeads != 0 || p.Hidden != 0 || p.Blocks != 0 || p.Multiple != 0 || p.Score != ""
 }
 
 // Share sets a sparsity for the tensors that a pattern matches.
