@@ -19,7 +19,8 @@ import (
 // Width is the pass "prune.width": every block loses neurons of its MLP and whole key heads with the query
 // heads that share them, the same number in each; which ones is decided block by block. The layer that
 // read them, which is the last of the MLP or of the attention, is fitted to give what it gave: by least
-// squares over the calibration tokens, with the inputs that the blocks made smaller before produce.
+// squares over the calibration tokens, with the inputs that the blocks made smaller before produce. Channels
+// of the residual stream go first, all through the model, when their number is named.
 type Width struct{ Options }
 
 // widthScores are the scores that the pass knows, its own choice first.
@@ -74,11 +75,12 @@ func (p *Width) target(m *ir.Model) (*ir.Decoder, error) {
 	}
 	step := s.multiple(was.FFN)
 	for s.budget() && !s.fits(m, &d) {
-		// the part that would keep the larger share of what it was gives way
-		ffn := d.FFN - step - (d.FFN-step)%step
+		// Neurons go first: there are many, and the others make up for them well. Below half of them both
+		// give way, the one that would keep the larger share of what it was.
+		ffn := (d.FFN - 1) / step * step
 		mlp, attention := s.FFN == 0 && ffn >= step, s.KVHeads == 0 && d.KVHeads > 1
-		if mlp && attention {
-			mlp = float64(ffn)/float64(was.FFN) >= float64(d.KVHeads-1)/float64(was.KVHeads)
+		if mlp && attention && 2*ffn < was.FFN {
+			mlp = float64(ffn)/float64(was.FFN) >= float64(d.KVHeads-1)/float64(was.KVHeads)/2
 		}
 		switch {
 		case mlp:
@@ -102,6 +104,10 @@ func (p *Width) reads(was, now *ir.Decoder) func(t *ir.Tensor) bool {
 		case ir.RoleAttnOBias:
 			return was.KVHeads != now.KVHeads
 		case ir.RoleMLPDownBias:
+			return was.FFN != now.FFN
+		case ir.RoleAttnO:
+			return was.KVHeads != now.KVHeads
+		case ir.RoleMLPDown:
 			return was.FFN != now.FFN
 		}
 		return false
@@ -134,6 +140,7 @@ type widthRun struct {
 	heads, neurons [][]int
 	fitted         []*ir.Tensor
 	lost           map[string]*losses // sums over blocks, by stage
+	narrowed       string             // what became of channels
 }
 
 // choice is what was decided about a layer, kept beside its matrix.
@@ -172,6 +179,11 @@ func (p *Width) Apply(ctx context.Context, m *ir.Model, plan *ir.Plan, env ir.En
 		lost: map[string]*losses{}, heads: make([][]int, was.Layers), neurons: make([][]int, was.Layers),
 	}
 	note := smaller(m, &was, d)
+	if d.Hidden != was.Hidden {
+		if err := run.narrow(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if layers > 0 {
 		if err := run.walk(ctx); err != nil {
 			return nil, err
@@ -396,6 +408,9 @@ func (r *widthRun) in(list [][]int, block int) []int {
 
 // notes say what the fits achieved.
 func (r *widthRun) notes() (notes []string) {
+	if r.narrowed != "" {
+		notes = append(notes, r.narrowed)
+	}
 	for _, s := range ir.Stages {
 		if l := r.lost[s.Name]; l != nil {
 			what := map[string]string{"o": "attention", "down": "MLP"}[s.Name]

@@ -184,8 +184,8 @@ Or set single weights to zero with --method: the smallest (magnitude), or those 
 that a text gives (wanda), or those that the others can replace best, which are changed to do so (sparsegpt). Zeros
 save neither bytes nor time in dense formats; the report says what the chosen format makes of them.`,
 		Example: `  pare prune books-llama/model --method magnitude --sparsity 30% -o books-pruned
-  pare prune books-llama/model --structure width --ratio 25% --calibration books-llama/text/calibration.txt -o books-narrow
-  pare prune books-llama/model --structure depth --blocks 5 --calibration books-llama/text/calibration.txt -o books-shallow
+  pare prune books-llama/model --structure width --ratio 25% --calibration books-llama/text/calibration.txt --tokens 4096 -o books-narrow
+  pare prune books-llama/model --structure depth --blocks 5 --calibration books-llama/text/calibration.txt --tokens 4096 -o books-shallow
   pare prune books-llama/model --method wanda --pattern 2:4 --imatrix books-llama/imatrix.gguf -o books-2of4
   pare prune books-llama/model --method sparsegpt --sparsity 50% --calibration books-llama/text/calibration.txt -o books-half`,
 		Args: exactly("a MODEL"),
