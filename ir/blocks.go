@@ -34,7 +34,7 @@ func (m *Model) DropBlocks(drop []int) error {
 	for _, t := range old {
 		b := t.Block
 		if b < 0 {
-			b = numbered(t.Name) // of no role, such as a buffer that somebody saved
+			b = blockNumber(t.Name) // of no role, such as a buffer that somebody saved
 		}
 		if b < 0 || b >= len(place) {
 			if err := m.Add(t); err != nil {
@@ -77,8 +77,8 @@ func (m *Model) DropBlocks(drop []int) error {
 	return nil
 }
 
-// numbered is the first number among the parts of a name, -1 when there is none.
-func numbered(name string) int {
+// blockNumber is the first number among the parts of a name, -1 when there is none.
+func blockNumber(name string) int {
 	for _, part := range strings.Split(name, ".") {
 		if n, err := strconv.Atoi(part); err == nil {
 			return n

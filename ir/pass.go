@@ -73,6 +73,7 @@ type Env struct {
 	Progress progress.Sink
 	Executor Executor  // runs the model; nil when no pass needs activations
 	Tokens   [][]int32 // calibration sequences
+	Learner  Learner   // gives gradients; nil when no pass needs them
 	// Network runs graphs, and Samples are what it runs on; nil when no pass needs them.
 	Network Network
 	Samples Samples

@@ -83,7 +83,7 @@ func (r *widthRun) narrow(ctx context.Context) error {
 			return err
 		}
 	}
-	was.Hidden = stay
+	was.Hidden, was.NormEps = stay, r.now.NormEps
 	r.m.Decoder = &was
 	r.narrowed = fmt.Sprintf("channels that stay hold %.1f %% of the energy before the norms; nothing is fitted to those that went, so train the model afterwards", 100*share)
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/pare-dev/pare/internal/obs"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/ir/arch"
 )
 
 // Width is the pass "prune.width": every block loses neurons of its MLP and whole key heads with the query
@@ -24,7 +26,7 @@ import (
 type Width struct{ Options }
 
 // widthScores are the scores that the pass knows, its own choice first.
-var widthScores = []string{ScoreActivation, ScoreFit, ScoreMagnitude}
+var widthScores = []string{ScoreActivation, ScoreFit, ScoreTaylor, ScoreFisher, ScoreMagnitude}
 
 func init() {
 	register(&Method{
@@ -65,6 +67,8 @@ func (p *Width) target(m *ir.Model) (*ir.Decoder, error) {
 	group := was.Heads / was.KVHeads
 	if s.Hidden > 0 {
 		d.Hidden = s.Hidden
+		// norms add it to a mean that is over fewer channels now
+		d.NormEps = float32(float64(d.NormEps) * float64(was.Hidden) / float64(s.Hidden))
 	}
 	heads := func(kv int) { d.KVHeads, d.Heads = kv, kv*group }
 	if s.KVHeads > 0 {
@@ -78,15 +82,19 @@ func (p *Width) target(m *ir.Model) (*ir.Decoder, error) {
 		// Neurons go first: there are many, and the others make up for them well. Below half of them both
 		// give way, the one that would keep the larger share of what it was.
 		ffn := (d.FFN - 1) / step * step
-		mlp, attention := s.FFN == 0 && ffn >= step, s.KVHeads == 0 && d.KVHeads > 1
+		fewer := d.KVHeads - 1
+		for fewer > 0 && uneven(m, d.Hidden, fewer*group) {
+			fewer--
+		}
+		mlp, attention := s.FFN == 0 && ffn >= step, s.KVHeads == 0 && fewer > 0
 		if mlp && attention && 2*ffn < was.FFN {
-			mlp = float64(ffn)/float64(was.FFN) >= float64(d.KVHeads-1)/float64(was.KVHeads)/2
+			mlp = float64(ffn)/float64(was.FFN) >= float64(fewer)/float64(was.KVHeads)/2
 		}
 		switch {
 		case mlp:
 			d.FFN = ffn
 		case attention:
-			heads(d.KVHeads - 1)
+			heads(fewer)
 		default:
 			return nil, misuse("ask for less", "the budget cannot be met: %d MLP neurons and %d key heads a block are still too many", d.FFN, d.KVHeads)
 		}
@@ -95,6 +103,12 @@ func (p *Width) target(m *ir.Model) (*ir.Decoder, error) {
 		return nil, misuse("", "nothing to prune: the model is within the budget")
 	}
 	return &d, nil
+}
+
+// uneven reports whether transformers refuses the architecture with so many channels and heads.
+func uneven(m *ir.Model, hidden, heads int) bool {
+	a := arch.ByName(m.Arch)
+	return a != nil && a.HF.HeadsDivide && hidden%heads != 0
 }
 
 // reads are the roles whose weights the pass computes anew.
@@ -139,8 +153,9 @@ type widthRun struct {
 	// what stays in each block once the walk is over, and the layers that read it
 	heads, neurons [][]int
 	fitted         []*ir.Tensor
-	lost           map[string]*losses // sums over blocks, by stage
-	narrowed       string             // what became of channels
+	lost           map[string]*losses       // sums over blocks, by stage
+	narrowed       string                   // what became of channels
+	slopes         map[*ir.Tensor][]float64 // scores of parts by gradients, by the layer that reads them
 }
 
 // choice is what was decided about a layer, kept beside its matrix.
@@ -181,6 +196,11 @@ func (p *Width) Apply(ctx context.Context, m *ir.Model, plan *ir.Plan, env ir.En
 	note := smaller(m, &was, d)
 	if d.Hidden != was.Hidden {
 		if err := run.narrow(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if s := p.Structure.Score; layers > 0 && (s == ScoreTaylor || s == ScoreFisher) {
+		if err := run.gradients(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -231,6 +251,43 @@ func (r *widthRun) walk(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// gradients scores the parts of all layers of the model as it is: by the mean over sequences of |gradient x
+// weight|, summed over what a part hands on (Molchanov and others, arXiv 1611.06440), or of its square, which
+// is the diagonal of the Fisher matrix of masks (Kwon and others, arXiv 2204.09656).
+func (r *widthRun) gradients(ctx context.Context) error {
+	if r.env.Learner == nil {
+		return &fault.Error{Op: r.Name(), Err: errors.New("there is nothing to compute gradients with")}
+	}
+	was := r.m.Decoder
+	r.slopes = map[*ir.Tensor][]float64{}
+	return r.env.Learner.Slopes(ctx, r.m, r.env.Tokens, []ir.Role{ir.RoleAttnO, ir.RoleMLPDown}, func(t *ir.Tensor, columns []float64) error {
+		unit := 1
+		if t.Role == ir.RoleAttnO {
+			unit = was.Heads / was.KVHeads * was.HeadDim
+		}
+		score := r.slopes[t]
+		if score == nil {
+			score = make([]float64, len(columns)/unit)
+			r.slopes[t] = score
+		}
+		for i := range score {
+			var sum float64
+			for _, v := range columns[i*unit:][:unit] {
+				sum += v
+			}
+			if sum-sum != 0 {
+				return ir.Wrap(t, r.Name(), fmt.Errorf("the gradient of part %d: %w", i, fault.ErrNotFinite))
+			}
+			if r.Structure.Score == ScoreFisher {
+				score[i] += float64(sum * sum)
+			} else {
+				score[i] += math.Abs(sum)
+			}
+		}
+		return nil
+	})
 }
 
 // layer decides which parts of the inputs of a layer stay, and fits it to them. Until the walk is over the
@@ -299,6 +356,8 @@ func (r *widthRun) solve(ctx context.Context, w ir.Walk, s ir.Stage, small, t, b
 			return nil, err
 		}
 		c.Keep = best(score, stay)
+	case ScoreTaylor, ScoreFisher:
+		c.Keep = best(r.slopes[t], stay)
 	case ScoreFit:
 		if c.Keep, err = m.cheapest(ctx, x, unit, stay); err != nil {
 			return nil, wrap(err)
@@ -408,6 +467,9 @@ func (r *widthRun) in(list [][]int, block int) []int {
 
 // notes say what the fits achieved.
 func (r *widthRun) notes() (notes []string) {
+	if uneven(r.m, r.now.Hidden, r.now.Heads) {
+		notes = append(notes, fmt.Sprintf("transformers 5 refuses a %s of %d channels and %d heads, because these do not divide those; GGUF runtimes take it", r.m.Arch, r.now.Hidden, r.now.Heads))
+	}
 	if r.narrowed != "" {
 		notes = append(notes, r.narrowed)
 	}

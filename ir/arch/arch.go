@@ -41,13 +41,15 @@ type Arch struct {
 
 // HF says how a Hugging Face folder spells the architecture.
 type HF struct {
-	ModelType string             `toml:"model_type"`
-	Class     string             `toml:"class"`
-	Window    string             `toml:"window"` // none, always, switched
-	Keys      map[string]string  `toml:"keys"`
-	Defaults  map[string]float64 `toml:"defaults"`
-	Allowed   map[string][]any   `toml:"allowed"`
-	Ignored   []string           `toml:"ignored"`
+	ModelType string `toml:"model_type"`
+	Class     string `toml:"class"`
+	Window    string `toml:"window"` // none, always, switched
+	// HeadsDivide says that transformers takes only hidden sizes that are a multiple of the number of heads.
+	HeadsDivide bool               `toml:"heads_divide"`
+	Keys        map[string]string  `toml:"keys"`
+	Defaults    map[string]float64 `toml:"defaults"`
+	Allowed     map[string][]any   `toml:"allowed"`
+	Ignored     []string           `toml:"ignored"`
 	// Encoders: what else tensor names begin with, how old files spell them, what activations are called,
 	// and whether positions begin after the row of the padding token.
 	Prefixes    []string           `toml:"prefixes"`

@@ -29,8 +29,7 @@ func (a *Arch) Config(d *ir.Decoder, extra map[string]any) (config []byte, notes
 	} {
 		c[a.HF.Keys[field]] = v
 	}
-	// The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06.
-	c[a.HF.Keys["norm_eps"]] = json.Number(strconv.FormatFloat(float64(d.NormEps), 'g', -1, 32))
+	c[a.HF.Keys["norm_eps"]] = shortest(d.NormEps)
 	if err := a.biasConfig(c, d); err != nil {
 		return nil, nil, err
 	}
@@ -54,6 +53,11 @@ func (a *Arch) Config(d *ir.Decoder, extra map[string]any) (config []byte, notes
 	maps.Copy(c, extra)
 	b, err := json.MarshalIndent(c, "", "  ")
 	return append(b, '\n'), notes, err
+}
+
+// shortest is the shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06.
+func shortest(x float32) json.Number {
+	return json.Number(strconv.FormatFloat(float64(x), 'g', -1, 32))
 }
 
 // Resized lists the keys of a config.json that say something else about dimensions than d, with the values
@@ -83,6 +87,9 @@ func Resized(config []byte, d *ir.Decoder) map[string]any {
 		if x.old != x.now {
 			set[a.HF.Keys[x.field]] = x.now
 		}
+	}
+	if was.NormEps != d.NormEps {
+		set[a.HF.Keys["norm_eps"]] = shortest(d.NormEps)
 	}
 	if was.Hidden != d.Hidden || was.Heads != d.Heads {
 		set[a.HF.Keys["head_dim"]], set[a.HF.Keys["kv_heads"]] = d.HeadDim, d.KVHeads

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pare-dev/pare/distill"
 	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/internal/tokenizer"
@@ -199,6 +201,7 @@ func (e *engine) apply(ctx context.Context, p ir.Pass, m *ir.Model, env ir.Env) 
 		}
 		defer e.mapping(1)()
 		env.Executor = runner.NewExecutor(runner.Options{Threads: e.o.Threads, Pool: e.pool, ISA: e.o.ISA, Memory: e.passMemory(), Work: env.Work})
+		env.Learner = distill.Learner{K: kernels.For(e.o.ISA), Threads: e.o.Threads, Memory: e.passMemory()}
 	}
 	res, err := p.Apply(ctx, m, plan, env)
 	if err != nil {

@@ -19,8 +19,7 @@ import (
 // the next. A recipe that asks for another order is refused with that reason.
 var order = []struct{ pass, before string }{
 	{"lora.merge", "an adapter was trained on the whole weights: merged later it would fill the zeros again and be rounded away"},
-	{"prune.width", structureFirst},
-	{"prune.depth", structureFirst},
+	{"prune.width|prune.depth", structureFirst},
 	{"prune.", "what is pruned must be decided on exact weights, and quantization must see the weights that remain"},
 }
 
@@ -28,8 +27,10 @@ const structureFirst = "what is taken out whole would take zeros along, and the 
 
 func rank(pass string) int {
 	for i, o := range order {
-		if strings.HasPrefix(pass, o.pass) {
-			return i
+		for _, prefix := range strings.Split(o.pass, "|") {
+			if strings.HasPrefix(pass, prefix) {
+				return i
+			}
 		}
 	}
 	return len(order)

@@ -62,7 +62,7 @@ func TestStructuredStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	narrow := filepath.Join(dir, "narrow")
-	if _, err := Transform(t.Context(), Step{Recipe: structured(recipe.Pass{Use: "prune.width", FFN: 512, KVHeads: 3}), Out: narrow}, Options{}); err != nil {
+	if _, err := Transform(t.Context(), Step{Recipe: structured(recipe.Pass{Use: "prune.width", FFN: 512, KVHeads: 2}), Out: narrow}, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	trained := filepath.Join(dir, "trained")
@@ -73,7 +73,7 @@ func TestStructuredStep(t *testing.T) {
 	if _, err := Transform(t.Context(), Step{Recipe: learn, Out: trained}, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string][4]int{shallow: {5, 768, 8, 4}, narrow: {6, 512, 6, 3}, trained: {6, 512, 6, 3}} {
+	for path, want := range map[string][4]int{shallow: {5, 768, 8, 4}, narrow: {6, 512, 4, 2}, trained: {6, 512, 4, 2}} {
 		m, err := formats.Open(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)

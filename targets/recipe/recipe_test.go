@@ -89,7 +89,7 @@ func TestMistakes(t *testing.T) {
 		{"[calibration]\ntokens = 99999999999", `must be a whole number`},
 		{"[calibration]\ntext = [1]", `r.toml:2: text[0] in [calibration] must be a string, not a number`},
 		{"[source]\nmodel = 2020-01-01", `model in [source] must be a string, not a date`},
-		{"[[pass]]\nuse = \"prune.wnada\"", `r.toml:2: use in [[pass]] cannot be "prune.wnada"; choose lora.merge, prune.magnitude, prune.sparsegpt, prune.wanda; did you mean "prune.wanda"?`},
+		{"[[pass]]\nuse = \"prune.wnada\"", `r.toml:2: use in [[pass]] cannot be "prune.wnada"; choose lora.merge, prune.depth, prune.magnitude, prune.sparsegpt, prune.wanda, prune.width; did you mean "prune.wanda"?`},
 		{"[[pass]]\nsparsity = 0.5", `r.toml:1: [[pass]] needs use`},
 		{"[target]\nuse = \"arm64\"", `r.toml:1: [target] is a list of tables: write [[target]]`},
 		{"[[pass]]\nuse='prune.wanda'\nschedule=[{match='a',sparsity=0.1},\n{mtach='b',sparsity=0.1}]", `r.toml:4: unknown key "mtach" in [[pass]]`},
