@@ -35,6 +35,7 @@ type Plan struct {
 	// it has fewer blocks, Steps are about those that stay, by the names they will have; which ones they are
 	// is known when the pass was applied.
 	Decoder *Decoder
+	Notes   []string // what it comes to, for those who read no list of tensors
 }
 
 // Step is one line of a plan.

@@ -17,7 +17,7 @@ type moments struct {
 	n       int
 	second  []float64 // [n,n] mean of x x^T; about the mean when centered
 	mean    []float64 // [n]
-	energy  []float64 // [n] mean of x^2
+	energy  []float64 // [n] mean of x^2, likewise
 	k       *kernels.Set
 	threads int
 }
@@ -61,6 +61,9 @@ func measure(ctx context.Context, w ir.Walk, s ir.Stage, n int, centered bool, k
 			if centered {
 				row[j] -= float64(mean[i] * mean[j])
 			}
+		}
+		if centered {
+			m.energy[i] = max(0, row[i]) // what the bias does not make up for (FLAP, arXiv 2312.11983)
 		}
 	}
 	return m, nil

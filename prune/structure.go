@@ -122,7 +122,7 @@ func shrinkable(pass string, m *ir.Model) error {
 
 // steps is the plan of a pass after which the decoder is d.
 func steps(pass string, m *ir.Model, d *ir.Decoder, rewritten func(t *ir.Tensor) bool) (*ir.Plan, error) {
-	plan := &ir.Plan{Decoder: d}
+	plan := &ir.Plan{Decoder: d, Notes: []string{smaller(m, m.Decoder, d)}}
 	var errs []error
 	for _, t := range m.Tensors() {
 		if t.Block >= d.Layers {

@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"context"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"gonum.org/v1/gonum/mat"
 
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/ir"
 )
 
 // inputsOf makes tokens of inputs with correlations, and their moments.
@@ -136,6 +138,59 @@ func TestFitKeeps(t *testing.T) {
 		}
 	}
 }
+
+// With a bias, what is always the same goes at no loss: the bias takes it up.
+func TestFitMovesConstants(t *testing.T) {
+	const n, rows, tokens = 8, 9, 64
+	rng := rand.New(rand.NewPCG(1, 2))
+	x := make([]float32, n*tokens)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64()) + float32(i%n)
+		if i%n == 5 {
+			x[i] = 3
+		}
+	}
+	m, err := measure(t.Context(), rowsOf(x), ir.Stage{}, n, true, kernels.For("portable"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := normal(rows*n, 5)
+	if p := (&parts{reads: w, rows: rows, unit: 1}); slices.Contains(best(p.activation(m), n-1), 5) {
+		t.Error("the constant stayed")
+	}
+	got, bias, loss, err := m.fit(t.Context(), w, others([]int{5}, n), true)
+	if err != nil || loss.Refitted > 1e-9 {
+		t.Errorf("%v, %+v", err, loss)
+	}
+	for r := range rows {
+		if want := 3 * float64(w[r*n+5]); math.Abs(bias[r]-want) > 1e-4 {
+			t.Errorf("bias of row %d: %v, want %v", r, bias[r], want)
+		}
+		for j, c := range others([]int{5}, n) {
+			if math.Abs(float64(got[r*(n-1)+j]-w[r*n+c])) > 1e-4 {
+				t.Errorf("weight %d of row %d moved", c, r)
+			}
+		}
+	}
+}
+
+// rowsOf is a walk that hands over the same rows at every stage.
+type rowsOf []float32
+
+func (x rowsOf) Inputs(_ context.Context, _ ir.Stage, fn func([]float32, int, int) error) error {
+	return fn(x, len(x)/8, 8)
+}
+
+func (x rowsOf) Hidden(_ context.Context, fn func([]float32, int, int) error) error {
+	return fn(x, len(x)/8, 8)
+}
+
+func (x rowsOf) Head(_ context.Context, fn func([]float32, int, int) error) error {
+	return fn(x, len(x)/8, 8)
+}
+func (rowsOf) Next(context.Context) error { return nil }
+func (rowsOf) Block() int                 { return 0 }
+func (rowsOf) Close() error               { return nil }
 
 // A neuron that is the double of another goes at no loss once the other is fitted, and that score knows
 // it. By activations it would stay: it is the loudest.

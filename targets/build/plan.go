@@ -117,7 +117,7 @@ func (e *engine) planBase(ctx context.Context) (*ir.Model, error) {
 }
 
 func planned(name string, p *ir.Plan, before *ir.Model) report.PassResult {
-	out := report.PassResult{Name: name}
+	out := report.PassResult{Name: name, Notes: p.Notes}
 	for _, s := range p.Steps {
 		if s.Change {
 			out.Changed++
