@@ -25,6 +25,7 @@ type page struct {
 	floats []float32
 	halves []uint16
 	codes  []int8
+	slab   *slab // that they lie in
 }
 
 // cacheFor is an empty cache of a layer.
@@ -51,15 +52,16 @@ func (c *cache) pageBytes() int64 {
 	return 4 * n
 }
 
-func (c *cache) newPage() page {
+// newPage is a page in a slab.
+func (c *cache) newPage(in *slab) page {
 	n := 2 * c.heads * c.headLen()
 	switch c.kv {
 	case storage.F16:
-		return page{halves: make([]uint16, n)}
+		return page{halves: numbersOf[uint16](in, n), slab: in}
 	case storage.Q8_0:
-		return page{codes: make([]int8, n), halves: make([]uint16, n/32)}
+		return page{codes: numbersOf[int8](in, n), halves: numbersOf[uint16](in, n/32), slab: in}
 	}
-	return page{floats: make([]float32, n)}
+	return page{floats: numbersOf[float32](in, n), slab: in}
 }
 
 // empty reports whether the page holds nothing.
@@ -85,8 +87,8 @@ func (c *cache) missing(pos, n int) int {
 }
 
 // grow makes room for positions below n of a text that goes on at pos. Pages that a window has left
-// behind are used again.
-func (c *cache) grow(pos, n int) {
+// behind are used again, new ones lie in a slab.
+func (c *cache) grow(pos, n int, in *slab) {
 	old := 0
 	for len(c.pages)*pageLen < n {
 		for old < min(len(c.pages), c.first(pos)/pageLen) && c.pages[old].empty() {
@@ -97,7 +99,7 @@ func (c *cache) grow(pos, n int) {
 			c.pages[old] = page{}
 			continue
 		}
-		c.pages = append(c.pages, c.newPage())
+		c.pages = append(c.pages, c.newPage(in))
 	}
 }
 

@@ -173,8 +173,9 @@ func (s *Session) reserve(n int) error {
 				n, human.Bytes(grow), human.Bytes(held), human.Bytes(r.opt.Memory))), Hint: "raise --max-memory or shorten the text"}
 		}
 	}
+	in := newSlab(grow)
 	for i := range s.layer {
-		s.layer[i].grow(s.pos, n)
+		s.layer[i].grow(s.pos, n, in)
 	}
 	r.cached += grow
 	return nil
@@ -193,6 +194,9 @@ func (s *Session) release() {
 	for i := range s.layer {
 		c := &s.layer[i]
 		s.r.cached -= int64(c.held()) * c.pageBytes()
+		for _, p := range c.pages {
+			p.slab.close()
+		}
 		c.pages = nil
 	}
 }

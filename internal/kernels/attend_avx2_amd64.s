@@ -214,8 +214,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea9840f; WORD $0xffff // je 0x1f0 <k_attend_scores+0x1f0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0xff70830f; WORD $0xffff // jae 0x2c0 <k_attend_scores+0x2c0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xffff5ee9; BYTE $0xff // jmp 0x2c0 <k_attend_scores+0x2c0>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
@@ -369,8 +369,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef6840f; WORD $0xffff // je 0x510 <k_attend_scores+0x510>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa173 // jae 0x5c0 <k_attend_scores+0x5c0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x92eb // jmp 0x5c0 <k_attend_scores+0x5c0>
 	WORD $0x9066 // nop
@@ -407,7 +407,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe56840f; WORD $0xffff // je 0x510 <k_attend_scores+0x510>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa173 // jae 0x660 <k_attend_scores+0x660>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x97eb // jmp 0x660 <k_attend_scores+0x660>
 	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
@@ -504,8 +504,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff19840f; WORD $0xffff // je 0x780 <k_attend_scores+0x780>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa473 // jae 0x810 <k_attend_scores+0x810>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x95eb // jmp 0x810 <k_attend_scores+0x810>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -541,7 +541,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe79840f; WORD $0xffff // je 0x780 <k_attend_scores+0x780>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa473 // jae 0x8b0 <k_attend_scores+0x8b0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x9aeb // jmp 0x8b0 <k_attend_scores+0x8b0>
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
@@ -592,8 +592,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04b4840f; WORD $0x0000 // je 0xe8d <k_attend_scores+0xe8d>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xc273 // jae 0x9a0 <k_attend_scores+0x9a0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xb3eb // jmp 0x9a0 <k_attend_scores+0x9a0>
 	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
@@ -667,8 +667,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb77d // jge 0xac0 <k_attend_scores+0xac0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xd273 // jae 0xae0 <k_attend_scores+0xae0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xc3eb // jmp 0xae0 <k_attend_scores+0xae0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -701,7 +701,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa77d // jge 0xb40 <k_attend_scores+0xb40>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xd273 // jae 0xb70 <k_attend_scores+0xb70>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xc8eb // jmp 0xb70 <k_attend_scores+0xb70>
 	WORD $0xc931 // xorl %ecx, %ecx
@@ -732,8 +732,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0393840f; WORD $0x0000 // je 0xfa7 <k_attend_scores+0xfa7>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0x036e830f; WORD $0x0000 // jae 0xf8b <k_attend_scores+0xf8b>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000360e9; BYTE $0x00 // jmp 0xf8b <k_attend_scores+0xf8b>
 	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
@@ -862,7 +862,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea9840f; WORD $0xffff // je 0xd10 <k_attend_scores+0xd10>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0xff70830f; WORD $0xffff // jae 0xde0 <k_attend_scores+0xde0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0xffff63e9; BYTE $0xff // jmp 0xde0 <k_attend_scores+0xde0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -917,7 +917,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff34840f; WORD $0xffff // je 0xe8d <k_attend_scores+0xe8d>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xc273 // jae 0xf20 <k_attend_scores+0xf20>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xb8eb // jmp 0xf20 <k_attend_scores+0xf20>
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
@@ -929,7 +929,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2574 // je 0xfa7 <k_attend_scores+0xfa7>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x0473 // jae 0xf8b <k_attend_scores+0xf8b>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	LONG $0x07e6c148 // shlq $0x7, %rsi
 	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
@@ -972,16 +972,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfbd5840f; WORD $0xffff // je 0xc0a <k_attend_scores+0xc0a>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x0d73 // jae 0x1047 <k_attend_scores+0x1047>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0x187dc2c4; WORD $0x8754; BYTE $0xfc // vbroadcastss -0x4(%r15,%rax,4), %ymm2
 	QUAD $0xffff608eb86dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r14), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
 	LONG $0xb86dc2c4; WORD $0x8046 // vfmadd231ps -0x80(%r14), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xae73 // jae 0x1010 <k_attend_scores+0x1010>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x9feb // jmp 0x1010 <k_attend_scores+0x1010>
 	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
@@ -1004,14 +1004,14 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfeb7840f; WORD $0xffff // je 0xf7c <k_attend_scores+0xf7c>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x0873 // jae 0x10d2 <k_attend_scores+0x10d2>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x187dc2c4; WORD $0x8754; BYTE $0xfc // vbroadcastss -0x4(%r15,%rax,4), %ymm2
 	QUAD $0xffff608eb86dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r14), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
 	LONG $0xb86dc2c4; WORD $0x8046 // vfmadd231ps -0x80(%r14), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xb373 // jae 0x10a0 <k_attend_scores+0x10a0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xa9eb // jmp 0x10a0 <k_attend_scores+0x10a0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -1218,8 +1218,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea7840f; WORD $0xffff // je 0x12f0 <k_attend_scores_f16+0x1f0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0xff6e830f; WORD $0xffff // jae 0x13c0 <k_attend_scores_f16+0x2c0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xffff5ce9; BYTE $0xff // jmp 0x13c0 <k_attend_scores_f16+0x2c0>
 	LONG $0xfa458d49 // leaq -0x6(%r13), %rax
@@ -1379,8 +1379,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef4840f; WORD $0xffff // je 0x1620 <k_attend_scores_f16+0x520>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x9f73 // jae 0x16d0 <k_attend_scores_f16+0x5d0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x90eb // jmp 0x16d0 <k_attend_scores_f16+0x5d0>
 	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
@@ -1416,7 +1416,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe54840f; WORD $0xffff // je 0x1620 <k_attend_scores_f16+0x520>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x9f73 // jae 0x1770 <k_attend_scores_f16+0x670>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x95eb // jmp 0x1770 <k_attend_scores_f16+0x670>
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
@@ -1519,8 +1519,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff05840f; WORD $0xffff // je 0x18a0 <k_attend_scores_f16+0x7a0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa073 // jae 0x1940 <k_attend_scores_f16+0x840>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x91eb // jmp 0x1940 <k_attend_scores_f16+0x840>
 	BYTE $0x90 // nop
@@ -1556,7 +1556,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe65840f; WORD $0xffff // je 0x18a0 <k_attend_scores_f16+0x7a0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa073 // jae 0x19e0 <k_attend_scores_f16+0x8e0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x96eb // jmp 0x19e0 <k_attend_scores_f16+0x8e0>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -1609,8 +1609,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0289840f; WORD $0x0000 // je 0x1da4 <k_attend_scores_f16+0xca4>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xc073 // jae 0x1ae0 <k_attend_scores_f16+0x9e0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xb1eb // jmp 0x1ae0 <k_attend_scores_f16+0x9e0>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
@@ -1743,7 +1743,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea7840f; WORD $0xffff // je 0x1c20 <k_attend_scores_f16+0xb20>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0xff6e830f; WORD $0xffff // jae 0x1cf0 <k_attend_scores_f16+0xbf0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0xffff61e9; BYTE $0xff // jmp 0x1cf0 <k_attend_scores_f16+0xbf0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -1849,8 +1849,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff6f8d0f; WORD $0xffff // jge 0x1eb0 <k_attend_scores_f16+0xdb0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xaa73 // jae 0x1ef0 <k_attend_scores_f16+0xdf0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x9beb // jmp 0x1ef0 <k_attend_scores_f16+0xdf0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -1899,7 +1899,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff6f8d0f; WORD $0xffff // jge 0x1f90 <k_attend_scores_f16+0xe90>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xaa73 // jae 0x1fd0 <k_attend_scores_f16+0xed0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xa0eb // jmp 0x1fd0 <k_attend_scores_f16+0xed0>
 	WORD $0xc031 // xorl %eax, %eax
@@ -1936,8 +1936,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1c74 // je 0x20d3 <k_attend_scores_f16+0xfd3>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xd473 // jae 0x2090 <k_attend_scores_f16+0xf90>
-	LONG $0x10180f41 // prefetcht1 (%r8)
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xc5eb // jmp 0x2090 <k_attend_scores_f16+0xf90>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -1986,7 +1986,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc29840f; WORD $0xffff // je 0x1da4 <k_attend_scores_f16+0xca4>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xc073 // jae 0x2140 <k_attend_scores_f16+0x1040>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xb6eb // jmp 0x2140 <k_attend_scores_f16+0x1040>
 	LONG $0xd6af0f48 // imulq %rsi, %rdx
@@ -2009,7 +2009,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef8840f; WORD $0xffff // je 0x20d3 <k_attend_scores_f16+0xfd3>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xd073 // jae 0x21b0 <k_attend_scores_f16+0x10b0>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xc6eb // jmp 0x21b0 <k_attend_scores_f16+0x10b0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
@@ -2271,11 +2271,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff068d0f; WORD $0xffff // jge 0x2570 <k_attend_scores_q8+0x380>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	LONG $0xff60830f; WORD $0xffff // jae 0x25d3 <k_attend_scores_q8+0x3e3>
-	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x09180f41 // prefetcht0 (%r9)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	LONG $0xff4b8e0f; WORD $0xffff // jle 0x25d0 <k_attend_scores_q8+0x3e0>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	LONG $0xffff3ce9; BYTE $0xff // jmp 0x25d0 <k_attend_scores_q8+0x3e0>
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
@@ -2485,11 +2485,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff3a8d0f; WORD $0xffff // jge 0x2980 <k_attend_scores_q8+0x790>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	WORD $0x8873 // jae 0x29d3 <k_attend_scores_q8+0x7e3>
-	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x09180f41 // prefetcht0 (%r9)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	LONG $0xff728e0f; WORD $0xffff // jle 0x29d0 <k_attend_scores_q8+0x7e0>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	LONG $0xffff62e9; BYTE $0xff // jmp 0x29d0 <k_attend_scores_q8+0x7e0>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
@@ -2628,11 +2628,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff258d0f; WORD $0xffff // jge 0x2c10 <k_attend_scores_q8+0xa20>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	LONG $0xff6f830f; WORD $0xffff // jae 0x2c63 <k_attend_scores_q8+0xa73>
-	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x09180f41 // prefetcht0 (%r9)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	LONG $0xff5a8e0f; WORD $0xffff // jle 0x2c60 <k_attend_scores_q8+0xa70>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	LONG $0xffff4be9; BYTE $0xff // jmp 0x2c60 <k_attend_scores_q8+0xa70>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -2701,11 +2701,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x817d // jge 0x2da0 <k_attend_scores_q8+0xbb0>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	WORD $0xaf73 // jae 0x2dd3 <k_attend_scores_q8+0xbe3>
-	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x09180f41 // prefetcht0 (%r9)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	WORD $0x9d7e // jle 0x2dd0 <k_attend_scores_q8+0xbe0>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	WORD $0x90eb // jmp 0x2dd0 <k_attend_scores_q8+0xbe0>
 	LONG $0x243c8b48 // movq (%rsp), %rdi
@@ -2827,11 +2827,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff538d0f; WORD $0xffff // jge 0x2fa0 <k_attend_scores_q8+0xdb0>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	WORD $0x9173 // jae 0x2fe3 <k_attend_scores_q8+0xdf3>
-	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x09180f41 // prefetcht0 (%r9)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	WORD $0x807e // jle 0x2fe0 <k_attend_scores_q8+0xdf0>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	LONG $0xffff71e9; BYTE $0xff // jmp 0x2fe0 <k_attend_scores_q8+0xdf0>
 	WORD $0xd231 // xorl %edx, %edx
@@ -2889,11 +2889,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927d // jge 0x30d0 <k_attend_scores_q8+0xee0>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	WORD $0xc073 // jae 0x3103 <k_attend_scores_q8+0xf13>
-	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x09180f41 // prefetcht0 (%r9)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	WORD $0xae7e // jle 0x3100 <k_attend_scores_q8+0xf10>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	WORD $0xa1eb // jmp 0x3100 <k_attend_scores_q8+0xf10>
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
@@ -2921,326 +2921,777 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// attend_weights
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06678e0f; WORD $0x0000 // jle 0x3824 <k_attend_weights+0x674>
+	LONG $0x0f5c8e0f; WORD $0x0000 // jle 0x4119 <k_attend_weights+0xf69>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x68ec8348 // subq $0x68, %rsp
-	LONG $0x187de2c4; WORD $0x486f // vbroadcastss 0x48(%rdi), %ymm5
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0x40478b4c // movq 0x40(%rdi), %r8
-	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x60598d4c // leaq 0x60(%rcx), %r11
-	QUAD $0x00000000951c8d48 // leaq (,%rdx,4), %rbx
-	QUAD $0x0076c53d187de2c4; BYTE $0x00 // vbroadcastss 0x76c5(%rip), %ymm7 # 0xa8cc <k_attend_merge+0x2dc>
-	QUAD $0x0076bc15187de2c4; BYTE $0x00 // vbroadcastss 0x76bc(%rip), %ymm2 # 0xa8cc <k_attend_merge+0x2dc>
-	LONG $0x5411fcc5; WORD $0x4824 // vmovups %ymm2, 0x48(%rsp)
-	QUAD $0x000076ae15107ac5 // vmovss 0x76ae(%rip), %xmm10 # 0xa8cc <k_attend_merge+0x2dc>
-	QUAD $0x0076ad2d187d62c4; BYTE $0x00 // vbroadcastss 0x76ad(%rip), %ymm13 # 0xa8d4 <k_attend_merge+0x2e4>
-	QUAD $0x0076c01d187d62c4; BYTE $0x00 // vbroadcastss 0x76c0(%rip), %ymm11 # 0xa8f0 <k_attend_merge+0x300>
-	QUAD $0x0076af35187d62c4; BYTE $0x00 // vbroadcastss 0x76af(%rip), %ymm14 # 0xa8e8 <k_attend_merge+0x2f8>
-	QUAD $0x0076aa3d187d62c4; BYTE $0x00 // vbroadcastss 0x76aa(%rip), %ymm15 # 0xa8ec <k_attend_merge+0x2fc>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x6c11fcc5; WORD $0x1824 // vmovups %ymm5, 0x18(%rsp)
-	QUAD $0x0076a235187de2c4; BYTE $0x00 // vbroadcastss 0x76a2(%rip), %ymm6 # 0xa8f8 <k_attend_merge+0x308>
-	WORD $0x76eb // jmp 0x32ce <k_attend_weights+0x11e>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x197d63c4; WORD $0x01c4 // vextractf128 $0x1, %ymm8, %xmm4
-	LONG $0xe458b8c5 // vaddps %xmm4, %xmm8, %xmm4
-	LONG $0xc4c659c5; BYTE $0x01 // vshufpd $0x1, %xmm4, %xmm4, %xmm8 # xmm8 = xmm4[1,0]
-	LONG $0xe458b8c5 // vaddps %xmm4, %xmm8, %xmm4
-	LONG $0xc4167ac5 // vmovshdup %xmm4, %xmm8 # xmm8 = xmm4[1,1,3,3]
-	LONG $0xe458bac5 // vaddss %xmm4, %xmm8, %xmm4
-	QUAD $0x0000764005c25ac5; BYTE $0x00 // vcmpeqss 0x7640(%rip), %xmm4, %xmm8 # 0xa8c4 <k_attend_merge+0x2d4>
-	LONG $0x543841c4; BYTE $0xc2 // vandps %xmm10, %xmm8, %xmm8
-	LONG $0x4410fac5; WORD $0x0424 // vmovss 0x4(%rsp), %xmm0
-	LONG $0xc27ac1c4; WORD $0x02fa // vcmpless %xmm10, %xmm0, %xmm7
-	LONG $0x4410f8c5; WORD $0x3824 // vmovups 0x38(%rsp), %xmm0
-	LONG $0x4a79c3c4; WORD $0x70f8 // vblendvps %xmm7, %xmm8, %xmm0, %xmm7
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x3c11fac5; BYTE $0xae // vmovss %xmm7, (%rsi,%rbp,4)
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x2411fac5; BYTE $0xae // vmovss %xmm4, (%rsi,%rbp,4)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	QUAD $0x0076043d187de2c4; BYTE $0x00 // vbroadcastss 0x7604(%rip), %ymm7 # 0xa8cc <k_attend_merge+0x2dc>
-	LONG $0x0548840f; WORD $0x0000 // je 0x3816 <k_attend_weights+0x666>
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0xd5af0f4c // imulq %rbp, %r10
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
-	LONG $0xce4c0f4c // cmovlq %rsi, %r9
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
-	LONG $0xce480f4d // cmovsq %r14, %r9
-	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
-	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0xf24c0f49 // cmovlq %r10, %rsi
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf6480f49 // cmovsq %r14, %rsi
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x727e // jle 0x3381 <k_attend_weights+0x1d1>
-	LONG $0x20f98349 // cmpq $0x20, %r9
-	WORD $0x0b73 // jae 0x3320 <k_attend_weights+0x170>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x56eb // jmp 0x3370 <k_attend_weights+0x1c0>
+	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	QUAD $0x00811c05187de2c4; BYTE $0x00 // vbroadcastss 0x811c(%rip), %ymm0 # 0xb30c <k_attend_merge+0x42c>
+	QUAD $0x0081130d187de2c4; BYTE $0x00 // vbroadcastss 0x8113(%rip), %ymm1 # 0xb30c <k_attend_merge+0x42c>
+	QUAD $0x0000a0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xa0(%rsp)
+	QUAD $0x000081020d107ac5 // vmovss 0x8102(%rip), %xmm9 # 0xb30c <k_attend_merge+0x42c>
+	QUAD $0x00810125187d62c4; BYTE $0x00 // vbroadcastss 0x8101(%rip), %ymm12 # 0xb314 <k_attend_merge+0x434>
+	QUAD $0x00810c2d187d62c4; BYTE $0x00 // vbroadcastss 0x810c(%rip), %ymm13 # 0xb328 <k_attend_merge+0x448>
+	QUAD $0x0080fb15187d62c4; BYTE $0x00 // vbroadcastss 0x80fb(%rip), %ymm10 # 0xb320 <k_attend_merge+0x440>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x68eb // jmp 0x3292 <k_attend_weights+0xe2>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	QUAD $0xffffffffffe0be49; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r14 # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x214d; BYTE $0xf2 // andq %r14, %r10
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117c81c4; WORD $0xb37c; BYTE $0xa0 // vmovups %ymm7, -0x60(%r11,%r14,4)
-	LONG $0x117c81c4; WORD $0xb37c; BYTE $0xc0 // vmovups %ymm7, -0x40(%r11,%r14,4)
-	LONG $0x117c81c4; WORD $0xb37c; BYTE $0xe0 // vmovups %ymm7, -0x20(%r11,%r14,4)
-	LONG $0x117c81c4; WORD $0xb33c // vmovups %ymm7, (%r11,%r14,4)
-	LONG $0x20c68349 // addq $0x20, %r14
-	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	WORD $0xdc75 // jne 0x3340 <k_attend_weights+0x190>
-	WORD $0x16eb // jmp 0x337c <k_attend_weights+0x1cc>
+	LONG $0x01fdc3c4; WORD $0x44ef // vpermpd $0x44, %ymm15, %ymm5 # ymm5 = ymm15[0,1,0,1]
+	LONG $0x01fdc3c4; WORD $0xeef7 // vpermpd $0xee, %ymm15, %ymm6 # ymm6 = ymm15[2,3,2,3]
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xf512ffc5 // vmovddup %ymm5, %ymm6 # ymm6 = ymm5[0,0,2,2]
+	LONG $0xedc6d5c5; BYTE $0x0f // vshufpd $0xf, %ymm5, %ymm5, %ymm5 # ymm5 = ymm5[1,1,3,3]
+	LONG $0xed58ccc5 // vaddps %ymm5, %ymm6, %ymm5
+	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	QUAD $0x000080a635c2d2c5; BYTE $0x00 // vcmpeqss 0x80a6(%rip), %xmm5, %xmm6 # 0xb304 <k_attend_merge+0x424>
+	LONG $0xf654b0c5 // vandps %xmm6, %xmm9, %xmm6
+	LONG $0x4c10fac5; WORD $0x1024 // vmovss 0x10(%rsp), %xmm1
+	LONG $0xc272c1c4; WORD $0x02d1 // vcmpless %xmm9, %xmm1, %xmm2
+	LONG $0x4c10f8c5; WORD $0x6024 // vmovups 0x60(%rsp), %xmm1
+	LONG $0x4a71e3c4; WORD $0x20d6 // vblendvps %xmm2, %xmm6, %xmm1, %xmm2
+	LONG $0x117aa1c4; WORD $0xb314 // vmovss %xmm2, (%rbx,%r14,4)
+	LONG $0x117a81c4; WORD $0xb72c // vmovss %xmm5, (%r15,%r14,4)
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0x0e768d0f; WORD $0x0000 // jge 0x4108 <k_attend_weights+0xf58>
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0xfa4c0f4c // cmovlq %rdx, %r15
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xfa480f4c // cmovsq %rdx, %r15
+	LONG $0x240c0348 // addq (%rsp), %rcx
+	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf14c0f48 // cmovlq %rcx, %rsi
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf2480f48 // cmovsq %rdx, %rsi
+	LONG $0x01668d4d // leaq 0x1(%r14), %r12
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0x00878d0f; WORD $0x0000 // jge 0x3360 <k_attend_weights+0x1b0>
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0xccaf0f49 // imulq %r12, %rcx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0xd24c0f4c // cmovlq %rdx, %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xd2490f49 // cmovnsq %r10, %rdx
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	WORD $0x5d75 // jne 0x3360 <k_attend_weights+0x1b0>
+	LONG $0x240c0348 // addq (%rsp), %rcx
+	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0xd14c0f48 // cmovlq %rcx, %rdx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xca490f48 // cmovnsq %rdx, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x3e75 // jne 0x3360 <k_attend_weights+0x1b0>
+	WORD $0x8b48; BYTE $0x2f // movq (%rdi), %rbp
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	QUAD $0x00000000952c8d4c // leaq (,%rdx,4), %r13
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x009e8e0f; WORD $0x0000 // jle 0x33e2 <k_attend_weights+0x232>
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	LONG $0x00a8870f; WORD $0x0000 // ja 0x33f6 <k_attend_weights+0x246>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00057ae9; BYTE $0x00 // jmp 0x38d0 <k_attend_weights+0x720>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x800000009544c743; BYTE $0xff // movl $0xff800000, (%r13,%r10,4) # imm = 0xFF800000
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xef75 // jne 0x3370 <k_attend_weights+0x1c0>
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	LONG $0xd5af0f4c // imulq %rbp, %r10
-	LONG $0x91248d4e // leaq (%rcx,%r10,4), %r12
-	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
-	LONG $0xce4f0f4c // cmovgq %rsi, %r9
-	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0x077d // jge 0x33a0 <k_attend_weights+0x1f0>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x344e <k_attend_weights+0x29e>
-	LONG $0xf8718d49 // leaq -0x8(%r9), %rsi
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	LONG $0x03eec149 // shrq $0x3, %r14
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1c73 // jae 0x33d0 <k_attend_weights+0x220>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x03e68341 // andl $0x3, %r14d
-	WORD $0x5d75 // jne 0x341f <k_attend_weights+0x26f>
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x344e <k_attend_weights+0x29e>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	LONG $0xfce28349 // andq $-0x4, %r10
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x107c41c4; WORD $0xb344; BYTE $0xa0 // vmovups -0x60(%r11,%rsi,4), %ymm8
-	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
-	LONG $0x107c41c4; WORD $0xb344; BYTE $0xc0 // vmovups -0x40(%r11,%rsi,4), %ymm8
-	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
-	LONG $0x107c41c4; WORD $0xb344; BYTE $0xe0 // vmovups -0x20(%r11,%rsi,4), %ymm8
-	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
-	LONG $0x107c41c4; WORD $0xb304 // vmovups (%r11,%rsi,4), %ymm8
-	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
-	LONG $0x20c68348 // addq $0x20, %rsi
-	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0xcb75 // jne 0x33e0 <k_attend_weights+0x230>
-	LONG $0x08568d4c // leaq 0x8(%rsi), %r10
-	LONG $0x03e68341 // andl $0x3, %r14d
-	WORD $0x2f74 // je 0x344e <k_attend_weights+0x29e>
-	LONG $0x03e6c141 // shll $0x3, %r14d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107c41c4; WORD $0xb404 // vmovups (%r12,%rsi,4), %ymm8
-	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	LONG $0x08c28349 // addq $0x8, %r10
-	LONG $0xf8c68349 // addq $-0x8, %r14
-	WORD $0xe975 // jne 0x3430 <k_attend_weights+0x280>
-	LONG $0xf8c28349 // addq $-0x8, %r10
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0x294d; BYTE $0xca // subq %r9, %r10
-	WORD $0x287d // jge 0x347e <k_attend_weights+0x2ce>
-	LONG $0xb3358d4c; WORD $0x0074; BYTE $0x00 // leaq 0x74b3(%rip), %r14 # 0xa910 <lanes>
-	LONG $0x107c01c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%r10,4), %ymm8
-	LONG $0x2c3d42c4; WORD $0xb40c // vmaskmovps (%r12,%rsi,4), %ymm8, %ymm9
-	LONG $0x543c41c4; BYTE $0xc9 // vandps %ymm9, %ymm8, %ymm9
-	LONG $0x44553cc5; WORD $0x4824 // vandnps 0x48(%rsp), %ymm8, %ymm8
-	LONG $0x563441c4; BYTE $0xc0 // vorps %ymm8, %ymm9, %ymm8
-	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
-	LONG $0x197dc3c4; WORD $0x01f8 // vextractf128 $0x1, %ymm7, %xmm8
-	LONG $0xff5fb8c5 // vmaxps %xmm7, %xmm8, %xmm7
-	LONG $0xc7c641c5; BYTE $0x03 // vshufpd $0x3, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,1]
-	LONG $0xff5fb8c5 // vmaxps %xmm7, %xmm8, %xmm7
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xc75fbac5 // vmaxss %xmm7, %xmm8, %xmm0
-	LONG $0xc859d2c5 // vmulss %xmm0, %xmm5, %xmm1
-	QUAD $0x007432251879e2c4; BYTE $0x00 // vbroadcastss 0x7432(%rip), %xmm4 # 0xa8d8 <k_attend_merge+0x2e8>
-	LONG $0x4c11f8c5; WORD $0x3824 // vmovups %xmm1, 0x38(%rsp)
-	LONG $0xc45770c5 // vxorps %xmm4, %xmm1, %xmm8
-	LONG $0x4411fac5; WORD $0x0424 // vmovss %xmm0, 0x4(%rsp)
-	LONG $0xc27a41c4; WORD $0x02ca // vcmpless %xmm10, %xmm0, %xmm9
-	LONG $0x4a3963c4; WORD $0x90c4 // vblendvps %xmm9, %xmm4, %xmm8, %xmm8
-	LONG $0x187dc2c4; BYTE $0xe0 // vbroadcastss %xmm8, %ymm4
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0x0e7d // jge 0x34e0 <k_attend_weights+0x330>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x00014ce9; BYTE $0x00 // jmp 0x3625 <k_attend_weights+0x475>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x0073f81d187de2c4; BYTE $0x00 // vbroadcastss 0x73f8(%rip), %ymm3 # 0xa8e4 <k_attend_merge+0x2f4>
-	QUAD $0x0073ff05187de2c4; BYTE $0x00 // vbroadcastss 0x73ff(%rip), %ymm0 # 0xa8f4 <k_attend_merge+0x304>
-	LONG $0x4c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm1
-	QUAD $0x0073cc3d187de2c4; BYTE $0x00 // vbroadcastss 0x73cc(%rip), %ymm7 # 0xa8d0 <k_attend_merge+0x2e0>
-	QUAD $0x0073b30d187d62c4; BYTE $0x00 // vbroadcastss 0x73b3(%rip), %ymm9 # 0xa8c0 <k_attend_merge+0x2d0>
-	QUAD $0x0073ca15187de2c4; BYTE $0x00 // vbroadcastss 0x73ca(%rip), %ymm2 # 0xa8e0 <k_attend_merge+0x2f0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107c01c4; WORD $0xb554; BYTE $0x00 // vmovups (%r13,%r14,4), %ymm10
-	LONG $0x985d62c4; BYTE $0xd1 // vfmadd132ps %ymm1, %ymm4, %ymm10 # ymm10 = (ymm10 * ymm1) + ymm4
-	LONG $0xc22c41c4; WORD $0x05e5 // vcmpnltps %ymm13, %ymm10, %ymm12
-	LONG $0xec28fcc5 // vmovaps %ymm4, %ymm5
-	LONG $0x5d64c1c4; BYTE $0xe2 // vminps %ymm10, %ymm3, %ymm4
-	LONG $0x4a15e3c4; WORD $0xc0e4 // vblendvps %ymm12, %ymm4, %ymm13, %ymm4
-	LONG $0xec5924c5 // vmulps %ymm4, %ymm11, %ymm13
-	LONG $0x087d43c4; WORD $0x08ed // vroundps $0x8, %ymm13, %ymm13
-	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0xb815c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x00739e1d187d62c4; BYTE $0x00 // vbroadcastss 0x739e(%rip), %ymm11 # 0xa8fc <k_attend_merge+0x30c>
-	QUAD $0x00736135187d62c4; BYTE $0x00 // vbroadcastss 0x7361(%rip), %ymm14 # 0xa8c8 <k_attend_merge+0x2d8>
-	LONG $0xa85d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm14
-	QUAD $0x00736735187d62c4; BYTE $0x00 // vbroadcastss 0x7367(%rip), %ymm14 # 0xa8dc <k_attend_merge+0x2ec>
-	LONG $0xa85d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm14
-	LONG $0xa85d62c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm6
-	LONG $0xa85d62c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm0
-	LONG $0xa85d62c4; BYTE $0xdf // vfmadd213ps %ymm7, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm7
-	LONG $0xfc595cc5 // vmulps %ymm4, %ymm4, %ymm15
-	LONG $0xa82562c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm11, %ymm15 # ymm15 = (ymm11 * ymm15) + ymm4
-	LONG $0x5804c1c4; BYTE $0xe1 // vaddps %ymm9, %ymm15, %ymm4
-	LONG $0x5b7e41c4; BYTE $0xdd // vcvttps2dq %ymm13, %ymm11
-	LONG $0x7215c1c4; WORD $0x01e3 // vpsrad $0x1, %ymm11, %ymm13
-	LONG $0x7205c1c4; WORD $0x17f5 // vpslld $0x17, %ymm13, %ymm15
-	QUAD $0x00730f35587d62c4; BYTE $0x00 // vpbroadcastd 0x730f(%rip), %ymm14 # 0xa8c0 <k_attend_merge+0x2d0>
-	LONG $0xfe0541c4; BYTE $0xfe // vpaddd %ymm14, %ymm15, %ymm15
-	LONG $0xe45984c5 // vmulps %ymm4, %ymm15, %ymm4
-	QUAD $0x0073293d187d62c4; BYTE $0x00 // vbroadcastss 0x7329(%rip), %ymm15 # 0xa8ec <k_attend_merge+0x2fc>
-	LONG $0xfa2541c4; BYTE $0xdd // vpsubd %ymm13, %ymm11, %ymm11
-	QUAD $0x0073032d187d62c4; BYTE $0x00 // vbroadcastss 0x7303(%rip), %ymm13 # 0xa8d4 <k_attend_merge+0x2e4>
-	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
-	QUAD $0x00730335187d62c4; BYTE $0x00 // vbroadcastss 0x7303(%rip), %ymm14 # 0xa8e8 <k_attend_merge+0x2f8>
-	LONG $0xe459a4c5 // vmulps %ymm4, %ymm11, %ymm4
-	QUAD $0x0072fe1d187d62c4; BYTE $0x00 // vbroadcastss 0x72fe(%rip), %ymm11 # 0xa8f0 <k_attend_merge+0x300>
-	LONG $0xc26441c4; WORD $0x05d2 // vcmpnltps %ymm10, %ymm3, %ymm10
-	LONG $0x4a6de3c4; WORD $0xa0e4 // vblendvps %ymm10, %ymm4, %ymm2, %ymm4
-	LONG $0xe4549cc5 // vandps %ymm4, %ymm12, %ymm4
-	LONG $0x117c81c4; WORD $0xb564; BYTE $0x00 // vmovups %ymm4, (%r13,%r14,4)
-	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
-	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
-	LONG $0x08768d49 // leaq 0x8(%r14), %rsi
-	LONG $0x10c68349 // addq $0x10, %r14
-	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	LONG $0xfefb8e0f; WORD $0xffff // jle 0x3520 <k_attend_weights+0x370>
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0x294d; BYTE $0xca // subq %r9, %r10
-	LONG $0x015f8d0f; WORD $0x0000 // jge 0x3790 <k_attend_weights+0x5e0>
-	LONG $0xd8358d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72d8(%rip), %r14 # 0xa910 <lanes>
-	LONG $0x107c01c4; WORD $0x9654; BYTE $0x20 // vmovups 0x20(%r14,%r10,4), %ymm10
-	LONG $0x2c2d42c4; WORD $0xb424 // vmaskmovps (%r12,%rsi,4), %ymm10, %ymm12
-	LONG $0x6c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm5
-	LONG $0xa85562c4; BYTE $0xe4 // vfmadd213ps %ymm4, %ymm5, %ymm12 # ymm12 = (ymm5 * ymm12) + ymm4
-	LONG $0xc21c41c4; WORD $0x05cd // vcmpnltps %ymm13, %ymm12, %ymm9
-	QUAD $0x0072851d187de2c4; BYTE $0x00 // vbroadcastss 0x7285(%rip), %ymm3 # 0xa8e4 <k_attend_merge+0x2f4>
-	LONG $0x5d64c1c4; BYTE $0xe4 // vminps %ymm12, %ymm3, %ymm4
-	LONG $0x4a15e3c4; WORD $0x90e4 // vblendvps %ymm9, %ymm4, %ymm13, %ymm4
-	QUAD $0x00727d15187de2c4; BYTE $0x00 // vbroadcastss 0x727d(%rip), %ymm2 # 0xa8f0 <k_attend_merge+0x300>
-	LONG $0xda595cc5 // vmulps %ymm2, %ymm4, %ymm11
-	LONG $0x087d43c4; WORD $0x08db // vroundps $0x8, %ymm11, %ymm11
-	LONG $0xb825c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm14) + ymm4
-	LONG $0xb825c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm15) + ymm4
-	QUAD $0x00726c2d187d62c4; BYTE $0x00 // vbroadcastss 0x726c(%rip), %ymm13 # 0xa8fc <k_attend_merge+0x30c>
-	QUAD $0x00722f3d187de2c4; BYTE $0x00 // vbroadcastss 0x722f(%rip), %ymm7 # 0xa8c8 <k_attend_merge+0x2d8>
-	LONG $0xa85d62c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm7
-	QUAD $0x00723515187de2c4; BYTE $0x00 // vbroadcastss 0x7235(%rip), %ymm2 # 0xa8dc <k_attend_merge+0x2ec>
-	LONG $0xa85d62c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm2
-	QUAD $0x00724315187de2c4; BYTE $0x00 // vbroadcastss 0x7243(%rip), %ymm2 # 0xa8f8 <k_attend_merge+0x308>
-	LONG $0xa85d62c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm2
-	QUAD $0x00723105187de2c4; BYTE $0x00 // vbroadcastss 0x7231(%rip), %ymm0 # 0xa8f4 <k_attend_merge+0x304>
-	LONG $0xa85d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm0
-	QUAD $0x0071ff05187de2c4; BYTE $0x00 // vbroadcastss 0x71ff(%rip), %ymm0 # 0xa8d0 <k_attend_merge+0x2e0>
-	LONG $0xa85d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm0
-	LONG $0xf4595cc5 // vmulps %ymm4, %ymm4, %ymm14
-	LONG $0xa81562c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm13, %ymm14 # ymm14 = (ymm13 * ymm14) + ymm4
-	QUAD $0x0071d805187de2c4; BYTE $0x00 // vbroadcastss 0x71d8(%rip), %ymm0 # 0xa8c0 <k_attend_merge+0x2d0>
-	LONG $0xe0588cc5 // vaddps %ymm0, %ymm14, %ymm4
-	LONG $0x5b7e41c4; BYTE $0xdb // vcvttps2dq %ymm11, %ymm11
-	LONG $0x7215c1c4; WORD $0x01e3 // vpsrad $0x1, %ymm11, %ymm13
-	LONG $0x720dc1c4; WORD $0x17f5 // vpslld $0x17, %ymm13, %ymm14
-	QUAD $0x0071ba3d587d62c4; BYTE $0x00 // vpbroadcastd 0x71ba(%rip), %ymm15 # 0xa8c0 <k_attend_merge+0x2d0>
-	LONG $0xfe0d41c4; BYTE $0xf7 // vpaddd %ymm15, %ymm14, %ymm14
-	LONG $0xe4598cc5 // vmulps %ymm4, %ymm14, %ymm4
-	QUAD $0x0071d035187d62c4; BYTE $0x00 // vbroadcastss 0x71d0(%rip), %ymm14 # 0xa8e8 <k_attend_merge+0x2f8>
-	LONG $0xfa2541c4; BYTE $0xdd // vpsubd %ymm13, %ymm11, %ymm11
-	QUAD $0x0071ae2d187d62c4; BYTE $0x00 // vbroadcastss 0x71ae(%rip), %ymm13 # 0xa8d4 <k_attend_merge+0x2e4>
-	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
-	QUAD $0x0071b23d187d62c4; BYTE $0x00 // vbroadcastss 0x71b2(%rip), %ymm15 # 0xa8ec <k_attend_merge+0x2fc>
-	LONG $0xc26441c4; WORD $0x05e4 // vcmpnltps %ymm12, %ymm3, %ymm12
-	LONG $0xe459a4c5 // vmulps %ymm4, %ymm11, %ymm4
-	QUAD $0x0071931d187d62c4; BYTE $0x00 // vbroadcastss 0x7193(%rip), %ymm11 # 0xa8e0 <k_attend_merge+0x2f0>
-	LONG $0x4a25e3c4; WORD $0xc0e4 // vblendvps %ymm12, %ymm4, %ymm11, %ymm4
-	QUAD $0x0071941d187d62c4; BYTE $0x00 // vbroadcastss 0x7194(%rip), %ymm11 # 0xa8f0 <k_attend_merge+0x300>
-	LONG $0x543441c4; BYTE $0xca // vandps %ymm10, %ymm9, %ymm9
-	LONG $0xe454b4c5 // vandps %ymm4, %ymm9, %ymm4
-	LONG $0x2e2dc2c4; WORD $0xb424 // vmaskmovps %ymm4, %ymm10, (%r12,%rsi,4)
-	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
-	QUAD $0x0000715515107ac5 // vmovss 0x7155(%rip), %xmm10 # 0xa8cc <k_attend_merge+0x2dc>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
-	LONG $0xfad98e0f; WORD $0xffff // jle 0x3260 <k_attend_weights+0xb0>
-	WORD $0x25eb // jmp 0x37ae <k_attend_weights+0x5fe>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x0000713415107ac5 // vmovss 0x7134(%rip), %xmm10 # 0xa8cc <k_attend_merge+0x2dc>
-	LONG $0x6c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm5
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
-	LONG $0xfab28e0f; WORD $0xffff // jle 0x3260 <k_attend_weights+0xb0>
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0x4c72 // jb 0x3800 <k_attend_weights+0x650>
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0xe0e28349 // andq $-0x20, %r10
-	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x117c81c4; WORD $0xa604 // vmovups %ymm0, (%r14,%r12,4)
-	LONG $0x117c81c4; WORD $0xa644; BYTE $0x20 // vmovups %ymm0, 0x20(%r14,%r12,4)
-	LONG $0x117c81c4; WORD $0xa644; BYTE $0x40 // vmovups %ymm0, 0x40(%r14,%r12,4)
-	LONG $0x117c81c4; WORD $0xa644; BYTE $0x60 // vmovups %ymm0, 0x60(%r14,%r12,4)
-	LONG $0x20c48349 // addq $0x20, %r12
-	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	WORD $0xdc75 // jne 0x37d0 <k_attend_weights+0x620>
-	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xfa63840f; WORD $0xffff // je 0x3260 <k_attend_weights+0xb0>
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0xf74e0f49 // cmovleq %r15, %rsi
+	WORD $0x8b4c; BYTE $0x2f // movq (%rdi), %r13
+	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x00da8e0f; WORD $0x0000 // jle 0x3460 <k_attend_weights+0x2b0>
+	LONG $0x1fff8349 // cmpq $0x1f, %r15
+	WORD $0x1477 // ja 0x33a0 <k_attend_weights+0x1f0>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x3450 <k_attend_weights+0x2a0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	QUAD $0xffffffffffe0b948; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rcx # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2149; BYTE $0xcb // andq %rcx, %r11
+	QUAD $0x00000060950c8d4a // leaq 0x60(,%r10,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x000000008d44c743; BYTE $0x00 // movl $0x0, (%r13,%r9,4)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0xef75 // jne 0x3800 <k_attend_weights+0x650>
-	LONG $0xfffa4ae9; BYTE $0xff // jmp 0x3260 <k_attend_weights+0xb0>
-	LONG $0x68c48348 // addq $0x68, %rsp
+	LONG $0x4411fcc5; WORD $0xa099 // vmovups %ymm0, -0x60(%rcx,%rbx,4)
+	LONG $0x4411fcc5; WORD $0xc099 // vmovups %ymm0, -0x40(%rcx,%rbx,4)
+	LONG $0x4411fcc5; WORD $0xe099 // vmovups %ymm0, -0x20(%rcx,%rbx,4)
+	LONG $0x0411fcc5; BYTE $0x99 // vmovups %ymm0, (%rcx,%rbx,4)
+	LONG $0x20c38348 // addq $0x20, %rbx
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0xe075 // jne 0x33c0 <k_attend_weights+0x210>
+	WORD $0x79eb // jmp 0x345b <k_attend_weights+0x2ab>
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	QUAD $0x000000009d248d4c // leaq (,%rbx,4), %r12
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	LONG $0x00056ae9; BYTE $0x00 // jmp 0x3960 <k_attend_weights+0x7b0>
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	QUAD $0xffffffffffe0b948; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rcx # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2149; BYTE $0xcb // andq %rcx, %r11
+	QUAD $0x00000060950c8d48 // leaq 0x60(,%rdx,4), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x117ca1c4; WORD $0x9144; BYTE $0xa0 // vmovups %ymm0, -0x60(%rcx,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9144; BYTE $0xc0 // vmovups %ymm0, -0x40(%rcx,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9144; BYTE $0xe0 // vmovups %ymm0, -0x20(%rcx,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9104 // vmovups %ymm0, (%rcx,%r10,4)
+	LONG $0x20c28349 // addq $0x20, %r10
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	WORD $0xdc75 // jne 0x3420 <k_attend_weights+0x270>
+	LONG $0x000493e9; BYTE $0x00 // jmp 0x38dc <k_attend_weights+0x72c>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0xff8000009a04c742 // movl $0xff800000, (%rdx,%r11,4) # imm = 0xFF800000
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	WORD $0xf075 // jne 0x3450 <k_attend_weights+0x2a0>
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	WORD $0x1a7d // jge 0x3480 <k_attend_weights+0x2d0>
+	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x0000dce9; BYTE $0x00 // jmp 0x354e <k_attend_weights+0x39e>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xf84e8d48 // leaq -0x8(%rsi), %rcx
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0x03ebc148 // shrq $0x3, %rbx
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x18f98348 // cmpq $0x18, %rcx
+	WORD $0x1c73 // jae 0x34b0 <k_attend_weights+0x300>
+	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
+	WORD $0xe383; BYTE $0x03 // andl $0x3, %ebx
+	WORD $0x7875 // jne 0x351e <k_attend_weights+0x36e>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x354e <k_attend_weights+0x39e>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	QUAD $0xfffffffffffcbb49; WORD $0x3fff // movabsq $0x3ffffffffffffffc, %r11 # imm = 0x3FFFFFFFFFFFFFFC
+	WORD $0x214c; BYTE $0xd9 // andq %r11, %rcx
+	QUAD $0x00000060951c8d4e // leaq 0x60(,%r10,4), %r11
+	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107c81c4; WORD $0xbb5c; BYTE $0xa0 // vmovups -0x60(%r11,%r15,4), %ymm3
+	LONG $0xd25fe4c5 // vmaxps %ymm2, %ymm3, %ymm2
+	LONG $0x107c81c4; WORD $0xbb5c; BYTE $0xc0 // vmovups -0x40(%r11,%r15,4), %ymm3
+	LONG $0xd25fe4c5 // vmaxps %ymm2, %ymm3, %ymm2
+	LONG $0x107c81c4; WORD $0xbb5c; BYTE $0xe0 // vmovups -0x20(%r11,%r15,4), %ymm3
+	LONG $0xd25fe4c5 // vmaxps %ymm2, %ymm3, %ymm2
+	LONG $0x107c81c4; WORD $0xbb1c // vmovups (%r11,%r15,4), %ymm3
+	LONG $0xd25fe4c5 // vmaxps %ymm2, %ymm3, %ymm2
+	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	WORD $0xcb75 // jne 0x34e0 <k_attend_weights+0x330>
+	LONG $0x085f8d4d // leaq 0x8(%r15), %r11
+	WORD $0xe383; BYTE $0x03 // andl $0x3, %ebx
+	WORD $0x3074 // je 0x354e <k_attend_weights+0x39e>
+	WORD $0xe3c1; BYTE $0x03 // shll $0x3, %ebx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107ca1c4; WORD $0xba1c // vmovups (%rdx,%r15,4), %ymm3
+	LONG $0xd25fe4c5 // vmaxps %ymm2, %ymm3, %ymm2
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	LONG $0x08c38349 // addq $0x8, %r11
+	LONG $0xf8c38348 // addq $-0x8, %rbx
+	WORD $0xe975 // jne 0x3530 <k_attend_weights+0x380>
+	LONG $0xf8c38349 // addq $-0x8, %r11
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	LONG $0x187de2c4; WORD $0x486f // vbroadcastss 0x48(%rdi), %ymm5
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	WORD $0x297d // jge 0x3585 <k_attend_weights+0x3d5>
+	LONG $0xed1d8d4c; WORD $0x007d; BYTE $0x00 // leaq 0x7ded(%rip), %r11 # 0xb350 <lanes>
+	LONG $0x107cc1c4; WORD $0x8b5c; BYTE $0x20 // vmovups 0x20(%r11,%rcx,4), %ymm3
+	LONG $0x2c65a2c4; WORD $0xba34 // vmaskmovps (%rdx,%r15,4), %ymm3, %ymm6
+	QUAD $0x0000a024bc55e4c5; BYTE $0x00 // vandnps 0xa0(%rsp), %ymm3, %ymm7
+	LONG $0xde54e4c5 // vandps %ymm6, %ymm3, %ymm3
+	LONG $0xdf56e4c5 // vorps %ymm7, %ymm3, %ymm3
+	LONG $0xd25fe4c5 // vmaxps %ymm2, %ymm3, %ymm2
+	LONG $0x197de3c4; WORD $0x01d3 // vextractf128 $0x1, %ymm2, %xmm3
+	LONG $0xd35fe8c5 // vmaxps %xmm3, %xmm2, %xmm2
+	LONG $0xdac6e9c5; BYTE $0x03 // vshufpd $0x3, %xmm2, %xmm2, %xmm3 # xmm3 = xmm2[1,1]
+	LONG $0xd212fbc5 // vmovddup %xmm2, %xmm2 # xmm2 = xmm2[0,0]
+	LONG $0xd35fe8c5 // vmaxps %xmm3, %xmm2, %xmm2
+	LONG $0xda16fac5 // vmovshdup %xmm2, %xmm3 # xmm3 = xmm2[1,1,3,3]
+	LONG $0xc35feac5 // vmaxss %xmm3, %xmm2, %xmm0
+	LONG $0xc859d2c5 // vmulss %xmm0, %xmm5, %xmm1
+	QUAD $0x007d6705187962c4; BYTE $0x00 // vbroadcastss 0x7d67(%rip), %xmm8 # 0xb318 <k_attend_merge+0x438>
+	LONG $0x4c11f8c5; WORD $0x6024 // vmovups %xmm1, 0x60(%rsp)
+	LONG $0xf157b8c5 // vxorps %xmm1, %xmm8, %xmm6
+	LONG $0x4411fac5; WORD $0x1024 // vmovss %xmm0, 0x10(%rsp)
+	LONG $0xc27ac1c4; WORD $0x02f9 // vcmpless %xmm9, %xmm0, %xmm7
+	LONG $0x4a49c3c4; WORD $0x70f0 // vblendvps %xmm7, %xmm8, %xmm6, %xmm6
+	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	WORD $0x137d // jge 0x35f0 <k_attend_weights+0x440>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x00012de9; BYTE $0x00 // jmp 0x3711 <k_attend_weights+0x561>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x007d200d187de2c4; BYTE $0x00 // vbroadcastss 0x7d20(%rip), %ymm1 # 0xb31c <k_attend_merge+0x43c>
+	QUAD $0x007d2b25187de2c4; BYTE $0x00 // vbroadcastss 0x7d2b(%rip), %ymm4 # 0xb330 <k_attend_merge+0x450>
+	QUAD $0x007d1e15187de2c4; BYTE $0x00 // vbroadcastss 0x7d1e(%rip), %ymm2 # 0xb32c <k_attend_merge+0x44c>
+	QUAD $0x007cf935187d62c4; BYTE $0x00 // vbroadcastss 0x7cf9(%rip), %ymm14 # 0xb310 <k_attend_merge+0x430>
+	QUAD $0x007ce01d187d62c4; BYTE $0x00 // vbroadcastss 0x7ce0(%rip), %ymm11 # 0xb300 <k_attend_merge+0x420>
+	QUAD $0x007cfb05187de2c4; BYTE $0x00 // vbroadcastss 0x7cfb(%rip), %ymm0 # 0xb324 <k_attend_merge+0x444>
+	QUAD $0x007cd61d187de2c4; BYTE $0x00 // vbroadcastss 0x7cd6(%rip), %ymm3 # 0xb308 <k_attend_merge+0x428>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107ca1c4; WORD $0xba3c // vmovups (%rdx,%r15,4), %ymm7
+	LONG $0x984de2c4; BYTE $0xfd // vfmadd132ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm7 * ymm5) + ymm6
+	LONG $0xc75f1cc5 // vmaxps %ymm7, %ymm12, %ymm8
+	LONG $0x593c41c4; BYTE $0xcd // vmulps %ymm13, %ymm8, %ymm9
+	LONG $0x087d43c4; WORD $0x08c9 // vroundps $0x8, %ymm9, %ymm9
+	LONG $0xb83542c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm10) + ymm8
+	LONG $0xb83562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm0) + ymm8
+	QUAD $0x007cc715187d62c4; BYTE $0x00 // vbroadcastss 0x7cc7(%rip), %ymm10 # 0xb334 <k_attend_merge+0x454>
+	LONG $0xa83d62c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm3
+	LONG $0xa83d62c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm1
+	LONG $0xa83d62c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm4
+	LONG $0xa83d62c4; BYTE $0xd2 // vfmadd213ps %ymm2, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm2
+	LONG $0xa83d42c4; BYTE $0xd6 // vfmadd213ps %ymm14, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm14
+	LONG $0x593c41c4; BYTE $0xe0 // vmulps %ymm8, %ymm8, %ymm12
+	LONG $0xa82d42c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm10, %ymm12 # ymm12 = (ymm10 * ymm12) + ymm8
+	LONG $0x581c41c4; BYTE $0xc3 // vaddps %ymm11, %ymm12, %ymm8
+	LONG $0x5b7e41c4; BYTE $0xc9 // vcvttps2dq %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x01e1 // vpsrad $0x1, %ymm9, %ymm10
+	LONG $0x721dc1c4; WORD $0x17f2 // vpslld $0x17, %ymm10, %ymm12
+	QUAD $0x007c512d587d62c4; BYTE $0x00 // vpbroadcastd 0x7c51(%rip), %ymm13 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
+	LONG $0x593c41c4; BYTE $0xc4 // vmulps %ymm12, %ymm8, %ymm8
+	QUAD $0x007c5225187d62c4; BYTE $0x00 // vbroadcastss 0x7c52(%rip), %ymm12 # 0xb314 <k_attend_merge+0x434>
+	LONG $0xfa3541c4; BYTE $0xca // vpsubd %ymm10, %ymm9, %ymm9
+	QUAD $0x007c5015187d62c4; BYTE $0x00 // vbroadcastss 0x7c50(%rip), %ymm10 # 0xb320 <k_attend_merge+0x440>
+	LONG $0x7235c1c4; WORD $0x17f1 // vpslld $0x17, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xcd // vpaddd %ymm13, %ymm9, %ymm9
+	QUAD $0x007c442d187d62c4; BYTE $0x00 // vbroadcastss 0x7c44(%rip), %ymm13 # 0xb328 <k_attend_merge+0x448>
+	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
+	LONG $0xc244c1c4; WORD $0x05fc // vcmpnltps %ymm12, %ymm7, %ymm7
+	LONG $0xff54bcc5 // vandps %ymm7, %ymm8, %ymm7
+	LONG $0x117ca1c4; WORD $0xba3c // vmovups %ymm7, (%rdx,%r15,4)
+	LONG $0xff5804c5 // vaddps %ymm7, %ymm15, %ymm15
+	LONG $0x085f8d49 // leaq 0x8(%r15), %rbx
+	LONG $0x10c78349 // addq $0x10, %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0xff2f8e0f; WORD $0xffff // jle 0x3640 <k_attend_weights+0x490>
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x01008d0f; WORD $0x0000 // jge 0x381d <k_attend_weights+0x66d>
+	LONG $0x2c1d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7c2c(%rip), %r11 # 0xb350 <lanes>
+	LONG $0x107cc1c4; WORD $0x8b7c; BYTE $0x20 // vmovups 0x20(%r11,%rcx,4), %ymm7
+	LONG $0x2c4562c4; WORD $0x9a04 // vmaskmovps (%rdx,%rbx,4), %ymm7, %ymm8
+	LONG $0xa83de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm6
+	LONG $0xf55f9cc5 // vmaxps %ymm5, %ymm12, %ymm6
+	LONG $0xc65914c5 // vmulps %ymm6, %ymm13, %ymm8
+	LONG $0x087d43c4; WORD $0x08c0 // vroundps $0x8, %ymm8, %ymm8
+	LONG $0xb83dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm10) + ymm6
+	QUAD $0x007bd205187de2c4; BYTE $0x00 // vbroadcastss 0x7bd2(%rip), %ymm0 # 0xb324 <k_attend_merge+0x444>
+	LONG $0xb83de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm0) + ymm6
+	QUAD $0x007bd40d187d62c4; BYTE $0x00 // vbroadcastss 0x7bd4(%rip), %ymm9 # 0xb334 <k_attend_merge+0x454>
+	QUAD $0x007b9f05187de2c4; BYTE $0x00 // vbroadcastss 0x7b9f(%rip), %ymm0 # 0xb308 <k_attend_merge+0x428>
+	LONG $0xa84d62c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm0
+	QUAD $0x007ba50d187de2c4; BYTE $0x00 // vbroadcastss 0x7ba5(%rip), %ymm1 # 0xb31c <k_attend_merge+0x43c>
+	LONG $0xa84d62c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm1
+	QUAD $0x007bab0d187de2c4; BYTE $0x00 // vbroadcastss 0x7bab(%rip), %ymm1 # 0xb330 <k_attend_merge+0x450>
+	LONG $0xa84d62c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm1
+	QUAD $0x007b990d187de2c4; BYTE $0x00 // vbroadcastss 0x7b99(%rip), %ymm1 # 0xb32c <k_attend_merge+0x44c>
+	LONG $0xa84d62c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm1
+	QUAD $0x007b6f0d187de2c4; BYTE $0x00 // vbroadcastss 0x7b6f(%rip), %ymm1 # 0xb310 <k_attend_merge+0x430>
+	LONG $0xa84d62c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm1
+	LONG $0xd6594cc5 // vmulps %ymm6, %ymm6, %ymm10
+	LONG $0xa83562c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm9, %ymm10 # ymm10 = (ymm9 * ymm10) + ymm6
+	QUAD $0x007b480d187de2c4; BYTE $0x00 // vbroadcastss 0x7b48(%rip), %ymm1 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xf158acc5 // vaddps %ymm1, %ymm10, %ymm6
+	LONG $0x5b7e41c4; BYTE $0xc0 // vcvttps2dq %ymm8, %ymm8
+	LONG $0x7235c1c4; WORD $0x01e0 // vpsrad $0x1, %ymm8, %ymm9
+	LONG $0x722dc1c4; WORD $0x17f1 // vpslld $0x17, %ymm9, %ymm10
+	QUAD $0x007b2a25587d62c4; BYTE $0x00 // vpbroadcastd 0x7b2a(%rip), %ymm12 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xfe2d41c4; BYTE $0xd4 // vpaddd %ymm12, %ymm10, %ymm10
+	LONG $0xf659acc5 // vmulps %ymm6, %ymm10, %ymm6
+	QUAD $0x007b3815187d62c4; BYTE $0x00 // vbroadcastss 0x7b38(%rip), %ymm10 # 0xb320 <k_attend_merge+0x440>
+	LONG $0xfa3d41c4; BYTE $0xc1 // vpsubd %ymm9, %ymm8, %ymm8
+	LONG $0x723dc1c4; WORD $0x17f0 // vpslld $0x17, %ymm8, %ymm8
+	LONG $0xfe3d41c4; BYTE $0xc4 // vpaddd %ymm12, %ymm8, %ymm8
+	QUAD $0x007b1325187d62c4; BYTE $0x00 // vbroadcastss 0x7b13(%rip), %ymm12 # 0xb314 <k_attend_merge+0x434>
+	LONG $0xf659bcc5 // vmulps %ymm6, %ymm8, %ymm6
+	LONG $0xc254c1c4; WORD $0x05ec // vcmpnltps %ymm12, %ymm5, %ymm5
+	LONG $0xef54d4c5 // vandps %ymm7, %ymm5, %ymm5
+	LONG $0xee54d4c5 // vandps %ymm6, %ymm5, %ymm5
+	LONG $0x2e45e2c4; WORD $0x9a2c // vmaskmovps %ymm5, %ymm7, (%rdx,%rbx,4)
+	LONG $0xfd5804c5 // vaddps %ymm5, %ymm15, %ymm15
+	QUAD $0x00007ae70d107ac5 // vmovss 0x7ae7(%rip), %xmm9 # 0xb30c <k_attend_merge+0x42c>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	QUAD $0x007ada05187de2c4; BYTE $0x00 // vbroadcastss 0x7ada(%rip), %ymm0 # 0xb30c <k_attend_merge+0x42c>
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x107f8b4c // movq 0x10(%rdi), %r15
+	WORD $0x2948; BYTE $0xf5 // subq %rsi, %rbp
+	LONG $0xf9ea8e0f; WORD $0xffff // jle 0x3230 <k_attend_weights+0x80>
+	LONG $0x20fd8348 // cmpq $0x20, %rbp
+	WORD $0x1473 // jae 0x3860 <k_attend_weights+0x6b0>
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	WORD $0x5feb // jmp 0x38b0 <k_attend_weights+0x700>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0xe0e18348 // andq $-0x20, %rcx
+	LONG $0x0e1c8d4c // leaq (%rsi,%rcx), %r11
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x96348d4a // leaq (%rsi,%r10,4), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x60c68348 // addq $0x60, %rsi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x117ca1c4; WORD $0x964c; BYTE $0xa0 // vmovups %ymm1, -0x60(%rsi,%r10,4)
+	LONG $0x117ca1c4; WORD $0x964c; BYTE $0xc0 // vmovups %ymm1, -0x40(%rsi,%r10,4)
+	LONG $0x117ca1c4; WORD $0x964c; BYTE $0xe0 // vmovups %ymm1, -0x20(%rsi,%r10,4)
+	LONG $0x117ca1c4; WORD $0x960c // vmovups %ymm1, (%rsi,%r10,4)
+	LONG $0x20c28349 // addq $0x20, %r10
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0xdc75 // jne 0x3880 <k_attend_weights+0x6d0>
+	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
+	LONG $0xf983840f; WORD $0xffff // je 0x3230 <k_attend_weights+0x80>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000009a04c742 // movl $0x0, (%rdx,%r11,4)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	WORD $0xf075 // jne 0x38b0 <k_attend_weights+0x700>
+	LONG $0xfff96be9; BYTE $0xff // jmp 0x3230 <k_attend_weights+0x80>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x800000009d44c743; BYTE $0xff // movl $0xff800000, (%r13,%r11,4) # imm = 0xFF800000
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	WORD $0xef75 // jne 0x38d0 <k_attend_weights+0x720>
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	QUAD $0x000000009d248d4c // leaq (,%rbx,4), %r12
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x6b7e // jle 0x3960 <k_attend_weights+0x7b0>
+	LONG $0x20ff8349 // cmpq $0x20, %r15
+	WORD $0x0573 // jae 0x3900 <k_attend_weights+0x750>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x50eb // jmp 0x3950 <k_attend_weights+0x7a0>
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	QUAD $0xffffffffffe0b948; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rcx # imm = 0x7FFFFFFFFFFFFFE0
+	WORD $0x2149; BYTE $0xcb // andq %rcx, %r11
+	QUAD $0x000000609d0c8d48 // leaq 0x60(,%rbx,4), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x9066 // nop
+	LONG $0x117ca1c4; WORD $0x9144; BYTE $0xa0 // vmovups %ymm0, -0x60(%rcx,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9144; BYTE $0xc0 // vmovups %ymm0, -0x40(%rcx,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9144; BYTE $0xe0 // vmovups %ymm0, -0x20(%rcx,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9104 // vmovups %ymm0, (%rcx,%r10,4)
+	LONG $0x20c28349 // addq $0x20, %r10
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	WORD $0xdc75 // jne 0x3920 <k_attend_weights+0x770>
+	WORD $0x15eb // jmp 0x395b <k_attend_weights+0x7ab>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xff8000009c04c743 // movl $0xff800000, (%r12,%r11,4) # imm = 0xFF800000
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	WORD $0xf075 // jne 0x3950 <k_attend_weights+0x7a0>
+	LONG $0x5710fac5; BYTE $0x48 // vmovss 0x48(%rdi), %xmm2
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0xfe4f0f4c // cmovgq %rsi, %r15
+	LONG $0x08ff8349 // cmpq $0x8, %r15
+	WORD $0x107d // jge 0x3982 <k_attend_weights+0x7d2>
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x3a26 <k_attend_weights+0x876>
+	LONG $0xf85f8d49 // leaq -0x8(%r15), %rbx
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	WORD $0x1a73 // jae 0x39a6 <k_attend_weights+0x7f6>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
+	WORD $0x6d74 // je 0x3a0e <k_attend_weights+0x85e>
+	LONG $0x000080e9; BYTE $0x00 // jmp 0x3a26 <k_attend_weights+0x876>
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x03eec148 // shrq $0x3, %rsi
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0xfffffffffffcb948; WORD $0x3fff // movabsq $0x3ffffffffffffffc, %rcx # imm = 0x3FFFFFFFFFFFFFFC
+	LONG $0x02c18348 // addq $0x2, %rcx
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
+	WORD $0x9066 // nop
+	LONG $0x107cc1c4; WORD $0xb574; BYTE $0xe0 // vmovups -0x20(%r13,%rsi,4), %ymm6
+	LONG $0xdb5fccc5 // vmaxps %ymm3, %ymm6, %ymm3
+	LONG $0x107cc1c4; WORD $0xb574; BYTE $0x00 // vmovups (%r13,%rsi,4), %ymm6
+	LONG $0xdb5fccc5 // vmaxps %ymm3, %ymm6, %ymm3
+	LONG $0x107cc1c4; WORD $0xb474; BYTE $0xe0 // vmovups -0x20(%r12,%rsi,4), %ymm6
+	LONG $0xed5fccc5 // vmaxps %ymm5, %ymm6, %ymm5
+	LONG $0x107cc1c4; WORD $0xb434 // vmovups (%r12,%rsi,4), %ymm6
+	LONG $0xed5fccc5 // vmaxps %ymm5, %ymm6, %ymm5
+	LONG $0x10c68348 // addq $0x10, %rsi
+	LONG $0xfec18348 // addq $-0x2, %rcx
+	WORD $0xcb75 // jne 0x39d0 <k_attend_weights+0x820>
+	LONG $0xf85e8d4c // leaq -0x8(%rsi), %r11
+	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
+	WORD $0x1875 // jne 0x3a26 <k_attend_weights+0x876>
+	LONG $0x107c81c4; WORD $0x9d74; BYTE $0x00 // vmovups (%r13,%r11,4), %ymm6
+	LONG $0xdb5fccc5 // vmaxps %ymm3, %ymm6, %ymm3
+	LONG $0x107c81c4; WORD $0x9c34 // vmovups (%r12,%r11,4), %ymm6
+	LONG $0xed5fccc5 // vmaxps %ymm5, %ymm6, %ymm5
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	WORD $0x3b7d // jge 0x3a69 <k_attend_weights+0x8b9>
+	LONG $0x1b358d48; WORD $0x0079; BYTE $0x00 // leaq 0x791b(%rip), %rsi # 0xb350 <lanes>
+	LONG $0x7410fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm6
+	QUAD $0x0000a024bc55ccc5; BYTE $0x00 // vandnps 0xa0(%rsp), %ymm6, %ymm7
+	LONG $0x2c4d02c4; WORD $0x9d44; BYTE $0x00 // vmaskmovps (%r13,%r11,4), %ymm6, %ymm8
+	LONG $0xc6543cc5 // vandps %ymm6, %ymm8, %ymm8
+	LONG $0xc7563cc5 // vorps %ymm7, %ymm8, %ymm8
+	LONG $0x2c4d02c4; WORD $0x9c3c // vmaskmovps (%r12,%r11,4), %ymm6, %ymm15
+	LONG $0xdb5fbcc5 // vmaxps %ymm3, %ymm8, %ymm3
+	LONG $0xf65484c5 // vandps %ymm6, %ymm15, %ymm6
+	LONG $0xf756ccc5 // vorps %ymm7, %ymm6, %ymm6
+	LONG $0xed5fccc5 // vmaxps %ymm5, %ymm6, %ymm5
+	LONG $0x187d62c4; BYTE $0xfa // vbroadcastss %xmm2, %ymm15
+	LONG $0x1865e3c4; WORD $0x01f5 // vinsertf128 $0x1, %xmm5, %ymm3, %ymm6
+	LONG $0x0665e3c4; WORD $0x31ed // vperm2f128 $0x31, %ymm5, %ymm3, %ymm5 # ymm5 = ymm3[2,3],ymm5[2,3]
+	LONG $0xed5fccc5 // vmaxps %ymm5, %ymm6, %ymm5
+	LONG $0x01fde3c4; WORD $0x44f3 // vpermpd $0x44, %ymm3, %ymm6 # ymm6 = ymm3[0,1,0,1]
+	LONG $0x01fde3c4; WORD $0xeedb // vpermpd $0xee, %ymm3, %ymm3 # ymm3 = ymm3[2,3,2,3]
+	LONG $0xdb5fccc5 // vmaxps %ymm3, %ymm6, %ymm3
+	LONG $0xf314d5c5 // vunpcklpd %ymm3, %ymm5, %ymm6 # ymm6 = ymm5[0],ymm3[0],ymm5[2],ymm3[2]
+	LONG $0xdb15d5c5 // vunpckhpd %ymm3, %ymm5, %ymm3 # ymm3 = ymm5[1],ymm3[1],ymm5[3],ymm3[3]
+	LONG $0xdb5fccc5 // vmaxps %ymm3, %ymm6, %ymm3
+	LONG $0xebc6e4c5; BYTE $0xb1 // vshufps $0xb1, %ymm3, %ymm3, %ymm5 # ymm5 = ymm3[1,0,3,2,5,4,7,6]
+	LONG $0xe55fe4c5 // vmaxps %ymm5, %ymm3, %ymm4
+	LONG $0xcc59eac5 // vmulss %xmm4, %xmm2, %xmm1
+	QUAD $0x0078683d1879e2c4; BYTE $0x00 // vbroadcastss 0x7868(%rip), %xmm7 # 0xb318 <k_attend_merge+0x438>
+	LONG $0x4c11f8c5; WORD $0x3024 // vmovups %xmm1, 0x30(%rsp)
+	LONG $0xdf57f0c5 // vxorps %xmm7, %xmm1, %xmm3
+	LONG $0xc25ac1c4; WORD $0x02e9 // vcmpless %xmm9, %xmm4, %xmm5
+	QUAD $0x000078500d10fac5 // vmovss 0x7850(%rip), %xmm1 # 0xb318 <k_attend_merge+0x438>
+	LONG $0x4a61e3c4; WORD $0x50d9 // vblendvps %xmm5, %xmm1, %xmm3, %xmm3
+	LONG $0x187de2c4; BYTE $0xc3 // vbroadcastss %xmm3, %ymm0
+	QUAD $0x00008024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x80(%rsp)
+	LONG $0x197de3c4; WORD $0x01e3 // vextractf128 $0x1, %ymm4, %xmm3
+	LONG $0xd359eac5 // vmulss %xmm3, %xmm2, %xmm2
+	LONG $0x5411f8c5; WORD $0x5024 // vmovups %xmm2, 0x50(%rsp)
+	LONG $0xd757e8c5 // vxorps %xmm7, %xmm2, %xmm2
+	LONG $0x5c11f8c5; WORD $0x4024 // vmovups %xmm3, 0x40(%rsp)
+	LONG $0xc262c1c4; WORD $0x02d9 // vcmpless %xmm9, %xmm3, %xmm3
+	LONG $0x4a69e3c4; WORD $0x30d1 // vblendvps %xmm3, %xmm1, %xmm2, %xmm2
+	LONG $0x187de2c4; BYTE $0xca // vbroadcastss %xmm2, %ymm1
+	LONG $0x4c11fcc5; WORD $0x1024 // vmovups %ymm1, 0x10(%rsp)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x08ff8349 // cmpq $0x8, %r15
+	WORD $0x0b7d // jge 0x3b22 <k_attend_weights+0x972>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x0001e4e9; BYTE $0x00 // jmp 0x3d06 <k_attend_weights+0xb56>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x4411fcc5; WORD $0x6024 // vmovups %ymm0, 0x60(%rsp)
+	WORD $0x9066 // nop
+	LONG $0x107cc1c4; WORD $0x9d7c; BYTE $0x00 // vmovups (%r13,%rbx,4), %ymm7
+	LONG $0x987dc2c4; BYTE $0xff // vfmadd132ps %ymm15, %ymm0, %ymm7 # ymm7 = (ymm7 * ymm15) + ymm0
+	LONG $0xc24441c4; WORD $0x05c4 // vcmpnltps %ymm12, %ymm7, %ymm8
+	LONG $0xff5f9cc5 // vmaxps %ymm7, %ymm12, %ymm7
+	LONG $0xd75914c5 // vmulps %ymm7, %ymm13, %ymm10
+	LONG $0x087d43c4; WORD $0x08d2 // vroundps $0x8, %ymm10, %ymm10
+	QUAD $0x0077c735187de2c4; BYTE $0x00 // vbroadcastss 0x77c7(%rip), %ymm6 # 0xb320 <k_attend_merge+0x440>
+	LONG $0xb82de2c4; BYTE $0xfe // vfmadd231ps %ymm6, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm6) + ymm7
+	QUAD $0x0077bd2d187de2c4; BYTE $0x00 // vbroadcastss 0x77bd(%rip), %ymm5 # 0xb324 <k_attend_merge+0x444>
+	LONG $0xb82de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm5) + ymm7
+	QUAD $0x0077bf35187d62c4; BYTE $0x00 // vbroadcastss 0x77bf(%rip), %ymm14 # 0xb334 <k_attend_merge+0x454>
+	LONG $0x287c41c4; BYTE $0xce // vmovaps %ymm14, %ymm9
+	QUAD $0x0077850d187de2c4; BYTE $0x00 // vbroadcastss 0x7785(%rip), %ymm1 # 0xb308 <k_attend_merge+0x428>
+	LONG $0xa84562c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm1
+	QUAD $0x00778b25187de2c4; BYTE $0x00 // vbroadcastss 0x778b(%rip), %ymm4 # 0xb31c <k_attend_merge+0x43c>
+	LONG $0xa84562c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm4
+	LONG $0x287c41c4; BYTE $0xdf // vmovaps %ymm15, %ymm11
+	QUAD $0x00778c3d187d62c4; BYTE $0x00 // vbroadcastss 0x778c(%rip), %ymm15 # 0xb330 <k_attend_merge+0x450>
+	LONG $0xa84542c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm15
+	QUAD $0x00777a05187de2c4; BYTE $0x00 // vbroadcastss 0x777a(%rip), %ymm0 # 0xb32c <k_attend_merge+0x44c>
+	LONG $0xa84562c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm0
+	QUAD $0x00775025187de2c4; BYTE $0x00 // vbroadcastss 0x7750(%rip), %ymm4 # 0xb310 <k_attend_merge+0x430>
+	LONG $0xa84562c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm4
+	LONG $0xe75944c5 // vmulps %ymm7, %ymm7, %ymm12
+	LONG $0xa83562c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm9, %ymm12 # ymm12 = (ymm9 * ymm12) + ymm7
+	QUAD $0x0077293d187de2c4; BYTE $0x00 // vbroadcastss 0x7729(%rip), %ymm7 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xcf581cc5 // vaddps %ymm7, %ymm12, %ymm9
+	LONG $0x5b7e41c4; BYTE $0xd2 // vcvttps2dq %ymm10, %ymm10
+	LONG $0x721dc1c4; WORD $0x01e2 // vpsrad $0x1, %ymm10, %ymm12
+	LONG $0x7215c1c4; WORD $0x17f4 // vpslld $0x17, %ymm12, %ymm13
+	QUAD $0x00770b3d587de2c4; BYTE $0x00 // vpbroadcastd 0x770b(%rip), %ymm7 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xeffe15c5 // vpaddd %ymm7, %ymm13, %ymm13
+	LONG $0x593441c4; BYTE $0xcd // vmulps %ymm13, %ymm9, %ymm9
+	LONG $0xfa2d41c4; BYTE $0xd4 // vpsubd %ymm12, %ymm10, %ymm10
+	LONG $0x722dc1c4; WORD $0x17f2 // vpslld $0x17, %ymm10, %ymm10
+	LONG $0xd7fe2dc5 // vpaddd %ymm7, %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	LONG $0x543c41c4; BYTE $0xc1 // vandps %ymm9, %ymm8, %ymm8
+	LONG $0x117c41c4; WORD $0x9d44; BYTE $0x00 // vmovups %ymm8, (%r13,%rbx,4)
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	LONG $0x107c41c4; WORD $0x9c04 // vmovups (%r12,%rbx,4), %ymm8
+	LONG $0xa82562c4; WORD $0x2444; BYTE $0x10 // vfmadd213ps 0x10(%rsp), %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + mem
+	QUAD $0x0076dc0d187d62c4; BYTE $0x00 // vbroadcastss 0x76dc(%rip), %ymm9 # 0xb314 <k_attend_merge+0x434>
+	LONG $0x5f3441c4; BYTE $0xc8 // vmaxps %ymm8, %ymm9, %ymm9
+	QUAD $0x0076e215187d62c4; BYTE $0x00 // vbroadcastss 0x76e2(%rip), %ymm10 # 0xb328 <k_attend_merge+0x448>
+	LONG $0x593441c4; BYTE $0xd2 // vmulps %ymm10, %ymm9, %ymm10
+	LONG $0x087d43c4; WORD $0x08d2 // vroundps $0x8, %ymm10, %ymm10
+	LONG $0xb82d62c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm6) + ymm9
+	LONG $0xb82d62c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm5) + ymm9
+	LONG $0xa83562c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm1
+	QUAD $0x0076b30d187de2c4; BYTE $0x00 // vbroadcastss 0x76b3(%rip), %ymm1 # 0xb31c <k_attend_merge+0x43c>
+	LONG $0xa83562c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm1
+	LONG $0xa83542c4; BYTE $0xf7 // vfmadd213ps %ymm15, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm15
+	LONG $0x287c41c4; BYTE $0xfb // vmovaps %ymm11, %ymm15
+	LONG $0xa83562c4; BYTE $0xf0 // vfmadd213ps %ymm0, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm0
+	LONG $0xa83562c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm4
+	LONG $0x593441c4; BYTE $0xe9 // vmulps %ymm9, %ymm9, %ymm13
+	LONG $0xa80d42c4; BYTE $0xe9 // vfmadd213ps %ymm9, %ymm14, %ymm13 # ymm13 = (ymm14 * ymm13) + ymm9
+	QUAD $0x00766b05187de2c4; BYTE $0x00 // vbroadcastss 0x766b(%rip), %ymm0 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xc85814c5 // vaddps %ymm0, %ymm13, %ymm9
+	LONG $0x5b7e41c4; BYTE $0xd2 // vcvttps2dq %ymm10, %ymm10
+	LONG $0x721dc1c4; WORD $0x01e2 // vpsrad $0x1, %ymm10, %ymm12
+	LONG $0x7215c1c4; WORD $0x17f4 // vpslld $0x17, %ymm12, %ymm13
+	LONG $0xeffe15c5 // vpaddd %ymm7, %ymm13, %ymm13
+	LONG $0x593441c4; BYTE $0xcd // vmulps %ymm13, %ymm9, %ymm9
+	QUAD $0x00766c2d187d62c4; BYTE $0x00 // vbroadcastss 0x766c(%rip), %ymm13 # 0xb328 <k_attend_merge+0x448>
+	LONG $0xfa2d41c4; BYTE $0xd4 // vpsubd %ymm12, %ymm10, %ymm10
+	QUAD $0x00764a25187d62c4; BYTE $0x00 // vbroadcastss 0x764a(%rip), %ymm12 # 0xb314 <k_attend_merge+0x434>
+	LONG $0x722dc1c4; WORD $0x17f2 // vpslld $0x17, %ymm10, %ymm10
+	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
+	LONG $0xff59b4c5 // vmulps %ymm7, %ymm9, %ymm7
+	LONG $0xc23c41c4; WORD $0x05c4 // vcmpnltps %ymm12, %ymm8, %ymm8
+	LONG $0xff54bcc5 // vandps %ymm7, %ymm8, %ymm7
+	LONG $0x4410fcc5; WORD $0x6024 // vmovups 0x60(%rsp), %ymm0
+	LONG $0x117cc1c4; WORD $0x9c3c // vmovups %ymm7, (%r12,%rbx,4)
+	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
+	LONG $0x08738d48 // leaq 0x8(%rbx), %rsi
+	LONG $0x10c38348 // addq $0x10, %rbx
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	LONG $0xfe2a8e0f; WORD $0xffff // jle 0x3b30 <k_attend_weights+0x980>
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0x01e68d0f; WORD $0x0000 // jge 0x3ef8 <k_attend_weights+0xd48>
+	LONG $0x37158d4c; WORD $0x0076; BYTE $0x00 // leaq 0x7637(%rip), %r10 # 0xb350 <lanes>
+	LONG $0x107cc1c4; WORD $0x8a4c; BYTE $0x20 // vmovups 0x20(%r10,%rcx,4), %ymm1
+	QUAD $0x0000c0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xc0(%rsp)
+	LONG $0x2c75c2c4; WORD $0xb57c; BYTE $0x00 // vmaskmovps (%r13,%rsi,4), %ymm1, %ymm7
+	LONG $0xa805e2c4; BYTE $0xf8 // vfmadd213ps %ymm0, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm7) + ymm0
+	LONG $0xf75f9cc5 // vmaxps %ymm7, %ymm12, %ymm6
+	LONG $0xc65914c5 // vmulps %ymm6, %ymm13, %ymm8
+	LONG $0x087d43c4; WORD $0x08c0 // vroundps $0x8, %ymm8, %ymm8
+	QUAD $0x0075d435187d62c4; BYTE $0x00 // vbroadcastss 0x75d4(%rip), %ymm14 # 0xb320 <k_attend_merge+0x440>
+	LONG $0xb83dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm14) + ymm6
+	QUAD $0x0075ca35187d62c4; BYTE $0x00 // vbroadcastss 0x75ca(%rip), %ymm14 # 0xb324 <k_attend_merge+0x444>
+	LONG $0xb83dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm14) + ymm6
+	QUAD $0x0075cc2d187de2c4; BYTE $0x00 // vbroadcastss 0x75cc(%rip), %ymm5 # 0xb334 <k_attend_merge+0x454>
+	LONG $0xcd287cc5 // vmovaps %ymm5, %ymm9
+	QUAD $0x0075931d187d62c4; BYTE $0x00 // vbroadcastss 0x7593(%rip), %ymm11 # 0xb308 <k_attend_merge+0x428>
+	LONG $0xa84d42c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm11
+	QUAD $0x0075990d187de2c4; BYTE $0x00 // vbroadcastss 0x7599(%rip), %ymm1 # 0xb31c <k_attend_merge+0x43c>
+	LONG $0xa84d62c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm1
+	QUAD $0x00759f25187de2c4; BYTE $0x00 // vbroadcastss 0x759f(%rip), %ymm4 # 0xb330 <k_attend_merge+0x450>
+	LONG $0xa84d62c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm4
+	QUAD $0x00758d25187de2c4; BYTE $0x00 // vbroadcastss 0x758d(%rip), %ymm4 # 0xb32c <k_attend_merge+0x44c>
+	LONG $0xa84d62c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm4
+	QUAD $0x00756315187d62c4; BYTE $0x00 // vbroadcastss 0x7563(%rip), %ymm10 # 0xb310 <k_attend_merge+0x430>
+	LONG $0xa84d42c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm10
+	LONG $0xd6594cc5 // vmulps %ymm6, %ymm6, %ymm10
+	LONG $0xa83562c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm9, %ymm10 # ymm10 = (ymm9 * ymm10) + ymm6
+	QUAD $0x00753c35187de2c4; BYTE $0x00 // vbroadcastss 0x753c(%rip), %ymm6 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xce582cc5 // vaddps %ymm6, %ymm10, %ymm9
+	LONG $0x5b7e41c4; BYTE $0xc0 // vcvttps2dq %ymm8, %ymm8
+	LONG $0x722dc1c4; WORD $0x01e0 // vpsrad $0x1, %ymm8, %ymm10
+	LONG $0x721dc1c4; WORD $0x17f2 // vpslld $0x17, %ymm10, %ymm12
+	QUAD $0x00751e35587de2c4; BYTE $0x00 // vpbroadcastd 0x751e(%rip), %ymm6 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xe6fe1dc5 // vpaddd %ymm6, %ymm12, %ymm12
+	LONG $0x593441c4; BYTE $0xcc // vmulps %ymm12, %ymm9, %ymm9
+	QUAD $0x00752025187d62c4; BYTE $0x00 // vbroadcastss 0x7520(%rip), %ymm12 # 0xb314 <k_attend_merge+0x434>
+	LONG $0xc244c1c4; WORD $0x05fc // vcmpnltps %ymm12, %ymm7, %ymm7
+	LONG $0xfa3d41c4; BYTE $0xc2 // vpsubd %ymm10, %ymm8, %ymm8
+	LONG $0x723dc1c4; WORD $0x17f0 // vpslld $0x17, %ymm8, %ymm8
+	LONG $0xc6fe3dc5 // vpaddd %ymm6, %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	QUAD $0x0000c0248410fcc5; BYTE $0x00 // vmovups 0xc0(%rsp), %ymm0
+	LONG $0xf854c4c5 // vandps %ymm0, %ymm7, %ymm7
+	LONG $0xff54bcc5 // vandps %ymm7, %ymm8, %ymm7
+	LONG $0x2e7dc2c4; WORD $0xb57c; BYTE $0x00 // vmaskmovps %ymm7, %ymm0, (%r13,%rsi,4)
+	LONG $0x2c7d42c4; WORD $0xb404 // vmaskmovps (%r12,%rsi,4), %ymm0, %ymm8
+	LONG $0xa80562c4; WORD $0x2444; BYTE $0x10 // vfmadd213ps 0x10(%rsp), %ymm15, %ymm8 # ymm8 = (ymm15 * ymm8) + mem
+	LONG $0xd5287cc5 // vmovaps %ymm5, %ymm10
+	QUAD $0x0074d42d187de2c4; BYTE $0x00 // vbroadcastss 0x74d4(%rip), %ymm5 # 0xb314 <k_attend_merge+0x434>
+	LONG $0x5f54c1c4; BYTE $0xe8 // vmaxps %ymm8, %ymm5, %ymm5
+	LONG $0xcd5914c5 // vmulps %ymm5, %ymm13, %ymm9
+	LONG $0x087d43c4; WORD $0x08c9 // vroundps $0x8, %ymm9, %ymm9
+	QUAD $0x0074c825187d62c4; BYTE $0x00 // vbroadcastss 0x74c8(%rip), %ymm12 # 0xb320 <k_attend_merge+0x440>
+	LONG $0xb835c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm12) + ymm5
+	LONG $0xb835c2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm14) + ymm5
+	LONG $0xa85542c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm11
+	LONG $0xa85562c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm1
+	LONG $0xcc28fcc5 // vmovaps %ymm4, %ymm1
+	QUAD $0x0074b725187de2c4; BYTE $0x00 // vbroadcastss 0x74b7(%rip), %ymm4 # 0xb330 <k_attend_merge+0x450>
+	LONG $0xa85562c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm4
+	LONG $0xa85562c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm1
+	QUAD $0x0074840d187de2c4; BYTE $0x00 // vbroadcastss 0x7484(%rip), %ymm1 # 0xb310 <k_attend_merge+0x430>
+	LONG $0xa85562c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm1
+	LONG $0xe55954c5 // vmulps %ymm5, %ymm5, %ymm12
+	LONG $0xa82d62c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm10, %ymm12 # ymm12 = (ymm10 * ymm12) + ymm5
+	QUAD $0x00745d0d187de2c4; BYTE $0x00 // vbroadcastss 0x745d(%rip), %ymm1 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xe9589cc5 // vaddps %ymm1, %ymm12, %ymm5
+	LONG $0x5b7e41c4; BYTE $0xc9 // vcvttps2dq %ymm9, %ymm9
+	LONG $0x722dc1c4; WORD $0x01e1 // vpsrad $0x1, %ymm9, %ymm10
+	LONG $0x721dc1c4; WORD $0x17f2 // vpslld $0x17, %ymm10, %ymm12
+	LONG $0xe6fe1dc5 // vpaddd %ymm6, %ymm12, %ymm12
+	LONG $0xed599cc5 // vmulps %ymm5, %ymm12, %ymm5
+	QUAD $0x00744b25187d62c4; BYTE $0x00 // vbroadcastss 0x744b(%rip), %ymm12 # 0xb314 <k_attend_merge+0x434>
+	LONG $0xfa3541c4; BYTE $0xca // vpsubd %ymm10, %ymm9, %ymm9
+	LONG $0x7235c1c4; WORD $0x17f1 // vpslld $0x17, %ymm9, %ymm9
+	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
+	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
+	LONG $0xc23cc1c4; WORD $0x05f4 // vcmpnltps %ymm12, %ymm8, %ymm6
+	LONG $0xf054ccc5 // vandps %ymm0, %ymm6, %ymm6
+	LONG $0xed54ccc5 // vandps %ymm5, %ymm6, %ymm5
+	LONG $0x2e7dc2c4; WORD $0xb42c // vmaskmovps %ymm5, %ymm0, (%r12,%rsi,4)
+	LONG $0xd758ecc5 // vaddps %ymm7, %ymm2, %ymm2
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	QUAD $0x0000740c0d107ac5 // vmovss 0x740c(%rip), %xmm9 # 0xb30c <k_attend_merge+0x42c>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	QUAD $0x0073ff05187de2c4; BYTE $0x00 // vbroadcastss 0x73ff(%rip), %ymm0 # 0xb30c <k_attend_merge+0x42c>
+	LONG $0x186de3c4; WORD $0x01eb // vinsertf128 $0x1, %xmm3, %ymm2, %ymm5
+	LONG $0x066de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm2, %ymm3 # ymm3 = ymm2[2,3],ymm3[2,3]
+	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
+	LONG $0x01fde3c4; WORD $0x44ea // vpermpd $0x44, %ymm2, %ymm5 # ymm5 = ymm2[0,1,0,1]
+	LONG $0x01fde3c4; WORD $0xeed2 // vpermpd $0xee, %ymm2, %ymm2 # ymm2 = ymm2[2,3,2,3]
+	LONG $0xd258d4c5 // vaddps %ymm2, %ymm5, %ymm2
+	LONG $0xea14e5c5 // vunpcklpd %ymm2, %ymm3, %ymm5 # ymm5 = ymm3[0],ymm2[0],ymm3[2],ymm2[2]
+	LONG $0xd215e5c5 // vunpckhpd %ymm2, %ymm3, %ymm2 # ymm2 = ymm3[1],ymm2[1],ymm3[3],ymm2[3]
+	LONG $0xd258d4c5 // vaddps %ymm2, %ymm5, %ymm2
+	LONG $0xda16fec5 // vmovshdup %ymm2, %ymm3 # ymm3 = ymm2[1,1,3,3,5,5,7,7]
+	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x105f8b48 // movq 0x10(%rdi), %rbx
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0x012d8e0f; WORD $0x0000 // jle 0x4082 <k_attend_weights+0xed2>
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	LONG $0x20f98348 // cmpq $0x20, %rcx
+	QUAD $0x0073bb15187d62c4; BYTE $0x00 // vbroadcastss 0x73bb(%rip), %ymm10 # 0xb320 <k_attend_merge+0x440>
+	WORD $0x6972 // jb 0x3fd0 <k_attend_weights+0xe20>
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0xe0e28349 // andq $-0x20, %r10
+	LONG $0x171c8d4f // leaq (%r15,%r10), %r11
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	QUAD $0x00000000bd2c8d4a // leaq (,%r15,4), %rbp
+	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x60c28348 // addq $0x60, %rdx
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x4c11fcc5; WORD $0xa0aa // vmovups %ymm1, -0x60(%rdx,%rbp,4)
+	LONG $0x4c11fcc5; WORD $0xc0aa // vmovups %ymm1, -0x40(%rdx,%rbp,4)
+	LONG $0x4c11fcc5; WORD $0xe0aa // vmovups %ymm1, -0x20(%rdx,%rbp,4)
+	LONG $0x0c11fcc5; BYTE $0xaa // vmovups %ymm1, (%rdx,%rbp,4)
+	LONG $0x20c58348 // addq $0x20, %rbp
+	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
+	WORD $0xe075 // jne 0x3fa0 <k_attend_weights+0xdf0>
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0x1774 // je 0x3fe1 <k_attend_weights+0xe31>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x000000009d44c743; BYTE $0x00 // movl $0x0, (%r13,%r11,4)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	WORD $0xef75 // jne 0x3fd0 <k_attend_weights+0xe20>
+	QUAD $0x0000731a1dc2eac5; BYTE $0x00 // vcmpeqss 0x731a(%rip), %xmm2, %xmm3 # 0xb304 <k_attend_merge+0x424>
+	LONG $0xdb54b0c5 // vandps %xmm3, %xmm9, %xmm3
+	QUAD $0x00008024a410fcc5; BYTE $0x00 // vmovups 0x80(%rsp), %ymm4
+	LONG $0xc25ac1c4; WORD $0x02e9 // vcmpless %xmm9, %xmm4, %xmm5
+	LONG $0x6410f8c5; WORD $0x3024 // vmovups 0x30(%rsp), %xmm4
+	LONG $0x4a59e3c4; WORD $0x50db // vblendvps %xmm5, %xmm3, %xmm4, %xmm3
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x117aa1c4; WORD $0xb61c // vmovss %xmm3, (%rsi,%r14,4)
+	LONG $0x117aa1c4; WORD $0xb314 // vmovss %xmm2, (%rbx,%r14,4)
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0x009e8e0f; WORD $0x0000 // jle 0x40bf <k_attend_weights+0xf0f>
+	LONG $0x20f98348 // cmpq $0x20, %rcx
+	WORD $0x4972 // jb 0x4070 <k_attend_weights+0xec0>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xe0e28348 // andq $-0x20, %rdx
+	LONG $0xbc148d4f // leaq (%r12,%r15,4), %r10
+	LONG $0x60c28349 // addq $0x60, %r10
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x117c81c4; WORD $0x9a4c; BYTE $0xa0 // vmovups %ymm1, -0x60(%r10,%r11,4)
+	LONG $0x117c81c4; WORD $0x9a4c; BYTE $0xc0 // vmovups %ymm1, -0x40(%r10,%r11,4)
+	LONG $0x117c81c4; WORD $0x9a4c; BYTE $0xe0 // vmovups %ymm1, -0x20(%r10,%r11,4)
+	LONG $0x117c81c4; WORD $0x9a0c // vmovups %ymm1, (%r10,%r11,4)
+	LONG $0x20c38349 // addq $0x20, %r11
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	WORD $0xdc75 // jne 0x4040 <k_attend_weights+0xe90>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x5674 // je 0x40bf <k_attend_weights+0xf0f>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00000000bc04c743 // movl $0x0, (%r12,%r15,4)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0xf075 // jne 0x4070 <k_attend_weights+0xec0>
+	WORD $0x3deb // jmp 0x40bf <k_attend_weights+0xf0f>
+	QUAD $0x000072791dc2eac5; BYTE $0x00 // vcmpeqss 0x7279(%rip), %xmm2, %xmm3 # 0xb304 <k_attend_merge+0x424>
+	LONG $0xdb54b0c5 // vandps %xmm3, %xmm9, %xmm3
+	QUAD $0x000080248c10fcc5; BYTE $0x00 // vmovups 0x80(%rsp), %ymm1
+	LONG $0xc272c1c4; WORD $0x02e9 // vcmpless %xmm9, %xmm1, %xmm5
+	LONG $0x4c10f8c5; WORD $0x3024 // vmovups 0x30(%rsp), %xmm1
+	LONG $0x4a71e3c4; WORD $0x50db // vblendvps %xmm5, %xmm3, %xmm1, %xmm3
+	LONG $0x117aa1c4; WORD $0xb61c // vmovss %xmm3, (%rsi,%r14,4)
+	LONG $0x117aa1c4; WORD $0xb314 // vmovss %xmm2, (%rbx,%r14,4)
+	QUAD $0x00726115187d62c4; BYTE $0x00 // vbroadcastss 0x7261(%rip), %ymm10 # 0xb320 <k_attend_merge+0x440>
+	LONG $0x02668d4d // leaq 0x2(%r14), %r12
+	LONG $0x197de3c4; WORD $0x01d2 // vextractf128 $0x1, %ymm2, %xmm2
+	QUAD $0x000072321dc2eac5; BYTE $0x00 // vcmpeqss 0x7232(%rip), %xmm2, %xmm3 # 0xb304 <k_attend_merge+0x424>
+	LONG $0xdb54b0c5 // vandps %xmm3, %xmm9, %xmm3
+	LONG $0x4c10f8c5; WORD $0x4024 // vmovups 0x40(%rsp), %xmm1
+	LONG $0xc272c1c4; WORD $0x02e9 // vcmpless %xmm9, %xmm1, %xmm5
+	LONG $0x4c10f8c5; WORD $0x5024 // vmovups 0x50(%rsp), %xmm1
+	LONG $0x4a71e3c4; WORD $0x50db // vblendvps %xmm5, %xmm3, %xmm1, %xmm3
+	LONG $0x117aa1c4; WORD $0xb65c; BYTE $0x04 // vmovss %xmm3, 0x4(%rsi,%r14,4)
+	LONG $0x117aa1c4; WORD $0xb354; BYTE $0x04 // vmovss %xmm2, 0x4(%rbx,%r14,4)
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0xf18a8c0f; WORD $0xffff // jl 0x3292 <k_attend_weights+0xe2>
+	LONG $0xe0c48148; WORD $0x0000; BYTE $0x00 // addq $0xe0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3249,7 +3700,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// attend_values
 	BYTE $0x55 // pushq %rbp
@@ -3317,28 +3768,28 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06f98349 // cmpq $0x6, %r9
 	LONG $0x242c8948 // movq %rbp, (%rsp)
 	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	LONG $0x015d8d0f; WORD $0x0000 // jge 0x3a86 <k_attend_values+0x256>
+	LONG $0x015d8d0f; WORD $0x0000 // jge 0x4376 <k_attend_values+0x256>
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x04438d48 // leaq 0x4(%rbx), %rax
 	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
-	LONG $0x17548e0f; WORD $0x0000 // jle 0x5091 <k_attend_values+0x1861>
+	LONG $0x17548e0f; WORD $0x0000 // jle 0x5981 <k_attend_values+0x1861>
 	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
 	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
-	LONG $0x2c798e0f; WORD $0x0000 // jle 0x65c8 <k_attend_values+0x2d98>
+	LONG $0x2c798e0f; WORD $0x0000 // jle 0x6eb8 <k_attend_values+0x2d98>
 	QUAD $0x00000118249c3b48 // cmpq 0x118(%rsp), %rbx
-	LONG $0x38438d0f; WORD $0x0000 // jge 0x71a0 <k_attend_values+0x3970>
+	LONG $0x38438d0f; WORD $0x0000 // jge 0x7a90 <k_attend_values+0x3970>
 	LONG $0x20fd8348 // cmpq $0x20, %rbp
 	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
-	LONG $0x1a068d0f; WORD $0x0000 // jge 0x5372 <k_attend_values+0x1b42>
+	LONG $0x1a068d0f; WORD $0x0000 // jge 0x5c62 <k_attend_values+0x1b42>
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
 	LONG $0x08ce8349 // orq $0x8, %r14
 	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
-	LONG $0x1b328e0f; WORD $0x0000 // jle 0x54b0 <k_attend_values+0x1c80>
+	LONG $0x1b328e0f; WORD $0x0000 // jle 0x5da0 <k_attend_values+0x1c80>
 	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
-	LONG $0x38118e0f; WORD $0x0000 // jle 0x71a0 <k_attend_values+0x3970>
+	LONG $0x38118e0f; WORD $0x0000 // jle 0x7a90 <k_attend_values+0x3970>
 	LONG $0x58558b49 // movq 0x58(%r13), %rdx
 	LONG $0xd6af0f48 // imulq %rsi, %rdx
 	LONG $0x48758b49 // movq 0x48(%r13), %rsi
@@ -3357,7 +3808,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd7480f48 // cmovsq %rdi, %rdx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	LONG $0x1ca48d0f; WORD $0x0000 // jge 0x567c <k_attend_values+0x1e4c>
+	LONG $0x1ca48d0f; WORD $0x0000 // jge 0x5f6c <k_attend_values+0x1e4c>
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	LONG $0x28758b49 // movq 0x28(%r13), %rsi
 	LONG $0x74af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rsi
@@ -3372,8 +3823,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf749; BYTE $0xde // negq %r14
 	QUAD $0x00000000ad0c8d4c // leaq (,%rbp,4), %r9
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xf8158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6ef8(%rip), %r10 # 0xa910 <lanes>
-	WORD $0x30eb // jmp 0x3a4a <k_attend_values+0x21a>
+	LONG $0x48158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7048(%rip), %r10 # 0xb350 <lanes>
+	WORD $0x30eb // jmp 0x433a <k_attend_values+0x21a>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x107c81c4; WORD $0xb24c; BYTE $0x20 // vmovups 0x20(%r10,%r14,4), %ymm1
 	LONG $0x2c75e2c4; BYTE $0x17 // vmaskmovps (%rdi), %ymm1, %ymm2
@@ -3383,23 +3834,23 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
 	LONG $0xc128fcc5 // vmovaps %ymm1, %ymm0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0x1c32840f; WORD $0x0000 // je 0x567c <k_attend_values+0x1e4c>
+	LONG $0x1c32840f; WORD $0x0000 // je 0x5f6c <k_attend_values+0x1e4c>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0x2a73 // jae 0x3a7b <k_attend_values+0x24b>
+	WORD $0x2a73 // jae 0x436b <k_attend_values+0x24b>
 	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0x0b7e // jle 0x3a75 <k_attend_values+0x245>
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	WORD $0x0b7e // jle 0x4365 <k_attend_values+0x245>
+	LONG $0x4f180f41; BYTE $0x40 // prefetcht0 0x40(%r15)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
 	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	WORD $0xa075 // jne 0x3a20 <k_attend_values+0x1f0>
+	WORD $0xa075 // jne 0x4310 <k_attend_values+0x1f0>
 	LONG $0x1710fcc5 // vmovups (%rdi), %ymm2
-	WORD $0xa6eb // jmp 0x3a2c <k_attend_values+0x1fc>
+	WORD $0xa6eb // jmp 0x431c <k_attend_values+0x1fc>
 	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
@@ -3415,7 +3866,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
 	QUAD $0x000000e82484c748; LONG $0x00000000 // movq $0x0, 0xe8(%rsp)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x5ceb // jmp 0x3b45 <k_attend_values+0x315>
+	WORD $0x5ceb // jmp 0x4435 <k_attend_values+0x315>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	QUAD $0x000000c8249c8b48 // movq 0xc8(%rsp), %rbx
@@ -3427,23 +3878,23 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000e824848348; BYTE $0x18 // addq $0x18, 0xe8(%rsp)
 	QUAD $0x000000f024848348; BYTE $0x18 // addq $0x18, 0xf0(%rsp)
 	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
-	LONG $0xfde68f0f; WORD $0xffff // jg 0x392b <k_attend_values+0xfb>
+	LONG $0xfde68f0f; WORD $0xffff // jg 0x421b <k_attend_values+0xfb>
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
 	LONG $0x10fd8348 // cmpq $0x10, %rbp
 	QUAD $0x00000120249c8948 // movq %rbx, 0x120(%rsp)
-	LONG $0x036e8d0f; WORD $0x0000 // jge 0x3ed0 <k_attend_values+0x6a0>
+	LONG $0x036e8d0f; WORD $0x0000 // jge 0x47c0 <k_attend_values+0x6a0>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x08c88348 // orq $0x8, %rax
 	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
 	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x0a788e0f; WORD $0x0000 // jle 0x45f0 <k_attend_values+0xdc0>
+	LONG $0x0a788e0f; WORD $0x0000 // jle 0x4ee0 <k_attend_values+0xdc0>
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	WORD $0x2949; BYTE $0xcc // subq %rcx, %r12
-	LONG $0xff658e0f; WORD $0xffff // jle 0x3af0 <k_attend_values+0x2c0>
+	LONG $0xff658e0f; WORD $0xffff // jle 0x43e0 <k_attend_values+0x2c0>
 	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x08498b4c // movq 0x8(%rcx), %r9
@@ -3494,7 +3945,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
 	QUAD $0x000000b8248c894c // movq %r9, 0xb8(%rsp)
 	QUAD $0x000000d024b4894c // movq %r14, 0xd0(%rsp)
-	LONG $0x0fb88d0f; WORD $0x0000 // jge 0x4c20 <k_attend_values+0x13f0>
+	LONG $0x0fb88d0f; WORD $0x0000 // jge 0x5510 <k_attend_values+0x13f0>
 	WORD $0xf749; BYTE $0xdc // negq %r12
 	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
 	LONG $0x36048d49 // leaq (%r14,%rsi), %rax
@@ -3541,32 +3992,32 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1aeb // jmp 0x3d65 <k_attend_values+0x535>
+	WORD $0x1aeb // jmp 0x4655 <k_attend_values+0x535>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x241c034c // addq (%rsp), %r11
 	LONG $0x246c034c; BYTE $0x38 // addq 0x38(%rsp), %r13
 	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	LONG $0x0eeb840f; WORD $0x0000 // je 0x4c50 <k_attend_values+0x1420>
+	LONG $0x0eeb840f; WORD $0x0000 // je 0x5540 <k_attend_values+0x1420>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0x2773 // jae 0x3d93 <k_attend_values+0x563>
+	WORD $0x2773 // jae 0x4683 <k_attend_values+0x563>
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0x097e // jle 0x3d8d <k_attend_values+0x55d>
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x097e // jle 0x467d <k_attend_values+0x55d>
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0x240c3948 // cmpq %rcx, (%rsp)
-	WORD $0x0f75 // jne 0x3db0 <k_attend_values+0x580>
+	WORD $0x0f75 // jne 0x46a0 <k_attend_values+0x580>
 	LONG $0x107cc1c4; WORD $0x0075 // vmovups (%r13), %ymm6
-	WORD $0x1feb // jmp 0x3dc8 <k_attend_values+0x598>
+	WORD $0x1feb // jmp 0x46b8 <k_attend_values+0x598>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x590d8d48; WORD $0x006b; BYTE $0x00 // leaq 0x6b59(%rip), %rcx # 0xa910 <lanes>
+	LONG $0xa90d8d48; WORD $0x006c; BYTE $0x00 // leaq 0x6ca9(%rip), %rcx # 0xb350 <lanes>
 	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
 	LONG $0x7410fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm6
 	LONG $0x2c4dc2c4; WORD $0x0075 // vmaskmovps (%r13), %ymm6, %ymm6
@@ -3576,7 +4027,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc1 // setl %cl
 	WORD $0x2040; BYTE $0xf9 // andb %dil, %cl
 	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
-	WORD $0x1375 // jne 0x3df2 <k_attend_values+0x5c2>
+	WORD $0x1375 // jne 0x46e2 <k_attend_values+0x5c2>
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
@@ -3586,7 +4037,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f40 // setl %dil
 	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x1375 // jne 0x3e1d <k_attend_values+0x5ed>
+	WORD $0x1375 // jne 0x470d <k_attend_values+0x5ed>
 	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
@@ -3596,7 +4047,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f40 // setl %dil
 	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x1375 // jne 0x3e48 <k_attend_values+0x618>
+	WORD $0x1375 // jne 0x4738 <k_attend_values+0x618>
 	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
@@ -3606,7 +4057,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f40 // setl %dil
 	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x1075 // jne 0x3e6e <k_attend_values+0x63e>
+	WORD $0x1075 // jne 0x475e <k_attend_values+0x63e>
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
@@ -3616,7 +4067,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f40 // setl %dil
 	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x1075 // jne 0x3e94 <k_attend_values+0x664>
+	WORD $0x1075 // jne 0x4784 <k_attend_values+0x664>
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
@@ -3626,11 +4077,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f40 // setl %dil
 	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	LONG $0xfe9e850f; WORD $0xffff // jne 0x3d50 <k_attend_values+0x520>
+	LONG $0xfe9e850f; WORD $0xffff // jne 0x4640 <k_attend_values+0x520>
 	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
-	LONG $0xfffe86e9; BYTE $0xff // jmp 0x3d50 <k_attend_values+0x520>
+	LONG $0xfffe86e9; BYTE $0xff // jmp 0x4640 <k_attend_values+0x520>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x58458b49 // movq 0x58(%r13), %rax
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
@@ -3735,7 +4186,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
-	LONG $0x0000afe9; BYTE $0x00 // jmp 0x4166 <k_attend_values+0x936>
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x4a56 <k_attend_values+0x936>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
 	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
@@ -3763,14 +4214,14 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
 	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
 	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
-	LONG $0xf9ff8f0f; WORD $0xffff // jg 0x3b65 <k_attend_values+0x335>
+	LONG $0xf9ff8f0f; WORD $0xffff // jg 0x4455 <k_attend_values+0x335>
 	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
 	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
 	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
 	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
-	LONG $0x01c08d0f; WORD $0x0000 // jge 0x4350 <k_attend_values+0xb20>
+	LONG $0x01c08d0f; WORD $0x0000 // jge 0x4c40 <k_attend_values+0xb20>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x10408b48 // movq 0x10(%rax), %rax
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -3784,22 +4235,22 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x1aeb // jmp 0x41e5 <k_attend_values+0x9b5>
+	WORD $0x1aeb // jmp 0x4ad5 <k_attend_values+0x9b5>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
 	LONG $0x24543948; BYTE $0x70 // cmpq %rdx, 0x70(%rsp)
-	LONG $0x01ab840f; WORD $0x0000 // je 0x4390 <k_attend_values+0xb60>
+	LONG $0x01ab840f; WORD $0x0000 // je 0x4c80 <k_attend_values+0xb60>
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
-	WORD $0x2973 // jae 0x4215 <k_attend_values+0x9e5>
+	WORD $0x2973 // jae 0x4b05 <k_attend_values+0x9e5>
 	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x0b180f41 // prefetcht0 (%r11)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
-	WORD $0x0a7e // jle 0x420f <k_attend_values+0x9df>
-	LONG $0x4055180f // prefetcht1 0x40(%rbp)
+	WORD $0x0a7e // jle 0x4aff <k_attend_values+0x9df>
+	LONG $0x404d180f // prefetcht0 0x40(%rbp)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
 	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
@@ -3811,7 +4262,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1075 // jne 0x424b <k_attend_values+0xa1b>
+	WORD $0x1075 // jne 0x4b3b <k_attend_values+0xa1b>
 	LONG $0x187d62c4; WORD $0x9334 // vbroadcastss (%rbx,%rdx,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
@@ -3821,7 +4272,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1875 // jne 0x427c <k_attend_values+0xa4c>
+	WORD $0x1875 // jne 0x4b6c <k_attend_values+0xa4c>
 	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
@@ -3832,7 +4283,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1875 // jne 0x42ad <k_attend_values+0xa7d>
+	WORD $0x1875 // jne 0x4b9d <k_attend_values+0xa7d>
 	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
@@ -3843,7 +4294,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1875 // jne 0x42de <k_attend_values+0xaae>
+	WORD $0x1875 // jne 0x4bce <k_attend_values+0xaae>
 	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
@@ -3854,7 +4305,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1575 // jne 0x430c <k_attend_values+0xadc>
+	WORD $0x1575 // jne 0x4bfc <k_attend_values+0xadc>
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
 	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
@@ -3865,12 +4316,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	LONG $0xfea7850f; WORD $0xffff // jne 0x41d0 <k_attend_values+0x9a0>
+	LONG $0xfea7850f; WORD $0xffff // jne 0x4ac0 <k_attend_values+0x9a0>
 	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
 	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
 	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	LONG $0xfffe8de9; BYTE $0xff // jmp 0x41d0 <k_attend_values+0x9a0>
+	LONG $0xfffe8de9; BYTE $0xff // jmp 0x4ac0 <k_attend_values+0x9a0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -3885,15 +4336,15 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
-	WORD $0x167c // jl 0x43a0 <k_attend_values+0xb70>
-	LONG $0x000106e9; BYTE $0x00 // jmp 0x4495 <k_attend_values+0xc65>
+	WORD $0x167c // jl 0x4c90 <k_attend_values+0xb70>
+	LONG $0x000106e9; BYTE $0x00 // jmp 0x4d85 <k_attend_values+0xc65>
 	BYTE $0x90 // nop
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
-	LONG $0x00f58d0f; WORD $0x0000 // jge 0x4495 <k_attend_values+0xc65>
+	LONG $0x00f58d0f; WORD $0x0000 // jge 0x4d85 <k_attend_values+0xc65>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x444c <k_attend_values+0xc1c>
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x4d3c <k_attend_values+0xc1c>
 	WORD $0x9066 // nop
 	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
 	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
@@ -3926,94 +4377,94 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
 	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
-	WORD $0x4474 // je 0x4490 <k_attend_values+0xc60>
+	WORD $0x4474 // je 0x4d80 <k_attend_values+0xc60>
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
-	LONG $0xff5f830f; WORD $0xffff // jae 0x43b6 <k_attend_values+0xb86>
+	LONG $0xff5f830f; WORD $0xffff // jae 0x4ca6 <k_attend_values+0xb86>
 	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x0b180f41 // prefetcht0 (%r11)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
-	LONG $0xff3c8e0f; WORD $0xffff // jle 0x43b0 <k_attend_values+0xb80>
-	LONG $0x4055180f // prefetcht1 0x40(%rbp)
+	LONG $0xff3c8e0f; WORD $0xffff // jle 0x4ca0 <k_attend_values+0xb80>
+	LONG $0x404d180f // prefetcht0 0x40(%rbp)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
-	LONG $0xffff2de9; BYTE $0xff // jmp 0x43b0 <k_attend_values+0xb80>
+	LONG $0xffff2de9; BYTE $0xff // jmp 0x4ca0 <k_attend_values+0xb80>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
-	LONG $0xfc1d8d0f; WORD $0xffff // jge 0x40c0 <k_attend_values+0x890>
+	LONG $0xfc1d8d0f; WORD $0xffff // jge 0x49b0 <k_attend_values+0x890>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
 	LONG $0xb2148d4a // leaq (%rdx,%r14,4), %rdx
 	LONG $0x20c28348 // addq $0x20, %rdx
-	WORD $0x20eb // jmp 0x44d6 <k_attend_values+0xca6>
+	WORD $0x20eb // jmp 0x4dc6 <k_attend_values+0xca6>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x24540348; BYTE $0x38 // addq 0x38(%rsp), %rdx
 	QUAD $0x0000008024843948 // cmpq %rax, 0x80(%rsp)
-	LONG $0xfbea840f; WORD $0xffff // je 0x40c0 <k_attend_values+0x890>
+	LONG $0xfbea840f; WORD $0xffff // je 0x49b0 <k_attend_values+0x890>
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
-	WORD $0x2a73 // jae 0x4507 <k_attend_values+0xcd7>
+	WORD $0x2a73 // jae 0x4df7 <k_attend_values+0xcd7>
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x0b180f41 // prefetcht0 (%r11)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
-	WORD $0x0b7e // jle 0x4501 <k_attend_values+0xcd1>
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	WORD $0x0b7e // jle 0x4df1 <k_attend_values+0xcd1>
+	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	LONG $0x6a107cc5; BYTE $0xe0 // vmovups -0x20(%rdx), %ymm13
 	LONG $0x22107cc5 // vmovups (%rdx), %ymm12
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	WORD $0x177c // jl 0x452c <k_attend_values+0xcfc>
+	WORD $0x177c // jl 0x4e1c <k_attend_values+0xcfc>
 	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	WORD $0x107d // jge 0x452c <k_attend_values+0xcfc>
+	WORD $0x107d // jge 0x4e1c <k_attend_values+0xcfc>
 	LONG $0x187d62c4; WORD $0x8334 // vbroadcastss (%rbx,%rax,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0x1f7c // jl 0x4550 <k_attend_values+0xd20>
+	WORD $0x1f7c // jl 0x4e40 <k_attend_values+0xd20>
 	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
-	WORD $0x187d // jge 0x4550 <k_attend_values+0xd20>
+	WORD $0x187d // jge 0x4e40 <k_attend_values+0xd20>
 	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
 	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0x1f7c // jl 0x4574 <k_attend_values+0xd44>
+	WORD $0x1f7c // jl 0x4e64 <k_attend_values+0xd44>
 	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	WORD $0x187d // jge 0x4574 <k_attend_values+0xd44>
+	WORD $0x187d // jge 0x4e64 <k_attend_values+0xd44>
 	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
 	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x1f7c // jl 0x4598 <k_attend_values+0xd68>
+	WORD $0x1f7c // jl 0x4e88 <k_attend_values+0xd68>
 	LONG $0x24443b48; BYTE $0x48 // cmpq 0x48(%rsp), %rax
-	WORD $0x187d // jge 0x4598 <k_attend_values+0xd68>
+	WORD $0x187d // jge 0x4e88 <k_attend_values+0xd68>
 	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
 	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
 	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	WORD $0x1c7c // jl 0x45b9 <k_attend_values+0xd89>
+	WORD $0x1c7c // jl 0x4ea9 <k_attend_values+0xd89>
 	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
-	WORD $0x157d // jge 0x45b9 <k_attend_values+0xd89>
+	WORD $0x157d // jge 0x4ea9 <k_attend_values+0xd89>
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
 	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
 	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
 	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0xfefe8c0f; WORD $0xffff // jl 0x44c0 <k_attend_values+0xc90>
+	LONG $0xfefe8c0f; WORD $0xffff // jl 0x4db0 <k_attend_values+0xc90>
 	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xfef38d0f; WORD $0xffff // jge 0x44c0 <k_attend_values+0xc90>
+	LONG $0xfef38d0f; WORD $0xffff // jge 0x4db0 <k_attend_values+0xc90>
 	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
 	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
 	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
 	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	LONG $0xfffed9e9; BYTE $0xff // jmp 0x44c0 <k_attend_values+0xc90>
+	LONG $0xfffed9e9; BYTE $0xff // jmp 0x4db0 <k_attend_values+0xc90>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x587e8b48 // movq 0x58(%rsi), %rdi
@@ -4119,7 +4570,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0e // movq (%rsi), %rcx
 	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
 	QUAD $0x000000009d3c8d4a // leaq (,%r11,4), %rdi
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x485b <k_attend_values+0x102b>
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x514b <k_attend_values+0x102b>
 	WORD $0x9066 // nop
 	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
 	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
@@ -4140,7 +4591,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08418d48 // leaq 0x8(%rcx), %rax
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xf3208f0f; WORD $0xffff // jg 0x3b7b <k_attend_values+0x34b>
+	LONG $0xf3208f0f; WORD $0xffff // jg 0x446b <k_attend_values+0x34b>
 	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
 	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
 	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
@@ -4148,7 +4599,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
 	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
-	LONG $0x01838d0f; WORD $0x0000 // jge 0x4a10 <k_attend_values+0x11e0>
+	LONG $0x01838d0f; WORD $0x0000 // jge 0x5300 <k_attend_values+0x11e0>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
@@ -4158,21 +4609,21 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	WORD $0x23eb // jmp 0x48d5 <k_attend_values+0x10a5>
+	WORD $0x23eb // jmp 0x51c5 <k_attend_values+0x10a5>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24040348 // addq (%rsp), %rax
 	LONG $0x244c3948; BYTE $0x70 // cmpq %rcx, 0x70(%rsp)
-	LONG $0x015b840f; WORD $0x0000 // je 0x4a30 <k_attend_values+0x1200>
+	LONG $0x015b840f; WORD $0x0000 // je 0x5320 <k_attend_values+0x1200>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0x2273 // jae 0x48fe <k_attend_values+0x10ce>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x51ee <k_attend_values+0x10ce>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	WORD $0x0a7e // jle 0x48fb <k_attend_values+0x10cb>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x51eb <k_attend_values+0x10cb>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
@@ -4183,7 +4634,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc09c0f41 // setl %r8b
 	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
 	LONG $0x01f88041 // cmpb $0x1, %r8b
-	WORD $0x0b75 // jne 0x4928 <k_attend_values+0x10f8>
+	WORD $0x0b75 // jne 0x5218 <k_attend_values+0x10f8>
 	LONG $0x187de2c4; WORD $0x8b3c // vbroadcastss (%rbx,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
 	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
@@ -4192,7 +4643,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc09c0f41 // setl %r8b
 	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
 	LONG $0x01f88041 // cmpb $0x1, %r8b
-	WORD $0x1375 // jne 0x4954 <k_attend_values+0x1124>
+	WORD $0x1375 // jne 0x5244 <k_attend_values+0x1124>
 	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
 	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
@@ -4202,7 +4653,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc09c0f41 // setl %r8b
 	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
 	LONG $0x01f88041 // cmpb $0x1, %r8b
-	WORD $0x1375 // jne 0x4980 <k_attend_values+0x1150>
+	WORD $0x1375 // jne 0x5270 <k_attend_values+0x1150>
 	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
 	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
@@ -4212,7 +4663,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc09c0f41 // setl %r8b
 	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
 	LONG $0x01f88041 // cmpb $0x1, %r8b
-	WORD $0x1375 // jne 0x49ac <k_attend_values+0x117c>
+	WORD $0x1375 // jne 0x529c <k_attend_values+0x117c>
 	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
 	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
@@ -4222,7 +4673,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc09c0f41 // setl %r8b
 	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
 	LONG $0x01f88041 // cmpb $0x1, %r8b
-	WORD $0x1075 // jne 0x49d5 <k_attend_values+0x11a5>
+	WORD $0x1075 // jne 0x52c5 <k_attend_values+0x11a5>
 	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
 	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
@@ -4232,11 +4683,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc09c0f41 // setl %r8b
 	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
 	LONG $0x01f88041 // cmpb $0x1, %r8b
-	LONG $0xfecc850f; WORD $0xffff // jne 0x48c0 <k_attend_values+0x1090>
+	LONG $0xfecc850f; WORD $0xffff // jne 0x51b0 <k_attend_values+0x1090>
 	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
 	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
-	LONG $0xfffeb7e9; BYTE $0xff // jmp 0x48c0 <k_attend_values+0x1090>
+	LONG $0xfffeb7e9; BYTE $0xff // jmp 0x51b0 <k_attend_values+0x1090>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -4244,14 +4695,14 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x24543b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdx
-	WORD $0x157c // jl 0x4a40 <k_attend_values+0x1210>
-	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x4af5 <k_attend_values+0x12c5>
+	WORD $0x157c // jl 0x5330 <k_attend_values+0x1210>
+	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x53e5 <k_attend_values+0x12c5>
 	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
 	LONG $0x24543b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdx
-	LONG $0x00b58d0f; WORD $0x0000 // jge 0x4af5 <k_attend_values+0x12c5>
+	LONG $0x00b58d0f; WORD $0x0000 // jge 0x53e5 <k_attend_values+0x12c5>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x10498b48 // movq 0x10(%rcx), %rcx
-	WORD $0x75eb // jmp 0x4ac0 <k_attend_values+0x1290>
+	WORD $0x75eb // jmp 0x53b0 <k_attend_values+0x1290>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
@@ -4277,83 +4728,83 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24040348 // addq (%rsp), %rax
 	LONG $0x24543948; BYTE $0x58 // cmpq %rdx, 0x58(%rsp)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	WORD $0x3074 // je 0x4af0 <k_attend_values+0x12c0>
+	WORD $0x3074 // je 0x53e0 <k_attend_values+0x12c0>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0x8c73 // jae 0x4a53 <k_attend_values+0x1223>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x8c73 // jae 0x5343 <k_attend_values+0x1223>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0xff708e0f; WORD $0xffff // jle 0x4a50 <k_attend_values+0x1220>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0xff708e0f; WORD $0xffff // jle 0x5340 <k_attend_values+0x1220>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
-	LONG $0xffff61e9; BYTE $0xff // jmp 0x4a50 <k_attend_values+0x1220>
+	LONG $0xffff61e9; BYTE $0xff // jmp 0x5340 <k_attend_values+0x1220>
 	BYTE $0x90 // nop
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	QUAD $0x0000008024943b48 // cmpq 0x80(%rsp), %rdx
-	LONG $0xfcdd8d0f; WORD $0xffff // jge 0x47e0 <k_attend_values+0xfb0>
+	LONG $0xfcdd8d0f; WORD $0xffff // jge 0x50d0 <k_attend_values+0xfb0>
 	LONG $0x02e0c148 // shlq $0x2, %rax
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x10410348 // addq 0x10(%rcx), %rax
-	WORD $0x24eb // jmp 0x4b36 <k_attend_values+0x1306>
+	WORD $0x24eb // jmp 0x5426 <k_attend_values+0x1306>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
 	QUAD $0x0000008024943948 // cmpq %rdx, 0x80(%rsp)
-	LONG $0xfcaa840f; WORD $0xffff // je 0x47e0 <k_attend_values+0xfb0>
+	LONG $0xfcaa840f; WORD $0xffff // je 0x50d0 <k_attend_values+0xfb0>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0x2273 // jae 0x4b5f <k_attend_values+0x132f>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x544f <k_attend_values+0x132f>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	WORD $0x0a7e // jle 0x4b5c <k_attend_values+0x132c>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x544c <k_attend_values+0x132c>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	LONG $0x3010fcc5 // vmovups (%rax), %ymm6
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	WORD $0x107c // jl 0x4b78 <k_attend_values+0x1348>
+	WORD $0x107c // jl 0x5468 <k_attend_values+0x1348>
 	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0x0b7d // jge 0x4b78 <k_attend_values+0x1348>
+	WORD $0x0b7d // jge 0x5468 <k_attend_values+0x1348>
 	LONG $0x187de2c4; WORD $0x933c // vbroadcastss (%rbx,%rdx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
 	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
-	WORD $0x1a7c // jl 0x4b97 <k_attend_values+0x1367>
+	WORD $0x1a7c // jl 0x5487 <k_attend_values+0x1367>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	WORD $0x137d // jge 0x4b97 <k_attend_values+0x1367>
+	WORD $0x137d // jge 0x5487 <k_attend_values+0x1367>
 	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
 	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	WORD $0x1a7c // jl 0x4bb6 <k_attend_values+0x1386>
+	WORD $0x1a7c // jl 0x54a6 <k_attend_values+0x1386>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x137d // jge 0x4bb6 <k_attend_values+0x1386>
+	WORD $0x137d // jge 0x54a6 <k_attend_values+0x1386>
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
 	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0x1a7c // jl 0x4bd5 <k_attend_values+0x13a5>
+	WORD $0x1a7c // jl 0x54c5 <k_attend_values+0x13a5>
 	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
-	WORD $0x137d // jge 0x4bd5 <k_attend_values+0x13a5>
+	WORD $0x137d // jge 0x54c5 <k_attend_values+0x13a5>
 	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
 	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
 	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x177c // jl 0x4bf1 <k_attend_values+0x13c1>
+	WORD $0x177c // jl 0x54e1 <k_attend_values+0x13c1>
 	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
-	WORD $0x107d // jge 0x4bf1 <k_attend_values+0x13c1>
+	WORD $0x107d // jge 0x54e1 <k_attend_values+0x13c1>
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
 	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	LONG $0xff248c0f; WORD $0xffff // jl 0x4b20 <k_attend_values+0x12f0>
+	LONG $0xff248c0f; WORD $0xffff // jl 0x5410 <k_attend_values+0x12f0>
 	LONG $0x24543b48; BYTE $0x50 // cmpq 0x50(%rsp), %rdx
-	LONG $0xff198d0f; WORD $0xffff // jge 0x4b20 <k_attend_values+0x12f0>
+	LONG $0xff198d0f; WORD $0xffff // jge 0x5410 <k_attend_values+0x12f0>
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
 	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
-	LONG $0xffff04e9; BYTE $0xff // jmp 0x4b20 <k_attend_values+0x12f0>
+	LONG $0xffff04e9; BYTE $0xff // jmp 0x5410 <k_attend_values+0x12f0>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -4361,11 +4812,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x247c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r15
-	WORD $0x487c // jl 0x4c83 <k_attend_values+0x1453>
+	WORD $0x487c // jl 0x5573 <k_attend_values+0x1453>
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
 	LONG $0x247c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r15
-	LONG $0x014f8c0f; WORD $0x0000 // jl 0x4d98 <k_attend_values+0x1568>
-	LONG $0x000332e9; BYTE $0x00 // jmp 0x4f80 <k_attend_values+0x1750>
+	LONG $0x014f8c0f; WORD $0x0000 // jl 0x5688 <k_attend_values+0x1568>
+	LONG $0x000332e9; BYTE $0x00 // jmp 0x5870 <k_attend_values+0x1750>
 	WORD $0x9066 // nop
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x242c8b48 // movq (%rsp), %rbp
@@ -4376,7 +4827,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
 	LONG $0x247c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r15
-	WORD $0xb87d // jge 0x4c3b <k_attend_values+0x140b>
+	WORD $0xb87d // jge 0x552b <k_attend_values+0x140b>
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
 	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
 	WORD $0xf748; BYTE $0xd8 // negq %rax
@@ -4386,9 +4837,9 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d048d4e // leaq (,%r11,4), %r8
 	LONG $0x1041034c // addq 0x10(%rcx), %r8
 	QUAD $0x00000000950c8d4e // leaq (,%r10,4), %r9
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x4d38 <k_attend_values+0x1508>
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x5628 <k_attend_values+0x1508>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x490d8d48; WORD $0x005c; BYTE $0x00 // leaq 0x5c49(%rip), %rcx # 0xa910 <lanes>
+	LONG $0x990d8d48; WORD $0x005d; BYTE $0x00 // leaq 0x5d99(%rip), %rcx # 0xb350 <lanes>
 	LONG $0x7410fcc5; WORD $0x2081 // vmovups 0x20(%rcx,%rax,4), %ymm6
 	LONG $0x2c4dc2c4; BYTE $0x30 // vmaskmovps (%r8), %ymm6, %ymm6
 	LONG $0xba0c8d4a // leaq (%rdx,%r15,4), %rcx
@@ -4412,29 +4863,29 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
 	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
 	LONG $0x247c394c; BYTE $0x30 // cmpq %r15, 0x30(%rsp)
-	WORD $0x4874 // je 0x4d80 <k_attend_values+0x1550>
+	WORD $0x4874 // je 0x5670 <k_attend_values+0x1550>
 	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
-	WORD $0x2c73 // jae 0x4d6b <k_attend_values+0x153b>
+	WORD $0x2c73 // jae 0x565b <k_attend_values+0x153b>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x0e180f41 // prefetcht0 (%r14)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	WORD $0x097e // jle 0x4d60 <k_attend_values+0x1530>
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x097e // jle 0x5650 <k_attend_values+0x1530>
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
-	LONG $0xff4c850f; WORD $0xffff // jne 0x4cc0 <k_attend_values+0x1490>
+	LONG $0xff4c850f; WORD $0xffff // jne 0x55b0 <k_attend_values+0x1490>
 	LONG $0x107cc1c4; BYTE $0x30 // vmovups (%r8), %ymm6
-	LONG $0xffff54e9; BYTE $0xff // jmp 0x4cd2 <k_attend_values+0x14a2>
+	LONG $0xffff54e9; BYTE $0xff // jmp 0x55c2 <k_attend_values+0x14a2>
 	WORD $0x9066 // nop
 	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
 	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
 	LONG $0x247c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r15
-	LONG $0x01e88d0f; WORD $0x0000 // jge 0x4f80 <k_attend_values+0x1750>
+	LONG $0x01e88d0f; WORD $0x0000 // jge 0x5870 <k_attend_values+0x1750>
 	WORD $0xf749; BYTE $0xdc // negq %r12
 	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
@@ -4473,78 +4924,78 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e3c149 // shlq $0x2, %r11
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x1059034c // addq 0x10(%rcx), %r11
-	WORD $0x14eb // jmp 0x4e63 <k_attend_values+0x1633>
+	WORD $0x14eb // jmp 0x5753 <k_attend_values+0x1633>
 	BYTE $0x90 // nop
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x245c034c; BYTE $0x38 // addq 0x38(%rsp), %r11
 	LONG $0x247c394c; BYTE $0x60 // cmpq %r15, 0x60(%rsp)
-	LONG $0x011d840f; WORD $0x0000 // je 0x4f80 <k_attend_values+0x1750>
+	LONG $0x011d840f; WORD $0x0000 // je 0x5870 <k_attend_values+0x1750>
 	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
-	WORD $0x2c73 // jae 0x4e96 <k_attend_values+0x1666>
+	WORD $0x2c73 // jae 0x5786 <k_attend_values+0x1666>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x0e180f41 // prefetcht0 (%r14)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	WORD $0x097e // jle 0x4e8b <k_attend_values+0x165b>
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x097e // jle 0x577b <k_attend_values+0x165b>
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0x240c3948 // cmpq %rcx, (%rsp)
-	WORD $0x0c75 // jne 0x4eb0 <k_attend_values+0x1680>
+	WORD $0x0c75 // jne 0x57a0 <k_attend_values+0x1680>
 	LONG $0x107cc1c4; BYTE $0x33 // vmovups (%r11), %ymm6
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0x1e7d // jge 0x4ecc <k_attend_values+0x169c>
-	WORD $0x31eb // jmp 0x4ee1 <k_attend_values+0x16b1>
-	LONG $0x590d8d48; WORD $0x005a; BYTE $0x00 // leaq 0x5a59(%rip), %rcx # 0xa910 <lanes>
+	WORD $0x1e7d // jge 0x57bc <k_attend_values+0x169c>
+	WORD $0x31eb // jmp 0x57d1 <k_attend_values+0x16b1>
+	LONG $0xa90d8d48; WORD $0x005b; BYTE $0x00 // leaq 0x5ba9(%rip), %rcx # 0xb350 <lanes>
 	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	LONG $0x7410fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm6
 	LONG $0x2c4dc2c4; BYTE $0x33 // vmaskmovps (%r11), %ymm6, %ymm6
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0x157c // jl 0x4ee1 <k_attend_values+0x16b1>
+	WORD $0x157c // jl 0x57d1 <k_attend_values+0x16b1>
 	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0x107d // jge 0x4ee1 <k_attend_values+0x16b1>
+	WORD $0x107d // jge 0x57d1 <k_attend_values+0x16b1>
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
 	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	WORD $0x107c // jl 0x4ef6 <k_attend_values+0x16c6>
+	WORD $0x107c // jl 0x57e6 <k_attend_values+0x16c6>
 	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	WORD $0x0b7d // jge 0x4ef6 <k_attend_values+0x16c6>
+	WORD $0x0b7d // jge 0x57e6 <k_attend_values+0x16c6>
 	LONG $0x187d82c4; WORD $0xba3c // vbroadcastss (%r10,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
 	LONG $0x247c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r15
-	WORD $0x157c // jl 0x4f12 <k_attend_values+0x16e2>
+	WORD $0x157c // jl 0x5802 <k_attend_values+0x16e2>
 	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	WORD $0x107d // jge 0x4f12 <k_attend_values+0x16e2>
+	WORD $0x107d // jge 0x5802 <k_attend_values+0x16e2>
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
 	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x187c // jl 0x4f2f <k_attend_values+0x16ff>
+	WORD $0x187c // jl 0x581f <k_attend_values+0x16ff>
 	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0x137d // jge 0x4f2f <k_attend_values+0x16ff>
+	WORD $0x137d // jge 0x581f <k_attend_values+0x16ff>
 	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
 	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	WORD $0x157c // jl 0x4f49 <k_attend_values+0x1719>
+	WORD $0x157c // jl 0x5839 <k_attend_values+0x1719>
 	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
-	WORD $0x107d // jge 0x4f49 <k_attend_values+0x1719>
+	WORD $0x107d // jge 0x5839 <k_attend_values+0x1719>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
 	LONG $0x247c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r15
-	LONG $0xfefc8c0f; WORD $0xffff // jl 0x4e50 <k_attend_values+0x1620>
+	LONG $0xfefc8c0f; WORD $0xffff // jl 0x5740 <k_attend_values+0x1620>
 	LONG $0x247c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r15
-	LONG $0xfef18d0f; WORD $0xffff // jge 0x4e50 <k_attend_values+0x1620>
+	LONG $0xfef18d0f; WORD $0xffff // jge 0x5740 <k_attend_values+0x1620>
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
 	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
-	LONG $0xfffedce9; BYTE $0xff // jmp 0x4e50 <k_attend_values+0x1620>
+	LONG $0xfffedce9; BYTE $0xff // jmp 0x5740 <k_attend_values+0x1620>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
@@ -4553,7 +5004,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00450349 // addq (%r13), %rax
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
-	WORD $0x6a75 // jne 0x5010 <k_attend_values+0x17e0>
+	WORD $0x6a75 // jne 0x5900 <k_attend_values+0x17e0>
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
 	LONG $0xd6af0f48 // imulq %rsi, %rdx
@@ -4575,11 +5026,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
 	LONG $0x0411fcc5; BYTE $0xb0 // vmovups %ymm0, (%rax,%rsi,4)
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
-	LONG $0xffeaefe9; BYTE $0xff // jmp 0x3af5 <k_attend_values+0x2c5>
+	LONG $0xffeaefe9; BYTE $0xff // jmp 0x43e5 <k_attend_values+0x2c5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
 	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0xed158d48; WORD $0x0058; BYTE $0x00 // leaq 0x58ed(%rip), %rdx # 0xa910 <lanes>
+	LONG $0x3d158d48; WORD $0x005a; BYTE $0x00 // leaq 0x5a3d(%rip), %rdx # 0xb350 <lanes>
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
 	LONG $0x7210fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm6
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
@@ -4603,25 +5054,25 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
 	LONG $0x2e4de2c4; WORD $0xb004 // vmaskmovps %ymm0, %ymm6, (%rax,%rsi,4)
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
-	LONG $0xffea64e9; BYTE $0xff // jmp 0x3af5 <k_attend_values+0x2c5>
+	LONG $0xffea64e9; BYTE $0xff // jmp 0x43e5 <k_attend_values+0x2c5>
 	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x10fd8348 // cmpq $0x10, %rbp
 	QUAD $0x000000c8249c8948 // movq %rbx, 0xc8(%rsp)
-	LONG $0x05f68d0f; WORD $0x0000 // jge 0x56a4 <k_attend_values+0x1e74>
+	LONG $0x05f68d0f; WORD $0x0000 // jge 0x5f94 <k_attend_values+0x1e74>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x0ba28e0f; WORD $0x0000 // jle 0x5c6a <k_attend_values+0x243a>
+	LONG $0x0ba28e0f; WORD $0x0000 // jle 0x655a <k_attend_values+0x243a>
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
 	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x10d08e0f; WORD $0x0000 // jle 0x61b0 <k_attend_values+0x2980>
+	LONG $0x10d08e0f; WORD $0x0000 // jle 0x6aa0 <k_attend_values+0x2980>
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	LONG $0x08458b49 // movq 0x8(%r13), %rax
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
@@ -4677,7 +5128,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
 	QUAD $0x0000009824b4894c // movq %r14, 0x98(%rsp)
 	QUAD $0x0000008824a4894c // movq %r12, 0x88(%rsp)
-	LONG $0x100b8d0f; WORD $0x0000 // jge 0x61d7 <k_attend_values+0x29a7>
+	LONG $0x100b8d0f; WORD $0x0000 // jge 0x6ac7 <k_attend_values+0x29a7>
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	WORD $0xf748; BYTE $0xd8 // negq %rax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
@@ -4706,32 +5157,32 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x1deb // jmp 0x5273 <k_attend_values+0x1a43>
+	WORD $0x1deb // jmp 0x5b63 <k_attend_values+0x1a43>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x243c034c // addq (%rsp), %r15
 	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0x0f9a840f; WORD $0x0000 // je 0x620d <k_attend_values+0x29dd>
+	LONG $0x0f9a840f; WORD $0x0000 // je 0x6afd <k_attend_values+0x29dd>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x2873 // jae 0x52a2 <k_attend_values+0x1a72>
+	WORD $0x2873 // jae 0x5b92 <k_attend_values+0x1a72>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	WORD $0x0a7e // jle 0x529c <k_attend_values+0x1a6c>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0a7e // jle 0x5b8c <k_attend_values+0x1a6c>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x2404394c // cmpq %r8, (%rsp)
-	WORD $0x0875 // jne 0x52b0 <k_attend_values+0x1a80>
+	WORD $0x0875 // jne 0x5ba0 <k_attend_values+0x1a80>
 	LONG $0x2010fcc5 // vmovups (%rax), %ymm4
-	WORD $0x1aeb // jmp 0x52c8 <k_attend_values+0x1a98>
+	WORD $0x1aeb // jmp 0x5bb8 <k_attend_values+0x1a98>
 	WORD $0x9066 // nop
 	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	LONG $0x54158d4c; WORD $0x0056; BYTE $0x00 // leaq 0x5654(%rip), %r10 # 0xa910 <lanes>
+	LONG $0xa4158d4c; WORD $0x0057; BYTE $0x00 // leaq 0x57a4(%rip), %r10 # 0xb350 <lanes>
 	LONG $0x107cc1c4; WORD $0xb264; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; BYTE $0x20 // vmaskmovps (%rax), %ymm4, %ymm4
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
@@ -4740,7 +5191,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2044; BYTE $0xd6 // andb %r10b, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x1075 // jne 0x52ef <k_attend_values+0x1abf>
+	WORD $0x1075 // jne 0x5bdf <k_attend_values+0x1abf>
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	LONG $0x187de2c4; WORD $0x9e2c // vbroadcastss (%rsi,%rbx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
@@ -4750,7 +5201,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29c0f41 // setl %r10b
 	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x0c75 // jne 0x5312 <k_attend_values+0x1ae2>
+	WORD $0x0c75 // jne 0x5c02 <k_attend_values+0x1ae2>
 	LONG $0x187de2c4; WORD $0x9d6c; BYTE $0x00 // vbroadcastss (%rbp,%rbx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
 	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
@@ -4759,7 +5210,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29c0f41 // setl %r10b
 	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x1375 // jne 0x533e <k_attend_values+0x1b0e>
+	WORD $0x1375 // jne 0x5c2e <k_attend_values+0x1b0e>
 	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
 	LONG $0x187de2c4; WORD $0x9e2c // vbroadcastss (%rsi,%rbx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
@@ -4769,11 +5220,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29c0f41 // setl %r10b
 	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	LONG $0xff03850f; WORD $0xffff // jne 0x5260 <k_attend_values+0x1a30>
+	LONG $0xff03850f; WORD $0xffff // jne 0x5b50 <k_attend_values+0x1a30>
 	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
 	LONG $0x187de2c4; WORD $0x9e2c // vbroadcastss (%rsi,%rbx,4), %ymm5
 	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
-	LONG $0xfffeeee9; BYTE $0xff // jmp 0x5260 <k_attend_values+0x1a30>
+	LONG $0xfffeeee9; BYTE $0xff // jmp 0x5b50 <k_attend_values+0x1a30>
 	LONG $0x284d8b49 // movq 0x28(%r13), %rcx
 	LONG $0xcbaf0f48 // imulq %rbx, %rcx
 	LONG $0x02e1c148 // shlq $0x2, %rcx
@@ -4803,7 +5254,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000060850c8d4c // leaq 0x60(,%rax,4), %r9
 	QUAD $0x00000000ad148d4c // leaq (,%rbp,4), %r10
 	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
-	WORD $0x3eeb // jmp 0x542b <k_attend_values+0x1bfb>
+	WORD $0x3eeb // jmp 0x5d1b <k_attend_values+0x1bfb>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -4816,18 +5267,18 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80e98349 // subq $-0x80, %r9
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	LONG $0xe5438f0f; WORD $0xffff // jg 0x396e <k_attend_values+0x13e>
+	LONG $0xe5438f0f; WORD $0xffff // jg 0x425e <k_attend_values+0x13e>
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0xb97d // jge 0x53f0 <k_attend_values+0x1bc0>
+	WORD $0xb97d // jge 0x5ce0 <k_attend_values+0x1bc0>
 	LONG $0x105d8b4d // movq 0x10(%r13), %r11
 	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	WORD $0x33eb // jmp 0x5482 <k_attend_values+0x1c52>
+	WORD $0x33eb // jmp 0x5d72 <k_attend_values+0x1c52>
 	BYTE $0x90 // nop
 	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
 	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
@@ -4839,18 +5290,18 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
 	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	LONG $0xff7a840f; WORD $0xffff // je 0x53fc <k_attend_values+0x1bcc>
+	LONG $0xff7a840f; WORD $0xffff // je 0x5cec <k_attend_values+0x1bcc>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0xcd73 // jae 0x5456 <k_attend_values+0x1c26>
+	WORD $0xcd73 // jae 0x5d46 <k_attend_values+0x1c26>
 	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0xae7e // jle 0x5450 <k_attend_values+0x1c20>
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	WORD $0xae7e // jle 0x5d40 <k_attend_values+0x1c20>
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
-	WORD $0xa0eb // jmp 0x5450 <k_attend_values+0x1c20>
+	WORD $0xa0eb // jmp 0x5d40 <k_attend_values+0x1c20>
 	LONG $0x08758b49 // movq 0x8(%r13), %rsi
 	LONG $0x287d8b49 // movq 0x28(%r13), %rdi
 	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
@@ -4885,38 +5336,38 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000ad3c8d48 // leaq (,%rbp,4), %rdi
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x21eb // jmp 0x555c <k_attend_values+0x1d2c>
+	WORD $0x21eb // jmp 0x5e4c <k_attend_values+0x1d2c>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x117cc1c4; WORD $0x9b0c // vmovups %ymm1, (%r11,%rbx,4)
 	LONG $0x08708d4c // leaq 0x8(%rax), %r14
 	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	LONG $0xe4228f0f; WORD $0xffff // jg 0x397e <k_attend_values+0x14e>
+	LONG $0xe4228f0f; WORD $0xffff // jg 0x426e <k_attend_values+0x14e>
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xd97e // jle 0x5540 <k_attend_values+0x1d10>
+	WORD $0xd97e // jle 0x5e30 <k_attend_values+0x1d10>
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
 	LONG $0x1f348d4c // leaq (%rdi,%rbx), %r14
 	LONG $0x107d8b4d // movq 0x10(%r13), %r15
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	WORD $0x1275 // jne 0x5590 <k_attend_values+0x1d60>
+	WORD $0x1275 // jne 0x5e80 <k_attend_values+0x1d60>
 	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	WORD $0xbe74 // je 0x5544 <k_attend_values+0x1d14>
-	WORD $0x54eb // jmp 0x55dc <k_attend_values+0x1dac>
+	WORD $0xbe74 // je 0x5e34 <k_attend_values+0x1d14>
+	WORD $0x54eb // jmp 0x5ecc <k_attend_values+0x1dac>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0x2a73 // jae 0x55c1 <k_attend_values+0x1d91>
+	WORD $0x2a73 // jae 0x5eb1 <k_attend_values+0x1d91>
 	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0x0b7e // jle 0x55bb <k_attend_values+0x1d8b>
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	WORD $0x0b7e // jle 0x5eab <k_attend_values+0x1d8b>
+	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
@@ -4925,10 +5376,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xff68840f; WORD $0xffff // je 0x5544 <k_attend_values+0x1d14>
+	LONG $0xff68840f; WORD $0xffff // je 0x5e34 <k_attend_values+0x1d14>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x3f2c8d4d // leaq (%r15,%rdi), %r13
-	WORD $0x31eb // jmp 0x5618 <k_attend_values+0x1de8>
+	WORD $0x31eb // jmp 0x5f08 <k_attend_values+0x1de8>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0x242c8b48 // movq (%rsp), %rbp
@@ -4938,39 +5389,39 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c48349 // addq $0x2, %r12
 	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
 	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
-	LONG $0xff2c840f; WORD $0xffff // je 0x5544 <k_attend_values+0x1d14>
+	LONG $0xff2c840f; WORD $0xffff // je 0x5e34 <k_attend_values+0x1d14>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0x2673 // jae 0x5645 <k_attend_values+0x1e15>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2673 // jae 0x5f35 <k_attend_values+0x1e15>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x0a7e // jle 0x563e <k_attend_values+0x1e0e>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x5f2e <k_attend_values+0x1e0e>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	LONG $0x187da2c4; WORD $0xa614 // vbroadcastss (%rsi,%r12,4), %ymm2
 	LONG $0xb86d82c4; WORD $0xb70c // vfmadd231ps (%r15,%r14,4), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
-	WORD $0x9f73 // jae 0x55f7 <k_attend_values+0x1dc7>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x9f73 // jae 0x5ee7 <k_attend_values+0x1dc7>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x837e // jle 0x55f0 <k_attend_values+0x1dc0>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x837e // jle 0x5ee0 <k_attend_values+0x1dc0>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
-	LONG $0xffff74e9; BYTE $0xff // jmp 0x55f0 <k_attend_values+0x1dc0>
+	LONG $0xffff74e9; BYTE $0xff // jmp 0x5ee0 <k_attend_values+0x1dc0>
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	LONG $0x55af0f49; BYTE $0x20 // imulq 0x20(%r13), %rdx
 	LONG $0x02e2c148 // shlq $0x2, %rdx
 	LONG $0x00550349 // addq (%r13), %rdx
 	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0x0cb6850f; WORD $0x0000 // jne 0x6351 <k_attend_values+0x2b21>
+	LONG $0x0cb6850f; WORD $0x0000 // jne 0x6c41 <k_attend_values+0x2b21>
 	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
-	LONG $0x001afce9; BYTE $0x00 // jmp 0x71a0 <k_attend_values+0x3970>
+	LONG $0x001afce9; BYTE $0x00 // jmp 0x7a90 <k_attend_values+0x3970>
 	LONG $0x284d8b4d // movq 0x28(%r13), %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x58458b49 // movq 0x58(%r13), %rax
@@ -5074,7 +5525,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x58f6 <k_attend_values+0x20c6>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x61e6 <k_attend_values+0x20c6>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
 	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
@@ -5095,7 +5546,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10418d49 // leaq 0x10(%r9), %rax
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xf7bb8f0f; WORD $0xffff // jg 0x50b1 <k_attend_values+0x1881>
+	LONG $0xf7bb8f0f; WORD $0xffff // jg 0x59a1 <k_attend_values+0x1881>
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
 	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
@@ -5103,7 +5554,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
 	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	LONG $0x013c8d0f; WORD $0x0000 // jge 0x5a60 <k_attend_values+0x2230>
+	LONG $0x013c8d0f; WORD $0x0000 // jge 0x6350 <k_attend_values+0x2230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x10508b48 // movq 0x10(%rax), %rdx
@@ -5115,21 +5566,21 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x1feb // jmp 0x5970 <k_attend_values+0x2140>
+	WORD $0x1feb // jmp 0x6260 <k_attend_values+0x2140>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x2424034c // addq (%rsp), %r12
 	WORD $0x3949; BYTE $0xc5 // cmpq %rax, %r13
-	LONG $0x0120840f; WORD $0x0000 // je 0x5a90 <k_attend_values+0x2260>
+	LONG $0x0120840f; WORD $0x0000 // je 0x6380 <k_attend_values+0x2260>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x2773 // jae 0x599e <k_attend_values+0x216e>
+	WORD $0x2773 // jae 0x628e <k_attend_values+0x216e>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	WORD $0x0a7e // jle 0x5998 <k_attend_values+0x2168>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	WORD $0x0a7e // jle 0x6288 <k_attend_values+0x2168>
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -5141,7 +5592,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xd9 // andb %bl, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	WORD $0x1575 // jne 0x59d6 <k_attend_values+0x21a6>
+	WORD $0x1575 // jne 0x62c6 <k_attend_values+0x21a6>
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
@@ -5152,7 +5603,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1875 // jne 0x5a03 <k_attend_values+0x21d3>
+	WORD $0x1875 // jne 0x62f3 <k_attend_values+0x21d3>
 	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
 	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
@@ -5163,7 +5614,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1575 // jne 0x5a2d <k_attend_values+0x21fd>
+	WORD $0x1575 // jne 0x631d <k_attend_values+0x21fd>
 	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
 	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm9) + ymm4
@@ -5174,12 +5625,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	LONG $0xff1a850f; WORD $0xffff // jne 0x5960 <k_attend_values+0x2130>
+	LONG $0xff1a850f; WORD $0xffff // jne 0x6250 <k_attend_values+0x2130>
 	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
 	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
 	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xffff00e9; BYTE $0xff // jmp 0x5960 <k_attend_values+0x2130>
+	LONG $0xffff00e9; BYTE $0xff // jmp 0x6250 <k_attend_values+0x2130>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -5188,16 +5639,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
-	WORD $0x1b7c // jl 0x5aa1 <k_attend_values+0x2271>
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x5b68 <k_attend_values+0x2338>
+	WORD $0x1b7c // jl 0x6391 <k_attend_values+0x2271>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x6458 <k_attend_values+0x2338>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
-	LONG $0x00c78d0f; WORD $0x0000 // jge 0x5b68 <k_attend_values+0x2338>
+	LONG $0x00c78d0f; WORD $0x0000 // jge 0x6458 <k_attend_values+0x2338>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x10408b48 // movq 0x10(%rax), %rax
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x77eb // jmp 0x5b25 <k_attend_values+0x22f5>
+	WORD $0x77eb // jmp 0x6415 <k_attend_values+0x22f5>
 	WORD $0x9066 // nop
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -5222,79 +5673,79 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2424034c // addq (%rsp), %r12
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x24543948; BYTE $0x48 // cmpq %rdx, 0x48(%rsp)
-	WORD $0x3b74 // je 0x5b60 <k_attend_values+0x2330>
+	WORD $0x3b74 // je 0x6450 <k_attend_values+0x2330>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x8a73 // jae 0x5ab6 <k_attend_values+0x2286>
+	WORD $0x8a73 // jae 0x63a6 <k_attend_values+0x2286>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xff698e0f; WORD $0xffff // jle 0x5ab0 <k_attend_values+0x2280>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0xff698e0f; WORD $0xffff // jle 0x63a0 <k_attend_values+0x2280>
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
-	LONG $0xffff5ae9; BYTE $0xff // jmp 0x5ab0 <k_attend_values+0x2280>
+	LONG $0xffff5ae9; BYTE $0xff // jmp 0x63a0 <k_attend_values+0x2280>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
 	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0xfd0d8d0f; WORD $0xffff // jge 0x5880 <k_attend_values+0x2050>
+	LONG $0xfd0d8d0f; WORD $0xffff // jge 0x6170 <k_attend_values+0x2050>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x10408b48 // movq 0x10(%rax), %rax
 	LONG $0xa0248d4e // leaq (%rax,%r12,4), %r12
 	LONG $0x20c48349 // addq $0x20, %r12
-	WORD $0x1deb // jmp 0x5ba3 <k_attend_values+0x2373>
+	WORD $0x1deb // jmp 0x6493 <k_attend_values+0x2373>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x2464034c; BYTE $0x68 // addq 0x68(%rsp), %r12
 	LONG $0x24543948; BYTE $0x38 // cmpq %rdx, 0x38(%rsp)
-	LONG $0xfcdd840f; WORD $0xffff // je 0x5880 <k_attend_values+0x2050>
+	LONG $0xfcdd840f; WORD $0xffff // je 0x6170 <k_attend_values+0x2050>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x2773 // jae 0x5bd1 <k_attend_values+0x23a1>
+	WORD $0x2773 // jae 0x64c1 <k_attend_values+0x23a1>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	WORD $0x0a7e // jle 0x5bcb <k_attend_values+0x239b>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	WORD $0x0a7e // jle 0x64bb <k_attend_values+0x239b>
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	LONG $0x107c41c4; WORD $0x244c; BYTE $0xe0 // vmovups -0x20(%r12), %ymm9
 	LONG $0x107c41c4; WORD $0x2404 // vmovups (%r12), %ymm8
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x1a7c // jl 0x5bfd <k_attend_values+0x23cd>
+	WORD $0x1a7c // jl 0x64ed <k_attend_values+0x23cd>
 	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0x157d // jge 0x5bfd <k_attend_values+0x23cd>
+	WORD $0x157d // jge 0x64ed <k_attend_values+0x23cd>
 	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
 	LONG $0x187d62c4; WORD $0x9014 // vbroadcastss (%rax,%rdx,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
 	LONG $0xb83dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm10) + ymm1
 	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x1d7c // jl 0x5c1f <k_attend_values+0x23ef>
+	WORD $0x1d7c // jl 0x650f <k_attend_values+0x23ef>
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	WORD $0x187d // jge 0x5c1f <k_attend_values+0x23ef>
+	WORD $0x187d // jge 0x650f <k_attend_values+0x23ef>
 	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
 	LONG $0x187d62c4; WORD $0x9014 // vbroadcastss (%rax,%rdx,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
 	LONG $0xb83dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm10) + ymm3
 	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	WORD $0x1a7c // jl 0x5c3e <k_attend_values+0x240e>
+	WORD $0x1a7c // jl 0x652e <k_attend_values+0x240e>
 	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0x157d // jge 0x5c3e <k_attend_values+0x240e>
+	WORD $0x157d // jge 0x652e <k_attend_values+0x240e>
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0x187d62c4; WORD $0x9014 // vbroadcastss (%rax,%rdx,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm9) + ymm4
 	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xff498c0f; WORD $0xffff // jl 0x5b90 <k_attend_values+0x2360>
+	LONG $0xff498c0f; WORD $0xffff // jl 0x6480 <k_attend_values+0x2360>
 	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0xff408d0f; WORD $0xffff // jge 0x5b90 <k_attend_values+0x2360>
+	LONG $0xff408d0f; WORD $0xffff // jge 0x6480 <k_attend_values+0x2360>
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
 	LONG $0x187d62c4; WORD $0x9014 // vbroadcastss (%rax,%rdx,4), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
 	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xffff26e9; BYTE $0xff // jmp 0x5b90 <k_attend_values+0x2360>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0x6480 <k_attend_values+0x2360>
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
@@ -5401,7 +5852,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x241c8b4c // movq (%rsp), %r11
 	QUAD $0x000000009d1c8d4e // leaq (,%r11,4), %r11
 	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
-	WORD $0x63eb // jmp 0x5eb2 <k_attend_values+0x2682>
+	WORD $0x63eb // jmp 0x67a2 <k_attend_values+0x2682>
 	BYTE $0x90 // nop
 	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
 	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
@@ -5418,7 +5869,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578d49 // leaq 0x8(%r15), %rdx
 	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
 	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xf2198f0f; WORD $0xffff // jg 0x50cb <k_attend_values+0x189b>
+	LONG $0xf2198f0f; WORD $0xffff // jg 0x59bb <k_attend_values+0x189b>
 	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
 	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
 	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
@@ -5426,27 +5877,27 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0x01108d0f; WORD $0x0000 // jge 0x5ff0 <k_attend_values+0x27c0>
+	LONG $0x01108d0f; WORD $0x0000 // jge 0x68e0 <k_attend_values+0x27c0>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x19eb // jmp 0x5f10 <k_attend_values+0x26e0>
+	WORD $0x19eb // jmp 0x6800 <k_attend_values+0x26e0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x243c034c // addq (%rsp), %r15
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
-	LONG $0x0100840f; WORD $0x0000 // je 0x6010 <k_attend_values+0x27e0>
+	LONG $0x0100840f; WORD $0x0000 // je 0x6900 <k_attend_values+0x27e0>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x2773 // jae 0x5f3e <k_attend_values+0x270e>
+	WORD $0x2773 // jae 0x682e <k_attend_values+0x270e>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	WORD $0x0a7e // jle 0x5f38 <k_attend_values+0x2708>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	WORD $0x0a7e // jle 0x6828 <k_attend_values+0x2708>
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -5457,7 +5908,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xd9 // andb %bl, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	WORD $0x1075 // jne 0x5f6a <k_attend_values+0x273a>
+	WORD $0x1075 // jne 0x685a <k_attend_values+0x273a>
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
@@ -5467,7 +5918,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1375 // jne 0x5f92 <k_attend_values+0x2762>
+	WORD $0x1375 // jne 0x6882 <k_attend_values+0x2762>
 	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
 	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
@@ -5477,7 +5928,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1075 // jne 0x5fb7 <k_attend_values+0x2787>
+	WORD $0x1075 // jne 0x68a7 <k_attend_values+0x2787>
 	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
 	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
@@ -5487,27 +5938,27 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	LONG $0xff30850f; WORD $0xffff // jne 0x5f00 <k_attend_values+0x26d0>
+	LONG $0xff30850f; WORD $0xffff // jne 0x67f0 <k_attend_values+0x26d0>
 	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
 	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
 	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
-	LONG $0xffff1be9; BYTE $0xff // jmp 0x5f00 <k_attend_values+0x26d0>
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x67f0 <k_attend_values+0x26d0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
-	WORD $0x187c // jl 0x6021 <k_attend_values+0x27f1>
-	LONG $0x0000bae9; BYTE $0x00 // jmp 0x60c8 <k_attend_values+0x2898>
+	WORD $0x187c // jl 0x6911 <k_attend_values+0x27f1>
+	LONG $0x0000bae9; BYTE $0x00 // jmp 0x69b8 <k_attend_values+0x2898>
 	WORD $0x9066 // nop
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
-	LONG $0x00a78d0f; WORD $0x0000 // jge 0x60c8 <k_attend_values+0x2898>
+	LONG $0x00a78d0f; WORD $0x0000 // jge 0x69b8 <k_attend_values+0x2898>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x5beb // jmp 0x608a <k_attend_values+0x285a>
+	WORD $0x5beb // jmp 0x697a <k_attend_values+0x285a>
 	BYTE $0x90 // nop
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -5527,80 +5978,80 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x243c034c // addq (%rsp), %r15
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x245c394c; BYTE $0x48 // cmpq %r11, 0x48(%rsp)
-	WORD $0x3674 // je 0x60c0 <k_attend_values+0x2890>
+	WORD $0x3674 // je 0x69b0 <k_attend_values+0x2890>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0xa573 // jae 0x6036 <k_attend_values+0x2806>
+	WORD $0xa573 // jae 0x6926 <k_attend_values+0x2806>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	WORD $0x887e // jle 0x6030 <k_attend_values+0x2800>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	WORD $0x887e // jle 0x6920 <k_attend_values+0x2800>
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
-	LONG $0xffff79e9; BYTE $0xff // jmp 0x6030 <k_attend_values+0x2800>
+	LONG $0xffff79e9; BYTE $0xff // jmp 0x6920 <k_attend_values+0x2800>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
 	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0xfd7d8d0f; WORD $0xffff // jge 0x5e50 <k_attend_values+0x2620>
+	LONG $0xfd7d8d0f; WORD $0xffff // jge 0x6740 <k_attend_values+0x2620>
 	LONG $0x02e7c149 // shlq $0x2, %r15
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x1079034d // addq 0x10(%r9), %r15
-	WORD $0x21eb // jmp 0x6103 <k_attend_values+0x28d3>
+	WORD $0x21eb // jmp 0x69f3 <k_attend_values+0x28d3>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x247c034c; BYTE $0x68 // addq 0x68(%rsp), %r15
 	LONG $0x24543948; BYTE $0x38 // cmpq %rdx, 0x38(%rsp)
-	LONG $0xfd4d840f; WORD $0xffff // je 0x5e50 <k_attend_values+0x2620>
+	LONG $0xfd4d840f; WORD $0xffff // je 0x6740 <k_attend_values+0x2620>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x2973 // jae 0x6133 <k_attend_values+0x2903>
+	WORD $0x2973 // jae 0x6a23 <k_attend_values+0x2903>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	WORD $0x0b7e // jle 0x612d <k_attend_values+0x28fd>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	WORD $0x0b7e // jle 0x6a1d <k_attend_values+0x28fd>
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x157c // jl 0x6152 <k_attend_values+0x2922>
+	WORD $0x157c // jl 0x6a42 <k_attend_values+0x2922>
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0x107d // jge 0x6152 <k_attend_values+0x2922>
+	WORD $0x107d // jge 0x6a42 <k_attend_values+0x2922>
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	LONG $0x187dc2c4; WORD $0x912c // vbroadcastss (%r9,%rdx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
 	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x187c // jl 0x616f <k_attend_values+0x293f>
+	WORD $0x187c // jl 0x6a5f <k_attend_values+0x293f>
 	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0x137d // jge 0x616f <k_attend_values+0x293f>
+	WORD $0x137d // jge 0x6a5f <k_attend_values+0x293f>
 	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
 	LONG $0x187dc2c4; WORD $0x912c // vbroadcastss (%r9,%rdx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
 	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
-	WORD $0x157c // jl 0x6189 <k_attend_values+0x2959>
+	WORD $0x157c // jl 0x6a79 <k_attend_values+0x2959>
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	WORD $0x107d // jge 0x6189 <k_attend_values+0x2959>
+	WORD $0x107d // jge 0x6a79 <k_attend_values+0x2959>
 	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
 	LONG $0x187dc2c4; WORD $0x912c // vbroadcastss (%r9,%rdx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xff5e8c0f; WORD $0xffff // jl 0x60f0 <k_attend_values+0x28c0>
+	LONG $0xff5e8c0f; WORD $0xffff // jl 0x69e0 <k_attend_values+0x28c0>
 	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0xff558d0f; WORD $0xffff // jge 0x60f0 <k_attend_values+0x28c0>
+	LONG $0xff558d0f; WORD $0xffff // jge 0x69e0 <k_attend_values+0x28c0>
 	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
 	LONG $0x187dc2c4; WORD $0x912c // vbroadcastss (%r9,%rdx,4), %ymm5
 	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
-	LONG $0xffff40e9; BYTE $0xff // jmp 0x60f0 <k_attend_values+0x28c0>
+	LONG $0xffff40e9; BYTE $0xff // jmp 0x69e0 <k_attend_values+0x28c0>
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
 	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
 	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
-	LONG $0xd77d8f0f; WORD $0xffff // jg 0x394f <k_attend_values+0x11f>
-	LONG $0x0003f1e9; BYTE $0x00 // jmp 0x65c8 <k_attend_values+0x2d98>
+	LONG $0xd77d8f0f; WORD $0xffff // jg 0x423f <k_attend_values+0x11f>
+	LONG $0x0003f1e9; BYTE $0x00 // jmp 0x6eb8 <k_attend_values+0x2d98>
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -5608,12 +6059,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
 	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
 	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
-	WORD $0x4e7f // jg 0x6243 <k_attend_values+0x2a13>
+	WORD $0x4e7f // jg 0x6b33 <k_attend_values+0x2a13>
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	LONG $0x245c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rbx
-	LONG $0x01a18c0f; WORD $0x0000 // jl 0x63a4 <k_attend_values+0x2b74>
+	LONG $0x01a18c0f; WORD $0x0000 // jl 0x6c94 <k_attend_values+0x2b74>
 	LONG $0x245cf748; BYTE $0x60 // negq 0x60(%rsp)
-	LONG $0x0002f7e9; BYTE $0x00 // jmp 0x6504 <k_attend_values+0x2cd4>
+	LONG $0x0002f7e9; BYTE $0x00 // jmp 0x6df4 <k_attend_values+0x2cd4>
 	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
@@ -5624,7 +6075,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824a48b4c // movq 0x88(%rsp), %r12
 	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
 	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
-	WORD $0xb27e // jle 0x61f5 <k_attend_values+0x29c5>
+	WORD $0xb27e // jle 0x6ae5 <k_attend_values+0x29c5>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0xf748; BYTE $0xda // negq %rdx
 	QUAD $0x0000000c8d348d4a // leaq 0xc(,%r9,4), %rsi
@@ -5650,9 +6101,9 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
 	QUAD $0x00000000ad2c8d4c // leaq (,%rbp,4), %r13
 	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x51eb // jmp 0x630f <k_attend_values+0x2adf>
+	WORD $0x51eb // jmp 0x6bff <k_attend_values+0x2adf>
 	WORD $0x9066 // nop
-	LONG $0x490d8d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4649(%rip), %r9 # 0xa910 <lanes>
+	LONG $0x990d8d4c; WORD $0x0047; BYTE $0x00 // leaq 0x4799(%rip), %r9 # 0xb350 <lanes>
 	LONG $0x107cc1c4; WORD $0x9164; BYTE $0x20 // vmovups 0x20(%r9,%rdx,4), %ymm4
 	LONG $0x2c5dc2c4; WORD $0x2424 // vmaskmovps (%r12), %ymm4, %ymm4
 	LONG $0x187dc2c4; WORD $0xae2c // vbroadcastss (%r14,%rbp,4), %ymm5
@@ -5667,29 +6118,29 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014d; BYTE $0xec // addq %r13, %r12
 	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
-	WORD $0x5f74 // je 0x636e <k_attend_values+0x2b3e>
+	WORD $0x5f74 // je 0x6c5e <k_attend_values+0x2b3e>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x2973 // jae 0x633f <k_attend_values+0x2b0f>
+	WORD $0x2973 // jae 0x6c2f <k_attend_values+0x2b0f>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	WORD $0x0b7e // jle 0x6339 <k_attend_values+0x2b09>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	WORD $0x0b7e // jle 0x6c29 <k_attend_values+0x2b09>
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	LONG $0x2404394c // cmpq %r8, (%rsp)
-	LONG $0xff77850f; WORD $0xffff // jne 0x62c0 <k_attend_values+0x2a90>
+	LONG $0xff77850f; WORD $0xffff // jne 0x6bb0 <k_attend_values+0x2a90>
 	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
-	WORD $0x83eb // jmp 0x62d4 <k_attend_values+0x2aa4>
+	WORD $0x83eb // jmp 0x6bc4 <k_attend_values+0x2aa4>
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xb4058d48; WORD $0x0045; BYTE $0x00 // leaq 0x45b4(%rip), %rax # 0xa910 <lanes>
+	LONG $0x04058d48; WORD $0x0047; BYTE $0x00 // leaq 0x4704(%rip), %rax # 0xb350 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm0
 	LONG $0x2e7de2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm0, (%rdx)
-	LONG $0x000e32e9; BYTE $0x00 // jmp 0x71a0 <k_attend_values+0x3970>
+	LONG $0x000e32e9; BYTE $0x00 // jmp 0x7a90 <k_attend_values+0x3970>
 	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
@@ -5698,7 +6149,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
 	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
 	LONG $0x245c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rbx
-	LONG $0xfe5f8d0f; WORD $0xffff // jge 0x6203 <k_attend_values+0x29d3>
+	LONG $0xfe5f8d0f; WORD $0xffff // jge 0x6af3 <k_attend_values+0x29d3>
 	LONG $0x245cf748; BYTE $0x60 // negq 0x60(%rsp)
 	LONG $0x3e048d49 // leaq (%r14,%rdi), %rax
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
@@ -5719,64 +6170,64 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e7c149 // shlq $0x2, %r15
 	LONG $0x107d034d // addq 0x10(%r13), %r15
 	QUAD $0x00000000ad248d4c // leaq (,%rbp,4), %r12
-	LONG $0x082d8d4c; WORD $0x0045; BYTE $0x00 // leaq 0x4508(%rip), %r13 # 0xa910 <lanes>
-	WORD $0x17eb // jmp 0x6421 <k_attend_values+0x2bf1>
+	LONG $0x582d8d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4658(%rip), %r13 # 0xb350 <lanes>
+	WORD $0x17eb // jmp 0x6d11 <k_attend_values+0x2bf1>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
 	LONG $0x245c3948; BYTE $0x48 // cmpq %rbx, 0x48(%rsp)
-	LONG $0x00d6840f; WORD $0x0000 // je 0x64f7 <k_attend_values+0x2cc7>
+	LONG $0x00d6840f; WORD $0x0000 // je 0x6de7 <k_attend_values+0x2cc7>
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x2973 // jae 0x6451 <k_attend_values+0x2c21>
+	WORD $0x2973 // jae 0x6d41 <k_attend_values+0x2c21>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	WORD $0x0b7e // jle 0x644b <k_attend_values+0x2c1b>
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	WORD $0x0b7e // jle 0x6d3b <k_attend_values+0x2c1b>
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
-	WORD $0x1a75 // jne 0x6470 <k_attend_values+0x2c40>
+	WORD $0x1a75 // jne 0x6d60 <k_attend_values+0x2c40>
 	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
 	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0x267d // jge 0x648b <k_attend_values+0x2c5b>
-	WORD $0x39eb // jmp 0x64a0 <k_attend_values+0x2c70>
+	WORD $0x267d // jge 0x6d7b <k_attend_values+0x2c5b>
+	WORD $0x39eb // jmp 0x6d90 <k_attend_values+0x2c70>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
 	LONG $0x107c81c4; WORD $0x8d64; BYTE $0x20 // vmovups 0x20(%r13,%r9,4), %ymm4
 	LONG $0x2c5dc2c4; BYTE $0x27 // vmaskmovps (%r15), %ymm4, %ymm4
 	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0x157c // jl 0x64a0 <k_attend_values+0x2c70>
+	WORD $0x157c // jl 0x6d90 <k_attend_values+0x2c70>
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x107d // jge 0x64a0 <k_attend_values+0x2c70>
+	WORD $0x107d // jge 0x6d90 <k_attend_values+0x2c70>
 	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
 	LONG $0x187dc2c4; WORD $0x992c // vbroadcastss (%r9,%rbx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0x107c // jl 0x64b5 <k_attend_values+0x2c85>
+	WORD $0x107c // jl 0x6da5 <k_attend_values+0x2c85>
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	WORD $0x0b7d // jge 0x64b5 <k_attend_values+0x2c85>
+	WORD $0x0b7d // jge 0x6da5 <k_attend_values+0x2c85>
 	LONG $0x187dc2c4; WORD $0x9e2c // vbroadcastss (%r14,%rbx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
 	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
-	WORD $0x107c // jl 0x64cc <k_attend_values+0x2c9c>
+	WORD $0x107c // jl 0x6dbc <k_attend_values+0x2c9c>
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0x0b7d // jge 0x64cc <k_attend_values+0x2c9c>
+	WORD $0x0b7d // jge 0x6dbc <k_attend_values+0x2c9c>
 	LONG $0x187dc2c4; WORD $0x9b2c // vbroadcastss (%r11,%rbx,4), %ymm5
 	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
 	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
-	LONG $0xff398c0f; WORD $0xffff // jl 0x6410 <k_attend_values+0x2be0>
+	LONG $0xff398c0f; WORD $0xffff // jl 0x6d00 <k_attend_values+0x2be0>
 	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
-	LONG $0xff2e8d0f; WORD $0xffff // jge 0x6410 <k_attend_values+0x2be0>
+	LONG $0xff2e8d0f; WORD $0xffff // jge 0x6d00 <k_attend_values+0x2be0>
 	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
 	LONG $0x187dc2c4; WORD $0x992c // vbroadcastss (%r9,%rbx,4), %ymm5
 	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
-	LONG $0xffff19e9; BYTE $0xff // jmp 0x6410 <k_attend_values+0x2be0>
+	LONG $0xffff19e9; BYTE $0xff // jmp 0x6d00 <k_attend_values+0x2be0>
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
 	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
@@ -5788,7 +6239,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
 	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	WORD $0x4375 // jne 0x6572 <k_attend_values+0x2d42>
+	WORD $0x4375 // jne 0x6e62 <k_attend_values+0x2d42>
 	LONG $0x1a11fcc5 // vmovups %ymm3, (%rdx)
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x01ca8348 // orq $0x1, %rdx
@@ -5802,9 +6253,9 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0x8804 // vmovups %ymm0, (%rax,%r9,4)
 	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
 	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
-	LONG $0xd3df8f0f; WORD $0xffff // jg 0x394f <k_attend_values+0x11f>
-	WORD $0x56eb // jmp 0x65c8 <k_attend_values+0x2d98>
-	LONG $0x97358d48; WORD $0x0043; BYTE $0x00 // leaq 0x4397(%rip), %rsi # 0xa910 <lanes>
+	LONG $0xd3df8f0f; WORD $0xffff // jg 0x423f <k_attend_values+0x11f>
+	WORD $0x56eb // jmp 0x6eb8 <k_attend_values+0x2d98>
+	LONG $0xe7358d48; WORD $0x0044; BYTE $0x00 // leaq 0x44e7(%rip), %rsi # 0xb350 <lanes>
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
 	LONG $0x6410fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm4
 	LONG $0x2e5de2c4; BYTE $0x1a // vmaskmovps %ymm3, %ymm4, (%rdx)
@@ -5820,24 +6271,24 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2e5da2c4; WORD $0x8804 // vmaskmovps %ymm0, %ymm4, (%rax,%r9,4)
 	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
 	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
-	LONG $0xd3878f0f; WORD $0xffff // jg 0x394f <k_attend_values+0x11f>
+	LONG $0xd3878f0f; WORD $0xffff // jg 0x423f <k_attend_values+0x11f>
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
 	LONG $0x20fd8348 // cmpq $0x20, %rbp
 	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
-	LONG $0x01df8d0f; WORD $0x0000 // jge 0x67c1 <k_attend_values+0x2f91>
+	LONG $0x01df8d0f; WORD $0x0000 // jge 0x70b1 <k_attend_values+0x2f91>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0x05e08e0f; WORD $0x0000 // jle 0x6bd4 <k_attend_values+0x33a4>
+	LONG $0x05e08e0f; WORD $0x0000 // jle 0x74c4 <k_attend_values+0x33a4>
 	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x08fe8e0f; WORD $0x0000 // jle 0x6f0f <k_attend_values+0x36df>
+	LONG $0x08fe8e0f; WORD $0x0000 // jle 0x77ff <k_attend_values+0x36df>
 	LONG $0x28458b49 // movq 0x28(%r13), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
@@ -5885,7 +6336,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
 	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0x08608d0f; WORD $0x0000 // jge 0x6f2a <k_attend_values+0x36fa>
+	LONG $0x08608d0f; WORD $0x0000 // jge 0x781a <k_attend_values+0x36fa>
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
 	WORD $0xf748; BYTE $0xdd // negq %rbp
@@ -5897,31 +6348,31 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1076034c // addq 0x10(%rsi), %r14
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x1eeb // jmp 0x6723 <k_attend_values+0x2ef3>
+	WORD $0x1eeb // jmp 0x7013 <k_attend_values+0x2ef3>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
 	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	LONG $0x081c840f; WORD $0x0000 // je 0x6f3f <k_attend_values+0x370f>
+	LONG $0x081c840f; WORD $0x0000 // je 0x782f <k_attend_values+0x370f>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x2873 // jae 0x6752 <k_attend_values+0x2f22>
+	WORD $0x2873 // jae 0x7042 <k_attend_values+0x2f22>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x0a7e // jle 0x674c <k_attend_values+0x2f1c>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0a7e // jle 0x703c <k_attend_values+0x2f1c>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x2424394c // cmpq %r12, (%rsp)
-	WORD $0x0875 // jne 0x6760 <k_attend_values+0x2f30>
+	WORD $0x0875 // jne 0x7050 <k_attend_values+0x2f30>
 	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
-	WORD $0x13eb // jmp 0x6772 <k_attend_values+0x2f42>
+	WORD $0x13eb // jmp 0x7062 <k_attend_values+0x2f42>
 	BYTE $0x90 // nop
-	LONG $0xa9358d48; WORD $0x0041; BYTE $0x00 // leaq 0x41a9(%rip), %rsi # 0xa910 <lanes>
+	LONG $0xf9358d48; WORD $0x0042; BYTE $0x00 // leaq 0x42f9(%rip), %rsi # 0xb350 <lanes>
 	LONG $0x5410fcc5; WORD $0x20ae // vmovups 0x20(%rsi,%rbp,4), %ymm2
 	LONG $0x2c6dc2c4; BYTE $0x16 // vmaskmovps (%r14), %ymm2, %ymm2
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
@@ -5930,7 +6381,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29c0f41 // setl %r10b
 	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x0b75 // jne 0x6794 <k_attend_values+0x2f64>
+	WORD $0x0b75 // jne 0x7084 <k_attend_values+0x2f64>
 	LONG $0x187dc2c4; WORD $0x9f1c // vbroadcastss (%r15,%rbx,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
@@ -5939,10 +6390,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29c0f41 // setl %r10b
 	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	LONG $0xff5f850f; WORD $0xffff // jne 0x6710 <k_attend_values+0x2ee0>
+	LONG $0xff5f850f; WORD $0xffff // jne 0x7000 <k_attend_values+0x2ee0>
 	LONG $0x187de2c4; WORD $0x9a1c // vbroadcastss (%rdx,%rbx,4), %ymm3
 	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
-	LONG $0xffff4fe9; BYTE $0xff // jmp 0x6710 <k_attend_values+0x2ee0>
+	LONG $0xffff4fe9; BYTE $0xff // jmp 0x7000 <k_attend_values+0x2ee0>
 	LONG $0x284d8b49 // movq 0x28(%r13), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	LONG $0xcbaf0f48 // imulq %rbx, %rcx
@@ -5998,7 +6449,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	WORD $0x6aeb // jmp 0x690b <k_attend_values+0x30db>
+	WORD $0x6aeb // jmp 0x71fb <k_attend_values+0x30db>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
@@ -6017,7 +6468,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20518d48 // leaq 0x20(%rcx), %rdx
 	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xfcd98f0f; WORD $0xffff // jg 0x65e4 <k_attend_values+0x2db4>
+	LONG $0xfcd98f0f; WORD $0xffff // jg 0x6ed4 <k_attend_values+0x2db4>
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
 	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
@@ -6025,7 +6476,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	LONG $0x00f18d0f; WORD $0x0000 // jge 0x6a20 <k_attend_values+0x31f0>
+	LONG $0x00f18d0f; WORD $0x0000 // jge 0x7310 <k_attend_values+0x31f0>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
 	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
@@ -6036,21 +6487,21 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x17eb // jmp 0x6970 <k_attend_values+0x3140>
+	WORD $0x17eb // jmp 0x7260 <k_attend_values+0x3140>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	LONG $0x241c0348 // addq (%rsp), %rbx
 	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	LONG $0x00e0840f; WORD $0x0000 // je 0x6a50 <k_attend_values+0x3220>
+	LONG $0x00e0840f; WORD $0x0000 // je 0x7340 <k_attend_values+0x3220>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x2773 // jae 0x699e <k_attend_values+0x316e>
+	WORD $0x2773 // jae 0x728e <k_attend_values+0x316e>
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x0a7e // jle 0x6998 <k_attend_values+0x3168>
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	WORD $0x0a7e // jle 0x7288 <k_attend_values+0x3168>
+	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
 	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
@@ -6064,7 +6515,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f41 // setl %r14b
 	WORD $0x2041; BYTE $0xce // andb %cl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	WORD $0x1b75 // jne 0x69e6 <k_attend_values+0x31b6>
+	WORD $0x1b75 // jne 0x72d6 <k_attend_values+0x31b6>
 	LONG $0x187d42c4; WORD $0xad64; BYTE $0x00 // vbroadcastss (%r13,%rbp,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm11) + ymm7
 	LONG $0xb81dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
@@ -6076,13 +6527,13 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f41 // setl %r14b
 	WORD $0x2041; BYTE $0xce // andb %cl, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	LONG $0xff60850f; WORD $0xffff // jne 0x6960 <k_attend_values+0x3130>
+	LONG $0xff60850f; WORD $0xffff // jne 0x7250 <k_attend_values+0x3130>
 	LONG $0x187d62c4; WORD $0xa824 // vbroadcastss (%rax,%rbp,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm11) + ymm3
 	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
 	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
 	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
-	LONG $0xffff41e9; BYTE $0xff // jmp 0x6960 <k_attend_values+0x3130>
+	LONG $0xffff41e9; BYTE $0xff // jmp 0x7250 <k_attend_values+0x3130>
 	BYTE $0x90 // nop
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -6092,16 +6543,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0x1f7c // jl 0x6a60 <k_attend_values+0x3230>
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x6b07 <k_attend_values+0x32d7>
+	WORD $0x1f7c // jl 0x7350 <k_attend_values+0x3230>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x73f7 <k_attend_values+0x32d7>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	LONG $0x00a78d0f; WORD $0x0000 // jge 0x6b07 <k_attend_values+0x32d7>
+	LONG $0x00a78d0f; WORD $0x0000 // jge 0x73f7 <k_attend_values+0x32d7>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x10698b48 // movq 0x10(%rcx), %rbp
-	WORD $0x64eb // jmp 0x6acf <k_attend_values+0x329f>
+	WORD $0x64eb // jmp 0x73bf <k_attend_values+0x329f>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
 	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
@@ -6122,42 +6573,42 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x241c0348 // addq (%rsp), %rbx
 	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0x3174 // je 0x6b00 <k_attend_values+0x32d0>
+	WORD $0x3174 // je 0x73f0 <k_attend_values+0x32d0>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0xa073 // jae 0x6a76 <k_attend_values+0x3246>
+	WORD $0xa073 // jae 0x7366 <k_attend_values+0x3246>
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x837e // jle 0x6a70 <k_attend_values+0x3240>
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	WORD $0x837e // jle 0x7360 <k_attend_values+0x3240>
+	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
-	LONG $0xffff74e9; BYTE $0xff // jmp 0x6a70 <k_attend_values+0x3240>
+	LONG $0xffff74e9; BYTE $0xff // jmp 0x7360 <k_attend_values+0x3240>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	LONG $0xfda08d0f; WORD $0xffff // jge 0x68b0 <k_attend_values+0x3080>
+	LONG $0xfda08d0f; WORD $0xffff // jge 0x71a0 <k_attend_values+0x3080>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x10498b48 // movq 0x10(%rcx), %rcx
 	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
 	LONG $0x60c38348 // addq $0x60, %rbx
-	WORD $0x1eeb // jmp 0x6b41 <k_attend_values+0x3311>
+	WORD $0x1eeb // jmp 0x7431 <k_attend_values+0x3311>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x245c0348; BYTE $0x38 // addq 0x38(%rsp), %rbx
 	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	LONG $0xfd6f840f; WORD $0xffff // je 0x68b0 <k_attend_values+0x3080>
+	LONG $0xfd6f840f; WORD $0xffff // je 0x71a0 <k_attend_values+0x3080>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x2773 // jae 0x6b6f <k_attend_values+0x333f>
+	WORD $0x2773 // jae 0x745f <k_attend_values+0x333f>
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x0a7e // jle 0x6b69 <k_attend_values+0x3339>
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	WORD $0x0a7e // jle 0x7459 <k_attend_values+0x3339>
+	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
 	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
@@ -6166,24 +6617,24 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4b107cc5; BYTE $0xe0 // vmovups -0x20(%rbx), %ymm9
 	LONG $0x03107cc5 // vmovups (%rbx), %ymm8
 	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0x207c // jl 0x6ba7 <k_attend_values+0x3377>
+	WORD $0x207c // jl 0x7497 <k_attend_values+0x3377>
 	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
-	WORD $0x1b7d // jge 0x6ba7 <k_attend_values+0x3377>
+	WORD $0x1b7d // jge 0x7497 <k_attend_values+0x3377>
 	LONG $0x187d42c4; WORD $0x9564; BYTE $0x00 // vbroadcastss (%r13,%rdx,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm11) + ymm7
 	LONG $0xb81dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
 	LONG $0xb81dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm9) + ymm5
 	LONG $0xb83dc2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm12) + ymm4
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x847c // jl 0x6b30 <k_attend_values+0x3300>
+	WORD $0x847c // jl 0x7420 <k_attend_values+0x3300>
 	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	LONG $0xff7b8d0f; WORD $0xffff // jge 0x6b30 <k_attend_values+0x3300>
+	LONG $0xff7b8d0f; WORD $0xffff // jge 0x7420 <k_attend_values+0x3300>
 	LONG $0x187d62c4; WORD $0x9024 // vbroadcastss (%rax,%rdx,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm11) + ymm3
 	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
 	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
 	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
-	LONG $0xffff5ce9; BYTE $0xff // jmp 0x6b30 <k_attend_values+0x3300>
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0x7420 <k_attend_values+0x3300>
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	LONG $0x28458b49 // movq 0x28(%r13), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
@@ -6246,7 +6697,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x3eeb // jmp 0x6d28 <k_attend_values+0x34f8>
+	WORD $0x3eeb // jmp 0x7618 <k_attend_values+0x34f8>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
@@ -6259,7 +6710,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08538d49 // leaq 0x8(%r11), %rdx
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xf8d48f0f; WORD $0xffff // jg 0x65fc <k_attend_values+0x2dcc>
+	LONG $0xf8d48f0f; WORD $0xffff // jg 0x6eec <k_attend_values+0x2dcc>
 	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
 	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
@@ -6267,26 +6718,26 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
 	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	LONG $0x00a48d0f; WORD $0x0000 // jge 0x6df0 <k_attend_values+0x35c0>
+	LONG $0x00a48d0f; WORD $0x0000 // jge 0x76e0 <k_attend_values+0x35c0>
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0x105d8b4d // movq 0x10(%r13), %r11
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	WORD $0x14eb // jmp 0x6d70 <k_attend_values+0x3540>
+	WORD $0x14eb // jmp 0x7660 <k_attend_values+0x3540>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	LONG $0x24140348 // addq (%rsp), %rdx
 	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0x0090840f; WORD $0x0000 // je 0x6e00 <k_attend_values+0x35d0>
+	LONG $0x0090840f; WORD $0x0000 // je 0x76f0 <k_attend_values+0x35d0>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x2673 // jae 0x6d9d <k_attend_values+0x356d>
+	WORD $0x2673 // jae 0x768d <k_attend_values+0x356d>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x097e // jle 0x6d97 <k_attend_values+0x3567>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x097e // jle 0x7687 <k_attend_values+0x3567>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
@@ -6297,7 +6748,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x0b75 // jne 0x6dc4 <k_attend_values+0x3594>
+	WORD $0x0b75 // jne 0x76b4 <k_attend_values+0x3594>
 	LONG $0x187d82c4; WORD $0xac1c // vbroadcastss (%r12,%r13,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
 	WORD $0x3949; BYTE $0xc5 // cmpq %rax, %r13
@@ -6306,22 +6757,22 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x8675 // jne 0x6d60 <k_attend_values+0x3530>
+	WORD $0x8675 // jne 0x7650 <k_attend_values+0x3530>
 	LONG $0x187da2c4; WORD $0xad5c; BYTE $0x00 // vbroadcastss (%rbp,%r13,4), %ymm3
 	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
-	LONG $0xffff75e9; BYTE $0xff // jmp 0x6d60 <k_attend_values+0x3530>
+	LONG $0xffff75e9; BYTE $0xff // jmp 0x7650 <k_attend_values+0x3530>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x147c // jl 0x6e0d <k_attend_values+0x35dd>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x6e88 <k_attend_values+0x3658>
+	WORD $0x147c // jl 0x76fd <k_attend_values+0x35dd>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x7778 <k_attend_values+0x3658>
 	WORD $0x9066 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x7b7d // jge 0x6e88 <k_attend_values+0x3658>
+	WORD $0x7b7d // jge 0x7778 <k_attend_values+0x3658>
 	LONG $0x106d8b4d // movq 0x10(%r13), %r13
-	WORD $0x3deb // jmp 0x6e50 <k_attend_values+0x3620>
+	WORD $0x3deb // jmp 0x7740 <k_attend_values+0x3620>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
@@ -6333,72 +6784,72 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x24140348 // addq (%rsp), %rdx
 	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	WORD $0x3074 // je 0x6e80 <k_attend_values+0x3650>
+	WORD $0x3074 // je 0x7770 <k_attend_values+0x3650>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0xcf73 // jae 0x6e26 <k_attend_values+0x35f6>
+	WORD $0xcf73 // jae 0x7716 <k_attend_values+0x35f6>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0xb27e // jle 0x6e20 <k_attend_values+0x35f0>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0xb27e // jle 0x7710 <k_attend_values+0x35f0>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
-	WORD $0xa7eb // jmp 0x6e20 <k_attend_values+0x35f0>
+	WORD $0xa7eb // jmp 0x7710 <k_attend_values+0x35f0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	LONG $0xfe5f8d0f; WORD $0xffff // jge 0x6cf0 <k_attend_values+0x34c0>
+	LONG $0xfe5f8d0f; WORD $0xffff // jge 0x75e0 <k_attend_values+0x34c0>
 	LONG $0x02e2c148 // shlq $0x2, %rdx
 	LONG $0x10550349 // addq 0x10(%r13), %rdx
-	WORD $0x16eb // jmp 0x6eb1 <k_attend_values+0x3681>
+	WORD $0x16eb // jmp 0x77a1 <k_attend_values+0x3681>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x24540348; BYTE $0x38 // addq 0x38(%rsp), %rdx
 	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
-	LONG $0xfe3f840f; WORD $0xffff // je 0x6cf0 <k_attend_values+0x34c0>
+	LONG $0xfe3f840f; WORD $0xffff // je 0x75e0 <k_attend_values+0x34c0>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x2673 // jae 0x6ede <k_attend_values+0x36ae>
+	WORD $0x2673 // jae 0x77ce <k_attend_values+0x36ae>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x097e // jle 0x6ed8 <k_attend_values+0x36a8>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x097e // jle 0x77c8 <k_attend_values+0x36a8>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0x107c // jl 0x6ef7 <k_attend_values+0x36c7>
+	WORD $0x107c // jl 0x77e7 <k_attend_values+0x36c7>
 	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	WORD $0x0b7d // jge 0x6ef7 <k_attend_values+0x36c7>
+	WORD $0x0b7d // jge 0x77e7 <k_attend_values+0x36c7>
 	LONG $0x187d82c4; WORD $0x9c1c // vbroadcastss (%r12,%r11,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
 	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0xa47c // jl 0x6ea0 <k_attend_values+0x3670>
+	WORD $0xa47c // jl 0x7790 <k_attend_values+0x3670>
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	WORD $0x9f7d // jge 0x6ea0 <k_attend_values+0x3670>
+	WORD $0x9f7d // jge 0x7790 <k_attend_values+0x3670>
 	LONG $0x187da2c4; WORD $0x9d5c; BYTE $0x00 // vbroadcastss (%rbp,%r11,4), %ymm3
 	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
-	WORD $0x91eb // jmp 0x6ea0 <k_attend_values+0x3670>
+	WORD $0x91eb // jmp 0x7790 <k_attend_values+0x3670>
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
 	QUAD $0x00000118249c3b48 // cmpq 0x118(%rsp), %rbx
-	LONG $0xca388c0f; WORD $0xffff // jl 0x395d <k_attend_values+0x12d>
-	LONG $0x000276e9; BYTE $0x00 // jmp 0x71a0 <k_attend_values+0x3970>
+	LONG $0xca388c0f; WORD $0xffff // jl 0x424d <k_attend_values+0x12d>
+	LONG $0x000276e9; BYTE $0x00 // jmp 0x7a90 <k_attend_values+0x3970>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0x1c7c // jl 0x6f56 <k_attend_values+0x3726>
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x701c <k_attend_values+0x37ec>
+	WORD $0x1c7c // jl 0x7846 <k_attend_values+0x3726>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x790c <k_attend_values+0x37ec>
 	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	LONG $0x00c68d0f; WORD $0x0000 // jge 0x701c <k_attend_values+0x37ec>
+	LONG $0x00c68d0f; WORD $0x0000 // jge 0x790c <k_attend_values+0x37ec>
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	WORD $0xf748; BYTE $0xd8 // negq %rax
 	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
@@ -6408,8 +6859,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
 	LONG $0x1075034d // addq 0x10(%r13), %r14
 	QUAD $0x00000000ad2c8d4c // leaq (,%rbp,4), %r13
-	LONG $0x7c2d8d48; WORD $0x0039; BYTE $0x00 // leaq 0x397c(%rip), %rbp # 0xa910 <lanes>
-	WORD $0x3ceb // jmp 0x6fd2 <k_attend_values+0x37a2>
+	LONG $0xcc2d8d48; WORD $0x003a; BYTE $0x00 // leaq 0x3acc(%rip), %rbp # 0xb350 <lanes>
+	WORD $0x3ceb // jmp 0x78c2 <k_attend_values+0x37a2>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x5410fcc5; WORD $0x2085 // vmovups 0x20(%rbp,%rax,4), %ymm2
 	LONG $0x2c6dc2c4; BYTE $0x16 // vmaskmovps (%r14), %ymm2, %ymm2
@@ -6421,23 +6872,23 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x241c034c // addq (%rsp), %r11
 	WORD $0x014d; BYTE $0xee // addq %r13, %r14
 	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
-	WORD $0x3c74 // je 0x700e <k_attend_values+0x37de>
+	WORD $0x3c74 // je 0x78fe <k_attend_values+0x37de>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x2873 // jae 0x7001 <k_attend_values+0x37d1>
+	WORD $0x2873 // jae 0x78f1 <k_attend_values+0x37d1>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x0a7e // jle 0x6ffb <k_attend_values+0x37cb>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0a7e // jle 0x78eb <k_attend_values+0x37cb>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x2424394c // cmpq %r12, (%rsp)
-	WORD $0x9975 // jne 0x6fa0 <k_attend_values+0x3770>
+	WORD $0x9975 // jne 0x7890 <k_attend_values+0x3770>
 	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
-	WORD $0x9deb // jmp 0x6fab <k_attend_values+0x377b>
+	WORD $0x9deb // jmp 0x789b <k_attend_values+0x377b>
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
@@ -6445,7 +6896,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
 	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x00e08d0f; WORD $0x0000 // jge 0x7119 <k_attend_values+0x38e9>
+	LONG $0x00e08d0f; WORD $0x0000 // jge 0x7a09 <k_attend_values+0x38e9>
 	LONG $0x245cf748; BYTE $0x48 // negq 0x48(%rsp)
 	QUAD $0x0000000485048d48 // leaq 0x4(,%rax,4), %rax
 	LONG $0xd0af0f48 // imulq %rax, %rdx
@@ -6453,48 +6904,48 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e3c149 // shlq $0x2, %r11
 	LONG $0x105d034d // addq 0x10(%r13), %r11
 	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
-	LONG $0xac158d48; WORD $0x0038; BYTE $0x00 // leaq 0x38ac(%rip), %rdx # 0xa910 <lanes>
-	WORD $0x1beb // jmp 0x7081 <k_attend_values+0x3851>
+	LONG $0xfc158d48; WORD $0x0039; BYTE $0x00 // leaq 0x39fc(%rip), %rdx # 0xb350 <lanes>
+	WORD $0x1beb // jmp 0x7971 <k_attend_values+0x3851>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
-	LONG $0x009d840f; WORD $0x0000 // je 0x711e <k_attend_values+0x38ee>
+	LONG $0x009d840f; WORD $0x0000 // je 0x7a0e <k_attend_values+0x38ee>
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x2873 // jae 0x70b0 <k_attend_values+0x3880>
+	WORD $0x2873 // jae 0x79a0 <k_attend_values+0x3880>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x0a7e // jle 0x70aa <k_attend_values+0x387a>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0a7e // jle 0x799a <k_attend_values+0x387a>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
-	WORD $0x1b75 // jne 0x70d0 <k_attend_values+0x38a0>
+	WORD $0x1b75 // jne 0x79c0 <k_attend_values+0x38a0>
 	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x267d // jge 0x70e5 <k_attend_values+0x38b5>
-	WORD $0x34eb // jmp 0x70f5 <k_attend_values+0x38c5>
+	WORD $0x267d // jge 0x79d5 <k_attend_values+0x38b5>
+	WORD $0x34eb // jmp 0x79e5 <k_attend_values+0x38c5>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
 	LONG $0x5410fcc5; WORD $0x20b2 // vmovups 0x20(%rdx,%rsi,4), %ymm2
 	LONG $0x2c6dc2c4; BYTE $0x13 // vmaskmovps (%r11), %ymm2, %ymm2
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x107c // jl 0x70f5 <k_attend_values+0x38c5>
+	WORD $0x107c // jl 0x79e5 <k_attend_values+0x38c5>
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x0b7d // jge 0x70f5 <k_attend_values+0x38c5>
+	WORD $0x0b7d // jge 0x79e5 <k_attend_values+0x38c5>
 	LONG $0x187dc2c4; WORD $0x9f1c // vbroadcastss (%r15,%rbx,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xff728c0f; WORD $0xffff // jl 0x7070 <k_attend_values+0x3840>
+	LONG $0xff728c0f; WORD $0xffff // jl 0x7960 <k_attend_values+0x3840>
 	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
-	LONG $0xff678d0f; WORD $0xffff // jge 0x7070 <k_attend_values+0x3840>
+	LONG $0xff678d0f; WORD $0xffff // jge 0x7960 <k_attend_values+0x3840>
 	LONG $0x187dc2c4; WORD $0x9e1c // vbroadcastss (%r14,%rbx,4), %ymm3
 	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
-	LONG $0xffff57e9; BYTE $0xff // jmp 0x7070 <k_attend_values+0x3840>
+	LONG $0xffff57e9; BYTE $0xff // jmp 0x7960 <k_attend_values+0x3840>
 	LONG $0x245cf748; BYTE $0x48 // negq 0x48(%rsp)
 	LONG $0x20458b49 // movq 0x20(%r13), %rax
 	QUAD $0x00000000a50c8d4a // leaq (,%r12,4), %rcx
@@ -6506,15 +6957,15 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
-	WORD $0x2075 // jne 0x716e <k_attend_values+0x393e>
+	WORD $0x2075 // jne 0x7a5e <k_attend_values+0x393e>
 	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x0411fcc5; BYTE $0x81 // vmovups %ymm0, (%rcx,%rax,4)
 	QUAD $0x00000118249c3b48 // cmpq 0x118(%rsp), %rbx
-	LONG $0xc7f18c0f; WORD $0xffff // jl 0x395d <k_attend_values+0x12d>
-	WORD $0x32eb // jmp 0x71a0 <k_attend_values+0x3970>
-	LONG $0x9b358d48; WORD $0x0037; BYTE $0x00 // leaq 0x379b(%rip), %rsi # 0xa910 <lanes>
+	LONG $0xc7f18c0f; WORD $0xffff // jl 0x424d <k_attend_values+0x12d>
+	WORD $0x32eb // jmp 0x7a90 <k_attend_values+0x3970>
+	LONG $0xeb358d48; WORD $0x0038; BYTE $0x00 // leaq 0x38eb(%rip), %rsi # 0xb350 <lanes>
 	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	LONG $0x5410fcc5; WORD $0x20be // vmovups 0x20(%rsi,%rdi,4), %ymm2
 	LONG $0x2e6de2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm2, (%rdx)
@@ -6522,7 +6973,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x2e6de2c4; WORD $0x8104 // vmaskmovps %ymm0, %ymm2, (%rcx,%rax,4)
 	QUAD $0x00000118249c3b48 // cmpq 0x118(%rsp), %rbx
-	LONG $0xc7bd8c0f; WORD $0xffff // jl 0x395d <k_attend_values+0x12d>
+	LONG $0xc7bd8c0f; WORD $0xffff // jl 0x424d <k_attend_values+0x12d>
 	LONG $0x48c48148; WORD $0x0001; BYTE $0x00 // addq $0x148, %rsp # imm = 0x148
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -6601,22 +7052,22 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06fa8349 // cmpq $0x6, %r10
 	LONG $0x246c894c; BYTE $0x10 // movq %r13, 0x10(%rsp)
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x3a7d // jge 0x72f1 <k_attend_values_f16+0x131>
+	WORD $0x3a7d // jge 0x7be1 <k_attend_values_f16+0x131>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	LONG $0x04478d49 // leaq 0x4(%r15), %rax
 	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
-	LONG $0x09aa8e0f; WORD $0x0000 // jle 0x7c76 <k_attend_values_f16+0xab6>
+	LONG $0x09aa8e0f; WORD $0x0000 // jle 0x8566 <k_attend_values_f16+0xab6>
 	LONG $0x02478d49 // leaq 0x2(%r15), %rax
 	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
-	LONG $0x11678e0f; WORD $0x0000 // jle 0x8445 <k_attend_values_f16+0x1285>
+	LONG $0x11678e0f; WORD $0x0000 // jle 0x8d35 <k_attend_values_f16+0x1285>
 	QUAD $0x0000008024bc3b4c // cmpq 0x80(%rsp), %r15
-	LONG $0x179e8c0f; WORD $0x0000 // jl 0x8a8a <k_attend_values_f16+0x18ca>
-	LONG $0x001dafe9; BYTE $0x00 // jmp 0x90a0 <k_attend_values_f16+0x1ee0>
+	LONG $0x179e8c0f; WORD $0x0000 // jl 0x937a <k_attend_values_f16+0x18ca>
+	LONG $0x001dafe9; BYTE $0x00 // jmp 0x9990 <k_attend_values_f16+0x1ee0>
 	QUAD $0x000000006d1c8d4a // leaq (,%r13,2), %rbx
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x2eeb // jmp 0x7334 <k_attend_values_f16+0x174>
+	WORD $0x2eeb // jmp 0x7c24 <k_attend_values_f16+0x174>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
@@ -6624,23 +7075,23 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06478d49 // leaq 0x6(%r15), %rax
 	LONG $0x18c38349 // addq $0x18, %r11
 	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
-	WORD $0x867f // jg 0x72ba <k_attend_values_f16+0xfa>
+	WORD $0x867f // jg 0x7baa <k_attend_values_f16+0xfa>
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x10fd8349 // cmpq $0x10, %r13
 	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
 	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
-	LONG $0x02fd8d0f; WORD $0x0000 // jge 0x7650 <k_attend_values_f16+0x490>
+	LONG $0x02fd8d0f; WORD $0x0000 // jge 0x7f40 <k_attend_values_f16+0x490>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0x08ca8349 // orq $0x8, %r10
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x05958e0f; WORD $0x0000 // jle 0x7900 <k_attend_values_f16+0x740>
+	LONG $0x05958e0f; WORD $0x0000 // jle 0x81f0 <k_attend_values_f16+0x740>
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	WORD $0x894d; BYTE $0xef // movq %r13, %r15
 	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
-	WORD $0x957e // jle 0x7310 <k_attend_values_f16+0x150>
+	WORD $0x957e // jle 0x7c00 <k_attend_values_f16+0x150>
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x58418b49 // movq 0x58(%r9), %rax
 	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
@@ -6669,7 +7120,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
 	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
-	LONG $0x07818d0f; WORD $0x0000 // jge 0x7b70 <k_attend_values_f16+0x9b0>
+	LONG $0x07818d0f; WORD $0x0000 // jge 0x8460 <k_attend_values_f16+0x9b0>
 	LONG $0x28718b49 // movq 0x28(%r9), %rsi
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
@@ -6707,7 +7158,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	LONG $0x0000aae9; BYTE $0x00 // jmp 0x753c <k_attend_values_f16+0x37c>
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x7e2c <k_attend_values_f16+0x37c>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
 	LONG $0x1078a1c4; WORD $0x763c // vmovups (%rsi,%r14,2), %xmm7
@@ -6741,32 +7192,32 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc3297cc5 // vmovaps %ymm8, %ymm3
 	LONG $0xcf28fcc5 // vmovaps %ymm7, %ymm1
 	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	LONG $0x064c840f; WORD $0x0000 // je 0x7b88 <k_attend_values_f16+0x9c8>
+	LONG $0x064c840f; WORD $0x0000 // je 0x8478 <k_attend_values_f16+0x9c8>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x1b73 // jae 0x755e <k_attend_values_f16+0x39e>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x1b73 // jae 0x7e4e <k_attend_values_f16+0x39e>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x0974 // je 0x755b <k_attend_values_f16+0x39b>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x0974 // je 0x7e4b <k_attend_values_f16+0x39b>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
-	LONG $0xff39840f; WORD $0xffff // je 0x74a0 <k_attend_values_f16+0x2e0>
+	LONG $0xff39840f; WORD $0xffff // je 0x7d90 <k_attend_values_f16+0x2e0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x4429f8c5; WORD $0x4024 // vmovaps %xmm0, 0x40(%rsp)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0d7e // jle 0x7583 <k_attend_values_f16+0x3c3>
+	WORD $0x0d7e // jle 0x7e73 <k_attend_values_f16+0x3c3>
 	LONG $0x08ff8349 // cmpq $0x8, %r15
-	WORD $0x1073 // jae 0x758c <k_attend_values_f16+0x3cc>
+	WORD $0x1073 // jae 0x7e7c <k_attend_values_f16+0x3cc>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x00009de9; BYTE $0x00 // jmp 0x7620 <k_attend_values_f16+0x460>
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x7f10 <k_attend_values_f16+0x460>
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xffff1fe9; BYTE $0xff // jmp 0x74ab <k_attend_values_f16+0x2eb>
+	LONG $0xffff1fe9; BYTE $0xff // jmp 0x7d9b <k_attend_values_f16+0x2eb>
 	LONG $0x40ff8349 // cmpq $0x40, %r15
-	WORD $0x0573 // jae 0x7597 <k_attend_values_f16+0x3d7>
+	WORD $0x0573 // jae 0x7e87 <k_attend_values_f16+0x3d7>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x69eb // jmp 0x7600 <k_attend_values_f16+0x440>
+	WORD $0x69eb // jmp 0x7ef0 <k_attend_values_f16+0x440>
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x107cc1c4; WORD $0x7444; BYTE $0xa0 // vmovups -0x60(%r12,%rsi,2), %ymm0
@@ -6779,32 +7230,32 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000a0748c117cc5; BYTE $0x00 // vmovups %ymm9, 0xa0(%rsp,%rsi,2)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0xbe75 // jne 0x75a0 <k_attend_values_f16+0x3e0>
+	WORD $0xbe75 // jne 0x7e90 <k_attend_values_f16+0x3e0>
 	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	WORD $0x4f74 // je 0x7636 <k_attend_values_f16+0x476>
+	WORD $0x4f74 // je 0x7f26 <k_attend_values_f16+0x476>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x38c7f641 // testb $0x38, %r15b
-	WORD $0x2d74 // je 0x7620 <k_attend_values_f16+0x460>
+	WORD $0x2d74 // je 0x7f10 <k_attend_values_f16+0x460>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x1078a1c4; WORD $0x4f04 // vmovups (%rdi,%r9,2), %xmm0
 	LONG $0x2978a1c4; WORD $0x4c44; BYTE $0x40 // vmovaps %xmm0, 0x40(%rsp,%r9,2)
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0xea75 // jne 0x7600 <k_attend_values_f16+0x440>
+	WORD $0xea75 // jne 0x7ef0 <k_attend_values_f16+0x440>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	WORD $0x1874 // je 0x7636 <k_attend_values_f16+0x476>
+	WORD $0x1874 // je 0x7f26 <k_attend_values_f16+0x476>
 	WORD $0x9066 // nop
 	LONG $0x04c4f9c5; WORD $0x0077 // vpinsrw $0x0, (%rdi,%rsi,2), %xmm0, %xmm0
 	QUAD $0x004074441579e3c4 // vpextrw $0x0, %xmm0, 0x40(%rsp,%rsi,2)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0xea75 // jne 0x7620 <k_attend_values_f16+0x460>
+	WORD $0xea75 // jne 0x7f10 <k_attend_values_f16+0x460>
 	LONG $0x7c28f8c5; WORD $0x4024 // vmovaps 0x40(%rsp), %xmm7
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	LONG $0xfffe60e9; BYTE $0xff // jmp 0x74ab <k_attend_values_f16+0x2eb>
+	LONG $0xfffe60e9; BYTE $0xff // jmp 0x7d9b <k_attend_values_f16+0x2eb>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x58478b48 // movq 0x58(%rdi), %rax
 	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
@@ -6861,7 +7312,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000008d248d4c // leaq (,%rcx,4), %r12
 	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x0000ade9; BYTE $0x00 // jmp 0x77dd <k_attend_values_f16+0x61d>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x80cd <k_attend_values_f16+0x61d>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -6896,12 +7347,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c38349 // addq $0x20, %r11
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
-	LONG $0xfb798f0f; WORD $0xffff // jg 0x7356 <k_attend_values_f16+0x196>
+	LONG $0xfb798f0f; WORD $0xffff // jg 0x7c46 <k_attend_values_f16+0x196>
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xff3e8d0f; WORD $0xffff // jge 0x7730 <k_attend_values_f16+0x570>
+	LONG $0xff3e8d0f; WORD $0xffff // jge 0x8020 <k_attend_values_f16+0x570>
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x106e8b4c // movq 0x10(%rsi), %r13
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
@@ -6916,7 +7367,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x00009ce9; BYTE $0x00 // jmp 0x78d0 <k_attend_values_f16+0x710>
+	LONG $0x00009ce9; BYTE $0x00 // jmp 0x81c0 <k_attend_values_f16+0x710>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	LONG $0x137d42c4; WORD $0xf075 // vcvtph2ps -0x10(%r13), %ymm14
@@ -6947,16 +7398,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
 	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0xfe91840f; WORD $0xffff // je 0x7761 <k_attend_values_f16+0x5a1>
+	LONG $0xfe91840f; WORD $0xffff // je 0x8051 <k_attend_values_f16+0x5a1>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	LONG $0xff68830f; WORD $0xffff // jae 0x7843 <k_attend_values_f16+0x683>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0xff68830f; WORD $0xffff // jae 0x8133 <k_attend_values_f16+0x683>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	LONG $0xff52840f; WORD $0xffff // je 0x7840 <k_attend_values_f16+0x680>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0xff52840f; WORD $0xffff // je 0x8130 <k_attend_values_f16+0x680>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
-	LONG $0xffff44e9; BYTE $0xff // jmp 0x7840 <k_attend_values_f16+0x680>
+	LONG $0xffff44e9; BYTE $0xff // jmp 0x8130 <k_attend_values_f16+0x680>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
 	LONG $0x58438b49 // movq 0x58(%r11), %rax
@@ -7012,7 +7463,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
 	WORD $0x0148; BYTE $0xff // addq %rdi, %rdi
 	QUAD $0x00000000b52c8d4c // leaq (,%rsi,4), %r13
-	LONG $0x000083e9; BYTE $0x00 // jmp 0x7a69 <k_attend_values_f16+0x8a9>
+	LONG $0x000083e9; BYTE $0x00 // jmp 0x8359 <k_attend_values_f16+0x8a9>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
@@ -7037,11 +7488,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c78348 // addq $0x10, %rdi
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
 	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0xf9058f0f; WORD $0xffff // jg 0x736e <k_attend_values_f16+0x1ae>
+	LONG $0xf9058f0f; WORD $0xffff // jg 0x7c5e <k_attend_values_f16+0x1ae>
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xff778d0f; WORD $0xffff // jge 0x79f0 <k_attend_values_f16+0x830>
+	LONG $0xff778d0f; WORD $0xffff // jge 0x82e0 <k_attend_values_f16+0x830>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x10508b4c // movq 0x10(%rax), %r10
 	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
@@ -7052,7 +7503,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x000091e9; BYTE $0x00 // jmp 0x7b37 <k_attend_values_f16+0x977>
+	LONG $0x000091e9; BYTE $0x00 // jmp 0x8427 <k_attend_values_f16+0x977>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
 	LONG $0x137dc2c4; BYTE $0x02 // vcvtph2ps (%r10), %ymm0
@@ -7082,16 +7533,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdb297cc5 // vmovaps %ymm11, %ymm3
 	LONG $0xe2297cc5 // vmovaps %ymm12, %ymm2
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xfed1840f; WORD $0xffff // je 0x7a08 <k_attend_values_f16+0x848>
+	LONG $0xfed1840f; WORD $0xffff // je 0x82f8 <k_attend_values_f16+0x848>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	LONG $0xff71830f; WORD $0xffff // jae 0x7ab3 <k_attend_values_f16+0x8f3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0xff71830f; WORD $0xffff // jae 0x83a3 <k_attend_values_f16+0x8f3>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	LONG $0xff5a840f; WORD $0xffff // je 0x7ab0 <k_attend_values_f16+0x8f0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0xff5a840f; WORD $0xffff // je 0x83a0 <k_attend_values_f16+0x8f0>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
-	LONG $0xffff4be9; BYTE $0xff // jmp 0x7ab0 <k_attend_values_f16+0x8f0>
+	LONG $0xffff4be9; BYTE $0xff // jmp 0x83a0 <k_attend_values_f16+0x8f0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
@@ -7103,7 +7554,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
-	WORD $0x5f75 // jne 0x7c00 <k_attend_values_f16+0xa40>
+	WORD $0x5f75 // jne 0x84f0 <k_attend_values_f16+0xa40>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
 	LONG $0xf1af0f49 // imulq %r9, %rsi
@@ -7124,10 +7575,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x05c18349 // addq $0x5, %r9
 	LONG $0xc9af0f4c // imulq %rcx, %r9
 	LONG $0x117ca1c4; WORD $0x883c // vmovups %ymm7, (%rax,%r9,4)
-	LONG $0xfff716e9; BYTE $0xff // jmp 0x7315 <k_attend_values_f16+0x155>
+	LONG $0xfff716e9; BYTE $0xff // jmp 0x7c05 <k_attend_values_f16+0x155>
 	BYTE $0x90 // nop
 	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x05358d48; WORD $0x002d; BYTE $0x00 // leaq 0x2d05(%rip), %rsi # 0xa910 <lanes>
+	LONG $0x55358d48; WORD $0x002e; BYTE $0x00 // leaq 0x2e55(%rip), %rsi # 0xb350 <lanes>
 	WORD $0x294c; BYTE $0xfe // subq %r15, %rsi
 	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
@@ -7150,22 +7601,22 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x05c18349 // addq $0x5, %r9
 	LONG $0xc9af0f4c // imulq %rcx, %r9
 	LONG $0x2e7da2c4; WORD $0x883c // vmaskmovps %ymm7, %ymm0, (%rax,%r9,4)
-	LONG $0xfff69fe9; BYTE $0xff // jmp 0x7315 <k_attend_values_f16+0x155>
+	LONG $0xfff69fe9; BYTE $0xff // jmp 0x7c05 <k_attend_values_f16+0x155>
 	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
 	LONG $0x10fd8349 // cmpq $0x10, %r13
 	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
-	LONG $0x02b38d0f; WORD $0x0000 // jge 0x7f3d <k_attend_values_f16+0xd7d>
+	LONG $0x02b38d0f; WORD $0x0000 // jge 0x882d <k_attend_values_f16+0xd7d>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	LONG $0x08cb8348 // orq $0x8, %rbx
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	LONG $0x04dc8e0f; WORD $0x0000 // jle 0x817e <k_attend_values_f16+0xfbe>
+	LONG $0x04dc8e0f; WORD $0x0000 // jle 0x8a6e <k_attend_values_f16+0xfbe>
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	WORD $0x894d; BYTE $0xee // movq %r13, %r14
 	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0x07738e0f; WORD $0x0000 // jle 0x8429 <k_attend_values_f16+0x1269>
+	LONG $0x07738e0f; WORD $0x0000 // jle 0x8d19 <k_attend_values_f16+0x1269>
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
 	LONG $0x58428b49 // movq 0x58(%r10), %rax
@@ -7194,7 +7645,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0480f4d // cmovsq %r8, %r12
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0x06538d0f; WORD $0x0000 // jge 0x8375 <k_attend_values_f16+0x11b5>
+	LONG $0x06538d0f; WORD $0x0000 // jge 0x8c65 <k_attend_values_f16+0x11b5>
 	LONG $0x286a8b4d // movq 0x28(%r10), %r13
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
@@ -7230,7 +7681,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	WORD $0x74eb // jmp 0x7e2c <k_attend_values_f16+0xc6c>
+	WORD $0x74eb // jmp 0x871c <k_attend_values_f16+0xc6c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x1078a1c4; WORD $0x4e2c // vmovups (%rsi,%r9,2), %xmm5
@@ -7254,33 +7705,33 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdf28fcc5 // vmovaps %ymm7, %ymm3
 	LONG $0xc4297cc5 // vmovaps %ymm8, %ymm4
 	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0x0559840f; WORD $0x0000 // je 0x8385 <k_attend_values_f16+0x11c5>
+	LONG $0x0559840f; WORD $0x0000 // je 0x8c75 <k_attend_values_f16+0x11c5>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x1b73 // jae 0x7e4e <k_attend_values_f16+0xc8e>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x1b73 // jae 0x873e <k_attend_values_f16+0xc8e>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x0974 // je 0x7e4b <k_attend_values_f16+0xc8b>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x0974 // je 0x873b <k_attend_values_f16+0xc8b>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	LONG $0x2444394c; BYTE $0x10 // cmpq %r8, 0x10(%rsp)
-	LONG $0xff67840f; WORD $0xffff // je 0x7dc0 <k_attend_values_f16+0xc00>
+	LONG $0xff67840f; WORD $0xffff // je 0x86b0 <k_attend_values_f16+0xc00>
 	LONG $0x4429f8c5; WORD $0x4024 // vmovaps %xmm0, 0x40(%rsp)
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x147e // jle 0x7e78 <k_attend_values_f16+0xcb8>
+	WORD $0x147e // jle 0x8768 <k_attend_values_f16+0xcb8>
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	LONG $0x08fe8349 // cmpq $0x8, %r14
-	WORD $0x1173 // jae 0x7e81 <k_attend_values_f16+0xcc1>
+	WORD $0x1173 // jae 0x8771 <k_attend_values_f16+0xcc1>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x7f10 <k_attend_values_f16+0xd50>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x8800 <k_attend_values_f16+0xd50>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xffff4ae9; BYTE $0xff // jmp 0x7dcb <k_attend_values_f16+0xc0b>
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0x86bb <k_attend_values_f16+0xc0b>
 	LONG $0x40fe8349 // cmpq $0x40, %r14
-	WORD $0x0573 // jae 0x7e8c <k_attend_values_f16+0xccc>
+	WORD $0x0573 // jae 0x877c <k_attend_values_f16+0xccc>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x64eb // jmp 0x7ef0 <k_attend_values_f16+0xd30>
+	WORD $0x64eb // jmp 0x87e0 <k_attend_values_f16+0xd30>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	BYTE $0x90 // nop
 	LONG $0x107c81c4; WORD $0x636c; BYTE $0xa0 // vmovups -0x60(%r11,%r12,2), %ymm5
@@ -7293,33 +7744,33 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00a06484117c21c4; WORD $0x0000 // vmovups %ymm8, 0xa0(%rsp,%r12,2)
 	LONG $0x40c48349 // addq $0x40, %r12
 	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
-	WORD $0xba75 // jne 0x7e90 <k_attend_values_f16+0xcd0>
+	WORD $0xba75 // jne 0x8780 <k_attend_values_f16+0xcd0>
 	WORD $0x3949; BYTE $0xde // cmpq %rbx, %r14
-	WORD $0x4c74 // je 0x7f27 <k_attend_values_f16+0xd67>
+	WORD $0x4c74 // je 0x8817 <k_attend_values_f16+0xd67>
 	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
 	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
 	LONG $0x38c6f641 // testb $0x38, %r14b
-	WORD $0x2974 // je 0x7f10 <k_attend_values_f16+0xd50>
+	WORD $0x2974 // je 0x8800 <k_attend_values_f16+0xd50>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x107881c4; WORD $0x6a2c // vmovups (%r10,%r13,2), %xmm5
 	LONG $0x2978a1c4; WORD $0x6c6c; BYTE $0x40 // vmovaps %xmm5, 0x40(%rsp,%r13,2)
 	LONG $0x08c58349 // addq $0x8, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0xea75 // jne 0x7ef0 <k_attend_values_f16+0xd30>
+	WORD $0xea75 // jne 0x87e0 <k_attend_values_f16+0xd30>
 	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
 	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	WORD $0x1974 // je 0x7f27 <k_attend_values_f16+0xd67>
+	WORD $0x1974 // je 0x8817 <k_attend_values_f16+0xd67>
 	WORD $0x9066 // nop
 	LONG $0xc47981c4; WORD $0x622c; BYTE $0x00 // vpinsrw $0x0, (%r10,%r12,2), %xmm0, %xmm5
 	QUAD $0x0040646c1579a3c4 // vpextrw $0x0, %xmm5, 0x40(%rsp,%r12,2)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0xe975 // jne 0x7f10 <k_attend_values_f16+0xd50>
+	WORD $0xe975 // jne 0x8800 <k_attend_values_f16+0xd50>
 	LONG $0x6c28f8c5; WORD $0x4024 // vmovaps 0x40(%rsp), %xmm5
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
 	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
-	LONG $0xfffe8ee9; BYTE $0xff // jmp 0x7dcb <k_attend_values_f16+0xc0b>
+	LONG $0xfffe8ee9; BYTE $0xff // jmp 0x86bb <k_attend_values_f16+0xc0b>
 	WORD $0x894d; BYTE $0xee // movq %r13, %r14
 	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
 	LONG $0x28438b48 // movq 0x28(%rbx), %rax
@@ -7382,7 +7833,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000001045048d48 // leaq 0x10(,%rax,2), %rax
 	LONG $0x361c8d4f // leaq (%r14,%r14), %r11
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x80c3 <k_attend_values_f16+0xf03>
+	LONG $0x000086e9; BYTE $0x00 // jmp 0x89b3 <k_attend_values_f16+0xf03>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -7409,11 +7860,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
 	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0xfbca8f0f; WORD $0xffff // jg 0x7c8d <k_attend_values_f16+0xacd>
+	LONG $0xfbca8f0f; WORD $0xffff // jg 0x857d <k_attend_values_f16+0xacd>
 	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xff6d8d0f; WORD $0xffff // jge 0x8040 <k_attend_values_f16+0xe80>
+	LONG $0xff6d8d0f; WORD $0xffff // jge 0x8930 <k_attend_values_f16+0xe80>
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x10568b4c // movq 0x10(%rsi), %r10
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
@@ -7425,7 +7876,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	WORD $0x5deb // jmp 0x815d <k_attend_values_f16+0xf9d>
+	WORD $0x5deb // jmp 0x8a4d <k_attend_values_f16+0xf9d>
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	LONG $0x137d42c4; WORD $0xf042 // vcvtph2ps -0x10(%r10), %ymm8
 	LONG $0x137d42c4; BYTE $0x0a // vcvtph2ps (%r10), %ymm9
@@ -7444,16 +7895,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x014d; BYTE $0xda // addq %r11, %r10
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xfeff840f; WORD $0xffff // je 0x805c <k_attend_values_f16+0xe9c>
+	LONG $0xfeff840f; WORD $0xffff // je 0x894c <k_attend_values_f16+0xe9c>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x9f73 // jae 0x8103 <k_attend_values_f16+0xf43>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x9f73 // jae 0x89f3 <k_attend_values_f16+0xf43>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x8d74 // je 0x8100 <k_attend_values_f16+0xf40>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x8d74 // je 0x89f0 <k_attend_values_f16+0xf40>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
-	WORD $0x82eb // jmp 0x8100 <k_attend_values_f16+0xf40>
+	WORD $0x82eb // jmp 0x89f0 <k_attend_values_f16+0xf40>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
 	LONG $0x28478b49 // movq 0x28(%r15), %rax
@@ -7516,7 +7967,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xc9 // addq %r9, %r9
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x00148d4c // leaq (%rax,%rax), %r10
-	WORD $0x5ceb // jmp 0x82d3 <k_attend_values_f16+0x1113>
+	WORD $0x5ceb // jmp 0x8bc3 <k_attend_values_f16+0x1113>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -7535,11 +7986,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
 	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
-	LONG $0xf9d28f0f; WORD $0xffff // jg 0x7ca5 <k_attend_values_f16+0xae5>
+	LONG $0xf9d28f0f; WORD $0xffff // jg 0x8595 <k_attend_values_f16+0xae5>
 	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xa17d // jge 0x8280 <k_attend_values_f16+0x10c0>
+	WORD $0xa17d // jge 0x8b70 <k_attend_values_f16+0x10c0>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x10588b48 // movq 0x10(%rax), %rbx
 	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
@@ -7548,7 +7999,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	WORD $0x54eb // jmp 0x8354 <k_attend_values_f16+0x1194>
+	WORD $0x54eb // jmp 0x8c44 <k_attend_values_f16+0x1194>
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	LONG $0x137d62c4; BYTE $0x03 // vcvtph2ps (%rbx), %ymm8
 	LONG $0x187de2c4; WORD $0x872c // vbroadcastss (%rdi,%rax,4), %ymm5
@@ -7566,16 +8017,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xff38840f; WORD $0xffff // je 0x828c <k_attend_values_f16+0x10cc>
+	LONG $0xff38840f; WORD $0xffff // je 0x8b7c <k_attend_values_f16+0x10cc>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0xa873 // jae 0x8303 <k_attend_values_f16+0x1143>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0xa873 // jae 0x8bf3 <k_attend_values_f16+0x1143>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x9674 // je 0x8300 <k_attend_values_f16+0x1140>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x9674 // je 0x8bf0 <k_attend_values_f16+0x1140>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
-	WORD $0x8beb // jmp 0x8300 <k_attend_values_f16+0x1140>
+	WORD $0x8beb // jmp 0x8bf0 <k_attend_values_f16+0x1140>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
@@ -7590,7 +8041,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb03c8d48 // leaq (%rax,%rsi,4), %rdi
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	WORD $0x394d; BYTE $0xc5 // cmpq %r8, %r13
-	WORD $0x3175 // jne 0x83e4 <k_attend_values_f16+0x1224>
+	WORD $0x3175 // jne 0x8cd4 <k_attend_values_f16+0x1224>
 	LONG $0x07117cc5 // vmovups %ymm8, (%rdi)
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x01ce8348 // orq $0x1, %rsi
@@ -7602,9 +8053,9 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03c18349 // addq $0x3, %r9
 	LONG $0xc9af0f4c // imulq %rcx, %r9
 	LONG $0x117ca1c4; WORD $0x882c // vmovups %ymm5, (%rax,%r9,4)
-	WORD $0x45eb // jmp 0x8429 <k_attend_values_f16+0x1269>
+	WORD $0x45eb // jmp 0x8d19 <k_attend_values_f16+0x1269>
 	LONG $0x02e6c149 // shlq $0x2, %r14
-	LONG $0x21358d48; WORD $0x0025; BYTE $0x00 // leaq 0x2521(%rip), %rsi # 0xa910 <lanes>
+	LONG $0x71358d48; WORD $0x0026; BYTE $0x00 // leaq 0x2671(%rip), %rsi # 0xb350 <lanes>
 	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
 	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
 	LONG $0x2e7d62c4; BYTE $0x07 // vmaskmovps %ymm8, %ymm0, (%rdi)
@@ -7622,22 +8073,22 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
 	LONG $0x02478d49 // leaq 0x2(%r15), %rax
 	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
-	LONG $0xee998f0f; WORD $0xffff // jg 0x72de <k_attend_values_f16+0x11e>
+	LONG $0xee998f0f; WORD $0xffff // jg 0x7bce <k_attend_values_f16+0x11e>
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x20fd8349 // cmpq $0x20, %r13
 	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
-	LONG $0x025c8d0f; WORD $0x0000 // jge 0x86b5 <k_attend_values_f16+0x14f5>
+	LONG $0x025c8d0f; WORD $0x0000 // jge 0x8fa5 <k_attend_values_f16+0x14f5>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
 	LONG $0x08cd8349 // orq $0x8, %r13
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	LONG $0x042e8e0f; WORD $0x0000 // jle 0x889f <k_attend_values_f16+0x16df>
+	LONG $0x042e8e0f; WORD $0x0000 // jle 0x918f <k_attend_values_f16+0x16df>
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	WORD $0x894d; BYTE $0xee // movq %r13, %r14
 	WORD $0x2949; BYTE $0xde // subq %rbx, %r14
-	LONG $0x05ed8e0f; WORD $0x0000 // jle 0x8a72 <k_attend_values_f16+0x18b2>
+	LONG $0x05ed8e0f; WORD $0x0000 // jle 0x9362 <k_attend_values_f16+0x18b2>
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
 	LONG $0x584b8b49 // movq 0x58(%r11), %rcx
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
@@ -7664,7 +8115,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8480f4d // cmovsq %r8, %r15
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	LONG $0x051f8d0f; WORD $0x0000 // jge 0x8a09 <k_attend_values_f16+0x1849>
+	LONG $0x051f8d0f; WORD $0x0000 // jge 0x92f9 <k_attend_values_f16+0x1849>
 	LONG $0x287b8b49 // movq 0x28(%r11), %rdi
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
 	LONG $0xf9af0f49 // imulq %r9, %rdi
@@ -7690,7 +8141,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x5aeb // jmp 0x85ae <k_attend_values_f16+0x13ee>
+	WORD $0x5aeb // jmp 0x8e9e <k_attend_values_f16+0x13ee>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
 	LONG $0x107881c4; WORD $0x481c // vmovups (%r8,%r9,2), %xmm3
@@ -7708,32 +8159,32 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
 	LONG $0xd428fcc5 // vmovaps %ymm4, %ymm2
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	LONG $0x045f840f; WORD $0x0000 // je 0x8a0d <k_attend_values_f16+0x184d>
+	LONG $0x045f840f; WORD $0x0000 // je 0x92fd <k_attend_values_f16+0x184d>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x1d73 // jae 0x85d2 <k_attend_values_f16+0x1412>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x1d73 // jae 0x8ec2 <k_attend_values_f16+0x1412>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x0a74 // je 0x85cf <k_attend_values_f16+0x140f>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x0a74 // je 0x8ebf <k_attend_values_f16+0x140f>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
-	WORD $0x8774 // je 0x8560 <k_attend_values_f16+0x13a0>
+	WORD $0x8774 // je 0x8e50 <k_attend_values_f16+0x13a0>
 	LONG $0x4429f8c5; WORD $0x4024 // vmovaps %xmm0, 0x40(%rsp)
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x117e // jle 0x85f5 <k_attend_values_f16+0x1435>
+	WORD $0x117e // jle 0x8ee5 <k_attend_values_f16+0x1435>
 	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
 	LONG $0x08fe8349 // cmpq $0x8, %r14
-	WORD $0x1173 // jae 0x85fe <k_attend_values_f16+0x143e>
+	WORD $0x1173 // jae 0x8eee <k_attend_values_f16+0x143e>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x00009be9; BYTE $0x00 // jmp 0x8690 <k_attend_values_f16+0x14d0>
+	LONG $0x00009be9; BYTE $0x00 // jmp 0x8f80 <k_attend_values_f16+0x14d0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xffff6de9; BYTE $0xff // jmp 0x856b <k_attend_values_f16+0x13ab>
+	LONG $0xffff6de9; BYTE $0xff // jmp 0x8e5b <k_attend_values_f16+0x13ab>
 	LONG $0x40fe8349 // cmpq $0x40, %r14
-	WORD $0x0573 // jae 0x8609 <k_attend_values_f16+0x1449>
+	WORD $0x0573 // jae 0x8ef9 <k_attend_values_f16+0x1449>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x67eb // jmp 0x8670 <k_attend_values_f16+0x14b0>
+	WORD $0x67eb // jmp 0x8f60 <k_attend_values_f16+0x14b0>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x107c81c4; WORD $0x5c5c; BYTE $0xa0 // vmovups -0x60(%r12,%r11,2), %ymm3
@@ -7746,31 +8197,31 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00a05cb4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0xa0(%rsp,%r11,2)
 	LONG $0x40c38349 // addq $0x40, %r11
 	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	WORD $0xba75 // jne 0x8610 <k_attend_values_f16+0x1450>
+	WORD $0xba75 // jne 0x8f00 <k_attend_values_f16+0x1450>
 	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	WORD $0x4c74 // je 0x86a7 <k_attend_values_f16+0x14e7>
+	WORD $0x4c74 // je 0x8f97 <k_attend_values_f16+0x14e7>
 	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
 	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
 	LONG $0x38c6f641 // testb $0x38, %r14b
-	WORD $0x2974 // je 0x8690 <k_attend_values_f16+0x14d0>
+	WORD $0x2974 // je 0x8f80 <k_attend_values_f16+0x14d0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x107881c4; WORD $0x7a1c // vmovups (%r10,%r15,2), %xmm3
 	LONG $0x2978a1c4; WORD $0x7c5c; BYTE $0x40 // vmovaps %xmm3, 0x40(%rsp,%r15,2)
 	LONG $0x08c78349 // addq $0x8, %r15
 	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0xea75 // jne 0x8670 <k_attend_values_f16+0x14b0>
+	WORD $0xea75 // jne 0x8f60 <k_attend_values_f16+0x14b0>
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	WORD $0x1974 // je 0x86a7 <k_attend_values_f16+0x14e7>
+	WORD $0x1974 // je 0x8f97 <k_attend_values_f16+0x14e7>
 	WORD $0x9066 // nop
 	LONG $0xc47981c4; WORD $0x5a1c; BYTE $0x00 // vpinsrw $0x0, (%r10,%r11,2), %xmm0, %xmm3
 	QUAD $0x00405c5c1579a3c4 // vpextrw $0x0, %xmm3, 0x40(%rsp,%r11,2)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
-	WORD $0xe975 // jne 0x8690 <k_attend_values_f16+0x14d0>
+	WORD $0xe975 // jne 0x8f80 <k_attend_values_f16+0x14d0>
 	LONG $0x5c28f8c5; WORD $0x4024 // vmovaps 0x40(%rsp), %xmm3
 	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	LONG $0xfffeb6e9; BYTE $0xff // jmp 0x856b <k_attend_values_f16+0x13ab>
+	LONG $0xfffeb6e9; BYTE $0xff // jmp 0x8e5b <k_attend_values_f16+0x13ab>
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
@@ -7816,7 +8267,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000030453c8d4c // leaq 0x30(,%rax,2), %r15
 	WORD $0x014d; BYTE $0xe4 // addq %r12, %r12
 	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
-	WORD $0x7feb // jmp 0x87e1 <k_attend_values_f16+0x1621>
+	WORD $0x7feb // jmp 0x90d1 <k_attend_values_f16+0x1621>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -7839,11 +8290,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
 	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0xfc7b8f0f; WORD $0xffff // jg 0x845c <k_attend_values_f16+0x129c>
+	LONG $0xfc7b8f0f; WORD $0xffff // jg 0x8d4c <k_attend_values_f16+0x129c>
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	WORD $0x837d // jge 0x8770 <k_attend_values_f16+0x15b0>
+	WORD $0x837d // jge 0x9060 <k_attend_values_f16+0x15b0>
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x10688b4c // movq 0x10(%rax), %r13
@@ -7855,7 +8306,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x64eb // jmp 0x887e <k_attend_values_f16+0x16be>
+	WORD $0x64eb // jmp 0x916e <k_attend_values_f16+0x16be>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
 	LONG $0x137d42c4; WORD $0xd045 // vcvtph2ps -0x30(%r13), %ymm8
@@ -7875,16 +8326,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff0e840f; WORD $0xffff // je 0x878c <k_attend_values_f16+0x15cc>
+	LONG $0xff0e840f; WORD $0xffff // je 0x907c <k_attend_values_f16+0x15cc>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x9e73 // jae 0x8823 <k_attend_values_f16+0x1663>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x9e73 // jae 0x9113 <k_attend_values_f16+0x1663>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x8c74 // je 0x8820 <k_attend_values_f16+0x1660>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x8c74 // je 0x9110 <k_attend_values_f16+0x1660>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
-	WORD $0x81eb // jmp 0x8820 <k_attend_values_f16+0x1660>
+	WORD $0x81eb // jmp 0x9110 <k_attend_values_f16+0x1660>
 	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
 	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
@@ -7928,7 +8379,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
 	WORD $0x014d; BYTE $0xc9 // addq %r9, %r9
 	LONG $0x1b248d4c // leaq (%rbx,%rbx), %r12
-	WORD $0x3aeb // jmp 0x897f <k_attend_values_f16+0x17bf>
+	WORD $0x3aeb // jmp 0x926f <k_attend_values_f16+0x17bf>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
@@ -7939,18 +8390,18 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	LONG $0xfaf58f0f; WORD $0xffff // jg 0x8474 <k_attend_values_f16+0x12b4>
+	LONG $0xfaf58f0f; WORD $0xffff // jg 0x8d64 <k_attend_values_f16+0x12b4>
 	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0xc57d // jge 0x8950 <k_attend_values_f16+0x1790>
+	WORD $0xc57d // jge 0x9240 <k_attend_values_f16+0x1790>
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x10698b4c // movq 0x10(%rcx), %r13
 	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x42eb // jmp 0x89e6 <k_attend_values_f16+0x1826>
+	WORD $0x42eb // jmp 0x92d6 <k_attend_values_f16+0x1826>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	LONG $0x137dc2c4; WORD $0x0065 // vcvtph2ps (%r13), %ymm4
@@ -7963,16 +8414,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc228fcc5 // vmovaps %ymm2, %ymm0
 	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff6e840f; WORD $0xffff // je 0x8954 <k_attend_values_f16+0x1794>
+	LONG $0xff6e840f; WORD $0xffff // je 0x9244 <k_attend_values_f16+0x1794>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0xc673 // jae 0x89b3 <k_attend_values_f16+0x17f3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0xc673 // jae 0x92a3 <k_attend_values_f16+0x17f3>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0xb374 // je 0x89b0 <k_attend_values_f16+0x17f0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0xb374 // je 0x92a0 <k_attend_values_f16+0x17f0>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
-	WORD $0xa7eb // jmp 0x89b0 <k_attend_values_f16+0x17f0>
+	WORD $0xa7eb // jmp 0x92a0 <k_attend_values_f16+0x17f0>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x20468b48 // movq 0x20(%rsi), %rax
@@ -7984,14 +8435,14 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb1348d48 // leaq (%rcx,%rsi,4), %rsi
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	WORD $0x1275 // jne 0x8a4d <k_attend_values_f16+0x188d>
+	WORD $0x1275 // jne 0x933d <k_attend_values_f16+0x188d>
 	LONG $0x2611fcc5 // vmovups %ymm4, (%rsi)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x1c11fcc5; BYTE $0x81 // vmovups %ymm3, (%rcx,%rax,4)
-	WORD $0x25eb // jmp 0x8a72 <k_attend_values_f16+0x18b2>
+	WORD $0x25eb // jmp 0x9362 <k_attend_values_f16+0x18b2>
 	LONG $0x02e6c149 // shlq $0x2, %r14
-	LONG $0xb83d8d48; WORD $0x001e; BYTE $0x00 // leaq 0x1eb8(%rip), %rdi # 0xa910 <lanes>
+	LONG $0x083d8d48; WORD $0x0020; BYTE $0x00 // leaq 0x2008(%rip), %rdi # 0xb350 <lanes>
 	WORD $0x294c; BYTE $0xf7 // subq %r14, %rdi
 	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
 	LONG $0x2e7de2c4; BYTE $0x26 // vmaskmovps %ymm4, %ymm0, (%rsi)
@@ -8001,21 +8452,21 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	QUAD $0x0000008024bc3b4c // cmpq 0x80(%rsp), %r15
-	LONG $0x06168d0f; WORD $0x0000 // jge 0x90a0 <k_attend_values_f16+0x1ee0>
+	LONG $0x06168d0f; WORD $0x0000 // jge 0x9990 <k_attend_values_f16+0x1ee0>
 	LONG $0x20fd8349 // cmpq $0x20, %r13
 	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
-	LONG $0x02098d0f; WORD $0x0000 // jge 0x8ca2 <k_attend_values_f16+0x1ae2>
+	LONG $0x02098d0f; WORD $0x0000 // jge 0x9592 <k_attend_values_f16+0x1ae2>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0x08ce8348 // orq $0x8, %rsi
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0x03568e0f; WORD $0x0000 // jle 0x8e06 <k_attend_values_f16+0x1c46>
+	LONG $0x03568e0f; WORD $0x0000 // jle 0x96f6 <k_attend_values_f16+0x1c46>
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0x05da8e0f; WORD $0x0000 // jle 0x90a0 <k_attend_values_f16+0x1ee0>
+	LONG $0x05da8e0f; WORD $0x0000 // jle 0x9990 <k_attend_values_f16+0x1ee0>
 	LONG $0x58708b49 // movq 0x58(%r8), %rsi
 	LONG $0xf7af0f48 // imulq %rdi, %rsi
 	LONG $0x48788b49 // movq 0x48(%r8), %rdi
@@ -8035,7 +8486,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
 	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
-	LONG $0x054f8d0f; WORD $0x0000 // jge 0x9061 <k_attend_values_f16+0x1ea1>
+	LONG $0x054f8d0f; WORD $0x0000 // jge 0x9951 <k_attend_values_f16+0x1ea1>
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x28788b49 // movq 0x28(%r8), %rdi
 	LONG $0x7caf0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdi
@@ -8059,7 +8510,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1b3c8d4c // leaq (%rbx,%rbx), %r15
 	LONG $0x48248d4f // leaq (%r8,%r9,2), %r12
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3beb // jmp 0x8baf <k_attend_values_f16+0x19ef>
+	WORD $0x3beb // jmp 0x949f <k_attend_values_f16+0x19ef>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x107881c4; WORD $0x4814 // vmovups (%r8,%r9,2), %xmm2
 	LONG $0x137de2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %ymm2
@@ -8070,30 +8521,30 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
 	LONG $0x24743b48; BYTE $0x50 // cmpq 0x50(%rsp), %rsi
-	LONG $0x04b2840f; WORD $0x0000 // je 0x9061 <k_attend_values_f16+0x1ea1>
+	LONG $0x04b2840f; WORD $0x0000 // je 0x9951 <k_attend_values_f16+0x1ea1>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x1b73 // jae 0x8bd1 <k_attend_values_f16+0x1a11>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x1b73 // jae 0x94c1 <k_attend_values_f16+0x1a11>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x0974 // je 0x8bce <k_attend_values_f16+0x1a0e>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x0974 // je 0x94be <k_attend_values_f16+0x1a0e>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
 	LONG $0x244c3948; BYTE $0x10 // cmpq %rcx, 0x10(%rsp)
-	WORD $0xa874 // je 0x8b80 <k_attend_values_f16+0x19c0>
+	WORD $0xa874 // je 0x9470 <k_attend_values_f16+0x19c0>
 	LONG $0x4c29f8c5; WORD $0x4024 // vmovaps %xmm1, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0e7e // jle 0x8bf1 <k_attend_values_f16+0x1a31>
+	WORD $0x0e7e // jle 0x94e1 <k_attend_values_f16+0x1a31>
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0e73 // jae 0x8bf7 <k_attend_values_f16+0x1a37>
+	WORD $0x0e73 // jae 0x94e7 <k_attend_values_f16+0x1a37>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x00008fe9; BYTE $0x00 // jmp 0x8c80 <k_attend_values_f16+0x1ac0>
+	LONG $0x00008fe9; BYTE $0x00 // jmp 0x9570 <k_attend_values_f16+0x1ac0>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x8feb // jmp 0x8b86 <k_attend_values_f16+0x19c6>
+	WORD $0x8feb // jmp 0x9476 <k_attend_values_f16+0x19c6>
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x40f88348 // cmpq $0x40, %rax
-	WORD $0x6172 // jb 0x8c60 <k_attend_values_f16+0x1aa0>
+	WORD $0x6172 // jb 0x9550 <k_attend_values_f16+0x1aa0>
 	BYTE $0x90 // nop
 	LONG $0x107cc1c4; WORD $0x5e54; BYTE $0xa0 // vmovups -0x60(%r14,%rbx,2), %ymm2
 	LONG $0x107cc1c4; WORD $0x5e5c; BYTE $0xc0 // vmovups -0x40(%r14,%rbx,2), %ymm3
@@ -8105,30 +8556,30 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000a05cac11fcc5; BYTE $0x00 // vmovups %ymm5, 0xa0(%rsp,%rbx,2)
 	LONG $0x40c38348 // addq $0x40, %rbx
 	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
-	WORD $0xbe75 // jne 0x8c00 <k_attend_values_f16+0x1a40>
+	WORD $0xbe75 // jne 0x94f0 <k_attend_values_f16+0x1a40>
 	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0x5074 // je 0x8c97 <k_attend_values_f16+0x1ad7>
+	WORD $0x5074 // je 0x9587 <k_attend_values_f16+0x1ad7>
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
 	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	WORD $0x38a8 // testb $0x38, %al
-	WORD $0x2f74 // je 0x8c80 <k_attend_values_f16+0x1ac0>
+	WORD $0x2f74 // je 0x9570 <k_attend_values_f16+0x1ac0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x1078c1c4; WORD $0x5c14 // vmovups (%r12,%rbx,2), %xmm2
 	LONG $0x5429f8c5; WORD $0x405c // vmovaps %xmm2, 0x40(%rsp,%rbx,2)
 	LONG $0x08c38348 // addq $0x8, %rbx
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0xeb75 // jne 0x8c60 <k_attend_values_f16+0x1aa0>
+	WORD $0xeb75 // jne 0x9550 <k_attend_values_f16+0x1aa0>
 	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
 	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
-	WORD $0x1a74 // je 0x8c97 <k_attend_values_f16+0x1ad7>
+	WORD $0x1a74 // je 0x9587 <k_attend_values_f16+0x1ad7>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc47981c4; WORD $0x6c14; BYTE $0x00 // vpinsrw $0x0, (%r12,%r13,2), %xmm0, %xmm2
 	QUAD $0x00406c541579a3c4 // vpextrw $0x0, %xmm2, 0x40(%rsp,%r13,2)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xe975 // jne 0x8c80 <k_attend_values_f16+0x1ac0>
+	WORD $0xe975 // jne 0x9570 <k_attend_values_f16+0x1ac0>
 	LONG $0x5428f8c5; WORD $0x4024 // vmovaps 0x40(%rsp), %xmm2
-	LONG $0xfffee4e9; BYTE $0xff // jmp 0x8b86 <k_attend_values_f16+0x19c6>
+	LONG $0xfffee4e9; BYTE $0xff // jmp 0x9476 <k_attend_values_f16+0x19c6>
 	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0xc7af0f49 // imulq %r15, %rax
@@ -8160,7 +8611,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xdb // addq %rbx, %rbx
 	LONG $0x0020be41; WORD $0x0000 // movl $0x20, %r14d
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0x40eb // jmp 0x8d5d <k_attend_values_f16+0x1b9d>
+	WORD $0x40eb // jmp 0x964d <k_attend_values_f16+0x1b9d>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -8173,11 +8624,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c38349 // addq $0x40, %r11
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
 	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0xfd3e8f0f; WORD $0xffff // jg 0x8a9b <k_attend_values_f16+0x18db>
+	LONG $0xfd3e8f0f; WORD $0xffff // jg 0x938b <k_attend_values_f16+0x18db>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0xb77d // jge 0x8d20 <k_attend_values_f16+0x1b60>
+	WORD $0xb77d // jge 0x9610 <k_attend_values_f16+0x1b60>
 	LONG $0x10778b4c // movq 0x10(%rdi), %r14
 	WORD $0x014d; BYTE $0xde // addq %r11, %r14
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -8185,7 +8636,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x894d; BYTE $0xef // movq %r13, %r15
-	WORD $0x5eeb // jmp 0x8de3 <k_attend_values_f16+0x1c23>
+	WORD $0x5eeb // jmp 0x96d3 <k_attend_values_f16+0x1c23>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
 	LONG $0x137dc2c4; WORD $0xd07e // vcvtph2ps -0x30(%r14), %ymm7
@@ -8204,16 +8655,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
 	LONG $0xe728fcc5 // vmovaps %ymm7, %ymm4
 	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	LONG $0xff49840f; WORD $0xffff // je 0x8d2c <k_attend_values_f16+0x1b6c>
+	LONG $0xff49840f; WORD $0xffff // je 0x961c <k_attend_values_f16+0x1b6c>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0xa973 // jae 0x8d93 <k_attend_values_f16+0x1bd3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0xa973 // jae 0x9683 <k_attend_values_f16+0x1bd3>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x9674 // je 0x8d90 <k_attend_values_f16+0x1bd0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x9674 // je 0x9680 <k_attend_values_f16+0x1bd0>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
-	WORD $0x8aeb // jmp 0x8d90 <k_attend_values_f16+0x1bd0>
+	WORD $0x8aeb // jmp 0x9680 <k_attend_values_f16+0x1bd0>
 	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
 	LONG $0x28428b49 // movq 0x28(%r10), %rax
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
@@ -8254,43 +8705,43 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x27eb // jmp 0x8ecc <k_attend_values_f16+0x1d0c>
+	WORD $0x27eb // jmp 0x97bc <k_attend_values_f16+0x1d0c>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x117c81c4; WORD $0xbc0c // vmovups %ymm1, (%r12,%r15,4)
 	LONG $0x08718d48 // leaq 0x8(%rcx), %rsi
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xfbe48f0f; WORD $0xffff // jg 0x8ab0 <k_attend_values_f16+0x18f0>
+	LONG $0xfbe48f0f; WORD $0xffff // jg 0x93a0 <k_attend_values_f16+0x18f0>
 	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0xd97e // jle 0x8eb0 <k_attend_values_f16+0x1cf0>
+	WORD $0xd97e // jle 0x97a0 <k_attend_values_f16+0x1cf0>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x3e3c8d4a // leaq (%rsi,%r15), %rdi
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x10768b48 // movq 0x10(%rsi), %rsi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
-	WORD $0x2074 // je 0x8f10 <k_attend_values_f16+0x1d50>
+	WORD $0x2074 // je 0x9800 <k_attend_values_f16+0x1d50>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x382444f6; BYTE $0x01 // testb $0x1, 0x38(%rsp)
-	WORD $0x3275 // jne 0x8f2d <k_attend_values_f16+0x1d6d>
+	WORD $0x3275 // jne 0x981d <k_attend_values_f16+0x1d6d>
 	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x5e75 // jne 0x8f61 <k_attend_values_f16+0x1da1>
-	WORD $0xafeb // jmp 0x8eb4 <k_attend_values_f16+0x1cf4>
+	WORD $0x5e75 // jne 0x9851 <k_attend_values_f16+0x1da1>
+	WORD $0xafeb // jmp 0x97a4 <k_attend_values_f16+0x1cf4>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x382444f6; BYTE $0x01 // testb $0x1, 0x38(%rsp)
-	LONG $0x00aa850f; WORD $0x0000 // jne 0x8fc9 <k_attend_values_f16+0x1e09>
+	LONG $0x00aa850f; WORD $0x0000 // jne 0x98b9 <k_attend_values_f16+0x1e09>
 	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x00ce850f; WORD $0x0000 // jne 0x8ff9 <k_attend_values_f16+0x1e39>
-	WORD $0x87eb // jmp 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0x00ce850f; WORD $0x0000 // jne 0x98e9 <k_attend_values_f16+0x1e39>
+	WORD $0x87eb // jmp 0x97a4 <k_attend_values_f16+0x1cf4>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x0b73 // jae 0x8f3f <k_attend_values_f16+0x1d7f>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x0b73 // jae 0x982f <k_attend_values_f16+0x1d7f>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
 	LONG $0x187dc2c4; WORD $0x9e0c // vbroadcastss (%r14,%rbx,4), %ymm1
@@ -8298,10 +8749,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
 	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff53840f; WORD $0xffff // je 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0xff53840f; WORD $0xffff // je 0x97a4 <k_attend_values_f16+0x1cf4>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x382c8d4d // leaq (%r8,%rdi), %r13
-	WORD $0x2beb // jmp 0x8f97 <k_attend_values_f16+0x1dd7>
+	WORD $0x2beb // jmp 0x9887 <k_attend_values_f16+0x1dd7>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xa865e2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm1
 	LONG $0x137da2c4; WORD $0x6e1c // vcvtph2ps (%rsi,%r13,2), %ymm3
@@ -8310,23 +8761,23 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c18349 // addq $0x2, %r9
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	LONG $0xff1d840f; WORD $0xffff // je 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0xff1d840f; WORD $0xffff // je 0x97a4 <k_attend_values_f16+0x1cf4>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x0b73 // jae 0x8fa9 <k_attend_values_f16+0x1de9>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x0b73 // jae 0x9899 <k_attend_values_f16+0x1de9>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
 	LONG $0x187d82c4; WORD $0x8e1c // vbroadcastss (%r14,%r9,4), %ymm3
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0xb473 // jae 0x8f70 <k_attend_values_f16+0x1db0>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0xb473 // jae 0x9860 <k_attend_values_f16+0x1db0>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
-	WORD $0xa7eb // jmp 0x8f70 <k_attend_values_f16+0x1db0>
+	WORD $0xa7eb // jmp 0x9860 <k_attend_values_f16+0x1db0>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x0773 // jae 0x8fd7 <k_attend_values_f16+0x1e17>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x0773 // jae 0x98c7 <k_attend_values_f16+0x1e17>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
 	LONG $0x187dc2c4; WORD $0x9e0c // vbroadcastss (%r14,%rbx,4), %ymm1
@@ -8334,10 +8785,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
 	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xfebb840f; WORD $0xffff // je 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0xfebb840f; WORD $0xffff // je 0x97a4 <k_attend_values_f16+0x1cf4>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x382c8d4d // leaq (%r8,%rdi), %r13
-	WORD $0x33eb // jmp 0x9037 <k_attend_values_f16+0x1e77>
+	WORD $0x33eb // jmp 0x9927 <k_attend_values_f16+0x1e77>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xa865e2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm1
 	LONG $0x137da2c4; WORD $0x6e1c // vcvtph2ps (%rsi,%r13,2), %ymm3
@@ -8346,18 +8797,18 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c18349 // addq $0x2, %r9
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	LONG $0xfe7d840f; WORD $0xffff // je 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0xfe7d840f; WORD $0xffff // je 0x97a4 <k_attend_values_f16+0x1cf4>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0x0773 // jae 0x9045 <k_attend_values_f16+0x1e85>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x0773 // jae 0x9935 <k_attend_values_f16+0x1e85>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
 	LONG $0x187d82c4; WORD $0x8e1c // vbroadcastss (%r14,%r9,4), %ymm3
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	WORD $0xb873 // jae 0x9010 <k_attend_values_f16+0x1e50>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0xb873 // jae 0x9900 <k_attend_values_f16+0x1e50>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0xafeb // jmp 0x9010 <k_attend_values_f16+0x1e50>
+	WORD $0xafeb // jmp 0x9900 <k_attend_values_f16+0x1e50>
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x72af0f48; BYTE $0x20 // imulq 0x20(%rdx), %rsi
@@ -8365,11 +8816,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0348; BYTE $0x32 // addq (%rdx), %rsi
 	LONG $0x8e148d48 // leaq (%rsi,%rcx,4), %rdx
 	LONG $0x244c3948; BYTE $0x10 // cmpq %rcx, 0x10(%rsp)
-	WORD $0x0675 // jne 0x9088 <k_attend_values_f16+0x1ec8>
+	WORD $0x0675 // jne 0x9978 <k_attend_values_f16+0x1ec8>
 	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
-	WORD $0x18eb // jmp 0x90a0 <k_attend_values_f16+0x1ee0>
+	WORD $0x18eb // jmp 0x9990 <k_attend_values_f16+0x1ee0>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x7d0d8d48; WORD $0x0018; BYTE $0x00 // leaq 0x187d(%rip), %rcx # 0xa910 <lanes>
+	LONG $0xcd0d8d48; WORD $0x0019; BYTE $0x00 // leaq 0x19cd(%rip), %rcx # 0xb350 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm1
 	LONG $0x2e75e2c4; BYTE $0x02 // vmaskmovps %ymm0, %ymm1, (%rdx)
@@ -8448,16 +8899,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
 	LONG $0x06fa8349 // cmpq $0x6, %r10
 	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
-	WORD $0x2b7d // jge 0x91d3 <k_attend_values_q8+0x113>
+	WORD $0x2b7d // jge 0x9ac3 <k_attend_values_q8+0x113>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x04458d49 // leaq 0x4(%r13), %rax
 	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
-	LONG $0x06878e0f; WORD $0x0000 // jle 0x9841 <k_attend_values_q8+0x781>
+	LONG $0x06878e0f; WORD $0x0000 // jle 0xa131 <k_attend_values_q8+0x781>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x02458d49 // leaq 0x2(%r13), %rax
 	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
-	LONG $0x06b38e0f; WORD $0x0000 // jle 0x9881 <k_attend_values_q8+0x7c1>
-	LONG $0x0006dee9; BYTE $0x00 // jmp 0x98b1 <k_attend_values_q8+0x7f1>
+	LONG $0x06b38e0f; WORD $0x0000 // jle 0xa171 <k_attend_values_q8+0x7c1>
+	LONG $0x0006dee9; BYTE $0x00 // jmp 0xa1a1 <k_attend_values_q8+0x7f1>
 	LONG $0x1f5e8d4c // leaq 0x1f(%rsi), %r11
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	LONG $0xde490f4c // cmovnsq %rsi, %r11
@@ -8466,7 +8917,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x2ceb // jmp 0x921e <k_attend_values_q8+0x15e>
+	WORD $0x2ceb // jmp 0x9b0e <k_attend_values_q8+0x15e>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
 	LONG $0x06458d49 // leaq 0x6(%r13), %rax
@@ -8474,17 +8925,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c18349 // addq $0x18, %r9
 	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
 	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	WORD $0x8d7f // jg 0x91ab <k_attend_values_q8+0xeb>
+	WORD $0x8d7f // jg 0x9a9b <k_attend_values_q8+0xeb>
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
 	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
 	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
-	LONG $0x02798d0f; WORD $0x0000 // jge 0x94b0 <k_attend_values_q8+0x3f0>
+	LONG $0x02798d0f; WORD $0x0000 // jge 0x9da0 <k_attend_values_q8+0x3f0>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x08c88348 // orq $0x8, %rax
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0xba7f // jg 0x9200 <k_attend_values_q8+0x140>
+	WORD $0xba7f // jg 0x9af0 <k_attend_values_q8+0x140>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x58488b49 // movq 0x58(%r8), %rcx
 	LONG $0x893c8d48 // leaq (%rcx,%rcx,4), %rdi
@@ -8513,7 +8964,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xef480f4c // cmovsq %rdi, %r13
 	LONG $0x20488b49 // movq 0x20(%r8), %rcx
 	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	LONG $0x051c8d0f; WORD $0x0000 // jge 0x97d0 <k_attend_values_q8+0x710>
+	LONG $0x051c8d0f; WORD $0x0000 // jge 0xa0c0 <k_attend_values_q8+0x710>
 	LONG $0x28708b4d // movq 0x28(%r8), %r14
 	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
 	LONG $0xfeaf0f48 // imulq %rsi, %rdi
@@ -8548,7 +8999,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b52c8d4e // leaq (,%r14,4), %r13
 	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
 	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	WORD $0x70eb // jmp 0x93b7 <k_attend_values_q8+0x2f7>
+	WORD $0x70eb // jmp 0x9ca7 <k_attend_values_q8+0x2f7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
@@ -8569,7 +9020,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x08c28349 // addq $0x8, %r10
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xfe498f0f; WORD $0xffff // jg 0x9200 <k_attend_values_q8+0x140>
+	LONG $0xfe498f0f; WORD $0xffff // jg 0x9af0 <k_attend_values_q8+0x140>
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	LONG $0x05e9c148 // shrq $0x5, %rcx
 	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
@@ -8582,7 +9033,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x000092e9; BYTE $0x00 // jmp 0x947e <k_attend_values_q8+0x3be>
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x9d6e <k_attend_values_q8+0x3be>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x217dc2c4; BYTE $0x3f // vpmovsxbd (%r15), %ymm7
@@ -8613,16 +9064,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
 	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xfed2840f; WORD $0xffff // je 0x9350 <k_attend_values_q8+0x290>
+	LONG $0xfed2840f; WORD $0xffff // je 0x9c40 <k_attend_values_q8+0x290>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xff6a830f; WORD $0xffff // jae 0x93f3 <k_attend_values_q8+0x333>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0xff6a830f; WORD $0xffff // jae 0x9ce3 <k_attend_values_q8+0x333>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff53840f; WORD $0xffff // je 0x93f0 <k_attend_values_q8+0x330>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0xff53840f; WORD $0xffff // je 0x9ce0 <k_attend_values_q8+0x330>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	LONG $0xffff44e9; BYTE $0xff // jmp 0x93f0 <k_attend_values_q8+0x330>
+	LONG $0xffff44e9; BYTE $0xff // jmp 0x9ce0 <k_attend_values_q8+0x330>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xea // movq %r13, %r10
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
@@ -8684,7 +9135,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
-	LONG $0x0000cfe9; BYTE $0x00 // jmp 0x9676 <k_attend_values_q8+0x5b6>
+	LONG $0x0000cfe9; BYTE $0x00 // jmp 0x9f66 <k_attend_values_q8+0x5b6>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -8724,10 +9175,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0xfbc48f0f; WORD $0xffff // jg 0x923a <k_attend_values_q8+0x17a>
+	LONG $0xfbc48f0f; WORD $0xffff // jg 0x9b2a <k_attend_values_q8+0x17a>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	LONG $0xff2d8d0f; WORD $0xffff // jge 0x95b0 <k_attend_values_q8+0x4f0>
+	LONG $0xff2d8d0f; WORD $0xffff // jge 0x9ea0 <k_attend_values_q8+0x4f0>
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x05e9c148 // shrq $0x5, %rcx
 	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
@@ -8747,7 +9198,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x9797 <k_attend_values_q8+0x6d7>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0xa087 <k_attend_values_q8+0x6d7>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x217d62c4; WORD $0xf86b // vpmovsxbd -0x8(%rbx), %ymm13
@@ -8787,16 +9238,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
 	WORD $0x014d; BYTE $0xda // addq %r11, %r10
 	WORD $0x3949; BYTE $0xcd // cmpq %rcx, %r13
-	LONG $0xfe4a840f; WORD $0xffff // je 0x95e1 <k_attend_values_q8+0x521>
+	LONG $0xfe4a840f; WORD $0xffff // je 0x9ed1 <k_attend_values_q8+0x521>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xff41830f; WORD $0xffff // jae 0x96e3 <k_attend_values_q8+0x623>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0xff41830f; WORD $0xffff // jae 0x9fd3 <k_attend_values_q8+0x623>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff2a840f; WORD $0xffff // je 0x96e0 <k_attend_values_q8+0x620>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0xff2a840f; WORD $0xffff // je 0x9fd0 <k_attend_values_q8+0x620>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	LONG $0xffff1be9; BYTE $0xff // jmp 0x96e0 <k_attend_values_q8+0x620>
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x9fd0 <k_attend_values_q8+0x620>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0x7caf0f48; WORD $0x7824 // imulq 0x78(%rsp), %rdi
@@ -8819,46 +9270,46 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117cc1c4; WORD $0x8804 // vmovups %ymm0, (%r8,%rcx,4)
 	LONG $0x08c08348 // addq $0x8, %rax
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0xb47e // jle 0x97f0 <k_attend_values_q8+0x730>
-	LONG $0xfff9bfe9; BYTE $0xff // jmp 0x9200 <k_attend_values_q8+0x140>
+	WORD $0xb47e // jle 0xa0e0 <k_attend_values_q8+0x730>
+	LONG $0xfff9bfe9; BYTE $0xff // jmp 0x9af0 <k_attend_values_q8+0x140>
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	LONG $0x00a38d0f; WORD $0x0000 // jge 0x98f8 <k_attend_values_q8+0x838>
+	LONG $0x00a38d0f; WORD $0x0000 // jge 0xa1e8 <k_attend_values_q8+0x838>
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x035f8e0f; WORD $0x0000 // jle 0x9bc6 <k_attend_values_q8+0xb06>
+	LONG $0x035f8e0f; WORD $0x0000 // jle 0xa4b6 <k_attend_values_q8+0xb06>
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
 	LONG $0x02458d49 // leaq 0x2(%r13), %rax
 	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
-	WORD $0x307f // jg 0x98b1 <k_attend_values_q8+0x7f1>
+	WORD $0x307f // jg 0xa1a1 <k_attend_values_q8+0x7f1>
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
 	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
-	LONG $0x05a88d0f; WORD $0x0000 // jge 0x9e3d <k_attend_values_q8+0xd7d>
+	LONG $0x05a88d0f; WORD $0x0000 // jge 0xa72d <k_attend_values_q8+0xd7d>
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
 	LONG $0x08c88348 // orq $0x8, %rax
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0x080a8e0f; WORD $0x0000 // jle 0xa0b1 <k_attend_values_q8+0xff1>
+	LONG $0x080a8e0f; WORD $0x0000 // jle 0xa9a1 <k_attend_values_q8+0xff1>
 	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
 	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
 	LONG $0x246c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r13
-	WORD $0x2b7d // jge 0x98e3 <k_attend_values_q8+0x823>
+	WORD $0x2b7d // jge 0xa1d3 <k_attend_values_q8+0x823>
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
 	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
-	LONG $0x09a08d0f; WORD $0x0000 // jge 0xa267 <k_attend_values_q8+0x11a7>
+	LONG $0x09a08d0f; WORD $0x0000 // jge 0xab57 <k_attend_values_q8+0x11a7>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x08c88348 // orq $0x8, %rax
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
 	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
 	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0x0b488e0f; WORD $0x0000 // jle 0xa42b <k_attend_values_q8+0x136b>
+	LONG $0x0b488e0f; WORD $0x0000 // jle 0xad1b <k_attend_values_q8+0x136b>
 	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -8937,7 +9388,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	WORD $0x014d; BYTE $0xff // addq %r15, %r15
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
-	LONG $0x000096e9; BYTE $0x00 // jmp 0x9aad <k_attend_values_q8+0x9ed>
+	LONG $0x000096e9; BYTE $0x00 // jmp 0xa39d <k_attend_values_q8+0x9ed>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -8967,12 +9418,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c78348 // addq $0x10, %rdi
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	LONG $0xfdaa8f0f; WORD $0xffff // jg 0x9857 <k_attend_values_q8+0x797>
+	LONG $0xfdaa8f0f; WORD $0xffff // jg 0xa147 <k_attend_values_q8+0x797>
 	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xff5c8d0f; WORD $0xffff // jge 0x9a20 <k_attend_values_q8+0x960>
+	LONG $0xff5c8d0f; WORD $0xffff // jge 0xa310 <k_attend_values_q8+0x960>
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	LONG $0x05e8c148 // shrq $0x5, %rax
 	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
@@ -8987,7 +9438,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x9b98 <k_attend_values_q8+0xad8>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0xa488 <k_attend_values_q8+0xad8>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x217d42c4; WORD $0xf845 // vpmovsxbd -0x8(%r13), %ymm8
@@ -9016,16 +9467,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
 	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
 	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	LONG $0xfea4840f; WORD $0xffff // je 0x9a3c <k_attend_values_q8+0x97c>
+	LONG $0xfea4840f; WORD $0xffff // je 0xa32c <k_attend_values_q8+0x97c>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xff70830f; WORD $0xffff // jae 0x9b13 <k_attend_values_q8+0xa53>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0xff70830f; WORD $0xffff // jae 0xa403 <k_attend_values_q8+0xa53>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff59840f; WORD $0xffff // je 0x9b10 <k_attend_values_q8+0xa50>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0xff59840f; WORD $0xffff // je 0xa400 <k_attend_values_q8+0xa50>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	LONG $0xffff4ae9; BYTE $0xff // jmp 0x9b10 <k_attend_values_q8+0xa50>
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0xa400 <k_attend_values_q8+0xa50>
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x004d8b48 // movq (%rbp), %rcx
@@ -9095,7 +9546,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
 	WORD $0x0148; BYTE $0xdb // addq %rbx, %rbx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x74eb // jmp 0x9d55 <k_attend_values_q8+0xc95>
+	WORD $0x74eb // jmp 0xa645 <k_attend_values_q8+0xc95>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -9117,10 +9568,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0xfb128f0f; WORD $0xffff // jg 0x9867 <k_attend_values_q8+0x7a7>
+	LONG $0xfb128f0f; WORD $0xffff // jg 0xa157 <k_attend_values_q8+0x7a7>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	WORD $0x927d // jge 0x9cf0 <k_attend_values_q8+0xc30>
+	WORD $0x927d // jge 0xa5e0 <k_attend_values_q8+0xc30>
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x05e9c148 // shrq $0x5, %rcx
@@ -9134,7 +9585,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x9e13 <k_attend_values_q8+0xd53>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0xa703 <k_attend_values_q8+0xd53>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x217de2c4; WORD $0x0065 // vpmovsxbd (%rbp), %ymm4
@@ -9160,16 +9611,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfee9840f; WORD $0xffff // je 0x9cfc <k_attend_values_q8+0xc3c>
+	LONG $0xfee9840f; WORD $0xffff // je 0xa5ec <k_attend_values_q8+0xc3c>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	WORD $0x8973 // jae 0x9da3 <k_attend_values_q8+0xce3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x8973 // jae 0xa693 <k_attend_values_q8+0xce3>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff72840f; WORD $0xffff // je 0x9da0 <k_attend_values_q8+0xce0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0xff72840f; WORD $0xffff // je 0xa690 <k_attend_values_q8+0xce0>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	LONG $0xffff63e9; BYTE $0xff // jmp 0x9da0 <k_attend_values_q8+0xce0>
+	LONG $0xffff63e9; BYTE $0xff // jmp 0xa690 <k_attend_values_q8+0xce0>
 	WORD $0x8b49; BYTE $0x03 // movq (%r11), %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x087b8b49 // movq 0x8(%r11), %rdi
@@ -9224,7 +9675,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c78349 // addq $0x18, %r15
 	WORD $0x014d; BYTE $0xf6 // addq %r14, %r14
 	LONG $0x000020bf; BYTE $0x00 // movl $0x20, %edi
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x9fa0 <k_attend_values_q8+0xee0>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0xa890 <k_attend_values_q8+0xee0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -9251,11 +9702,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
 	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0xf8f78f0f; WORD $0xffff // jg 0x9897 <k_attend_values_q8+0x7d7>
+	LONG $0xf8f78f0f; WORD $0xffff // jg 0xa187 <k_attend_values_q8+0x7d7>
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	LONG $0xff708d0f; WORD $0xffff // jge 0x9f20 <k_attend_values_q8+0xe60>
+	LONG $0xff708d0f; WORD $0xffff // jge 0xa810 <k_attend_values_q8+0xe60>
 	LONG $0x107b8b49 // movq 0x10(%r11), %rdi
 	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
@@ -9267,7 +9718,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0xa080 <k_attend_values_q8+0xfc0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0xa970 <k_attend_values_q8+0xfc0>
 	WORD $0x9066 // nop
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
@@ -9301,17 +9752,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
 	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
 	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	LONG $0xfebc840f; WORD $0xffff // je 0x9f3c <k_attend_values_q8+0xe7c>
+	LONG $0xfebc840f; WORD $0xffff // je 0xa82c <k_attend_values_q8+0xe7c>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xff5b830f; WORD $0xffff // jae 0x9fe6 <k_attend_values_q8+0xf26>
+	LONG $0xff5b830f; WORD $0xffff // jae 0xa8d6 <k_attend_values_q8+0xf26>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff3e840f; WORD $0xffff // je 0x9fe0 <k_attend_values_q8+0xf20>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0xff3e840f; WORD $0xffff // je 0xa8d0 <k_attend_values_q8+0xf20>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	LONG $0xffff2fe9; BYTE $0xff // jmp 0x9fe0 <k_attend_values_q8+0xf20>
+	LONG $0xffff2fe9; BYTE $0xff // jmp 0xa8d0 <k_attend_values_q8+0xf20>
 	WORD $0x8b49; BYTE $0x0b // movq (%r11), %rcx
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x084b8b49 // movq 0x8(%r11), %rcx
@@ -9365,7 +9816,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18490349 // addq 0x18(%r9), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x014d; BYTE $0xf6 // addq %r14, %r14
-	WORD $0x3aeb // jmp 0xa1b6 <k_attend_values_q8+0x10f6>
+	WORD $0x3aeb // jmp 0xaaa6 <k_attend_values_q8+0x10f6>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
@@ -9378,10 +9829,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c58348 // addq $0x8, %rbp
 	LONG $0x08c38348 // addq $0x8, %rbx
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xf6f18f0f; WORD $0xffff // jg 0x98a7 <k_attend_values_q8+0x7e7>
+	LONG $0xf6f18f0f; WORD $0xffff // jg 0xa197 <k_attend_values_q8+0x7e7>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	WORD $0xc17d // jge 0xa180 <k_attend_values_q8+0x10c0>
+	WORD $0xc17d // jge 0xaa70 <k_attend_values_q8+0x10c0>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x05e9c148 // shrq $0x5, %rcx
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
@@ -9392,7 +9843,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	WORD $0x5ceb // jmp 0xa244 <k_attend_values_q8+0x1184>
+	WORD $0x5ceb // jmp 0xab34 <k_attend_values_q8+0x1184>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x217dc2c4; BYTE $0x17 // vpmovsxbd (%r15), %ymm2
@@ -9412,16 +9863,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc228fcc5 // vmovaps %ymm2, %ymm0
 	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
 	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0xff40840f; WORD $0xffff // je 0xa184 <k_attend_values_q8+0x10c4>
+	LONG $0xff40840f; WORD $0xffff // je 0xaa74 <k_attend_values_q8+0x10c4>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	WORD $0xa873 // jae 0xa1f3 <k_attend_values_q8+0x1133>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0xa873 // jae 0xaae3 <k_attend_values_q8+0x1133>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x9574 // je 0xa1f0 <k_attend_values_q8+0x1130>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0x9574 // je 0xaae0 <k_attend_values_q8+0x1130>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	WORD $0x89eb // jmp 0xa1f0 <k_attend_values_q8+0x1130>
+	WORD $0x89eb // jmp 0xaae0 <k_attend_values_q8+0x1130>
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
 	LONG $0x28418b49 // movq 0x28(%r9), %rax
 	LONG $0xc5af0f49 // imulq %r13, %rax
@@ -9458,7 +9909,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c68349 // addq $0x18, %r14
 	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
 	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
-	WORD $0x40eb // jmp 0xa32f <k_attend_values_q8+0x126f>
+	WORD $0x40eb // jmp 0xac1f <k_attend_values_q8+0x126f>
 	BYTE $0x90 // nop
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -9472,12 +9923,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0xf59a8f0f; WORD $0xffff // jg 0x98c9 <k_attend_values_q8+0x809>
+	LONG $0xf59a8f0f; WORD $0xffff // jg 0xa1b9 <k_attend_values_q8+0x809>
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
 	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	WORD $0xb07d // jge 0xa2f0 <k_attend_values_q8+0x1230>
+	WORD $0xb07d // jge 0xabe0 <k_attend_values_q8+0x1230>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x10688b4d // movq 0x10(%r8), %r13
 	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
@@ -9486,7 +9937,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x000099e9; BYTE $0x00 // jmp 0xa3fd <k_attend_values_q8+0x133d>
+	LONG $0x000099e9; BYTE $0x00 // jmp 0xaced <k_attend_values_q8+0x133d>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x217dc2c4; WORD $0xe865 // vpmovsxbd -0x18(%r13), %ymm4
@@ -9518,16 +9969,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
 	LONG $0xdf28fcc5 // vmovaps %ymm7, %ymm3
 	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0xfeff840f; WORD $0xffff // je 0xa2fc <k_attend_values_q8+0x123c>
+	LONG $0xfeff840f; WORD $0xffff // je 0xabec <k_attend_values_q8+0x123c>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xff6b830f; WORD $0xffff // jae 0xa373 <k_attend_values_q8+0x12b3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0xff6b830f; WORD $0xffff // jae 0xac63 <k_attend_values_q8+0x12b3>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff54840f; WORD $0xffff // je 0xa370 <k_attend_values_q8+0x12b0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0xff54840f; WORD $0xffff // je 0xac60 <k_attend_values_q8+0x12b0>
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	LONG $0xffff45e9; BYTE $0xff // jmp 0xa370 <k_attend_values_q8+0x12b0>
+	LONG $0xffff45e9; BYTE $0xff // jmp 0xac60 <k_attend_values_q8+0x12b0>
 	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
 	LONG $0x287f8b49 // movq 0x28(%r15), %rdi
 	LONG $0xfeaf0f49 // imulq %r14, %rdi
@@ -9564,28 +10015,28 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1847034d // addq 0x18(%r15), %r8
 	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
 	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
-	WORD $0x2aeb // jmp 0xa4db <k_attend_values_q8+0x141b>
+	WORD $0x2aeb // jmp 0xadcb <k_attend_values_q8+0x141b>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x8e04 // vmovups %ymm0, (%r14,%rcx,4)
 	LONG $0x08c08348 // addq $0x8, %rax
 	LONG $0x08c38348 // addq $0x8, %rbx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xf4088f0f; WORD $0xffff // jg 0x98e3 <k_attend_values_q8+0x823>
+	LONG $0xf4088f0f; WORD $0xffff // jg 0xa1d3 <k_attend_values_q8+0x823>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	WORD $0xdc7d // jge 0xa4c0 <k_attend_values_q8+0x1400>
+	WORD $0xdc7d // jge 0xadb0 <k_attend_values_q8+0x1400>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
 	LONG $0x05e9c149 // shrq $0x5, %r9
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x10788b4d // movq 0x10(%r8), %r15
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x7574 // je 0xa570 <k_attend_values_q8+0x14b0>
+	WORD $0x7574 // je 0xae60 <k_attend_values_q8+0x14b0>
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x48248d4f // leaq (%r8,%r9,2), %r12
 	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	WORD $0x42eb // jmp 0xa54e <k_attend_values_q8+0x148e>
+	WORD $0x42eb // jmp 0xae3e <k_attend_values_q8+0x148e>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x217dc2c4; BYTE $0x0f // vpmovsxbd (%r15), %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
@@ -9600,20 +10051,20 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
 	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
 	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
-	LONG $0xff72840f; WORD $0xffff // je 0xa4c0 <k_attend_values_q8+0x1400>
+	LONG $0xff72840f; WORD $0xffff // je 0xadb0 <k_attend_values_q8+0x1400>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	WORD $0xbb73 // jae 0xa510 <k_attend_values_q8+0x1450>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0xbb73 // jae 0xae00 <k_attend_values_q8+0x1450>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
-	WORD $0xaeeb // jmp 0xa510 <k_attend_values_q8+0x1450>
+	WORD $0xaeeb // jmp 0xae00 <k_attend_values_q8+0x1450>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x48248d4f // leaq (%r8,%r9,2), %r12
 	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	WORD $0x4deb // jmp 0xa5d2 <k_attend_values_q8+0x1512>
+	WORD $0x4deb // jmp 0xaec2 <k_attend_values_q8+0x1512>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x217dc2c4; BYTE $0x07 // vpmovsxbd (%r15), %ymm0
 	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
@@ -9629,154 +10080,227 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
 	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
 	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
-	LONG $0xfeee840f; WORD $0xffff // je 0xa4c0 <k_attend_values_q8+0x1400>
+	LONG $0xfeee840f; WORD $0xffff // je 0xadb0 <k_attend_values_q8+0x1400>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	WORD $0xb773 // jae 0xa590 <k_attend_values_q8+0x14d0>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0xb773 // jae 0xae80 <k_attend_values_q8+0x14d0>
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
-	WORD $0xaeeb // jmp 0xa590 <k_attend_values_q8+0x14d0>
+	WORD $0xaeeb // jmp 0xae80 <k_attend_values_q8+0x14d0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// attend_merge
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x029f8e0f; WORD $0x0000 // jle 0xa89c <k_attend_merge+0x2ac>
 	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0002be05187de2c4; BYTE $0x00 // vbroadcastss 0x2be(%rip), %ymm0 # 0xa8d4 <k_attend_merge+0x2e4>
-	QUAD $0x0002c50d187de2c4; BYTE $0x00 // vbroadcastss 0x2c5(%rip), %ymm1 # 0xa8e4 <k_attend_merge+0x2f4>
-	QUAD $0x0002d43d187de2c4; BYTE $0x00 // vbroadcastss 0x2d4(%rip), %ymm7 # 0xa8fc <k_attend_merge+0x30c>
-	QUAD $0x0002c30d187d62c4; BYTE $0x00 // vbroadcastss 0x2c3(%rip), %ymm9 # 0xa8f4 <k_attend_merge+0x304>
-	QUAD $0x00029615187d62c4; BYTE $0x00 // vbroadcastss 0x296(%rip), %ymm10 # 0xa8d0 <k_attend_merge+0x2e0>
-	QUAD $0x00027d1d187d62c4; BYTE $0x00 // vbroadcastss 0x27d(%rip), %ymm11 # 0xa8c0 <k_attend_merge+0x2d0>
-	QUAD $0x00027425587962c4; BYTE $0x00 // vpbroadcastd 0x274(%rip), %xmm12 # 0xa8c0 <k_attend_merge+0x2d0>
-	QUAD $0x000002782d107ac5 // vmovss 0x278(%rip), %xmm13 # 0xa8cc <k_attend_merge+0x2dc>
-	QUAD $0x00028335187962c4; BYTE $0x00 // vbroadcastss 0x283(%rip), %xmm14 # 0xa8e0 <k_attend_merge+0x2f0>
-	LONG $0xac358d48; WORD $0x0002; BYTE $0x00 // leaq 0x2ac(%rip), %rsi # 0xa910 <lanes>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x17eb // jmp 0xa680 <k_attend_merge+0x90>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x04c28348 // addq $0x4, %rdx
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0x0212840f; WORD $0x0000 // je 0xa892 <k_attend_merge+0x2a2>
-	LONG $0x107aa1c4; WORD $0x811c // vmovss (%rcx,%r8,4), %xmm3
-	LONG $0xeb2e78c5 // vucomiss %xmm3, %xmm13
-	WORD $0xe473 // jae 0xa670 <k_attend_merge+0x80>
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
+	LONG $0x40778b4c // movq 0x40(%rdi), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x03e18e0f; WORD $0x0000 // jle 0xb2e6 <k_attend_merge+0x406>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
-	LONG $0x107a01c4; WORD $0x813c // vmovss (%r9,%r8,4), %xmm15
-	LONG $0xd35f82c5 // vmaxss %xmm3, %xmm15, %xmm2
-	LONG $0xfa5c02c5 // vsubss %xmm2, %xmm15, %xmm15
-	LONG $0xda5ce2c5 // vsubss %xmm2, %xmm3, %xmm3
-	LONG $0x210163c4; WORD $0x1cfb // vinsertps $0x1c, %xmm3, %xmm15, %xmm15 # xmm15 = xmm15[0],xmm3[0],zero,zero
-	LONG $0xd8c284c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm3
-	LONG $0x5d74c1c4; BYTE $0xe7 // vminps %ymm15, %ymm1, %ymm4
-	LONG $0x4a7de3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm0, %ymm4
-	QUAD $0x00022f2d187de2c4; BYTE $0x00 // vbroadcastss 0x22f(%rip), %ymm5 # 0xa8f0 <k_attend_merge+0x300>
-	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
-	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00021435187de2c4; BYTE $0x00 // vbroadcastss 0x214(%rip), %ymm6 # 0xa8e8 <k_attend_merge+0x2f8>
-	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	QUAD $0x00020a35187de2c4; BYTE $0x00 // vbroadcastss 0x20a(%rip), %ymm6 # 0xa8ec <k_attend_merge+0x2fc>
-	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
-	QUAD $0x0001d405187d62c4; BYTE $0x00 // vbroadcastss 0x1d4(%rip), %ymm8 # 0xa8c8 <k_attend_merge+0x2d8>
-	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	QUAD $0x0001da05187d62c4; BYTE $0x00 // vbroadcastss 0x1da(%rip), %ymm8 # 0xa8dc <k_attend_merge+0x2ec>
-	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	QUAD $0x0001e805187d62c4; BYTE $0x00 // vbroadcastss 0x1e8(%rip), %ymm8 # 0xa8f8 <k_attend_merge+0x308>
-	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	LONG $0xa85dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm9
-	LONG $0xa85dc2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm10
-	LONG $0xc4595cc5 // vmulps %ymm4, %ymm4, %ymm8
-	LONG $0xa84d62c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm4
-	LONG $0x583cc1c4; BYTE $0xe3 // vaddps %ymm11, %ymm8, %ymm4
-	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
-	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
-	LONG $0xf672bdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm8
-	LONG $0xfe3d41c4; BYTE $0xc4 // vpaddd %ymm12, %ymm8, %ymm8
-	LONG $0xe459bcc5 // vmulps %ymm4, %ymm8, %ymm4
-	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
-	LONG $0xf572d5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm5
-	LONG $0xedfe9dc5 // vpaddd %ymm5, %ymm12, %ymm5
-	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
-	LONG $0xc274c1c4; WORD $0x05ef // vcmpnltps %ymm15, %ymm1, %ymm5
-	LONG $0x4a0de3c4; WORD $0x50e4 // vblendvps %ymm5, %ymm4, %ymm14, %ymm4
-	LONG $0xdc54e4c5 // vandps %ymm4, %ymm3, %ymm3
-	LONG $0xe3c6e0c5; BYTE $0xf5 // vshufps $0xf5, %xmm3, %xmm3, %xmm4 # xmm4 = xmm3[1,1,3,3]
-	LONG $0x117a81c4; WORD $0x8114 // vmovss %xmm2, (%r9,%r8,4)
-	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
-	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	LONG $0x595a81c4; WORD $0x8214 // vmulss (%r10,%r8,4), %xmm4, %xmm2
-	LONG $0xb96182c4; WORD $0x8114 // vfmadd231ss (%r9,%r8,4), %xmm3, %xmm2 # xmm2 = (xmm3 * mem) + xmm2
-	LONG $0x117a81c4; WORD $0x8114 // vmovss %xmm2, (%r9,%r8,4)
-	LONG $0x187d62c4; BYTE $0xfb // vbroadcastss %xmm3, %ymm15
-	LONG $0x197de2c4; BYTE $0xd4 // vbroadcastsd %xmm4, %ymm2
-	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
-	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
-	LONG $0x30678b4c // movq 0x30(%rdi), %r12
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	LONG $0xc8af0f4d // imulq %r8, %r9
-	LONG $0x8e0c8d4f // leaq (%r14,%r9,4), %r9
-	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
-	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
-	LONG $0xd0af0f4d // imulq %r8, %r10
-	LONG $0x97148d4f // leaq (%r15,%r10,4), %r10
-	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
-	LONG $0x08fb8349 // cmpq $0x8, %r11
-	WORD $0x087d // jge 0xa7cb <k_attend_merge+0x1db>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x000095e9; BYTE $0x00 // jmp 0xa860 <k_attend_merge+0x270>
-	LONG $0xf85b8d49 // leaq -0x8(%r11), %rbx
-	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	WORD $0x1073 // jae 0xa7e5 <k_attend_merge+0x1f5>
-	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
-	WORD $0x6874 // je 0xa84b <k_attend_merge+0x25b>
-	WORD $0x7beb // jmp 0xa860 <k_attend_merge+0x270>
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	LONG $0x03edc149 // shrq $0x3, %r13
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0xfee58349 // andq $-0x2, %r13
-	LONG $0xeaaf0f48 // imulq %rdx, %rbp
-	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
-	LONG $0xe2af0f4c // imulq %rdx, %r12
-	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
-	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x596c81c4; WORD $0xa75c; BYTE $0xe0 // vmulps -0x20(%r15,%r12,4), %ymm2, %ymm3
-	LONG $0xb80582c4; WORD $0xa65c; BYTE $0xe0 // vfmadd231ps -0x20(%r14,%r12,4), %ymm15, %ymm3 # ymm3 = (ymm15 * mem) + ymm3
-	LONG $0x117c81c4; WORD $0xa65c; BYTE $0xe0 // vmovups %ymm3, -0x20(%r14,%r12,4)
-	LONG $0x596c81c4; WORD $0xa71c // vmulps (%r15,%r12,4), %ymm2, %ymm3
-	LONG $0xb80582c4; WORD $0xa61c // vfmadd231ps (%r14,%r12,4), %ymm15, %ymm3 # ymm3 = (ymm15 * mem) + ymm3
-	LONG $0x117c81c4; WORD $0xa61c // vmovups %ymm3, (%r14,%r12,4)
-	LONG $0x10c48349 // addq $0x10, %r12
-	LONG $0xfec58349 // addq $-0x2, %r13
-	WORD $0xcf75 // jne 0xa810 <k_attend_merge+0x220>
-	LONG $0x24748d4d; BYTE $0xf8 // leaq -0x8(%r12), %r14
-	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
-	WORD $0x1575 // jne 0xa860 <k_attend_merge+0x270>
-	LONG $0x596c81c4; WORD $0xb21c // vmulps (%r10,%r14,4), %ymm2, %ymm3
-	LONG $0xb80582c4; WORD $0xb11c // vfmadd231ps (%r9,%r14,4), %ymm15, %ymm3 # ymm3 = (ymm15 * mem) + ymm3
-	LONG $0x117c81c4; WORD $0xb11c // vmovups %ymm3, (%r9,%r14,4)
-	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
-	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
-	WORD $0x294c; BYTE $0xdb // subq %r11, %rbx
-	LONG $0xfe048d0f; WORD $0xffff // jge 0xa670 <k_attend_merge+0x80>
-	LONG $0x5c10fcc5; WORD $0x209e // vmovups 0x20(%rsi,%rbx,4), %ymm3
-	LONG $0x2c6582c4; WORD $0xb124 // vmaskmovps (%r9,%r14,4), %ymm3, %ymm4
-	LONG $0x2c6582c4; WORD $0xb22c // vmaskmovps (%r10,%r14,4), %ymm3, %ymm5
-	LONG $0xd559ecc5 // vmulps %ymm5, %ymm2, %ymm2
-	LONG $0xb805e2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm4) + ymm2
-	LONG $0x2e6582c4; WORD $0xb114 // vmaskmovps %ymm2, %ymm3, (%r9,%r14,4)
-	LONG $0xfffddee9; BYTE $0xff // jmp 0xa670 <k_attend_merge+0x80>
+	QUAD $0x000000182444c748; BYTE $0x00 // movq $0x0, 0x18(%rsp)
+	QUAD $0x0003e505587de2c4; BYTE $0x00 // vpbroadcastd 0x3e5(%rip), %ymm0 # 0xb300 <k_attend_merge+0x420>
+	LONG $0x447ffdc5; WORD $0x4024 // vmovdqa %ymm0, 0x40(%rsp)
+	QUAD $0x000003e325107ac5 // vmovss 0x3e3(%rip), %xmm12 # 0xb30c <k_attend_merge+0x42c>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	QUAD $0x0003d21d187d62c4; BYTE $0x00 // vbroadcastss 0x3d2(%rip), %ymm11 # 0xb314 <k_attend_merge+0x434>
+	QUAD $0x0003dd35187de2c4; BYTE $0x00 // vbroadcastss 0x3dd(%rip), %ymm6 # 0xb328 <k_attend_merge+0x448>
+	QUAD $0x0003cc3d187de2c4; BYTE $0x00 // vbroadcastss 0x3cc(%rip), %ymm7 # 0xb320 <k_attend_merge+0x440>
+	QUAD $0x0003ab05187d62c4; BYTE $0x00 // vbroadcastss 0x3ab(%rip), %ymm8 # 0xb308 <k_attend_merge+0x428>
+	QUAD $0x0003b615187d62c4; BYTE $0x00 // vbroadcastss 0x3b6(%rip), %ymm10 # 0xb31c <k_attend_merge+0x43c>
+	WORD $0x29eb // jmp 0xaf91 <k_attend_merge+0xb1>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0xf8c18348 // addq $-0x8, %rcx
+	LONG $0x24448348; WORD $0x2018 // addq $0x20, 0x18(%rsp)
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	LONG $0x03558d0f; WORD $0x0000 // jge 0xb2e6 <k_attend_merge+0x406>
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
+	LONG $0xc14c0f4c // cmovlq %rcx, %r8
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0xc04c0f4c // cmovlq %rax, %r8
+	WORD $0x294d; BYTE $0xd6 // subq %r10, %r14
+	LONG $0x91048d4b // leaq (%r9,%r10,4), %rax
+	LONG $0x07fe8349 // cmpq $0x7, %r14
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x327f // jg 0xaff0 <k_attend_merge+0x110>
+	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
+	LONG $0x83158d48; WORD $0x0003; BYTE $0x00 // leaq 0x383(%rip), %rdx # 0xb350 <lanes>
+	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
+	LONG $0x6a107cc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm13
+	LONG $0x2c1562c4; BYTE $0x38 // vmaskmovps (%rax), %ymm13, %ymm15
+	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
+	LONG $0x2c1502c4; WORD $0x9334 // vmaskmovps (%r11,%r10,4), %ymm13, %ymm14
+	WORD $0x18eb // jmp 0xaffe <k_attend_merge+0x11e>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x38107cc5 // vmovups (%rax), %ymm15
+	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
+	LONG $0x107c01c4; WORD $0x9334 // vmovups (%r11,%r10,4), %ymm14
+	LONG $0x5f0441c4; BYTE $0xee // vmaxps %ymm14, %ymm15, %ymm13
+	LONG $0x5c0441c4; BYTE $0xfd // vsubps %ymm13, %ymm15, %ymm15
+	LONG $0x5f24c1c4; BYTE $0xcf // vmaxps %ymm15, %ymm11, %ymm1
+	LONG $0xd659f4c5 // vmulps %ymm6, %ymm1, %ymm2
+	LONG $0x087de3c4; WORD $0x08d2 // vroundps $0x8, %ymm2, %ymm2
+	LONG $0xb86de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm7) + ymm1
+	QUAD $0x0002ff1d187de2c4; BYTE $0x00 // vbroadcastss 0x2ff(%rip), %ymm3 # 0xb324 <k_attend_merge+0x444>
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	QUAD $0x0003010d187d62c4; BYTE $0x00 // vbroadcastss 0x301(%rip), %ymm9 # 0xb334 <k_attend_merge+0x454>
+	LONG $0xcd297cc5 // vmovaps %ymm9, %ymm5
+	LONG $0xa875c2c4; BYTE $0xe8 // vfmadd213ps %ymm8, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm8
+	LONG $0xa875c2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm10
+	QUAD $0x0002e605187de2c4; BYTE $0x00 // vbroadcastss 0x2e6(%rip), %ymm0 # 0xb330 <k_attend_merge+0x450>
+	LONG $0xa875e2c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm0
+	QUAD $0x0002d425187de2c4; BYTE $0x00 // vbroadcastss 0x2d4(%rip), %ymm4 # 0xb32c <k_attend_merge+0x44c>
+	LONG $0xa875e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm4
+	QUAD $0x0002aa25187de2c4; BYTE $0x00 // vbroadcastss 0x2aa(%rip), %ymm4 # 0xb310 <k_attend_merge+0x430>
+	LONG $0xa875e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm4
+	LONG $0xe159f4c5 // vmulps %ymm1, %ymm1, %ymm4
+	LONG $0xa855e2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm1
+	QUAD $0x0002830d187de2c4; BYTE $0x00 // vbroadcastss 0x283(%rip), %ymm1 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xc958dcc5 // vaddps %ymm1, %ymm4, %ymm1
+	LONG $0xd25bfec5 // vcvttps2dq %ymm2, %ymm2
+	LONG $0xe272ddc5; BYTE $0x01 // vpsrad $0x1, %ymm2, %ymm4
+	LONG $0xf472d5c5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm5
+	LONG $0x446ffdc5; WORD $0x4024 // vmovdqa 0x40(%rsp), %ymm0
+	LONG $0xe8fed5c5 // vpaddd %ymm0, %ymm5, %ymm5
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	LONG $0xc204c1c4; WORD $0x05eb // vcmpnltps %ymm11, %ymm15, %ymm5
+	LONG $0xd4faedc5 // vpsubd %ymm4, %ymm2, %ymm2
+	LONG $0xf272edc5; BYTE $0x17 // vpslld $0x17, %ymm2, %ymm2
+	LONG $0xd0feedc5 // vpaddd %ymm0, %ymm2, %ymm2
+	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
+	LONG $0xc954d4c5 // vandps %ymm1, %ymm5, %ymm1
+	QUAD $0x0000a0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xa0(%rsp)
+	LONG $0x5c0cc1c4; BYTE $0xcd // vsubps %ymm13, %ymm14, %ymm1
+	LONG $0xd15fa4c5 // vmaxps %ymm1, %ymm11, %ymm2
+	LONG $0xe659ecc5 // vmulps %ymm6, %ymm2, %ymm4
+	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
+	LONG $0xb85de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm7) + ymm2
+	LONG $0xb85de2c4; BYTE $0xd3 // vfmadd231ps %ymm3, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm3) + ymm2
+	LONG $0xa86d42c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm8
+	LONG $0xa86d42c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm10
+	QUAD $0x00023f1d187de2c4; BYTE $0x00 // vbroadcastss 0x23f(%rip), %ymm3 # 0xb330 <k_attend_merge+0x450>
+	LONG $0xa86d62c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm3
+	QUAD $0x00022d1d187de2c4; BYTE $0x00 // vbroadcastss 0x22d(%rip), %ymm3 # 0xb32c <k_attend_merge+0x44c>
+	LONG $0xa86d62c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm3
+	QUAD $0x0002031d187de2c4; BYTE $0x00 // vbroadcastss 0x203(%rip), %ymm3 # 0xb310 <k_attend_merge+0x430>
+	LONG $0xa86d62c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm3
+	LONG $0xf2596cc5 // vmulps %ymm2, %ymm2, %ymm14
+	LONG $0xa83562c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm2
+	QUAD $0x0001dc15187de2c4; BYTE $0x00 // vbroadcastss 0x1dc(%rip), %ymm2 # 0xb300 <k_attend_merge+0x420>
+	LONG $0xd2588cc5 // vaddps %ymm2, %ymm14, %ymm2
+	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
+	LONG $0xe472d5c5; BYTE $0x01 // vpsrad $0x1, %ymm4, %ymm5
+	LONG $0xf5728dc5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm14
+	LONG $0xf0fe0dc5 // vpaddd %ymm0, %ymm14, %ymm14
+	LONG $0xd2598cc5 // vmulps %ymm2, %ymm14, %ymm2
+	LONG $0xe5faddc5 // vpsubd %ymm5, %ymm4, %ymm4
+	LONG $0xf472ddc5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm4
+	LONG $0xe0feddc5 // vpaddd %ymm0, %ymm4, %ymm4
+	LONG $0xd459ecc5 // vmulps %ymm4, %ymm2, %ymm2
+	LONG $0xc274c1c4; WORD $0x05cb // vcmpnltps %ymm11, %ymm1, %ymm1
+	LONG $0xca54f4c5 // vandps %ymm2, %ymm1, %ymm1
+	QUAD $0x000080248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x80(%rsp)
+	LONG $0x6c117cc5; WORD $0x6024 // vmovups %ymm13, 0x60(%rsp)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfdff8e0f; WORD $0xffff // jle 0xaf70 <k_attend_merge+0x90>
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
+	WORD $0x10eb // jmp 0xb190 <k_attend_merge+0x2b0>
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	LONG $0xfde0840f; WORD $0xffff // je 0xaf70 <k_attend_merge+0x90>
+	LONG $0x17048d4b // leaq (%r15,%r10), %rax
+	LONG $0x2e7841c4; WORD $0x8324 // vucomiss (%r11,%rax,4), %xmm12
+	WORD $0xe473 // jae 0xb180 <k_attend_merge+0x2a0>
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	QUAD $0x00a0bcac187d22c4; WORD $0x0000 // vbroadcastss 0xa0(%rsp,%r15,4), %ymm13
+	QUAD $0x0080bcb4187d22c4; WORD $0x0000 // vbroadcastss 0x80(%rsp,%r15,4), %ymm14
+	LONG $0x107aa1c4; WORD $0xbc4c; BYTE $0x60 // vmovss 0x60(%rsp,%r15,4), %xmm1
+	LONG $0x117ac1c4; WORD $0x810c // vmovss %xmm1, (%r9,%rax,4)
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x0c598ac5; BYTE $0x82 // vmulss (%rdx,%rax,4), %xmm14, %xmm1
+	LONG $0xb911e2c4; WORD $0x810c // vfmadd231ss (%rcx,%rax,4), %xmm13, %xmm1 # xmm1 = (xmm13 * mem) + xmm1
+	LONG $0x0c11fac5; BYTE $0x81 // vmovss %xmm1, (%rcx,%rax,4)
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x822c8d4c // leaq (%rdx,%rax,4), %r13
+	LONG $0x48778b48 // movq 0x48(%rdi), %rsi
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	WORD $0x0a7d // jge 0xb20e <k_attend_merge+0x32e>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x000099e9; BYTE $0x00 // jmp 0xb2a7 <k_attend_merge+0x3c7>
+	LONG $0xf84e8d4c // leaq -0x8(%rsi), %r9
+	LONG $0x08f98349 // cmpq $0x8, %r9
+	WORD $0x1773 // jae 0xb22f <k_attend_merge+0x34f>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x08c1f641 // testb $0x8, %r9b
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	WORD $0x6474 // je 0xb291 <k_attend_merge+0x3b1>
+	WORD $0x78eb // jmp 0xb2a7 <k_attend_merge+0x3c7>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x03e8c148 // shrq $0x3, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xfee08348 // andq $-0x2, %rax
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	LONG $0x4c598cc5; WORD $0xe08a // vmulps -0x20(%rdx,%rcx,4), %ymm14, %ymm1
+	LONG $0xb815c2c4; WORD $0x884c; BYTE $0xe0 // vfmadd231ps -0x20(%r8,%rcx,4), %ymm13, %ymm1 # ymm1 = (ymm13 * mem) + ymm1
+	LONG $0x117cc1c4; WORD $0x884c; BYTE $0xe0 // vmovups %ymm1, -0x20(%r8,%rcx,4)
+	LONG $0x0c598cc5; BYTE $0x8a // vmulps (%rdx,%rcx,4), %ymm14, %ymm1
+	LONG $0xb815c2c4; WORD $0x880c // vfmadd231ps (%r8,%rcx,4), %ymm13, %ymm1 # ymm1 = (ymm13 * mem) + ymm1
+	LONG $0x117cc1c4; WORD $0x880c // vmovups %ymm1, (%r8,%rcx,4)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xd175 // jne 0xb250 <k_attend_merge+0x370>
+	LONG $0xf8418d48 // leaq -0x8(%rcx), %rax
+	LONG $0x08c1f641 // testb $0x8, %r9b
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	WORD $0x1675 // jne 0xb2a7 <k_attend_merge+0x3c7>
+	LONG $0x590cc1c4; WORD $0x854c; BYTE $0x00 // vmulps (%r13,%rax,4), %ymm14, %ymm1
+	LONG $0xb815c2c4; WORD $0x840c // vfmadd231ps (%r12,%rax,4), %ymm13, %ymm1 # ymm1 = (ymm13 * mem) + ymm1
+	LONG $0x117cc1c4; WORD $0x840c // vmovups %ymm1, (%r12,%rax,4)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0xfec88d0f; WORD $0xffff // jge 0xb180 <k_attend_merge+0x2a0>
+	LONG $0x91158d48; WORD $0x0000; BYTE $0x00 // leaq 0x91(%rip), %rdx # 0xb350 <lanes>
+	LONG $0x4c10fcc5; WORD $0x208a // vmovups 0x20(%rdx,%rcx,4), %ymm1
+	LONG $0x2c75c2c4; WORD $0x8414 // vmaskmovps (%r12,%rax,4), %ymm1, %ymm2
+	LONG $0x2c75c2c4; WORD $0x8564; BYTE $0x00 // vmaskmovps (%r13,%rax,4), %ymm1, %ymm4
+	LONG $0xe4598cc5 // vmulps %ymm4, %ymm14, %ymm4
+	LONG $0xb815e2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm2) + ymm4
+	LONG $0x2e75c2c4; WORD $0x8424 // vmaskmovps %ymm4, %ymm1, (%r12,%rax,4)
+	LONG $0xfffe9ae9; BYTE $0xff // jmp 0xb180 <k_attend_merge+0x2a0>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -9785,30 +10309,6 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -9830,18 +10330,21 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xae // scasb %es:(%rdi), %al
 	WORD $0x00c2; BYTE $0x00 // retq $0x0
 	LONG $0x89088000; WORD $0x3c08 // addb %al, 0x3c088908(%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x72187f80 // cmpb $0x72, 0x18(%rdi)
-	WORD $0x42b1 // movb $0x42, %cl
 	LONG $0xbf318000; WORD $0x8083 // addb %al, -0x7f7c40cf(%rax)
 	BYTE $0x5e // popq %rsi
 	WORD $0x3b39 // cmpl %edi, (%rbx)
 	BYTE $0xaa // stosb %al, %es:(%rdi)
 	LONG $0xaaaa3fb8; BYTE $0x2a // movl $0x2aaaaa3f, %eax # imm = 0x2AAAAA3F
 	QUAD $0x5069673d2aa9c13e // shrl $0x50, %ds:0x69673d2a(%rcx)
-	QUAD $0x0000000000000039; LONG $0x00000000; WORD $0x0000 // cmpl %eax, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x00 // addb %bh, %bh
+	WORD $0xcc39 // cmpl %ecx, %esp
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	QUAD $0x00000000000000cc; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // int3
+	WORD $0x0000
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

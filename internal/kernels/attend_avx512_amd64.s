@@ -237,8 +237,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe22840f; WORD $0xffff // je 0x220 <k_attend_scores+0x220>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xff29830f; WORD $0xffff // jae 0x330 <k_attend_scores+0x330>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	LONG $0xffff19e9; BYTE $0xff // jmp 0x330 <k_attend_scores+0x330>
 	QUAD $0xfffffffffffebd48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rbp # imm = 0x7FFFFFFFFFFFFFFE
@@ -396,8 +396,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef6840f; WORD $0xffff // je 0x600 <k_attend_scores+0x600>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9173 // jae 0x6a0 <k_attend_scores+0x6a0>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x84eb // jmp 0x6a0 <k_attend_scores+0x6a0>
 	LONG $0x00401f0f // nopl (%rax)
@@ -433,7 +433,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe46840f; WORD $0xffff // je 0x600 <k_attend_scores+0x600>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9173 // jae 0x750 <k_attend_scores+0x750>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x88eb // jmp 0x750 <k_attend_scores+0x750>
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
@@ -495,8 +495,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0580840f; WORD $0x0000 // je 0xe53 <k_attend_scores+0xe53>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb873 // jae 0x890 <k_attend_scores+0x890>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xabeb // jmp 0x890 <k_attend_scores+0x890>
 	LONG $0x007d8b48 // movq (%rbp), %rdi
@@ -584,8 +584,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef4840f; WORD $0xffff // je 0x970 <k_attend_scores+0x970>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x8f73 // jae 0xa10 <k_attend_scores+0xa10>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x82eb // jmp 0xa10 <k_attend_scores+0xa10>
 	WORD $0x9066 // nop
@@ -621,7 +621,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe44840f; WORD $0xffff // je 0x970 <k_attend_scores+0x970>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x8f73 // jae 0xac0 <k_attend_scores+0xac0>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x86eb // jmp 0xac0 <k_attend_scores+0xac0>
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
@@ -776,7 +776,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe22840f; WORD $0xffff // je 0xc50 <k_attend_scores+0xc50>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xff29830f; WORD $0xffff // jae 0xd60 <k_attend_scores+0xd60>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	LONG $0xffff1de9; BYTE $0xff // jmp 0xd60 <k_attend_scores+0xd60>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -830,8 +830,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0294840f; WORD $0x0000 // je 0x11b0 <k_attend_scores+0x11b0>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0x026c830f; WORD $0x0000 // jae 0x1191 <k_attend_scores+0x1191>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x000260e9; BYTE $0x00 // jmp 0x1191 <k_attend_scores+0x1191>
 	LONG $0x28558b4c // movq 0x28(%rbp), %r10
 	LONG $0xd7af0f4d // imulq %r15, %r10
@@ -898,8 +898,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaf7d // jge 0xfe0 <k_attend_scores+0xfe0>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xca73 // jae 0x1000 <k_attend_scores+0x1000>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xbdeb // jmp 0x1000 <k_attend_scores+0x1000>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -932,7 +932,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa17d // jge 0x1070 <k_attend_scores+0x1070>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xcc73 // jae 0x10a0 <k_attend_scores+0x10a0>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xc3eb // jmp 0x10a0 <k_attend_scores+0x10a0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -966,7 +966,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcf0840f; WORD $0xffff // je 0xe53 <k_attend_scores+0xe53>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb873 // jae 0x1120 <k_attend_scores+0x1120>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xafeb // jmp 0x1120 <k_attend_scores+0x1120>
 	LONG $0x01f88348 // cmpq $0x1, %rax
@@ -978,7 +978,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2774 // je 0x11b0 <k_attend_scores+0x11b0>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x0373 // jae 0x1191 <k_attend_scores+0x1191>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	LONG $0x07e0c148 // shlq $0x7, %rax
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
@@ -1021,16 +1021,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfccc840f; WORD $0xffff // je 0xf14 <k_attend_scores+0xf14>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x0b73 // jae 0x1258 <k_attend_scores+0x1258>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	QUAD $0xffbf5418487dd262 // vbroadcastss -0x4(%r15,%rdi,4), %zmm2
 	LONG $0x486dd262; WORD $0x4eb8; BYTE $0xfd // vfmadd231ps -0xc0(%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x486dd262; WORD $0x46b8; BYTE $0xfe // vfmadd231ps -0x80(%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xad73 // jae 0x1220 <k_attend_scores+0x1220>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xa0eb // jmp 0x1220 <k_attend_scores+0x1220>
 	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
@@ -1054,14 +1054,14 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfead840f; WORD $0xffff // je 0x1185 <k_attend_scores+0x1185>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x0773 // jae 0x12e4 <k_attend_scores+0x12e4>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	QUAD $0xffbf5418487dd262 // vbroadcastss -0x4(%r15,%rdi,4), %zmm2
 	LONG $0x486dd262; WORD $0x4eb8; BYTE $0xfd // vfmadd231ps -0xc0(%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x486dd262; WORD $0x46b8; BYTE $0xfe // vfmadd231ps -0x80(%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb173 // jae 0x12b0 <k_attend_scores+0x12b0>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xa8eb // jmp 0x12b0 <k_attend_scores+0x12b0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1290,8 +1290,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe22840f; WORD $0xffff // je 0x1530 <k_attend_scores_f16+0x220>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xff29830f; WORD $0xffff // jae 0x1640 <k_attend_scores_f16+0x330>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	LONG $0xffff19e9; BYTE $0xff // jmp 0x1640 <k_attend_scores_f16+0x330>
 	QUAD $0xfffffffffff8bd48; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rbp # imm = 0x7FFFFFFFFFFFFFF8
@@ -1450,8 +1450,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef6840f; WORD $0xffff // je 0x1920 <k_attend_scores_f16+0x610>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9173 // jae 0x19c0 <k_attend_scores_f16+0x6b0>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x84eb // jmp 0x19c0 <k_attend_scores_f16+0x6b0>
 	LONG $0x00401f0f // nopl (%rax)
@@ -1487,7 +1487,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe46840f; WORD $0xffff // je 0x1920 <k_attend_scores_f16+0x610>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9173 // jae 0x1a70 <k_attend_scores_f16+0x760>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x88eb // jmp 0x1a70 <k_attend_scores_f16+0x760>
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
@@ -1555,8 +1555,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0580840f; WORD $0x0000 // je 0x2183 <k_attend_scores_f16+0xe73>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb873 // jae 0x1bc0 <k_attend_scores_f16+0x8b0>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xabeb // jmp 0x1bc0 <k_attend_scores_f16+0x8b0>
 	LONG $0x007d8b48 // movq (%rbp), %rdi
@@ -1644,8 +1644,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef4840f; WORD $0xffff // je 0x1ca0 <k_attend_scores_f16+0x990>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x8f73 // jae 0x1d40 <k_attend_scores_f16+0xa30>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x82eb // jmp 0x1d40 <k_attend_scores_f16+0xa30>
 	WORD $0x9066 // nop
@@ -1681,7 +1681,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe44840f; WORD $0xffff // je 0x1ca0 <k_attend_scores_f16+0x990>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x8f73 // jae 0x1df0 <k_attend_scores_f16+0xae0>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x86eb // jmp 0x1df0 <k_attend_scores_f16+0xae0>
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
@@ -1836,7 +1836,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe22840f; WORD $0xffff // je 0x1f80 <k_attend_scores_f16+0xc70>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xff29830f; WORD $0xffff // jae 0x2090 <k_attend_scores_f16+0xd80>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	LONG $0xffff1de9; BYTE $0xff // jmp 0x2090 <k_attend_scores_f16+0xd80>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -1897,8 +1897,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0299840f; WORD $0x0000 // je 0x2509 <k_attend_scores_f16+0x11f9>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xcb73 // jae 0x2240 <k_attend_scores_f16+0xf30>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xbeeb // jmp 0x2240 <k_attend_scores_f16+0xf30>
 	LONG $0x28558b4c // movq 0x28(%rbp), %r10
@@ -1982,8 +1982,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff538d0f; WORD $0xffff // jge 0x2348 <k_attend_scores_f16+0x1038>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9673 // jae 0x2390 <k_attend_scores_f16+0x1080>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4049180f // prefetcht0 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x89eb // jmp 0x2390 <k_attend_scores_f16+0x1080>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -2032,7 +2032,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff558d0f; WORD $0xffff // jge 0x2448 <k_attend_scores_f16+0x1138>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9873 // jae 0x2490 <k_attend_scores_f16+0x1180>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x8feb // jmp 0x2490 <k_attend_scores_f16+0x1180>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -2080,7 +2080,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfbc0840f; WORD $0xffff // je 0x2183 <k_attend_scores_f16+0xe73>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb873 // jae 0x2580 <k_attend_scores_f16+0x1270>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xafeb // jmp 0x2580 <k_attend_scores_f16+0x1270>
 	LONG $0xf8af0f48 // imulq %rax, %rdi
@@ -2103,7 +2103,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfee9840f; WORD $0xffff // je 0x2509 <k_attend_scores_f16+0x11f9>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xcb73 // jae 0x25f0 <k_attend_scores_f16+0x12e0>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xc2eb // jmp 0x25f0 <k_attend_scores_f16+0x12e0>
 	WORD $0x9066 // nop
@@ -2399,11 +2399,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfed68d0f; WORD $0xffff // jge 0x2a80 <k_attend_scores_q8+0x450>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0xff20830f; WORD $0xffff // jae 0x2ad3 <k_attend_scores_q8+0x4a3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	LONG $0xff0a8e0f; WORD $0xffff // jle 0x2ad0 <k_attend_scores_q8+0x4a0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xfffefce9; BYTE $0xff // jmp 0x2ad0 <k_attend_scores_q8+0x4a0>
 	QUAD $0xfffffffffff8b948; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rcx # imm = 0x7FFFFFFFFFFFFFF8
@@ -2597,11 +2597,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff378d0f; WORD $0xffff // jge 0x2ec0 <k_attend_scores_q8+0x890>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0xff71830f; WORD $0xffff // jae 0x2f03 <k_attend_scores_q8+0x8d3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	LONG $0xff5b8e0f; WORD $0xffff // jle 0x2f00 <k_attend_scores_q8+0x8d0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff4de9; BYTE $0xff // jmp 0x2f00 <k_attend_scores_q8+0x8d0>
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
@@ -2690,11 +2690,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff6d8d0f; WORD $0xffff // jge 0x30a0 <k_attend_scores_q8+0xa70>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	WORD $0x9b73 // jae 0x30d3 <k_attend_scores_q8+0xaa3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	WORD $0x897e // jle 0x30d0 <k_attend_scores_q8+0xaa0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff7be9; BYTE $0xff // jmp 0x30d0 <k_attend_scores_q8+0xaa0>
 	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
@@ -2819,11 +2819,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff118d0f; WORD $0xffff // jge 0x32c0 <k_attend_scores_q8+0xc90>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0xff5b830f; WORD $0xffff // jae 0x3313 <k_attend_scores_q8+0xce3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	LONG $0xff458e0f; WORD $0xffff // jle 0x3310 <k_attend_scores_q8+0xce0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff37e9; BYTE $0xff // jmp 0x3310 <k_attend_scores_q8+0xce0>
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
@@ -2913,11 +2913,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x857d // jge 0x34e0 <k_attend_scores_q8+0xeb0>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	WORD $0xb373 // jae 0x3513 <k_attend_scores_q8+0xee3>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	WORD $0xa17e // jle 0x3510 <k_attend_scores_q8+0xee0>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x96eb // jmp 0x3510 <k_attend_scores_q8+0xee0>
 	LONG $0x28468b49 // movq 0x28(%r14), %rax
@@ -3015,11 +3015,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff2e8d0f; WORD $0xffff // jge 0x3670 <k_attend_scores_q8+0x1040>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0xff78830f; WORD $0xffff // jae 0x36c3 <k_attend_scores_q8+0x1093>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	LONG $0xff628e0f; WORD $0xffff // jle 0x36c0 <k_attend_scores_q8+0x1090>
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff54e9; BYTE $0xff // jmp 0x36c0 <k_attend_scores_q8+0x1090>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -3043,329 +3043,1166 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9066 // nop
 
 	// attend_weights
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06758e0f; WORD $0x0000 // jle 0x3e32 <k_attend_weights+0x682>
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x17a88e0f; WORD $0x0000 // jle 0x4f65 <k_attend_weights+0x17b5>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x28ec8348 // subq $0x28, %rsp
-	LONG $0x487df262; WORD $0x4718; BYTE $0x12 // vbroadcastss 0x48(%rdi), %zmm0
-	QUAD $0xffffffffffc0b948; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rcx # imm = 0x7FFFFFFFFFFFFFC0
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
-	LONG $0x28478b4c // movq 0x28(%rdi), %r8
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0xc0ba8d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %r15
-	QUAD $0x000000008d248d4e // leaq (,%r9,4), %r12
-	QUAD $0x0079610d187de2c4; BYTE $0x00 // vbroadcastss 0x7961(%rip), %ymm1 # 0xb188 <k_attend_merge+0x2e8>
-	QUAD $0x79571518487df262; WORD $0x0000 // vbroadcastss 0x7957(%rip), %zmm2 # 0xb188 <k_attend_merge+0x2e8>
-	LONG $0x38498d48 // leaq 0x38(%rcx), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	QUAD $0x79451d58487df262; WORD $0x0000 // vpbroadcastd 0x7945(%rip), %zmm3 # 0xb188 <k_attend_merge+0x2e8>
-	QUAD $0x007948251879e2c4; BYTE $0x00 // vbroadcastss 0x7948(%rip), %xmm4 # 0xb194 <k_attend_merge+0x2f4>
-	QUAD $0x793a2d18487df262; WORD $0x0000 // vbroadcastss 0x793a(%rip), %zmm5 # 0xb190 <k_attend_merge+0x2f0>
-	QUAD $0x79403518487df262; WORD $0x0000 // vbroadcastss 0x7940(%rip), %zmm6 # 0xb1a0 <k_attend_merge+0x300>
-	QUAD $0x79423d18487df262; WORD $0x0000 // vbroadcastss 0x7942(%rip), %zmm7 # 0xb1ac <k_attend_merge+0x30c>
-	QUAD $0x79300518487d7262; WORD $0x0000 // vbroadcastss 0x7930(%rip), %zmm8 # 0xb1a4 <k_attend_merge+0x304>
-	QUAD $0x792a0d18487d7262; WORD $0x0000 // vbroadcastss 0x792a(%rip), %zmm9 # 0xb1a8 <k_attend_merge+0x308>
-	QUAD $0x79301518487d7262; WORD $0x0000 // vbroadcastss 0x7930(%rip), %zmm10 # 0xb1b8 <k_attend_merge+0x318>
-	QUAD $0x78f21d18487d7262; WORD $0x0000 // vbroadcastss 0x78f2(%rip), %zmm11 # 0xb184 <k_attend_merge+0x2e4>
-	QUAD $0x78fc2518487d7262; WORD $0x0000 // vbroadcastss 0x78fc(%rip), %zmm12 # 0xb198 <k_attend_merge+0x2f8>
-	QUAD $0x790e2d18487d7262; WORD $0x0000 // vbroadcastss 0x790e(%rip), %zmm13 # 0xb1b4 <k_attend_merge+0x314>
-	QUAD $0x79003518487d7262; WORD $0x0000 // vbroadcastss 0x7900(%rip), %zmm14 # 0xb1b0 <k_attend_merge+0x310>
-	QUAD $0x78d23d18487d7262; WORD $0x0000 // vbroadcastss 0x78d2(%rip), %zmm15 # 0xb18c <k_attend_merge+0x2ec>
-	QUAD $0x78c40510087ee162; WORD $0x0000 // vmovss 0x78c4(%rip), %xmm16 # 0xb188 <k_attend_merge+0x2e8>
-	QUAD $0x78b20d18487de262; WORD $0x0000 // vbroadcastss 0x78b2(%rip), %zmm17 # 0xb180 <k_attend_merge+0x2e0>
+	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x008bd205187de2c4; BYTE $0x00 // vbroadcastss 0x8bd2(%rip), %ymm0 # 0xc3c8 <k_attend_merge+0x3f8>
+	QUAD $0x8bc80d18487df262; WORD $0x0000 // vbroadcastss 0x8bc8(%rip), %zmm1 # 0xc3c8 <k_attend_merge+0x3f8>
+	QUAD $0x8bbe0d58487d6262; WORD $0x0000 // vpbroadcastd 0x8bbe(%rip), %zmm25 # 0xc3c8 <k_attend_merge+0x3f8>
+	QUAD $0x8bc02518087d6262; WORD $0x0000 // vbroadcastss 0x8bc0(%rip), %xmm28 # 0xc3d4 <k_attend_merge+0x404>
+	QUAD $0x8baa2d10087e6162; WORD $0x0000 // vmovss 0x8baa(%rip), %xmm29 # 0xc3c8 <k_attend_merge+0x3f8>
+	QUAD $0x8ba82d18487df262; WORD $0x0000 // vbroadcastss 0x8ba8(%rip), %zmm5 # 0xc3d0 <k_attend_merge+0x400>
+	QUAD $0x8bb23518487df262; WORD $0x0000 // vbroadcastss 0x8bb2(%rip), %zmm6 # 0xc3e4 <k_attend_merge+0x414>
+	QUAD $0x8ba03d18487df262; WORD $0x0000 // vbroadcastss 0x8ba0(%rip), %zmm7 # 0xc3dc <k_attend_merge+0x40c>
+	QUAD $0x8b9a0518487d7262; WORD $0x0000 // vbroadcastss 0x8b9a(%rip), %zmm8 # 0xc3e0 <k_attend_merge+0x410>
+	QUAD $0x8b740d18487d7262; WORD $0x0000 // vbroadcastss 0x8b74(%rip), %zmm9 # 0xc3c4 <k_attend_merge+0x3f4>
+	QUAD $0x8b962518487df262; WORD $0x0000 // vbroadcastss 0x8b96(%rip), %zmm4 # 0xc3f0 <k_attend_merge+0x420>
+	QUAD $0x8b741d18487d7262; WORD $0x0000 // vbroadcastss 0x8b74(%rip), %zmm11 # 0xc3d8 <k_attend_merge+0x408>
+	QUAD $0x8b7e2518487d7262; WORD $0x0000 // vbroadcastss 0x8b7e(%rip), %zmm12 # 0xc3ec <k_attend_merge+0x41c>
+	QUAD $0x8b702d18487d7262; WORD $0x0000 // vbroadcastss 0x8b70(%rip), %zmm13 # 0xc3e8 <k_attend_merge+0x418>
+	QUAD $0x8b4a3518487d7262; WORD $0x0000 // vbroadcastss 0x8b4a(%rip), %zmm14 # 0xc3cc <k_attend_merge+0x3fc>
+	QUAD $0x8b343d18487d7262; WORD $0x0000 // vbroadcastss 0x8b34(%rip), %zmm15 # 0xc3c0 <k_attend_merge+0x3f0>
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
 	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
-	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
-	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x3967 <k_attend_weights+0x1b7>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48fd8362; WORD $0xf81b; BYTE $0x01 // vextractf64x4 $0x1, %zmm23, %ymm24
-	LONG $0x20448162; WORD $0xf858 // vaddps %ymm24, %ymm23, %ymm23
-	LONG $0x287d8362; WORD $0xf819; BYTE $0x01 // vextractf32x4 $0x1, %ymm23, %xmm24
-	LONG $0x00448162; WORD $0xf858 // vaddps %xmm24, %xmm23, %xmm23
-	LONG $0x00c52162; WORD $0xc7c6; BYTE $0x01 // vshufpd $0x1, %xmm23, %xmm23, %xmm24 # xmm24 = xmm23[1,0]
-	LONG $0x00448162; WORD $0xf858 // vaddps %xmm24, %xmm23, %xmm23
-	LONG $0x087e2162; WORD $0xc716 // vmovshdup %xmm23, %xmm24 # xmm24 = xmm23[1,1,3,3]
-	LONG $0x00468162; WORD $0xf858 // vaddss %xmm24, %xmm23, %xmm23
-	LONG $0x0046b162; WORD $0xccc2; BYTE $0x00 // vcmpeqss %xmm20, %xmm23, %k1
-	LONG $0x817e2162; WORD $0xc010 // vmovss %xmm16, %xmm16, %xmm24 {%k1} {z}
-	LONG $0x004eb162; WORD $0xc8c2; BYTE $0x02 // vcmpless %xmm16, %xmm22, %k1
-	LONG $0x01568162; WORD $0xe810 // vmovss %xmm24, %xmm21, %xmm21 {%k1}
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x087ee162; WORD $0x2c11; BYTE $0xa9 // vmovss %xmm21, (%rcx,%rbp,4)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x087ee162; WORD $0x3c11; BYTE $0xa9 // vmovss %xmm23, (%rcx,%rbp,4)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0x04bd840f; WORD $0x0000 // je 0x3e24 <k_attend_weights+0x674>
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x2414894c // movq %r10, (%rsp)
+	WORD $0x7deb // jmp 0x3924 <k_attend_weights+0x174>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48e57362; WORD $0xd31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm3, %zmm10
+	LONG $0x48e5f362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm3, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7,4,5,6,7]
+	LONG $0x482cf162; WORD $0xdb58 // vaddps %zmm3, %zmm10, %zmm3
+	LONG $0x48e57362; WORD $0xd323; BYTE $0x88 // vshuff64x2 $0x88, %zmm3, %zmm3, %zmm10 # zmm10 = zmm3[0,1,4,5,0,1,4,5]
+	LONG $0x48e5f362; WORD $0xdb23; BYTE $0xdd // vshuff64x2 $0xdd, %zmm3, %zmm3, %zmm3 # zmm3 = zmm3[2,3,6,7,2,3,6,7]
+	LONG $0x482cf162; WORD $0xdb58 // vaddps %zmm3, %zmm10, %zmm3
+	LONG $0x48e57162; WORD $0xd3c6; BYTE $0x55 // vshufpd $0x55, %zmm3, %zmm3, %zmm10 # zmm10 = zmm3[1,0,3,2,5,4,7,6]
+	LONG $0x4864d162; WORD $0xda58 // vaddps %zmm10, %zmm3, %zmm3
+	LONG $0xd3167ac5 // vmovshdup %xmm3, %xmm10 # xmm10 = xmm3[1,1,3,3]
+	LONG $0x4864d162; WORD $0xda58 // vaddps %zmm10, %zmm3, %zmm3
+	LONG $0x08669162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm30, %xmm3, %k1
+	LONG $0x81161162; WORD $0xd510 // vmovss %xmm29, %xmm29, %xmm10 {%k1} {z}
+	LONG $0x007e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm16, %k1
+	LONG $0x096ed162; WORD $0xd210 // vmovss %xmm10, %xmm2, %xmm2 {%k1}
+	LONG $0x117aa1c4; WORD $0xb914 // vmovss %xmm2, (%rcx,%r15,4)
+	LONG $0x117a81c4; WORD $0xbb1c // vmovss %xmm3, (%r11,%r15,4)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0x16308d0f; WORD $0x0000 // jge 0x4f54 <k_attend_weights+0x17a4>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
 	LONG $0xd94c0f48 // cmovlq %rcx, %rbx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0xda480f49 // cmovsq %r10, %rbx
-	LONG $0x247c0348; BYTE $0x10 // addq 0x10(%rsp), %rdi
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xcf4c0f48 // cmovlq %rdi, %rcx
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xca480f49 // cmovsq %r10, %rcx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xd9480f48 // cmovsq %rcx, %rbx
+	LONG $0x24440348; BYTE $0x20 // addq 0x20(%rsp), %rax
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0xc04c0f4c // cmovlq %rax, %r8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc1480f4c // cmovsq %rcx, %r8
+	LONG $0x034f8d49 // leaq 0x3(%r15), %rcx
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0x00928d0f; WORD $0x0000 // jge 0x3a00 <k_attend_weights+0x250>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0xf04c0f48 // cmovlq %rax, %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xc6490f48 // cmovnsq %rsi, %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x6675 // jne 0x3a00 <k_attend_weights+0x250>
+	LONG $0x24540348; BYTE $0x20 // addq 0x20(%rsp), %rdx
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0xc24c0f48 // cmovlq %rdx, %rax
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xd0490f48 // cmovnsq %rax, %rdx
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x4675 // jne 0x3a00 <k_attend_weights+0x250>
+	LONG $0x087ee162; WORD $0x5f10; BYTE $0x12 // vmovss 0x48(%rdi), %xmm19
+	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
+	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0xf7af0f4d // imulq %r15, %r14
+	LONG $0xb22c8d4f // leaq (%r10,%r14,4), %r13
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00948e0f; WORD $0x0000 // jle 0x3a40 <k_attend_weights+0x290>
+	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
+	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
+	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x3ad4 <k_attend_weights+0x324>
 	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	WORD $0x0e73 // jae 0x39c0 <k_attend_weights+0x210>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x79eb // jmp 0x3a30 <k_attend_weights+0x280>
+	LONG $0x00fd830f; WORD $0x0000 // jae 0x3aed <k_attend_weights+0x33d>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000589e9; BYTE $0x00 // jmp 0x3f80 <k_attend_weights+0x7d0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x40fb8348 // cmpq $0x40, %rbx
-	WORD $0x0573 // jae 0x39cb <k_attend_weights+0x21b>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x47eb // jmp 0x3a12 <k_attend_weights+0x262>
-	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
-	QUAD $0xffffffffffc0bf48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdi # imm = 0x7FFFFFFFFFFFFFC0
-	WORD $0x2149; BYTE $0xfa // andq %rdi, %r10
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0xfdbf5411487cd162 // vmovups %zmm2, -0xc0(%r15,%rdi,4)
-	QUAD $0xfebf5411487cd162 // vmovups %zmm2, -0x80(%r15,%rdi,4)
-	QUAD $0xffbf5411487cd162 // vmovups %zmm2, -0x40(%r15,%rdi,4)
-	LONG $0x487cd162; WORD $0x1411; BYTE $0xbf // vmovups %zmm2, (%r15,%rdi,4)
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	WORD $0xd875 // jne 0x39e0 <k_attend_weights+0x230>
-	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0x3374 // je 0x3a40 <k_attend_weights+0x290>
-	WORD $0xc3f6; BYTE $0x38 // testb $0x38, %bl
-	WORD $0x1e74 // je 0x3a30 <k_attend_weights+0x280>
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
-	LONG $0x2414234c // andq (%rsp), %r10
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	LONG $0xc34e0f4c // cmovleq %rbx, %r8
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x18778b4c // movq 0x18(%rdi), %r14
+	LONG $0xf7af0f4d // imulq %r15, %r14
+	LONG $0xb6148d4a // leaq (%rsi,%r14,4), %rdx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x01808e0f; WORD $0x0000 // jle 0x3b9f <k_attend_weights+0x3ef>
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	WORD $0x0b73 // jae 0x3a30 <k_attend_weights+0x280>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x000164e9; BYTE $0x00 // jmp 0x3b90 <k_attend_weights+0x3e0>
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x0c11fcc5; BYTE $0xbe // vmovups %ymm1, (%rsi,%rdi,4)
-	LONG $0x08c78348 // addq $0x8, %rdi
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	WORD $0xf275 // jne 0x3a20 <k_attend_weights+0x270>
-	WORD $0x0beb // jmp 0x3a3b <k_attend_weights+0x28b>
-	QUAD $0xff8000009604c742 // movl $0xff800000, (%rsi,%r10,4) # imm = 0xFF800000
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0xf075 // jne 0x3a30 <k_attend_weights+0x280>
-	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
-	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	LONG $0xba2c8d4c // leaq (%rdx,%rdi,4), %r13
-	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xd94f0f48 // cmovgq %rcx, %rbx
-	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x187d // jge 0x3a70 <k_attend_weights+0x2c0>
-	LONG $0x487ce162; WORD $0xea28 // vmovaps %zmm2, %zmm21
+	LONG $0x40fb8348 // cmpq $0x40, %rbx
+	WORD $0x0473 // jae 0x3a3a <k_attend_weights+0x28a>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x64eb // jmp 0x3a9e <k_attend_weights+0x2ee>
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0xb60c8d4e // leaq (%rsi,%r14,4), %r9
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x3b2b <k_attend_weights+0x37b>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xf07b8d48 // leaq -0x10(%rbx), %rdi
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfd914c11487c9162 // vmovups %zmm1, -0xc0(%r9,%r10,4)
+	QUAD $0xfe914c11487c9162 // vmovups %zmm1, -0x80(%r9,%r10,4)
+	QUAD $0xff914c11487c9162 // vmovups %zmm1, -0x40(%r9,%r10,4)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x91 // vmovups %zmm1, (%r9,%r10,4)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0xd875 // jne 0x3a60 <k_attend_weights+0x2b0>
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x010a840f; WORD $0x0000 // je 0x3b9f <k_attend_weights+0x3ef>
+	WORD $0xc3f6; BYTE $0x38 // testb $0x38, %bl
+	LONG $0x00f2840f; WORD $0x0000 // je 0x3b90 <k_attend_weights+0x3e0>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x38488d48 // leaq 0x38(%rax), %rcx
+	WORD $0x2148; BYTE $0xd9 // andq %rbx, %rcx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x117ca1c4; WORD $0x8a04 // vmovups %ymm0, (%rdx,%r9,4)
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	WORD $0xf175 // jne 0x3ac0 <k_attend_weights+0x310>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x3b9a <k_attend_weights+0x3ea>
+	LONG $0x01578d49 // leaq 0x1(%r15), %rdx
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x82348d4d // leaq (%r10,%rax,4), %r14
+	LONG $0x0004cee9; BYTE $0x00 // jmp 0x3fbb <k_attend_weights+0x80b>
+	LONG $0x40fb8348 // cmpq $0x40, %rbx
+	WORD $0x0473 // jae 0x3af7 <k_attend_weights+0x347>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x63eb // jmp 0x3b5a <k_attend_weights+0x3aa>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0xb2348d4b // leaq (%r10,%r14,4), %rsi
+	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xfd8e4c11487cb162 // vmovups %zmm1, -0xc0(%rsi,%r9,4)
+	QUAD $0xfe8e4c11487cb162 // vmovups %zmm1, -0x80(%rsi,%r9,4)
+	QUAD $0xff8e4c11487cb162 // vmovups %zmm1, -0x40(%rsi,%r9,4)
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8e // vmovups %zmm1, (%rsi,%r9,4)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	WORD $0xd875 // jne 0x3b20 <k_attend_weights+0x370>
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0x0440840f; WORD $0x0000 // je 0x3f91 <k_attend_weights+0x7e1>
+	WORD $0xc3f6; BYTE $0x38 // testb $0x38, %bl
+	LONG $0x0426840f; WORD $0x0000 // je 0x3f80 <k_attend_weights+0x7d0>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x38508d48 // leaq 0x38(%rax), %rdx
+	WORD $0x2148; BYTE $0xda // andq %rbx, %rdx
+	WORD $0x9066 // nop
+	LONG $0x117cc1c4; WORD $0xb544; BYTE $0x00 // vmovups %ymm0, (%r13,%rsi,4)
+	LONG $0x08c68348 // addq $0x8, %rsi
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0xf075 // jne 0x3b70 <k_attend_weights+0x3c0>
+	LONG $0x000407e9; BYTE $0x00 // jmp 0x3f8c <k_attend_weights+0x7dc>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x008a04c7; WORD $0x8000; BYTE $0xff // movl $0xff800000, (%rdx,%rcx,4) # imm = 0xFF800000
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	WORD $0xf175 // jne 0x3b90 <k_attend_weights+0x3e0>
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	WORD $0x1b7d // jge 0x3bc0 <k_attend_weights+0x410>
+	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x0000e7e9; BYTE $0x00 // jmp 0x3c9a <k_attend_weights+0x4ea>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xf0408d49 // leaq -0x10(%r8), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x04e9c148 // shrq $0x4, %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x30ff8348 // cmpq $0x30, %rdi
-	WORD $0x1c73 // jae 0x3aa0 <k_attend_weights+0x2f0>
-	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x487ce162; WORD $0xea28 // vmovaps %zmm2, %zmm21
-	WORD $0x61eb // jmp 0x3af5 <k_attend_weights+0x345>
+	LONG $0x30f88348 // cmpq $0x30, %rax
+	WORD $0x1c73 // jae 0x3bf0 <k_attend_weights+0x440>
+	LONG $0x0010bd41; WORD $0x0000 // movl $0x10, %r13d
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x3c66 <k_attend_weights+0x4b6>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	QUAD $0xfffffffffffcb848; WORD $0x1fff // movabsq $0x1ffffffffffffffc, %rax # imm = 0x1FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xc1 // andq %rax, %r9
+	LONG $0xb61c8d4e // leaq (%rsi,%r14,4), %r11
+	LONG $0xc0c38149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r11
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0xfce78348 // andq $-0x4, %rdi
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x487ce162; WORD $0xea28 // vmovaps %zmm2, %zmm21
-	QUAD $0xfdb77410487c8162 // vmovups -0xc0(%r15,%r14,4), %zmm22
-	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
-	QUAD $0xfeb77410487c8162 // vmovups -0x80(%r15,%r14,4), %zmm22
-	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
-	QUAD $0xffb77410487c8162 // vmovups -0x40(%r15,%r14,4), %zmm22
-	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
-	LONG $0x487c8162; WORD $0x3410; BYTE $0xb7 // vmovups (%r15,%r14,4), %zmm22
-	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
-	LONG $0x40c68349 // addq $0x40, %r14
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xbf75 // jne 0x3ab0 <k_attend_weights+0x300>
-	LONG $0x107e8d49 // leaq 0x10(%r14), %rdi
-	QUAD $0xffffffffffc0ba49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r10 # imm = 0x7FFFFFFFFFFFFFC0
-	LONG $0x30c28349 // addq $0x30, %r10
-	WORD $0x2149; BYTE $0xda // andq %rbx, %r10
+	QUAD $0xfda35c10487c9162 // vmovups -0xc0(%r11,%r12,4), %zmm3
+	LONG $0x4864f162; WORD $0xd25f // vmaxps %zmm2, %zmm3, %zmm2
+	QUAD $0xfea35c10487c9162 // vmovups -0x80(%r11,%r12,4), %zmm3
+	LONG $0x4864f162; WORD $0xd25f // vmaxps %zmm2, %zmm3, %zmm2
+	QUAD $0xffa35c10487c9162 // vmovups -0x40(%r11,%r12,4), %zmm3
+	LONG $0x4864f162; WORD $0xd25f // vmaxps %zmm2, %zmm3, %zmm2
+	LONG $0x487c9162; WORD $0x1c10; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm3
+	LONG $0x4864f162; WORD $0xd25f // vmaxps %zmm2, %zmm3, %zmm2
+	LONG $0x40c48349 // addq $0x40, %r12
+	LONG $0xfcc18349 // addq $-0x4, %r9
+	WORD $0xbf75 // jne 0x3c20 <k_attend_weights+0x470>
+	LONG $0x246c8d4d; BYTE $0x10 // leaq 0x10(%r12), %r13
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x30588d4c // leaq 0x30(%rax), %r11
+	WORD $0x214d; BYTE $0xc3 // andq %r8, %r11
 	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
-	WORD $0x2074 // je 0x3b2b <k_attend_weights+0x37b>
+	WORD $0x1e74 // je 0x3c9a <k_attend_weights+0x4ea>
 	WORD $0xe1c1; BYTE $0x04 // shll $0x4, %ecx
-	WORD $0x9066 // nop
-	QUAD $0x00b57410487c8162 // vmovups (%r13,%r14,4), %zmm22
-	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	LONG $0x10c78348 // addq $0x10, %rdi
+	BYTE $0x90 // nop
+	LONG $0x487cb162; WORD $0x1c10; BYTE $0xa2 // vmovups (%rdx,%r12,4), %zmm3
+	LONG $0x4864f162; WORD $0xd25f // vmaxps %zmm2, %zmm3, %zmm2
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x10c58349 // addq $0x10, %r13
 	LONG $0xf0c18348 // addq $-0x10, %rcx
-	WORD $0xe575 // jne 0x3b10 <k_attend_weights+0x360>
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	WORD $0x397e // jle 0x3b6c <k_attend_weights+0x3bc>
-	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
-	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
-	LONG $0x950d8d48; WORD $0x0076; BYTE $0x00 // leaq 0x7695(%rip), %rcx # 0xb1e0 <lanes>
-	WORD $0x2948; BYTE $0xf9 // subq %rdi, %rcx
-	WORD $0xf741; BYTE $0xd6 // notl %r14d
-	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
-	QUAD $0x00957410c97c8162 // vmovups (%r13,%r10,4), %zmm22 {%k1} {z}
-	QUAD $0xe40171254865e362 // vpternlogd $0xe4, 0x40(%rcx), %zmm3, %zmm22
-	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
-	LONG $0x40d5a362; WORD $0xf523; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm21, %zmm22 # zmm22 = zmm21[4,5,6,7,4,5,6,7]
-	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
-	LONG $0x287da362; WORD $0xee19; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm22
-	LONG $0x004ca162; WORD $0xed5f // vmaxps %xmm21, %xmm22, %xmm21
-	LONG $0x00d5a162; WORD $0xf5c6; BYTE $0x03 // vshufpd $0x3, %xmm21, %xmm21, %xmm22 # xmm22 = xmm21[1,1]
-	LONG $0x004ca162; WORD $0xed5f // vmaxps %xmm21, %xmm22, %xmm21
-	LONG $0x087ea162; WORD $0xf516 // vmovshdup %xmm21, %xmm22 # xmm22 = xmm21[1,1,3,3]
-	LONG $0x004ea162; WORD $0xf55f // vmaxss %xmm21, %xmm22, %xmm22
-	LONG $0x087ea162; WORD $0xee59 // vmulss %xmm22, %xmm0, %xmm21
-	LONG $0x0054e162; WORD $0xfc57 // vxorps %xmm4, %xmm21, %xmm23
-	LONG $0x004eb162; WORD $0xc8c2; BYTE $0x02 // vcmpless %xmm16, %xmm22, %k1
-	LONG $0x0146e162; WORD $0xfc10 // vmovss %xmm4, %xmm23, %xmm23 {%k1}
-	LONG $0x487d2262; WORD $0xc718 // vbroadcastss %xmm23, %zmm24
-	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
-	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x167d // jge 0x3be0 <k_attend_weights+0x430>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000cbe9; BYTE $0x00 // jmp 0x3c9d <k_attend_weights+0x4ed>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xe675 // jne 0x3c80 <k_attend_weights+0x4d0>
+	LONG $0x487de262; WORD $0x5f18; BYTE $0x12 // vbroadcastss 0x48(%rdi), %zmm19
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	WORD $0x387e // jle 0x3ce1 <k_attend_weights+0x531>
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0x5f0d8d48; WORD $0x0087; BYTE $0x00 // leaq 0x875f(%rip), %rcx # 0xc420 <lanes>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97cb162; WORD $0x1c10; BYTE $0x9a // vmovups (%rdx,%r11,4), %zmm3 {%k1} {z}
+	QUAD $0xe40159254035f362 // vpternlogd $0xe4, 0x40(%rcx), %zmm25, %zmm3
+	LONG $0x4864f162; WORD $0xd25f // vmaxps %zmm2, %zmm3, %zmm2
+	LONG $0x48edf362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm2, %zmm2, %zmm3
+	LONG $0x48edf362; WORD $0xd223; BYTE $0xee // vshuff64x2 $0xee, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7,4,5,6,7]
+	LONG $0x4864f162; WORD $0xd25f // vmaxps %zmm2, %zmm3, %zmm2
+	LONG $0x197de3c4; WORD $0x01d3 // vextractf128 $0x1, %ymm2, %xmm3
+	LONG $0xd35fe8c5 // vmaxps %xmm3, %xmm2, %xmm2
+	LONG $0xdac6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm3 # xmm3 = xmm2[1,0]
+	LONG $0xd35fe8c5 // vmaxps %xmm3, %xmm2, %xmm2
+	LONG $0xda16fac5 // vmovshdup %xmm2, %xmm3 # xmm3 = xmm2[1,1,3,3]
+	LONG $0x086ee162; WORD $0xc35f // vmaxss %xmm3, %xmm2, %xmm16
+	LONG $0x0066b162; WORD $0xd059 // vmulss %xmm16, %xmm19, %xmm2
+	LONG $0x086c9162; WORD $0xdc57 // vxorps %xmm28, %xmm2, %xmm3
+	LONG $0x007e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm16, %k1
+	LONG $0x09669162; WORD $0xdc10 // vmovss %xmm28, %xmm3, %xmm3 {%k1}
+	LONG $0x487de262; WORD $0xe318 // vbroadcastss %xmm3, %zmm20
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	WORD $0x157d // jge 0x3d50 <k_attend_weights+0x5a0>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x3df0 <k_attend_weights+0x640>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xc931 // xorl %ecx, %ecx
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c6162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm25
-	LONG $0x403d6262; WORD $0xc898 // vfmadd132ps %zmm0, %zmm24, %zmm25 # zmm25 = (zmm25 * zmm0) + zmm24
-	LONG $0x48540162; WORD $0xd15f // vmaxps %zmm25, %zmm5, %zmm26
-	LONG $0x484c0162; WORD $0xd25d // vminps %zmm26, %zmm6, %zmm26
-	LONG $0x402c6162; WORD $0xdf59 // vmulps %zmm7, %zmm26, %zmm27
-	LONG $0x487d0362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm27, %zmm27
-	LONG $0x40254262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm27, %zmm26 # zmm26 = (zmm27 * zmm8) + zmm26
-	LONG $0x40254262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm27, %zmm26 # zmm26 = (zmm27 * zmm9) + zmm26
-	LONG $0x487c4162; WORD $0xe228 // vmovaps %zmm10, %zmm28
-	LONG $0x402d4262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm11
-	LONG $0x402d4262; WORD $0xe4a8 // vfmadd213ps %zmm12, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm12
-	LONG $0x402d4262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm13
-	LONG $0x402d4262; WORD $0xe6a8 // vfmadd213ps %zmm14, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm14
-	LONG $0x402d4262; WORD $0xe7a8 // vfmadd213ps %zmm15, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm15
-	LONG $0x402c0162; WORD $0xea59 // vmulps %zmm26, %zmm26, %zmm29
-	LONG $0x401d0262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm28, %zmm29 # zmm29 = (zmm28 * zmm29) + zmm26
-	LONG $0x40142162; WORD $0xd158 // vaddps %zmm17, %zmm29, %zmm26
-	LONG $0x402d0262; WORD $0xd32c // vscalefps %zmm27, %zmm26, %zmm26
-	LONG $0x484c9162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm25, %zmm6, %k1
-	QUAD $0x752d1518497d6262; WORD $0x0000 // vbroadcastss 0x752d(%rip), %zmm26 {%k1} # 0xb19c <k_attend_merge+0x2fc>
-	LONG $0x4034f162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm5, %zmm25, %k1
-	LONG $0xc97c0162; WORD $0xca28 // vmovaps %zmm26, %zmm25 {%k1} {z}
-	LONG $0x487c6162; WORD $0x0c11; BYTE $0x8e // vmovups %zmm25, (%rsi,%rcx,4)
-	LONG $0x40448162; WORD $0xf958 // vaddps %zmm25, %zmm23, %zmm23
-	LONG $0x10518d4c // leaq 0x10(%rcx), %r10
+	LONG $0x487c7162; WORD $0x1410; BYTE $0x8a // vmovups (%rdx,%rcx,4), %zmm10
+	LONG $0x405d3262; WORD $0xd398 // vfmadd132ps %zmm19, %zmm20, %zmm10 # zmm10 = (zmm10 * zmm19) + zmm20
+	LONG $0x4854c162; WORD $0xea5f // vmaxps %zmm10, %zmm5, %zmm21
+	LONG $0x4054e162; WORD $0xf659 // vmulps %zmm6, %zmm21, %zmm22
+	LONG $0x487da362; WORD $0xf608; BYTE $0x08 // vrndscaleps $0x8, %zmm22, %zmm22
+	LONG $0x404de262; WORD $0xefb8 // vfmadd231ps %zmm7, %zmm22, %zmm21 # zmm21 = (zmm22 * zmm7) + zmm21
+	LONG $0x404dc262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm22, %zmm21 # zmm21 = (zmm22 * zmm8) + zmm21
+	LONG $0x487ce162; WORD $0xfc28 // vmovaps %zmm4, %zmm23
+	LONG $0x4055c262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm21, %zmm23 # zmm23 = (zmm21 * zmm23) + zmm9
+	LONG $0x4055c262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm21, %zmm23 # zmm23 = (zmm21 * zmm23) + zmm11
+	LONG $0x4055c262; WORD $0xfca8 // vfmadd213ps %zmm12, %zmm21, %zmm23 # zmm23 = (zmm21 * zmm23) + zmm12
+	LONG $0x4055c262; WORD $0xfda8 // vfmadd213ps %zmm13, %zmm21, %zmm23 # zmm23 = (zmm21 * zmm23) + zmm13
+	LONG $0x4055c262; WORD $0xfea8 // vfmadd213ps %zmm14, %zmm21, %zmm23 # zmm23 = (zmm21 * zmm23) + zmm14
+	LONG $0x40542162; WORD $0xc559 // vmulps %zmm21, %zmm21, %zmm24
+	LONG $0x40452262; WORD $0xc5a8 // vfmadd213ps %zmm21, %zmm23, %zmm24 # zmm24 = (zmm23 * zmm24) + zmm21
+	LONG $0x403cc162; WORD $0xef58 // vaddps %zmm15, %zmm24, %zmm21
+	LONG $0x482cf162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm5, %zmm10, %k1
+	LONG $0xc1553262; WORD $0xd62c // vscalefps %zmm22, %zmm21, %zmm10 {%k1} {z}
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x8a // vmovups %zmm10, (%rdx,%rcx,4)
+	LONG $0x482cf162; WORD $0xdb58 // vaddps %zmm3, %zmm10, %zmm3
+	LONG $0x10598d4c // leaq 0x10(%rcx), %r11
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0xff708e0f; WORD $0xffff // jle 0x3d60 <k_attend_weights+0x5b0>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x00a38e0f; WORD $0x0000 // jle 0x3e9f <k_attend_weights+0x6ef>
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0x15258d4c; WORD $0x0086; BYTE $0x00 // leaq 0x8615(%rip), %r12 # 0xc420 <lanes>
+	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc97c3162; WORD $0x1410; BYTE $0x9a // vmovups (%rdx,%r11,4), %zmm10 {%k1} {z}
+	LONG $0x482da262; WORD $0xdca8 // vfmadd213ps %zmm20, %zmm10, %zmm19 # zmm19 = (zmm10 * zmm19) + zmm20
+	LONG $0x48543162; WORD $0xd35f // vmaxps %zmm19, %zmm5, %zmm10
+	LONG $0x482ce162; WORD $0xe659 // vmulps %zmm6, %zmm10, %zmm20
+	LONG $0x487da362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm20, %zmm20
+	LONG $0x405d7262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm7) + zmm10
+	LONG $0x405d5262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm8) + zmm10
+	LONG $0x487ce162; WORD $0xec28 // vmovaps %zmm4, %zmm21
+	LONG $0x482dc262; WORD $0xe9a8 // vfmadd213ps %zmm9, %zmm10, %zmm21 # zmm21 = (zmm10 * zmm21) + zmm9
+	LONG $0x482dc262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm10, %zmm21 # zmm21 = (zmm10 * zmm21) + zmm11
+	LONG $0x482dc262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm10, %zmm21 # zmm21 = (zmm10 * zmm21) + zmm12
+	LONG $0x482dc262; WORD $0xeda8 // vfmadd213ps %zmm13, %zmm10, %zmm21 # zmm21 = (zmm10 * zmm21) + zmm13
+	LONG $0x482dc262; WORD $0xeea8 // vfmadd213ps %zmm14, %zmm10, %zmm21 # zmm21 = (zmm10 * zmm21) + zmm14
+	LONG $0x482cc162; WORD $0xf259 // vmulps %zmm10, %zmm10, %zmm22
+	LONG $0x4055c262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm21, %zmm22 # zmm22 = (zmm21 * zmm22) + zmm10
+	LONG $0x404c5162; WORD $0xd758 // vaddps %zmm15, %zmm22, %zmm10
+	LONG $0x4064f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm19, %k2
+	LONG $0xca2d3262; WORD $0xd42c // vscalefps %zmm20, %zmm10, %zmm10 {%k2} {z}
+	QUAD $0x01245454482c5162 // vandps 0x40(%r12), %zmm10, %zmm10
+	LONG $0x497c3162; WORD $0x1411; BYTE $0x9a // vmovups %zmm10, (%rdx,%r11,4) {%k1}
+	LONG $0x4864d162; WORD $0xda58 // vaddps %zmm10, %zmm3, %zmm3
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
+	LONG $0xf9fd8e0f; WORD $0xffff // jle 0x38b0 <k_attend_weights+0x100>
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x00a3820f; WORD $0x0000 // jb 0x3f60 <k_attend_weights+0x7b0>
+	LONG $0x40fc8349 // cmpq $0x40, %r12
+	WORD $0x0573 // jae 0x3ec8 <k_attend_weights+0x718>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x5feb // jmp 0x3f27 <k_attend_weights+0x777>
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0xc0e58349 // andq $-0x40, %r13
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
+	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfd8e5411487ca162 // vmovups %zmm18, -0xc0(%rsi,%r9,4)
+	QUAD $0xfe8e5411487ca162 // vmovups %zmm18, -0x80(%rsi,%r9,4)
+	QUAD $0xff8e5411487ca162 // vmovups %zmm18, -0x40(%rsi,%r9,4)
+	LONG $0x487ca162; WORD $0x1411; BYTE $0x8e // vmovups %zmm18, (%rsi,%r9,4)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x394d; BYTE $0xcd // cmpq %r9, %r13
+	WORD $0xd875 // jne 0x3ef0 <k_attend_weights+0x740>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	LONG $0xf98f840f; WORD $0xffff // je 0x38b0 <k_attend_weights+0x100>
+	LONG $0x38c4f641 // testb $0x38, %r12b
+	WORD $0x3374 // je 0x3f5a <k_attend_weights+0x7aa>
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0xf8e68348 // andq $-0x8, %rsi
+	LONG $0x820c8d4e // leaq (%rdx,%r8,4), %r9
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x287c8162; WORD $0x0c11; BYTE $0xa9 // vmovups %ymm17, (%r9,%r13,4)
+	LONG $0x08c58349 // addq $0x8, %r13
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	WORD $0xf075 // jne 0x3f40 <k_attend_weights+0x790>
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	WORD $0x0b75 // jne 0x3f60 <k_attend_weights+0x7b0>
+	LONG $0xfff956e9; BYTE $0xff // jmp 0x38b0 <k_attend_weights+0x100>
+	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000008204c742 // movl $0x0, (%rdx,%r8,4)
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	WORD $0xf075 // jne 0x3f60 <k_attend_weights+0x7b0>
+	LONG $0xfff93be9; BYTE $0xff // jmp 0x38b0 <k_attend_weights+0x100>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x800000009544c741; BYTE $0xff // movl $0xff800000, (%r13,%rdx,4) # imm = 0xFF800000
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	WORD $0xef75 // jne 0x3f80 <k_attend_weights+0x7d0>
+	LONG $0x01478d49 // leaq 0x1(%r15), %rax
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0xb2348d4d // leaq (%r10,%rsi,4), %r14
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x117e // jle 0x3fbb <k_attend_weights+0x80b>
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0x0886830f; WORD $0x0000 // jae 0x483a <k_attend_weights+0x108a>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000de5e9; BYTE $0x00 // jmp 0x4da0 <k_attend_weights+0x15f0>
+	LONG $0x02678d4d // leaq 0x2(%r15), %r12
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x82148d49 // leaq (%r10,%rax,4), %rdx
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	LONG $0x9a348d4b // leaq (%r10,%r11,4), %rsi
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	LONG $0xd84f0f49 // cmovgq %r8, %rbx
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	WORD $0x207d // jge 0x3fff <k_attend_weights+0x84f>
+	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
+	LONG $0x487ce162; WORD $0xc128 // vmovaps %zmm1, %zmm16
+	LONG $0x487cf162; WORD $0xd928 // vmovaps %zmm1, %zmm3
+	LONG $0x487ce162; WORD $0xe128 // vmovaps %zmm1, %zmm20
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00012ae9; BYTE $0x00 // jmp 0x4129 <k_attend_weights+0x979>
+	LONG $0xf0438d4c // leaq -0x10(%rbx), %r8
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	WORD $0x2f73 // jae 0x4038 <k_attend_weights+0x888>
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
+	LONG $0x487ce162; WORD $0xc128 // vmovaps %zmm1, %zmm16
+	LONG $0x487cf162; WORD $0xd928 // vmovaps %zmm1, %zmm3
+	LONG $0x487ce162; WORD $0xe128 // vmovaps %zmm1, %zmm20
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x10c0f641 // testb $0x10, %r8b
+	LONG $0x00be840f; WORD $0x0000 // je 0x40f1 <k_attend_weights+0x941>
+	LONG $0x0000f1e9; BYTE $0x00 // jmp 0x4129 <k_attend_weights+0x979>
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x04e8c148 // shrq $0x4, %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0xfffffffffffcb948; WORD $0x1fff // movabsq $0x1ffffffffffffffc, %rcx # imm = 0x1FFFFFFFFFFFFFFC
+	LONG $0x02598d4c // leaq 0x2(%rcx), %r11
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
+	LONG $0x487ce162; WORD $0xc128 // vmovaps %zmm1, %zmm16
+	LONG $0x487cf162; WORD $0xd928 // vmovaps %zmm1, %zmm3
+	LONG $0x487ce162; WORD $0xe128 // vmovaps %zmm1, %zmm20
+	QUAD $0xff8d6c10487cc162 // vmovups -0x40(%r13,%rcx,4), %zmm21
+	LONG $0x4054f162; WORD $0xd25f // vmaxps %zmm2, %zmm21, %zmm2
+	QUAD $0x008d6c10487cc162 // vmovups (%r13,%rcx,4), %zmm21
+	LONG $0x4054f162; WORD $0xd25f // vmaxps %zmm2, %zmm21, %zmm2
+	QUAD $0xff8e6c10487cc162 // vmovups -0x40(%r14,%rcx,4), %zmm21
+	LONG $0x4054a162; WORD $0xc05f // vmaxps %zmm16, %zmm21, %zmm16
+	LONG $0x487cc162; WORD $0x2c10; BYTE $0x8e // vmovups (%r14,%rcx,4), %zmm21
+	LONG $0x4054a162; WORD $0xc05f // vmaxps %zmm16, %zmm21, %zmm16
+	QUAD $0xff8a6c10487ce162 // vmovups -0x40(%rdx,%rcx,4), %zmm21
+	LONG $0x4054f162; WORD $0xdb5f // vmaxps %zmm3, %zmm21, %zmm3
+	LONG $0x487ce162; WORD $0x2c10; BYTE $0x8a // vmovups (%rdx,%rcx,4), %zmm21
+	LONG $0x4054f162; WORD $0xdb5f // vmaxps %zmm3, %zmm21, %zmm3
+	QUAD $0xff8e6c10487ce162 // vmovups -0x40(%rsi,%rcx,4), %zmm21
+	LONG $0x4054a162; WORD $0xe45f // vmaxps %zmm20, %zmm21, %zmm20
+	LONG $0x487ce162; WORD $0x2c10; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm21
+	LONG $0x4054a162; WORD $0xe45f // vmaxps %zmm20, %zmm21, %zmm20
+	LONG $0x20c18348 // addq $0x20, %rcx
+	LONG $0xfec38349 // addq $-0x2, %r11
+	WORD $0x8975 // jne 0x4070 <k_attend_weights+0x8c0>
+	LONG $0xf0598d4c // leaq -0x10(%rcx), %r11
+	LONG $0x10c0f641 // testb $0x10, %r8b
+	WORD $0x3875 // jne 0x4129 <k_attend_weights+0x979>
+	QUAD $0x009d6c10487c8162 // vmovups (%r13,%r11,4), %zmm21
+	LONG $0x4054f162; WORD $0xd25f // vmaxps %zmm2, %zmm21, %zmm2
+	LONG $0x487c8162; WORD $0x2c10; BYTE $0x9e // vmovups (%r14,%r11,4), %zmm21
+	LONG $0x4054a162; WORD $0xc05f // vmaxps %zmm16, %zmm21, %zmm16
+	LONG $0x487ca162; WORD $0x2c10; BYTE $0x9a // vmovups (%rdx,%r11,4), %zmm21
+	LONG $0x4054f162; WORD $0xdb5f // vmaxps %zmm3, %zmm21, %zmm3
+	LONG $0x487ca162; WORD $0x2c10; BYTE $0x9e // vmovups (%rsi,%r11,4), %zmm21
+	LONG $0x4054a162; WORD $0xe45f // vmaxps %zmm20, %zmm21, %zmm20
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	WORD $0x7d7e // jle 0x41ae <k_attend_weights+0x9fe>
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0xe0058d4c; WORD $0x0082; BYTE $0x00 // leaq 0x82e0(%rip), %r8 # 0xc420 <lanes>
+	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0x48fec162; WORD $0x686f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm21
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x40558162; WORD $0xf1df // vpandnd %zmm25, %zmm21, %zmm22
+	QUAD $0x009d7c10c97c8162 // vmovups (%r13,%r11,4), %zmm23 {%k1} {z}
+	LONG $0x4055a362; WORD $0xfe25; BYTE $0xea // vpternlogd $0xea, %zmm22, %zmm21, %zmm23
+	LONG $0x4044f162; WORD $0xd25f // vmaxps %zmm2, %zmm23, %zmm2
+	LONG $0xc97c8162; WORD $0x3c10; BYTE $0x9e // vmovups (%r14,%r11,4), %zmm23 {%k1} {z}
+	LONG $0x4055a362; WORD $0xfe25; BYTE $0xea // vpternlogd $0xea, %zmm22, %zmm21, %zmm23
+	LONG $0x4044a162; WORD $0xc05f // vmaxps %zmm16, %zmm23, %zmm16
+	LONG $0xc97ca162; WORD $0x3c10; BYTE $0x9a // vmovups (%rdx,%r11,4), %zmm23 {%k1} {z}
+	LONG $0x4055a362; WORD $0xfe25; BYTE $0xea // vpternlogd $0xea, %zmm22, %zmm21, %zmm23
+	LONG $0x4044f162; WORD $0xdb5f // vmaxps %zmm3, %zmm23, %zmm3
+	LONG $0xc97ca162; WORD $0x3c10; BYTE $0x9e // vmovups (%rsi,%r11,4), %zmm23 {%k1} {z}
+	LONG $0x4055a362; WORD $0xfe25; BYTE $0xea // vpternlogd $0xea, %zmm22, %zmm21, %zmm23
+	LONG $0x4044a162; WORD $0xe45f // vmaxps %zmm20, %zmm23, %zmm20
+	LONG $0x487d2262; WORD $0xdb18 // vbroadcastss %xmm19, %zmm27
+	LONG $0x48eda362; WORD $0xe81a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm16, %zmm2, %zmm21
+	LONG $0x48edb362; WORD $0xd023; BYTE $0xee // vshuff64x2 $0xee, %zmm16, %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],zmm16[4,5,6,7]
+	LONG $0x4054f162; WORD $0xd25f // vmaxps %zmm2, %zmm21, %zmm2
+	LONG $0x48e5a362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm20, %zmm3, %zmm16
+	LONG $0x48e5b362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm20, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],zmm20[4,5,6,7]
+	LONG $0x407cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm16, %zmm3
+	LONG $0x48ede362; WORD $0xc323; BYTE $0x88 // vshuff64x2 $0x88, %zmm3, %zmm2, %zmm16 # zmm16 = zmm2[0,1,4,5],zmm3[0,1,4,5]
+	LONG $0x48edf362; WORD $0xd323; BYTE $0xdd // vshuff64x2 $0xdd, %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2,3,6,7],zmm3[2,3,6,7]
+	LONG $0x407cf162; WORD $0xd25f // vmaxps %zmm2, %zmm16, %zmm2
+	LONG $0x48edf162; WORD $0xdac6; BYTE $0x55 // vshufpd $0x55, %zmm2, %zmm2, %zmm3 # zmm3 = zmm2[1,0,3,2,5,4,7,6]
+	LONG $0x486cf162; WORD $0xd35f // vmaxps %zmm3, %zmm2, %zmm2
+	LONG $0x486cf162; WORD $0xdac6; BYTE $0xb1 // vshufps $0xb1, %zmm2, %zmm2, %zmm3 # zmm3 = zmm2[1,0,3,2,5,4,7,6,9,8,11,10,13,12,15,14]
+	LONG $0x486c6162; WORD $0xd35f // vmaxps %zmm3, %zmm2, %zmm26
+	LONG $0x00660162; WORD $0xca59 // vmulss %xmm26, %xmm19, %xmm25
+	LONG $0x00349162; WORD $0xd457 // vxorps %xmm28, %xmm25, %xmm2
+	LONG $0x002e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm26, %k1
+	LONG $0x096e9162; WORD $0xd410 // vmovss %xmm28, %xmm2, %xmm2 {%k1}
+	LONG $0x487df262; WORD $0xda18 // vbroadcastss %xmm2, %zmm3
+	LONG $0x287d4362; WORD $0xd219; BYTE $0x01 // vextractf32x4 $0x1, %ymm26, %xmm10
+	LONG $0x0066c162; WORD $0xfa59 // vmulss %xmm10, %xmm19, %xmm23
+	LONG $0x00449162; WORD $0xd457 // vxorps %xmm28, %xmm23, %xmm2
+	LONG $0x541178c5; WORD $0x6024 // vmovups %xmm10, 0x60(%rsp)
+	LONG $0x082e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm10, %k1
+	LONG $0x096e9162; WORD $0xd410 // vmovss %xmm28, %xmm2, %xmm2 {%k1}
+	LONG $0x487de262; WORD $0xe218 // vbroadcastss %xmm2, %zmm20
+	LONG $0x487d4362; WORD $0xd219; BYTE $0x02 // vextractf32x4 $0x2, %zmm26, %xmm10
+	LONG $0x0066d162; WORD $0xd259 // vmulss %xmm10, %xmm19, %xmm2
+	QUAD $0x000080249411f8c5; BYTE $0x00 // vmovups %xmm2, 0x80(%rsp)
+	LONG $0x086c9162; WORD $0xd457 // vxorps %xmm28, %xmm2, %xmm2
+	LONG $0x541178c5; WORD $0x7024 // vmovups %xmm10, 0x70(%rsp)
+	LONG $0x082e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm10, %k1
+	LONG $0x096e9162; WORD $0xd410 // vmovss %xmm28, %xmm2, %xmm2 {%k1}
+	LONG $0x487de262; WORD $0xc218 // vbroadcastss %xmm2, %zmm16
+	LONG $0x487d4362; WORD $0xd219; BYTE $0x03 // vextractf32x4 $0x3, %zmm26, %xmm10
+	LONG $0x0066d162; WORD $0xd259 // vmulss %xmm10, %xmm19, %xmm2
+	LONG $0x5411f8c5; WORD $0x5024 // vmovups %xmm2, 0x50(%rsp)
+	LONG $0x086c9162; WORD $0xd457 // vxorps %xmm28, %xmm2, %xmm2
+	LONG $0x541178c5; WORD $0x4024 // vmovups %xmm10, 0x40(%rsp)
+	LONG $0x082e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm10, %k1
+	LONG $0x096e9162; WORD $0xd410 // vmovss %xmm28, %xmm2, %xmm2 {%k1}
+	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
+	LONG $0x001c0162; WORD $0xe457 // vxorps %xmm28, %xmm28, %xmm28
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	WORD $0x1a7d // jge 0x42e2 <k_attend_weights+0xb32>
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	LONG $0x00140162; WORD $0xed57 // vxorps %xmm29, %xmm29, %xmm29
+	LONG $0x00040162; WORD $0xff57 // vxorps %xmm31, %xmm31, %xmm31
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x000224e9; BYTE $0x00 // jmp 0x4506 <k_attend_weights+0xd56>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	LONG $0x00140162; WORD $0xed57 // vxorps %xmm29, %xmm29, %xmm29
+	LONG $0x00040162; WORD $0xff57 // vxorps %xmm31, %xmm31, %xmm31
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x008d7410487cc162 // vmovups (%r13,%rcx,4), %zmm22
+	LONG $0x48658262; WORD $0xf398 // vfmadd132ps %zmm27, %zmm3, %zmm22 # zmm22 = (zmm22 * zmm27) + zmm3
+	LONG $0x4854a162; WORD $0xde5f // vmaxps %zmm22, %zmm5, %zmm19
+	LONG $0x40646162; WORD $0xc659 // vmulps %zmm6, %zmm19, %zmm24
+	LONG $0x487d0362; WORD $0xc008; BYTE $0x08 // vrndscaleps $0x8, %zmm24, %zmm24
+	LONG $0x403de262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm7) + zmm19
+	LONG $0x403dc262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm8) + zmm19
+	LONG $0x487c7162; WORD $0xd428 // vmovaps %zmm4, %zmm10
+	LONG $0x40655262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm9
+	LONG $0x40655262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm11
+	LONG $0x40655262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm12
+	LONG $0x40655262; WORD $0xd5a8 // vfmadd213ps %zmm13, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm13
+	LONG $0x40655262; WORD $0xd6a8 // vfmadd213ps %zmm14, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm14
+	LONG $0x4064a162; WORD $0xeb59 // vmulps %zmm19, %zmm19, %zmm21
+	LONG $0x482da262; WORD $0xeba8 // vfmadd213ps %zmm19, %zmm10, %zmm21 # zmm21 = (zmm10 * zmm21) + zmm19
+	LONG $0x40545162; WORD $0xd758 // vaddps %zmm15, %zmm21, %zmm10
+	LONG $0x404cf162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm5, %zmm22, %k1
+	LONG $0xc92d1262; WORD $0xd02c // vscalefps %zmm24, %zmm10, %zmm10 {%k1} {z}
+	QUAD $0x008d5411487c5162 // vmovups %zmm10, (%r13,%rcx,4)
+	LONG $0x482c0162; WORD $0xe458 // vaddps %zmm28, %zmm10, %zmm28
+	LONG $0x487c5162; WORD $0x1410; BYTE $0x8e // vmovups (%r14,%rcx,4), %zmm10
+	LONG $0x405d1262; WORD $0xd398 // vfmadd132ps %zmm27, %zmm20, %zmm10 # zmm10 = (zmm10 * zmm27) + zmm20
+	LONG $0x4854c162; WORD $0xda5f // vmaxps %zmm10, %zmm5, %zmm19
+	LONG $0x4064e162; WORD $0xee59 // vmulps %zmm6, %zmm19, %zmm21
+	LONG $0x487da362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm21, %zmm21
+	LONG $0x4055e262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm21, %zmm19 # zmm19 = (zmm21 * zmm7) + zmm19
+	LONG $0x4055c262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm21, %zmm19 # zmm19 = (zmm21 * zmm8) + zmm19
+	LONG $0x487ce162; WORD $0xf428 // vmovaps %zmm4, %zmm22
+	LONG $0x4065c262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm9
+	LONG $0x4065c262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm11
+	LONG $0x4065c262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm12
+	LONG $0x4065c262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm13
+	LONG $0x4065c262; WORD $0xf6a8 // vfmadd213ps %zmm14, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm14
+	LONG $0x40642162; WORD $0xc359 // vmulps %zmm19, %zmm19, %zmm24
+	LONG $0x404d2262; WORD $0xc3a8 // vfmadd213ps %zmm19, %zmm22, %zmm24 # zmm24 = (zmm22 * zmm24) + zmm19
+	LONG $0x403cc162; WORD $0xdf58 // vaddps %zmm15, %zmm24, %zmm19
+	LONG $0x482cf162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm5, %zmm10, %k1
+	LONG $0xc1653262; WORD $0xd52c // vscalefps %zmm21, %zmm19, %zmm10 {%k1} {z}
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x8e // vmovups %zmm10, (%r14,%rcx,4)
+	LONG $0x482c0162; WORD $0xf658 // vaddps %zmm30, %zmm10, %zmm30
+	LONG $0x487c7162; WORD $0x1410; BYTE $0x8a // vmovups (%rdx,%rcx,4), %zmm10
+	LONG $0x407d1262; WORD $0xd398 // vfmadd132ps %zmm27, %zmm16, %zmm10 # zmm10 = (zmm10 * zmm27) + zmm16
+	LONG $0x4854c162; WORD $0xda5f // vmaxps %zmm10, %zmm5, %zmm19
+	LONG $0x4064e162; WORD $0xee59 // vmulps %zmm6, %zmm19, %zmm21
+	LONG $0x487da362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm21, %zmm21
+	LONG $0x4055e262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm21, %zmm19 # zmm19 = (zmm21 * zmm7) + zmm19
+	LONG $0x4055c262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm21, %zmm19 # zmm19 = (zmm21 * zmm8) + zmm19
+	LONG $0x487ce162; WORD $0xf428 // vmovaps %zmm4, %zmm22
+	LONG $0x4065c262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm9
+	LONG $0x4065c262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm11
+	LONG $0x4065c262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm12
+	LONG $0x4065c262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm13
+	LONG $0x4065c262; WORD $0xf6a8 // vfmadd213ps %zmm14, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm14
+	LONG $0x40642162; WORD $0xc359 // vmulps %zmm19, %zmm19, %zmm24
+	LONG $0x404d2262; WORD $0xc3a8 // vfmadd213ps %zmm19, %zmm22, %zmm24 # zmm24 = (zmm22 * zmm24) + zmm19
+	LONG $0x403cc162; WORD $0xdf58 // vaddps %zmm15, %zmm24, %zmm19
+	LONG $0x482cf162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm5, %zmm10, %k1
+	LONG $0xc1653262; WORD $0xd52c // vscalefps %zmm21, %zmm19, %zmm10 {%k1} {z}
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x8a // vmovups %zmm10, (%rdx,%rcx,4)
+	LONG $0x482c0162; WORD $0xed58 // vaddps %zmm29, %zmm10, %zmm29
+	LONG $0x487c7162; WORD $0x1410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm10
+	LONG $0x486d1262; WORD $0xd398 // vfmadd132ps %zmm27, %zmm2, %zmm10 # zmm10 = (zmm10 * zmm27) + zmm2
+	LONG $0x4854c162; WORD $0xda5f // vmaxps %zmm10, %zmm5, %zmm19
+	LONG $0x4064e162; WORD $0xee59 // vmulps %zmm6, %zmm19, %zmm21
+	LONG $0x487da362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm21, %zmm21
+	LONG $0x4055e262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm21, %zmm19 # zmm19 = (zmm21 * zmm7) + zmm19
+	LONG $0x4055c262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm21, %zmm19 # zmm19 = (zmm21 * zmm8) + zmm19
+	LONG $0x487ce162; WORD $0xf428 // vmovaps %zmm4, %zmm22
+	LONG $0x4065c262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm9
+	LONG $0x4065c262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm11
+	LONG $0x4065c262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm12
+	LONG $0x4065c262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm13
+	LONG $0x4065c262; WORD $0xf6a8 // vfmadd213ps %zmm14, %zmm19, %zmm22 # zmm22 = (zmm19 * zmm22) + zmm14
+	LONG $0x40642162; WORD $0xc359 // vmulps %zmm19, %zmm19, %zmm24
+	LONG $0x404d2262; WORD $0xc3a8 // vfmadd213ps %zmm19, %zmm22, %zmm24 # zmm24 = (zmm22 * zmm24) + zmm19
+	LONG $0x403cc162; WORD $0xdf58 // vaddps %zmm15, %zmm24, %zmm19
+	LONG $0x482cf162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm5, %zmm10, %k1
+	LONG $0xc1653262; WORD $0xd52c // vscalefps %zmm21, %zmm19, %zmm10 {%k1} {z}
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x8e // vmovups %zmm10, (%rsi,%rcx,4)
+	LONG $0x482c0162; WORD $0xff58 // vaddps %zmm31, %zmm10, %zmm31
+	LONG $0x10418d4c // leaq 0x10(%rcx), %r8
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0xff538e0f; WORD $0xffff // jle 0x3bf0 <k_attend_weights+0x440>
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	LONG $0x00c18e0f; WORD $0x0000 // jle 0x3d6a <k_attend_weights+0x5ba>
-	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
-	LONG $0x28358d4c; WORD $0x0075; BYTE $0x00 // leaq 0x7528(%rip), %r14 # 0xb1e0 <lanes>
-	WORD $0x2949; BYTE $0xfe // subq %rdi, %r14
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	QUAD $0x00954c10c97c0162 // vmovups (%r13,%r10,4), %zmm25 {%k1} {z}
-	LONG $0x487d0262; WORD $0xc8a8 // vfmadd213ps %zmm24, %zmm0, %zmm25 # zmm25 = (zmm0 * zmm25) + zmm24
-	LONG $0x48540162; WORD $0xc15f // vmaxps %zmm25, %zmm5, %zmm24
-	LONG $0x484c0162; WORD $0xc05d // vminps %zmm24, %zmm6, %zmm24
-	LONG $0x403c6162; WORD $0xd759 // vmulps %zmm7, %zmm24, %zmm26
-	LONG $0x487d0362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm26, %zmm26
-	LONG $0x402d4262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm8) + zmm24
-	LONG $0x402d4262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm9) + zmm24
-	LONG $0x487c4162; WORD $0xda28 // vmovaps %zmm10, %zmm27
-	LONG $0x403d4262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm11
-	LONG $0x403d4262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm12
-	LONG $0x403d4262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm13
-	LONG $0x403d4262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm14
-	LONG $0x403d4262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm15
-	LONG $0x403c0162; WORD $0xe059 // vmulps %zmm24, %zmm24, %zmm28
-	LONG $0x40250262; WORD $0xe0a8 // vfmadd213ps %zmm24, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm24
-	LONG $0x401c2162; WORD $0xc158 // vaddps %zmm17, %zmm28, %zmm24
-	LONG $0x403d0262; WORD $0xc22c // vscalefps %zmm26, %zmm24, %zmm24
-	LONG $0x484c9162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm25, %zmm6, %k2
-	QUAD $0x745405184a7d6262; WORD $0x0000 // vbroadcastss 0x7454(%rip), %zmm24 {%k2} # 0xb19c <k_attend_merge+0x2fc>
-	LONG $0x4034f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm25, %k2
-	LONG $0xca7c0162; WORD $0xc028 // vmovaps %zmm24, %zmm24 {%k2} {z}
-	LONG $0x403c4162; WORD $0x4654; BYTE $0x01 // vandps 0x40(%r14), %zmm24, %zmm24
-	QUAD $0x00954411497c0162 // vmovups %zmm24, (%r13,%r10,4) {%k1}
-	LONG $0x40448162; WORD $0xf858 // vaddps %zmm24, %zmm23, %zmm23
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
-	LONG $0xfb7a8e0f; WORD $0xffff // jle 0x38f0 <k_attend_weights+0x140>
-	LONG $0x08f98348 // cmpq $0x8, %rcx
-	LONG $0x0090820f; WORD $0x0000 // jb 0x3e10 <k_attend_weights+0x660>
-	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x0573 // jae 0x3d8b <k_attend_weights+0x5db>
+	LONG $0xfdfa8e0f; WORD $0xffff // jle 0x4300 <k_attend_weights+0xb50>
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
+	LONG $0x02348e0f; WORD $0x0000 // jle 0x4746 <k_attend_weights+0xf96>
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0xff0d8d4c; WORD $0x007e; BYTE $0x00 // leaq 0x7eff(%rip), %r9 # 0xc420 <lanes>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0x2949; BYTE $0xc1 // subq %rax, %r9
+	LONG $0x487cc162; WORD $0x7110; BYTE $0x01 // vmovups 0x40(%r9), %zmm22
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	QUAD $0x00855410c97c1162 // vmovups (%r13,%r8,4), %zmm10 {%k1} {z}
+	LONG $0x40257262; WORD $0xd3a8 // vfmadd213ps %zmm3, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm10) + zmm3
+	LONG $0x4854d162; WORD $0xda5f // vmaxps %zmm10, %zmm5, %zmm3
+	LONG $0x4864e162; WORD $0xde59 // vmulps %zmm6, %zmm3, %zmm19
+	LONG $0x487da362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm19, %zmm19
+	LONG $0x4065f262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm19, %zmm3 # zmm3 = (zmm19 * zmm7) + zmm3
+	LONG $0x4065d262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm19, %zmm3 # zmm3 = (zmm19 * zmm8) + zmm3
+	LONG $0x487ce162; WORD $0xec28 // vmovaps %zmm4, %zmm21
+	LONG $0x4865c262; WORD $0xe9a8 // vfmadd213ps %zmm9, %zmm3, %zmm21 # zmm21 = (zmm3 * zmm21) + zmm9
+	LONG $0x4865c262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm3, %zmm21 # zmm21 = (zmm3 * zmm21) + zmm11
+	LONG $0x4865c262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm3, %zmm21 # zmm21 = (zmm3 * zmm21) + zmm12
+	LONG $0x4865c262; WORD $0xeda8 // vfmadd213ps %zmm13, %zmm3, %zmm21 # zmm21 = (zmm3 * zmm21) + zmm13
+	LONG $0x4865c262; WORD $0xeea8 // vfmadd213ps %zmm14, %zmm3, %zmm21 # zmm21 = (zmm3 * zmm21) + zmm14
+	LONG $0x48646162; WORD $0xc359 // vmulps %zmm3, %zmm3, %zmm24
+	LONG $0x40556262; WORD $0xc3a8 // vfmadd213ps %zmm3, %zmm21, %zmm24 # zmm24 = (zmm21 * zmm24) + zmm3
+	LONG $0x403cd162; WORD $0xdf58 // vaddps %zmm15, %zmm24, %zmm3
+	LONG $0x482cf162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm10, %k2
+	LONG $0xca65b262; WORD $0xdb2c // vscalefps %zmm19, %zmm3, %zmm3 {%k2} {z}
+	LONG $0x404cf162; WORD $0xdb54 // vandps %zmm3, %zmm22, %zmm3
+	QUAD $0x00855c11497c9162 // vmovups %zmm3, (%r13,%r8,4) {%k1}
+	LONG $0x401c6162; WORD $0xe358 // vaddps %zmm3, %zmm28, %zmm28
+	LONG $0xc97c9162; WORD $0x1c10; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm3 {%k1} {z}
+	LONG $0x4025b262; WORD $0xdca8 // vfmadd213ps %zmm20, %zmm27, %zmm3 # zmm3 = (zmm27 * zmm3) + zmm20
+	LONG $0x48547162; WORD $0xd35f // vmaxps %zmm3, %zmm5, %zmm10
+	LONG $0x482ce162; WORD $0xde59 // vmulps %zmm6, %zmm10, %zmm19
+	LONG $0x487da362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm19, %zmm19
+	LONG $0x40657262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm7) + zmm10
+	LONG $0x40655262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm8) + zmm10
+	LONG $0x487ce162; WORD $0xe428 // vmovaps %zmm4, %zmm20
+	LONG $0x482dc262; WORD $0xe1a8 // vfmadd213ps %zmm9, %zmm10, %zmm20 # zmm20 = (zmm10 * zmm20) + zmm9
+	LONG $0x482dc262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm10, %zmm20 # zmm20 = (zmm10 * zmm20) + zmm11
+	LONG $0x482dc262; WORD $0xe4a8 // vfmadd213ps %zmm12, %zmm10, %zmm20 # zmm20 = (zmm10 * zmm20) + zmm12
+	LONG $0x482dc262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm10, %zmm20 # zmm20 = (zmm10 * zmm20) + zmm13
+	LONG $0x482dc262; WORD $0xe6a8 // vfmadd213ps %zmm14, %zmm10, %zmm20 # zmm20 = (zmm10 * zmm20) + zmm14
+	LONG $0x482cc162; WORD $0xea59 // vmulps %zmm10, %zmm10, %zmm21
+	LONG $0x405dc262; WORD $0xeaa8 // vfmadd213ps %zmm10, %zmm20, %zmm21 # zmm21 = (zmm20 * zmm21) + zmm10
+	LONG $0x40545162; WORD $0xd758 // vaddps %zmm15, %zmm21, %zmm10
+	LONG $0x4864f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm3, %k2
+	LONG $0xca2db262; WORD $0xdb2c // vscalefps %zmm19, %zmm10, %zmm3 {%k2} {z}
+	LONG $0x404cf162; WORD $0xdb54 // vandps %zmm3, %zmm22, %zmm3
+	LONG $0x497c9162; WORD $0x1c11; BYTE $0x86 // vmovups %zmm3, (%r14,%r8,4) {%k1}
+	LONG $0x400c6162; WORD $0xf358 // vaddps %zmm3, %zmm30, %zmm30
+	LONG $0xc97cb162; WORD $0x1c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm3 {%k1} {z}
+	LONG $0x4025b262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm27, %zmm3 # zmm3 = (zmm27 * zmm3) + zmm16
+	LONG $0x48547162; WORD $0xd35f // vmaxps %zmm3, %zmm5, %zmm10
+	LONG $0x482ce162; WORD $0xc659 // vmulps %zmm6, %zmm10, %zmm16
+	LONG $0x487da362; WORD $0xc008; BYTE $0x08 // vrndscaleps $0x8, %zmm16, %zmm16
+	LONG $0x407d7262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm7) + zmm10
+	LONG $0x407d5262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm8) + zmm10
+	LONG $0x487ce162; WORD $0xdc28 // vmovaps %zmm4, %zmm19
+	LONG $0x482dc262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm10, %zmm19 # zmm19 = (zmm10 * zmm19) + zmm9
+	LONG $0x482dc262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm10, %zmm19 # zmm19 = (zmm10 * zmm19) + zmm11
+	LONG $0x482dc262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm10, %zmm19 # zmm19 = (zmm10 * zmm19) + zmm12
+	LONG $0x482dc262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm10, %zmm19 # zmm19 = (zmm10 * zmm19) + zmm13
+	LONG $0x482dc262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm10, %zmm19 # zmm19 = (zmm10 * zmm19) + zmm14
+	LONG $0x482cc162; WORD $0xe259 // vmulps %zmm10, %zmm10, %zmm20
+	LONG $0x4065c262; WORD $0xe2a8 // vfmadd213ps %zmm10, %zmm19, %zmm20 # zmm20 = (zmm19 * zmm20) + zmm10
+	LONG $0x405c5162; WORD $0xd758 // vaddps %zmm15, %zmm20, %zmm10
+	LONG $0x4864f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm3, %k2
+	LONG $0xca2db262; WORD $0xd82c // vscalefps %zmm16, %zmm10, %zmm3 {%k2} {z}
+	LONG $0x404cf162; WORD $0xdb54 // vandps %zmm3, %zmm22, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x82 // vmovups %zmm3, (%rdx,%r8,4) {%k1}
+	LONG $0x40146162; WORD $0xeb58 // vaddps %zmm3, %zmm29, %zmm29
+	LONG $0xc97cb162; WORD $0x1c10; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm3 {%k1} {z}
+	LONG $0x4025f262; WORD $0xdaa8 // vfmadd213ps %zmm2, %zmm27, %zmm3 # zmm3 = (zmm27 * zmm3) + zmm2
+	LONG $0x4854f162; WORD $0xd35f // vmaxps %zmm3, %zmm5, %zmm2
+	LONG $0x486c7162; WORD $0xd659 // vmulps %zmm6, %zmm2, %zmm10
+	LONG $0x487d5362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm10, %zmm10
+	LONG $0x482df262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm7) + zmm2
+	LONG $0x482dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
+	LONG $0x487ce162; WORD $0xc428 // vmovaps %zmm4, %zmm16
+	LONG $0x486dc262; WORD $0xc1a8 // vfmadd213ps %zmm9, %zmm2, %zmm16 # zmm16 = (zmm2 * zmm16) + zmm9
+	LONG $0x486dc262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm2, %zmm16 # zmm16 = (zmm2 * zmm16) + zmm11
+	LONG $0x486dc262; WORD $0xc4a8 // vfmadd213ps %zmm12, %zmm2, %zmm16 # zmm16 = (zmm2 * zmm16) + zmm12
+	LONG $0x486dc262; WORD $0xc5a8 // vfmadd213ps %zmm13, %zmm2, %zmm16 # zmm16 = (zmm2 * zmm16) + zmm13
+	LONG $0x486dc262; WORD $0xc6a8 // vfmadd213ps %zmm14, %zmm2, %zmm16 # zmm16 = (zmm2 * zmm16) + zmm14
+	LONG $0x486ce162; WORD $0xda59 // vmulps %zmm2, %zmm2, %zmm19
+	LONG $0x407de262; WORD $0xdaa8 // vfmadd213ps %zmm2, %zmm16, %zmm19 # zmm19 = (zmm16 * zmm19) + zmm2
+	LONG $0x4064d162; WORD $0xd758 // vaddps %zmm15, %zmm19, %zmm2
+	LONG $0x4864f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm3, %k2
+	LONG $0xca6dd262; WORD $0xd22c // vscalefps %zmm10, %zmm2, %zmm2 {%k2} {z}
+	LONG $0x404cf162; WORD $0xd254 // vandps %zmm2, %zmm22, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x86 // vmovups %zmm2, (%rsi,%r8,4) {%k1}
+	LONG $0x40046162; WORD $0xfa58 // vaddps %zmm2, %zmm31, %zmm31
+	LONG $0x409d9362; WORD $0xd61a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm30, %zmm28, %zmm2
+	LONG $0x409d9362; WORD $0xde23; BYTE $0xee // vshuff64x2 $0xee, %zmm30, %zmm28, %zmm3 # zmm3 = zmm28[4,5,6,7],zmm30[4,5,6,7]
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x40959362; WORD $0xdf1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm31, %zmm29, %zmm3
+	LONG $0x40951362; WORD $0xd723; BYTE $0xee // vshuff64x2 $0xee, %zmm31, %zmm29, %zmm10 # zmm10 = zmm29[4,5,6,7],zmm31[4,5,6,7]
+	LONG $0x4864d162; WORD $0xda58 // vaddps %zmm10, %zmm3, %zmm3
+	LONG $0x48ed7362; WORD $0xd323; BYTE $0x88 // vshuff64x2 $0x88, %zmm3, %zmm2, %zmm10 # zmm10 = zmm2[0,1,4,5],zmm3[0,1,4,5]
+	LONG $0x48edf362; WORD $0xd323; BYTE $0xdd // vshuff64x2 $0xdd, %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2,3,6,7],zmm3[2,3,6,7]
+	LONG $0x482cf162; WORD $0xd258 // vaddps %zmm2, %zmm10, %zmm2
+	LONG $0x48edf162; WORD $0xdac6; BYTE $0x55 // vshufpd $0x55, %zmm2, %zmm2, %zmm3 # zmm3 = zmm2[1,0,3,2,5,4,7,6]
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x487ef162; WORD $0xda16 // vmovshdup %zmm2, %zmm3 # zmm3 = zmm2[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x486c6162; WORD $0xdb58 // vaddps %zmm3, %zmm2, %zmm27
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	WORD $0x2949; BYTE $0xda // subq %rbx, %r10
+	WORD $0x3a7e // jle 0x47e5 <k_attend_weights+0x1035>
+	LONG $0x2464894c; BYTE $0x10 // movq %r12, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0x08fa8349 // cmpq $0x8, %r10
+	QUAD $0x7c132518087d6262; WORD $0x0000 // vbroadcastss 0x7c13(%rip), %xmm28 # 0xc3d4 <k_attend_merge+0x404>
+	QUAD $0x7bfd2d10087e6162; WORD $0x0000 // vmovss 0x7bfd(%rip), %xmm29 # 0xc3c8 <k_attend_merge+0x3f8>
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	LONG $0x01b9820f; WORD $0x0000 // jb 0x4990 <k_attend_weights+0x11e0>
+	LONG $0x40fa8349 // cmpq $0x40, %r10
+	WORD $0x6e73 // jae 0x484b <k_attend_weights+0x109b>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x0000d6e9; BYTE $0x00 // jmp 0x48bb <k_attend_weights+0x110b>
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	LONG $0x00269162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm30, %xmm27, %k1
+	QUAD $0x7bcc2d10087e6162; WORD $0x0000 // vmovss 0x7bcc(%rip), %xmm29 # 0xc3c8 <k_attend_merge+0x3f8>
+	LONG $0x81169162; WORD $0xd510 // vmovss %xmm29, %xmm29, %xmm2 {%k1} {z}
+	LONG $0x002e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm26, %k1
+	LONG $0x01366162; WORD $0xca10 // vmovss %xmm2, %xmm25, %xmm25 {%k1}
+	LONG $0x087e2162; WORD $0x0c11; BYTE $0xb9 // vmovss %xmm25, (%rcx,%r15,4)
+	LONG $0x087e0162; WORD $0x1c11; BYTE $0xb8 // vmovss %xmm27, (%r8,%r15,4)
+	LONG $0x24148b4c // movq (%rsp), %r10
+	QUAD $0x7b9d0d58487d6262; WORD $0x0000 // vpbroadcastd 0x7b9d(%rip), %zmm25 # 0xc3c8 <k_attend_merge+0x3f8>
+	QUAD $0x7b9f2518087d6262; WORD $0x0000 // vbroadcastss 0x7b9f(%rip), %xmm28 # 0xc3d4 <k_attend_merge+0x404>
+	LONG $0x0002c6e9; BYTE $0x00 // jmp 0x4b00 <k_attend_weights+0x1350>
+	LONG $0x40fb8348 // cmpq $0x40, %rbx
+	LONG $0x00ba830f; WORD $0x0000 // jae 0x48fe <k_attend_weights+0x114e>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x495a <k_attend_weights+0x11aa>
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xc0e38349 // andq $-0x40, %r11
+	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xfda15411487c8162 // vmovups %zmm18, -0xc0(%r9,%r12,4)
+	QUAD $0xfea15411487c8162 // vmovups %zmm18, -0x80(%r9,%r12,4)
+	QUAD $0xffa15411487c8162 // vmovups %zmm18, -0x40(%r9,%r12,4)
+	LONG $0x487c8162; WORD $0x1411; BYTE $0xa1 // vmovups %zmm18, (%r9,%r12,4)
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
+	WORD $0xd875 // jne 0x4880 <k_attend_weights+0x10d0>
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0x00f0840f; WORD $0x0000 // je 0x49a1 <k_attend_weights+0x11f1>
+	LONG $0x38c2f641 // testb $0x38, %r10b
+	LONG $0x00c9840f; WORD $0x0000 // je 0x4984 <k_attend_weights+0x11d4>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0xf8e18349 // andq $-0x8, %r9
+	LONG $0x0b248d4e // leaq (%rbx,%r9), %r12
+	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x287ca162; WORD $0x0c11; BYTE $0x98 // vmovups %ymm17, (%rax,%r11,4)
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
+	WORD $0xf075 // jne 0x48e0 <k_attend_weights+0x1130>
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	LONG $0x0097850f; WORD $0x0000 // jne 0x4990 <k_attend_weights+0x11e0>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x49a1 <k_attend_weights+0x11f1>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0xb2348d49 // leaq (%r10,%rsi,4), %rsi
+	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0xfd8e4c11487cb162 // vmovups %zmm1, -0xc0(%rsi,%r9,4)
+	QUAD $0xfe8e4c11487cb162 // vmovups %zmm1, -0x80(%rsi,%r9,4)
+	QUAD $0xff8e4c11487cb162 // vmovups %zmm1, -0x40(%rsi,%r9,4)
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8e // vmovups %zmm1, (%rsi,%r9,4)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	WORD $0xd875 // jne 0x4920 <k_attend_weights+0x1170>
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0x045f840f; WORD $0x0000 // je 0x4db0 <k_attend_weights+0x1600>
+	WORD $0xc3f6; BYTE $0x38 // testb $0x38, %bl
+	LONG $0x0446840f; WORD $0x0000 // je 0x4da0 <k_attend_weights+0x15f0>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x38508d48 // leaq 0x38(%rax), %rdx
+	WORD $0x2148; BYTE $0xda // andq %rbx, %rdx
+	WORD $0x9066 // nop
+	LONG $0x117cc1c4; WORD $0xb604 // vmovups %ymm0, (%r14,%rsi,4)
+	LONG $0x08c68348 // addq $0x8, %rsi
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0xf175 // jne 0x4970 <k_attend_weights+0x11c0>
+	LONG $0x000427e9; BYTE $0x00 // jmp 0x4dab <k_attend_weights+0x15fb>
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x00000000a544c743; BYTE $0x00 // movl $0x0, (%r13,%r12,4)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
+	WORD $0xef75 // jne 0x4990 <k_attend_weights+0x11e0>
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x00269162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm30, %xmm27, %k1
+	LONG $0x81169162; WORD $0xd510 // vmovss %xmm29, %xmm29, %xmm2 {%k1} {z}
+	LONG $0x002e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm26, %k1
+	LONG $0x01366162; WORD $0xca10 // vmovss %xmm2, %xmm25, %xmm25 {%k1}
+	LONG $0x087e2162; WORD $0x0c11; BYTE $0xb9 // vmovss %xmm25, (%rcx,%r15,4)
+	LONG $0x087e0162; WORD $0x1c11; BYTE $0xb8 // vmovss %xmm27, (%r8,%r15,4)
+	WORD $0x2949; BYTE $0xdb // subq %rbx, %r11
+	WORD $0x2e7e // jle 0x49ff <k_attend_weights+0x124f>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x08fb8349 // cmpq $0x8, %r11
+	LONG $0x24148b4c // movq (%rsp), %r10
+	QUAD $0x79e20d58487d6262; WORD $0x0000 // vpbroadcastd 0x79e2(%rip), %zmm25 # 0xc3c8 <k_attend_merge+0x3f8>
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	LONG $0x00ff820f; WORD $0x0000 // jb 0x4af0 <k_attend_weights+0x1340>
+	LONG $0x40fb8349 // cmpq $0x40, %r11
+	WORD $0x6373 // jae 0x4a5a <k_attend_weights+0x12aa>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x4aa7 <k_attend_weights+0x12f7>
+	LONG $0x287d6362; WORD $0xda19; BYTE $0x01 // vextractf32x4 $0x1, %ymm27, %xmm2
+	LONG $0x086e9162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm30, %xmm2, %k1
+	LONG $0x81169162; WORD $0xdd10 // vmovss %xmm29, %xmm29, %xmm3 {%k1} {z}
+	QUAD $0x18244cc20016f162; BYTE $0x0d // vcmpgess 0x60(%rsp), %xmm29, %k1
+	LONG $0x0146e162; WORD $0xfb10 // vmovss %xmm3, %xmm23, %xmm23 {%k1}
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x087ee162; WORD $0x3c11; BYTE $0x81 // vmovss %xmm23, (%rcx,%rax,4)
+	LONG $0x117ac1c4; WORD $0x8014 // vmovss %xmm2, (%r8,%rax,4)
+	LONG $0x24148b4c // movq (%rsp), %r10
+	QUAD $0x79860d58487d6262; WORD $0x0000 // vpbroadcastd 0x7986(%rip), %zmm25 # 0xc3c8 <k_attend_merge+0x3f8>
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	LONG $0x541078c5; WORD $0x5024 // vmovups 0x50(%rsp), %xmm10
+	QUAD $0x04244410087ce162 // vmovups 0x40(%rsp), %xmm16
+	LONG $0x000206e9; BYTE $0x00 // jmp 0x4c60 <k_attend_weights+0x14b0>
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0xc0e58349 // andq $-0x40, %r13
+	LONG $0x9e0c8d4d // leaq (%r14,%rbx,4), %r9
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x4beb // jmp 0x3dd6 <k_attend_weights+0x626>
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	LONG $0xc0e28349 // andq $-0x40, %r10
-	LONG $0x9e3c8d48 // leaq (%rsi,%rbx,4), %rdi
+	BYTE $0x90 // nop
+	QUAD $0xfd915411487c8162 // vmovups %zmm18, -0xc0(%r9,%r10,4)
+	QUAD $0xfe915411487c8162 // vmovups %zmm18, -0x80(%r9,%r10,4)
+	QUAD $0xff915411487c8162 // vmovups %zmm18, -0x40(%r9,%r10,4)
+	LONG $0x487c8162; WORD $0x1411; BYTE $0x91 // vmovups %zmm18, (%r9,%r10,4)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
+	WORD $0xd875 // jne 0x4a70 <k_attend_weights+0x12c0>
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x5f74 // je 0x4b00 <k_attend_weights+0x1350>
+	LONG $0x38c3f641 // testb $0x38, %r11b
+	WORD $0x3474 // je 0x4adb <k_attend_weights+0x132b>
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0xf8e28349 // andq $-0x8, %r10
+	LONG $0x130c8d4e // leaq (%rbx,%r10), %r9
+	LONG $0x9e048d49 // leaq (%r14,%rbx,4), %rax
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x287ca162; WORD $0x0c11; BYTE $0xa8 // vmovups %ymm17, (%rax,%r13,4)
+	LONG $0x08c58349 // addq $0x8, %r13
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	WORD $0xf075 // jne 0x4ac0 <k_attend_weights+0x1310>
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x1775 // jne 0x4af0 <k_attend_weights+0x1340>
+	WORD $0x25eb // jmp 0x4b00 <k_attend_weights+0x1350>
+	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000008e04c743 // movl $0x0, (%r14,%r9,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	WORD $0xf075 // jne 0x4af0 <k_attend_weights+0x1340>
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x287d6362; WORD $0xda19; BYTE $0x01 // vextractf32x4 $0x1, %ymm27, %xmm2
+	LONG $0x086e9162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm30, %xmm2, %k1
+	LONG $0x81169162; WORD $0xdd10 // vmovss %xmm29, %xmm29, %xmm3 {%k1} {z}
+	QUAD $0x18244cc20016f162; BYTE $0x0d // vcmpgess 0x60(%rsp), %xmm29, %k1
+	LONG $0x0146e162; WORD $0xfb10 // vmovss %xmm3, %xmm23, %xmm23 {%k1}
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x087ee162; WORD $0x3c11; BYTE $0x81 // vmovss %xmm23, (%rcx,%rax,4)
+	LONG $0x117ac1c4; WORD $0x8014 // vmovss %xmm2, (%r8,%rax,4)
+	WORD $0x2949; BYTE $0xdb // subq %rbx, %r11
+	WORD $0x297e // jle 0x4b66 <k_attend_weights+0x13b6>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x08fb8349 // cmpq $0x8, %r11
+	LONG $0x541078c5; WORD $0x5024 // vmovups 0x50(%rsp), %xmm10
+	QUAD $0x04244410087ce162 // vmovups 0x40(%rsp), %xmm16
+	LONG $0x00f8820f; WORD $0x0000 // jb 0x4c50 <k_attend_weights+0x14a0>
+	LONG $0x40fb8349 // cmpq $0x40, %r11
+	WORD $0x5373 // jae 0x4bb1 <k_attend_weights+0x1401>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487ca162; WORD $0x1c11; BYTE $0xb7 // vmovups %zmm19, (%rdi,%r14,4)
-	QUAD $0x01b75c11487ca162 // vmovups %zmm19, 0x40(%rdi,%r14,4)
-	QUAD $0x02b75c11487ca162 // vmovups %zmm19, 0x80(%rdi,%r14,4)
-	QUAD $0x03b75c11487ca162 // vmovups %zmm19, 0xc0(%rdi,%r14,4)
-	LONG $0x40c68349 // addq $0x40, %r14
+	LONG $0x0000a1e9; BYTE $0x00 // jmp 0x4c07 <k_attend_weights+0x1457>
+	LONG $0x487d6362; WORD $0xda19; BYTE $0x02 // vextractf32x4 $0x2, %zmm27, %xmm2
+	LONG $0x086e9162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm30, %xmm2, %k1
+	LONG $0x81169162; WORD $0xdd10 // vmovss %xmm29, %xmm29, %xmm3 {%k1} {z}
+	QUAD $0x1c244cc20016f162; BYTE $0x0d // vcmpgess 0x70(%rsp), %xmm29, %k1
+	QUAD $0x00008024941078c5; BYTE $0x00 // vmovups 0x80(%rsp), %xmm10
+	LONG $0x092e7162; WORD $0xd310 // vmovss %xmm3, %xmm10, %xmm10 {%k1}
+	LONG $0x117a21c4; WORD $0xa114 // vmovss %xmm10, (%rcx,%r12,4)
+	LONG $0x117a81c4; WORD $0xa014 // vmovss %xmm2, (%r8,%r12,4)
+	LONG $0x541078c5; WORD $0x5024 // vmovups 0x50(%rsp), %xmm10
+	QUAD $0x04244410087ce162 // vmovups 0x40(%rsp), %xmm16
+	LONG $0x00019ee9; BYTE $0x00 // jmp 0x4d4f <k_attend_weights+0x159f>
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0xc0e68349 // andq $-0x40, %r14
+	LONG $0x9a0c8d4c // leaq (%rdx,%rbx,4), %r9
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xfd915411487c8162 // vmovups %zmm18, -0xc0(%r9,%r10,4)
+	QUAD $0xfe915411487c8162 // vmovups %zmm18, -0x80(%r9,%r10,4)
+	QUAD $0xff915411487c8162 // vmovups %zmm18, -0x40(%r9,%r10,4)
+	LONG $0x487c8162; WORD $0x1411; BYTE $0x91 // vmovups %zmm18, (%r9,%r10,4)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	WORD $0xd875 // jne 0x4bd0 <k_attend_weights+0x1420>
+	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x5f74 // je 0x4c60 <k_attend_weights+0x14b0>
+	LONG $0x38c3f641 // testb $0x38, %r11b
+	WORD $0x3474 // je 0x4c3b <k_attend_weights+0x148b>
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0xf8e28349 // andq $-0x8, %r10
+	LONG $0x130c8d4e // leaq (%rbx,%r10), %r9
+	LONG $0x9a048d48 // leaq (%rdx,%rbx,4), %rax
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x287ca162; WORD $0x0c11; BYTE $0xb0 // vmovups %ymm17, (%rax,%r14,4)
+	LONG $0x08c68349 // addq $0x8, %r14
 	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	WORD $0xd875 // jne 0x3da0 <k_attend_weights+0x5f0>
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xfb1f840f; WORD $0xffff // je 0x38f0 <k_attend_weights+0x140>
-	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
-	WORD $0x3474 // je 0x3e0a <k_attend_weights+0x65a>
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0xf8e78348 // andq $-0x8, %rdi
-	LONG $0x9e348d4c // leaq (%rsi,%rbx,4), %r14
-	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xf075 // jne 0x4c20 <k_attend_weights+0x1470>
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x1775 // jne 0x4c50 <k_attend_weights+0x14a0>
+	WORD $0x25eb // jmp 0x4c60 <k_attend_weights+0x14b0>
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000008a04c742 // movl $0x0, (%rdx,%r9,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	WORD $0xf075 // jne 0x4c50 <k_attend_weights+0x14a0>
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x487d6362; WORD $0xda19; BYTE $0x02 // vextractf32x4 $0x2, %zmm27, %xmm2
+	LONG $0x086e9162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm30, %xmm2, %k1
+	LONG $0x81169162; WORD $0xdd10 // vmovss %xmm29, %xmm29, %xmm3 {%k1} {z}
+	QUAD $0x1c244cc20016f162; BYTE $0x0d // vcmpgess 0x70(%rsp), %xmm29, %k1
+	QUAD $0x08245c10087ce162 // vmovups 0x80(%rsp), %xmm19
+	LONG $0x0166e162; WORD $0xdb10 // vmovss %xmm3, %xmm19, %xmm19 {%k1}
+	LONG $0x087ea162; WORD $0x1c11; BYTE $0xa1 // vmovss %xmm19, (%rcx,%r12,4)
+	LONG $0x117a81c4; WORD $0xa014 // vmovss %xmm2, (%r8,%r12,4)
+	WORD $0x2948; BYTE $0xda // subq %rbx, %rdx
+	LONG $0x00ab8e0f; WORD $0x0000 // jle 0x4d4f <k_attend_weights+0x159f>
+	LONG $0x08fa8348 // cmpq $0x8, %rdx
+	LONG $0x0092820f; WORD $0x0000 // jb 0x4d40 <k_attend_weights+0x1590>
+	LONG $0x40fa8348 // cmpq $0x40, %rdx
+	WORD $0x0573 // jae 0x4cb9 <k_attend_weights+0x1509>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x4deb // jmp 0x4d06 <k_attend_weights+0x1556>
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0xc0e38349 // andq $-0x40, %r11
+	LONG $0x9e0c8d4c // leaq (%rsi,%rbx,4), %r9
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x9066 // nop
+	QUAD $0xfd915411487c8162 // vmovups %zmm18, -0xc0(%r9,%r10,4)
+	QUAD $0xfe915411487c8162 // vmovups %zmm18, -0x80(%r9,%r10,4)
+	QUAD $0xff915411487c8162 // vmovups %zmm18, -0x40(%r9,%r10,4)
+	LONG $0x487c8162; WORD $0x1411; BYTE $0x91 // vmovups %zmm18, (%r9,%r10,4)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	WORD $0xd875 // jne 0x4cd0 <k_attend_weights+0x1520>
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x4e74 // je 0x4d4f <k_attend_weights+0x159f>
+	WORD $0xc2f6; BYTE $0x38 // testb $0x38, %dl
+	WORD $0x3574 // je 0x4d3b <k_attend_weights+0x158b>
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0xf8e18349 // andq $-0x8, %r9
+	LONG $0x9e148d4c // leaq (%rsi,%rbx,4), %r10
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x287c8162; WORD $0x1411; BYTE $0x96 // vmovups %ymm18, (%r14,%r10,4)
-	LONG $0x08c28349 // addq $0x8, %r10
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	WORD $0xf075 // jne 0x3df0 <k_attend_weights+0x640>
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x0b75 // jne 0x3e10 <k_attend_weights+0x660>
-	LONG $0xfffae6e9; BYTE $0xff // jmp 0x38f0 <k_attend_weights+0x140>
-	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x287c8162; WORD $0x0c11; BYTE $0x9a // vmovups %ymm17, (%r10,%r11,4)
+	LONG $0x08c38349 // addq $0x8, %r11
+	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
+	WORD $0xf075 // jne 0x4d20 <k_attend_weights+0x1570>
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x0775 // jne 0x4d40 <k_attend_weights+0x1590>
+	WORD $0x14eb // jmp 0x4d4f <k_attend_weights+0x159f>
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	WORD $0x9066 // nop
 	LONG $0x009e04c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rsi,%rbx,4)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	WORD $0xf175 // jne 0x3e10 <k_attend_weights+0x660>
-	LONG $0xfffacce9; BYTE $0xff // jmp 0x38f0 <k_attend_weights+0x140>
-	LONG $0x28c48348 // addq $0x28, %rsp
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	WORD $0xf175 // jne 0x4d40 <k_attend_weights+0x1590>
+	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
+	LONG $0x487d6362; WORD $0xda19; BYTE $0x03 // vextractf32x4 $0x3, %zmm27, %xmm2
+	LONG $0x086e9162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm30, %xmm2, %k1
+	LONG $0x81169162; WORD $0xdd10 // vmovss %xmm29, %xmm29, %xmm3 {%k1} {z}
+	LONG $0x007e9162; WORD $0xcdc2; BYTE $0x02 // vcmpless %xmm29, %xmm16, %k1
+	LONG $0x092e7162; WORD $0xd310 // vmovss %xmm3, %xmm10, %xmm10 {%k1}
+	LONG $0x117a21c4; WORD $0xb954; BYTE $0x0c // vmovss %xmm10, 0xc(%rcx,%r15,4)
+	LONG $0x117a81c4; WORD $0xb854; BYTE $0x0c // vmovss %xmm2, 0xc(%r8,%r15,4)
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0xeb968c0f; WORD $0xffff // jl 0x3924 <k_attend_weights+0x174>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x4f54 <k_attend_weights+0x17a4>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xff8000009604c741 // movl $0xff800000, (%r14,%rdx,4) # imm = 0xFF800000
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	WORD $0xf075 // jne 0x4da0 <k_attend_weights+0x15f0>
+	LONG $0x02678d4d // leaq 0x2(%r15), %r12
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0xccaf0f4d // imulq %r12, %r9
+	LONG $0x8a148d4b // leaq (%r10,%r9,4), %rdx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xf2028e0f; WORD $0xffff // jle 0x3fca <k_attend_weights+0x81a>
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	WORD $0x0773 // jae 0x4dd5 <k_attend_weights+0x1625>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x00009be9; BYTE $0x00 // jmp 0x4e70 <k_attend_weights+0x16c0>
+	LONG $0x40fb8348 // cmpq $0x40, %rbx
+	WORD $0x0473 // jae 0x4ddf <k_attend_weights+0x162f>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x58eb // jmp 0x4e37 <k_attend_weights+0x1687>
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0xfd914c11487c9162 // vmovups %zmm1, -0xc0(%r9,%r10,4)
+	QUAD $0xfe914c11487c9162 // vmovups %zmm1, -0x80(%r9,%r10,4)
+	QUAD $0xff914c11487c9162 // vmovups %zmm1, -0x40(%r9,%r10,4)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x91 // vmovups %zmm1, (%r9,%r10,4)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0xd875 // jne 0x4e00 <k_attend_weights+0x1650>
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x4d74 // je 0x4e7f <k_attend_weights+0x16cf>
+	WORD $0xc3f6; BYTE $0x38 // testb $0x38, %bl
+	WORD $0x3974 // je 0x4e70 <k_attend_weights+0x16c0>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x38708d48 // leaq 0x38(%rax), %rsi
+	WORD $0x2148; BYTE $0xde // andq %rbx, %rsi
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x117ca1c4; WORD $0x8a04 // vmovups %ymm0, (%rdx,%r9,4)
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	WORD $0xf175 // jne 0x4e50 <k_attend_weights+0x16a0>
+	WORD $0x19eb // jmp 0x4e7a <k_attend_weights+0x16ca>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00b204c7; WORD $0x8000; BYTE $0xff // movl $0xff800000, (%rdx,%rsi,4) # imm = 0xFF800000
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	WORD $0xf175 // jne 0x4e70 <k_attend_weights+0x16c0>
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	LONG $0x9a348d4b // leaq (%r10,%r11,4), %rsi
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xf1428e0f; WORD $0xffff // jle 0x3fd2 <k_attend_weights+0x822>
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	WORD $0x0773 // jae 0x4e9d <k_attend_weights+0x16ed>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x4f40 <k_attend_weights+0x1790>
+	LONG $0x40fb8348 // cmpq $0x40, %rbx
+	WORD $0x0473 // jae 0x4ea7 <k_attend_weights+0x16f7>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x5feb // jmp 0x4f06 <k_attend_weights+0x1756>
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x9a0c8d4f // leaq (%r10,%r11,4), %r9
+	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xfd914c11487c9162 // vmovups %zmm1, -0xc0(%r9,%r10,4)
+	QUAD $0xfe914c11487c9162 // vmovups %zmm1, -0x80(%r9,%r10,4)
+	QUAD $0xff914c11487c9162 // vmovups %zmm1, -0x40(%r9,%r10,4)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x91 // vmovups %zmm1, (%r9,%r10,4)
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0xd875 // jne 0x4ed0 <k_attend_weights+0x1720>
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xf0d1840f; WORD $0xffff // je 0x3fd2 <k_attend_weights+0x822>
+	WORD $0xc3f6; BYTE $0x38 // testb $0x38, %bl
+	WORD $0x3a74 // je 0x4f40 <k_attend_weights+0x1790>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	QUAD $0xffffffffffc0b848; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rax # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0x38488d48 // leaq 0x38(%rax), %rcx
+	WORD $0x2148; BYTE $0xd9 // andq %rbx, %rcx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x117ca1c4; WORD $0x8e04 // vmovups %ymm0, (%rsi,%r9,4)
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	WORD $0xf175 // jne 0x4f20 <k_attend_weights+0x1770>
+	WORD $0x19eb // jmp 0x4f4a <k_attend_weights+0x179a>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x008e04c7; WORD $0x8000; BYTE $0xff // movl $0xff800000, (%rsi,%rcx,4) # imm = 0xFF800000
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	WORD $0xf175 // jne 0x4f40 <k_attend_weights+0x1790>
+	LONG $0xfff07ee9; BYTE $0xff // jmp 0x3fd2 <k_attend_weights+0x822>
+	LONG $0x90c48148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3374,7 +4211,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// attend_values
 	BYTE $0x55 // pushq %rbp
@@ -3402,9 +4239,9 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	WORD $0x9d0f; BYTE $0xc1 // setge %cl
 	LONG $0x08f5f162; WORD $0xe072; BYTE $0x3f // vpsraq $0x3f, %xmm0, %xmm1
-	QUAD $0x0073320d45f1e2c4; BYTE $0x00 // vpsrlvq 0x7332(%rip), %xmm1, %xmm1 # 0xb1d0 <k_attend_merge+0x330>
+	QUAD $0x0074420d45f1e2c4; BYTE $0x00 // vpsrlvq 0x7442(%rip), %xmm1, %xmm1 # 0xc410 <k_attend_merge+0x440>
 	LONG $0xc1d4f9c5 // vpaddq %xmm1, %xmm0, %xmm0
-	QUAD $0x7314054608fdf262; WORD $0x0000 // vpsravq 0x7314(%rip), %xmm0, %xmm0 # 0xb1c0 <k_attend_merge+0x320>
+	QUAD $0x7424054608fdf262; WORD $0x0000 // vpsravq 0x7424(%rip), %xmm0, %xmm0 # 0xc400 <k_attend_merge+0x430>
 	LONG $0x7ef9e1c4; BYTE $0xc2 // vmovq %xmm0, %rdx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	WORD $0xc189 // movl %eax, %ecx
@@ -3442,29 +4279,29 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08ff8348 // cmpq $0x8, %rdi
 	LONG $0x242c894c // movq %r13, (%rsp)
 	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	LONG $0x01508d0f; WORD $0x0000 // jge 0x408f <k_attend_values+0x24f>
+	LONG $0x01508d0f; WORD $0x0000 // jge 0x51bf <k_attend_values+0x24f>
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
 	LONG $0x04c88348 // orq $0x4, %rax
 	QUAD $0x0000014024843b48 // cmpq 0x140(%rsp), %rax
-	LONG $0x1c5b8e0f; WORD $0x0000 // jle 0x5bb1 <k_attend_values+0x1d71>
+	LONG $0x1c5b8e0f; WORD $0x0000 // jle 0x6ce1 <k_attend_values+0x1d71>
 	LONG $0x024b8d48 // leaq 0x2(%rbx), %rcx
 	QUAD $0x00000140248c3b48 // cmpq 0x140(%rsp), %rcx
-	LONG $0x31518e0f; WORD $0x0000 // jle 0x70b9 <k_attend_values+0x3279>
+	LONG $0x31518e0f; WORD $0x0000 // jle 0x81e9 <k_attend_values+0x3279>
 	QUAD $0x00000140249c3b48 // cmpq 0x140(%rsp), %rbx
-	LONG $0x3cd68d0f; WORD $0x0000 // jge 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x3cd68d0f; WORD $0x0000 // jge 0x8d7c <k_attend_values+0x3e0c>
 	LONG $0x40fd8348 // cmpq $0x40, %rbp
 	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
-	LONG $0x1ed58d0f; WORD $0x0000 // jge 0x5e5a <k_attend_values+0x201a>
+	LONG $0x1ed58d0f; WORD $0x0000 // jge 0x6f8a <k_attend_values+0x201a>
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
 	LONG $0x10cf8349 // orq $0x10, %r15
 	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0x20128e0f; WORD $0x0000 // jle 0x5fa9 <k_attend_values+0x2169>
+	LONG $0x20128e0f; WORD $0x0000 // jle 0x70d9 <k_attend_values+0x2169>
 	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x3ca48e0f; WORD $0x0000 // jle 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x3ca48e0f; WORD $0x0000 // jle 0x8d7c <k_attend_values+0x3e0c>
 	LONG $0x58558b49 // movq 0x58(%r13), %rdx
 	LONG $0xd6af0f48 // imulq %rsi, %rdx
 	LONG $0x48758b49 // movq 0x48(%r13), %rsi
@@ -3483,7 +4320,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd7480f48 // cmovsq %rdi, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	LONG $0x218c8d0f; WORD $0x0000 // jge 0x617d <k_attend_values+0x233d>
+	LONG $0x218c8d0f; WORD $0x0000 // jge 0x72ad <k_attend_values+0x233d>
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	LONG $0x28758b49 // movq 0x28(%r13), %rsi
 	LONG $0x74af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rsi
@@ -3500,27 +4337,27 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107d0349 // addq 0x10(%r13), %rdi
 	QUAD $0x00000000ad0c8d4c // leaq (,%rbp,4), %r9
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
-	WORD $0x24eb // jmp 0x405c <k_attend_values+0x21c>
+	WORD $0x24eb // jmp 0x518c <k_attend_values+0x21c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc97cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1 {%k1} {z}
 	LONG $0x5875f262; WORD $0x04b8; BYTE $0x96 // vfmadd231ps (%rsi,%rdx,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
 	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	LONG $0x2121840f; WORD $0x0000 // je 0x617d <k_attend_values+0x233d>
+	LONG $0x2121840f; WORD $0x0000 // je 0x72ad <k_attend_values+0x233d>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x1f73 // jae 0x4082 <k_attend_values+0x242>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x1f73 // jae 0x51b2 <k_attend_values+0x242>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
-	WORD $0x0b7e // jle 0x407f <k_attend_values+0x23f>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x51af <k_attend_values+0x23f>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	WORD $0xb975 // jne 0x4040 <k_attend_values+0x200>
+	WORD $0xb975 // jne 0x5170 <k_attend_values+0x200>
 	LONG $0x487cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1
-	WORD $0xb7eb // jmp 0x4046 <k_attend_values+0x206>
+	WORD $0xb7eb // jmp 0x5176 <k_attend_values+0x206>
 	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x00001cb8; BYTE $0x00 // movl $0x1c, %eax
@@ -3540,7 +4377,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000f02484c748; LONG $0x00000000 // movq $0x0, 0xf0(%rsp)
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x6deb // jmp 0x4179 <k_attend_values+0x339>
+	WORD $0x6deb // jmp 0x52a9 <k_attend_values+0x339>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
@@ -3555,23 +4392,23 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000f024848348; BYTE $0x20 // addq $0x20, 0xf0(%rsp)
 	QUAD $0x000000f824848348; BYTE $0x20 // addq $0x20, 0xf8(%rsp)
 	QUAD $0x0000014024843b48 // cmpq 0x140(%rsp), %rax
-	LONG $0xfdc88f0f; WORD $0xffff // jg 0x3f41 <k_attend_values+0x101>
+	LONG $0xfdc88f0f; WORD $0xffff // jg 0x5071 <k_attend_values+0x101>
 	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
 	LONG $0x20fd8348 // cmpq $0x20, %rbp
 	QUAD $0x00000130249c8948 // movq %rbx, 0x130(%rsp)
-	LONG $0x041d8d0f; WORD $0x0000 // jge 0x45b0 <k_attend_values+0x770>
+	LONG $0x041d8d0f; WORD $0x0000 // jge 0x56e0 <k_attend_values+0x770>
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0x10cb8349 // orq $0x10, %r11
 	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	LONG $0x0d558e0f; WORD $0x0000 // jle 0x4f00 <k_attend_values+0x10c0>
+	LONG $0x0d558e0f; WORD $0x0000 // jle 0x6030 <k_attend_values+0x10c0>
 	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
-	LONG $0xff518e0f; WORD $0xffff // jle 0x4110 <k_attend_values+0x2d0>
+	LONG $0xff518e0f; WORD $0xffff // jle 0x5240 <k_attend_values+0x2d0>
 	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x58768b4c // movq 0x58(%rsi), %r14
@@ -3622,7 +4459,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
 	QUAD $0x0000009024b4894c // movq %r14, 0x90(%rsp)
 	QUAD $0x0000013824bc8948 // movq %rdi, 0x138(%rsp)
-	LONG $0x13ff8d0f; WORD $0x0000 // jge 0x56a0 <k_attend_values+0x1860>
+	LONG $0x13ff8d0f; WORD $0x0000 // jge 0x67d0 <k_attend_values+0x1860>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
@@ -3690,28 +4527,28 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb72c8d4b // leaq (%r15,%r14,4), %rbp
 	LONG $0xb7348d4e // leaq (%rdi,%r14,4), %r14
 	LONG $0x107e8b48 // movq 0x10(%rsi), %rdi
-	WORD $0x18eb // jmp 0x4401 <k_attend_values+0x5c1>
+	WORD $0x18eb // jmp 0x5531 <k_attend_values+0x5c1>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
 	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	LONG $0x12cf840f; WORD $0x0000 // je 0x56d0 <k_attend_values+0x1890>
+	LONG $0x12cf840f; WORD $0x0000 // je 0x6800 <k_attend_values+0x1890>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x442a <k_attend_values+0x5ea>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x555a <k_attend_values+0x5ea>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
-	WORD $0x0a7e // jle 0x4427 <k_attend_values+0x5e7>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x5557 <k_attend_values+0x5e7>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	LONG $0xaf348d4a // leaq (%rdi,%r13,4), %rsi
 	QUAD $0x000000e824bc8b4c // movq 0xe8(%rsp), %r15
 	LONG $0x247c394c; BYTE $0x08 // cmpq %r15, 0x8(%rsp)
-	WORD $0x1375 // jne 0x4450 <k_attend_values+0x610>
+	WORD $0x1375 // jne 0x5580 <k_attend_values+0x610>
 	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
-	WORD $0x11eb // jmp 0x4456 <k_attend_values+0x616>
+	WORD $0x11eb // jmp 0x5586 <k_attend_values+0x616>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
 	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
@@ -3720,7 +4557,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x4480 <k_attend_values+0x640>
+	WORD $0x0f75 // jne 0x55b0 <k_attend_values+0x640>
 	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
 	LONG $0x583df262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
 	LONG $0x245c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbx
@@ -3729,7 +4566,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x44a8 <k_attend_values+0x668>
+	WORD $0x0f75 // jne 0x55d8 <k_attend_values+0x668>
 	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
 	LONG $0x583df262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
@@ -3738,7 +4575,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x44ce <k_attend_values+0x68e>
+	WORD $0x0f75 // jne 0x55fe <k_attend_values+0x68e>
 	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
 	LONG $0x583df262; WORD $0x14b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
 	QUAD $0x00000080249c3b48 // cmpq 0x80(%rsp), %rbx
@@ -3747,7 +4584,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x44fb <k_attend_values+0x6bb>
+	WORD $0x0f75 // jne 0x562b <k_attend_values+0x6bb>
 	QUAD $0x000000e024b48b48 // movq 0xe0(%rsp), %rsi
 	LONG $0x583df262; WORD $0x1cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
@@ -3756,7 +4593,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x4521 <k_attend_values+0x6e1>
+	WORD $0x0f75 // jne 0x5651 <k_attend_values+0x6e1>
 	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
 	LONG $0x583df262; WORD $0x24b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
 	LONG $0x245c3b48; BYTE $0x70 // cmpq 0x70(%rsp), %rbx
@@ -3765,7 +4602,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x4549 <k_attend_values+0x709>
+	WORD $0x0f75 // jne 0x5679 <k_attend_values+0x709>
 	QUAD $0x000000b024b48b48 // movq 0xb0(%rsp), %rsi
 	LONG $0x583df262; WORD $0x2cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
 	LONG $0x245c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rbx
@@ -3774,7 +4611,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x4571 <k_attend_values+0x731>
+	WORD $0x0f75 // jne 0x56a1 <k_attend_values+0x731>
 	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
 	LONG $0x583df262; WORD $0x34b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
 	LONG $0x245c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rbx
@@ -3783,10 +4620,10 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	LONG $0xfe60850f; WORD $0xffff // jne 0x43f0 <k_attend_values+0x5b0>
+	LONG $0xfe60850f; WORD $0xffff // jne 0x5520 <k_attend_values+0x5b0>
 	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
 	LONG $0x583df262; WORD $0x3cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x43f0 <k_attend_values+0x5b0>
+	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x5520 <k_attend_values+0x5b0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
 	LONG $0x58558b49 // movq 0x58(%r13), %rdx
@@ -3923,7 +4760,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000a50c8d4e // leaq (,%r12,4), %r9
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x0000efe9; BYTE $0x00 // jmp 0x4924 <k_attend_values+0xae4>
+	LONG $0x0000efe9; BYTE $0x00 // jmp 0x5a54 <k_attend_values+0xae4>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000014824948b48 // movq 0x148(%rsp), %rdx
 	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
@@ -3956,7 +4793,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20568d48 // leaq 0x20(%rsi), %rdx
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xf8718f0f; WORD $0xffff // jg 0x4195 <k_attend_values+0x355>
+	LONG $0xf8718f0f; WORD $0xffff // jg 0x52c5 <k_attend_values+0x355>
 	QUAD $0x0000013824948948 // movq %rdx, 0x138(%rsp)
 	QUAD $0x0000019024948b48 // movq 0x190(%rsp), %rdx
 	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
@@ -3964,7 +4801,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	QUAD $0x000000e824b48b48 // movq 0xe8(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x78 // cmpq 0x78(%rsp), %rsi
-	LONG $0x025a8d0f; WORD $0x0000 // jge 0x4bb0 <k_attend_values+0xd70>
+	LONG $0x025a8d0f; WORD $0x0000 // jge 0x5ce0 <k_attend_values+0xd70>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0x10728b48 // movq 0x10(%rdx), %rsi
@@ -3984,21 +4821,21 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	WORD $0x1ceb // jmp 0x49c6 <k_attend_values+0xb86>
+	WORD $0x1ceb // jmp 0x5af6 <k_attend_values+0xb86>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
 	LONG $0x24543948; BYTE $0x78 // cmpq %rdx, 0x78(%rsp)
-	LONG $0x023a840f; WORD $0x0000 // je 0x4c00 <k_attend_values+0xdc0>
+	LONG $0x023a840f; WORD $0x0000 // je 0x5d30 <k_attend_values+0xdc0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x49ef <k_attend_values+0xbaf>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x5b1f <k_attend_values+0xbaf>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
-	WORD $0x0a7e // jle 0x49ec <k_attend_values+0xbac>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x5b1c <k_attend_values+0xbac>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0x487ce162; WORD $0x0c10; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm17
@@ -4009,7 +4846,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc39c0f41 // setl %r11b
 	WORD $0x2041; BYTE $0xeb // andb %bpl, %r11b
 	LONG $0x01fb8041 // cmpb $0x1, %r11b
-	WORD $0x1375 // jne 0x4a2a <k_attend_values+0xbea>
+	WORD $0x1375 // jne 0x5b5a <k_attend_values+0xbea>
 	LONG $0x487de262; WORD $0x1418; BYTE $0x91 // vbroadcastss (%rcx,%rdx,4), %zmm18
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x407db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm18) + zmm1
@@ -4019,7 +4856,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1b75 // jne 0x4a61 <k_attend_values+0xc21>
+	WORD $0x1b75 // jne 0x5b91 <k_attend_values+0xc21>
 	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
 	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
@@ -4030,7 +4867,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1b75 // jne 0x4a95 <k_attend_values+0xc55>
+	WORD $0x1b75 // jne 0x5bc5 <k_attend_values+0xc55>
 	QUAD $0x000000c8249c8b4c // movq 0xc8(%rsp), %r11
 	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
@@ -4041,7 +4878,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1b75 // jne 0x4acb <k_attend_values+0xc8b>
+	WORD $0x1b75 // jne 0x5bfb <k_attend_values+0xc8b>
 	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
 	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
@@ -4052,7 +4889,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1b75 // jne 0x4aff <k_attend_values+0xcbf>
+	WORD $0x1b75 // jne 0x5c2f <k_attend_values+0xcbf>
 	QUAD $0x000000d8249c8b4c // movq 0xd8(%rsp), %r11
 	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
@@ -4063,7 +4900,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1b75 // jne 0x4b36 <k_attend_values+0xcf6>
+	WORD $0x1b75 // jne 0x5c66 <k_attend_values+0xcf6>
 	QUAD $0x000000e0249c8b4c // movq 0xe0(%rsp), %r11
 	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
@@ -4074,7 +4911,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1b75 // jne 0x4b6a <k_attend_values+0xd2a>
+	WORD $0x1b75 // jne 0x5c9a <k_attend_values+0xd2a>
 	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
 	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm17) + zmm12
@@ -4085,12 +4922,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc59c0f40 // setl %bpl
 	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
 	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	LONG $0xfe27850f; WORD $0xffff // jne 0x49b0 <k_attend_values+0xb70>
+	LONG $0xfe27850f; WORD $0xffff // jne 0x5ae0 <k_attend_values+0xb70>
 	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
 	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406d3262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm17) + zmm14
 	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
-	LONG $0xfffe07e9; BYTE $0xff // jmp 0x49b0 <k_attend_values+0xb70>
+	LONG $0xfffe07e9; BYTE $0xff // jmp 0x5ae0 <k_attend_values+0xb70>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -4108,14 +4945,14 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x24743b48; BYTE $0x68 // cmpq 0x68(%rsp), %rsi
-	WORD $0x157c // jl 0x4c10 <k_attend_values+0xdd0>
-	LONG $0x000135e9; BYTE $0x00 // jmp 0x4d35 <k_attend_values+0xef5>
+	WORD $0x157c // jl 0x5d40 <k_attend_values+0xdd0>
+	LONG $0x000135e9; BYTE $0x00 // jmp 0x5e65 <k_attend_values+0xef5>
 	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x68 // cmpq 0x68(%rsp), %rsi
-	LONG $0x01258d0f; WORD $0x0000 // jge 0x4d35 <k_attend_values+0xef5>
+	LONG $0x01258d0f; WORD $0x0000 // jge 0x5e65 <k_attend_values+0xef5>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
-	LONG $0x0000dae9; BYTE $0x00 // jmp 0x4cf7 <k_attend_values+0xeb7>
+	LONG $0x0000dae9; BYTE $0x00 // jmp 0x5e27 <k_attend_values+0xeb7>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0x487ce162; WORD $0x0410; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm16
@@ -4155,107 +4992,107 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
 	LONG $0x24743948; BYTE $0x68 // cmpq %rsi, 0x68(%rsp)
-	WORD $0x3974 // je 0x4d30 <k_attend_values+0xef0>
+	WORD $0x3974 // je 0x5e60 <k_attend_values+0xef0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	LONG $0xff21830f; WORD $0xffff // jae 0x4c23 <k_attend_values+0xde3>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0xff21830f; WORD $0xffff // jae 0x5d53 <k_attend_values+0xde3>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
-	LONG $0xff058e0f; WORD $0xffff // jle 0x4c20 <k_attend_values+0xde0>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0xff058e0f; WORD $0xffff // jle 0x5d50 <k_attend_values+0xde0>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
-	LONG $0xfffef6e9; BYTE $0xff // jmp 0x4c20 <k_attend_values+0xde0>
+	LONG $0xfffef6e9; BYTE $0xff // jmp 0x5d50 <k_attend_values+0xde0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
 	QUAD $0x0000009824b43b48 // cmpq 0x98(%rsp), %rsi
-	LONG $0xfafd8d0f; WORD $0xffff // jge 0x4840 <k_attend_values+0xa00>
+	LONG $0xfafd8d0f; WORD $0xffff // jge 0x5970 <k_attend_values+0xa00>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
 	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
 	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x21eb // jmp 0x4d76 <k_attend_values+0xf36>
+	WORD $0x21eb // jmp 0x5ea6 <k_attend_values+0xf36>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x247c0348; BYTE $0x58 // addq 0x58(%rsp), %rdi
 	QUAD $0x0000009824b43948 // cmpq %rsi, 0x98(%rsp)
-	LONG $0xfaca840f; WORD $0xffff // je 0x4840 <k_attend_values+0xa00>
+	LONG $0xfaca840f; WORD $0xffff // je 0x5970 <k_attend_values+0xa00>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x4d9f <k_attend_values+0xf5f>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x5ecf <k_attend_values+0xf5f>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
-	WORD $0x0a7e // jle 0x4d9c <k_attend_values+0xf5c>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x5ecc <k_attend_values+0xf5c>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
 	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
 	LONG $0x487ce162; WORD $0x4f10; BYTE $0xff // vmovups -0x40(%rdi), %zmm17
 	LONG $0x487ce162; WORD $0x0710 // vmovups (%rdi), %zmm16
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	WORD $0x1a7c // jl 0x4dcb <k_attend_values+0xf8b>
+	WORD $0x1a7c // jl 0x5efb <k_attend_values+0xf8b>
 	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
-	WORD $0x137d // jge 0x4dcb <k_attend_values+0xf8b>
+	WORD $0x137d // jge 0x5efb <k_attend_values+0xf8b>
 	LONG $0x487de262; WORD $0x1418; BYTE $0xb1 // vbroadcastss (%rcx,%rsi,4), %zmm18
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x407db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm18) + zmm1
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x257c // jl 0x4df5 <k_attend_values+0xfb5>
+	WORD $0x257c // jl 0x5f25 <k_attend_values+0xfb5>
 	QUAD $0x0000008824b43b48 // cmpq 0x88(%rsp), %rsi
-	WORD $0x1b7d // jge 0x4df5 <k_attend_values+0xfb5>
+	WORD $0x1b7d // jge 0x5f25 <k_attend_values+0xfb5>
 	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
 	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
 	LONG $0x407db262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm18) + zmm3
 	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	WORD $0x227c // jl 0x4e1c <k_attend_values+0xfdc>
+	WORD $0x227c // jl 0x5f4c <k_attend_values+0xfdc>
 	LONG $0x24743b48; BYTE $0x60 // cmpq 0x60(%rsp), %rsi
-	WORD $0x1b7d // jge 0x4e1c <k_attend_values+0xfdc>
+	WORD $0x1b7d // jge 0x5f4c <k_attend_values+0xfdc>
 	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
 	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
 	LONG $0x407db262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm18) + zmm5
 	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
-	WORD $0x227c // jl 0x4e45 <k_attend_values+0x1005>
+	WORD $0x227c // jl 0x5f75 <k_attend_values+0x1005>
 	LONG $0x24743b48; BYTE $0x48 // cmpq 0x48(%rsp), %rsi
-	WORD $0x1b7d // jge 0x4e45 <k_attend_values+0x1005>
+	WORD $0x1b7d // jge 0x5f75 <k_attend_values+0x1005>
 	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
 	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
 	LONG $0x407db262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm18) + zmm7
 	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0x227c // jl 0x4e6c <k_attend_values+0x102c>
+	WORD $0x227c // jl 0x5f9c <k_attend_values+0x102c>
 	LONG $0x24743b48; BYTE $0x40 // cmpq 0x40(%rsp), %rsi
-	WORD $0x1b7d // jge 0x4e6c <k_attend_values+0x102c>
+	WORD $0x1b7d // jge 0x5f9c <k_attend_values+0x102c>
 	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
 	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
 	LONG $0x407d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm9 # zmm9 = (zmm16 * zmm18) + zmm9
 	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
-	WORD $0x257c // jl 0x4e96 <k_attend_values+0x1056>
+	WORD $0x257c // jl 0x5fc6 <k_attend_values+0x1056>
 	QUAD $0x0000008024b43b48 // cmpq 0x80(%rsp), %rsi
-	WORD $0x1b7d // jge 0x4e96 <k_attend_values+0x1056>
+	WORD $0x1b7d // jge 0x5fc6 <k_attend_values+0x1056>
 	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
 	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
 	LONG $0x407d3262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm18) + zmm11
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0x227c // jl 0x4ebd <k_attend_values+0x107d>
+	WORD $0x227c // jl 0x5fed <k_attend_values+0x107d>
 	LONG $0x24743b48; BYTE $0x70 // cmpq 0x70(%rsp), %rsi
-	WORD $0x1b7d // jge 0x4ebd <k_attend_values+0x107d>
+	WORD $0x1b7d // jge 0x5fed <k_attend_values+0x107d>
 	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
 	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm17) + zmm12
 	LONG $0x407d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm13 # zmm13 = (zmm16 * zmm18) + zmm13
 	LONG $0x24743b48; BYTE $0x10 // cmpq 0x10(%rsp), %rsi
-	LONG $0xfe988c0f; WORD $0xffff // jl 0x4d60 <k_attend_values+0xf20>
+	LONG $0xfe988c0f; WORD $0xffff // jl 0x5e90 <k_attend_values+0xf20>
 	LONG $0x24743b48; BYTE $0x50 // cmpq 0x50(%rsp), %rsi
-	LONG $0xfe8d8d0f; WORD $0xffff // jge 0x4d60 <k_attend_values+0xf20>
+	LONG $0xfe8d8d0f; WORD $0xffff // jge 0x5e90 <k_attend_values+0xf20>
 	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
 	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406d3262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm17) + zmm14
 	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
-	LONG $0xfffe6de9; BYTE $0xff // jmp 0x4d60 <k_attend_values+0xf20>
+	LONG $0xfffe6de9; BYTE $0xff // jmp 0x5e90 <k_attend_values+0xf20>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x58468b48 // movq 0x58(%rsi), %rax
@@ -4392,7 +5229,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0e // movq (%rsi), %rcx
 	QUAD $0x00000198248c8948 // movq %rcx, 0x198(%rsp)
 	QUAD $0x000000009d348d4c // leaq (,%rbx,4), %r14
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x522e <k_attend_values+0x13ee>
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x635e <k_attend_values+0x13ee>
 	QUAD $0x00000138248c8b48 // movq 0x138(%rsp), %rcx
 	QUAD $0x0000019824b48b48 // movq 0x198(%rsp), %rsi
 	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
@@ -4415,7 +5252,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10598d4d // leaq 0x10(%r9), %r11
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
 	LONG $0x245c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r11
-	LONG $0xef808f0f; WORD $0xffff // jg 0x41ae <k_attend_values+0x36e>
+	LONG $0xef808f0f; WORD $0xffff // jg 0x52de <k_attend_values+0x36e>
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	QUAD $0x0000013824a4894c // movq %r12, 0x138(%rsp)
 	QUAD $0x00000188248c8b48 // movq 0x188(%rsp), %rcx
@@ -4424,7 +5261,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000190249c8b4c // movq 0x190(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r11
 	QUAD $0x000000e8248c894c // movq %r9, 0xe8(%rsp)
-	LONG $0x01bd8d0f; WORD $0x0000 // jge 0x5420 <k_attend_values+0x15e0>
+	LONG $0x01bd8d0f; WORD $0x0000 // jge 0x6550 <k_attend_values+0x15e0>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	LONG $0x10598b4c // movq 0x10(%rcx), %r11
@@ -4435,21 +5272,21 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x17eb // jmp 0x52a3 <k_attend_values+0x1463>
+	WORD $0x17eb // jmp 0x63d3 <k_attend_values+0x1463>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x2464034c; BYTE $0x08 // addq 0x8(%rsp), %r12
 	LONG $0x244c394c; BYTE $0x68 // cmpq %r9, 0x68(%rsp)
-	LONG $0x01ad840f; WORD $0x0000 // je 0x5450 <k_attend_values+0x1610>
+	LONG $0x01ad840f; WORD $0x0000 // je 0x6580 <k_attend_values+0x1610>
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	WORD $0x2873 // jae 0x52d2 <k_attend_values+0x1492>
+	WORD $0x2873 // jae 0x6402 <k_attend_values+0x1492>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x0a180f41 // prefetcht0 (%r10)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x0a7e // jle 0x52cc <k_attend_values+0x148c>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x63fc <k_attend_values+0x148c>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
@@ -4460,7 +5297,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc1 // setl %cl
 	WORD $0x2040; BYTE $0xf1 // andb %sil, %cl
 	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
-	WORD $0x0775 // jne 0x52f7 <k_attend_values+0x14b7>
+	WORD $0x0775 // jne 0x6427 <k_attend_values+0x14b7>
 	LONG $0x583db262; WORD $0x04b8; BYTE $0x8f // vfmadd231ps (%rdi,%r9,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
 	LONG $0x244c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r9
 	WORD $0x9d0f; BYTE $0xc1 // setge %cl
@@ -4468,7 +5305,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x0f75 // jne 0x5320 <k_attend_values+0x14e0>
+	WORD $0x0f75 // jne 0x6450 <k_attend_values+0x14e0>
 	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
 	LONG $0x583db262; WORD $0x0cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
 	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
@@ -4477,7 +5314,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x0f75 // jne 0x5347 <k_attend_values+0x1507>
+	WORD $0x0f75 // jne 0x6477 <k_attend_values+0x1507>
 	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	LONG $0x583db262; WORD $0x14b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
 	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
@@ -4486,7 +5323,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x0f75 // jne 0x5373 <k_attend_values+0x1533>
+	WORD $0x0f75 // jne 0x64a3 <k_attend_values+0x1533>
 	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
 	LONG $0x583db262; WORD $0x1cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
@@ -4495,7 +5332,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x0f75 // jne 0x539d <k_attend_values+0x155d>
+	WORD $0x0f75 // jne 0x64cd <k_attend_values+0x155d>
 	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
 	LONG $0x583db262; WORD $0x24b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
@@ -4504,7 +5341,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x0f75 // jne 0x53c4 <k_attend_values+0x1584>
+	WORD $0x0f75 // jne 0x64f4 <k_attend_values+0x1584>
 	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
 	LONG $0x583db262; WORD $0x2cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
 	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
@@ -4513,7 +5350,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x0f75 // jne 0x53eb <k_attend_values+0x15ab>
+	WORD $0x0f75 // jne 0x651b <k_attend_values+0x15ab>
 	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
 	LONG $0x583db262; WORD $0x34b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
 	LONG $0x244c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r9
@@ -4522,10 +5359,10 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2040; BYTE $0xce // andb %cl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	LONG $0xfe87850f; WORD $0xffff // jne 0x5290 <k_attend_values+0x1450>
+	LONG $0xfe87850f; WORD $0xffff // jne 0x63c0 <k_attend_values+0x1450>
 	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
 	LONG $0x583db262; WORD $0x3cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0xfffe73e9; BYTE $0xff // jmp 0x5290 <k_attend_values+0x1450>
+	LONG $0xfffe73e9; BYTE $0xff // jmp 0x63c0 <k_attend_values+0x1450>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -4535,16 +5372,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	QUAD $0x00000098249c3b4c // cmpq 0x98(%rsp), %r11
-	WORD $0x257c // jl 0x546b <k_attend_values+0x162b>
-	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x5540 <k_attend_values+0x1700>
+	WORD $0x257c // jl 0x659b <k_attend_values+0x162b>
+	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x6670 <k_attend_values+0x1700>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
 	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
 	QUAD $0x00000098249c3b4c // cmpq 0x98(%rsp), %r11
-	LONG $0x00d58d0f; WORD $0x0000 // jge 0x5540 <k_attend_values+0x1700>
+	LONG $0x00d58d0f; WORD $0x0000 // jge 0x6670 <k_attend_values+0x1700>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x10498b4c // movq 0x10(%rcx), %r9
-	WORD $0x7beb // jmp 0x54f0 <k_attend_values+0x16b0>
+	WORD $0x7beb // jmp 0x6620 <k_attend_values+0x16b0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
@@ -4567,93 +5404,93 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x2464034c; BYTE $0x08 // addq 0x8(%rsp), %r12
 	QUAD $0x00000098249c394c // cmpq %r11, 0x98(%rsp)
-	WORD $0x4074 // je 0x5530 <k_attend_values+0x16f0>
+	WORD $0x4074 // je 0x6660 <k_attend_values+0x16f0>
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	WORD $0x8f73 // jae 0x5486 <k_attend_values+0x1646>
+	WORD $0x8f73 // jae 0x65b6 <k_attend_values+0x1646>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x0a180f41 // prefetcht0 (%r10)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	LONG $0xff6d8e0f; WORD $0xffff // jle 0x5480 <k_attend_values+0x1640>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0xff6d8e0f; WORD $0xffff // jle 0x65b0 <k_attend_values+0x1640>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
-	LONG $0xffff5ee9; BYTE $0xff // jmp 0x5480 <k_attend_values+0x1640>
+	LONG $0xffff5ee9; BYTE $0xff // jmp 0x65b0 <k_attend_values+0x1640>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
 	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
 	QUAD $0x000000b0249c3b4c // cmpq 0xb0(%rsp), %r11
-	LONG $0xfc428d0f; WORD $0xffff // jge 0x5190 <k_attend_values+0x1350>
+	LONG $0xfc428d0f; WORD $0xffff // jge 0x62c0 <k_attend_values+0x1350>
 	LONG $0x02e4c149 // shlq $0x2, %r12
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x1061034c // addq 0x10(%rcx), %r12
-	WORD $0x1aeb // jmp 0x5576 <k_attend_values+0x1736>
+	WORD $0x1aeb // jmp 0x66a6 <k_attend_values+0x1736>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x2464034c; BYTE $0x58 // addq 0x58(%rsp), %r12
 	QUAD $0x000000b0249c394c // cmpq %r11, 0xb0(%rsp)
-	LONG $0xfc1a840f; WORD $0xffff // je 0x5190 <k_attend_values+0x1350>
+	LONG $0xfc1a840f; WORD $0xffff // je 0x62c0 <k_attend_values+0x1350>
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	WORD $0x2873 // jae 0x55a5 <k_attend_values+0x1765>
+	WORD $0x2873 // jae 0x66d5 <k_attend_values+0x1765>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x0a180f41 // prefetcht0 (%r10)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	WORD $0x0a7e // jle 0x559f <k_attend_values+0x175f>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x66cf <k_attend_values+0x175f>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0x487c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8
 	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	WORD $0x0e7c // jl 0x55bf <k_attend_values+0x177f>
+	WORD $0x0e7c // jl 0x66ef <k_attend_values+0x177f>
 	LONG $0x245c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r11
-	WORD $0x077d // jge 0x55bf <k_attend_values+0x177f>
+	WORD $0x077d // jge 0x66ef <k_attend_values+0x177f>
 	LONG $0x583db262; WORD $0x04b8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
 	LONG $0x245c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r11
-	WORD $0x167c // jl 0x55dc <k_attend_values+0x179c>
+	WORD $0x167c // jl 0x670c <k_attend_values+0x179c>
 	LONG $0x245c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r11
-	WORD $0x0f7d // jge 0x55dc <k_attend_values+0x179c>
+	WORD $0x0f7d // jge 0x670c <k_attend_values+0x179c>
 	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
 	LONG $0x583db262; WORD $0x0cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
 	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	WORD $0x167c // jl 0x55f7 <k_attend_values+0x17b7>
+	WORD $0x167c // jl 0x6727 <k_attend_values+0x17b7>
 	LONG $0x245c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r11
-	WORD $0x0f7d // jge 0x55f7 <k_attend_values+0x17b7>
+	WORD $0x0f7d // jge 0x6727 <k_attend_values+0x17b7>
 	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	LONG $0x583db262; WORD $0x14b8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
 	LONG $0x245c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r11
-	WORD $0x197c // jl 0x5617 <k_attend_values+0x17d7>
+	WORD $0x197c // jl 0x6747 <k_attend_values+0x17d7>
 	QUAD $0x00000088249c3b4c // cmpq 0x88(%rsp), %r11
-	WORD $0x0f7d // jge 0x5617 <k_attend_values+0x17d7>
+	WORD $0x0f7d // jge 0x6747 <k_attend_values+0x17d7>
 	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
 	LONG $0x583db262; WORD $0x1cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0x197c // jl 0x5635 <k_attend_values+0x17f5>
+	WORD $0x197c // jl 0x6765 <k_attend_values+0x17f5>
 	QUAD $0x00000080249c3b4c // cmpq 0x80(%rsp), %r11
-	WORD $0x0f7d // jge 0x5635 <k_attend_values+0x17f5>
+	WORD $0x0f7d // jge 0x6765 <k_attend_values+0x17f5>
 	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
 	LONG $0x583db262; WORD $0x24b8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
 	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0x167c // jl 0x5650 <k_attend_values+0x1810>
+	WORD $0x167c // jl 0x6780 <k_attend_values+0x1810>
 	LONG $0x245c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r11
-	WORD $0x0f7d // jge 0x5650 <k_attend_values+0x1810>
+	WORD $0x0f7d // jge 0x6780 <k_attend_values+0x1810>
 	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
 	LONG $0x583db262; WORD $0x2cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
 	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0x167c // jl 0x566b <k_attend_values+0x182b>
+	WORD $0x167c // jl 0x679b <k_attend_values+0x182b>
 	LONG $0x245c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r11
-	WORD $0x0f7d // jge 0x566b <k_attend_values+0x182b>
+	WORD $0x0f7d // jge 0x679b <k_attend_values+0x182b>
 	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
 	LONG $0x583db262; WORD $0x34b8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
 	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
-	LONG $0xfeea8c0f; WORD $0xffff // jl 0x5560 <k_attend_values+0x1720>
+	LONG $0xfeea8c0f; WORD $0xffff // jl 0x6690 <k_attend_values+0x1720>
 	LONG $0x245c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r11
-	LONG $0xfedf8d0f; WORD $0xffff // jge 0x5560 <k_attend_values+0x1720>
+	LONG $0xfedf8d0f; WORD $0xffff // jge 0x6690 <k_attend_values+0x1720>
 	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
 	LONG $0x583db262; WORD $0x3cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0xfffecbe9; BYTE $0xff // jmp 0x5560 <k_attend_values+0x1720>
+	LONG $0xfffecbe9; BYTE $0xff // jmp 0x6690 <k_attend_values+0x1720>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -4664,7 +5501,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	QUAD $0x0000013024bc8b4c // movq 0x130(%rsp), %r15
-	WORD $0x1feb // jmp 0x56ed <k_attend_values+0x18ad>
+	WORD $0x1feb // jmp 0x681d <k_attend_values+0x18ad>
 	WORD $0x9066 // nop
 	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
@@ -4675,7 +5512,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x240c8b4c // movq (%rsp), %r9
 	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
 	QUAD $0x0000013824b48b4c // movq 0x138(%rsp), %r14
-	LONG $0x00ee8d0f; WORD $0x0000 // jge 0x57fa <k_attend_values+0x19ba>
+	LONG $0x00ee8d0f; WORD $0x0000 // jge 0x692a <k_attend_values+0x19ba>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
@@ -4685,7 +5522,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000f02494af0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r10
 	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
 	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
-	WORD $0x6eeb // jmp 0x57a4 <k_attend_values+0x1964>
+	WORD $0x6eeb // jmp 0x68d4 <k_attend_values+0x1964>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
 	LONG $0x9a348d49 // leaq (%r10,%rbx,4), %rsi
@@ -4706,27 +5543,27 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
 	LONG $0x245c3948; BYTE $0x48 // cmpq %rbx, 0x48(%rsp)
-	WORD $0x4c74 // je 0x57f0 <k_attend_values+0x19b0>
+	WORD $0x4c74 // je 0x6920 <k_attend_values+0x19b0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x57cd <k_attend_values+0x198d>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x68fd <k_attend_values+0x198d>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x0a7e // jle 0x57ca <k_attend_values+0x198a>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x68fa <k_attend_values+0x198a>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	LONG $0xa8348d4a // leaq (%rax,%r13,4), %rsi
 	QUAD $0x000000e824ac3b48 // cmpq 0xe8(%rsp), %rbp
-	LONG $0xff61850f; WORD $0xffff // jne 0x5740 <k_attend_values+0x1900>
+	LONG $0xff61850f; WORD $0xffff // jne 0x6870 <k_attend_values+0x1900>
 	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
-	LONG $0xffff5ce9; BYTE $0xff // jmp 0x5746 <k_attend_values+0x1906>
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0x6876 <k_attend_values+0x1906>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	QUAD $0x00000088249c3b48 // cmpq 0x88(%rsp), %rbx
-	LONG $0x02788d0f; WORD $0x0000 // jge 0x5a80 <k_attend_values+0x1c40>
+	LONG $0x02788d0f; WORD $0x0000 // jge 0x6bb0 <k_attend_values+0x1c40>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
@@ -4787,88 +5624,88 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e5c149 // shlq $0x2, %r13
 	LONG $0x106a034c // addq 0x10(%rdx), %r13
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	WORD $0x1beb // jmp 0x5946 <k_attend_values+0x1b06>
+	WORD $0x1beb // jmp 0x6a76 <k_attend_values+0x1b06>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x246c034c; BYTE $0x58 // addq 0x58(%rsp), %r13
 	QUAD $0x00000088249c3948 // cmpq %rbx, 0x88(%rsp)
-	LONG $0x014a840f; WORD $0x0000 // je 0x5a90 <k_attend_values+0x1c50>
+	LONG $0x014a840f; WORD $0x0000 // je 0x6bc0 <k_attend_values+0x1c50>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2773 // jae 0x5974 <k_attend_values+0x1b34>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2773 // jae 0x6aa4 <k_attend_values+0x1b34>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
-	WORD $0x0a7e // jle 0x596c <k_attend_values+0x1b2c>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x6a9c <k_attend_values+0x1b2c>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
 	LONG $0x24443948; BYTE $0x08 // cmpq %rax, 0x8(%rsp)
-	WORD $0x1d75 // jne 0x59a0 <k_attend_values+0x1b60>
+	WORD $0x1d75 // jne 0x6ad0 <k_attend_values+0x1b60>
 	LONG $0x487c5162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm8
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0x1d7d // jge 0x59b1 <k_attend_values+0x1b71>
-	WORD $0x2feb // jmp 0x59c5 <k_attend_values+0x1b85>
+	WORD $0x1d7d // jge 0x6ae1 <k_attend_values+0x1b71>
+	WORD $0x2feb // jmp 0x6af5 <k_attend_values+0x1b85>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc97c5162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm8 {%k1} {z}
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0x147c // jl 0x59c5 <k_attend_values+0x1b85>
+	WORD $0x147c // jl 0x6af5 <k_attend_values+0x1b85>
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0x0f7d // jge 0x59c5 <k_attend_values+0x1b85>
+	WORD $0x0f7d // jge 0x6af5 <k_attend_values+0x1b85>
 	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
 	LONG $0x583df262; WORD $0x04b8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	WORD $0x0e7c // jl 0x59d8 <k_attend_values+0x1b98>
+	WORD $0x0e7c // jl 0x6b08 <k_attend_values+0x1b98>
 	LONG $0x245c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rbx
-	WORD $0x077d // jge 0x59d8 <k_attend_values+0x1b98>
+	WORD $0x077d // jge 0x6b08 <k_attend_values+0x1b98>
 	LONG $0x583dd262; WORD $0x0cb8; BYTE $0x9b // vfmadd231ps (%r11,%rbx,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
 	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0x167c // jl 0x59f3 <k_attend_values+0x1bb3>
+	WORD $0x167c // jl 0x6b23 <k_attend_values+0x1bb3>
 	LONG $0x245c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbx
-	WORD $0x0f7d // jge 0x59f3 <k_attend_values+0x1bb3>
+	WORD $0x0f7d // jge 0x6b23 <k_attend_values+0x1bb3>
 	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
 	LONG $0x583df262; WORD $0x14b8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
 	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	WORD $0x167c // jl 0x5a0e <k_attend_values+0x1bce>
+	WORD $0x167c // jl 0x6b3e <k_attend_values+0x1bce>
 	LONG $0x245c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rbx
-	WORD $0x0f7d // jge 0x5a0e <k_attend_values+0x1bce>
+	WORD $0x0f7d // jge 0x6b3e <k_attend_values+0x1bce>
 	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
 	LONG $0x583df262; WORD $0x1cb8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0x117c // jl 0x5a24 <k_attend_values+0x1be4>
+	WORD $0x117c // jl 0x6b54 <k_attend_values+0x1be4>
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	WORD $0x0c7d // jge 0x5a24 <k_attend_values+0x1be4>
+	WORD $0x0c7d // jge 0x6b54 <k_attend_values+0x1be4>
 	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	LONG $0x583df262; WORD $0x24b8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
 	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
-	WORD $0x117c // jl 0x5a3a <k_attend_values+0x1bfa>
+	WORD $0x117c // jl 0x6b6a <k_attend_values+0x1bfa>
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x0c7d // jge 0x5a3a <k_attend_values+0x1bfa>
+	WORD $0x0c7d // jge 0x6b6a <k_attend_values+0x1bfa>
 	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
 	LONG $0x583df262; WORD $0x2cb8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
 	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0x117c // jl 0x5a50 <k_attend_values+0x1c10>
+	WORD $0x117c // jl 0x6b80 <k_attend_values+0x1c10>
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0x0c7d // jge 0x5a50 <k_attend_values+0x1c10>
+	WORD $0x0c7d // jge 0x6b80 <k_attend_values+0x1c10>
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	LONG $0x583df262; WORD $0x34b8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
 	LONG $0x245c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rbx
-	LONG $0xfed58c0f; WORD $0xffff // jl 0x5930 <k_attend_values+0x1af0>
+	LONG $0xfed58c0f; WORD $0xffff // jl 0x6a60 <k_attend_values+0x1af0>
 	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
-	LONG $0xfeca8d0f; WORD $0xffff // jge 0x5930 <k_attend_values+0x1af0>
+	LONG $0xfeca8d0f; WORD $0xffff // jge 0x6a60 <k_attend_values+0x1af0>
 	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
 	LONG $0x583df262; WORD $0x3cb8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0xfffeb6e9; BYTE $0xff // jmp 0x5930 <k_attend_values+0x1af0>
+	LONG $0xfffeb6e9; BYTE $0xff // jmp 0x6a60 <k_attend_values+0x1af0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xc892fbc5 // kmovd %eax, %k1
-	WORD $0x12eb // jmp 0x5aa1 <k_attend_values+0x1c61>
+	WORD $0x12eb // jmp 0x6bd1 <k_attend_values+0x1c61>
 	BYTE $0x90 // nop
 	LONG $0x240c8b4c // movq (%rsp), %r9
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
@@ -4908,7 +5745,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa00c8d4a // leaq (%rax,%r12,4), %rcx
 	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
 	QUAD $0x000000e824ac3b48 // cmpq 0xe8(%rsp), %rbp
-	WORD $0x3d75 // jne 0x5b70 <k_attend_values+0x1d30>
+	WORD $0x3d75 // jne 0x6ca0 <k_attend_values+0x1d30>
 	LONG $0x487cd162; WORD $0x0311 // vmovups %zmm0, (%r11)
 	LONG $0x487cd162; WORD $0x0a11 // vmovups %zmm1, (%r10)
 	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
@@ -4917,7 +5754,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
 	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
 	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
-	WORD $0x3beb // jmp 0x5ba0 <k_attend_values+0x1d60>
+	WORD $0x3beb // jmp 0x6cd0 <k_attend_values+0x1d60>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x497cd162; WORD $0x0311 // vmovups %zmm0, (%r11) {%k1}
 	LONG $0x497cd162; WORD $0x0a11 // vmovups %zmm1, (%r10) {%k1}
@@ -4929,21 +5766,21 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
 	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0xffe56ee9; BYTE $0xff // jmp 0x411f <k_attend_values+0x2df>
+	LONG $0xffe56ee9; BYTE $0xff // jmp 0x524f <k_attend_values+0x2df>
 	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
 	LONG $0x20fd8348 // cmpq $0x20, %rbp
 	QUAD $0x000000c0249c8948 // movq %rbx, 0xc0(%rsp)
-	LONG $0x05dc8d0f; WORD $0x0000 // jge 0x61a7 <k_attend_values+0x2367>
+	LONG $0x05dc8d0f; WORD $0x0000 // jge 0x72d7 <k_attend_values+0x2367>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	LONG $0x10cb8349 // orq $0x10, %r11
 	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	LONG $0x0bea8e0f; WORD $0x0000 // jle 0x67c8 <k_attend_values+0x2988>
+	LONG $0x0bea8e0f; WORD $0x0000 // jle 0x78f8 <k_attend_values+0x2988>
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
-	LONG $0x11198e0f; WORD $0x0000 // jle 0x6d0b <k_attend_values+0x2ecb>
+	LONG $0x11198e0f; WORD $0x0000 // jle 0x7e3b <k_attend_values+0x2ecb>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x28758b4d // movq 0x28(%r13), %r14
@@ -4997,7 +5834,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
 	LONG $0x247c894c; BYTE $0x18 // movq %r15, 0x18(%rsp)
 	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
-	LONG $0x10488d0f; WORD $0x0000 // jge 0x6d14 <k_attend_values+0x2ed4>
+	LONG $0x10488d0f; WORD $0x0000 // jge 0x7e44 <k_attend_values+0x2ed4>
 	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
 	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
 	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
@@ -5028,28 +5865,28 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x18eb // jmp 0x5d76 <k_attend_values+0x1f36>
+	WORD $0x18eb // jmp 0x6ea6 <k_attend_values+0x1f36>
 	WORD $0x9066 // nop
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0x111f840f; WORD $0x0000 // je 0x6e95 <k_attend_values+0x3055>
+	LONG $0x111f840f; WORD $0x0000 // je 0x7fc5 <k_attend_values+0x3055>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x5d9f <k_attend_values+0x1f5f>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x6ecf <k_attend_values+0x1f5f>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
 	LONG $0x244c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r9
-	WORD $0x0a7e // jle 0x5d9c <k_attend_values+0x1f5c>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x6ecc <k_attend_values+0x1f5c>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	LONG $0x9b0c8d4a // leaq (%rbx,%r11,4), %rcx
 	LONG $0x247c3948; BYTE $0x08 // cmpq %rdi, 0x8(%rsp)
-	WORD $0x1675 // jne 0x5dc0 <k_attend_values+0x1f80>
+	WORD $0x1675 // jne 0x6ef0 <k_attend_values+0x1f80>
 	LONG $0x487cf162; WORD $0x2110 // vmovups (%rcx), %zmm4
-	WORD $0x14eb // jmp 0x5dc6 <k_attend_values+0x1f86>
+	WORD $0x14eb // jmp 0x6ef6 <k_attend_values+0x1f86>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc97cf162; WORD $0x2110 // vmovups (%rcx), %zmm4 {%k1} {z}
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
@@ -5058,7 +5895,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xc9 // andb %cl, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	WORD $0x0c75 // jne 0x5de8 <k_attend_values+0x1fa8>
+	WORD $0x0c75 // jne 0x6f18 <k_attend_values+0x1fa8>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	LONG $0x585df262; WORD $0x1cb8; BYTE $0xb1 // vfmadd231ps (%rcx,%rsi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
 	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
@@ -5067,7 +5904,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xc9 // andb %cl, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	WORD $0x0875 // jne 0x5e06 <k_attend_values+0x1fc6>
+	WORD $0x0875 // jne 0x6f36 <k_attend_values+0x1fc6>
 	QUAD $0x00b554b8585dd262 // vfmadd231ps (%r13,%rsi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
 	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
 	WORD $0x9d0f; BYTE $0xc1 // setge %cl
@@ -5075,7 +5912,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xc9 // andb %cl, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	WORD $0x0f75 // jne 0x5e2b <k_attend_values+0x1feb>
+	WORD $0x0f75 // jne 0x6f5b <k_attend_values+0x1feb>
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	LONG $0x585df262; WORD $0x0cb8; BYTE $0xb1 // vfmadd231ps (%rcx,%rsi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
 	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
@@ -5084,10 +5921,10 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xc9 // andb %cl, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	LONG $0xff17850f; WORD $0xffff // jne 0x5d60 <k_attend_values+0x1f20>
+	LONG $0xff17850f; WORD $0xffff // jne 0x6e90 <k_attend_values+0x1f20>
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
 	LONG $0x585df262; WORD $0x04b8; BYTE $0xb1 // vfmadd231ps (%rcx,%rsi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xffff06e9; BYTE $0xff // jmp 0x5d60 <k_attend_values+0x1f20>
+	LONG $0xffff06e9; BYTE $0xff // jmp 0x6e90 <k_attend_values+0x1f20>
 	LONG $0x284d8b49 // movq 0x28(%r13), %rcx
 	LONG $0xcbaf0f48 // imulq %rbx, %rcx
 	LONG $0x02e1c148 // shlq $0x2, %rcx
@@ -5118,7 +5955,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000ad1c8d4c // leaq (,%rbp,4), %r11
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x49eb // jmp 0x5f22 <k_attend_values+0x20e2>
+	WORD $0x49eb // jmp 0x7052 <k_attend_values+0x20e2>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -5131,18 +5968,18 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0xe0658f0f; WORD $0xffff // jg 0x3f87 <k_attend_values+0x147>
+	LONG $0xe0658f0f; WORD $0xffff // jg 0x50b7 <k_attend_values+0x147>
 	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0xb27d // jge 0x5ee0 <k_attend_values+0x20a0>
+	WORD $0xb27d // jge 0x7010 <k_attend_values+0x20a0>
 	LONG $0x105d8b49 // movq 0x10(%r13), %rbx
 	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	WORD $0x3eeb // jmp 0x5f84 <k_attend_values+0x2144>
+	WORD $0x3eeb // jmp 0x70b4 <k_attend_values+0x2144>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
 	LONG $0x487db262; WORD $0x2418; BYTE $0xb1 // vbroadcastss (%rcx,%r14,4), %zmm4
@@ -5153,16 +5990,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
 	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	LONG $0xff68840f; WORD $0xffff // je 0x5eec <k_attend_values+0x20ac>
+	LONG $0xff68840f; WORD $0xffff // je 0x701c <k_attend_values+0x20ac>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0xc873 // jae 0x5f53 <k_attend_values+0x2113>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0xc873 // jae 0x7083 <k_attend_values+0x2113>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
-	WORD $0xb47e // jle 0x5f50 <k_attend_values+0x2110>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0xb47e // jle 0x7080 <k_attend_values+0x2110>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
-	WORD $0xa7eb // jmp 0x5f50 <k_attend_values+0x2110>
+	WORD $0xa7eb // jmp 0x7080 <k_attend_values+0x2110>
 	LONG $0x08758b49 // movq 0x8(%r13), %rsi
 	LONG $0x287d8b49 // movq 0x28(%r13), %rdi
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
@@ -5197,7 +6034,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000ad3c8d48 // leaq (,%rbp,4), %rdi
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	WORD $0x2deb // jmp 0x6061 <k_attend_values+0x2221>
+	WORD $0x2deb // jmp 0x7191 <k_attend_values+0x2221>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487c9162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%r9,%r14,4)
@@ -5205,30 +6042,30 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
 	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0xdf368f0f; WORD $0xffff // jg 0x3f97 <k_attend_values+0x157>
+	LONG $0xdf368f0f; WORD $0xffff // jg 0x50c7 <k_attend_values+0x157>
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xd47e // jle 0x6040 <k_attend_values+0x2200>
+	WORD $0xd47e // jle 0x7170 <k_attend_values+0x2200>
 	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
 	LONG $0x373c8d4e // leaq (%rdi,%r14), %r15
 	LONG $0x10658b4d // movq 0x10(%r13), %r12
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0x0d75 // jne 0x6090 <k_attend_values+0x2250>
+	WORD $0x0d75 // jne 0x71c0 <k_attend_values+0x2250>
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	WORD $0xb974 // je 0x6044 <k_attend_values+0x2204>
-	WORD $0x4beb // jmp 0x60d8 <k_attend_values+0x2298>
+	WORD $0xb974 // je 0x7174 <k_attend_values+0x2204>
+	WORD $0x4beb // jmp 0x7208 <k_attend_values+0x2298>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2473 // jae 0x60bb <k_attend_values+0x227b>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2473 // jae 0x71eb <k_attend_values+0x227b>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
-	WORD $0x0b7e // jle 0x60b8 <k_attend_values+0x2278>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x71e8 <k_attend_values+0x2278>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080bd41; WORD $0x0000 // movl $0x80, %r13d
 	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
 	LONG $0x487df262; WORD $0x0c18; BYTE $0x96 // vbroadcastss (%rsi,%rdx,4), %zmm1
@@ -5236,10 +6073,10 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
 	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
 	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	LONG $0xff6c840f; WORD $0xffff // je 0x6044 <k_attend_values+0x2204>
+	LONG $0xff6c840f; WORD $0xffff // je 0x7174 <k_attend_values+0x2204>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x3c2c8d49 // leaq (%r12,%rdi), %rbp
-	WORD $0x38eb // jmp 0x611b <k_attend_values+0x22db>
+	WORD $0x38eb // jmp 0x724b <k_attend_values+0x22db>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	QUAD $0x01ae5418487db262 // vbroadcastss 0x4(%rsi,%r13,4), %zmm2
@@ -5249,38 +6086,38 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xff29840f; WORD $0xffff // je 0x6044 <k_attend_values+0x2204>
+	LONG $0xff29840f; WORD $0xffff // je 0x7174 <k_attend_values+0x2204>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x6144 <k_attend_values+0x2304>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x7274 <k_attend_values+0x2304>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x0a7e // jle 0x6141 <k_attend_values+0x2301>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x7271 <k_attend_values+0x2301>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	LONG $0x487db262; WORD $0x1418; BYTE $0xae // vbroadcastss (%rsi,%r13,4), %zmm2
 	LONG $0x486d9262; WORD $0x0cb8; BYTE $0xbc // vfmadd231ps (%r12,%r15,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x9a73 // jae 0x60f3 <k_attend_values+0x22b3>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x9a73 // jae 0x7223 <k_attend_values+0x22b3>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x827e // jle 0x60f0 <k_attend_values+0x22b0>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x827e // jle 0x7220 <k_attend_values+0x22b0>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
-	LONG $0xffff73e9; BYTE $0xff // jmp 0x60f0 <k_attend_values+0x22b0>
+	LONG $0xffff73e9; BYTE $0xff // jmp 0x7220 <k_attend_values+0x22b0>
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	LONG $0x55af0f49; BYTE $0x20 // imulq 0x20(%r13), %rdx
 	LONG $0x02e2c148 // shlq $0x2, %rdx
 	LONG $0x00550349 // addq (%r13), %rdx
 	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0x0e24850f; WORD $0x0000 // jne 0x6fc0 <k_attend_values+0x3180>
+	LONG $0x0e24850f; WORD $0x0000 // jne 0x80f0 <k_attend_values+0x3180>
 	LONG $0x487cf162; WORD $0x0211 // vmovups %zmm0, (%rdx)
-	LONG $0x001aa5e9; BYTE $0x00 // jmp 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x001aa5e9; BYTE $0x00 // jmp 0x8d7c <k_attend_values+0x3e0c>
 	LONG $0x28558b4d // movq 0x28(%r13), %r10
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	LONG $0x584d8b49 // movq 0x58(%r13), %rcx
@@ -5389,7 +6226,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
 	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
 	QUAD $0x0000009824a4894c // movq %r12, 0x98(%rsp)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x6412 <k_attend_values+0x25d2>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x7542 <k_attend_values+0x25d2>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	LONG $0x990c8d48 // leaq (%rcx,%rbx,4), %rcx
@@ -5410,7 +6247,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	LONG $0xf7bc8f0f; WORD $0xffff // jg 0x5bce <k_attend_values+0x1d8e>
+	LONG $0xf7bc8f0f; WORD $0xffff // jg 0x6cfe <k_attend_values+0x1d8e>
 	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
 	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
 	LONG $0x192c8d48 // leaq (%rcx,%rbx), %rbp
@@ -5418,7 +6255,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rcx
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	LONG $0x01538d0f; WORD $0x0000 // jge 0x6590 <k_attend_values+0x2750>
+	LONG $0x01538d0f; WORD $0x0000 // jge 0x76c0 <k_attend_values+0x2750>
 	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x10498b48 // movq 0x10(%rcx), %rcx
@@ -5429,21 +6266,21 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x20eb // jmp 0x6486 <k_attend_values+0x2646>
+	WORD $0x20eb // jmp 0x75b6 <k_attend_values+0x2646>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	LONG $0x246c0348; BYTE $0x08 // addq 0x8(%rsp), %rbp
 	LONG $0x2464394c; BYTE $0x58 // cmpq %r12, 0x58(%rsp)
-	LONG $0x013a840f; WORD $0x0000 // je 0x65c0 <k_attend_values+0x2780>
+	LONG $0x013a840f; WORD $0x0000 // je 0x76f0 <k_attend_values+0x2780>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2473 // jae 0x64b1 <k_attend_values+0x2671>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2473 // jae 0x75e1 <k_attend_values+0x2671>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
-	WORD $0x0b7e // jle 0x64ae <k_attend_values+0x266e>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x75de <k_attend_values+0x266e>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	LONG $0x487c7162; WORD $0x0c10; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm9
@@ -5454,7 +6291,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1875 // jne 0x64ed <k_attend_values+0x26ad>
+	WORD $0x1875 // jne 0x761d <k_attend_values+0x26ad>
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
@@ -5465,7 +6302,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1b75 // jne 0x651d <k_attend_values+0x26dd>
+	WORD $0x1b75 // jne 0x764d <k_attend_values+0x26dd>
 	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
 	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm9) + zmm2
@@ -5476,7 +6313,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1b75 // jne 0x654d <k_attend_values+0x270d>
+	WORD $0x1b75 // jne 0x767d <k_attend_values+0x270d>
 	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
 	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xe1b8 // vfmadd231ps %zmm9, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm9) + zmm4
@@ -5487,12 +6324,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
 	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
 	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	LONG $0xff0a850f; WORD $0xffff // jne 0x6470 <k_attend_values+0x2630>
+	LONG $0xff0a850f; WORD $0xffff // jne 0x75a0 <k_attend_values+0x2630>
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm9) + zmm6
 	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
-	LONG $0xfffeede9; BYTE $0xff // jmp 0x6470 <k_attend_values+0x2630>
+	LONG $0xfffeede9; BYTE $0xff // jmp 0x75a0 <k_attend_values+0x2630>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -5502,17 +6339,17 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x244c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rcx
-	WORD $0x257c // jl 0x65d8 <k_attend_values+0x2798>
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x66bd <k_attend_values+0x287d>
+	WORD $0x257c // jl 0x7708 <k_attend_values+0x2798>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x77ed <k_attend_values+0x287d>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
 	LONG $0x244c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rcx
-	LONG $0x00e58d0f; WORD $0x0000 // jge 0x66bd <k_attend_values+0x287d>
+	LONG $0x00e58d0f; WORD $0x0000 // jge 0x77ed <k_attend_values+0x287d>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x10498b48 // movq 0x10(%rcx), %rcx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00008ce9; BYTE $0x00 // jmp 0x6674 <k_attend_values+0x2834>
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x77a4 <k_attend_values+0x2834>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
@@ -5537,78 +6374,78 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c0348; BYTE $0x08 // addq 0x8(%rsp), %rbp
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	LONG $0x2464394c; BYTE $0x38 // cmpq %r12, 0x38(%rsp)
-	WORD $0x3c74 // je 0x66b0 <k_attend_values+0x2870>
+	WORD $0x3c74 // je 0x77e0 <k_attend_values+0x2870>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	LONG $0xff77830f; WORD $0xffff // jae 0x65f6 <k_attend_values+0x27b6>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0xff77830f; WORD $0xffff // jae 0x7726 <k_attend_values+0x27b6>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
-	LONG $0xff578e0f; WORD $0xffff // jle 0x65f0 <k_attend_values+0x27b0>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0xff578e0f; WORD $0xffff // jle 0x7720 <k_attend_values+0x27b0>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	LONG $0xffff47e9; BYTE $0xff // jmp 0x65f0 <k_attend_values+0x27b0>
+	LONG $0xffff47e9; BYTE $0xff // jmp 0x7720 <k_attend_values+0x27b0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
 	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
-	LONG $0xfcca8d0f; WORD $0xffff // jge 0x6390 <k_attend_values+0x2550>
+	LONG $0xfcca8d0f; WORD $0xffff // jge 0x74c0 <k_attend_values+0x2550>
 	LONG $0x240c8b4c // movq (%rsp), %r9
 	LONG $0x10498b4d // movq 0x10(%r9), %r9
 	LONG $0xa92c8d49 // leaq (%r9,%rbp,4), %rbp
 	LONG $0x40c58348 // addq $0x40, %rbp
-	WORD $0x19eb // jmp 0x66f1 <k_attend_values+0x28b1>
+	WORD $0x19eb // jmp 0x7821 <k_attend_values+0x28b1>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x246c0348; BYTE $0x70 // addq 0x70(%rsp), %rbp
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfc9f840f; WORD $0xffff // je 0x6390 <k_attend_values+0x2550>
+	LONG $0xfc9f840f; WORD $0xffff // je 0x74c0 <k_attend_values+0x2550>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2773 // jae 0x671f <k_attend_values+0x28df>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2773 // jae 0x784f <k_attend_values+0x28df>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
-	WORD $0x0b7e // jle 0x6719 <k_attend_values+0x28d9>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x7849 <k_attend_values+0x28d9>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	LONG $0x487c7162; WORD $0x4d10; BYTE $0xff // vmovups -0x40(%rbp), %zmm9
 	LONG $0x487c7162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm8
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0x1d7c // jl 0x674f <k_attend_values+0x290f>
+	WORD $0x1d7c // jl 0x787f <k_attend_values+0x290f>
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x187d // jge 0x674f <k_attend_values+0x290f>
+	WORD $0x187d // jge 0x787f <k_attend_values+0x290f>
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x487d5262; WORD $0x1418; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm10
 	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
 	LONG $0x483dd262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm10) + zmm1
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	WORD $0x207c // jl 0x6774 <k_attend_values+0x2934>
+	WORD $0x207c // jl 0x78a4 <k_attend_values+0x2934>
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0x1b7d // jge 0x6774 <k_attend_values+0x2934>
+	WORD $0x1b7d // jge 0x78a4 <k_attend_values+0x2934>
 	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
 	LONG $0x487d5262; WORD $0x1418; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm10
 	LONG $0x482dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm9) + zmm2
 	LONG $0x483dd262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm10) + zmm3
 	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	WORD $0x207c // jl 0x6799 <k_attend_values+0x2959>
+	WORD $0x207c // jl 0x78c9 <k_attend_values+0x2959>
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x1b7d // jge 0x6799 <k_attend_values+0x2959>
+	WORD $0x1b7d // jge 0x78c9 <k_attend_values+0x2959>
 	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
 	LONG $0x487d5262; WORD $0x1418; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm10
 	LONG $0x482dd262; WORD $0xe1b8 // vfmadd231ps %zmm9, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm9) + zmm4
 	LONG $0x483dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm10) + zmm5
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0xff3e8c0f; WORD $0xffff // jl 0x66e0 <k_attend_values+0x28a0>
+	LONG $0xff3e8c0f; WORD $0xffff // jl 0x7810 <k_attend_values+0x28a0>
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0xff358d0f; WORD $0xffff // jge 0x66e0 <k_attend_values+0x28a0>
+	LONG $0xff358d0f; WORD $0xffff // jge 0x7810 <k_attend_values+0x28a0>
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	LONG $0x487d5262; WORD $0x1418; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm10
 	LONG $0x482dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm9) + zmm6
 	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
-	LONG $0xffff18e9; BYTE $0xff // jmp 0x66e0 <k_attend_values+0x28a0>
+	LONG $0xffff18e9; BYTE $0xff // jmp 0x7810 <k_attend_values+0x28a0>
 	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x284a8b4c // movq 0x28(%rdx), %r9
@@ -5721,7 +6558,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
 	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
 	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
-	WORD $0x6deb // jmp 0x6a34 <k_attend_values+0x2bf4>
+	WORD $0x6deb // jmp 0x7b64 <k_attend_values+0x2bf4>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
 	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
@@ -5738,7 +6575,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x105e8d4c // leaq 0x10(%rsi), %r11
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x245c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r11
-	LONG $0xf1ad8f0f; WORD $0xffff // jg 0x5be1 <k_attend_values+0x1da1>
+	LONG $0xf1ad8f0f; WORD $0xffff // jg 0x6d11 <k_attend_values+0x1da1>
 	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
 	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
 	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
@@ -5746,27 +6583,27 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
 	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	LONG $0x01018d0f; WORD $0x0000 // jge 0x6b60 <k_attend_values+0x2d20>
+	LONG $0x01018d0f; WORD $0x0000 // jge 0x7c90 <k_attend_values+0x2d20>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
 	LONG $0x105e8b4c // movq 0x10(%rsi), %r11
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x19eb // jmp 0x6a91 <k_attend_values+0x2c51>
+	WORD $0x19eb // jmp 0x7bc1 <k_attend_values+0x2c51>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
 	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
-	LONG $0x00ef840f; WORD $0x0000 // je 0x6b80 <k_attend_values+0x2d40>
+	LONG $0x00ef840f; WORD $0x0000 // je 0x7cb0 <k_attend_values+0x2d40>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2473 // jae 0x6abc <k_attend_values+0x2c7c>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2473 // jae 0x7bec <k_attend_values+0x2c7c>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
-	WORD $0x0b7e // jle 0x6ab9 <k_attend_values+0x2c79>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x7be9 <k_attend_values+0x2c79>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	LONG $0x487c9162; WORD $0x2410; BYTE $0xab // vmovups (%r11,%r13,4), %zmm4
@@ -5776,7 +6613,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0x2044; BYTE $0xce // andb %r9b, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0x0c75 // jne 0x6ae6 <k_attend_values+0x2ca6>
+	WORD $0x0c75 // jne 0x7c16 <k_attend_values+0x2ca6>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x585df262; WORD $0x1cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
 	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
@@ -5785,7 +6622,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xf1 // andb %sil, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	WORD $0x0c75 // jne 0x6b09 <k_attend_values+0x2cc9>
+	WORD $0x0c75 // jne 0x7c39 <k_attend_values+0x2cc9>
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x585df262; WORD $0x14b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
@@ -5794,7 +6631,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xf1 // andb %sil, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	WORD $0x0c75 // jne 0x6b2c <k_attend_values+0x2cec>
+	WORD $0x0c75 // jne 0x7c5c <k_attend_values+0x2cec>
 	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
 	LONG $0x585df262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
@@ -5803,26 +6640,26 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc19c0f41 // setl %r9b
 	WORD $0x2041; BYTE $0xf1 // andb %sil, %r9b
 	LONG $0x01f98041 // cmpb $0x1, %r9b
-	LONG $0xff39850f; WORD $0xffff // jne 0x6a80 <k_attend_values+0x2c40>
+	LONG $0xff39850f; WORD $0xffff // jne 0x7bb0 <k_attend_values+0x2c40>
 	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
 	LONG $0x585df262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xffff28e9; BYTE $0xff // jmp 0x6a80 <k_attend_values+0x2c40>
+	LONG $0xffff28e9; BYTE $0xff // jmp 0x7bb0 <k_attend_values+0x2c40>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x245c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r11
-	WORD $0x237c // jl 0x6b96 <k_attend_values+0x2d56>
-	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x6c3d <k_attend_values+0x2dfd>
+	WORD $0x237c // jl 0x7cc6 <k_attend_values+0x2d56>
+	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x7d6d <k_attend_values+0x2dfd>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
 	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
 	LONG $0x245c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r11
-	LONG $0x00a78d0f; WORD $0x0000 // jge 0x6c3d <k_attend_values+0x2dfd>
+	LONG $0x00a78d0f; WORD $0x0000 // jge 0x7d6d <k_attend_values+0x2dfd>
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x105e8b4c // movq 0x10(%rsi), %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x5aeb // jmp 0x6bfc <k_attend_values+0x2dbc>
+	WORD $0x5aeb // jmp 0x7d2c <k_attend_values+0x2dbc>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	LONG $0x487c9162; WORD $0x2410; BYTE $0xab // vmovups (%r11,%r13,4), %zmm4
@@ -5837,69 +6674,69 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x245c3948; BYTE $0x18 // cmpq %rbx, 0x18(%rsp)
-	WORD $0x3474 // je 0x6c30 <k_attend_values+0x2df0>
+	WORD $0x3474 // je 0x7d60 <k_attend_values+0x2df0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0xb073 // jae 0x6bb3 <k_attend_values+0x2d73>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0xb073 // jae 0x7ce3 <k_attend_values+0x2d73>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
-	WORD $0x977e // jle 0x6bb0 <k_attend_values+0x2d70>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x977e // jle 0x7ce0 <k_attend_values+0x2d70>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
-	WORD $0x8aeb // jmp 0x6bb0 <k_attend_values+0x2d70>
+	WORD $0x8aeb // jmp 0x7ce0 <k_attend_values+0x2d70>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
 	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0xfd8a8d0f; WORD $0xffff // jge 0x69d0 <k_attend_values+0x2b90>
+	LONG $0xfd8a8d0f; WORD $0xffff // jge 0x7b00 <k_attend_values+0x2b90>
 	LONG $0x02e5c149 // shlq $0x2, %r13
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x106e034c // addq 0x10(%rsi), %r13
-	WORD $0x20eb // jmp 0x6c74 <k_attend_values+0x2e34>
+	WORD $0x20eb // jmp 0x7da4 <k_attend_values+0x2e34>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	QUAD $0x0000008024ac034c // addq 0x80(%rsp), %r13
 	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	LONG $0xfd5c840f; WORD $0xffff // je 0x69d0 <k_attend_values+0x2b90>
+	LONG $0xfd5c840f; WORD $0xffff // je 0x7b00 <k_attend_values+0x2b90>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2473 // jae 0x6c9f <k_attend_values+0x2e5f>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2473 // jae 0x7dcf <k_attend_values+0x2e5f>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
-	WORD $0x0b7e // jle 0x6c9c <k_attend_values+0x2e5c>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x7dcc <k_attend_values+0x2e5c>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	LONG $0x487cd162; WORD $0x6510; BYTE $0x00 // vmovups (%r13), %zmm4
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x117c // jl 0x6cbc <k_attend_values+0x2e7c>
+	WORD $0x117c // jl 0x7dec <k_attend_values+0x2e7c>
 	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0x0c7d // jge 0x6cbc <k_attend_values+0x2e7c>
+	WORD $0x0c7d // jge 0x7dec <k_attend_values+0x2e7c>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x585db262; WORD $0x1cb8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
 	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0x117c // jl 0x6cd2 <k_attend_values+0x2e92>
+	WORD $0x117c // jl 0x7e02 <k_attend_values+0x2e92>
 	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	WORD $0x0c7d // jge 0x6cd2 <k_attend_values+0x2e92>
+	WORD $0x0c7d // jge 0x7e02 <k_attend_values+0x2e92>
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x585db262; WORD $0x14b8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
 	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	WORD $0x117c // jl 0x6ce8 <k_attend_values+0x2ea8>
+	WORD $0x117c // jl 0x7e18 <k_attend_values+0x2ea8>
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0x0c7d // jge 0x6ce8 <k_attend_values+0x2ea8>
+	WORD $0x0c7d // jge 0x7e18 <k_attend_values+0x2ea8>
 	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
 	LONG $0x585db262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
 	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	LONG $0xff6f8c0f; WORD $0xffff // jl 0x6c60 <k_attend_values+0x2e20>
+	LONG $0xff6f8c0f; WORD $0xffff // jl 0x7d90 <k_attend_values+0x2e20>
 	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	LONG $0xff668d0f; WORD $0xffff // jge 0x6c60 <k_attend_values+0x2e20>
+	LONG $0xff668d0f; WORD $0xffff // jge 0x7d90 <k_attend_values+0x2e20>
 	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
 	LONG $0x585db262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xffff55e9; BYTE $0xff // jmp 0x6c60 <k_attend_values+0x2e20>
+	LONG $0xffff55e9; BYTE $0xff // jmp 0x7d90 <k_attend_values+0x2e20>
 	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0x00038be9; BYTE $0x00 // jmp 0x709f <k_attend_values+0x325f>
+	LONG $0x00038be9; BYTE $0x00 // jmp 0x81cf <k_attend_values+0x325f>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -5909,9 +6746,9 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
 	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
 	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
-	LONG $0x01898f0f; WORD $0x0000 // jg 0x6ece <k_attend_values+0x308e>
+	LONG $0x01898f0f; WORD $0x0000 // jg 0x7ffe <k_attend_values+0x308e>
 	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
-	LONG $0x02c08d0f; WORD $0x0000 // jge 0x7010 <k_attend_values+0x31d0>
+	LONG $0x02c08d0f; WORD $0x0000 // jge 0x8140 <k_attend_values+0x31d0>
 	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
 	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
 	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
@@ -5938,55 +6775,55 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e3c149 // shlq $0x2, %r11
 	LONG $0x105d034d // addq 0x10(%r13), %r11
 	QUAD $0x00000000ad2c8d4c // leaq (,%rbp,4), %r13
-	WORD $0x17eb // jmp 0x6de1 <k_attend_values+0x2fa1>
+	WORD $0x17eb // jmp 0x7f11 <k_attend_values+0x2fa1>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
 	LONG $0x24743948; BYTE $0x38 // cmpq %rsi, 0x38(%rsp)
-	LONG $0x01f7840f; WORD $0x0000 // je 0x6fd8 <k_attend_values+0x3198>
+	LONG $0x01f7840f; WORD $0x0000 // je 0x8108 <k_attend_values+0x3198>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2c73 // jae 0x6e14 <k_attend_values+0x2fd4>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2c73 // jae 0x7f44 <k_attend_values+0x2fd4>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x0a7e // jle 0x6e07 <k_attend_values+0x2fc7>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x7f37 <k_attend_values+0x2fc7>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	WORD $0x1775 // jne 0x6e30 <k_attend_values+0x2ff0>
+	WORD $0x1775 // jne 0x7f60 <k_attend_values+0x2ff0>
 	LONG $0x487cd162; WORD $0x2310 // vmovups (%r11), %zmm4
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0x177d // jge 0x6e3b <k_attend_values+0x2ffb>
-	WORD $0x26eb // jmp 0x6e4c <k_attend_values+0x300c>
+	WORD $0x177d // jge 0x7f6b <k_attend_values+0x2ffb>
+	WORD $0x26eb // jmp 0x7f7c <k_attend_values+0x300c>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc97cd162; WORD $0x2310 // vmovups (%r11), %zmm4 {%k1} {z}
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0x117c // jl 0x6e4c <k_attend_values+0x300c>
+	WORD $0x117c // jl 0x7f7c <k_attend_values+0x300c>
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x0c7d // jge 0x6e4c <k_attend_values+0x300c>
+	WORD $0x0c7d // jge 0x7f7c <k_attend_values+0x300c>
 	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
 	LONG $0x585dd262; WORD $0x1cb8; BYTE $0xb4 // vfmadd231ps (%r12,%rsi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0c7c // jl 0x6e5d <k_attend_values+0x301d>
+	WORD $0x0c7c // jl 0x7f8d <k_attend_values+0x301d>
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	WORD $0x077d // jge 0x6e5d <k_attend_values+0x301d>
+	WORD $0x077d // jge 0x7f8d <k_attend_values+0x301d>
 	LONG $0x585dd262; WORD $0x14b8; BYTE $0xb1 // vfmadd231ps (%r9,%rsi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0x0c7c // jl 0x6e6e <k_attend_values+0x302e>
+	WORD $0x0c7c // jl 0x7f9e <k_attend_values+0x302e>
 	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0x077d // jge 0x6e6e <k_attend_values+0x302e>
+	WORD $0x077d // jge 0x7f9e <k_attend_values+0x302e>
 	LONG $0x585df262; WORD $0x0cb8; BYTE $0xb3 // vfmadd231ps (%rbx,%rsi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
 	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
-	LONG $0xff578c0f; WORD $0xffff // jl 0x6dd0 <k_attend_values+0x2f90>
+	LONG $0xff578c0f; WORD $0xffff // jl 0x7f00 <k_attend_values+0x2f90>
 	LONG $0x24743b48; BYTE $0x10 // cmpq 0x10(%rsp), %rsi
-	LONG $0xff4c8d0f; WORD $0xffff // jge 0x6dd0 <k_attend_values+0x2f90>
+	LONG $0xff4c8d0f; WORD $0xffff // jge 0x7f00 <k_attend_values+0x2f90>
 	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
 	LONG $0x585dd262; WORD $0x04b8; BYTE $0xb4 // vfmadd231ps (%r12,%rsi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xffff3be9; BYTE $0xff // jmp 0x6dd0 <k_attend_values+0x2f90>
+	LONG $0xffff3be9; BYTE $0xff // jmp 0x7f00 <k_attend_values+0x2f90>
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
@@ -5997,7 +6834,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
 	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
 	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
-	LONG $0xfe778e0f; WORD $0xffff // jle 0x6d45 <k_attend_values+0x2f05>
+	LONG $0xfe778e0f; WORD $0xffff // jle 0x7e75 <k_attend_values+0x2f05>
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
@@ -6025,7 +6862,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb7348d49 // leaq (%r15,%rsi,4), %rsi
 	LONG $0x24740348; BYTE $0x18 // addq 0x18(%rsp), %rsi
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x31eb // jmp 0x6f7e <k_attend_values+0x313e>
+	WORD $0x31eb // jmp 0x80ae <k_attend_values+0x313e>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc97cd162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm4 {%k1} {z}
 	LONG $0x585d9262; WORD $0x1cb8; BYTE $0xbe // vfmadd231ps (%r14,%r15,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
@@ -6035,39 +6872,39 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
-	WORD $0x6874 // je 0x6fe6 <k_attend_values+0x31a6>
+	WORD $0x6874 // je 0x8116 <k_attend_values+0x31a6>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2973 // jae 0x6fae <k_attend_values+0x316e>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2973 // jae 0x80de <k_attend_values+0x316e>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x0b7e // jle 0x6fa6 <k_attend_values+0x3166>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x80d6 <k_attend_values+0x3166>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x99248d4e // leaq (%rcx,%r11,4), %r12
 	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	WORD $0x9975 // jne 0x6f50 <k_attend_values+0x3110>
+	WORD $0x9975 // jne 0x8080 <k_attend_values+0x3110>
 	LONG $0x487cd162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm4
-	WORD $0x97eb // jmp 0x6f57 <k_attend_values+0x3117>
+	WORD $0x97eb // jmp 0x8087 <k_attend_values+0x3117>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xc892fbc5 // kmovd %eax, %k1
 	LONG $0x497cf162; WORD $0x0211 // vmovups %zmm0, (%rdx) {%k1}
-	LONG $0x000c74e9; BYTE $0x00 // jmp 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x000c74e9; BYTE $0x00 // jmp 0x8d7c <k_attend_values+0x3e0c>
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	WORD $0x3aeb // jmp 0x7020 <k_attend_values+0x31e0>
+	WORD $0x3aeb // jmp 0x8150 <k_attend_values+0x31e0>
 	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
 	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
 	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
 	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
 	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
-	LONG $0xfd408c0f; WORD $0xffff // jl 0x6d50 <k_attend_values+0x2f10>
+	LONG $0xfd408c0f; WORD $0xffff // jl 0x7e80 <k_attend_values+0x2f10>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
 	WORD $0xe0d3 // shll %cl, %eax
@@ -6092,12 +6929,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
 	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	WORD $0x1a75 // jne 0x7087 <k_attend_values+0x3247>
+	WORD $0x1a75 // jne 0x81b7 <k_attend_values+0x3247>
 	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
 	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
-	WORD $0x18eb // jmp 0x709f <k_attend_values+0x325f>
+	WORD $0x18eb // jmp 0x81cf <k_attend_values+0x325f>
 	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
 	LONG $0x497cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k1}
 	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
@@ -6105,22 +6942,22 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
 	LONG $0x024b8d48 // leaq 0x2(%rbx), %rcx
 	QUAD $0x00000140248c3b48 // cmpq 0x140(%rsp), %rcx
-	LONG $0xceaf8f0f; WORD $0xffff // jg 0x3f68 <k_attend_values+0x128>
+	LONG $0xceaf8f0f; WORD $0xffff // jg 0x5098 <k_attend_values+0x128>
 	LONG $0x40fd8348 // cmpq $0x40, %rbp
 	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x01cd8d0f; WORD $0x0000 // jge 0x729d <k_attend_values+0x345d>
+	LONG $0x01cd8d0f; WORD $0x0000 // jge 0x83cd <k_attend_values+0x345d>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
 	LONG $0x10c88348 // orq $0x10, %rax
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
-	LONG $0x061d8e0f; WORD $0x0000 // jle 0x7705 <k_attend_values+0x38c5>
+	LONG $0x061d8e0f; WORD $0x0000 // jle 0x8835 <k_attend_values+0x38c5>
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x09088e0f; WORD $0x0000 // jle 0x7a06 <k_attend_values+0x3bc6>
+	LONG $0x09088e0f; WORD $0x0000 // jle 0x8b36 <k_attend_values+0x3bc6>
 	LONG $0x24148b4c // movq (%rsp), %r10
 	LONG $0x284a8b49 // movq 0x28(%r10), %rcx
 	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
@@ -6168,7 +7005,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
-	LONG $0x086b8d0f; WORD $0x0000 // jge 0x7a22 <k_attend_values+0x3be2>
+	LONG $0x086b8d0f; WORD $0x0000 // jge 0x8b52 <k_attend_values+0x3be2>
 	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	WORD $0xe5d3 // shll %cl, %ebp
@@ -6180,28 +7017,28 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x64af0f4c; WORD $0x1824 // imulq 0x18(%rsp), %r12
 	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
-	WORD $0x15eb // jmp 0x7201 <k_attend_values+0x33c1>
+	WORD $0x15eb // jmp 0x8331 <k_attend_values+0x33c1>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
 	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	LONG $0x0834840f; WORD $0x0000 // je 0x7a35 <k_attend_values+0x3bf5>
+	LONG $0x0834840f; WORD $0x0000 // je 0x8b65 <k_attend_values+0x3bf5>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2473 // jae 0x722c <k_attend_values+0x33ec>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2473 // jae 0x835c <k_attend_values+0x33ec>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	WORD $0x0b7e // jle 0x7229 <k_attend_values+0x33e9>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x8359 <k_attend_values+0x33e9>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
 	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
 	LONG $0x244c394c; BYTE $0x08 // cmpq %r9, 0x8(%rsp)
-	WORD $0x1275 // jne 0x7250 <k_attend_values+0x3410>
+	WORD $0x1275 // jne 0x8380 <k_attend_values+0x3410>
 	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
-	WORD $0x10eb // jmp 0x7256 <k_attend_values+0x3416>
+	WORD $0x10eb // jmp 0x8386 <k_attend_values+0x3416>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc97cd162; WORD $0x1610 // vmovups (%r14), %zmm2 {%k1} {z}
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
@@ -6210,7 +7047,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc29c0f41 // setl %r10b
 	WORD $0x2045; BYTE $0xf2 // andb %r14b, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x0775 // jne 0x7274 <k_attend_values+0x3434>
+	WORD $0x0775 // jne 0x83a4 <k_attend_values+0x3434>
 	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
 	LONG $0xc29d0f41 // setge %r10b
@@ -6218,9 +7055,9 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc69c0f41 // setl %r14b
 	WORD $0x2045; BYTE $0xd6 // andb %r10b, %r14b
 	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	LONG $0xff5f850f; WORD $0xffff // jne 0x71f0 <k_attend_values+0x33b0>
+	LONG $0xff5f850f; WORD $0xffff // jne 0x8320 <k_attend_values+0x33b0>
 	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9c // vfmadd231ps (%r12,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xffff53e9; BYTE $0xff // jmp 0x71f0 <k_attend_values+0x33b0>
+	LONG $0xffff53e9; BYTE $0xff // jmp 0x8320 <k_attend_values+0x33b0>
 	LONG $0x28758b49 // movq 0x28(%r13), %rsi
 	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
 	LONG $0xf3af0f48 // imulq %rbx, %rsi
@@ -6276,7 +7113,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000a5048d4a // leaq (,%r12,4), %rax
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
-	WORD $0x7deb // jmp 0x7400 <k_attend_values+0x35c0>
+	WORD $0x7deb // jmp 0x8530 <k_attend_values+0x35c0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
@@ -6295,7 +7132,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40438d49 // leaq 0x40(%r11), %rax
 	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0xfcd38f0f; WORD $0xffff // jg 0x70d3 <k_attend_values+0x3293>
+	LONG $0xfcd38f0f; WORD $0xffff // jg 0x8203 <k_attend_values+0x3293>
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
@@ -6303,7 +7140,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
 	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	LONG $0x010c8d0f; WORD $0x0000 // jge 0x7530 <k_attend_values+0x36f0>
+	LONG $0x010c8d0f; WORD $0x0000 // jge 0x8660 <k_attend_values+0x36f0>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
 	LONG $0x10588b4c // movq 0x10(%rax), %r11
@@ -6315,19 +7152,19 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	WORD $0x11eb // jmp 0x7461 <k_attend_values+0x3621>
+	WORD $0x11eb // jmp 0x8591 <k_attend_values+0x3621>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x245c0348; BYTE $0x08 // addq 0x8(%rsp), %rbx
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x00ff840f; WORD $0x0000 // je 0x7560 <k_attend_values+0x3720>
+	LONG $0x00ff840f; WORD $0x0000 // je 0x8690 <k_attend_values+0x3720>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2473 // jae 0x748c <k_attend_values+0x364c>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2473 // jae 0x85bc <k_attend_values+0x364c>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
 	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
-	WORD $0x0b7e // jle 0x7489 <k_attend_values+0x3649>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x85b9 <k_attend_values+0x3649>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	LONG $0x487c5162; WORD $0x1c10; BYTE $0x9b // vmovups (%r11,%rbx,4), %zmm11
@@ -6340,7 +7177,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc49c0f41 // setl %r12b
 	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
 	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	WORD $0x2075 // jne 0x74e2 <k_attend_values+0x36a2>
+	WORD $0x2075 // jne 0x8612 <k_attend_values+0x36a2>
 	QUAD $0x00856418487d5262 // vbroadcastss (%r13,%rax,4), %zmm12
 	LONG $0x481dd262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm11) + zmm7
 	LONG $0x481dd262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm10) + zmm6
@@ -6352,13 +7189,13 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc49c0f41 // setl %r12b
 	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
 	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	LONG $0xff53850f; WORD $0xffff // jne 0x7450 <k_attend_values+0x3610>
+	LONG $0xff53850f; WORD $0xffff // jne 0x8580 <k_attend_values+0x3610>
 	LONG $0x487d7262; WORD $0x2418; BYTE $0x86 // vbroadcastss (%rsi,%rax,4), %zmm12
 	LONG $0x481dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm11) + zmm3
 	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
 	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
 	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
-	LONG $0xffff2fe9; BYTE $0xff // jmp 0x7450 <k_attend_values+0x3610>
+	LONG $0xffff2fe9; BYTE $0xff // jmp 0x8580 <k_attend_values+0x3610>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -6368,15 +7205,15 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	WORD $0x1b7c // jl 0x756c <k_attend_values+0x372c>
-	LONG $0x0000cde9; BYTE $0x00 // jmp 0x7623 <k_attend_values+0x37e3>
+	WORD $0x1b7c // jl 0x869c <k_attend_values+0x372c>
+	LONG $0x0000cde9; BYTE $0x00 // jmp 0x8753 <k_attend_values+0x37e3>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	LONG $0x00b78d0f; WORD $0x0000 // jge 0x7623 <k_attend_values+0x37e3>
+	LONG $0x00b78d0f; WORD $0x0000 // jge 0x8753 <k_attend_values+0x37e3>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x10408b48 // movq 0x10(%rax), %rax
-	WORD $0x78eb // jmp 0x75ee <k_attend_values+0x37ae>
+	WORD $0x78eb // jmp 0x871e <k_attend_values+0x37ae>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	LONG $0x487c7162; WORD $0x0410; BYTE $0x98 // vmovups (%rax,%rbx,4), %zmm8
@@ -6396,39 +7233,39 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x245c0348; BYTE $0x08 // addq 0x8(%rsp), %rbx
 	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
-	WORD $0x3274 // je 0x7620 <k_attend_values+0x37e0>
+	WORD $0x3274 // je 0x8750 <k_attend_values+0x37e0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x8e73 // jae 0x7583 <k_attend_values+0x3743>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x8e73 // jae 0x86b3 <k_attend_values+0x3743>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
 	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
-	LONG $0xff718e0f; WORD $0xffff // jle 0x7580 <k_attend_values+0x3740>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0xff718e0f; WORD $0xffff // jle 0x86b0 <k_attend_values+0x3740>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
-	LONG $0xffff61e9; BYTE $0xff // jmp 0x7580 <k_attend_values+0x3740>
+	LONG $0xffff61e9; BYTE $0xff // jmp 0x86b0 <k_attend_values+0x3740>
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
 	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	LONG $0xfd648d0f; WORD $0xffff // jge 0x7390 <k_attend_values+0x3550>
+	LONG $0xfd648d0f; WORD $0xffff // jge 0x84c0 <k_attend_values+0x3550>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x10408b48 // movq 0x10(%rax), %rax
 	LONG $0x981c8d48 // leaq (%rax,%rbx,4), %rbx
 	LONG $0xc0c38148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbx
-	WORD $0x20eb // jmp 0x7661 <k_attend_values+0x3821>
+	WORD $0x20eb // jmp 0x8791 <k_attend_values+0x3821>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x245c0348; BYTE $0x58 // addq 0x58(%rsp), %rbx
 	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
-	LONG $0xfd2f840f; WORD $0xffff // je 0x7390 <k_attend_values+0x3550>
+	LONG $0xfd2f840f; WORD $0xffff // je 0x84c0 <k_attend_values+0x3550>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x768a <k_attend_values+0x384a>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x87ba <k_attend_values+0x384a>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
 	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
-	WORD $0x0a7e // jle 0x7687 <k_attend_values+0x3847>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x87b7 <k_attend_values+0x3847>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	LONG $0x487c7162; WORD $0x5b10; BYTE $0xfd // vmovups -0xc0(%rbx), %zmm11
@@ -6436,24 +7273,24 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c7162; WORD $0x4b10; BYTE $0xff // vmovups -0x40(%rbx), %zmm9
 	LONG $0x487c7162; WORD $0x0310 // vmovups (%rbx), %zmm8
 	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0x257c // jl 0x76cf <k_attend_values+0x388f>
+	WORD $0x257c // jl 0x87ff <k_attend_values+0x388f>
 	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0x207d // jge 0x76cf <k_attend_values+0x388f>
+	WORD $0x207d // jge 0x87ff <k_attend_values+0x388f>
 	QUAD $0x009d6418487d1262 // vbroadcastss (%r13,%r11,4), %zmm12
 	LONG $0x481dd262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm11) + zmm7
 	LONG $0x481dd262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm10) + zmm6
 	LONG $0x481dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm9) + zmm5
 	LONG $0x483dd262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm12) + zmm4
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xff788c0f; WORD $0xffff // jl 0x7650 <k_attend_values+0x3810>
+	LONG $0xff788c0f; WORD $0xffff // jl 0x8780 <k_attend_values+0x3810>
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	LONG $0xff6f8d0f; WORD $0xffff // jge 0x7650 <k_attend_values+0x3810>
+	LONG $0xff6f8d0f; WORD $0xffff // jge 0x8780 <k_attend_values+0x3810>
 	LONG $0x487d3262; WORD $0x2418; BYTE $0x9e // vbroadcastss (%rsi,%r11,4), %zmm12
 	LONG $0x481dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm11) + zmm3
 	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
 	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
 	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
-	LONG $0xffff4be9; BYTE $0xff // jmp 0x7650 <k_attend_values+0x3810>
+	LONG $0xffff4be9; BYTE $0xff // jmp 0x8780 <k_attend_values+0x3810>
 	LONG $0x243c8b4c // movq (%rsp), %r15
 	LONG $0x28778b4d // movq 0x28(%r15), %r14
 	LONG $0x2474894c; BYTE $0x18 // movq %r14, 0x18(%rsp)
@@ -6512,7 +7349,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
 	QUAD $0x00000000b5348d4e // leaq (,%r14,4), %r14
-	WORD $0x42eb // jmp 0x7840 <k_attend_values+0x3a00>
+	WORD $0x42eb // jmp 0x8970 <k_attend_values+0x3a00>
 	WORD $0x9066 // nop
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
@@ -6525,7 +7362,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10438d49 // leaq 0x10(%r11), %rax
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0xf8a88f0f; WORD $0xffff // jg 0x70e8 <k_attend_values+0x32a8>
+	LONG $0xf8a88f0f; WORD $0xffff // jg 0x8218 <k_attend_values+0x32a8>
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
@@ -6533,24 +7370,24 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
 	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	LONG $0x009b8d0f; WORD $0x0000 // jge 0x7900 <k_attend_values+0x3ac0>
+	LONG $0x009b8d0f; WORD $0x0000 // jge 0x8a30 <k_attend_values+0x3ac0>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x10408b48 // movq 0x10(%rax), %rax
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
-	WORD $0x1eeb // jmp 0x7891 <k_attend_values+0x3a51>
+	WORD $0x1eeb // jmp 0x89c1 <k_attend_values+0x3a51>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
 	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	LONG $0x007f840f; WORD $0x0000 // je 0x7910 <k_attend_values+0x3ad0>
+	LONG $0x007f840f; WORD $0x0000 // je 0x8a40 <k_attend_values+0x3ad0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x78ba <k_attend_values+0x3a7a>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x89ea <k_attend_values+0x3a7a>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
-	WORD $0x0a7e // jle 0x78b7 <k_attend_values+0x3a77>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x89e7 <k_attend_values+0x3a77>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
 	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
 	LONG $0x487cb162; WORD $0x1410; BYTE $0xa8 // vmovups (%rax,%r13,4), %zmm2
@@ -6560,7 +7397,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xd7 // andb %dl, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0775 // jne 0x78de <k_attend_values+0x3a9e>
+	WORD $0x0775 // jne 0x8a0e <k_attend_values+0x3a9e>
 	LONG $0x586d9262; WORD $0x0cb8; BYTE $0x9c // vfmadd231ps (%r12,%r11,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
 	WORD $0x9d0f; BYTE $0xc2 // setge %dl
@@ -6568,21 +7405,21 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc79c0f41 // setl %r15b
 	WORD $0x2041; BYTE $0xd7 // andb %dl, %r15b
 	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x8c75 // jne 0x7880 <k_attend_values+0x3a40>
+	WORD $0x8c75 // jne 0x89b0 <k_attend_values+0x3a40>
 	QUAD $0x009d44b8586db262 // vfmadd231ps (%rbp,%r11,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x82eb // jmp 0x7880 <k_attend_values+0x3a40>
+	WORD $0x82eb // jmp 0x89b0 <k_attend_values+0x3a40>
 	WORD $0x9066 // nop
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x0f7c // jl 0x7918 <k_attend_values+0x3ad8>
-	WORD $0x78eb // jmp 0x7983 <k_attend_values+0x3b43>
+	WORD $0x0f7c // jl 0x8a48 <k_attend_values+0x3ad8>
+	WORD $0x78eb // jmp 0x8ab3 <k_attend_values+0x3b43>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x6b7d // jge 0x7983 <k_attend_values+0x3b43>
+	WORD $0x6b7d // jge 0x8ab3 <k_attend_values+0x3b43>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x10408b48 // movq 0x10(%rax), %rax
-	WORD $0x34eb // jmp 0x7956 <k_attend_values+0x3b16>
+	WORD $0x34eb // jmp 0x8a86 <k_attend_values+0x3b16>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
 	LONG $0x487cb162; WORD $0x1410; BYTE $0xa8 // vmovups (%rax,%r13,4), %zmm2
@@ -6591,67 +7428,67 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
 	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	WORD $0x2a74 // je 0x7980 <k_attend_values+0x3b40>
+	WORD $0x2a74 // je 0x8ab0 <k_attend_values+0x3b40>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0xd673 // jae 0x7933 <k_attend_values+0x3af3>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0xd673 // jae 0x8a63 <k_attend_values+0x3af3>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
-	WORD $0xbe7e // jle 0x7930 <k_attend_values+0x3af0>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0xbe7e // jle 0x8a60 <k_attend_values+0x3af0>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
-	WORD $0xb2eb // jmp 0x7930 <k_attend_values+0x3af0>
+	WORD $0xb2eb // jmp 0x8a60 <k_attend_values+0x3af0>
 	WORD $0x9066 // nop
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
 	LONG $0x245c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r11
-	LONG $0xfe728d0f; WORD $0xffff // jge 0x7800 <k_attend_values+0x39c0>
+	LONG $0xfe728d0f; WORD $0xffff // jge 0x8930 <k_attend_values+0x39c0>
 	LONG $0x02e5c149 // shlq $0x2, %r13
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x1068034c // addq 0x10(%rax), %r13
-	WORD $0x15eb // jmp 0x79b1 <k_attend_values+0x3b71>
+	WORD $0x15eb // jmp 0x8ae1 <k_attend_values+0x3b71>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
 	LONG $0x245c394c; BYTE $0x58 // cmpq %r11, 0x58(%rsp)
-	LONG $0xfe4f840f; WORD $0xffff // je 0x7800 <k_attend_values+0x39c0>
+	LONG $0xfe4f840f; WORD $0xffff // je 0x8930 <k_attend_values+0x39c0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x2273 // jae 0x79da <k_attend_values+0x3b9a>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x2273 // jae 0x8b0a <k_attend_values+0x3b9a>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
-	WORD $0x0a7e // jle 0x79d7 <k_attend_values+0x3b97>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x8b07 <k_attend_values+0x3b97>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	LONG $0x487cd162; WORD $0x5510; BYTE $0x00 // vmovups (%r13), %zmm2
 	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0x0c7c // jl 0x79f2 <k_attend_values+0x3bb2>
+	WORD $0x0c7c // jl 0x8b22 <k_attend_values+0x3bb2>
 	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	WORD $0x077d // jge 0x79f2 <k_attend_values+0x3bb2>
+	WORD $0x077d // jge 0x8b22 <k_attend_values+0x3bb2>
 	LONG $0x586d9262; WORD $0x0cb8; BYTE $0x9c // vfmadd231ps (%r12,%r11,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xa97c // jl 0x79a0 <k_attend_values+0x3b60>
+	WORD $0xa97c // jl 0x8ad0 <k_attend_values+0x3b60>
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	WORD $0xa47d // jge 0x79a0 <k_attend_values+0x3b60>
+	WORD $0xa47d // jge 0x8ad0 <k_attend_values+0x3b60>
 	QUAD $0x009d44b8586db262 // vfmadd231ps (%rbp,%r11,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x9aeb // jmp 0x79a0 <k_attend_values+0x3b60>
+	WORD $0x9aeb // jmp 0x8ad0 <k_attend_values+0x3b60>
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
 	QUAD $0x00000140249c3b48 // cmpq 0x140(%rsp), %rbx
-	LONG $0xc5598c0f; WORD $0xffff // jl 0x3f76 <k_attend_values+0x136>
-	LONG $0x00022ae9; BYTE $0x00 // jmp 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0xc5598c0f; WORD $0xffff // jl 0x50a6 <k_attend_values+0x136>
+	LONG $0x00022ae9; BYTE $0x00 // jmp 0x8d7c <k_attend_values+0x3e0c>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
 	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	WORD $0x1b7c // jl 0x7a4b <k_attend_values+0x3c0b>
-	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x7ae9 <k_attend_values+0x3ca9>
+	WORD $0x1b7c // jl 0x8b7b <k_attend_values+0x3c0b>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x8c19 <k_attend_values+0x3ca9>
 	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
 	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	LONG $0x009e8d0f; WORD $0x0000 // jge 0x7ae9 <k_attend_values+0x3ca9>
+	LONG $0x009e8d0f; WORD $0x0000 // jge 0x8c19 <k_attend_values+0x3ca9>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
@@ -6664,7 +7501,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6af0f4d // imulq %r14, %r12
 	LONG $0x2464034c; BYTE $0x38 // addq 0x38(%rsp), %r12
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	WORD $0x2aeb // jmp 0x7aaf <k_attend_values+0x3c6f>
+	WORD $0x2aeb // jmp 0x8bdf <k_attend_values+0x3c6f>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc97cd162; WORD $0x1610 // vmovups (%r14), %zmm2 {%k1} {z}
 	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
@@ -6672,27 +7509,27 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
 	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	WORD $0x3774 // je 0x7ae6 <k_attend_values+0x3ca6>
+	WORD $0x3774 // je 0x8c16 <k_attend_values+0x3ca6>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x1f73 // jae 0x7ad5 <k_attend_values+0x3c95>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x1f73 // jae 0x8c05 <k_attend_values+0x3c95>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	WORD $0x0b7e // jle 0x7ad2 <k_attend_values+0x3c92>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0b7e // jle 0x8c02 <k_attend_values+0x3c92>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	LONG $0x9a348d4e // leaq (%rdx,%r11,4), %r14
 	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
-	WORD $0xb275 // jne 0x7a90 <k_attend_values+0x3c50>
+	WORD $0xb275 // jne 0x8bc0 <k_attend_values+0x3c50>
 	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
-	WORD $0xb0eb // jmp 0x7a96 <k_attend_values+0x3c56>
+	WORD $0xb0eb // jmp 0x8bc6 <k_attend_values+0x3c56>
 	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
 	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
 	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
 	LONG $0x242c8b4c // movq (%rsp), %r13
 	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x00cc8d0f; WORD $0x0000 // jge 0x7bcc <k_attend_values+0x3d8c>
+	LONG $0x00cc8d0f; WORD $0x0000 // jge 0x8cfc <k_attend_values+0x3d8c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	WORD $0xe2d3 // shll %cl, %edx
@@ -6707,40 +7544,40 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x105d034d // addq 0x10(%r13), %r11
 	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	WORD $0x1aeb // jmp 0x7b5f <k_attend_values+0x3d1f>
+	WORD $0x1aeb // jmp 0x8c8f <k_attend_values+0x3d1f>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
 	WORD $0x3949; BYTE $0xde // cmpq %rbx, %r14
-	LONG $0x007f840f; WORD $0x0000 // je 0x7bde <k_attend_values+0x3d9e>
+	LONG $0x007f840f; WORD $0x0000 // je 0x8d0e <k_attend_values+0x3d9e>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	WORD $0x1d73 // jae 0x7b83 <k_attend_values+0x3d43>
-	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x1d73 // jae 0x8cb3 <k_attend_values+0x3d43>
+	LONG $0x08180f41 // prefetcht0 (%r8)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	WORD $0x0a7e // jle 0x7b80 <k_attend_values+0x3d40>
-	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	WORD $0x0a7e // jle 0x8cb0 <k_attend_values+0x3d40>
+	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
 	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
 	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
-	WORD $0x1875 // jne 0x7ba0 <k_attend_values+0x3d60>
+	WORD $0x1875 // jne 0x8cd0 <k_attend_values+0x3d60>
 	LONG $0x487cd162; WORD $0x1310 // vmovups (%r11), %zmm2
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0x187d // jge 0x7bab <k_attend_values+0x3d6b>
-	WORD $0x22eb // jmp 0x7bb7 <k_attend_values+0x3d77>
+	WORD $0x187d // jge 0x8cdb <k_attend_values+0x3d6b>
+	WORD $0x22eb // jmp 0x8ce7 <k_attend_values+0x3d77>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc97cd162; WORD $0x1310 // vmovups (%r11), %zmm2 {%k1} {z}
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0x0c7c // jl 0x7bb7 <k_attend_values+0x3d77>
+	WORD $0x0c7c // jl 0x8ce7 <k_attend_values+0x3d77>
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	WORD $0x077d // jge 0x7bb7 <k_attend_values+0x3d77>
+	WORD $0x077d // jge 0x8ce7 <k_attend_values+0x3d77>
 	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0x947c // jl 0x7b50 <k_attend_values+0x3d10>
+	WORD $0x947c // jl 0x8c80 <k_attend_values+0x3d10>
 	LONG $0x245c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbx
-	WORD $0x8d7d // jge 0x7b50 <k_attend_values+0x3d10>
+	WORD $0x8d7d // jge 0x8c80 <k_attend_values+0x3d10>
 	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9c // vfmadd231ps (%r12,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x84eb // jmp 0x7b50 <k_attend_values+0x3d10>
+	WORD $0x84eb // jmp 0x8c80 <k_attend_values+0x3d10>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
@@ -6758,16 +7595,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
 	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
 	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
-	WORD $0x1c75 // jne 0x7c32 <k_attend_values+0x3df2>
+	WORD $0x1c75 // jne 0x8d62 <k_attend_values+0x3df2>
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
 	QUAD $0x00000140249c3b48 // cmpq 0x140(%rsp), %rbx
-	LONG $0xc3468c0f; WORD $0xffff // jl 0x3f76 <k_attend_values+0x136>
-	WORD $0x1aeb // jmp 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0xc3468c0f; WORD $0xffff // jl 0x50a6 <k_attend_values+0x136>
+	WORD $0x1aeb // jmp 0x8d7c <k_attend_values+0x3e0c>
 	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
 	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
 	QUAD $0x00000140249c3b48 // cmpq 0x140(%rsp), %rbx
-	LONG $0xc32a8c0f; WORD $0xffff // jl 0x3f76 <k_attend_values+0x136>
+	LONG $0xc32a8c0f; WORD $0xffff // jl 0x50a6 <k_attend_values+0x136>
 	LONG $0xa0c48148; WORD $0x0001; BYTE $0x00 // addq $0x1a0, %rsp # imm = 0x1A0
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -6803,10 +7640,10 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x08f5f162; WORD $0xe072; BYTE $0x3f // vpsraq $0x3f, %xmm0, %xmm1
-	QUAD $0x0035080d45f1e2c4; BYTE $0x00 // vpsrlvq 0x3508(%rip), %xmm1, %xmm1 # 0xb1d0 <k_attend_merge+0x330>
+	QUAD $0x0036180d45f1e2c4; BYTE $0x00 // vpsrlvq 0x3618(%rip), %xmm1, %xmm1 # 0xc410 <k_attend_merge+0x440>
 	LONG $0x04f98348 // cmpq $0x4, %rcx
 	LONG $0xc1d4f9c5 // vpaddq %xmm1, %xmm0, %xmm0
-	QUAD $0x34e6054608fdf262; WORD $0x0000 // vpsravq 0x34e6(%rip), %xmm0, %xmm0 # 0xb1c0 <k_attend_merge+0x320>
+	QUAD $0x35f6054608fdf262; WORD $0x0000 // vpsravq 0x35f6(%rip), %xmm0, %xmm0 # 0xc400 <k_attend_merge+0x430>
 	WORD $0x9d0f; BYTE $0xc2 // setge %dl
 	LONG $0x7ef9e1c4; BYTE $0xc6 // vmovq %xmm0, %rsi
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
@@ -6845,22 +7682,22 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08f98349 // cmpq $0x8, %r9
 	LONG $0x246c894c; BYTE $0x10 // movq %r13, 0x10(%rsp)
 	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	WORD $0x2c7d // jge 0x7d8f <k_attend_values_f16+0x11f>
+	WORD $0x2c7d // jge 0x8ebf <k_attend_values_f16+0x11f>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
 	LONG $0x04c88348 // orq $0x4, %rax
 	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
-	LONG $0x095a8e0f; WORD $0x0000 // jle 0x86d2 <k_attend_values_f16+0xa62>
+	LONG $0x095a8e0f; WORD $0x0000 // jle 0x9802 <k_attend_values_f16+0xa62>
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	LONG $0x02478d49 // leaq 0x2(%r15), %rax
 	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
-	LONG $0x0ff88e0f; WORD $0x0000 // jle 0x8d82 <k_attend_values_f16+0x1112>
-	LONG $0x0014c1e9; BYTE $0x00 // jmp 0x9250 <k_attend_values_f16+0x15e0>
+	LONG $0x0ff88e0f; WORD $0x0000 // jle 0x9eb2 <k_attend_values_f16+0x1112>
+	LONG $0x0014c1e9; BYTE $0x00 // jmp 0xa380 <k_attend_values_f16+0x15e0>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	QUAD $0x000000682444c748; BYTE $0x00 // movq $0x0, 0x68(%rsp)
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x5aeb // jmp 0x7e00 <k_attend_values_f16+0x190>
+	WORD $0x5aeb // jmp 0x8f30 <k_attend_values_f16+0x190>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cd162; WORD $0x3e11 // vmovups %zmm7, (%r14)
 	LONG $0x487cd162; WORD $0x0311 // vmovups %zmm0, (%r11)
@@ -6875,22 +7712,22 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448d49; BYTE $0x08 // leaq 0x8(%r12), %rax
 	LONG $0x24448348; WORD $0x2068 // addq $0x20, 0x68(%rsp)
 	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
-	LONG $0xff668f0f; WORD $0xffff // jg 0x7d66 <k_attend_values_f16+0xf6>
+	LONG $0xff668f0f; WORD $0xffff // jg 0x8e96 <k_attend_values_f16+0xf6>
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0x247c8348; WORD $0x2008 // cmpq $0x20, 0x8(%rsp)
 	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
-	LONG $0x01aa8d0f; WORD $0x0000 // jge 0x7fc0 <k_attend_values_f16+0x350>
+	LONG $0x01aa8d0f; WORD $0x0000 // jge 0x90f0 <k_attend_values_f16+0x350>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
 	LONG $0x10c98349 // orq $0x10, %r9
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
-	LONG $0x05228e0f; WORD $0x0000 // jle 0x8350 <k_attend_values_f16+0x6e0>
+	LONG $0x05228e0f; WORD $0x0000 // jle 0x9480 <k_attend_values_f16+0x6e0>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
 	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
-	WORD $0xa27e // jle 0x7de0 <k_attend_values_f16+0x170>
+	WORD $0xa27e // jle 0x8f10 <k_attend_values_f16+0x170>
 	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
 	LONG $0x58478b49 // movq 0x58(%r15), %rax
 	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
@@ -6917,7 +7754,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
 	LONG $0xd2480f49 // cmovsq %r10, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x07368d0f; WORD $0x0000 // jge 0x85e0 <k_attend_values_f16+0x970>
+	LONG $0x07368d0f; WORD $0x0000 // jge 0x9710 <k_attend_values_f16+0x970>
 	LONG $0x287f8b49 // movq 0x28(%r15), %rdi
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
@@ -6940,7 +7777,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x75eb // jmp 0x7f7c <k_attend_values_f16+0x30c>
+	WORD $0x75eb // jmp 0x90ac <k_attend_values_f16+0x30c>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xa9ff5162; WORD $0x026f // vmovdqu16 (%r10), %ymm8 {%k1} {z}
 	LONG $0x487d5262; WORD $0xc013 // vcvtph2ps %ymm8, %zmm8
@@ -6962,20 +7799,20 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0x0691840f; WORD $0x0000 // je 0x860d <k_attend_values_f16+0x99d>
+	LONG $0x0691840f; WORD $0x0000 // je 0x973d <k_attend_values_f16+0x99d>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x1d73 // jae 0x7f9e <k_attend_values_f16+0x32e>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x1d73 // jae 0x90ce <k_attend_values_f16+0x32e>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x0a74 // je 0x7f9b <k_attend_values_f16+0x32b>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0a74 // je 0x90cb <k_attend_values_f16+0x32b>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	LONG $0xff69850f; WORD $0xffff // jne 0x7f10 <k_attend_values_f16+0x2a0>
+	LONG $0xff69850f; WORD $0xffff // jne 0x9040 <k_attend_values_f16+0x2a0>
 	LONG $0x6f7e41c4; BYTE $0x02 // vmovdqu (%r10), %ymm8
-	LONG $0xffff65e9; BYTE $0xff // jmp 0x7f16 <k_attend_values_f16+0x2a6>
+	LONG $0xffff65e9; BYTE $0xff // jmp 0x9046 <k_attend_values_f16+0x2a6>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x58458b49 // movq 0x58(%r13), %rax
 	QUAD $0x00000000c50c8d48 // leaq (,%rax,8), %rcx
@@ -7043,7 +7880,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x000115e9; BYTE $0x00 // jmp 0x81e6 <k_attend_values_f16+0x576>
+	LONG $0x000115e9; BYTE $0x00 // jmp 0x9316 <k_attend_values_f16+0x576>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -7090,11 +7927,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xfc338f0f; WORD $0xffff // jg 0x7e19 <k_attend_values_f16+0x1a9>
+	LONG $0xfc338f0f; WORD $0xffff // jg 0x8f49 <k_attend_values_f16+0x1a9>
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
-	LONG $0xfeea8d0f; WORD $0xffff // jge 0x80e0 <k_attend_values_f16+0x470>
+	LONG $0xfeea8d0f; WORD $0xffff // jge 0x9210 <k_attend_values_f16+0x470>
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x10788b4c // movq 0x10(%rax), %r15
 	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
@@ -7114,7 +7951,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0x0000d2e9; BYTE $0x00 // jmp 0x8320 <k_attend_values_f16+0x6b0>
+	LONG $0x0000d2e9; BYTE $0x00 // jmp 0x9450 <k_attend_values_f16+0x6b0>
 	WORD $0x9066 // nop
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	LONG $0x487dc262; WORD $0x4713; BYTE $0xff // vcvtph2ps -0x20(%r15), %zmm16
@@ -7153,16 +7990,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0xfe04840f; WORD $0xffff // je 0x8124 <k_attend_values_f16+0x4b4>
+	LONG $0xfe04840f; WORD $0xffff // je 0x9254 <k_attend_values_f16+0x4b4>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xff2a830f; WORD $0xffff // jae 0x8253 <k_attend_values_f16+0x5e3>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0xff2a830f; WORD $0xffff // jae 0x9383 <k_attend_values_f16+0x5e3>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff14840f; WORD $0xffff // je 0x8250 <k_attend_values_f16+0x5e0>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0xff14840f; WORD $0xffff // je 0x9380 <k_attend_values_f16+0x5e0>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
-	LONG $0xffff06e9; BYTE $0xff // jmp 0x8250 <k_attend_values_f16+0x5e0>
+	LONG $0xffff06e9; BYTE $0xff // jmp 0x9380 <k_attend_values_f16+0x5e0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x58438b49 // movq 0x58(%r11), %rax
@@ -7231,7 +8068,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
 	QUAD $0x00000000bd248d4c // leaq (,%rdi,4), %r12
-	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x850e <k_attend_values_f16+0x89e>
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x963e <k_attend_values_f16+0x89e>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -7262,11 +8099,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0xf9238f0f; WORD $0xffff // jg 0x7e31 <k_attend_values_f16+0x1c1>
+	LONG $0xf9238f0f; WORD $0xffff // jg 0x8f61 <k_attend_values_f16+0x1c1>
 	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xff528d0f; WORD $0xffff // jge 0x8470 <k_attend_values_f16+0x800>
+	LONG $0xff528d0f; WORD $0xffff // jge 0x95a0 <k_attend_values_f16+0x800>
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x10488b4c // movq 0x10(%rax), %r9
 	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
@@ -7278,7 +8115,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	WORD $0x6eeb // jmp 0x85b9 <k_attend_values_f16+0x949>
+	WORD $0x6eeb // jmp 0x96e9 <k_attend_values_f16+0x949>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	LONG $0x487d5262; WORD $0x0113 // vcvtph2ps (%r9), %zmm8
@@ -7300,16 +8137,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0xfed3840f; WORD $0xffff // je 0x848c <k_attend_values_f16+0x81c>
+	LONG $0xfed3840f; WORD $0xffff // je 0x95bc <k_attend_values_f16+0x81c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x9573 // jae 0x8553 <k_attend_values_f16+0x8e3>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x9573 // jae 0x9683 <k_attend_values_f16+0x8e3>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x8274 // je 0x8550 <k_attend_values_f16+0x8e0>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x8274 // je 0x9680 <k_attend_values_f16+0x8e0>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
-	LONG $0xffff73e9; BYTE $0xff // jmp 0x8550 <k_attend_values_f16+0x8e0>
+	LONG $0xffff73e9; BYTE $0xff // jmp 0x9680 <k_attend_values_f16+0x8e0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
@@ -7358,7 +8195,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90148d4e // leaq (%rax,%r10,4), %r10
 	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
 	LONG $0x246c3948; BYTE $0x08 // cmpq %rbp, 0x8(%rsp)
-	LONG $0xf713840f; WORD $0xffff // je 0x7db0 <k_attend_values_f16+0x140>
+	LONG $0xf713840f; WORD $0xffff // je 0x8ee0 <k_attend_values_f16+0x140>
 	LONG $0x497cd162; WORD $0x3e11 // vmovups %zmm7, (%r14) {%k1}
 	LONG $0x497cd162; WORD $0x0311 // vmovups %zmm0, (%r11) {%k1}
 	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
@@ -7367,22 +8204,22 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
 	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
 	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
-	LONG $0xfff70ee9; BYTE $0xff // jmp 0x7de0 <k_attend_values_f16+0x170>
+	LONG $0xfff70ee9; BYTE $0xff // jmp 0x8f10 <k_attend_values_f16+0x170>
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
 	LONG $0x20fe8349 // cmpq $0x20, %r14
 	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
-	LONG $0x016c8d0f; WORD $0x0000 // jge 0x8857 <k_attend_values_f16+0xbe7>
+	LONG $0x016c8d0f; WORD $0x0000 // jge 0x9987 <k_attend_values_f16+0xbe7>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x10ce8349 // orq $0x10, %r14
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0x03c38e0f; WORD $0x0000 // jle 0x8ac5 <k_attend_values_f16+0xe55>
+	LONG $0x03c38e0f; WORD $0x0000 // jle 0x9bf5 <k_attend_values_f16+0xe55>
 	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
-	LONG $0x05b18e0f; WORD $0x0000 // jle 0x8cc4 <k_attend_values_f16+0x1054>
+	LONG $0x05b18e0f; WORD $0x0000 // jle 0x9df4 <k_attend_values_f16+0x1054>
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	LONG $0x58458b49 // movq 0x58(%r13), %rax
 	LONG $0x40148d48 // leaq (%rax,%rax,2), %rdx
@@ -7409,7 +8246,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
 	LONG $0xd2480f49 // cmovsq %r10, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x056a8d0f; WORD $0x0000 // jge 0x8ce2 <k_attend_values_f16+0x1072>
+	LONG $0x056a8d0f; WORD $0x0000 // jge 0x9e12 <k_attend_values_f16+0x1072>
 	LONG $0x087d8b4d // movq 0x8(%r13), %r15
 	LONG $0x285d8b4d // movq 0x28(%r13), %r11
 	QUAD $0x0000000cb53c8d4a // leaq 0xc(,%r14,4), %rdi
@@ -7438,7 +8275,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x39eb // jmp 0x8827 <k_attend_values_f16+0xbb7>
+	WORD $0x39eb // jmp 0x9957 <k_attend_values_f16+0xbb7>
 	WORD $0x9066 // nop
 	LONG $0xa9ffd162; WORD $0x266f // vmovdqu16 (%r14), %ymm4 {%k1} {z}
 	LONG $0x487df262; WORD $0xe413 // vcvtph2ps %ymm4, %zmm4
@@ -7449,20 +8286,20 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0x04da840f; WORD $0x0000 // je 0x8d01 <k_attend_values_f16+0x1091>
+	LONG $0x04da840f; WORD $0x0000 // je 0x9e31 <k_attend_values_f16+0x1091>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x1d73 // jae 0x8849 <k_attend_values_f16+0xbd9>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x1d73 // jae 0x9979 <k_attend_values_f16+0xbd9>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x0a74 // je 0x8846 <k_attend_values_f16+0xbd6>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0a74 // je 0x9976 <k_attend_values_f16+0xbd6>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
 	LONG $0x245c3948; BYTE $0x08 // cmpq %rbx, 0x8(%rsp)
-	WORD $0xa075 // jne 0x87f0 <k_attend_values_f16+0xb80>
+	WORD $0xa075 // jne 0x9920 <k_attend_values_f16+0xb80>
 	LONG $0x6f7ec1c4; BYTE $0x26 // vmovdqu (%r14), %ymm4
-	WORD $0x9feb // jmp 0x87f6 <k_attend_values_f16+0xb86>
+	WORD $0x9feb // jmp 0x9926 <k_attend_values_f16+0xb86>
 	LONG $0x00458b49 // movq (%r13), %rax
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0x086d8b49 // movq 0x8(%r13), %rbp
@@ -7524,7 +8361,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000002045048d48 // leaq 0x20(,%rax,2), %rax
 	LONG $0x36148d4b // leaq (%r14,%r14), %rdx
 	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
-	LONG $0x00008fe9; BYTE $0x00 // jmp 0x89e6 <k_attend_values_f16+0xd76>
+	LONG $0x00008fe9; BYTE $0x00 // jmp 0x9b16 <k_attend_values_f16+0xd76>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -7550,12 +8387,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c08348 // addq $0x40, %rax
 	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
 	LONG $0x245c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r11
-	LONG $0xfd078f0f; WORD $0xffff // jg 0x86ed <k_attend_values_f16+0xa7d>
+	LONG $0xfd078f0f; WORD $0xffff // jg 0x981d <k_attend_values_f16+0xa7d>
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	LONG $0x24748b4c; BYTE $0x38 // movq 0x38(%rsp), %r14
 	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	LONG $0xff658d0f; WORD $0xffff // jge 0x8960 <k_attend_values_f16+0xcf0>
+	LONG $0xff658d0f; WORD $0xffff // jge 0x9a90 <k_attend_values_f16+0xcf0>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x105b8b4d // movq 0x10(%r11), %r11
 	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
@@ -7566,7 +8403,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x78eb // jmp 0x8a9d <k_attend_values_f16+0xe2d>
+	WORD $0x78eb // jmp 0x9bcd <k_attend_values_f16+0xe2d>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	LONG $0x487d5262; WORD $0x4313; BYTE $0xff // vcvtph2ps -0x20(%r11), %zmm8
@@ -7586,16 +8423,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
 	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0xfedf840f; WORD $0xffff // je 0x897c <k_attend_values_f16+0xd0c>
+	LONG $0xfedf840f; WORD $0xffff // je 0x9aac <k_attend_values_f16+0xd0c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x9173 // jae 0x8a33 <k_attend_values_f16+0xdc3>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x9173 // jae 0x9b63 <k_attend_values_f16+0xdc3>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff7a840f; WORD $0xffff // je 0x8a30 <k_attend_values_f16+0xdc0>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0xff7a840f; WORD $0xffff // je 0x9b60 <k_attend_values_f16+0xdc0>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
-	LONG $0xffff6be9; BYTE $0xff // jmp 0x8a30 <k_attend_values_f16+0xdc0>
+	LONG $0xffff6be9; BYTE $0xff // jmp 0x9b60 <k_attend_values_f16+0xdc0>
 	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
 	LONG $0x24048b49 // movq (%r12), %rax
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -7661,7 +8498,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
 	WORD $0x014d; BYTE $0xd2 // addq %r10, %r10
 	QUAD $0x000000006d1c8d4c // leaq (,%rbp,2), %r11
-	WORD $0x63eb // jmp 0x8c3b <k_attend_values_f16+0xfcb>
+	WORD $0x63eb // jmp 0x9d6b <k_attend_values_f16+0xfcb>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -7680,11 +8517,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28349 // addq $0x20, %r10
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0xfaca8f0f; WORD $0xffff // jg 0x8705 <k_attend_values_f16+0xa95>
+	LONG $0xfaca8f0f; WORD $0xffff // jg 0x9835 <k_attend_values_f16+0xa95>
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	WORD $0x997d // jge 0x8be0 <k_attend_values_f16+0xf70>
+	WORD $0x997d // jge 0x9d10 <k_attend_values_f16+0xf70>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x10728b4c // movq 0x10(%rdx), %r14
 	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
@@ -7692,7 +8529,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x41eb // jmp 0x8ca5 <k_attend_values_f16+0x1035>
+	WORD $0x41eb // jmp 0x9dd5 <k_attend_values_f16+0x1035>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
 	LONG $0x487dd262; WORD $0x2613 // vcvtph2ps (%r14), %zmm4
@@ -7703,22 +8540,22 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x014d; BYTE $0xde // addq %r11, %r14
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	LONG $0xff47840f; WORD $0xffff // je 0x8bec <k_attend_values_f16+0xf7c>
+	LONG $0xff47840f; WORD $0xffff // je 0x9d1c <k_attend_values_f16+0xf7c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xc973 // jae 0x8c73 <k_attend_values_f16+0x1003>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0xc973 // jae 0x9da3 <k_attend_values_f16+0x1003>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0xb774 // je 0x8c70 <k_attend_values_f16+0x1000>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0xb774 // je 0x9da0 <k_attend_values_f16+0x1000>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
-	WORD $0xaceb // jmp 0x8c70 <k_attend_values_f16+0x1000>
+	WORD $0xaceb // jmp 0x9da0 <k_attend_values_f16+0x1000>
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
 	LONG $0x02478d49 // leaq 0x2(%r15), %rax
 	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
-	LONG $0x00a58e0f; WORD $0x0000 // jle 0x8d82 <k_attend_values_f16+0x1112>
-	LONG $0x00056ee9; BYTE $0x00 // jmp 0x9250 <k_attend_values_f16+0x15e0>
+	LONG $0x00a58e0f; WORD $0x0000 // jle 0x9eb2 <k_attend_values_f16+0x1112>
+	LONG $0x00056ee9; BYTE $0x00 // jmp 0xa380 <k_attend_values_f16+0x15e0>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
@@ -7727,7 +8564,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x05eb // jmp 0x8d06 <k_attend_values_f16+0x1096>
+	WORD $0x05eb // jmp 0x9e36 <k_attend_values_f16+0x1096>
 	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
 	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
 	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
@@ -7748,30 +8585,30 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
 	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
 	LONG $0x245c3948; BYTE $0x08 // cmpq %rbx, 0x8(%rsp)
-	LONG $0x04ce850f; WORD $0x0000 // jne 0x9229 <k_attend_values_f16+0x15b9>
+	LONG $0x04ce850f; WORD $0x0000 // jne 0xa359 <k_attend_values_f16+0x15b9>
 	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
 	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
 	LONG $0x02478d49 // leaq 0x2(%r15), %rax
 	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
-	LONG $0x04ce8f0f; WORD $0x0000 // jg 0x9250 <k_attend_values_f16+0x15e0>
+	LONG $0x04ce8f0f; WORD $0x0000 // jg 0xa380 <k_attend_values_f16+0x15e0>
 	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
 	LONG $0x40fc8349 // cmpq $0x40, %r12
 	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x013c8d0f; WORD $0x0000 // jge 0x8ed7 <k_attend_values_f16+0x1267>
+	LONG $0x013c8d0f; WORD $0x0000 // jge 0xa007 <k_attend_values_f16+0x1267>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	LONG $0x10cd8349 // orq $0x10, %r13
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
-	LONG $0x031c8e0f; WORD $0x0000 // jle 0x90ce <k_attend_values_f16+0x145e>
+	LONG $0x031c8e0f; WORD $0x0000 // jle 0xa1fe <k_attend_values_f16+0x145e>
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
-	LONG $0x045a8e0f; WORD $0x0000 // jle 0x9222 <k_attend_values_f16+0x15b2>
+	LONG $0x045a8e0f; WORD $0x0000 // jle 0xa352 <k_attend_values_f16+0x15b2>
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	LONG $0x587d8b49 // movq 0x58(%r13), %rdi
 	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
@@ -7797,7 +8634,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
 	LONG $0xfb480f49 // cmovsq %r11, %rdi
 	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0x08fe8d0f; WORD $0x0000 // jge 0x9727 <k_attend_values_f16+0x1ab7>
+	LONG $0x08fe8d0f; WORD $0x0000 // jge 0xa857 <k_attend_values_f16+0x1ab7>
 	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	LONG $0x085d8b49 // movq 0x8(%r13), %rbx
 	LONG $0x28558b4d // movq 0x28(%r13), %r10
@@ -7819,7 +8656,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x360c8d4b // leaq (%r14,%r14), %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x2deb // jmp 0x8ea9 <k_attend_values_f16+0x1239>
+	WORD $0x2deb // jmp 0x9fd9 <k_attend_values_f16+0x1239>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xa9ffd162; WORD $0x136f // vmovdqu16 (%r11), %ymm2 {%k1} {z}
 	LONG $0x487df262; WORD $0xd213 // vcvtph2ps %ymm2, %zmm2
@@ -7828,20 +8665,20 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
 	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0x0895840f; WORD $0x0000 // je 0x973e <k_attend_values_f16+0x1ace>
+	LONG $0x0895840f; WORD $0x0000 // je 0xa86e <k_attend_values_f16+0x1ace>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x1b73 // jae 0x8ec9 <k_attend_values_f16+0x1259>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x1b73 // jae 0x9ff9 <k_attend_values_f16+0x1259>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x0974 // je 0x8ec6 <k_attend_values_f16+0x1256>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0974 // je 0x9ff6 <k_attend_values_f16+0x1256>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
 	LONG $0x24543948; BYTE $0x08 // cmpq %rdx, 0x8(%rsp)
-	WORD $0xb075 // jne 0x8e80 <k_attend_values_f16+0x1210>
+	WORD $0xb075 // jne 0x9fb0 <k_attend_values_f16+0x1210>
 	LONG $0x6f7ec1c4; BYTE $0x13 // vmovdqu (%r11), %ymm2
-	WORD $0xafeb // jmp 0x8e86 <k_attend_values_f16+0x1216>
+	WORD $0xafeb // jmp 0x9fb6 <k_attend_values_f16+0x1216>
 	LONG $0x00458b49 // movq (%r13), %rax
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0x284d8b49 // movq 0x28(%r13), %rcx
@@ -7883,7 +8720,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000060451c8d48 // leaq 0x60(,%rax,2), %rbx
 	WORD $0x014d; BYTE $0xe4 // addq %r12, %r12
 	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
-	WORD $0x7feb // jmp 0x8ff9 <k_attend_values_f16+0x1389>
+	WORD $0x7feb // jmp 0xa129 <k_attend_values_f16+0x1389>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -7906,11 +8743,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80eb8348 // subq $-0x80, %rbx
 	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
 	LONG $0x246c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r13
-	LONG $0xfda48f0f; WORD $0xffff // jg 0x8d9d <k_attend_values_f16+0x112d>
+	LONG $0xfda48f0f; WORD $0xffff // jg 0x9ecd <k_attend_values_f16+0x112d>
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xff778d0f; WORD $0xffff // jge 0x8f80 <k_attend_values_f16+0x1310>
+	LONG $0xff778d0f; WORD $0xffff // jge 0xa0b0 <k_attend_values_f16+0x1310>
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x10688b4c // movq 0x10(%rax), %r13
 	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
@@ -7922,7 +8759,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
-	WORD $0x76eb // jmp 0x90ac <k_attend_values_f16+0x143c>
+	WORD $0x76eb // jmp 0xa1dc <k_attend_values_f16+0x143c>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	LONG $0x487d5262; WORD $0x4513; BYTE $0xfd // vcvtph2ps -0x60(%r13), %zmm8
@@ -7942,16 +8779,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
-	LONG $0xfef0840f; WORD $0xffff // je 0x8f9c <k_attend_values_f16+0x132c>
+	LONG $0xfef0840f; WORD $0xffff // je 0xa0cc <k_attend_values_f16+0x132c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x9273 // jae 0x9043 <k_attend_values_f16+0x13d3>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x9273 // jae 0xa173 <k_attend_values_f16+0x13d3>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x8074 // je 0x9040 <k_attend_values_f16+0x13d0>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x8074 // je 0xa170 <k_attend_values_f16+0x13d0>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
-	LONG $0xffff72e9; BYTE $0xff // jmp 0x9040 <k_attend_values_f16+0x13d0>
+	LONG $0xffff72e9; BYTE $0xff // jmp 0xa170 <k_attend_values_f16+0x13d0>
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
 	WORD $0x8b49; BYTE $0x06 // movq (%r14), %rax
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -7995,7 +8832,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
 	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
 	QUAD $0x000000006d248d4c // leaq (,%rbp,2), %r12
-	WORD $0x3beb // jmp 0x91b1 <k_attend_values_f16+0x1541>
+	WORD $0x3beb // jmp 0xa2e1 <k_attend_values_f16+0x1541>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
@@ -8006,17 +8843,17 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c38349 // addq $0x20, %r11
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0x246c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r13
-	LONG $0xfc048f0f; WORD $0xffff // jg 0x8db5 <k_attend_values_f16+0x1145>
+	LONG $0xfc048f0f; WORD $0xffff // jg 0x9ee5 <k_attend_values_f16+0x1145>
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	WORD $0xc37d // jge 0x9180 <k_attend_values_f16+0x1510>
+	WORD $0xc37d // jge 0xa2b0 <k_attend_values_f16+0x1510>
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x10688b4c // movq 0x10(%rax), %r13
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
-	WORD $0x31eb // jmp 0x9203 <k_attend_values_f16+0x1593>
+	WORD $0x31eb // jmp 0xa333 <k_attend_values_f16+0x1593>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	LONG $0x487dd262; WORD $0x5513; BYTE $0x00 // vcvtph2ps (%r13), %zmm2
@@ -8025,43 +8862,43 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	WORD $0x8174 // je 0x9184 <k_attend_values_f16+0x1514>
+	WORD $0x8174 // je 0xa2b4 <k_attend_values_f16+0x1514>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xdb73 // jae 0x91e3 <k_attend_values_f16+0x1573>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0xdb73 // jae 0xa313 <k_attend_values_f16+0x1573>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0xc974 // je 0x91e0 <k_attend_values_f16+0x1570>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0xc974 // je 0xa310 <k_attend_values_f16+0x1570>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
-	WORD $0xbeeb // jmp 0x91e0 <k_attend_values_f16+0x1570>
+	WORD $0xbeeb // jmp 0xa310 <k_attend_values_f16+0x1570>
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	WORD $0x2aeb // jmp 0x9253 <k_attend_values_f16+0x15e3>
+	WORD $0x2aeb // jmp 0xa383 <k_attend_values_f16+0x15e3>
 	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
 	LONG $0x497cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k1}
 	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
 	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
 	LONG $0x02478d49 // leaq 0x2(%r15), %rax
 	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
-	LONG $0xfb328e0f; WORD $0xffff // jle 0x8d82 <k_attend_values_f16+0x1112>
+	LONG $0xfb328e0f; WORD $0xffff // jle 0x9eb2 <k_attend_values_f16+0x1112>
 	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
 	LONG $0x246c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbp
-	LONG $0x056b8d0f; WORD $0x0000 // jge 0x97c9 <k_attend_values_f16+0x1b59>
+	LONG $0x056b8d0f; WORD $0x0000 // jge 0xa8f9 <k_attend_values_f16+0x1b59>
 	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
 	LONG $0x40fb8348 // cmpq $0x40, %rbx
-	LONG $0x01128d0f; WORD $0x0000 // jge 0x937f <k_attend_values_f16+0x170f>
+	LONG $0x01128d0f; WORD $0x0000 // jge 0xa4af <k_attend_values_f16+0x170f>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x10c88348 // orq $0x10, %rax
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
 	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
-	LONG $0x026e8e0f; WORD $0x0000 // jle 0x94f8 <k_attend_values_f16+0x1888>
+	LONG $0x026e8e0f; WORD $0x0000 // jle 0xa628 <k_attend_values_f16+0x1888>
 	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x05298e0f; WORD $0x0000 // jle 0x97c9 <k_attend_values_f16+0x1b59>
+	LONG $0x05298e0f; WORD $0x0000 // jle 0xa8f9 <k_attend_values_f16+0x1b59>
 	LONG $0x58438b49 // movq 0x58(%r11), %rax
 	LONG $0xc7af0f49 // imulq %r15, %rax
 	LONG $0x48538b49 // movq 0x48(%r11), %rdx
@@ -8079,7 +8916,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc7480f48 // cmovsq %rdi, %rax
 	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	LONG $0x049d8d0f; WORD $0x0000 // jge 0x977f <k_attend_values_f16+0x1b0f>
+	LONG $0x049d8d0f; WORD $0x0000 // jge 0xa8af <k_attend_values_f16+0x1b0f>
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	LONG $0x28538b49 // movq 0x28(%r11), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -8097,7 +8934,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107b0349 // addq 0x10(%r11), %rdi
 	LONG $0x1b0c8d48 // leaq (%rbx,%rbx), %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x2ceb // jmp 0x9352 <k_attend_values_f16+0x16e2>
+	WORD $0x2ceb // jmp 0xa482 <k_attend_values_f16+0x16e2>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xa9fff162; WORD $0x0f6f // vmovdqu16 (%rdi), %ymm1 {%k1} {z}
 	LONG $0x487df262; WORD $0xc913 // vcvtph2ps %ymm1, %zmm1
@@ -8105,20 +8942,20 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
-	LONG $0x0443840f; WORD $0x0000 // je 0x9795 <k_attend_values_f16+0x1b25>
+	LONG $0x0443840f; WORD $0x0000 // je 0xa8c5 <k_attend_values_f16+0x1b25>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x1d73 // jae 0x9374 <k_attend_values_f16+0x1704>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x1d73 // jae 0xa4a4 <k_attend_values_f16+0x1704>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x0a74 // je 0x9371 <k_attend_values_f16+0x1701>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0a74 // je 0xa4a1 <k_attend_values_f16+0x1701>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
 	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0xb775 // jne 0x9330 <k_attend_values_f16+0x16c0>
+	WORD $0xb775 // jne 0xa460 <k_attend_values_f16+0x16c0>
 	LONG $0x0f6ffec5 // vmovdqu (%rdi), %ymm1
-	WORD $0xb7eb // jmp 0x9336 <k_attend_values_f16+0x16c6>
+	WORD $0xb7eb // jmp 0xa466 <k_attend_values_f16+0x16c6>
 	LONG $0x28458b49 // movq 0x28(%r13), %rax
 	LONG $0xc5af0f48 // imulq %rbp, %rax
 	LONG $0x02e0c148 // shlq $0x2, %rax
@@ -8148,7 +8985,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000060551c8d4e // leaq 0x60(,%r10,2), %r11
 	WORD $0x0148; BYTE $0xdb // addq %rbx, %rbx
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
-	WORD $0x4feb // jmp 0x9441 <k_attend_values_f16+0x17d1>
+	WORD $0x4feb // jmp 0xa571 <k_attend_values_f16+0x17d1>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -8161,11 +8998,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80eb8349 // subq $-0x80, %r11
 	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
 	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0xfe2f8f0f; WORD $0xffff // jg 0x9270 <k_attend_values_f16+0x1600>
+	LONG $0xfe2f8f0f; WORD $0xffff // jg 0xa3a0 <k_attend_values_f16+0x1600>
 	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xb37d // jge 0x9400 <k_attend_values_f16+0x1790>
+	WORD $0xb37d // jge 0xa530 <k_attend_values_f16+0x1790>
 	LONG $0x10758b4d // movq 0x10(%r13), %r14
 	WORD $0x014d; BYTE $0xde // addq %r11, %r14
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -8173,7 +9010,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	WORD $0x6beb // jmp 0x94d4 <k_attend_values_f16+0x1864>
+	WORD $0x6beb // jmp 0xa604 <k_attend_values_f16+0x1864>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	LONG $0x487dd262; WORD $0x7e13; BYTE $0xfd // vcvtph2ps -0x60(%r14), %zmm7
@@ -8192,16 +9029,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
 	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	LONG $0xff38840f; WORD $0xffff // je 0x940c <k_attend_values_f16+0x179c>
+	LONG $0xff38840f; WORD $0xffff // je 0xa53c <k_attend_values_f16+0x179c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x9a73 // jae 0x9473 <k_attend_values_f16+0x1803>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x9a73 // jae 0xa5a3 <k_attend_values_f16+0x1803>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x8774 // je 0x9470 <k_attend_values_f16+0x1800>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x8774 // je 0xa5a0 <k_attend_values_f16+0x1800>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
-	LONG $0xffff78e9; BYTE $0xff // jmp 0x9470 <k_attend_values_f16+0x1800>
+	LONG $0xffff78e9; BYTE $0xff // jmp 0xa5a0 <k_attend_values_f16+0x1800>
 	LONG $0x28558b49 // movq 0x28(%r13), %rdx
 	LONG $0xd5af0f48 // imulq %rbp, %rdx
 	LONG $0x587d8b49 // movq 0x58(%r13), %rdi
@@ -8238,111 +9075,111 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
 	QUAD $0x00000000bd248d4e // leaq (,%r15,4), %r12
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x29eb // jmp 0x95ad <k_attend_values_f16+0x193d>
+	WORD $0x29eb // jmp 0xa6dd <k_attend_values_f16+0x193d>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0xab // vmovups %zmm1, (%rbx,%r13,4)
 	LONG $0x10428d49 // leaq 0x10(%r10), %rax
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	LONG $0xfcdd8f0f; WORD $0xffff // jg 0x928a <k_attend_values_f16+0x161a>
+	LONG $0xfcdd8f0f; WORD $0xffff // jg 0xa3ba <k_attend_values_f16+0x161a>
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0xd87e // jle 0x9590 <k_attend_values_f16+0x1920>
+	WORD $0xd87e // jle 0xa6c0 <k_attend_values_f16+0x1920>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x282c8d4a // leaq (%rax,%r13), %rbp
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x10588b4c // movq 0x10(%rax), %r11
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x1f74 // je 0x95f0 <k_attend_values_f16+0x1980>
+	WORD $0x1f74 // je 0xa720 <k_attend_values_f16+0x1980>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	WORD $0x3175 // jne 0x960c <k_attend_values_f16+0x199c>
+	WORD $0x3175 // jne 0xa73c <k_attend_values_f16+0x199c>
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x5a75 // jne 0x963d <k_attend_values_f16+0x19cd>
-	WORD $0xafeb // jmp 0x9594 <k_attend_values_f16+0x1924>
+	WORD $0x5a75 // jne 0xa76d <k_attend_values_f16+0x19cd>
+	WORD $0xafeb // jmp 0xa6c4 <k_attend_values_f16+0x1924>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x00a1850f; WORD $0x0000 // jne 0x969f <k_attend_values_f16+0x1a2f>
+	LONG $0x00a1850f; WORD $0x0000 // jne 0xa7cf <k_attend_values_f16+0x1a2f>
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x00c2850f; WORD $0x0000 // jne 0x96cc <k_attend_values_f16+0x1a5c>
-	WORD $0x88eb // jmp 0x9594 <k_attend_values_f16+0x1924>
+	LONG $0x00c2850f; WORD $0x0000 // jne 0xa7fc <k_attend_values_f16+0x1a5c>
+	WORD $0x88eb // jmp 0xa6c4 <k_attend_values_f16+0x1924>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x0b73 // jae 0x961c <k_attend_values_f16+0x19ac>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0b73 // jae 0xa74c <k_attend_values_f16+0x19ac>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x487dd262; WORD $0x0c13; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm1
 	LONG $0x587df262; WORD $0x0c98; BYTE $0xba // vfmadd132ps (%rdx,%rdi,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
 	LONG $0x246c0348; BYTE $0x08 // addq 0x8(%rsp), %rbp
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff57840f; WORD $0xffff // je 0x9594 <k_attend_values_f16+0x1924>
+	LONG $0xff57840f; WORD $0xffff // je 0xa6c4 <k_attend_values_f16+0x1924>
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
-	WORD $0x28eb // jmp 0x966f <k_attend_values_f16+0x19ff>
+	WORD $0x28eb // jmp 0xa79f <k_attend_values_f16+0x19ff>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487d9262; WORD $0x1413; BYTE $0x7b // vcvtph2ps (%r11,%r15,2), %zmm2
 	QUAD $0x01824cb8586df262 // vfmadd231ps 0x4(%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x02c08348 // addq $0x2, %rax
 	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xff25840f; WORD $0xffff // je 0x9594 <k_attend_values_f16+0x1924>
+	LONG $0xff25840f; WORD $0xffff // je 0xa6c4 <k_attend_values_f16+0x1924>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x0b73 // jae 0x967f <k_attend_values_f16+0x1a0f>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x0b73 // jae 0xa7af <k_attend_values_f16+0x1a0f>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x487dd262; WORD $0x1413; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm2
 	LONG $0x586df262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xbe73 // jae 0x9650 <k_attend_values_f16+0x19e0>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0xbe73 // jae 0xa780 <k_attend_values_f16+0x19e0>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0xb1eb // jmp 0x9650 <k_attend_values_f16+0x19e0>
+	WORD $0xb1eb // jmp 0xa780 <k_attend_values_f16+0x19e0>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x0773 // jae 0x96ab <k_attend_values_f16+0x1a3b>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x0773 // jae 0xa7db <k_attend_values_f16+0x1a3b>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x487dd262; WORD $0x0c13; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm1
 	LONG $0x587df262; WORD $0x0c98; BYTE $0xba // vfmadd132ps (%rdx,%rdi,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
 	LONG $0x246c0348; BYTE $0x08 // addq 0x8(%rsp), %rbp
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xfec8840f; WORD $0xffff // je 0x9594 <k_attend_values_f16+0x1924>
+	LONG $0xfec8840f; WORD $0xffff // je 0xa6c4 <k_attend_values_f16+0x1924>
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
-	WORD $0x29eb // jmp 0x96ff <k_attend_values_f16+0x1a8f>
+	WORD $0x29eb // jmp 0xa82f <k_attend_values_f16+0x1a8f>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487d9262; WORD $0x1413; BYTE $0x7b // vcvtph2ps (%r11,%r15,2), %zmm2
 	QUAD $0x01824cb8586df262 // vfmadd231ps 0x4(%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x02c08348 // addq $0x2, %rax
 	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xfe95840f; WORD $0xffff // je 0x9594 <k_attend_values_f16+0x1924>
+	LONG $0xfe95840f; WORD $0xffff // je 0xa6c4 <k_attend_values_f16+0x1924>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x0773 // jae 0x970b <k_attend_values_f16+0x1a9b>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0x0773 // jae 0xa83b <k_attend_values_f16+0x1a9b>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x487dd262; WORD $0x1413; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm2
 	LONG $0x586df262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xc273 // jae 0x96e0 <k_attend_values_f16+0x1a70>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0xc273 // jae 0xa810 <k_attend_values_f16+0x1a70>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xb9eb // jmp 0x96e0 <k_attend_values_f16+0x1a70>
+	WORD $0xb9eb // jmp 0xa810 <k_attend_values_f16+0x1a70>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xc892fbc5 // kmovd %eax, %k1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x03eb // jmp 0x9741 <k_attend_values_f16+0x1ad1>
+	WORD $0x03eb // jmp 0xa871 <k_attend_values_f16+0x1ad1>
 	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
 	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
 	LONG $0x00450349 // addq (%r13), %rax
@@ -8354,10 +9191,10 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
 	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
 	LONG $0x24543948; BYTE $0x08 // cmpq %rdx, 0x8(%rsp)
-	WORD $0x4475 // jne 0x97b2 <k_attend_values_f16+0x1b42>
+	WORD $0x4475 // jne 0xa8e2 <k_attend_values_f16+0x1b42>
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
-	LONG $0xfffad4e9; BYTE $0xff // jmp 0x9253 <k_attend_values_f16+0x15e3>
+	LONG $0xfffad4e9; BYTE $0xff // jmp 0xa383 <k_attend_values_f16+0x15e3>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
@@ -8369,12 +9206,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x034d; BYTE $0x3b // addq (%r11), %r15
 	LONG $0x97048d4b // leaq (%r15,%r10,4), %rax
 	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0x1975 // jne 0x97c3 <k_attend_values_f16+0x1b53>
+	WORD $0x1975 // jne 0xa8f3 <k_attend_values_f16+0x1b53>
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
-	WORD $0x17eb // jmp 0x97c9 <k_attend_values_f16+0x1b59>
+	WORD $0x17eb // jmp 0xa8f9 <k_attend_values_f16+0x1b59>
 	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
 	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
-	LONG $0xfffa90e9; BYTE $0xff // jmp 0x9253 <k_attend_values_f16+0x15e3>
+	LONG $0xfffa90e9; BYTE $0xff // jmp 0xa383 <k_attend_values_f16+0x15e3>
 	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
 	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
@@ -8410,10 +9247,10 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x08f5f162; WORD $0xe072; BYTE $0x3f // vpsraq $0x3f, %xmm0, %xmm1
-	QUAD $0x00199b0d45f1e2c4; BYTE $0x00 // vpsrlvq 0x199b(%rip), %xmm1, %xmm1 # 0xb1d0 <k_attend_merge+0x330>
+	QUAD $0x001aab0d45f1e2c4; BYTE $0x00 // vpsrlvq 0x1aab(%rip), %xmm1, %xmm1 # 0xc410 <k_attend_merge+0x440>
 	LONG $0x04fa8348 // cmpq $0x4, %rdx
 	LONG $0xc1d4f9c5 // vpaddq %xmm1, %xmm0, %xmm0
-	QUAD $0x1979054608fdf262; WORD $0x0000 // vpsravq 0x1979(%rip), %xmm0, %xmm0 # 0xb1c0 <k_attend_merge+0x320>
+	QUAD $0x1a89054608fdf262; WORD $0x0000 // vpsravq 0x1a89(%rip), %xmm0, %xmm0 # 0xc400 <k_attend_merge+0x430>
 	LONG $0xc09d0f41 // setge %r8b
 	LONG $0x7ef9e1c4; BYTE $0xc6 // vmovq %xmm0, %rsi
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
@@ -8452,25 +9289,25 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c894c; BYTE $0x78 // movq %r11, 0x78(%rsp)
 	LONG $0x08fb8349 // cmpq $0x8, %r11
 	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	WORD $0x397d // jge 0x9915 <k_attend_values_q8+0x135>
+	WORD $0x397d // jge 0xaa45 <k_attend_values_q8+0x135>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	LONG $0x04c98348 // orq $0x4, %rcx
 	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
-	LONG $0x07fc8e0f; WORD $0x0000 // jle 0xa0ed <k_attend_values_q8+0x90d>
+	LONG $0x07fc8e0f; WORD $0x0000 // jle 0xb21d <k_attend_values_q8+0x90d>
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
 	LONG $0x024f8d49 // leaq 0x2(%r15), %rcx
 	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
-	LONG $0x08288e0f; WORD $0x0000 // jle 0xa12d <k_attend_values_q8+0x94d>
+	LONG $0x08288e0f; WORD $0x0000 // jle 0xb25d <k_attend_values_q8+0x94d>
 	LONG $0x247c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r15
-	LONG $0x08508c0f; WORD $0x0000 // jl 0xa160 <k_attend_values_q8+0x980>
-	LONG $0x000877e9; BYTE $0x00 // jmp 0xa18c <k_attend_values_q8+0x9ac>
+	LONG $0x08508c0f; WORD $0x0000 // jl 0xb290 <k_attend_values_q8+0x980>
+	LONG $0x000877e9; BYTE $0x00 // jmp 0xb2bc <k_attend_values_q8+0x9ac>
 	LONG $0x121c8d4b // leaq (%r10,%r10), %rbx
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x27eb // jmp 0x9951 <k_attend_values_q8+0x171>
+	WORD $0x27eb // jmp 0xaa81 <k_attend_values_q8+0x171>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
 	LONG $0x084f8d49 // leaq 0x8(%r15), %rcx
@@ -8478,17 +9315,17 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c48349 // addq $0x20, %r12
 	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
 	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
-	WORD $0x8e7f // jg 0x98df <k_attend_values_q8+0xff>
+	WORD $0x8e7f // jg 0xaa0f <k_attend_values_q8+0xff>
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
 	QUAD $0x0000008024a4894c // movq %r12, 0x80(%rsp)
 	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
-	LONG $0x03008d0f; WORD $0x0000 // jge 0x9c70 <k_attend_values_q8+0x490>
+	LONG $0x03008d0f; WORD $0x0000 // jge 0xada0 <k_attend_values_q8+0x490>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
 	LONG $0x10c98348 // orq $0x10, %rcx
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0xb17f // jg 0x9930 <k_attend_values_q8+0x150>
+	WORD $0xb17f // jg 0xaa60 <k_attend_values_q8+0x150>
 	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
 	LONG $0x58578b49 // movq 0x58(%r15), %rdx
 	QUAD $0x00000000d53c8d48 // leaq (,%rdx,8), %rdi
@@ -8518,7 +9355,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xef480f48 // cmovsq %rdi, %rbp
 	LONG $0x204f8b4d // movq 0x20(%r15), %r9
 	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
-	LONG $0x06698d0f; WORD $0x0000 // jge 0xa060 <k_attend_values_q8+0x880>
+	LONG $0x06698d0f; WORD $0x0000 // jge 0xb190 <k_attend_values_q8+0x880>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0x28778b4d // movq 0x28(%r15), %r14
 	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
@@ -8565,7 +9402,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
 	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
 	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
-	LONG $0x00009be9; BYTE $0x00 // jmp 0x9b5d <k_attend_values_q8+0x37d>
+	LONG $0x00009be9; BYTE $0x00 // jmp 0xac8d <k_attend_values_q8+0x37d>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
 	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
@@ -8591,7 +9428,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xfdd38f0f; WORD $0xffff // jg 0x9930 <k_attend_values_q8+0x150>
+	LONG $0xfdd38f0f; WORD $0xffff // jg 0xaa60 <k_attend_values_q8+0x150>
 	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	LONG $0x05eac148 // shrq $0x5, %rdx
@@ -8607,7 +9444,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x9c42 <k_attend_values_q8+0x462>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0xad72 <k_attend_values_q8+0x462>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
 	LONG $0x487d5262; WORD $0x0f21 // vpmovsxbd (%r15), %zmm9
@@ -8636,16 +9473,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0xfe8e840f; WORD $0xffff // je 0x9ad0 <k_attend_values_q8+0x2f0>
+	LONG $0xfe8e840f; WORD $0xffff // je 0xac00 <k_attend_values_q8+0x2f0>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xff68830f; WORD $0xffff // jae 0x9bb3 <k_attend_values_q8+0x3d3>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0xff68830f; WORD $0xffff // jae 0xace3 <k_attend_values_q8+0x3d3>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff52840f; WORD $0xffff // je 0x9bb0 <k_attend_values_q8+0x3d0>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0xff52840f; WORD $0xffff // je 0xace0 <k_attend_values_q8+0x3d0>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
-	LONG $0xffff44e9; BYTE $0xff // jmp 0x9bb0 <k_attend_values_q8+0x3d0>
+	LONG $0xffff44e9; BYTE $0xff // jmp 0xace0 <k_attend_values_q8+0x3d0>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
@@ -8719,7 +9556,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
 	LONG $0x0020b941; WORD $0x0000 // movl $0x20, %r9d
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00011ee9; BYTE $0x00 // jmp 0x9eb8 <k_attend_values_q8+0x6d8>
+	LONG $0x00011ee9; BYTE $0x00 // jmp 0xafe8 <k_attend_values_q8+0x6d8>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -8769,13 +9606,13 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0xfabb8f0f; WORD $0xffff // jg 0x9973 <k_attend_values_q8+0x193>
+	LONG $0xfabb8f0f; WORD $0xffff // jg 0xaaa3 <k_attend_values_q8+0x193>
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
 	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
 	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	LONG $0xfecc8d0f; WORD $0xffff // jge 0x9da0 <k_attend_values_q8+0x5c0>
+	LONG $0xfecc8d0f; WORD $0xffff // jge 0xaed0 <k_attend_values_q8+0x5c0>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x10678b4c // movq 0x10(%rdi), %r12
 	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
@@ -8795,7 +9632,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	LONG $0x000107e9; BYTE $0x00 // jmp 0xa035 <k_attend_values_q8+0x855>
+	LONG $0x000107e9; BYTE $0x00 // jmp 0xb165 <k_attend_values_q8+0x855>
 	WORD $0x9066 // nop
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	QUAD $0xff244c21487dc262 // vpmovsxbd -0x10(%r12), %zmm17
@@ -8843,16 +9680,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
 	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
 	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
-	LONG $0xfdb1840f; WORD $0xffff // je 0x9de6 <k_attend_values_q8+0x606>
+	LONG $0xfdb1840f; WORD $0xffff // je 0xaf16 <k_attend_values_q8+0x606>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xfef5830f; WORD $0xffff // jae 0x9f33 <k_attend_values_q8+0x753>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0xfef5830f; WORD $0xffff // jae 0xb063 <k_attend_values_q8+0x753>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xfedf840f; WORD $0xffff // je 0x9f30 <k_attend_values_q8+0x750>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0xfedf840f; WORD $0xffff // je 0xb060 <k_attend_values_q8+0x750>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
-	LONG $0xfffed1e9; BYTE $0xff // jmp 0x9f30 <k_attend_values_q8+0x750>
+	LONG $0xfffed1e9; BYTE $0xff // jmp 0xb060 <k_attend_values_q8+0x750>
 	BYTE $0x90 // nop
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
@@ -8878,44 +9715,44 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48feb162; WORD $0x047f; BYTE $0x17 // vmovdqu64 %zmm0, (%rdi,%r10)
 	LONG $0x10c18348 // addq $0x10, %rcx
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x987e // jle 0xa080 <k_attend_values_q8+0x8a0>
-	LONG $0xfff843e9; BYTE $0xff // jmp 0x9930 <k_attend_values_q8+0x150>
+	WORD $0x987e // jle 0xb1b0 <k_attend_values_q8+0x8a0>
+	LONG $0xfff843e9; BYTE $0xff // jmp 0xaa60 <k_attend_values_q8+0x150>
 	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
 	LONG $0x247c894c; BYTE $0x40 // movq %r15, 0x40(%rsp)
-	LONG $0x00a08d0f; WORD $0x0000 // jge 0xa1a1 <k_attend_values_q8+0x9c1>
+	LONG $0x00a08d0f; WORD $0x0000 // jge 0xb2d1 <k_attend_values_q8+0x9c1>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x10c98348 // orq $0x10, %rcx
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x03538e0f; WORD $0x0000 // jle 0xa467 <k_attend_values_q8+0xc87>
+	LONG $0x03538e0f; WORD $0x0000 // jle 0xb597 <k_attend_values_q8+0xc87>
 	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
 	LONG $0x024f8d49 // leaq 0x2(%r15), %rcx
 	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
-	LONG $0xf7d88f0f; WORD $0xffff // jg 0x9905 <k_attend_values_q8+0x125>
+	LONG $0xf7d88f0f; WORD $0xffff // jg 0xaa35 <k_attend_values_q8+0x125>
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x40f88348 // cmpq $0x40, %rax
 	LONG $0x247c894c; BYTE $0x40 // movq %r15, 0x40(%rsp)
-	LONG $0x05898d0f; WORD $0x0000 // jge 0xa6ca <k_attend_values_q8+0xeea>
+	LONG $0x05898d0f; WORD $0x0000 // jge 0xb7fa <k_attend_values_q8+0xeea>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x10c98348 // orq $0x10, %rcx
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x080a8e0f; WORD $0x0000 // jle 0xa95e <k_attend_values_q8+0x117e>
+	LONG $0x080a8e0f; WORD $0x0000 // jle 0xba8e <k_attend_values_q8+0x117e>
 	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
 	LONG $0x247c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r15
-	WORD $0x2c7d // jge 0xa18c <k_attend_values_q8+0x9ac>
+	WORD $0x2c7d // jge 0xb2bc <k_attend_values_q8+0x9ac>
 	LONG $0x40f88348 // cmpq $0x40, %rax
 	LONG $0x247c894c; BYTE $0x40 // movq %r15, 0x40(%rsp)
-	LONG $0x099c8d0f; WORD $0x0000 // jge 0xab0b <k_attend_values_q8+0x132b>
+	LONG $0x099c8d0f; WORD $0x0000 // jge 0xbc3b <k_attend_values_q8+0x132b>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0x10c98348 // orq $0x10, %rcx
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
 	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
 	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
-	LONG $0x0b818e0f; WORD $0x0000 // jle 0xad0d <k_attend_values_q8+0x152d>
+	LONG $0x0b818e0f; WORD $0x0000 // jle 0xbe3d <k_attend_values_q8+0x152d>
 	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -8993,7 +9830,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x014d; BYTE $0xd2 // addq %r10, %r10
 	LONG $0x0020b941; WORD $0x0000 // movl $0x20, %r9d
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0xa359 <k_attend_values_q8+0xb79>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0xb489 <k_attend_values_q8+0xb79>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -9023,12 +9860,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c58348 // addq $0x2, %rbp
 	LONG $0x2474894c; BYTE $0x18 // movq %r14, 0x18(%rsp)
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0xfdab8f0f; WORD $0xffff // jg 0xa104 <k_attend_values_q8+0x924>
+	LONG $0xfdab8f0f; WORD $0xffff // jg 0xb234 <k_attend_values_q8+0x924>
 	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	WORD $0x3949; BYTE $0xff // cmpq %rdi, %r15
-	LONG $0xff508d0f; WORD $0xffff // jge 0xa2c0 <k_attend_values_q8+0xae0>
+	LONG $0xff508d0f; WORD $0xffff // jge 0xb3f0 <k_attend_values_q8+0xae0>
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
 	LONG $0x10498b4d // movq 0x10(%r9), %r9
 	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
@@ -9040,7 +9877,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x00009be9; BYTE $0x00 // jmp 0xa43b <k_attend_values_q8+0xc5b>
+	LONG $0x00009be9; BYTE $0x00 // jmp 0xb56b <k_attend_values_q8+0xc5b>
 	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
 	LONG $0x487d5262; WORD $0x4121; BYTE $0xff // vpmovsxbd -0x10(%r9), %zmm8
 	LONG $0x487d5262; WORD $0x0921 // vpmovsxbd (%r9), %zmm9
@@ -9068,16 +9905,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x014d; BYTE $0xd5 // addq %r10, %r13
 	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	LONG $0xfea1840f; WORD $0xffff // je 0xa2dc <k_attend_values_q8+0xafc>
+	LONG $0xfea1840f; WORD $0xffff // je 0xb40c <k_attend_values_q8+0xafc>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xff5f830f; WORD $0xffff // jae 0xa3a3 <k_attend_values_q8+0xbc3>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0xff5f830f; WORD $0xffff // jae 0xb4d3 <k_attend_values_q8+0xbc3>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff48840f; WORD $0xffff // je 0xa3a0 <k_attend_values_q8+0xbc0>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0xff48840f; WORD $0xffff // je 0xb4d0 <k_attend_values_q8+0xbc0>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
-	LONG $0xffff39e9; BYTE $0xff // jmp 0xa3a0 <k_attend_values_q8+0xbc0>
+	LONG $0xffff39e9; BYTE $0xff // jmp 0xb4d0 <k_attend_values_q8+0xbc0>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x00558b48 // movq (%rbp), %rdx
 	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
@@ -9150,7 +9987,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
 	LONG $0x3f2c8d48 // leaq (%rdi,%rdi), %rbp
 	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
-	WORD $0x6aeb // jmp 0xa5f9 <k_attend_values_q8+0xe19>
+	WORD $0x6aeb // jmp 0xb729 <k_attend_values_q8+0xe19>
 	BYTE $0x90 // nop
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -9172,12 +10009,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68349 // addq $0x10, %r14
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0xfb1b8f0f; WORD $0xffff // jg 0xa114 <k_attend_values_q8+0x934>
+	LONG $0xfb1b8f0f; WORD $0xffff // jg 0xb244 <k_attend_values_q8+0x934>
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
 	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
-	WORD $0x847d // jge 0xa590 <k_attend_values_q8+0xdb0>
+	WORD $0x847d // jge 0xb6c0 <k_attend_values_q8+0xdb0>
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
 	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
 	LONG $0x05efc148 // shrq $0x5, %rdi
@@ -9191,7 +10028,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x68eb // jmp 0xa6a9 <k_attend_values_q8+0xec9>
+	WORD $0x68eb // jmp 0xb7d9 <k_attend_values_q8+0xec9>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
 	LONG $0x487dd262; WORD $0x6521; BYTE $0x00 // vpmovsxbd (%r13), %zmm4
@@ -9209,16 +10046,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
 	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
 	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0xfef8840f; WORD $0xffff // je 0xa5a1 <k_attend_values_q8+0xdc1>
+	LONG $0xfef8840f; WORD $0xffff // je 0xb6d1 <k_attend_values_q8+0xdc1>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xa573 // jae 0xa653 <k_attend_values_q8+0xe73>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0xa573 // jae 0xb783 <k_attend_values_q8+0xe73>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x9274 // je 0xa650 <k_attend_values_q8+0xe70>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0x9274 // je 0xb780 <k_attend_values_q8+0xe70>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
-	WORD $0x86eb // jmp 0xa650 <k_attend_values_q8+0xe70>
+	WORD $0x86eb // jmp 0xb780 <k_attend_values_q8+0xe70>
 	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x084e8b49 // movq 0x8(%r14), %rcx
@@ -9273,7 +10110,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
-	LONG $0x00008be9; BYTE $0x00 // jmp 0xa82a <k_attend_values_q8+0x104a>
+	LONG $0x00008be9; BYTE $0x00 // jmp 0xb95a <k_attend_values_q8+0x104a>
 	BYTE $0x90 // nop
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -9300,11 +10137,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
 	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0xf91a8f0f; WORD $0xffff // jg 0xa144 <k_attend_values_q8+0x964>
+	LONG $0xf91a8f0f; WORD $0xffff // jg 0xb274 <k_attend_values_q8+0x964>
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xff668d0f; WORD $0xffff // jge 0xa7a0 <k_attend_values_q8+0xfc0>
+	LONG $0xff668d0f; WORD $0xffff // jge 0xb8d0 <k_attend_values_q8+0xfc0>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x10498b4c // movq 0x10(%rcx), %r9
 	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
@@ -9317,7 +10154,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	LONG $0x0000c7e9; BYTE $0x00 // jmp 0xa934 <k_attend_values_q8+0x1154>
+	LONG $0x0000c7e9; BYTE $0x00 // jmp 0xba64 <k_attend_values_q8+0x1154>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
 	LONG $0x487d5262; WORD $0x4121; BYTE $0xfd // vpmovsxbd -0x30(%r9), %zmm8
@@ -9354,16 +10191,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
 	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	LONG $0xfe88840f; WORD $0xffff // je 0xa7bc <k_attend_values_q8+0xfdc>
+	LONG $0xfe88840f; WORD $0xffff // je 0xb8ec <k_attend_values_q8+0xfdc>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xff36830f; WORD $0xffff // jae 0xa873 <k_attend_values_q8+0x1093>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0xff36830f; WORD $0xffff // jae 0xb9a3 <k_attend_values_q8+0x1093>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff20840f; WORD $0xffff // je 0xa870 <k_attend_values_q8+0x1090>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0xff20840f; WORD $0xffff // je 0xb9a0 <k_attend_values_q8+0x1090>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
-	LONG $0xffff12e9; BYTE $0xff // jmp 0xa870 <k_attend_values_q8+0x1090>
+	LONG $0xffff12e9; BYTE $0xff // jmp 0xb9a0 <k_attend_values_q8+0x1090>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x00558b48 // movq (%rbp), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
@@ -9415,7 +10252,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187d0348 // addq 0x18(%rbp), %rdi
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x122c8d48 // leaq (%rdx,%rdx), %rbp
-	WORD $0x3feb // jmp 0xaa6a <k_attend_values_q8+0x128a>
+	WORD $0x3feb // jmp 0xbb9a <k_attend_values_q8+0x128a>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
@@ -9428,10 +10265,10 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c38349 // addq $0x10, %r11
 	LONG $0x10c68349 // addq $0x10, %r14
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xf6ea8f0f; WORD $0xffff // jg 0xa154 <k_attend_values_q8+0x974>
+	LONG $0xf6ea8f0f; WORD $0xffff // jg 0xb284 <k_attend_values_q8+0x974>
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0xbd7d // jge 0xaa30 <k_attend_values_q8+0x1250>
+	WORD $0xbd7d // jge 0xbb60 <k_attend_values_q8+0x1250>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0x05eac148 // shrq $0x5, %rdx
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
@@ -9441,7 +10278,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
-	WORD $0x52eb // jmp 0xaaea <k_attend_values_q8+0x130a>
+	WORD $0x52eb // jmp 0xbc1a <k_attend_values_q8+0x130a>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
 	LONG $0x487df262; WORD $0x1221 // vpmovsxbd (%rdx), %zmm2
@@ -9457,16 +10294,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
 	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
 	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
-	LONG $0xff4a840f; WORD $0xffff // je 0xaa34 <k_attend_values_q8+0x1254>
+	LONG $0xff4a840f; WORD $0xffff // je 0xbb64 <k_attend_values_q8+0x1254>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xb473 // jae 0xaaa3 <k_attend_values_q8+0x12c3>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0xb473 // jae 0xbbd3 <k_attend_values_q8+0x12c3>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0xa174 // je 0xaaa0 <k_attend_values_q8+0x12c0>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0xa174 // je 0xbbd0 <k_attend_values_q8+0x12c0>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
-	WORD $0x95eb // jmp 0xaaa0 <k_attend_values_q8+0x12c0>
+	WORD $0x95eb // jmp 0xbbd0 <k_attend_values_q8+0x12c0>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x284b8b49 // movq 0x28(%r11), %rcx
 	LONG $0xcfaf0f49 // imulq %r15, %rcx
@@ -9506,7 +10343,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xd2 // addq %r10, %r10
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	WORD $0x48eb // jmp 0xabe8 <k_attend_values_q8+0x1408>
+	WORD $0x48eb // jmp 0xbd18 <k_attend_values_q8+0x1408>
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -9520,11 +10357,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
 	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0xf58a8f0f; WORD $0xffff // jg 0xa172 <k_attend_values_q8+0x992>
+	LONG $0xf58a8f0f; WORD $0xffff // jg 0xb2a2 <k_attend_values_q8+0x992>
 	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
-	WORD $0xac7d // jge 0xaba0 <k_attend_values_q8+0x13c0>
+	WORD $0xac7d // jge 0xbcd0 <k_attend_values_q8+0x13c0>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x10678b4c // movq 0x10(%rdi), %r12
 	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
@@ -9533,7 +10370,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x0000cbe9; BYTE $0x00 // jmp 0xace3 <k_attend_values_q8+0x1503>
+	LONG $0x0000cbe9; BYTE $0x00 // jmp 0xbe13 <k_attend_values_q8+0x1503>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	QUAD $0xfd246421487dd262 // vpmovsxbd -0x30(%r12), %zmm4
@@ -9569,16 +10406,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
 	LONG $0x487cf162; WORD $0xde28 // vmovaps %zmm6, %zmm3
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xfec9840f; WORD $0xffff // je 0xabac <k_attend_values_q8+0x13cc>
+	LONG $0xfec9840f; WORD $0xffff // je 0xbcdc <k_attend_values_q8+0x13cc>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xff37830f; WORD $0xffff // jae 0xac23 <k_attend_values_q8+0x1443>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0xff37830f; WORD $0xffff // jae 0xbd53 <k_attend_values_q8+0x1443>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0xff21840f; WORD $0xffff // je 0xac20 <k_attend_values_q8+0x1440>
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0xff21840f; WORD $0xffff // je 0xbd50 <k_attend_values_q8+0x1440>
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
-	LONG $0xffff13e9; BYTE $0xff // jmp 0xac20 <k_attend_values_q8+0x1440>
+	LONG $0xffff13e9; BYTE $0xff // jmp 0xbd50 <k_attend_values_q8+0x1440>
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
 	LONG $0x28568b49 // movq 0x28(%r14), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -9614,27 +10451,27 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
 	WORD $0x014d; BYTE $0xe4 // addq %r12, %r12
 	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
-	WORD $0x1ceb // jmp 0xadac <k_attend_values_q8+0x15cc>
+	WORD $0x1ceb // jmp 0xbedc <k_attend_values_q8+0x15cc>
 	LONG $0x487cb162; WORD $0x0411; BYTE $0x9b // vmovups %zmm0, (%rbx,%r11,4)
 	LONG $0x10c18348 // addq $0x10, %rcx
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0x10c38349 // addq $0x10, %r11
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xf3e08f0f; WORD $0xffff // jg 0xa18c <k_attend_values_q8+0x9ac>
+	LONG $0xf3e08f0f; WORD $0xffff // jg 0xb2bc <k_attend_values_q8+0x9ac>
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
-	WORD $0xdb7d // jge 0xad90 <k_attend_values_q8+0x15b0>
+	WORD $0xdb7d // jge 0xbec0 <k_attend_values_q8+0x15b0>
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
 	LONG $0x05eec149 // shrq $0x5, %r14
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
 	LONG $0x10498b4d // movq 0x10(%r9), %r9
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	WORD $0x6474 // je 0xae30 <k_attend_values_q8+0x1650>
+	WORD $0x6474 // je 0xbf60 <k_attend_values_q8+0x1650>
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	LONG $0x77348d4f // leaq (%r15,%r14,2), %r14
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x41eb // jmp 0xae1e <k_attend_values_q8+0x163e>
+	WORD $0x41eb // jmp 0xbf4e <k_attend_values_q8+0x163e>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487dd262; WORD $0x0921 // vpmovsxbd (%r9), %zmm1
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
@@ -9648,18 +10485,18 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
 	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
-	LONG $0xff72840f; WORD $0xffff // je 0xad90 <k_attend_values_q8+0x15b0>
+	LONG $0xff72840f; WORD $0xffff // je 0xbec0 <k_attend_values_q8+0x15b0>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xbd73 // jae 0xade0 <k_attend_values_q8+0x1600>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	WORD $0xbd73 // jae 0xbf10 <k_attend_values_q8+0x1600>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	LONG $0x404e180f // prefetcht0 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0xb0eb // jmp 0xade0 <k_attend_values_q8+0x1600>
+	WORD $0xb0eb // jmp 0xbf10 <k_attend_values_q8+0x1600>
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	LONG $0x77348d4f // leaq (%r15,%r14,2), %r14
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x4deb // jmp 0xae8e <k_attend_values_q8+0x16ae>
+	WORD $0x4deb // jmp 0xbfbe <k_attend_values_q8+0x16ae>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487dd262; WORD $0x0921 // vpmovsxbd (%r9), %zmm1
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
@@ -9673,159 +10510,215 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
 	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
-	LONG $0xff02840f; WORD $0xffff // je 0xad90 <k_attend_values_q8+0x15b0>
+	LONG $0xff02840f; WORD $0xffff // je 0xbec0 <k_attend_values_q8+0x15b0>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0xbd73 // jae 0xae50 <k_attend_values_q8+0x1670>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	WORD $0xbd73 // jae 0xbf80 <k_attend_values_q8+0x1670>
+	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xb4eb // jmp 0xae50 <k_attend_values_q8+0x1670>
+	WORD $0xb4eb // jmp 0xbf80 <k_attend_values_q8+0x1670>
 	LONG $0x00401f0f // nopl (%rax)
 
 	// attend_merge
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02b78e0f; WORD $0x0000 // jle 0xb164 <k_attend_merge+0x2c4>
+	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03cd8e0f; WORD $0x0000 // jle 0xc3aa <k_attend_merge+0x3da>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x02ca0518487df262; WORD $0x0000 // vbroadcastss 0x2ca(%rip), %zmm0 # 0xb190 <k_attend_merge+0x2f0>
-	QUAD $0x02d00d18487df262; WORD $0x0000 // vbroadcastss 0x2d0(%rip), %zmm1 # 0xb1a0 <k_attend_merge+0x300>
-	QUAD $0x02d21518487df262; WORD $0x0000 // vbroadcastss 0x2d2(%rip), %zmm2 # 0xb1ac <k_attend_merge+0x30c>
-	QUAD $0x02c01d18487df262; WORD $0x0000 // vbroadcastss 0x2c0(%rip), %zmm3 # 0xb1a4 <k_attend_merge+0x304>
-	QUAD $0x02ba2518487df262; WORD $0x0000 // vbroadcastss 0x2ba(%rip), %zmm4 # 0xb1a8 <k_attend_merge+0x308>
-	QUAD $0x02c02d18487df262; WORD $0x0000 // vbroadcastss 0x2c0(%rip), %zmm5 # 0xb1b8 <k_attend_merge+0x318>
-	QUAD $0x02823518487df262; WORD $0x0000 // vbroadcastss 0x282(%rip), %zmm6 # 0xb184 <k_attend_merge+0x2e4>
-	QUAD $0x028c3d18487df262; WORD $0x0000 // vbroadcastss 0x28c(%rip), %zmm7 # 0xb198 <k_attend_merge+0x2f8>
-	QUAD $0x029e0518487d7262; WORD $0x0000 // vbroadcastss 0x29e(%rip), %zmm8 # 0xb1b4 <k_attend_merge+0x314>
-	QUAD $0x02900d18487d7262; WORD $0x0000 // vbroadcastss 0x290(%rip), %zmm9 # 0xb1b0 <k_attend_merge+0x310>
-	QUAD $0x02621518487d7262; WORD $0x0000 // vbroadcastss 0x262(%rip), %zmm10 # 0xb18c <k_attend_merge+0x2ec>
-	QUAD $0x024c1d18487d7262; WORD $0x0000 // vbroadcastss 0x24c(%rip), %zmm11 # 0xb180 <k_attend_merge+0x2e0>
-	QUAD $0x0000024c25107ac5 // vmovss 0x24c(%rip), %xmm12 # 0xb188 <k_attend_merge+0x2e8>
-	QUAD $0x0002572d187962c4; BYTE $0x00 // vbroadcastss 0x257(%rip), %xmm13 # 0xb19c <k_attend_merge+0x2fc>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x16eb // jmp 0xaf60 <k_attend_merge+0xc0>
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	QUAD $0x03c40518487df262; WORD $0x0000 // vbroadcastss 0x3c4(%rip), %zmm0 # 0xc3d0 <k_attend_merge+0x400>
+	QUAD $0x03ce0d18487df262; WORD $0x0000 // vbroadcastss 0x3ce(%rip), %zmm1 # 0xc3e4 <k_attend_merge+0x414>
+	QUAD $0x03bc1518487df262; WORD $0x0000 // vbroadcastss 0x3bc(%rip), %zmm2 # 0xc3dc <k_attend_merge+0x40c>
+	QUAD $0x03b61d18487df262; WORD $0x0000 // vbroadcastss 0x3b6(%rip), %zmm3 # 0xc3e0 <k_attend_merge+0x410>
+	QUAD $0x03902518487df262; WORD $0x0000 // vbroadcastss 0x390(%rip), %zmm4 # 0xc3c4 <k_attend_merge+0x3f4>
+	QUAD $0x03b22d18487df262; WORD $0x0000 // vbroadcastss 0x3b2(%rip), %zmm5 # 0xc3f0 <k_attend_merge+0x420>
+	QUAD $0x03903518487df262; WORD $0x0000 // vbroadcastss 0x390(%rip), %zmm6 # 0xc3d8 <k_attend_merge+0x408>
+	QUAD $0x039a3d18487df262; WORD $0x0000 // vbroadcastss 0x39a(%rip), %zmm7 # 0xc3ec <k_attend_merge+0x41c>
+	QUAD $0x038c0518487d7262; WORD $0x0000 // vbroadcastss 0x38c(%rip), %zmm8 # 0xc3e8 <k_attend_merge+0x418>
+	QUAD $0x03660d18487d7262; WORD $0x0000 // vbroadcastss 0x366(%rip), %zmm9 # 0xc3cc <k_attend_merge+0x3fc>
+	QUAD $0x03501518487d7262; WORD $0x0000 // vbroadcastss 0x350(%rip), %zmm10 # 0xc3c0 <k_attend_merge+0x3f0>
+	QUAD $0x000003501d107ac5 // vmovss 0x350(%rip), %xmm11 # 0xc3c8 <k_attend_merge+0x3f8>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
+	WORD $0x27eb // jmp 0xc0b1 <k_attend_merge+0xe1>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x04c68348 // addq $0x4, %rsi
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0x01fb840f; WORD $0x0000 // je 0xb15b <k_attend_merge+0x2bb>
-	LONG $0x107a21c4; WORD $0x8234 // vmovss (%rdx,%r8,4), %xmm14
-	LONG $0x2e7841c4; BYTE $0xe6 // vucomiss %xmm14, %xmm12
-	WORD $0xe373 // jae 0xaf50 <k_attend_merge+0xb0>
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x107a21c4; WORD $0x813c // vmovss (%rcx,%r8,4), %xmm15
-	LONG $0x0806c162; WORD $0xc65f // vmaxss %xmm14, %xmm15, %xmm16
-	LONG $0x08063162; WORD $0xf85c // vsubss %xmm16, %xmm15, %xmm15
-	LONG $0x080e3162; WORD $0xf05c // vsubss %xmm16, %xmm14, %xmm14
-	LONG $0x210143c4; WORD $0x1cf6 // vinsertps $0x1c, %xmm14, %xmm15, %xmm14 # xmm14 = xmm15[0],xmm14[0],zero,zero
-	LONG $0x487c5162; WORD $0xfe5f // vmaxps %zmm14, %zmm0, %zmm15
-	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
-	LONG $0x4804e162; WORD $0xca59 // vmulps %zmm2, %zmm15, %zmm17
-	LONG $0x487da362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm17, %zmm17
-	LONG $0x40757262; WORD $0xfbb8 // vfmadd231ps %zmm3, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm3) + zmm15
-	LONG $0x40757262; WORD $0xfcb8 // vfmadd231ps %zmm4, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm4) + zmm15
-	LONG $0x487ce162; WORD $0xd528 // vmovaps %zmm5, %zmm18
-	LONG $0x4805e262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm6
-	LONG $0x4805e262; WORD $0xd7a8 // vfmadd213ps %zmm7, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm7
-	LONG $0x4805c262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm8
-	LONG $0x4805c262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm9
-	LONG $0x4805c262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm10
-	LONG $0x4804c162; WORD $0xdf59 // vmulps %zmm15, %zmm15, %zmm19
-	LONG $0x406dc262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm15
-	LONG $0x40645162; WORD $0xfb58 // vaddps %zmm11, %zmm19, %zmm15
-	LONG $0x48053262; WORD $0xf92c // vscalefps %zmm17, %zmm15, %zmm15
-	LONG $0x4874d162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm14, %zmm1, %k1
-	LONG $0x497d5362; WORD $0xfd18; BYTE $0x00 // vinsertf32x4 $0x0, %xmm13, %zmm0, %zmm15 {%k1}
-	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
-	LONG $0xc97cc162; WORD $0xcf28 // vmovaps %zmm15, %zmm17 {%k1} {z}
-	LONG $0x487d3262; WORD $0xf118 // vbroadcastss %xmm17, %zmm14
-	LONG $0x087ea162; WORD $0xd116 // vmovshdup %xmm17, %xmm18 # xmm18 = xmm17[1,1,3,3]
-	LONG $0x48fd3262; WORD $0xfa19 // vbroadcastsd %xmm18, %zmm15
-	LONG $0x087ea162; WORD $0x0411; BYTE $0x81 // vmovss %xmm16, (%rcx,%r8,4)
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	LONG $0x006ea162; WORD $0x0459; BYTE $0x81 // vmulss (%rcx,%r8,4), %xmm18, %xmm16
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x0075a262; WORD $0x04b9; BYTE $0x81 // vfmadd231ss (%rcx,%r8,4), %xmm17, %xmm16 # xmm16 = (xmm17 * mem) + xmm16
-	LONG $0x087ea162; WORD $0x0411; BYTE $0x81 // vmovss %xmm16, (%rcx,%r8,4)
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x18778b4c // movq 0x18(%rdi), %r14
-	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x8b0c8d4c // leaq (%rbx,%rcx,4), %r9
-	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x8e148d4d // leaq (%r14,%rcx,4), %r10
+	LONG $0x10c58349 // addq $0x10, %r13
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xf0c28348 // addq $-0x10, %rdx
+	LONG $0x24448348; WORD $0x4008 // addq $0x40, 0x8(%rsp)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x3949; BYTE $0xcd // cmpq %rcx, %r13
+	LONG $0x02eb8d0f; WORD $0x0000 // jge 0xc39c <k_attend_merge+0x3cc>
+	LONG $0x10fa8348 // cmpq $0x10, %rdx
+	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
+	LONG $0xc24c0f4c // cmovlq %rdx, %r8
+	LONG $0x02f88349 // cmpq $0x2, %r8
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0xc04c0f4c // cmovlq %rax, %r8
+	WORD $0x294c; BYTE $0xe9 // subq %r13, %rcx
+	LONG $0xa9048d4b // leaq (%r9,%r13,4), %rax
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0x227f // jg 0xc100 <k_attend_merge+0x130>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc97c7162; WORD $0x2810 // vmovups (%rax), %zmm13 {%k1} {z}
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0xc97c3162; WORD $0x2410; BYTE $0xae // vmovups (%rsi,%r13,4), %zmm12 {%k1} {z}
+	WORD $0x13eb // jmp 0xc111 <k_attend_merge+0x141>
+	WORD $0x9066 // nop
+	LONG $0x487c7162; WORD $0x2810 // vmovups (%rax), %zmm13
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x487c3162; WORD $0x2410; BYTE $0xae // vmovups (%rsi,%r13,4), %zmm12
+	LONG $0x48145162; WORD $0xf45f // vmaxps %zmm12, %zmm13, %zmm14
+	LONG $0x48145162; WORD $0xee5c // vsubps %zmm14, %zmm13, %zmm13
+	LONG $0x487c5162; WORD $0xfd5f // vmaxps %zmm13, %zmm0, %zmm15
+	LONG $0x4804e162; WORD $0xc159 // vmulps %zmm1, %zmm15, %zmm16
+	LONG $0x487da362; WORD $0xc008; BYTE $0x08 // vrndscaleps $0x8, %zmm16, %zmm16
+	LONG $0x407d7262; WORD $0xfab8 // vfmadd231ps %zmm2, %zmm16, %zmm15 # zmm15 = (zmm16 * zmm2) + zmm15
+	LONG $0x407d7262; WORD $0xfbb8 // vfmadd231ps %zmm3, %zmm16, %zmm15 # zmm15 = (zmm16 * zmm3) + zmm15
+	LONG $0x487ce162; WORD $0xcd28 // vmovaps %zmm5, %zmm17
+	LONG $0x4805e262; WORD $0xcca8 // vfmadd213ps %zmm4, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm4
+	LONG $0x4805e262; WORD $0xcea8 // vfmadd213ps %zmm6, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm6
+	LONG $0x4805e262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm7
+	LONG $0x4805c262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm8
+	LONG $0x4805c262; WORD $0xc9a8 // vfmadd213ps %zmm9, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm9
+	LONG $0x4804c162; WORD $0xd759 // vmulps %zmm15, %zmm15, %zmm18
+	LONG $0x4075c262; WORD $0xd7a8 // vfmadd213ps %zmm15, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm18) + zmm15
+	LONG $0x406c5162; WORD $0xfa58 // vaddps %zmm10, %zmm18, %zmm15
+	LONG $0x4814f162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm13, %k1
+	LONG $0xc9053262; WORD $0xe82c // vscalefps %zmm16, %zmm15, %zmm13 {%k1} {z}
+	QUAD $0xb024ac11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm13, 0xb0(%rsp)
+	LONG $0x481c5162; WORD $0xe65c // vsubps %zmm14, %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xec5f // vmaxps %zmm12, %zmm0, %zmm13
+	LONG $0x48147162; WORD $0xf959 // vmulps %zmm1, %zmm13, %zmm15
+	LONG $0x487d5362; WORD $0xff08; BYTE $0x08 // vrndscaleps $0x8, %zmm15, %zmm15
+	LONG $0x48057262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm15, %zmm13 # zmm13 = (zmm15 * zmm2) + zmm13
+	LONG $0x48057262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm15, %zmm13 # zmm13 = (zmm15 * zmm3) + zmm13
+	LONG $0x487ce162; WORD $0xc528 // vmovaps %zmm5, %zmm16
+	LONG $0x4815e262; WORD $0xc4a8 // vfmadd213ps %zmm4, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm4
+	LONG $0x4815e262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm6
+	LONG $0x4815e262; WORD $0xc7a8 // vfmadd213ps %zmm7, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm7
+	LONG $0x4815c262; WORD $0xc0a8 // vfmadd213ps %zmm8, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm8
+	LONG $0x4815c262; WORD $0xc1a8 // vfmadd213ps %zmm9, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm9
+	LONG $0x4814c162; WORD $0xcd59 // vmulps %zmm13, %zmm13, %zmm17
+	LONG $0x407dc262; WORD $0xcda8 // vfmadd213ps %zmm13, %zmm16, %zmm17 # zmm17 = (zmm16 * zmm17) + zmm13
+	LONG $0x40745162; WORD $0xea58 // vaddps %zmm10, %zmm17, %zmm13
+	LONG $0x481cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm12, %k1
+	LONG $0xc9155262; WORD $0xe72c // vscalefps %zmm15, %zmm13, %zmm12 {%k1} {z}
+	QUAD $0x7024a411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm12, 0x70(%rsp)
+	QUAD $0x3024b411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm14, 0x30(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xfe7f8e0f; WORD $0xffff // jle 0xc090 <k_attend_merge+0xc0>
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x15eb // jmp 0xc230 <k_attend_merge+0x260>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x04c68349 // addq $0x4, %r14
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	LONG $0xfe60840f; WORD $0xffff // je 0xc090 <k_attend_merge+0xc0>
+	LONG $0x2f0c8d4b // leaq (%r15,%r13), %rcx
+	LONG $0x1c2e78c5; BYTE $0x8e // vucomiss (%rsi,%rcx,4), %xmm11
+	WORD $0xe573 // jae 0xc220 <k_attend_merge+0x250>
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	QUAD $0x2cbc6418487d3262 // vbroadcastss 0xb0(%rsp,%r15,4), %zmm12
+	QUAD $0x1cbc6c18487d3262 // vbroadcastss 0x70(%rsp,%r15,4), %zmm13
+	LONG $0x107a21c4; WORD $0xbc74; BYTE $0x30 // vmovss 0x30(%rsp,%r15,4), %xmm14
+	LONG $0x117a41c4; WORD $0x8934 // vmovss %xmm14, (%r9,%rcx,4)
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
+	LONG $0x345912c5; BYTE $0x8a // vmulss (%rdx,%rcx,4), %xmm13, %xmm14
+	LONG $0xb91962c4; WORD $0x8834 // vfmadd231ss (%rax,%rcx,4), %xmm12, %xmm14 # xmm14 = (xmm12 * mem) + xmm14
+	LONG $0x34117ac5; BYTE $0x88 // vmovss %xmm14, (%rax,%rcx,4)
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	LONG $0x80248d4e // leaq (%rax,%r8,4), %r12
+	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0xb077 <k_attend_merge+0x1d7>
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0xb119 <k_attend_merge+0x279>
-	LONG $0xf0598d4c // leaq -0x10(%rcx), %r11
-	LONG $0x10fb8349 // cmpq $0x10, %r11
-	WORD $0x1373 // jae 0xb094 <k_attend_merge+0x1f4>
-	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x7274 // je 0xb101 <k_attend_merge+0x261>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0xb119 <k_attend_merge+0x279>
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	LONG $0x04ecc149 // shrq $0x4, %r12
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0xfee48349 // andq $-0x2, %r12
-	LONG $0xeeaf0f4c // imulq %rsi, %r13
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	LONG $0xfeaf0f4c // imulq %rsi, %r15
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xffbe445948048162 // vmulps -0x40(%r14,%r15,4), %zmm15, %zmm16
-	QUAD $0xffbb44b8480da262 // vfmadd231ps -0x40(%rbx,%r15,4), %zmm14, %zmm16 # zmm16 = (zmm14 * mem) + zmm16
-	QUAD $0xffbb4411487ca162 // vmovups %zmm16, -0x40(%rbx,%r15,4)
-	LONG $0x48048162; WORD $0x0459; BYTE $0xbe // vmulps (%r14,%r15,4), %zmm15, %zmm16
-	LONG $0x480da262; WORD $0x04b8; BYTE $0xbb // vfmadd231ps (%rbx,%r15,4), %zmm14, %zmm16 # zmm16 = (zmm14 * mem) + zmm16
-	LONG $0x487ca162; WORD $0x0411; BYTE $0xbb // vmovups %zmm16, (%rbx,%r15,4)
-	LONG $0x20c78349 // addq $0x20, %r15
-	LONG $0xfec48349 // addq $-0x2, %r12
-	WORD $0xc975 // jne 0xb0c0 <k_attend_merge+0x220>
-	LONG $0xf05f8d49 // leaq -0x10(%r15), %rbx
-	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x1875 // jne 0xb119 <k_attend_merge+0x279>
-	LONG $0x4804c162; WORD $0x0459; BYTE $0x9a // vmulps (%r10,%rbx,4), %zmm15, %zmm16
-	LONG $0x480dc262; WORD $0x04b8; BYTE $0x99 // vfmadd231ps (%r9,%rbx,4), %zmm14, %zmm16 # zmm16 = (zmm14 * mem) + zmm16
-	LONG $0x487cc162; WORD $0x0411; BYTE $0x99 // vmovups %zmm16, (%r9,%rbx,4)
-	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
-	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfe2e8e0f; WORD $0xffff // jle 0xaf50 <k_attend_merge+0xb0>
-	WORD $0xd929 // subl %ebx, %ecx
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	LONG $0xc97cc162; WORD $0x0410; BYTE $0x99 // vmovups (%r9,%rbx,4), %zmm16 {%k1} {z}
-	LONG $0xc97cc162; WORD $0x0c10; BYTE $0x9a // vmovups (%r10,%rbx,4), %zmm17 {%k1} {z}
-	LONG $0x48043162; WORD $0xf959 // vmulps %zmm17, %zmm15, %zmm15
-	LONG $0x480d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm14, %zmm15 # zmm15 = (zmm14 * zmm16) + zmm15
-	LONG $0x497c5162; WORD $0x3c11; BYTE $0x99 // vmovups %zmm15, (%r9,%rbx,4) {%k1}
-	LONG $0xfffdf5e9; BYTE $0xff // jmp 0xaf50 <k_attend_merge+0xb0>
+	WORD $0x0d7d // jge 0xc2b4 <k_attend_merge+0x2e4>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0xc359 <k_attend_merge+0x389>
+	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
+	LONG $0x10f98349 // cmpq $0x10, %r9
+	WORD $0x0973 // jae 0xc2c7 <k_attend_merge+0x2f7>
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x64eb // jmp 0xc32b <k_attend_merge+0x35b>
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	LONG $0x04e8c149 // shrq $0x4, %r8
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0xfee08349 // andq $-0x2, %r8
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xff96745948147162 // vmulps -0x40(%rsi,%rdx,4), %zmm13, %zmm14
+	QUAD $0xff9074b8481d7262 // vfmadd231ps -0x40(%rax,%rdx,4), %zmm12, %zmm14 # zmm14 = (zmm12 * mem) + zmm14
+	QUAD $0xff907411487c7162 // vmovups %zmm14, -0x40(%rax,%rdx,4)
+	LONG $0x48147162; WORD $0x3459; BYTE $0x96 // vmulps (%rsi,%rdx,4), %zmm13, %zmm14
+	LONG $0x481d7262; WORD $0x34b8; BYTE $0x90 // vfmadd231ps (%rax,%rdx,4), %zmm12, %zmm14 # zmm14 = (zmm12 * mem) + zmm14
+	LONG $0x487c7162; WORD $0x3411; BYTE $0x90 // vmovups %zmm14, (%rax,%rdx,4)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0xfec08349 // addq $-0x2, %r8
+	WORD $0xc975 // jne 0xc2f0 <k_attend_merge+0x320>
+	LONG $0xf0428d48 // leaq -0x10(%rdx), %rax
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x10c1f641 // testb $0x10, %r9b
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x1d75 // jne 0xc359 <k_attend_merge+0x389>
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x48145162; WORD $0x3459; BYTE $0x83 // vmulps (%r11,%rax,4), %zmm13, %zmm14
+	LONG $0x481d5262; WORD $0x34b8; BYTE $0x84 // vfmadd231ps (%r12,%rax,4), %zmm12, %zmm14 # zmm14 = (zmm12 * mem) + zmm14
+	LONG $0x487c5162; WORD $0x3411; BYTE $0x84 // vmovups %zmm14, (%r12,%rax,4)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xfebe8e0f; WORD $0xffff // jle 0xc220 <k_attend_merge+0x250>
+	WORD $0xc129 // subl %eax, %ecx
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc97c5162; WORD $0x3410; BYTE $0x84 // vmovups (%r12,%rax,4), %zmm14 {%k1} {z}
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xc97c7162; WORD $0x3c10; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm15 {%k1} {z}
+	LONG $0x48145162; WORD $0xef59 // vmulps %zmm15, %zmm13, %zmm13
+	LONG $0x481d5262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm12, %zmm13 # zmm13 = (zmm12 * zmm14) + zmm13
+	LONG $0x497c5162; WORD $0x2c11; BYTE $0x84 // vmovups %zmm13, (%r12,%rax,4) {%k1}
+	LONG $0xfffe84e9; BYTE $0xff // jmp 0xc220 <k_attend_merge+0x250>
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -9855,9 +10748,6 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xae // scasb %es:(%rdi), %al
 	WORD $0x00c2; BYTE $0x00 // retq $0x0
 	LONG $0x89088000; WORD $0x3c08 // addb %al, 0x3c088908(%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x72187f80 // cmpb $0x72, 0x18(%rdi)
-	WORD $0x42b1 // movb $0x42, %cl
 	LONG $0xbf318000; WORD $0x8083 // addb %al, -0x7f7c40cf(%rax)
 	BYTE $0x5e // popq %rsi
 	WORD $0x3b39 // cmpl %edi, (%rbx)
@@ -9868,13 +10758,21 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x0003 // addl (%rax), %eax
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x00003d00; WORD $0x0000 // addb %bh, (%rip) # 0xb1d5 <k_attend_merge+0x335>
+	LONG $0x00003d00; WORD $0x0000 // addb %bh, (%rip) # 0xc415 <k_attend_merge+0x445>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3b00 // addb %bh, (%rbx)
 	WORD $0x0000 // addb %al, (%rax)

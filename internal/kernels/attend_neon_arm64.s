@@ -187,8 +187,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff6c0 // b.eq 0x180 <k_attend_scores+0x180>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc42 // b.hs 0x238 <k_attend_scores+0x238>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffde // b 0x238 <k_attend_scores+0x238>
 	WORD $0x910021e8 // add x8, x15, #0x8
@@ -300,7 +300,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff6c0 // b.eq 0x344 <k_attend_scores+0x344>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc42 // b.hs 0x3fc <k_attend_scores+0x3fc>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffdf // b 0x3fc <k_attend_scores+0x3fc>
 	WORD $0x927dedaf // and x15, x13, #0x7ffffffffffffff8
@@ -437,8 +437,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff960 // b.eq 0x5bc <k_attend_scores+0x5bc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffde2 // b.hs 0x654 <k_attend_scores+0x654>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffeb // b 0x654 <k_attend_scores+0x654>
 	WORD $0xaa0303ee // mov x14, x3
@@ -465,7 +465,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff5e0 // b.eq 0x5bc <k_attend_scores+0x5bc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffde2 // b.hs 0x6c4 <k_attend_scores+0x6c4>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffec // b 0x6c4 <k_attend_scores+0x6c4>
 	WORD $0xaa1003ef // mov x15, x16
@@ -561,8 +561,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff960 // b.eq 0x7ac <k_attend_scores+0x7ac>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x84c <k_attend_scores+0x84c>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffed // b 0x84c <k_attend_scores+0x84c>
 	WORD $0xaa0403ee // mov x14, x4
@@ -585,7 +585,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff660 // b.eq 0x7ac <k_attend_scores+0x7ac>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x8ac <k_attend_scores+0x8ac>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffee // b 0x8ac <k_attend_scores+0x8ac>
 	WORD $0xaa1f03f1 // mov x17, xzr
@@ -626,8 +626,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000340 // b.eq 0x9ec <k_attend_scores+0x9ec>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffea2 // b.hs 0x960 <k_attend_scores+0x960>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff1 // b 0x960 <k_attend_scores+0x960>
 	WORD $0xad7f95c4 // ldp q4, q5, [x14, #-0x10]
@@ -642,7 +642,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000140 // b.eq 0x9ec <k_attend_scores+0x9ec>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffea2 // b.hs 0x9a0 <k_attend_scores+0x9a0>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff2 // b 0x9a0 <k_attend_scores+0x9a0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -723,8 +723,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffdca // b.ge 0xac0 <k_attend_scores+0xac0>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffea2 // b.hs 0xae4 <k_attend_scores+0xae4>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff1 // b 0xae4 <k_attend_scores+0xae4>
 	WORD $0xeb0b011f // cmp x8, x11
@@ -748,7 +748,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffdca // b.ge 0xb24 <k_attend_scores+0xb24>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffea2 // b.hs 0xb48 <k_attend_scores+0xb48>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff2 // b 0xb48 <k_attend_scores+0xb48>
 	WORD $0xaa1f03ed // mov x13, xzr
@@ -780,8 +780,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540002a0 // b.eq 0xc40 <k_attend_scores+0xc40>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54ffff02 // b.hs 0xbd4 <k_attend_scores+0xbd4>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff4 // b 0xbd4 <k_attend_scores+0xbd4>
 	WORD $0xad7f8d82 // ldp q2, q3, [x12, #-0x10]
@@ -793,7 +793,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000100 // b.eq 0xc40 <k_attend_scores+0xc40>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54ffff02 // b.hs 0xc08 <k_attend_scores+0xc08>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff5 // b 0xc08 <k_attend_scores+0xc08>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -989,8 +989,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff680 // b.eq 0xdf8 <k_attend_scores_f16+0x180>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc02 // b.hs 0xeb0 <k_attend_scores_f16+0x238>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffdc // b 0xeb0 <k_attend_scores_f16+0x238>
 	WORD $0x910021e8 // add x8, x15, #0x8
@@ -1104,7 +1104,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff680 // b.eq 0xfc4 <k_attend_scores_f16+0x34c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc02 // b.hs 0x107c <k_attend_scores_f16+0x404>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffdd // b 0x107c <k_attend_scores_f16+0x404>
 	WORD $0x927dedaf // and x15, x13, #0x7ffffffffffffff8
@@ -1243,8 +1243,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff920 // b.eq 0x1244 <k_attend_scores_f16+0x5cc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x12dc <k_attend_scores_f16+0x664>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffe9 // b 0x12dc <k_attend_scores_f16+0x664>
 	WORD $0xaa0303ee // mov x14, x3
@@ -1273,7 +1273,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff560 // b.eq 0x1244 <k_attend_scores_f16+0x5cc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x1354 <k_attend_scores_f16+0x6dc>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffea // b 0x1354 <k_attend_scores_f16+0x6dc>
 	WORD $0xaa1003ef // mov x15, x16
@@ -1373,8 +1373,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff8e0 // b.eq 0x1444 <k_attend_scores_f16+0x7cc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x14e4 <k_attend_scores_f16+0x86c>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffe9 // b 0x14e4 <k_attend_scores_f16+0x86c>
 	WORD $0xaa0403ee // mov x14, x4
@@ -1401,7 +1401,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff560 // b.eq 0x1444 <k_attend_scores_f16+0x7cc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x1554 <k_attend_scores_f16+0x8dc>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffea // b 0x1554 <k_attend_scores_f16+0x8dc>
 	WORD $0xaa1f03f1 // mov x17, xzr
@@ -1444,8 +1444,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000380 // b.eq 0x16b4 <k_attend_scores_f16+0xa3c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe62 // b.hs 0x1618 <k_attend_scores_f16+0x9a0>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffef // b 0x1618 <k_attend_scores_f16+0x9a0>
 	WORD $0x6d7f95c4 // ldp d4, d5, [x14, #-0x8]
@@ -1462,7 +1462,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000140 // b.eq 0x16b4 <k_attend_scores_f16+0xa3c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe62 // b.hs 0x1660 <k_attend_scores_f16+0x9e8>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff0 // b 0x1660 <k_attend_scores_f16+0x9e8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -1547,8 +1547,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffd4a // b.ge 0x1788 <k_attend_scores_f16+0xb10>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x17ac <k_attend_scores_f16+0xb34>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffed // b 0x17ac <k_attend_scores_f16+0xb34>
 	WORD $0xeb0b011f // cmp x8, x11
@@ -1576,7 +1576,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffd4a // b.ge 0x17fc <k_attend_scores_f16+0xb84>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x1820 <k_attend_scores_f16+0xba8>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffee // b 0x1820 <k_attend_scores_f16+0xba8>
 	WORD $0xaa1f03ed // mov x13, xzr
@@ -1610,8 +1610,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540002e0 // b.eq 0x1938 <k_attend_scores_f16+0xcc0>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffec2 // b.hs 0x18bc <k_attend_scores_f16+0xc44>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff2 // b 0x18bc <k_attend_scores_f16+0xc44>
 	WORD $0x6d7f8d82 // ldp d2, d3, [x12, #-0x8]
@@ -1625,7 +1625,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000100 // b.eq 0x1938 <k_attend_scores_f16+0xcc0>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffec2 // b.hs 0x18f8 <k_attend_scores_f16+0xc80>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff3 // b 0x18f8 <k_attend_scores_f16+0xc80>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -1842,7 +1842,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
 	WORD $0x1400002a // b 0x1d20 <k_attend_scores_q8+0x3b0>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x2d7fef1a // ldp s26, s27, [x24, #-0x4]
 	WORD $0x910007cf // add x15, x30, #0x1
@@ -1885,7 +1885,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffb22 // b.hs 0x1c88 <k_attend_scores_q8+0x318>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x54fffa6c // b.gt 0x1c7c <k_attend_scores_q8+0x30c>
 	WORD $0x5280080f // mov w15, #0x40 // =64
 	WORD $0x17ffffd3 // b 0x1c84 <k_attend_scores_q8+0x314>
@@ -2015,7 +2015,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
 	WORD $0x1400001e // b 0x1fa4 <k_attend_scores_q8+0x634>
 	WORD $0x52801017 // mov w23, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b170129 // add x9, x9, x23
 	WORD $0x2d7fcf12 // ldp s18, s19, [x24, #-0x4]
 	WORD $0x91000757 // add x23, x26, #0x1
@@ -2046,7 +2046,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffca2 // b.hs 0x1f3c <k_attend_scores_q8+0x5cc>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x54fffbec // b.gt 0x1f30 <k_attend_scores_q8+0x5c0>
 	WORD $0x52800817 // mov w23, #0x40 // =64
 	WORD $0x17ffffdf // b 0x1f38 <k_attend_scores_q8+0x5c8>
@@ -2150,7 +2150,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1603f9 // mov x25, x22
 	WORD $0x14000024 // b 0x21d8 <k_attend_scores_q8+0x868>
 	WORD $0x52801016 // mov w22, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b160129 // add x9, x9, x22
 	WORD $0x2d7f56f4 // ldp s20, s21, [x23, #-0x8]
 	WORD $0x91000736 // add x22, x25, #0x1
@@ -2187,7 +2187,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffbe2 // b.hs 0x2158 <k_attend_scores_q8+0x7e8>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x54fffb2c // b.gt 0x214c <k_attend_scores_q8+0x7dc>
 	WORD $0x52800816 // mov w22, #0x40 // =64
 	WORD $0x17ffffd9 // b 0x2154 <k_attend_scores_q8+0x7e4>
@@ -2244,7 +2244,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x14000018 // b 0x2320 <k_attend_scores_q8+0x9b0>
 	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0x2d7f9ca6 // ldp s6, s7, [x5, #-0x4]
 	WORD $0x910004e4 // add x4, x7, #0x1
@@ -2269,7 +2269,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffd62 // b.hs 0x22d0 <k_attend_scores_q8+0x960>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x54fffcac // b.gt 0x22c4 <k_attend_scores_q8+0x954>
 	WORD $0x52800804 // mov w4, #0x40 // =64
 	WORD $0x17ffffe5 // b 0x22cc <k_attend_scores_q8+0x95c>
@@ -2365,7 +2365,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1403f7 // mov x23, x20
 	WORD $0x1400001f // b 0x2520 <k_attend_scores_q8+0xbb0>
 	WORD $0x52801014 // mov w20, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b140129 // add x9, x9, x20
 	WORD $0x2d7f46b0 // ldp s16, s17, [x21, #-0x8]
 	WORD $0x910006f4 // add x20, x23, #0x1
@@ -2397,7 +2397,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc82 // b.hs 0x24b4 <k_attend_scores_q8+0xb44>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x54fffbcc // b.gt 0x24a8 <k_attend_scores_q8+0xb38>
 	WORD $0x52800814 // mov w20, #0x40 // =64
 	WORD $0x17ffffde // b 0x24b0 <k_attend_scores_q8+0xb40>
@@ -2441,7 +2441,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
 	WORD $0x14000015 // b 0x2628 <k_attend_scores_q8+0xcb8>
 	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b030129 // add x9, x9, x3
 	WORD $0x2d7f9484 // ldp s4, s5, [x4, #-0x4]
 	WORD $0x910004c3 // add x3, x6, #0x1
@@ -2463,7 +2463,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffdc2 // b.hs 0x25e4 <k_attend_scores_q8+0xc74>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x54fffd0c // b.gt 0x25d8 <k_attend_scores_q8+0xc68>
 	WORD $0x52800803 // mov w3, #0x40 // =64
 	WORD $0x17ffffe8 // b 0x25e0 <k_attend_scores_q8+0xc70>
@@ -2487,286 +2487,1173 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// attend_weights
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400230b // b.lt 0x2aec <k_attend_weights+0x468>
-	WORD $0x6dbb2beb // stp d11, d10, [sp, #-0x50]!
-	WORD $0x529589e3 // mov w3, #0xac4f // =44111
-	WORD $0x52954764 // mov w4, #0xaa3b // =43579
-	WORD $0x528879c5 // mov w5, #0x43ce // =17358
-	WORD $0x72b855c3 // movk w3, #0xc2ae, lsl #16
-	WORD $0x72a7f704 // movk w4, #0x3fb8, lsl #16
-	WORD $0x52bff001 // mov w1, #-0x800000 // =-8388608
-	WORD $0x4e040c63 // dup v3.4s, w3
-	WORD $0x528e4303 // mov w3, #0x7218 // =29208
-	WORD $0x4e040c85 // dup v5.4s, w4
-	WORD $0x72a85623 // movk w3, #0x42b1, lsl #16
-	WORD $0xa9412c0d // ldp x13, x11, [x0, #0x10]
-	WORD $0x4e040c64 // dup v4.4s, w3
-	WORD $0x52900003 // mov w3, #0x8000 // =32768
-	WORD $0x528d2ce4 // mov w4, #0x6967 // =26983
-	WORD $0x72b7e623 // movk w3, #0xbf31, lsl #16
-	WORD $0xa940300a // ldp x10, x12, [x0]
-	WORD $0x4e040c66 // dup v6.4s, w3
-	WORD $0x52901063 // mov w3, #0x8083 // =32899
-	WORD $0x0f046402 // movi v2.2s, #0x80, lsl #24
-	WORD $0x72a72bc3 // movk w3, #0x395e, lsl #16
-	WORD $0x72a72a04 // movk w4, #0x3950, lsl #16
-	WORD $0x72a756e5 // movk w5, #0x3ab7, lsl #16
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x2f00e410 // movi d16, #0000000000000000
-	WORD $0xbd404800 // ldr s0, [x0, #0x48]
-	WORD $0xa942c011 // ldp x17, x16, [x0, #0x28]
-	WORD $0x6f03d7e1 // mvni v1.4s, #0x7f, msl #16
-	WORD $0xa9438800 // ldp x0, x2, [x0, #0x38]
-	WORD $0x4e040c71 // dup v17.4s, w3
-	WORD $0x4e040c92 // dup v18.4s, w4
-	WORD $0x4e040cb3 // dup v19.4s, w5
-	WORD $0x1e270034 // fmov s20, w1
-	WORD $0xd37ef56f // lsl x15, x11, #2
-	WORD $0x52912104 // mov w4, #0x8908 // =35080
-	WORD $0x52953825 // mov w5, #0xa9c1 // =43457
-	WORD $0x52955546 // mov w6, #0xaaaa // =43690
+	WORD $0x540091eb // b.lt 0x38c8 <k_attend_weights+0x1244>
+	WORD $0x6db63bef // stp d15, d14, [sp, #-0xa0]!
+	WORD $0x6d022beb // stp d11, d10, [sp, #0x20]
+	WORD $0x0f04640b // movi v11.2s, #0x80, lsl #24
+	WORD $0x2f00e41e // movi d30, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xa942a80b // ldp x11, x10, [x0, #0x28]
+	WORD $0xa943b00d // ldp x13, x12, [x0, #0x38]
+	WORD $0x6f03d7e0 // mvni v0.4s, #0x7f, msl #16
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
+	WORD $0x529589fb // mov w27, #0xac4f // =44111
+	WORD $0x5290107e // mov w30, #0x8083 // =32899
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0x52954777 // mov w23, #0xaa3b // =43579
+	WORD $0x52900018 // mov w24, #0x8000 // =32768
+	WORD $0x528d2ce3 // mov w3, #0x6967 // =26983
+	WORD $0x528879c4 // mov w4, #0x43ce // =17358
+	WORD $0x52912105 // mov w5, #0x8908 // =35080
+	WORD $0x52953826 // mov w6, #0xa9c1 // =43457
+	WORD $0x52955547 // mov w7, #0xaaaa // =43690
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x9100414e // add x14, x10, #0x10
-	WORD $0x100314a3 // adr x3, 0x89c0 <lanes>
-	WORD $0x72a78104 // movk w4, #0x3c08, lsl #16
-	WORD $0x72a7a545 // movk w5, #0x3d2a, lsl #16
-	WORD $0x72a7c546 // movk w6, #0x3e2a, lsl #16
-	WORD $0xaa0a03e7 // mov x7, x10
-	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
-	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
-	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
-	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x14000011 // b 0x2794 <k_attend_weights+0x110>
-	WORD $0x4e1806d7 // dup v23.2d, v22.d[1]
-	WORD $0x1e270038 // fmov s24, w1
-	WORD $0x8b0f01ce // add x14, x14, x15
-	WORD $0x8b0f00e7 // add x7, x7, x15
-	WORD $0x4e37d6d6 // fadd v22.4s, v22.4s, v23.4s
-	WORD $0x1e350817 // fmul s23, s0, s21
-	WORD $0x7e30dad6 // faddp s22, v22.2s
-	WORD $0x1e2022c8 // fcmp s22, #0.0
-	WORD $0x1e300f19 // fcsel s25, s24, s16, eq
-	WORD $0x1e3822a0 // fcmp s21, s24
-	WORD $0x1e370f35 // fcsel s21, s25, s23, eq
-	WORD $0xbc297995 // str s21, [x12, x9, lsl #2]
-	WORD $0xbc2979b6 // str s22, [x13, x9, lsl #2]
+	WORD $0x52bff00e // mov w14, #-0x800000 // =-8388608
+	WORD $0x10038ed9 // adr x25, 0x98c0 <lanes>
+	WORD $0x72b855db // movk w27, #0xc2ae, lsl #16
+	WORD $0x72a7f717 // movk w23, #0x3fb8, lsl #16
+	WORD $0x72b7e638 // movk w24, #0xbf31, lsl #16
+	WORD $0x72a72bde // movk w30, #0x395e, lsl #16
+	WORD $0x72a72a03 // movk w3, #0x3950, lsl #16
+	WORD $0x72a756e4 // movk w4, #0x3ab7, lsl #16
+	WORD $0x72a78105 // movk w5, #0x3c08, lsl #16
+	WORD $0x72a7a546 // movk w6, #0x3d2a, lsl #16
+	WORD $0x72a7c547 // movk w7, #0x3e2a, lsl #16
+	WORD $0x6d0133ed // stp d13, d12, [sp, #0x10]
+	WORD $0x6d0323e9 // stp d9, d8, [sp, #0x30]
+	WORD $0xf90023fd // str x29, [sp, #0x40]
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x14000011 // b 0x2768 <k_attend_weights+0xe4>
+	WORD $0x4e080701 // dup v1.2d, v24.d[0]
+	WORD $0x4e180702 // dup v2.2d, v24.d[1]
+	WORD $0x1e2701c5 // fmov s5, w14
+	WORD $0x4e22d421 // fadd v1.4s, v1.4s, v2.4s
+	WORD $0x4e0c0422 // dup v2.4s, v1.s[1]
+	WORD $0x4e22d421 // fadd v1.4s, v1.4s, v2.4s
+	WORD $0x1e240ae2 // fmul s2, s23, s4
+	WORD $0x1e202028 // fcmp s1, #0.0
+	WORD $0x1e3e0ca6 // fcsel s6, s5, s30, eq
+	WORD $0x1e252080 // fcmp s4, s5
+	WORD $0x1e220cc2 // fcsel s2, s6, s2, eq
+	WORD $0xbc297a02 // str s2, [x16, x9, lsl #2]
+	WORD $0xbc2979e1 // str s1, [x15, x9, lsl #2]
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54001a40 // b.eq 0x2ad8 <k_attend_weights+0x454>
-	WORD $0x9b097c53 // mul x19, x2, x9
-	WORD $0x8b100274 // add x20, x19, x16
-	WORD $0xeb11029f // cmp x20, x17
-	WORD $0x9a91b295 // csel x21, x20, x17, lt
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x8b130014 // add x20, x0, x19
-	WORD $0x9a95b3f3 // csel x19, xzr, x21, lt
-	WORD $0xeb11029f // cmp x20, x17
-	WORD $0x9a91b295 // csel x21, x20, x17, lt
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9a95b3f4 // csel x20, xzr, x21, lt
-	WORD $0xf100067f // cmp x19, #0x1
-	WORD $0x5400026b // b.lt 0x2810 <k_attend_weights+0x18c>
-	WORD $0xf100227f // cmp x19, #0x8
-	WORD $0x54000062 // b.hs 0x27d8 <k_attend_weights+0x154>
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0x1400000a // b 0x27fc <k_attend_weights+0x178>
-	WORD $0x927dee75 // and x21, x19, #0x7ffffffffffffff8
-	WORD $0xaa0e03f7 // mov x23, x14
-	WORD $0xaa1503f6 // mov x22, x21
-	WORD $0xf10022d6 // subs x22, x22, #0x8
-	WORD $0xad3f86e1 // stp q1, q1, [x23, #-0x10]
-	WORD $0x910082f7 // add x23, x23, #0x20
-	WORD $0x54ffffa1 // b.ne 0x27e4 <k_attend_weights+0x160>
-	WORD $0xeb15027f // cmp x19, x21
-	WORD $0x540000c0 // b.eq 0x2810 <k_attend_weights+0x18c>
-	WORD $0x8b1508f6 // add x22, x7, x21, lsl #2
-	WORD $0xcb150275 // sub x21, x19, x21
-	WORD $0xf10006b5 // subs x21, x21, #0x1
-	WORD $0xb80046c1 // str w1, [x22], #0x4
-	WORD $0x54ffffc1 // b.ne 0x2804 <k_attend_weights+0x180>
-	WORD $0xeb13029f // cmp x20, x19
-	WORD $0x6f03d7f5 // mvni v21.4s, #0x7f, msl #16
-	WORD $0x9a93c293 // csel x19, x20, x19, gt
-	WORD $0xf100127f // cmp x19, #0x4
-	WORD $0x5400006a // b.ge 0x282c <k_attend_weights+0x1a8>
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0x1400000a // b 0x2850 <k_attend_weights+0x1cc>
-	WORD $0x927ef275 // and x21, x19, #0x7ffffffffffffffc
-	WORD $0xaa0703f4 // mov x20, x7
-	WORD $0x52800096 // mov w22, #0x4 // =4
-	WORD $0x3cc10696 // ldr q22, [x20], #0x10
-	WORD $0x910012d6 // add x22, x22, #0x4
-	WORD $0xeb1302df // cmp x22, x19
-	WORD $0x6eb5e6d7 // fcmgt v23.4s, v22.4s, v21.4s
-	WORD $0x6eb71ed5 // bit v21.16b, v22.16b, v23.16b
-	WORD $0x54ffff6d // b.le 0x2838 <k_attend_weights+0x1b4>
-	WORD $0x9b097d74 // mul x20, x11, x9
-	WORD $0xeb150276 // subs x22, x19, x21
-	WORD $0x8b140954 // add x20, x10, x20, lsl #2
-	WORD $0x540001ed // b.le 0x2898 <k_attend_weights+0x214>
-	WORD $0x8b150a95 // add x21, x20, x21, lsl #2
-	WORD $0xf1000adf // cmp x22, #0x2
-	WORD $0xbd4002b6 // ldr s22, [x21]
-	WORD $0x540000cb // b.lt 0x2884 <k_attend_weights+0x200>
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0x0d4092f6 // ld1 { v22.s }[1], [x23]
-	WORD $0x54000060 // b.eq 0x2884 <k_attend_weights+0x200>
-	WORD $0x910022b5 // add x21, x21, #0x8
-	WORD $0x4d4082b6 // ld1 { v22.s }[2], [x21]
-	WORD $0xcb160875 // sub x21, x3, x22, lsl #2
-	WORD $0x3dc006b7 // ldr q23, [x21, #0x10]
-	WORD $0x6ef71c36 // bif v22.16b, v1.16b, v23.16b
-	WORD $0x6eb5e6d7 // fcmgt v23.4s, v22.4s, v21.4s
-	WORD $0x6eb71ed5 // bit v21.16b, v22.16b, v23.16b
-	WORD $0x4e1806b6 // dup v22.2d, v21.d[1]
-	WORD $0x4f03f618 // fmov v24.4s, #1.00000000
-	WORD $0x4e040c9b // dup v27.4s, w4
-	WORD $0x4e040cba // dup v26.4s, w5
-	WORD $0x4e040cd9 // dup v25.4s, w6
-	WORD $0x6eb5e6d7 // fcmgt v23.4s, v22.4s, v21.4s
-	WORD $0x6eb71ed5 // bit v21.16b, v22.16b, v23.16b
-	WORD $0x4eb51eb6 // mov v22.16b, v21.16b
-	WORD $0x6e0426b6 // mov v22.s[0], v21.s[1]
-	WORD $0x6eb5e6d7 // fcmgt v23.4s, v22.4s, v21.4s
-	WORD $0x6eb71ed5 // bit v21.16b, v22.16b, v23.16b
-	WORD $0x6ea0f837 // fneg v23.4s, v1.4s
-	WORD $0x1e358816 // fnmul s22, s0, s21
-	WORD $0x1e3422a0 // fcmp s21, s20
-	WORD $0x1e360c56 // fcsel s22, s2, s22, eq
-	WORD $0xf100127f // cmp x19, #0x4
-	WORD $0x4e0406dc // dup v28.4s, v22.s[0]
-	WORD $0x5400008a // b.ge 0x28ec <k_attend_weights+0x268>
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x1400002e // b 0x29a0 <k_attend_weights+0x31c>
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0xaa1f03f6 // mov x22, xzr
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x4ebc1f9e // mov v30.16b, v28.16b
-	WORD $0x3dc002bd // ldr q29, [x21]
-	WORD $0x4eb31e69 // mov v9.16b, v19.16b
-	WORD $0x4ebb1f6a // mov v10.16b, v27.16b
-	WORD $0x910022d8 // add x24, x22, #0x8
-	WORD $0x910012d7 // add x23, x22, #0x4
-	WORD $0xeb13031f // cmp x24, x19
-	WORD $0xaa1703f6 // mov x22, x23
-	WORD $0x4f8013be // fmla v30.4s, v29.4s, v0.s[0]
-	WORD $0x6ea4e7dd // fcmgt v29.4s, v30.4s, v4.4s
-	WORD $0x6ebee47f // fcmgt v31.4s, v3.4s, v30.4s
-	WORD $0x6ebd1c9e // bit v30.16b, v4.16b, v29.16b
-	WORD $0x6ebf1c7e // bit v30.16b, v3.16b, v31.16b
-	WORD $0x6e25dfc8 // fmul v8.4s, v30.4s, v5.4s
-	WORD $0x4e218908 // frintn v8.4s, v8.4s
-	WORD $0x4e28ccde // fmla v30.4s, v6.4s, v8.4s
-	WORD $0x4e28ce3e // fmla v30.4s, v17.4s, v8.4s
-	WORD $0x4ea1b908 // fcvtzs v8.4s, v8.4s
-	WORD $0x4e3ece49 // fmla v9.4s, v18.4s, v30.4s
-	WORD $0x4f3f050b // sshr v11.4s, v8.4s, #0x1
-	WORD $0x6eab8508 // sub v8.4s, v8.4s, v11.4s
-	WORD $0x4e29cfca // fmla v10.4s, v30.4s, v9.4s
-	WORD $0x4eba1f49 // mov v9.16b, v26.16b
-	WORD $0x4f375508 // shl v8.4s, v8.4s, #0x17
-	WORD $0x4e2acfc9 // fmla v9.4s, v30.4s, v10.4s
-	WORD $0x4eb91f2a // mov v10.16b, v25.16b
-	WORD $0x4eb88508 // add v8.4s, v8.4s, v24.4s
-	WORD $0x4e29cfca // fmla v10.4s, v30.4s, v9.4s
-	WORD $0x4f0167e9 // movi v9.4s, #0x3f, lsl #24
-	WORD $0x4e2acfc9 // fmla v9.4s, v30.4s, v10.4s
-	WORD $0x6e3edfca // fmul v10.4s, v30.4s, v30.4s
-	WORD $0x4e29cd5e // fmla v30.4s, v10.4s, v9.4s
-	WORD $0x4f375569 // shl v9.4s, v11.4s, #0x17
-	WORD $0x4eb88529 // add v9.4s, v9.4s, v24.4s
-	WORD $0x4e38d7de // fadd v30.4s, v30.4s, v24.4s
-	WORD $0x6e29dfde // fmul v30.4s, v30.4s, v9.4s
-	WORD $0x6e28dfde // fmul v30.4s, v30.4s, v8.4s
-	WORD $0x6e7e1efd // bsl v29.16b, v23.16b, v30.16b
-	WORD $0x4e7f1fbd // bic v29.16b, v29.16b, v31.16b
-	WORD $0x4e3dd6d6 // fadd v22.4s, v22.4s, v29.4s
-	WORD $0x3c8106bd // str q29, [x21], #0x10
-	WORD $0x54fffaed // b.le 0x28f8 <k_attend_weights+0x274>
-	WORD $0xeb170275 // subs x21, x19, x23
-	WORD $0x5400070d // b.le 0x2a84 <k_attend_weights+0x400>
-	WORD $0x8b170a94 // add x20, x20, x23, lsl #2
-	WORD $0xf1000abf // cmp x21, #0x2
-	WORD $0xbd40029d // ldr s29, [x20]
-	WORD $0x540000ab // b.lt 0x29c8 <k_attend_weights+0x344>
-	WORD $0x91001296 // add x22, x20, #0x4
-	WORD $0xf1000abf // cmp x21, #0x2
-	WORD $0x0d4092dd // ld1 { v29.s }[1], [x22]
-	WORD $0x54000061 // b.ne 0x29d0 <k_attend_weights+0x34c>
-	WORD $0x2a1f03f6 // mov w22, wzr
-	WORD $0x14000004 // b 0x29dc <k_attend_weights+0x358>
-	WORD $0x91002296 // add x22, x20, #0x8
-	WORD $0x4d4082dd // ld1 { v29.s }[2], [x22]
-	WORD $0x52800036 // mov w22, #0x1 // =1
-	WORD $0x4f8013bc // fmla v28.4s, v29.4s, v0.s[0]
-	WORD $0x4eb31e68 // mov v8.16b, v19.16b
-	WORD $0xcb150877 // sub x23, x3, x21, lsl #2
-	WORD $0xf1000abf // cmp x21, #0x2
-	WORD $0x6ea4e79d // fcmgt v29.4s, v28.4s, v4.4s
-	WORD $0x6ebce47e // fcmgt v30.4s, v3.4s, v28.4s
-	WORD $0x6ebd1c9c // bit v28.16b, v4.16b, v29.16b
-	WORD $0x6ebe1c7c // bit v28.16b, v3.16b, v30.16b
-	WORD $0x6e25df9f // fmul v31.4s, v28.4s, v5.4s
-	WORD $0x4e218bff // frintn v31.4s, v31.4s
-	WORD $0x4e3fccdc // fmla v28.4s, v6.4s, v31.4s
-	WORD $0x4e3fce3c // fmla v28.4s, v17.4s, v31.4s
-	WORD $0x4e3cce48 // fmla v8.4s, v18.4s, v28.4s
-	WORD $0x4e28cf9b // fmla v27.4s, v28.4s, v8.4s
-	WORD $0x4e3bcf9a // fmla v26.4s, v28.4s, v27.4s
-	WORD $0x4ea1bbfb // fcvtzs v27.4s, v31.4s
-	WORD $0x4e3acf99 // fmla v25.4s, v28.4s, v26.4s
-	WORD $0x4f0167fa // movi v26.4s, #0x3f, lsl #24
-	WORD $0x4f3f077f // sshr v31.4s, v27.4s, #0x1
-	WORD $0x4e39cf9a // fmla v26.4s, v28.4s, v25.4s
-	WORD $0x6e3cdf99 // fmul v25.4s, v28.4s, v28.4s
-	WORD $0x4e3acf3c // fmla v28.4s, v25.4s, v26.4s
-	WORD $0x4f3757f9 // shl v25.4s, v31.4s, #0x17
-	WORD $0x6ebf877a // sub v26.4s, v27.4s, v31.4s
-	WORD $0x4eb88739 // add v25.4s, v25.4s, v24.4s
+	WORD $0x540089ea // b.ge 0x38a0 <k_attend_weights+0x121c>
+	WORD $0x9b097d8f // mul x15, x12, x9
+	WORD $0x4f03f605 // fmov v5.4s, #1.00000000
+	WORD $0x4e040f76 // dup v22.4s, w27
+	WORD $0x4e040ef5 // dup v21.4s, w23
+	WORD $0x4e040f14 // dup v20.4s, w24
+	WORD $0x4e040fd3 // dup v19.4s, w30
+	WORD $0x4e040c72 // dup v18.4s, w3
+	WORD $0x91000d33 // add x19, x9, #0x3
+	WORD $0x4e040c90 // dup v16.4s, w4
+	WORD $0x4e040cb1 // dup v17.4s, w5
+	WORD $0x4e040cc7 // dup v7.4s, w6
+	WORD $0x4e040ce6 // dup v6.4s, w7
+	WORD $0x8b0a01f0 // add x16, x15, x10
+	WORD $0x8b0f01af // add x15, x13, x15
+	WORD $0xeb0b021f // cmp x16, x11
+	WORD $0x9a8bb211 // csel x17, x16, x11, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a91b3fa // csel x26, xzr, x17, lt
+	WORD $0xeb0b01ff // cmp x15, x11
+	WORD $0x9a8bb1f0 // csel x16, x15, x11, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a90b3fd // csel x29, xzr, x16, lt
+	WORD $0xeb08027f // cmp x19, x8
+	WORD $0x5400032a // b.ge 0x2828 <k_attend_weights+0x1a4>
+	WORD $0x9b137d8f // mul x15, x12, x19
+	WORD $0x8b0a01f0 // add x16, x15, x10
+	WORD $0xeb0b021f // cmp x16, x11
+	WORD $0x9a8bb211 // csel x17, x16, x11, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a91b3f0 // csel x16, xzr, x17, lt
+	WORD $0xeb1a021f // cmp x16, x26
+	WORD $0x54000221 // b.ne 0x2828 <k_attend_weights+0x1a4>
+	WORD $0x8b0f01af // add x15, x13, x15
+	WORD $0xeb0b01ff // cmp x15, x11
+	WORD $0x9a8bb1f0 // csel x16, x15, x11, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a90b3ef // csel x15, xzr, x16, lt
+	WORD $0xeb1d01ff // cmp x15, x29
+	WORD $0x54000141 // b.ne 0x2828 <k_attend_weights+0x1a4>
+	WORD $0xbd404804 // ldr s4, [x0, #0x48]
+	WORD $0xf9400016 // ldr x22, [x0]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0xf9400c19 // ldr x25, [x0, #0x18]
+	WORD $0x54001acb // b.lt 0x2b6c <k_attend_weights+0x4e8>
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0x54001b08 // b.hi 0x2b7c <k_attend_weights+0x4f8>
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x140000e1 // b 0x2ba8 <k_attend_weights+0x524>
+	WORD $0xeb1a03bf // cmp x29, x26
+	WORD $0xf9400013 // ldr x19, [x0]
+	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
+	WORD $0x9a9ac3b5 // csel x21, x29, x26, gt
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400030b // b.lt 0x289c <k_attend_weights+0x218>
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0x54000068 // b.hi 0x2850 <k_attend_weights+0x1cc>
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x1400000c // b 0x287c <k_attend_weights+0x1f8>
+	WORD $0x9b147d2f // mul x15, x9, x20
+	WORD $0x8b0f0a70 // add x16, x19, x15, lsl #2
+	WORD $0x927def4f // and x15, x26, #0x7ffffffffffffff8
+	WORD $0xaa0f03f1 // mov x17, x15
+	WORD $0x91004210 // add x16, x16, #0x10
+	WORD $0xf1002231 // subs x17, x17, #0x8
+	WORD $0xad3f8200 // stp q0, q0, [x16, #-0x10]
+	WORD $0x91008210 // add x16, x16, #0x20
+	WORD $0x54ffffa1 // b.ne 0x2864 <k_attend_weights+0x1e0>
+	WORD $0xeb0f035f // cmp x26, x15
+	WORD $0x54000120 // b.eq 0x289c <k_attend_weights+0x218>
+	WORD $0x9b147d30 // mul x16, x9, x20
+	WORD $0xd37ef610 // lsl x16, x16, #2
+	WORD $0x8b0f0a10 // add x16, x16, x15, lsl #2
+	WORD $0xcb0f034f // sub x15, x26, x15
+	WORD $0x8b100270 // add x16, x19, x16
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xb800460e // str w14, [x16], #0x4
+	WORD $0x54ffffc1 // b.ne 0x2890 <k_attend_weights+0x20c>
+	WORD $0x9b097e8f // mul x15, x20, x9
+	WORD $0x6f03d7e4 // mvni v4.4s, #0x7f, msl #16
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x8b0f0a6f // add x15, x19, x15, lsl #2
+	WORD $0x5400006a // b.ge 0x28b8 <k_attend_weights+0x234>
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x1400000a // b 0x28dc <k_attend_weights+0x258>
+	WORD $0x927ef2b0 // and x16, x21, #0x7ffffffffffffffc
+	WORD $0xaa0f03f1 // mov x17, x15
+	WORD $0x52800081 // mov w1, #0x4 // =4
+	WORD $0x3cc10621 // ldr q1, [x17], #0x10
+	WORD $0x91001021 // add x1, x1, #0x4
+	WORD $0xeb15003f // cmp x1, x21
+	WORD $0x6ea4e422 // fcmgt v2.4s, v1.4s, v4.4s
+	WORD $0x6ea21c24 // bit v4.16b, v1.16b, v2.16b
+	WORD $0x54ffff6d // b.le 0x28c4 <k_attend_weights+0x240>
+	WORD $0xeb1002b1 // subs x17, x21, x16
+	WORD $0x5400022d // b.le 0x2924 <k_attend_weights+0x2a0>
+	WORD $0x8b1009f0 // add x16, x15, x16, lsl #2
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0xbd400217 // ldr s23, [x16]
+	WORD $0x540000cb // b.lt 0x2908 <k_attend_weights+0x284>
+	WORD $0x91001201 // add x1, x16, #0x4
+	WORD $0x0d409037 // ld1 { v23.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x2908 <k_attend_weights+0x284>
+	WORD $0x91002210 // add x16, x16, #0x8
+	WORD $0x4d408217 // ld1 { v23.s }[2], [x16]
+	WORD $0xcb110b30 // sub x16, x25, x17, lsl #2
+	WORD $0x3dc00601 // ldr q1, [x16, #0x10]
+	WORD $0x4e611c02 // bic v2.16b, v0.16b, v1.16b
+	WORD $0x4e371c21 // and v1.16b, v1.16b, v23.16b
+	WORD $0x4ea21c21 // orr v1.16b, v1.16b, v2.16b
+	WORD $0x6ea4e422 // fcmgt v2.4s, v1.4s, v4.4s
+	WORD $0x6ea21c24 // bit v4.16b, v1.16b, v2.16b
+	WORD $0x4e080481 // dup v1.2d, v4.d[0]
+	WORD $0x4e180482 // dup v2.2d, v4.d[1]
+	WORD $0xbd404817 // ldr s23, [x0, #0x48]
+	WORD $0x6ea2e424 // fcmgt v4.4s, v1.4s, v2.4s
+	WORD $0x6ee41c41 // bif v1.16b, v2.16b, v4.16b
+	WORD $0x4e811822 // uzp1 v2.4s, v1.4s, v1.4s
+	WORD $0x4e815824 // uzp2 v4.4s, v1.4s, v1.4s
+	WORD $0x6ea4e442 // fcmgt v2.4s, v2.4s, v4.4s
+	WORD $0x6ea21c24 // bit v4.16b, v1.16b, v2.16b
+	WORD $0x1e2701c2 // fmov s2, w14
+	WORD $0x1e248ae1 // fnmul s1, s23, s4
+	WORD $0x1e222080 // fcmp s4, s2
+	WORD $0x1e210d61 // fcsel s1, s11, s1, eq
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x4e040439 // dup v25.4s, v1.s[0]
+	WORD $0x5400008a // b.ge 0x2970 <k_attend_weights+0x2ec>
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x1400002b // b 0x2a18 <k_attend_weights+0x394>
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x3dc00201 // ldr q1, [x16]
+	WORD $0x4eb01e1b // mov v27.16b, v16.16b
+	WORD $0x4eb11e3c // mov v28.16b, v17.16b
+	WORD $0x91002222 // add x2, x17, #0x8
+	WORD $0x91001221 // add x1, x17, #0x4
+	WORD $0xeb15005f // cmp x2, x21
+	WORD $0xaa0103f1 // mov x17, x1
+	WORD $0x4f971022 // fmla v2.4s, v1.4s, v23.s[0]
+	WORD $0x6ea2e6c1 // fcmgt v1.4s, v22.4s, v2.4s
+	WORD $0x6ea11ec2 // bit v2.16b, v22.16b, v1.16b
+	WORD $0x6e35dc5a // fmul v26.4s, v2.4s, v21.4s
+	WORD $0x4e218b5a // frintn v26.4s, v26.4s
+	WORD $0x4e3ace82 // fmla v2.4s, v20.4s, v26.4s
+	WORD $0x4e3ace62 // fmla v2.4s, v19.4s, v26.4s
+	WORD $0x4ea1bb5a // fcvtzs v26.4s, v26.4s
+	WORD $0x4e22ce5b // fmla v27.4s, v18.4s, v2.4s
+	WORD $0x4f3f075d // sshr v29.4s, v26.4s, #0x1
+	WORD $0x6ebd875a // sub v26.4s, v26.4s, v29.4s
+	WORD $0x4e3bcc5c // fmla v28.4s, v2.4s, v27.4s
+	WORD $0x4ea71cfb // mov v27.16b, v7.16b
 	WORD $0x4f37575a // shl v26.4s, v26.4s, #0x17
-	WORD $0x4e38d79b // fadd v27.4s, v28.4s, v24.4s
-	WORD $0x4eb88758 // add v24.4s, v26.4s, v24.4s
-	WORD $0x6e39df79 // fmul v25.4s, v27.4s, v25.4s
-	WORD $0x6e38df38 // fmul v24.4s, v25.4s, v24.4s
-	WORD $0x6efd1f17 // bif v23.16b, v24.16b, v29.16b
-	WORD $0x3dc006f8 // ldr q24, [x23, #0x10]
-	WORD $0x4e7e1ef7 // bic v23.16b, v23.16b, v30.16b
-	WORD $0x4e381ef7 // and v23.16b, v23.16b, v24.16b
-	WORD $0xbd000297 // str s23, [x20]
-	WORD $0x5400006b // b.lt 0x2a74 <k_attend_weights+0x3f0>
-	WORD $0x91001295 // add x21, x20, #0x4
-	WORD $0x0d0092b7 // st1 { v23.s }[1], [x21]
-	WORD $0x34000076 // cbz w22, 0x2a80 <k_attend_weights+0x3fc>
-	WORD $0x91002294 // add x20, x20, #0x8
-	WORD $0x4d008297 // st1 { v23.s }[2], [x20]
-	WORD $0x4e37d6d6 // fadd v22.4s, v22.4s, v23.4s
-	WORD $0xeb130235 // subs x21, x17, x19
-	WORD $0x54ffe66d // b.le 0x2754 <k_attend_weights+0xd0>
-	WORD $0xf10022bf // cmp x21, #0x8
-	WORD $0xaa1303f4 // mov x20, x19
-	WORD $0x54000183 // b.lo 0x2ac4 <k_attend_weights+0x440>
-	WORD $0x927df2b6 // and x22, x21, #0xfffffffffffffff8
-	WORD $0xd37ef677 // lsl x23, x19, #2
-	WORD $0x8b160274 // add x20, x19, x22
-	WORD $0xaa1603f3 // mov x19, x22
-	WORD $0x3cb768e7 // str q7, [x7, x23]
-	WORD $0xf1002273 // subs x19, x19, #0x8
-	WORD $0x3cb769c7 // str q7, [x14, x23]
+	WORD $0x4e3ccc5b // fmla v27.4s, v2.4s, v28.4s
+	WORD $0x4ea61cdc // mov v28.16b, v6.16b
+	WORD $0x4ea5875a // add v26.4s, v26.4s, v5.4s
+	WORD $0x4e3bcc5c // fmla v28.4s, v2.4s, v27.4s
+	WORD $0x4f0167fb // movi v27.4s, #0x3f, lsl #24
+	WORD $0x4e3ccc5b // fmla v27.4s, v2.4s, v28.4s
+	WORD $0x6e22dc5c // fmul v28.4s, v2.4s, v2.4s
+	WORD $0x4e3bcf82 // fmla v2.4s, v28.4s, v27.4s
+	WORD $0x4f3757bb // shl v27.4s, v29.4s, #0x17
+	WORD $0x4ea5877b // add v27.4s, v27.4s, v5.4s
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x6e3bdc42 // fmul v2.4s, v2.4s, v27.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	WORD $0x4e611c41 // bic v1.16b, v2.16b, v1.16b
+	WORD $0x4e21d718 // fadd v24.4s, v24.4s, v1.4s
+	WORD $0x3c810601 // str q1, [x16], #0x10
+	WORD $0x54fffb4d // b.le 0x297c <k_attend_weights+0x2f8>
+	WORD $0xeb0102b0 // subs x16, x21, x1
+	WORD $0x540006ad // b.le 0x2af0 <k_attend_weights+0x46c>
+	WORD $0x8b0109ef // add x15, x15, x1, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xbd4001fa // ldr s26, [x15]
+	WORD $0x540000ab // b.lt 0x2a40 <k_attend_weights+0x3bc>
+	WORD $0x910011f1 // add x17, x15, #0x4
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x0d40923a // ld1 { v26.s }[1], [x17]
+	WORD $0x54000061 // b.ne 0x2a48 <k_attend_weights+0x3c4>
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0x14000004 // b 0x2a54 <k_attend_weights+0x3d0>
+	WORD $0x910021f1 // add x17, x15, #0x8
+	WORD $0x4d40823a // ld1 { v26.s }[2], [x17]
+	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0x4f971359 // fmla v25.4s, v26.4s, v23.s[0]
+	WORD $0xcb100b21 // sub x1, x25, x16, lsl #2
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x6eb9e6c1 // fcmgt v1.4s, v22.4s, v25.4s
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0x6e791ec2 // bsl v2.16b, v22.16b, v25.16b
+	WORD $0x6e35dc55 // fmul v21.4s, v2.4s, v21.4s
+	WORD $0x4e218ab5 // frintn v21.4s, v21.4s
+	WORD $0x4e35ce82 // fmla v2.4s, v20.4s, v21.4s
+	WORD $0x4e35ce62 // fmla v2.4s, v19.4s, v21.4s
+	WORD $0x4e22ce50 // fmla v16.4s, v18.4s, v2.4s
+	WORD $0x4e30cc51 // fmla v17.4s, v2.4s, v16.4s
+	WORD $0x4ea1bab0 // fcvtzs v16.4s, v21.4s
+	WORD $0x4e31cc47 // fmla v7.4s, v2.4s, v17.4s
+	WORD $0x4f3f0611 // sshr v17.4s, v16.4s, #0x1
+	WORD $0x4e27cc46 // fmla v6.4s, v2.4s, v7.4s
+	WORD $0x4f0167e7 // movi v7.4s, #0x3f, lsl #24
+	WORD $0x4e26cc47 // fmla v7.4s, v2.4s, v6.4s
+	WORD $0x6e22dc46 // fmul v6.4s, v2.4s, v2.4s
+	WORD $0x4e27ccc2 // fmla v2.4s, v6.4s, v7.4s
+	WORD $0x4f375626 // shl v6.4s, v17.4s, #0x17
+	WORD $0x6eb18607 // sub v7.4s, v16.4s, v17.4s
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4f3754e7 // shl v7.4s, v7.4s, #0x17
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x4ea584e5 // add v5.4s, v7.4s, v5.4s
+	WORD $0x6e26dc42 // fmul v2.4s, v2.4s, v6.4s
+	WORD $0x6e25dc42 // fmul v2.4s, v2.4s, v5.4s
+	WORD $0x4e611c41 // bic v1.16b, v2.16b, v1.16b
+	WORD $0x3dc00422 // ldr q2, [x1, #0x10]
+	WORD $0x4e221c25 // and v5.16b, v1.16b, v2.16b
+	WORD $0xbd0001e5 // str s5, [x15]
+	WORD $0x5400006b // b.lt 0x2ae0 <k_attend_weights+0x45c>
+	WORD $0x910011f0 // add x16, x15, #0x4
+	WORD $0x0d009205 // st1 { v5.s }[1], [x16]
+	WORD $0x34000071 // cbz w17, 0x2aec <k_attend_weights+0x468>
+	WORD $0x910021ef // add x15, x15, #0x8
+	WORD $0x4d0081e5 // st1 { v5.s }[2], [x15]
+	WORD $0x4e25d718 // fadd v24.4s, v24.4s, v5.4s
+	WORD $0xa940bc10 // ldp x16, x15, [x0, #0x8]
+	WORD $0xeb150171 // subs x17, x11, x21
+	WORD $0x54ffe18d // b.le 0x2728 <k_attend_weights+0xa4>
+	WORD $0xf100223f // cmp x17, #0x8
+	WORD $0xaa1503e1 // mov x1, x21
+	WORD $0x54000223 // b.lo 0x2b48 <k_attend_weights+0x4c4>
+	WORD $0x9b147d21 // mul x1, x9, x20
+	WORD $0x927df222 // and x2, x17, #0xfffffffffffffff8
+	WORD $0xaa0203f6 // mov x22, x2
+	WORD $0xd37ef421 // lsl x1, x1, #2
+	WORD $0x8b150821 // add x1, x1, x21, lsl #2
+	WORD $0x8b010263 // add x3, x19, x1
+	WORD $0x8b0202a1 // add x1, x21, x2
+	WORD $0x91004075 // add x21, x3, #0x10
+	WORD $0xf10022d6 // subs x22, x22, #0x8
+	WORD $0xad3f8ea3 // stp q3, q3, [x21, #-0x10]
+	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x54ffffa1 // b.ne 0x2b28 <k_attend_weights+0x4a4>
+	WORD $0x528d2ce3 // mov w3, #0x6967 // =26983
+	WORD $0xeb02023f // cmp x17, x2
+	WORD $0x72a72a03 // movk w3, #0x3950, lsl #16
+	WORD $0x54ffdf20 // b.eq 0x2728 <k_attend_weights+0xa4>
+	WORD $0x9b147d31 // mul x17, x9, x20
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0x8b010a31 // add x17, x17, x1, lsl #2
+	WORD $0xcb010161 // sub x1, x11, x1
+	WORD $0x8b110271 // add x17, x19, x17
+	WORD $0xf1000421 // subs x1, x1, #0x1
+	WORD $0xb800463f // str wzr, [x17], #0x4
+	WORD $0x54ffffc1 // b.ne 0x2b5c <k_attend_weights+0x4d8>
+	WORD $0x17fffef0 // b 0x2728 <k_attend_weights+0xa4>
+	WORD $0x9100053b // add x27, x9, #0x1
+	WORD $0x9b1b7f2f // mul x15, x25, x27
+	WORD $0x8b0f0ad1 // add x17, x22, x15, lsl #2
+	WORD $0x1400001d // b 0x2bec <k_attend_weights+0x568>
+	WORD $0x9b197d2f // mul x15, x9, x25
+	WORD $0x8b0f0ad0 // add x16, x22, x15, lsl #2
+	WORD $0x927def4f // and x15, x26, #0x7ffffffffffffff8
+	WORD $0xaa0f03f1 // mov x17, x15
+	WORD $0x91004210 // add x16, x16, #0x10
+	WORD $0xf1002231 // subs x17, x17, #0x8
+	WORD $0xad3f8200 // stp q0, q0, [x16, #-0x10]
+	WORD $0x91008210 // add x16, x16, #0x20
+	WORD $0x54ffffa1 // b.ne 0x2b90 <k_attend_weights+0x50c>
+	WORD $0xeb0f035f // cmp x26, x15
+	WORD $0x54000120 // b.eq 0x2bc8 <k_attend_weights+0x544>
+	WORD $0x9b197d30 // mul x16, x9, x25
+	WORD $0xd37ef610 // lsl x16, x16, #2
+	WORD $0x8b0f0a10 // add x16, x16, x15, lsl #2
+	WORD $0xcb0f034f // sub x15, x26, x15
+	WORD $0x8b1002d0 // add x16, x22, x16
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xb800460e // str w14, [x16], #0x4
+	WORD $0x54ffffc1 // b.ne 0x2bbc <k_attend_weights+0x538>
+	WORD $0x9100053b // add x27, x9, #0x1
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x9b1b7f2f // mul x15, x25, x27
+	WORD $0x8b0f0ad1 // add x17, x22, x15, lsl #2
+	WORD $0x540000ab // b.lt 0x2bec <k_attend_weights+0x568>
+	WORD $0xf100235f // cmp x26, #0x8
+	WORD $0x54002782 // b.hs 0x30d0 <k_attend_weights+0xa4c>
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x14000143 // b 0x30f4 <k_attend_weights+0xa70>
+	WORD $0x91000934 // add x20, x9, #0x2
+	WORD $0x9b147f2f // mul x15, x25, x20
+	WORD $0x8b0f0ac1 // add x1, x22, x15, lsl #2
+	WORD $0x9b137f2f // mul x15, x25, x19
+	WORD $0x8b0f0ac2 // add x2, x22, x15, lsl #2
+	WORD $0x9b097f2f // mul x15, x25, x9
+	WORD $0xeb1a03bf // cmp x29, x26
+	WORD $0x9a9ac3ba // csel x26, x29, x26, gt
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x8b0f0ad0 // add x16, x22, x15, lsl #2
+	WORD $0x540000ea // b.ge 0x2c30 <k_attend_weights+0x5ac>
+	WORD $0x6f03d7f7 // mvni v23.4s, #0x7f, msl #16
+	WORD $0x6f03d7f8 // mvni v24.4s, #0x7f, msl #16
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x6f03d7f9 // mvni v25.4s, #0x7f, msl #16
+	WORD $0x6f03d7fa // mvni v26.4s, #0x7f, msl #16
+	WORD $0x1400001b // b 0x2c98 <k_attend_weights+0x614>
+	WORD $0x6f03d7f7 // mvni v23.4s, #0x7f, msl #16
+	WORD $0x6f03d7f8 // mvni v24.4s, #0x7f, msl #16
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x6f03d7f9 // mvni v25.4s, #0x7f, msl #16
+	WORD $0x6f03d7fa // mvni v26.4s, #0x7f, msl #16
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0xaa1103f8 // mov x24, x17
+	WORD $0xaa0103fd // mov x29, x1
+	WORD $0xaa0203fe // mov x30, x2
+	WORD $0x3cc106fb // ldr q27, [x23], #0x10
+	WORD $0x910022a3 // add x3, x21, #0x8
+	WORD $0x3cc1071c // ldr q28, [x24], #0x10
+	WORD $0x910012af // add x15, x21, #0x4
+	WORD $0x3cc107bd // ldr q29, [x29], #0x10
+	WORD $0x6eb7e77f // fcmgt v31.4s, v27.4s, v23.4s
+	WORD $0x3cc107de // ldr q30, [x30], #0x10
+	WORD $0x6eb8e788 // fcmgt v8.4s, v28.4s, v24.4s
+	WORD $0x6eb9e7a9 // fcmgt v9.4s, v29.4s, v25.4s
+	WORD $0xeb1a007f // cmp x3, x26
+	WORD $0xaa0f03f5 // mov x21, x15
+	WORD $0x6ebae7ca // fcmgt v10.4s, v30.4s, v26.4s
+	WORD $0x6ebf1f77 // bit v23.16b, v27.16b, v31.16b
+	WORD $0x6ea81f98 // bit v24.16b, v28.16b, v8.16b
+	WORD $0x6ea91fb9 // bit v25.16b, v29.16b, v9.16b
+	WORD $0x6eaa1fda // bit v26.16b, v30.16b, v10.16b
+	WORD $0x54fffe0d // b.le 0x2c54 <k_attend_weights+0x5d0>
+	WORD $0xeb0f0355 // subs x21, x26, x15
+	WORD $0x5400080d // b.le 0x2d9c <k_attend_weights+0x718>
+	WORD $0x10036103 // adr x3, 0x98c0 <lanes>
+	WORD $0x8b0f0a17 // add x23, x16, x15, lsl #2
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0xcb150863 // sub x3, x3, x21, lsl #2
+	WORD $0xbd4002fd // ldr s29, [x23]
+	WORD $0x3dc0047b // ldr q27, [x3, #0x10]
+	WORD $0x4e7b1c1c // bic v28.16b, v0.16b, v27.16b
+	WORD $0x5400042b // b.lt 0x2d40 <k_attend_weights+0x6bc>
+	WORD $0x910012e3 // add x3, x23, #0x4
+	WORD $0x0d40907d // ld1 { v29.s }[1], [x3]
+	WORD $0x54002361 // b.ne 0x3134 <k_attend_weights+0xab0>
+	WORD $0x8b0f0a37 // add x23, x17, x15, lsl #2
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0xfd4002fe // ldr d30, [x23]
+	WORD $0x540023a1 // b.ne 0x314c <k_attend_weights+0xac8>
+	WORD $0x8b0f0837 // add x23, x1, x15, lsl #2
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0xfd4002ff // ldr d31, [x23]
+	WORD $0x54000060 // b.eq 0x2cf4 <k_attend_weights+0x670>
+	WORD $0x910022e3 // add x3, x23, #0x8
+	WORD $0x4d40807f // ld1 { v31.s }[2], [x3]
+	WORD $0x4e3d1f7d // and v29.16b, v27.16b, v29.16b
+	WORD $0x4e3e1f7e // and v30.16b, v27.16b, v30.16b
+	WORD $0x8b0f084f // add x15, x2, x15, lsl #2
+	WORD $0x4e3f1f7f // and v31.16b, v27.16b, v31.16b
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x4ebc1fbd // orr v29.16b, v29.16b, v28.16b
+	WORD $0x4ebc1fde // orr v30.16b, v30.16b, v28.16b
+	WORD $0x4ebc1fff // orr v31.16b, v31.16b, v28.16b
+	WORD $0x6eb7e7a8 // fcmgt v8.4s, v29.4s, v23.4s
+	WORD $0x6eb8e7c9 // fcmgt v9.4s, v30.4s, v24.4s
+	WORD $0x6eb9e7ea // fcmgt v10.4s, v31.4s, v25.4s
+	WORD $0x6ea81fb7 // bit v23.16b, v29.16b, v8.16b
+	WORD $0x6ea91fd8 // bit v24.16b, v30.16b, v9.16b
+	WORD $0xfd4001fd // ldr d29, [x15]
+	WORD $0x6eaa1ff9 // bit v25.16b, v31.16b, v10.16b
+	WORD $0x540002e0 // b.eq 0x2d8c <k_attend_weights+0x708>
+	WORD $0x910021ef // add x15, x15, #0x8
+	WORD $0x4d4081fd // ld1 { v29.s }[2], [x15]
+	WORD $0x14000014 // b 0x2d8c <k_attend_weights+0x708>
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0x4e3d1f7d // and v29.16b, v27.16b, v29.16b
+	WORD $0x8b0f0223 // add x3, x17, x15
+	WORD $0x8b0f0035 // add x21, x1, x15
+	WORD $0x8b0f004f // add x15, x2, x15
+	WORD $0xbd40007e // ldr s30, [x3]
+	WORD $0xbd4002bf // ldr s31, [x21]
+	WORD $0x4ebc1fbd // orr v29.16b, v29.16b, v28.16b
+	WORD $0x4e3e1f7e // and v30.16b, v27.16b, v30.16b
+	WORD $0x4e3f1f7f // and v31.16b, v27.16b, v31.16b
+	WORD $0x6eb7e7a8 // fcmgt v8.4s, v29.4s, v23.4s
+	WORD $0x4ebc1fde // orr v30.16b, v30.16b, v28.16b
+	WORD $0x4ebc1fff // orr v31.16b, v31.16b, v28.16b
+	WORD $0x6ea81fb7 // bit v23.16b, v29.16b, v8.16b
+	WORD $0xbd4001fd // ldr s29, [x15]
+	WORD $0x6eb8e7c9 // fcmgt v9.4s, v30.4s, v24.4s
+	WORD $0x6eb9e7ea // fcmgt v10.4s, v31.4s, v25.4s
+	WORD $0x6ea91fd8 // bit v24.16b, v30.16b, v9.16b
+	WORD $0x6eaa1ff9 // bit v25.16b, v31.16b, v10.16b
+	WORD $0x4e3d1f7b // and v27.16b, v27.16b, v29.16b
+	WORD $0x4ebc1f7b // orr v27.16b, v27.16b, v28.16b
+	WORD $0x6ebae77c // fcmgt v28.4s, v27.4s, v26.4s
+	WORD $0x6ebc1f7a // bit v26.16b, v27.16b, v28.16b
+	WORD $0x4eb71efb // mov v27.16b, v23.16b
+	WORD $0x4eb91f3c // mov v28.16b, v25.16b
+	WORD $0x4ed87af7 // zip2 v23.2d, v23.2d, v24.2d
+	WORD $0x6e18071b // mov v27.d[1], v24.d[0]
+	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
+	WORD $0x4eda7b38 // zip2 v24.2d, v25.2d, v26.2d
+	WORD $0x6eb7e779 // fcmgt v25.4s, v27.4s, v23.4s
+	WORD $0x6eb8e79a // fcmgt v26.4s, v28.4s, v24.4s
+	WORD $0x6eb91f77 // bit v23.16b, v27.16b, v25.16b
+	WORD $0x6eba1f98 // bit v24.16b, v28.16b, v26.16b
+	WORD $0x1e2701db // fmov s27, w14
+	WORD $0x4e981af9 // uzp1 v25.4s, v23.4s, v24.4s
+	WORD $0x4e985af7 // uzp2 v23.4s, v23.4s, v24.4s
+	WORD $0x6eb7e738 // fcmgt v24.4s, v25.4s, v23.4s
+	WORD $0x6eb81f37 // bit v23.16b, v25.16b, v24.16b
+	WORD $0x5e0c06fa // mov s26, v23.s[1]
+	WORD $0x1e378898 // fnmul s24, s4, s23
+	WORD $0x1e3b22e0 // fcmp s23, s27
+	WORD $0x5e1406e2 // mov s2, v23.s[2]
+	WORD $0x5e1c06e1 // mov s1, v23.s[3]
+	WORD $0x1e3a889c // fnmul s28, s4, s26
+	WORD $0x1e380d7d // fcsel s29, s11, s24, eq
+	WORD $0x1e3b2340 // fcmp s26, s27
+	WORD $0x1e22889e // fnmul s30, s4, s2
+	WORD $0x1e21889f // fnmul s31, s4, s1
+	WORD $0x2d0907e2 // stp s2, s1, [sp, #0x48]
+	WORD $0x4e0407aa // dup v10.4s, v29.s[0]
+	WORD $0x1e3c0d7c // fcsel s28, s11, s28, eq
+	WORD $0x1e3b2040 // fcmp s2, s27
+	WORD $0x1e3e0d7e // fcsel s30, s11, s30, eq
+	WORD $0x1e3b2020 // fcmp s1, s27
+	WORD $0x4e040789 // dup v9.4s, v28.s[0]
+	WORD $0x1e3f0d7b // fcsel s27, s11, s31, eq
+	WORD $0x4e0407c8 // dup v8.4s, v30.s[0]
+	WORD $0xf100135f // cmp x26, #0x4
+	WORD $0x4e04077f // dup v31.4s, v27.s[0]
+	WORD $0x540000ea // b.ge 0x2e48 <k_attend_weights+0x7c4>
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0x14000097 // b 0x30a0 <k_attend_weights+0xa1c>
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xaa1f03fe // mov x30, xzr
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xaa1003fd // mov x29, x16
+	WORD $0xaa1103f8 // mov x24, x17
+	WORD $0xaa0103f7 // mov x23, x1
+	WORD $0xaa0203f5 // mov x21, x2
+	WORD $0x4eaa1d4c // mov v12.16b, v10.16b
+	WORD $0x3dc003ab // ldr q11, [x29]
+	WORD $0x4eb01e0e // mov v14.16b, v16.16b
+	WORD $0x4eb11e2f // mov v15.16b, v17.16b
+	WORD $0x910023c3 // add x3, x30, #0x8
+	WORD $0x910013cf // add x15, x30, #0x4
+	WORD $0xeb1a007f // cmp x3, x26
+	WORD $0xaa0f03fe // mov x30, x15
+	WORD $0x4f84116c // fmla v12.4s, v11.4s, v4.s[0]
+	WORD $0x6eace6cb // fcmgt v11.4s, v22.4s, v12.4s
+	WORD $0x6eab1ecc // bit v12.16b, v22.16b, v11.16b
+	WORD $0x6e35dd8d // fmul v13.4s, v12.4s, v21.4s
+	WORD $0x4e2189ad // frintn v13.4s, v13.4s
+	WORD $0x4e2dce8c // fmla v12.4s, v20.4s, v13.4s
+	WORD $0x4e2dce6c // fmla v12.4s, v19.4s, v13.4s
+	WORD $0x4ea1b9ad // fcvtzs v13.4s, v13.4s
+	WORD $0x4e2cce4e // fmla v14.4s, v18.4s, v12.4s
+	WORD $0x4f3f05a1 // sshr v1.4s, v13.4s, #0x1
+	WORD $0x4e2ecd8f // fmla v15.4s, v12.4s, v14.4s
+	WORD $0x4ea71cee // mov v14.16b, v7.16b
+	WORD $0x4e2fcd8e // fmla v14.4s, v12.4s, v15.4s
+	WORD $0x4ea61ccf // mov v15.16b, v6.16b
+	WORD $0x4e2ecd8f // fmla v15.4s, v12.4s, v14.4s
+	WORD $0x4f0167ee // movi v14.4s, #0x3f, lsl #24
+	WORD $0x4e2fcd8e // fmla v14.4s, v12.4s, v15.4s
+	WORD $0x6e2cdd8f // fmul v15.4s, v12.4s, v12.4s
+	WORD $0x4e2ecdec // fmla v12.4s, v15.4s, v14.4s
+	WORD $0x4f37542e // shl v14.4s, v1.4s, #0x17
+	WORD $0x6ea185a1 // sub v1.4s, v13.4s, v1.4s
+	WORD $0x4eb11e2f // mov v15.16b, v17.16b
+	WORD $0x4ea585cd // add v13.4s, v14.4s, v5.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #0x17
+	WORD $0x4eb01e0e // mov v14.16b, v16.16b
+	WORD $0x4e25d58c // fadd v12.4s, v12.4s, v5.4s
+	WORD $0x4ea58421 // add v1.4s, v1.4s, v5.4s
+	WORD $0x6e2ddd8c // fmul v12.4s, v12.4s, v13.4s
+	WORD $0x6e21dd81 // fmul v1.4s, v12.4s, v1.4s
+	WORD $0x4ea91d2c // mov v12.16b, v9.16b
+	WORD $0x4e6b1c2b // bic v11.16b, v1.16b, v11.16b
+	WORD $0x3c8107ab // str q11, [x29], #0x10
+	WORD $0x4e2bd77b // fadd v27.4s, v27.4s, v11.4s
+	WORD $0x3dc00301 // ldr q1, [x24]
+	WORD $0x4f84102c // fmla v12.4s, v1.4s, v4.s[0]
+	WORD $0x6eace6c1 // fcmgt v1.4s, v22.4s, v12.4s
+	WORD $0x6ea11ecc // bit v12.16b, v22.16b, v1.16b
+	WORD $0x6e35dd8d // fmul v13.4s, v12.4s, v21.4s
+	WORD $0x4e2189ad // frintn v13.4s, v13.4s
+	WORD $0x4e2dce8c // fmla v12.4s, v20.4s, v13.4s
+	WORD $0x4e2dce6c // fmla v12.4s, v19.4s, v13.4s
+	WORD $0x4ea1b9ad // fcvtzs v13.4s, v13.4s
+	WORD $0x4e2cce4e // fmla v14.4s, v18.4s, v12.4s
+	WORD $0x4f3f05a2 // sshr v2.4s, v13.4s, #0x1
+	WORD $0x4e2ecd8f // fmla v15.4s, v12.4s, v14.4s
+	WORD $0x4ea71cee // mov v14.16b, v7.16b
+	WORD $0x4e2fcd8e // fmla v14.4s, v12.4s, v15.4s
+	WORD $0x4ea61ccf // mov v15.16b, v6.16b
+	WORD $0x4e2ecd8f // fmla v15.4s, v12.4s, v14.4s
+	WORD $0x4f0167ee // movi v14.4s, #0x3f, lsl #24
+	WORD $0x4e2fcd8e // fmla v14.4s, v12.4s, v15.4s
+	WORD $0x6e2cdd8f // fmul v15.4s, v12.4s, v12.4s
+	WORD $0x4e2ecdec // fmla v12.4s, v15.4s, v14.4s
+	WORD $0x4f37544e // shl v14.4s, v2.4s, #0x17
+	WORD $0x6ea285a2 // sub v2.4s, v13.4s, v2.4s
+	WORD $0x4eb11e2f // mov v15.16b, v17.16b
+	WORD $0x4ea585cd // add v13.4s, v14.4s, v5.4s
+	WORD $0x4f375442 // shl v2.4s, v2.4s, #0x17
+	WORD $0x4eb01e0e // mov v14.16b, v16.16b
+	WORD $0x4e25d58c // fadd v12.4s, v12.4s, v5.4s
+	WORD $0x4ea58442 // add v2.4s, v2.4s, v5.4s
+	WORD $0x6e2ddd8c // fmul v12.4s, v12.4s, v13.4s
+	WORD $0x6e22dd82 // fmul v2.4s, v12.4s, v2.4s
+	WORD $0x4e611c4c // bic v12.16b, v2.16b, v1.16b
+	WORD $0x4ea81d02 // mov v2.16b, v8.16b
+	WORD $0x3c81070c // str q12, [x24], #0x10
+	WORD $0x4e2cd79c // fadd v28.4s, v28.4s, v12.4s
+	WORD $0x3dc002e1 // ldr q1, [x23]
+	WORD $0x4f841022 // fmla v2.4s, v1.4s, v4.s[0]
+	WORD $0x6ea2e6c1 // fcmgt v1.4s, v22.4s, v2.4s
+	WORD $0x6ea11ec2 // bit v2.16b, v22.16b, v1.16b
+	WORD $0x6e35dc4d // fmul v13.4s, v2.4s, v21.4s
+	WORD $0x4e2189ad // frintn v13.4s, v13.4s
+	WORD $0x4e2dce82 // fmla v2.4s, v20.4s, v13.4s
+	WORD $0x4e2dce62 // fmla v2.4s, v19.4s, v13.4s
+	WORD $0x4ea1b9ad // fcvtzs v13.4s, v13.4s
+	WORD $0x4e22ce4e // fmla v14.4s, v18.4s, v2.4s
+	WORD $0x4f3f05b8 // sshr v24.4s, v13.4s, #0x1
+	WORD $0x4e2ecc4f // fmla v15.4s, v2.4s, v14.4s
+	WORD $0x4ea71cee // mov v14.16b, v7.16b
+	WORD $0x4e2fcc4e // fmla v14.4s, v2.4s, v15.4s
+	WORD $0x4ea61ccf // mov v15.16b, v6.16b
+	WORD $0x4e2ecc4f // fmla v15.4s, v2.4s, v14.4s
+	WORD $0x4f0167ee // movi v14.4s, #0x3f, lsl #24
+	WORD $0x4e2fcc4e // fmla v14.4s, v2.4s, v15.4s
+	WORD $0x6e22dc4f // fmul v15.4s, v2.4s, v2.4s
+	WORD $0x4e2ecde2 // fmla v2.4s, v15.4s, v14.4s
+	WORD $0x4f37570e // shl v14.4s, v24.4s, #0x17
+	WORD $0x6eb885b8 // sub v24.4s, v13.4s, v24.4s
+	WORD $0x4eb11e2f // mov v15.16b, v17.16b
+	WORD $0x4ea585cd // add v13.4s, v14.4s, v5.4s
+	WORD $0x4f375718 // shl v24.4s, v24.4s, #0x17
+	WORD $0x4eb01e0e // mov v14.16b, v16.16b
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x4ea58718 // add v24.4s, v24.4s, v5.4s
+	WORD $0x6e2ddc42 // fmul v2.4s, v2.4s, v13.4s
+	WORD $0x6e38dc42 // fmul v2.4s, v2.4s, v24.4s
+	WORD $0x4ebf1ff8 // mov v24.16b, v31.16b
+	WORD $0x4e611c41 // bic v1.16b, v2.16b, v1.16b
+	WORD $0x3c8106e1 // str q1, [x23], #0x10
+	WORD $0x4e21d7bd // fadd v29.4s, v29.4s, v1.4s
+	WORD $0x3dc002a2 // ldr q2, [x21]
+	WORD $0x4f841058 // fmla v24.4s, v2.4s, v4.s[0]
+	WORD $0x6eb8e6c2 // fcmgt v2.4s, v22.4s, v24.4s
+	WORD $0x6ea21ed8 // bit v24.16b, v22.16b, v2.16b
+	WORD $0x6e35df0d // fmul v13.4s, v24.4s, v21.4s
+	WORD $0x4e2189ad // frintn v13.4s, v13.4s
+	WORD $0x4e2dce98 // fmla v24.4s, v20.4s, v13.4s
+	WORD $0x4e2dce78 // fmla v24.4s, v19.4s, v13.4s
+	WORD $0x4ea1b9ad // fcvtzs v13.4s, v13.4s
+	WORD $0x4e38ce4e // fmla v14.4s, v18.4s, v24.4s
+	WORD $0x4f3f05b9 // sshr v25.4s, v13.4s, #0x1
+	WORD $0x4e2ecf0f // fmla v15.4s, v24.4s, v14.4s
+	WORD $0x4ea71cee // mov v14.16b, v7.16b
+	WORD $0x4e2fcf0e // fmla v14.4s, v24.4s, v15.4s
+	WORD $0x4ea61ccf // mov v15.16b, v6.16b
+	WORD $0x4e2ecf0f // fmla v15.4s, v24.4s, v14.4s
+	WORD $0x4f0167ee // movi v14.4s, #0x3f, lsl #24
+	WORD $0x4e2fcf0e // fmla v14.4s, v24.4s, v15.4s
+	WORD $0x6e38df0f // fmul v15.4s, v24.4s, v24.4s
+	WORD $0x4e2ecdf8 // fmla v24.4s, v15.4s, v14.4s
+	WORD $0x4f37572e // shl v14.4s, v25.4s, #0x17
+	WORD $0x6eb985b9 // sub v25.4s, v13.4s, v25.4s
+	WORD $0x4ea585cd // add v13.4s, v14.4s, v5.4s
+	WORD $0x4f375739 // shl v25.4s, v25.4s, #0x17
+	WORD $0x4e25d718 // fadd v24.4s, v24.4s, v5.4s
+	WORD $0x4ea58739 // add v25.4s, v25.4s, v5.4s
+	WORD $0x6e2ddf18 // fmul v24.4s, v24.4s, v13.4s
+	WORD $0x6e39df18 // fmul v24.4s, v24.4s, v25.4s
+	WORD $0x4e621f02 // bic v2.16b, v24.16b, v2.16b
+	WORD $0x4e22d7de // fadd v30.4s, v30.4s, v2.4s
+	WORD $0x3c8106a2 // str q2, [x21], #0x10
+	WORD $0x54ffee8d // b.le 0x2e6c <k_attend_weights+0x7e8>
+	WORD $0xeb0f035e // subs x30, x26, x15
+	WORD $0x5400220d // b.le 0x34e4 <k_attend_weights+0xe60>
+	WORD $0x8b0f0a10 // add x16, x16, x15, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd40020b // ldr s11, [x16]
+	WORD $0x540000ab // b.lt 0x30c8 <k_attend_weights+0xa44>
+	WORD $0x91001203 // add x3, x16, #0x4
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x0d40906b // ld1 { v11.s }[1], [x3]
+	WORD $0x54000521 // b.ne 0x3168 <k_attend_weights+0xae4>
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x1400002a // b 0x3174 <k_attend_weights+0xaf0>
+	WORD $0x927def50 // and x16, x26, #0x7ffffffffffffff8
+	WORD $0x91004221 // add x1, x17, #0x10
+	WORD $0xaa1003e2 // mov x2, x16
+	WORD $0xf1002042 // subs x2, x2, #0x8
+	WORD $0xad3f8020 // stp q0, q0, [x1, #-0x10]
+	WORD $0x91008021 // add x1, x1, #0x20
+	WORD $0x54ffffa1 // b.ne 0x30dc <k_attend_weights+0xa58>
+	WORD $0xeb10035f // cmp x26, x16
+	WORD $0x54000100 // b.eq 0x3110 <k_attend_weights+0xa8c>
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0x8b1009e1 // add x1, x15, x16, lsl #2
+	WORD $0xcb10034f // sub x15, x26, x16
+	WORD $0x8b0102d0 // add x16, x22, x1
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xb800460e // str w14, [x16], #0x4
+	WORD $0x54ffffc1 // b.ne 0x3104 <k_attend_weights+0xa80>
+	WORD $0x91000934 // add x20, x9, #0x2
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x9b147f2f // mul x15, x25, x20
+	WORD $0x8b0f0ac1 // add x1, x22, x15, lsl #2
+	WORD $0x54ffd6cb // b.lt 0x2bf8 <k_attend_weights+0x574>
+	WORD $0xf100235f // cmp x26, #0x8
+	WORD $0x540036a2 // b.hs 0x37fc <k_attend_weights+0x1178>
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x140001bc // b 0x3820 <k_attend_weights+0x119c>
+	WORD $0x910022e3 // add x3, x23, #0x8
+	WORD $0x4d40807d // ld1 { v29.s }[2], [x3]
+	WORD $0x8b0f0a37 // add x23, x17, x15, lsl #2
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0xfd4002fe // ldr d30, [x23]
+	WORD $0x54ffdca0 // b.eq 0x2cdc <k_attend_weights+0x658>
+	WORD $0x910022e3 // add x3, x23, #0x8
+	WORD $0x4d40807e // ld1 { v30.s }[2], [x3]
+	WORD $0x8b0f0837 // add x23, x1, x15, lsl #2
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0xfd4002ff // ldr d31, [x23]
+	WORD $0x54ffdc61 // b.ne 0x2cec <k_attend_weights+0x668>
+	WORD $0x17fffee4 // b 0x2cf4 <k_attend_weights+0x670>
+	WORD $0x91002203 // add x3, x16, #0x8
+	WORD $0x52800035 // mov w21, #0x1 // =1
+	WORD $0x4d40806b // ld1 { v11.s }[2], [x3]
+	WORD $0x4f84116a // fmla v10.4s, v11.4s, v4.s[0]
+	WORD $0x4eb01e19 // mov v25.16b, v16.16b
+	WORD $0x10033a23 // adr x3, 0x98c0 <lanes>
+	WORD $0xcb1e0863 // sub x3, x3, x30, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x6eaae6c1 // fcmgt v1.4s, v22.4s, v10.4s
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0x6e6a1ec2 // bsl v2.16b, v22.16b, v10.16b
+	WORD $0x4eb11e2a // mov v10.16b, v17.16b
+	WORD $0x6e35dc58 // fmul v24.4s, v2.4s, v21.4s
+	WORD $0x4e218b18 // frintn v24.4s, v24.4s
+	WORD $0x4e38ce82 // fmla v2.4s, v20.4s, v24.4s
+	WORD $0x4e38ce62 // fmla v2.4s, v19.4s, v24.4s
+	WORD $0x4ea1bb18 // fcvtzs v24.4s, v24.4s
+	WORD $0x4e22ce59 // fmla v25.4s, v18.4s, v2.4s
+	WORD $0x4f3f070b // sshr v11.4s, v24.4s, #0x1
+	WORD $0x6eab8718 // sub v24.4s, v24.4s, v11.4s
+	WORD $0x4e39cc4a // fmla v10.4s, v2.4s, v25.4s
+	WORD $0x4ea71cf9 // mov v25.16b, v7.16b
+	WORD $0x4f375718 // shl v24.4s, v24.4s, #0x17
+	WORD $0x4e2acc59 // fmla v25.4s, v2.4s, v10.4s
+	WORD $0x4ea61cca // mov v10.16b, v6.16b
+	WORD $0x4ea58718 // add v24.4s, v24.4s, v5.4s
+	WORD $0x4e39cc4a // fmla v10.4s, v2.4s, v25.4s
+	WORD $0x4f0167f9 // movi v25.4s, #0x3f, lsl #24
+	WORD $0x4e2acc59 // fmla v25.4s, v2.4s, v10.4s
+	WORD $0x6e22dc4a // fmul v10.4s, v2.4s, v2.4s
+	WORD $0x4e39cd42 // fmla v2.4s, v10.4s, v25.4s
+	WORD $0x4f375579 // shl v25.4s, v11.4s, #0x17
+	WORD $0x3dc0046b // ldr q11, [x3, #0x10]
+	WORD $0x4ea58739 // add v25.4s, v25.4s, v5.4s
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x6e39dc42 // fmul v2.4s, v2.4s, v25.4s
+	WORD $0x6e38dc42 // fmul v2.4s, v2.4s, v24.4s
+	WORD $0x4e611c41 // bic v1.16b, v2.16b, v1.16b
+	WORD $0x4e2b1c2a // and v10.16b, v1.16b, v11.16b
+	WORD $0xbd00020a // str s10, [x16]
+	WORD $0x5400012b // b.lt 0x322c <k_attend_weights+0xba8>
+	WORD $0x91001203 // add x3, x16, #0x4
+	WORD $0x0d00906a // st1 { v10.s }[1], [x3]
+	WORD $0x350000f5 // cbnz w21, 0x3230 <k_attend_weights+0xbac>
+	WORD $0x8b0f0a30 // add x16, x17, x15, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd40020c // ldr s12, [x16]
+	WORD $0x540001ab // b.lt 0x3258 <k_attend_weights+0xbd4>
+	WORD $0x14000008 // b 0x3248 <k_attend_weights+0xbc4>
+	WORD $0x34ffff75 // cbz w21, 0x3218 <k_attend_weights+0xb94>
+	WORD $0x91002210 // add x16, x16, #0x8
+	WORD $0x4d00820a // st1 { v10.s }[2], [x16]
+	WORD $0x8b0f0a30 // add x16, x17, x15, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd40020c // ldr s12, [x16]
+	WORD $0x540000ab // b.lt 0x3258 <k_attend_weights+0xbd4>
+	WORD $0x91001203 // add x3, x16, #0x4
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x0d40906c // ld1 { v12.s }[1], [x3]
+	WORD $0x54000061 // b.ne 0x3260 <k_attend_weights+0xbdc>
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x14000004 // b 0x326c <k_attend_weights+0xbe8>
+	WORD $0x91002203 // add x3, x16, #0x8
+	WORD $0x52800035 // mov w21, #0x1 // =1
+	WORD $0x4d40806c // ld1 { v12.s }[2], [x3]
+	WORD $0x4f841189 // fmla v9.4s, v12.4s, v4.s[0]
+	WORD $0x4eb01e19 // mov v25.16b, v16.16b
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x6ea9e6c1 // fcmgt v1.4s, v22.4s, v9.4s
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0x6e691ec2 // bsl v2.16b, v22.16b, v9.16b
+	WORD $0x4eb11e29 // mov v9.16b, v17.16b
+	WORD $0x6e35dc58 // fmul v24.4s, v2.4s, v21.4s
+	WORD $0x4e218b18 // frintn v24.4s, v24.4s
+	WORD $0x4e38ce82 // fmla v2.4s, v20.4s, v24.4s
+	WORD $0x4e38ce62 // fmla v2.4s, v19.4s, v24.4s
+	WORD $0x4ea1bb18 // fcvtzs v24.4s, v24.4s
+	WORD $0x4e22ce59 // fmla v25.4s, v18.4s, v2.4s
+	WORD $0x4f3f070c // sshr v12.4s, v24.4s, #0x1
+	WORD $0x6eac8718 // sub v24.4s, v24.4s, v12.4s
+	WORD $0x4e39cc49 // fmla v9.4s, v2.4s, v25.4s
+	WORD $0x4ea71cf9 // mov v25.16b, v7.16b
+	WORD $0x4f375718 // shl v24.4s, v24.4s, #0x17
+	WORD $0x4e29cc59 // fmla v25.4s, v2.4s, v9.4s
+	WORD $0x4ea61cc9 // mov v9.16b, v6.16b
+	WORD $0x4ea58718 // add v24.4s, v24.4s, v5.4s
+	WORD $0x4e39cc49 // fmla v9.4s, v2.4s, v25.4s
+	WORD $0x4f0167f9 // movi v25.4s, #0x3f, lsl #24
+	WORD $0x4e29cc59 // fmla v25.4s, v2.4s, v9.4s
+	WORD $0x6e22dc49 // fmul v9.4s, v2.4s, v2.4s
+	WORD $0x4e39cd22 // fmla v2.4s, v9.4s, v25.4s
+	WORD $0x4f375599 // shl v25.4s, v12.4s, #0x17
+	WORD $0x4ea58739 // add v25.4s, v25.4s, v5.4s
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x6e39dc42 // fmul v2.4s, v2.4s, v25.4s
+	WORD $0x6e38dc42 // fmul v2.4s, v2.4s, v24.4s
+	WORD $0x4e611c41 // bic v1.16b, v2.16b, v1.16b
+	WORD $0x4e2b1c29 // and v9.16b, v1.16b, v11.16b
+	WORD $0xbd000209 // str s9, [x16]
+	WORD $0x5400012b // b.lt 0x3318 <k_attend_weights+0xc94>
+	WORD $0x91001203 // add x3, x16, #0x4
+	WORD $0x0d009069 // st1 { v9.s }[1], [x3]
+	WORD $0x350000f5 // cbnz w21, 0x331c <k_attend_weights+0xc98>
+	WORD $0x8b0f0830 // add x16, x1, x15, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd40020c // ldr s12, [x16]
+	WORD $0x540001ab // b.lt 0x3344 <k_attend_weights+0xcc0>
+	WORD $0x14000008 // b 0x3334 <k_attend_weights+0xcb0>
+	WORD $0x34ffff75 // cbz w21, 0x3304 <k_attend_weights+0xc80>
+	WORD $0x91002210 // add x16, x16, #0x8
+	WORD $0x4d008209 // st1 { v9.s }[2], [x16]
+	WORD $0x8b0f0830 // add x16, x1, x15, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd40020c // ldr s12, [x16]
+	WORD $0x540000ab // b.lt 0x3344 <k_attend_weights+0xcc0>
+	WORD $0x91001203 // add x3, x16, #0x4
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x0d40906c // ld1 { v12.s }[1], [x3]
+	WORD $0x54000061 // b.ne 0x334c <k_attend_weights+0xcc8>
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x14000004 // b 0x3358 <k_attend_weights+0xcd4>
+	WORD $0x91002203 // add x3, x16, #0x8
+	WORD $0x52800035 // mov w21, #0x1 // =1
+	WORD $0x4d40806c // ld1 { v12.s }[2], [x3]
+	WORD $0x4f841188 // fmla v8.4s, v12.4s, v4.s[0]
+	WORD $0x4eb01e19 // mov v25.16b, v16.16b
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x6ea8e6c1 // fcmgt v1.4s, v22.4s, v8.4s
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0x6e681ec2 // bsl v2.16b, v22.16b, v8.16b
+	WORD $0x4eb11e28 // mov v8.16b, v17.16b
+	WORD $0x6e35dc58 // fmul v24.4s, v2.4s, v21.4s
+	WORD $0x4e218b18 // frintn v24.4s, v24.4s
+	WORD $0x4e38ce82 // fmla v2.4s, v20.4s, v24.4s
+	WORD $0x4e38ce62 // fmla v2.4s, v19.4s, v24.4s
+	WORD $0x4ea1bb18 // fcvtzs v24.4s, v24.4s
+	WORD $0x4e22ce59 // fmla v25.4s, v18.4s, v2.4s
+	WORD $0x4f3f070c // sshr v12.4s, v24.4s, #0x1
+	WORD $0x6eac8718 // sub v24.4s, v24.4s, v12.4s
+	WORD $0x4e39cc48 // fmla v8.4s, v2.4s, v25.4s
+	WORD $0x4ea71cf9 // mov v25.16b, v7.16b
+	WORD $0x4f375718 // shl v24.4s, v24.4s, #0x17
+	WORD $0x4e28cc59 // fmla v25.4s, v2.4s, v8.4s
+	WORD $0x4ea61cc8 // mov v8.16b, v6.16b
+	WORD $0x4ea58718 // add v24.4s, v24.4s, v5.4s
+	WORD $0x4e39cc48 // fmla v8.4s, v2.4s, v25.4s
+	WORD $0x4f0167f9 // movi v25.4s, #0x3f, lsl #24
+	WORD $0x4e28cc59 // fmla v25.4s, v2.4s, v8.4s
+	WORD $0x6e22dc48 // fmul v8.4s, v2.4s, v2.4s
+	WORD $0x4e39cd02 // fmla v2.4s, v8.4s, v25.4s
+	WORD $0x4f375599 // shl v25.4s, v12.4s, #0x17
+	WORD $0x4ea58739 // add v25.4s, v25.4s, v5.4s
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x6e39dc42 // fmul v2.4s, v2.4s, v25.4s
+	WORD $0x6e38dc42 // fmul v2.4s, v2.4s, v24.4s
+	WORD $0x4e611c41 // bic v1.16b, v2.16b, v1.16b
+	WORD $0x4e2b1c28 // and v8.16b, v1.16b, v11.16b
+	WORD $0xbd000208 // str s8, [x16]
+	WORD $0x5400012b // b.lt 0x3404 <k_attend_weights+0xd80>
+	WORD $0x91001203 // add x3, x16, #0x4
+	WORD $0x0d009068 // st1 { v8.s }[1], [x3]
+	WORD $0x350000f5 // cbnz w21, 0x3408 <k_attend_weights+0xd84>
+	WORD $0x8b0f084f // add x15, x2, x15, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd4001ec // ldr s12, [x15]
+	WORD $0x540001ab // b.lt 0x3430 <k_attend_weights+0xdac>
+	WORD $0x14000008 // b 0x3420 <k_attend_weights+0xd9c>
+	WORD $0x34ffff75 // cbz w21, 0x33f0 <k_attend_weights+0xd6c>
+	WORD $0x91002210 // add x16, x16, #0x8
+	WORD $0x4d008208 // st1 { v8.s }[2], [x16]
+	WORD $0x8b0f084f // add x15, x2, x15, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd4001ec // ldr s12, [x15]
+	WORD $0x540000ab // b.lt 0x3430 <k_attend_weights+0xdac>
+	WORD $0x910011f0 // add x16, x15, #0x4
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x0d40920c // ld1 { v12.s }[1], [x16]
+	WORD $0x54000061 // b.ne 0x3438 <k_attend_weights+0xdb4>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x14000004 // b 0x3444 <k_attend_weights+0xdc0>
+	WORD $0x910021f0 // add x16, x15, #0x8
+	WORD $0x4d40820c // ld1 { v12.s }[2], [x16]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x4f84119f // fmla v31.4s, v12.4s, v4.s[0]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x6ebfe6c1 // fcmgt v1.4s, v22.4s, v31.4s
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0x6e7f1ec2 // bsl v2.16b, v22.16b, v31.16b
+	WORD $0x6e35dc55 // fmul v21.4s, v2.4s, v21.4s
+	WORD $0x4e218ab5 // frintn v21.4s, v21.4s
+	WORD $0x4e35ce82 // fmla v2.4s, v20.4s, v21.4s
+	WORD $0x4e35ce62 // fmla v2.4s, v19.4s, v21.4s
+	WORD $0x4e22ce50 // fmla v16.4s, v18.4s, v2.4s
+	WORD $0x4e30cc51 // fmla v17.4s, v2.4s, v16.4s
+	WORD $0x4ea1bab0 // fcvtzs v16.4s, v21.4s
+	WORD $0x4e31cc47 // fmla v7.4s, v2.4s, v17.4s
+	WORD $0x4f3f0611 // sshr v17.4s, v16.4s, #0x1
+	WORD $0x4e27cc46 // fmla v6.4s, v2.4s, v7.4s
+	WORD $0x4f0167e7 // movi v7.4s, #0x3f, lsl #24
+	WORD $0x4e26cc47 // fmla v7.4s, v2.4s, v6.4s
+	WORD $0x6e22dc46 // fmul v6.4s, v2.4s, v2.4s
+	WORD $0x4e27ccc2 // fmla v2.4s, v6.4s, v7.4s
+	WORD $0x4f375626 // shl v6.4s, v17.4s, #0x17
+	WORD $0x6eb18607 // sub v7.4s, v16.4s, v17.4s
+	WORD $0x4ea584c6 // add v6.4s, v6.4s, v5.4s
+	WORD $0x4f3754e7 // shl v7.4s, v7.4s, #0x17
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x4ea584e5 // add v5.4s, v7.4s, v5.4s
+	WORD $0x6e26dc42 // fmul v2.4s, v2.4s, v6.4s
+	WORD $0x6e25dc42 // fmul v2.4s, v2.4s, v5.4s
+	WORD $0x4e611c41 // bic v1.16b, v2.16b, v1.16b
+	WORD $0x4e2b1c25 // and v5.16b, v1.16b, v11.16b
+	WORD $0xbd0001e5 // str s5, [x15]
+	WORD $0x5400006b // b.lt 0x34c8 <k_attend_weights+0xe44>
+	WORD $0x910011e3 // add x3, x15, #0x4
+	WORD $0x0d009065 // st1 { v5.s }[1], [x3]
+	WORD $0x34000070 // cbz w16, 0x34d4 <k_attend_weights+0xe50>
+	WORD $0x910021ef // add x15, x15, #0x8
+	WORD $0x4d0081e5 // st1 { v5.s }[2], [x15]
+	WORD $0x4e2ad77b // fadd v27.4s, v27.4s, v10.4s
+	WORD $0x4e29d79c // fadd v28.4s, v28.4s, v9.4s
+	WORD $0x4e28d7bd // fadd v29.4s, v29.4s, v8.4s
+	WORD $0x4e25d7de // fadd v30.4s, v30.4s, v5.4s
+	WORD $0x4ebb1f61 // mov v1.16b, v27.16b
+	WORD $0x4ebd1fa2 // mov v2.16b, v29.16b
+	WORD $0x1e370891 // fmul s17, s4, s23
+	WORD $0x4edc7b65 // zip2 v5.2d, v27.2d, v28.2d
+	WORD $0x4ede7ba6 // zip2 v6.2d, v29.2d, v30.2d
+	WORD $0xd37ef76f // lsl x15, x27, #2
+	WORD $0x5fb79087 // fmul s7, s4, v23.s[1]
+	WORD $0xa940f81d // ldp x29, x30, [x0, #0x8]
+	WORD $0x6e180781 // mov v1.d[1], v28.d[0]
+	WORD $0x6e1807c2 // mov v2.d[1], v30.d[0]
+	WORD $0xeb1a0170 // subs x16, x11, x26
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x5f979886 // fmul s6, s4, v23.s[2]
+	WORD $0x6e22d425 // faddp v5.4s, v1.4s, v2.4s
+	WORD $0x5e0c04b0 // mov s16, v5.s[1]
+	WORD $0x5400078d // b.le 0x3614 <k_attend_weights+0xf90>
+	WORD $0x0f04640b // movi v11.2s, #0x80, lsl #24
+	WORD $0x2f00e41e // movi d30, #0000000000000000
+	WORD $0xf100221f // cmp x16, #0x8
+	WORD $0xaa1a03f5 // mov x21, x26
+	WORD $0x540001e3 // b.lo 0x3574 <k_attend_weights+0xef0>
+	WORD $0x9b197d23 // mul x3, x9, x25
+	WORD $0x927df217 // and x23, x16, #0xfffffffffffffff8
+	WORD $0x8b170355 // add x21, x26, x23
+	WORD $0xaa1703fb // mov x27, x23
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0x8b1a0863 // add x3, x3, x26, lsl #2
+	WORD $0x8b0302c3 // add x3, x22, x3
+	WORD $0x91004078 // add x24, x3, #0x10
+	WORD $0xf100237b // subs x27, x27, #0x8
+	WORD $0xad3f8f03 // stp q3, q3, [x24, #-0x10]
+	WORD $0x91008318 // add x24, x24, #0x20
+	WORD $0x54ffffa1 // b.ne 0x355c <k_attend_weights+0xed8>
+	WORD $0xeb17021f // cmp x16, x23
+	WORD $0x54000120 // b.eq 0x3594 <k_attend_weights+0xf10>
+	WORD $0x9b197d30 // mul x16, x9, x25
+	WORD $0xd37ef610 // lsl x16, x16, #2
+	WORD $0x8b150a10 // add x16, x16, x21, lsl #2
+	WORD $0xcb150175 // sub x21, x11, x21
+	WORD $0x8b1002d0 // add x16, x22, x16
+	WORD $0xf10006b5 // subs x21, x21, #0x1
+	WORD $0xb800461f // str wzr, [x16], #0x4
+	WORD $0x54ffffc1 // b.ne 0x3588 <k_attend_weights+0xf04>
+	WORD $0x1e2020a8 // fcmp s5, #0.0
+	WORD $0x1e2701c1 // fmov s1, w14
+	WORD $0x529589fb // mov w27, #0xac4f // =44111
+	WORD $0x10031919 // adr x25, 0x98c0 <lanes>
+	WORD $0x72b855db // movk w27, #0xc2ae, lsl #16
+	WORD $0x1e3e0c22 // fcsel s2, s1, s30, eq
+	WORD $0x1e2122e0 // fcmp s23, s1
+	WORD $0x1e310c41 // fcsel s1, s2, s17, eq
+	WORD $0xeb1a0170 // subs x16, x11, x26
+	WORD $0xbc297ba1 // str s1, [x29, x9, lsl #2]
+	WORD $0xbc297bc5 // str s5, [x30, x9, lsl #2]
+	WORD $0x54000a0d // b.le 0x3700 <k_attend_weights+0x107c>
+	WORD $0xf100221f // cmp x16, #0x8
+	WORD $0xaa1a03f5 // mov x21, x26
+	WORD $0x54000183 // b.lo 0x35fc <k_attend_weights+0xf78>
+	WORD $0x8b1a0a23 // add x3, x17, x26, lsl #2
+	WORD $0x927df216 // and x22, x16, #0xfffffffffffffff8
+	WORD $0x8b160355 // add x21, x26, x22
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0x91004077 // add x23, x3, #0x10
+	WORD $0xf1002318 // subs x24, x24, #0x8
+	WORD $0xad3f8ee3 // stp q3, q3, [x23, #-0x10]
 	WORD $0x910082f7 // add x23, x23, #0x20
-	WORD $0x54ffff81 // b.ne 0x2aa8 <k_attend_weights+0x424>
-	WORD $0xeb1602bf // cmp x21, x22
-	WORD $0x54ffe4a0 // b.eq 0x2754 <k_attend_weights+0xd0>
-	WORD $0xb83478ff // str wzr, [x7, x20, lsl #2]
-	WORD $0x91000694 // add x20, x20, #0x1
-	WORD $0xeb14023f // cmp x17, x20
-	WORD $0x54ffffa1 // b.ne 0x2ac4 <k_attend_weights+0x440>
-	WORD $0x17ffff20 // b 0x2754 <k_attend_weights+0xd0>
-	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
-	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
-	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
-	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
-	WORD $0x6cc52beb // ldp d11, d10, [sp], #0x50
+	WORD $0x54ffffa1 // b.ne 0x35e4 <k_attend_weights+0xf60>
+	WORD $0xeb16021f // cmp x16, x22
+	WORD $0x54000260 // b.eq 0x3644 <k_attend_weights+0xfc0>
+	WORD $0x8b150a30 // add x16, x17, x21, lsl #2
+	WORD $0xcb150171 // sub x17, x11, x21
+	WORD $0xf1000631 // subs x17, x17, #0x1
+	WORD $0xb800461f // str wzr, [x16], #0x4
+	WORD $0x54ffffc1 // b.ne 0x3604 <k_attend_weights+0xf80>
+	WORD $0x1400000d // b 0x3644 <k_attend_weights+0xfc0>
+	WORD $0x2f00e41e // movi d30, #0000000000000000
+	WORD $0x1e2020a8 // fcmp s5, #0.0
+	WORD $0x529589fb // mov w27, #0xac4f // =44111
+	WORD $0x1e2701c1 // fmov s1, w14
+	WORD $0x0f04640b // movi v11.2s, #0x80, lsl #24
+	WORD $0x100314d9 // adr x25, 0x98c0 <lanes>
+	WORD $0x72b855db // movk w27, #0xc2ae, lsl #16
+	WORD $0x1e3e0c22 // fcsel s2, s1, s30, eq
+	WORD $0x1e2122e0 // fcmp s23, s1
+	WORD $0x1e310c41 // fcsel s1, s2, s17, eq
+	WORD $0xbc297ba1 // str s1, [x29, x9, lsl #2]
+	WORD $0xbc297bc5 // str s5, [x30, x9, lsl #2]
+	WORD $0x1e202208 // fcmp s16, #0.0
+	WORD $0x1e2701c1 // fmov s1, w14
+	WORD $0x528d2ce3 // mov w3, #0x6967 // =26983
+	WORD $0x8b0f03d1 // add x17, x30, x15
+	WORD $0x72a72a03 // movk w3, #0x3950, lsl #16
+	WORD $0x1e3e0c22 // fcsel s2, s1, s30, eq
+	WORD $0x1e212340 // fcmp s26, s1
+	WORD $0x1e270c41 // fcsel s1, s2, s7, eq
+	WORD $0xeb1a0170 // subs x16, x11, x26
+	WORD $0xbc2f6ba1 // str s1, [x29, x15]
+	WORD $0x0d009225 // st1 { v5.s }[1], [x17]
+	WORD $0x540002ed // b.le 0x36cc <k_attend_weights+0x1048>
+	WORD $0xf100221f // cmp x16, #0x8
+	WORD $0xaa1a03ef // mov x15, x26
+	WORD $0x540001c3 // b.lo 0x36b4 <k_attend_weights+0x1030>
+	WORD $0x8b1a0823 // add x3, x1, x26, lsl #2
+	WORD $0x927df211 // and x17, x16, #0xfffffffffffffff8
+	WORD $0x8b11034f // add x15, x26, x17
+	WORD $0xaa1103f6 // mov x22, x17
+	WORD $0x91004075 // add x21, x3, #0x10
+	WORD $0xf10022d6 // subs x22, x22, #0x8
+	WORD $0xad3f8ea3 // stp q3, q3, [x21, #-0x10]
+	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x54ffffa1 // b.ne 0x3694 <k_attend_weights+0x1010>
+	WORD $0x528d2ce3 // mov w3, #0x6967 // =26983
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x72a72a03 // movk w3, #0x3950, lsl #16
+	WORD $0x540003c0 // b.eq 0x3728 <k_attend_weights+0x10a4>
+	WORD $0x8b0f0830 // add x16, x1, x15, lsl #2
+	WORD $0xcb0f016f // sub x15, x11, x15
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xb800461f // str wzr, [x16], #0x4
+	WORD $0x54ffffc1 // b.ne 0x36bc <k_attend_weights+0x1038>
+	WORD $0x14000018 // b 0x3728 <k_attend_weights+0x10a4>
+	WORD $0x5e1404a1 // mov s1, v5.s[2]
+	WORD $0xbd404be7 // ldr s7, [sp, #0x48]
+	WORD $0xd37ef68f // lsl x15, x20, #2
+	WORD $0x8b0f03d0 // add x16, x30, x15
+	WORD $0x1e202028 // fcmp s1, #0.0
+	WORD $0x1e2701c1 // fmov s1, w14
+	WORD $0x1e3e0c22 // fcsel s2, s1, s30, eq
+	WORD $0x1e2120e0 // fcmp s7, s1
+	WORD $0x1e260c41 // fcsel s1, s2, s6, eq
+	WORD $0xbd404fe6 // ldr s6, [sp, #0x4c]
+	WORD $0xbc2f6ba1 // str s1, [x29, x15]
+	WORD $0x4d008205 // st1 { v5.s }[2], [x16]
+	WORD $0x1400002b // b 0x37a8 <k_attend_weights+0x1124>
+	WORD $0x1e202208 // fcmp s16, #0.0
+	WORD $0x1e2701c1 // fmov s1, w14
+	WORD $0x528d2ce3 // mov w3, #0x6967 // =26983
+	WORD $0x8b0f03d0 // add x16, x30, x15
+	WORD $0x72a72a03 // movk w3, #0x3950, lsl #16
+	WORD $0x1e3e0c22 // fcsel s2, s1, s30, eq
+	WORD $0x1e212340 // fcmp s26, s1
+	WORD $0x1e270c41 // fcsel s1, s2, s7, eq
+	WORD $0xbc2f6ba1 // str s1, [x29, x15]
+	WORD $0x0d009205 // st1 { v5.s }[1], [x16]
+	WORD $0x5e1404a1 // mov s1, v5.s[2]
+	WORD $0xbd404be7 // ldr s7, [sp, #0x48]
+	WORD $0xd37ef690 // lsl x16, x20, #2
+	WORD $0x8b1003d1 // add x17, x30, x16
+	WORD $0x1e202028 // fcmp s1, #0.0
+	WORD $0x1e2701c1 // fmov s1, w14
+	WORD $0x1e3e0c22 // fcsel s2, s1, s30, eq
+	WORD $0x1e2120e0 // fcmp s7, s1
+	WORD $0x1e260c41 // fcsel s1, s2, s6, eq
+	WORD $0xbd404fe6 // ldr s6, [sp, #0x4c]
+	WORD $0xeb1a016f // subs x15, x11, x26
+	WORD $0xbc306ba1 // str s1, [x29, x16]
+	WORD $0x4d008225 // st1 { v5.s }[2], [x17]
+	WORD $0x5400026d // b.le 0x37a8 <k_attend_weights+0x1124>
+	WORD $0xf10021ff // cmp x15, #0x8
+	WORD $0x54000183 // b.lo 0x3794 <k_attend_weights+0x1110>
+	WORD $0x8b1a0851 // add x17, x2, x26, lsl #2
+	WORD $0x927df1f0 // and x16, x15, #0xfffffffffffffff8
+	WORD $0x8b10035a // add x26, x26, x16
+	WORD $0xaa1003e1 // mov x1, x16
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0xf1002021 // subs x1, x1, #0x8
+	WORD $0xad3f8e23 // stp q3, q3, [x17, #-0x10]
+	WORD $0x91008231 // add x17, x17, #0x20
+	WORD $0x54ffffa1 // b.ne 0x377c <k_attend_weights+0x10f8>
+	WORD $0xeb1001ff // cmp x15, x16
+	WORD $0x540000c0 // b.eq 0x37a8 <k_attend_weights+0x1124>
+	WORD $0x8b1a084f // add x15, x2, x26, lsl #2
+	WORD $0xcb1a0170 // sub x16, x11, x26
+	WORD $0xf1000610 // subs x16, x16, #0x1
+	WORD $0xb80045ff // str wzr, [x15], #0x4
+	WORD $0x54ffffc1 // b.ne 0x379c <k_attend_weights+0x1118>
+	WORD $0x5e1c04a1 // mov s1, v5.s[3]
+	WORD $0x1e2701c2 // fmov s2, w14
+	WORD $0xd37ef66f // lsl x15, x19, #2
+	WORD $0x52954777 // mov w23, #0xaa3b // =43579
+	WORD $0x52900018 // mov w24, #0x8000 // =32768
+	WORD $0x91001129 // add x9, x9, #0x4
+	WORD $0x8b0f03d0 // add x16, x30, x15
+	WORD $0x5290107e // mov w30, #0x8083 // =32899
+	WORD $0x72a7f717 // movk w23, #0x3fb8, lsl #16
+	WORD $0x72b7e638 // movk w24, #0xbf31, lsl #16
+	WORD $0x72a72bde // movk w30, #0x395e, lsl #16
+	WORD $0x1e202028 // fcmp s1, #0.0
+	WORD $0x5fb79881 // fmul s1, s4, v23.s[3]
+	WORD $0x1e3e0c44 // fcsel s4, s2, s30, eq
+	WORD $0x1e2220c0 // fcmp s6, s2
+	WORD $0x1e210c81 // fcsel s1, s4, s1, eq
+	WORD $0xbc2f6ba1 // str s1, [x29, x15]
+	WORD $0x4d009205 // st1 { v5.s }[3], [x16]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ff7bab // b.lt 0x2768 <k_attend_weights+0xe4>
+	WORD $0x1400002a // b 0x38a0 <k_attend_weights+0x121c>
+	WORD $0x927def50 // and x16, x26, #0x7ffffffffffffff8
+	WORD $0x91004022 // add x2, x1, #0x10
+	WORD $0xaa1003f5 // mov x21, x16
+	WORD $0xf10022b5 // subs x21, x21, #0x8
+	WORD $0xad3f8040 // stp q0, q0, [x2, #-0x10]
+	WORD $0x91008042 // add x2, x2, #0x20
+	WORD $0x54ffffa1 // b.ne 0x3808 <k_attend_weights+0x1184>
+	WORD $0xeb10035f // cmp x26, x16
+	WORD $0x54000100 // b.eq 0x383c <k_attend_weights+0x11b8>
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0x8b1009e2 // add x2, x15, x16, lsl #2
+	WORD $0xcb10034f // sub x15, x26, x16
+	WORD $0x8b0202d0 // add x16, x22, x2
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xb800460e // str w14, [x16], #0x4
+	WORD $0x54ffffc1 // b.ne 0x3830 <k_attend_weights+0x11ac>
+	WORD $0x9b137f2f // mul x15, x25, x19
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x8b0f0ac2 // add x2, x22, x15, lsl #2
+	WORD $0x54ff9dcb // b.lt 0x2c00 <k_attend_weights+0x57c>
+	WORD $0xf100235f // cmp x26, #0x8
+	WORD $0x54000062 // b.hs 0x385c <k_attend_weights+0x11d8>
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x1400000a // b 0x3880 <k_attend_weights+0x11fc>
+	WORD $0x927def50 // and x16, x26, #0x7ffffffffffffff8
+	WORD $0x91004055 // add x21, x2, #0x10
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0xf10022f7 // subs x23, x23, #0x8
+	WORD $0xad3f82a0 // stp q0, q0, [x21, #-0x10]
+	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x54ffffa1 // b.ne 0x3868 <k_attend_weights+0x11e4>
+	WORD $0xeb10035f // cmp x26, x16
+	WORD $0x54ff9c20 // b.eq 0x2c00 <k_attend_weights+0x57c>
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0x8b1009f5 // add x21, x15, x16, lsl #2
+	WORD $0xcb10034f // sub x15, x26, x16
+	WORD $0x8b1502d0 // add x16, x22, x21
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xb800460e // str w14, [x16], #0x4
+	WORD $0x54ffffc1 // b.ne 0x3890 <k_attend_weights+0x120c>
+	WORD $0x17fffcd9 // b 0x2c00 <k_attend_weights+0x57c>
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x6d4323e9 // ldp d9, d8, [sp, #0x30]
+	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
+	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
+	WORD $0x6cca3bef // ldp d15, d14, [sp], #0xa0
 	WORD $0xd65f03c0 // ret
 
 	// attend_values
@@ -2821,18 +3708,18 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ae50b // lsl x11, x8, #6
 	WORD $0xcb090148 // sub x8, x10, x9
 	WORD $0xa9172fe8 // stp x8, x11, [sp, #0x170]
-	WORD $0x5400018a // b.ge 0x2bec <k_attend_values+0xfc>
+	WORD $0x5400018a // b.ge 0x39c8 <k_attend_values+0xfc>
 	WORD $0xaa1f03f3 // mov x19, xzr
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0xb27e026a // orr x10, x19, #0x4
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x5400afad // b.le 0x41c4 <k_attend_values+0x16d4>
+	WORD $0x5400afad // b.le 0x4fa0 <k_attend_values+0x16d4>
 	WORD $0xaa1303f7 // mov x23, x19
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0x91000a6a // add x10, x19, #0x2
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54011b0d // b.le 0x4f44 <k_attend_values+0x2454>
-	WORD $0x14000b42 // b 0x58f0 <k_attend_values+0x2e00>
+	WORD $0x54011b0d // b.le 0x5d20 <k_attend_values+0x2454>
+	WORD $0x14000b42 // b 0x66cc <k_attend_values+0x2e00>
 	WORD $0x52800388 // mov w8, #0x1c // =28
 	WORD $0xd37ef6d1 // lsl x17, x22, #2
 	WORD $0xaa1f03f3 // mov x19, xzr
@@ -2850,7 +3737,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52800088 // mov w8, #0x4 // =4
 	WORD $0xf90017e8 // str x8, [sp, #0x28]
 	WORD $0x52800108 // mov w8, #0x8 // =8
-	WORD $0x1400001c // b 0x2ca0 <k_attend_values+0x1b0>
+	WORD $0x1400001c // b 0x3a7c <k_attend_values+0x1b0>
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xf9400ff3 // ldr x19, [sp, #0x18]
 	WORD $0xf9402fea // ldr x10, [sp, #0x58]
@@ -2877,18 +3764,18 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf94017ea // ldr x10, [sp, #0x28]
 	WORD $0x9100814a // add x10, x10, #0x20
 	WORD $0xf90017ea // str x10, [sp, #0x28]
-	WORD $0x54fff94c // b.gt 0x2bc4 <k_attend_values+0xd4>
+	WORD $0x54fff94c // b.gt 0x39a0 <k_attend_values+0xd4>
 	WORD $0xf10022df // cmp x22, #0x8
 	WORD $0xa901cfe8 // stp x8, x19, [sp, #0x18]
-	WORD $0x5400170a // b.ge 0x2f88 <k_attend_values+0x498>
+	WORD $0x5400170a // b.ge 0x3d64 <k_attend_values+0x498>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xb27e006e // orr x14, x3, #0x4
 	WORD $0xaa0303ef // mov x15, x3
 	WORD $0xeb1601df // cmp x14, x22
-	WORD $0x54004b0d // b.le 0x361c <k_attend_values+0xb2c>
+	WORD $0x54004b0d // b.le 0x43f8 <k_attend_values+0xb2c>
 	WORD $0xaa0f03f0 // mov x16, x15
 	WORD $0xeb1002c8 // subs x8, x22, x16
-	WORD $0x54fffb6d // b.le 0x2c34 <k_attend_values+0x144>
+	WORD $0x54fffb6d // b.le 0x3a10 <k_attend_values+0x144>
 	WORD $0xf94077ef // ldr x15, [sp, #0xe8]
 	WORD $0xa9452fed // ldp x13, x11, [sp, #0x50]
 	WORD $0xaa1003e4 // mov x4, x16
@@ -2944,7 +3831,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb1900df // cmp x6, x25
 	WORD $0x9b0b0a8b // madd x11, x20, x11, x2
 	WORD $0xa912afea // stp x10, x11, [sp, #0x128]
-	WORD $0x5400776a // b.ge 0x3c94 <k_attend_values+0x11a4>
+	WORD $0x5400776a // b.ge 0x4a70 <k_attend_values+0x11a4>
 	WORD $0x8b0702ab // add x11, x21, x7
 	WORD $0xf94009ec // ldr x12, [x15, #0x10]
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -2972,98 +3859,98 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d01ec // add x12, x15, x13
 	WORD $0x8b10004f // add x15, x2, x16
 	WORD $0x8b0d0042 // add x2, x2, x13
-	WORD $0x14000007 // b 0x2e34 <k_attend_values+0x344>
+	WORD $0x14000007 // b 0x3c10 <k_attend_values+0x344>
 	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
 	WORD $0x910004c6 // add x6, x6, #0x1
 	WORD $0x8b11016b // add x11, x11, x17
 	WORD $0xeb06033f // cmp x25, x6
 	WORD $0x8b030273 // add x19, x19, x3
-	WORD $0x54007460 // b.eq 0x3cbc <k_attend_values+0x11cc>
+	WORD $0x54007460 // b.eq 0x4a98 <k_attend_values+0x11cc>
 	WORD $0xf940c7e3 // ldr x3, [sp, #0x188]
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x540001c2 // b.hs 0x2e74 <k_attend_values+0x384>
+	WORD $0x540001c2 // b.hs 0x3c50 <k_attend_values+0x384>
 	WORD $0xaa0503f8 // mov x24, x5
 	WORD $0xaa0403e5 // mov x5, x4
 	WORD $0xa9570fe4 // ldp x4, x3, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb03009f // cmp x4, x3
-	WORD $0x5400008d // b.le 0x2e64 <k_attend_values+0x374>
+	WORD $0x5400008d // b.le 0x3c40 <k_attend_values+0x374>
 	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x2e68 <k_attend_values+0x378>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x3c44 <k_attend_values+0x378>
 	WORD $0x52800803 // mov w3, #0x40 // =64
 	WORD $0xaa0503e4 // mov x4, x5
 	WORD $0x8b030129 // add x9, x9, x3
 	WORD $0xaa1803e5 // mov x5, x24
 	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
 	WORD $0xeb04007f // cmp x3, x4
-	WORD $0x54000061 // b.ne 0x2e88 <k_attend_values+0x398>
+	WORD $0x54000061 // b.ne 0x3c64 <k_attend_values+0x398>
 	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0x14000009 // b 0x2ea8 <k_attend_values+0x3b8>
+	WORD $0x14000009 // b 0x3c84 <k_attend_values+0x3b8>
 	WORD $0xbd400170 // ldr s16, [x11]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540000cb // b.lt 0x2ea8 <k_attend_values+0x3b8>
+	WORD $0x540000cb // b.lt 0x3c84 <k_attend_values+0x3b8>
 	WORD $0x91001163 // add x3, x11, #0x4
 	WORD $0x0d409070 // ld1 { v16.s }[1], [x3]
-	WORD $0x54000060 // b.eq 0x2ea8 <k_attend_values+0x3b8>
+	WORD $0x54000060 // b.eq 0x3c84 <k_attend_values+0x3b8>
 	WORD $0x91002163 // add x3, x11, #0x8
 	WORD $0x4d408070 // ld1 { v16.s }[2], [x3]
 	WORD $0xeb1000df // cmp x6, x16
-	WORD $0x540000cb // b.lt 0x2ec4 <k_attend_values+0x3d4>
+	WORD $0x540000cb // b.lt 0x3ca0 <k_attend_values+0x3d4>
 	WORD $0xeb0d00df // cmp x6, x13
-	WORD $0x5400008a // b.ge 0x2ec4 <k_attend_values+0x3d4>
+	WORD $0x5400008a // b.ge 0x3ca0 <k_attend_values+0x3d4>
 	WORD $0xf9409fe3 // ldr x3, [sp, #0x138]
 	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
 	WORD $0xeb1a00df // cmp x6, x26
-	WORD $0x540000cb // b.lt 0x2ee0 <k_attend_values+0x3f0>
+	WORD $0x540000cb // b.lt 0x3cbc <k_attend_values+0x3f0>
 	WORD $0xeb1b00df // cmp x6, x27
-	WORD $0x5400008a // b.ge 0x2ee0 <k_attend_values+0x3f0>
+	WORD $0x5400008a // b.ge 0x3cbc <k_attend_values+0x3f0>
 	WORD $0xf9409be3 // ldr x3, [sp, #0x130]
 	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
 	WORD $0xeb1d00df // cmp x6, x29
-	WORD $0x540000cb // b.lt 0x2efc <k_attend_values+0x40c>
+	WORD $0x540000cb // b.lt 0x3cd8 <k_attend_values+0x40c>
 	WORD $0xeb1e00df // cmp x6, x30
-	WORD $0x5400008a // b.ge 0x2efc <k_attend_values+0x40c>
+	WORD $0x5400008a // b.ge 0x3cd8 <k_attend_values+0x40c>
 	WORD $0xf940a3e3 // ldr x3, [sp, #0x140]
 	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
 	WORD $0xeb1700df // cmp x6, x23
-	WORD $0x540000cb // b.lt 0x2f18 <k_attend_values+0x428>
+	WORD $0x540000cb // b.lt 0x3cf4 <k_attend_values+0x428>
 	WORD $0xeb1500df // cmp x6, x21
-	WORD $0x5400008a // b.ge 0x2f18 <k_attend_values+0x428>
+	WORD $0x5400008a // b.ge 0x3cf4 <k_attend_values+0x428>
 	WORD $0xf940a7e3 // ldr x3, [sp, #0x148]
 	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
 	WORD $0xeb0a00df // cmp x6, x10
-	WORD $0x540000cb // b.lt 0x2f34 <k_attend_values+0x444>
+	WORD $0x540000cb // b.lt 0x3d10 <k_attend_values+0x444>
 	WORD $0xeb1600df // cmp x6, x22
-	WORD $0x5400008a // b.ge 0x2f34 <k_attend_values+0x444>
+	WORD $0x5400008a // b.ge 0x3d10 <k_attend_values+0x444>
 	WORD $0xf940abe3 // ldr x3, [sp, #0x150]
 	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
 	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x540000cb // b.lt 0x2f50 <k_attend_values+0x460>
+	WORD $0x540000cb // b.lt 0x3d2c <k_attend_values+0x460>
 	WORD $0xeb0c00df // cmp x6, x12
-	WORD $0x5400008a // b.ge 0x2f50 <k_attend_values+0x460>
+	WORD $0x5400008a // b.ge 0x3d2c <k_attend_values+0x460>
 	WORD $0xf940afe3 // ldr x3, [sp, #0x158]
 	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
 	WORD $0xeb0f00df // cmp x6, x15
-	WORD $0x540000cb // b.lt 0x2f6c <k_attend_values+0x47c>
+	WORD $0x540000cb // b.lt 0x3d48 <k_attend_values+0x47c>
 	WORD $0xeb0200df // cmp x6, x2
-	WORD $0x5400008a // b.ge 0x2f6c <k_attend_values+0x47c>
+	WORD $0x5400008a // b.ge 0x3d48 <k_attend_values+0x47c>
 	WORD $0xf940b3e3 // ldr x3, [sp, #0x160]
 	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0xeb0000df // cmp x6, x0
-	WORD $0x54fff56b // b.lt 0x2e1c <k_attend_values+0x32c>
+	WORD $0x54fff56b // b.lt 0x3bf8 <k_attend_values+0x32c>
 	WORD $0xeb0e00df // cmp x6, x14
-	WORD $0x54fff52a // b.ge 0x2e1c <k_attend_values+0x32c>
+	WORD $0x54fff52a // b.ge 0x3bf8 <k_attend_values+0x32c>
 	WORD $0xbc6678b1 // ldr s17, [x5, x6, lsl #2]
 	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0x17ffffa6 // b 0x2e1c <k_attend_values+0x32c>
+	WORD $0x17ffffa6 // b 0x3bf8 <k_attend_values+0x32c>
 	WORD $0xa9426e8b // ldp x11, x27, [x20, #0x20]
 	WORD $0xb240026d // orr x13, x19, #0x1
 	WORD $0xa945228e // ldp x14, x8, [x20, #0x50]
@@ -3186,7 +4073,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xf90037ea // str x10, [sp, #0x68]
 	WORD $0x5280010a // mov w10, #0x8 // =8
-	WORD $0x14000020 // b 0x31f0 <k_attend_values+0x700>
+	WORD $0x14000020 // b 0x3fcc <k_attend_values+0x700>
 	WORD $0xf9406fea // ldr x10, [sp, #0xd8]
 	WORD $0xf94047e3 // ldr x3, [sp, #0x88]
 	WORD $0x8b0a086a // add x10, x3, x10, lsl #2
@@ -3217,7 +4104,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0303fe // mov x30, x3
 	WORD $0xf90073e6 // str x6, [sp, #0xe0]
 	WORD $0xeb16015f // cmp x10, x22
-	WORD $0x54ffd62c // b.gt 0x2cb0 <k_attend_values+0x1c0>
+	WORD $0x54ffd62c // b.gt 0x3a8c <k_attend_values+0x1c0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
@@ -3239,113 +4126,113 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x540000eb // b.lt 0x3260 <k_attend_values+0x770>
+	WORD $0x540000eb // b.lt 0x403c <k_attend_values+0x770>
 	WORD $0xf9406bea // ldr x10, [sp, #0xd0]
 	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x54000c2b // b.lt 0x33d4 <k_attend_values+0x8e4>
+	WORD $0x54000c2b // b.lt 0x41b0 <k_attend_values+0x8e4>
 	WORD $0xeb0400ff // cmp x7, x4
-	WORD $0x54fff8ea // b.ge 0x3174 <k_attend_values+0x684>
-	WORD $0x1400009a // b 0x34c4 <k_attend_values+0x9d4>
+	WORD $0x54fff8ea // b.ge 0x3f50 <k_attend_values+0x684>
+	WORD $0x1400009a // b 0x42a0 <k_attend_values+0x9d4>
 	WORD $0xf9400a8a // ldr x10, [x20, #0x10]
 	WORD $0xf94073e3 // ldr x3, [sp, #0xe0]
 	WORD $0xaa0703f4 // mov x20, x7
 	WORD $0x8b030147 // add x7, x10, x3
-	WORD $0x14000006 // b 0x3288 <k_attend_values+0x798>
+	WORD $0x14000006 // b 0x4064 <k_attend_values+0x798>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x8b1603de // add x30, x30, x22
 	WORD $0x8b1100e7 // add x7, x7, x17
 	WORD $0xeb14005f // cmp x2, x20
-	WORD $0x540009e0 // b.eq 0x33c0 <k_attend_values+0x8d0>
+	WORD $0x540009e0 // b.eq 0x419c <k_attend_values+0x8d0>
 	WORD $0xf940c7ea // ldr x10, [sp, #0x188]
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54000142 // b.hs 0x32b8 <k_attend_values+0x7c8>
+	WORD $0x54000142 // b.hs 0x4094 <k_attend_values+0x7c8>
 	WORD $0xa9572be3 // ldp x3, x10, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0a007f // cmp x3, x10
-	WORD $0x5400008d // b.le 0x32b0 <k_attend_values+0x7c0>
+	WORD $0x5400008d // b.le 0x408c <k_attend_values+0x7c0>
 	WORD $0x5280100a // mov w10, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x32b4 <k_attend_values+0x7c4>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4090 <k_attend_values+0x7c4>
 	WORD $0x5280080a // mov w10, #0x40 // =64
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xad7fe0f9 // ldp q25, q24, [x7, #-0x10]
 	WORD $0xeb01029f // cmp x20, x1
-	WORD $0x540000eb // b.lt 0x32dc <k_attend_values+0x7ec>
+	WORD $0x540000eb // b.lt 0x40b8 <k_attend_values+0x7ec>
 	WORD $0xeb0e029f // cmp x20, x14
-	WORD $0x540000aa // b.ge 0x32dc <k_attend_values+0x7ec>
+	WORD $0x540000aa // b.ge 0x40b8 <k_attend_values+0x7ec>
 	WORD $0xf94097ea // ldr x10, [sp, #0x128]
 	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
 	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
 	WORD $0xeb13029f // cmp x20, x19
-	WORD $0x540000eb // b.lt 0x32fc <k_attend_values+0x80c>
+	WORD $0x540000eb // b.lt 0x40d8 <k_attend_values+0x80c>
 	WORD $0xeb0f029f // cmp x20, x15
-	WORD $0x540000aa // b.ge 0x32fc <k_attend_values+0x80c>
+	WORD $0x540000aa // b.ge 0x40d8 <k_attend_values+0x80c>
 	WORD $0xf94093ea // ldr x10, [sp, #0x120]
 	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
 	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
 	WORD $0xeb1a029f // cmp x20, x26
-	WORD $0x540000eb // b.lt 0x331c <k_attend_values+0x82c>
+	WORD $0x540000eb // b.lt 0x40f8 <k_attend_values+0x82c>
 	WORD $0xeb1d029f // cmp x20, x29
-	WORD $0x540000aa // b.ge 0x331c <k_attend_values+0x82c>
+	WORD $0x540000aa // b.ge 0x40f8 <k_attend_values+0x82c>
 	WORD $0xf9409bea // ldr x10, [sp, #0x130]
 	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
 	WORD $0x4f9a1332 // fmla v18.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
 	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x540000eb // b.lt 0x333c <k_attend_values+0x84c>
+	WORD $0x540000eb // b.lt 0x4118 <k_attend_values+0x84c>
 	WORD $0xeb08029f // cmp x20, x8
-	WORD $0x540000aa // b.ge 0x333c <k_attend_values+0x84c>
+	WORD $0x540000aa // b.ge 0x4118 <k_attend_values+0x84c>
 	WORD $0xf9409fea // ldr x10, [sp, #0x138]
 	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
 	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1313 // fmla v19.4s, v24.4s, v26.s[0]
 	WORD $0xeb19029f // cmp x20, x25
-	WORD $0x540000eb // b.lt 0x335c <k_attend_values+0x86c>
+	WORD $0x540000eb // b.lt 0x4138 <k_attend_values+0x86c>
 	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x540000aa // b.ge 0x335c <k_attend_values+0x86c>
+	WORD $0x540000aa // b.ge 0x4138 <k_attend_values+0x86c>
 	WORD $0xf940a7ea // ldr x10, [sp, #0x148]
 	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
 	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1311 // fmla v17.4s, v24.4s, v26.s[0]
 	WORD $0xeb17029f // cmp x20, x23
-	WORD $0x540000eb // b.lt 0x337c <k_attend_values+0x88c>
+	WORD $0x540000eb // b.lt 0x4158 <k_attend_values+0x88c>
 	WORD $0xeb0b029f // cmp x20, x11
-	WORD $0x540000aa // b.ge 0x337c <k_attend_values+0x88c>
+	WORD $0x540000aa // b.ge 0x4158 <k_attend_values+0x88c>
 	WORD $0xf940abea // ldr x10, [sp, #0x150]
 	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
 	WORD $0x4f9a1324 // fmla v4.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
 	WORD $0xeb10029f // cmp x20, x16
-	WORD $0x540000eb // b.lt 0x339c <k_attend_values+0x8ac>
+	WORD $0x540000eb // b.lt 0x4178 <k_attend_values+0x8ac>
 	WORD $0xeb1b029f // cmp x20, x27
-	WORD $0x540000aa // b.ge 0x339c <k_attend_values+0x8ac>
+	WORD $0x540000aa // b.ge 0x4178 <k_attend_values+0x8ac>
 	WORD $0xf940afea // ldr x10, [sp, #0x158]
 	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
 	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
 	WORD $0xeb05029f // cmp x20, x5
-	WORD $0x54fff6ab // b.lt 0x3274 <k_attend_values+0x784>
+	WORD $0x54fff6ab // b.lt 0x4050 <k_attend_values+0x784>
 	WORD $0xeb0d029f // cmp x20, x13
-	WORD $0x54fff66a // b.ge 0x3274 <k_attend_values+0x784>
+	WORD $0x54fff66a // b.ge 0x4050 <k_attend_values+0x784>
 	WORD $0xf940b3ea // ldr x10, [sp, #0x160]
 	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
 	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1301 // fmla v1.4s, v24.4s, v26.s[0]
-	WORD $0x17ffffae // b 0x3274 <k_attend_values+0x784>
+	WORD $0x17ffffae // b 0x4050 <k_attend_values+0x784>
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xaa0203e7 // mov x7, x2
 	WORD $0xf9406bea // ldr x10, [sp, #0xd0]
 	WORD $0xeb0a005f // cmp x2, x10
-	WORD $0x54fff42a // b.ge 0x3254 <k_attend_values+0x764>
+	WORD $0x54fff42a // b.ge 0x4030 <k_attend_values+0x764>
 	WORD $0xf9400a8a // ldr x10, [x20, #0x10]
 	WORD $0x8b1e094a // add x10, x10, x30, lsl #2
 	WORD $0x91004154 // add x20, x10, #0x10
 	WORD $0xa946abf6 // ldp x22, x10, [sp, #0x68]
-	WORD $0x1400002a // b 0x348c <k_attend_values+0x99c>
+	WORD $0x1400002a // b 0x4268 <k_attend_values+0x99c>
 	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b030129 // add x9, x9, x3
 	WORD $0xf940a3e3 // ldr x3, [sp, #0x140]
 	WORD $0xad7fe698 // ldp q24, q25, [x20, #-0x10]
@@ -3384,107 +4271,107 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9b1300 // fmla v0.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1321 // fmla v1.4s, v25.4s, v27.s[0]
 	WORD $0x8b0303de // add x30, x30, x3
-	WORD $0x54000140 // b.eq 0x34b0 <k_attend_values+0x9c0>
+	WORD $0x54000140 // b.eq 0x428c <k_attend_values+0x9c0>
 	WORD $0xf940c7e3 // ldr x3, [sp, #0x188]
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54fffb02 // b.hs 0x33f4 <k_attend_values+0x904>
+	WORD $0x54fffb02 // b.hs 0x41d0 <k_attend_values+0x904>
 	WORD $0xa9570fe6 // ldp x6, x3, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0300df // cmp x6, x3
-	WORD $0x54fffa2c // b.gt 0x33e8 <k_attend_values+0x8f8>
+	WORD $0x54fffa2c // b.gt 0x41c4 <k_attend_values+0x8f8>
 	WORD $0x52800803 // mov w3, #0x40 // =64
-	WORD $0x17ffffd1 // b 0x33f0 <k_attend_values+0x900>
+	WORD $0x17ffffd1 // b 0x41cc <k_attend_values+0x900>
 	WORD $0xf9406be7 // ldr x7, [sp, #0xd0]
 	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xeb0400ff // cmp x7, x4
-	WORD $0x54ffe5aa // b.ge 0x3174 <k_attend_values+0x684>
+	WORD $0x54ffe5aa // b.ge 0x3f50 <k_attend_values+0x684>
 	WORD $0xf9400a8a // ldr x10, [x20, #0x10]
 	WORD $0x8b1e094a // add x10, x10, x30, lsl #2
 	WORD $0x9100415e // add x30, x10, #0x10
-	WORD $0x14000005 // b 0x34e4 <k_attend_values+0x9f4>
+	WORD $0x14000005 // b 0x42c0 <k_attend_values+0x9f4>
 	WORD $0x910004e7 // add x7, x7, #0x1
 	WORD $0x8b1103de // add x30, x30, x17
 	WORD $0xeb07009f // cmp x4, x7
-	WORD $0x54ffe4a0 // b.eq 0x3174 <k_attend_values+0x684>
+	WORD $0x54ffe4a0 // b.eq 0x3f50 <k_attend_values+0x684>
 	WORD $0xf940c7ea // ldr x10, [sp, #0x188]
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54000142 // b.hs 0x3514 <k_attend_values+0xa24>
+	WORD $0x54000142 // b.hs 0x42f0 <k_attend_values+0xa24>
 	WORD $0xa9572be3 // ldp x3, x10, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0a007f // cmp x3, x10
-	WORD $0x5400008d // b.le 0x350c <k_attend_values+0xa1c>
+	WORD $0x5400008d // b.le 0x42e8 <k_attend_values+0xa1c>
 	WORD $0x5280100a // mov w10, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x3510 <k_attend_values+0xa20>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x42ec <k_attend_values+0xa20>
 	WORD $0x5280080a // mov w10, #0x40 // =64
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xad7fe3d9 // ldp q25, q24, [x30, #-0x10]
 	WORD $0xeb0100ff // cmp x7, x1
-	WORD $0x540000eb // b.lt 0x3538 <k_attend_values+0xa48>
+	WORD $0x540000eb // b.lt 0x4314 <k_attend_values+0xa48>
 	WORD $0xeb0e00ff // cmp x7, x14
-	WORD $0x540000aa // b.ge 0x3538 <k_attend_values+0xa48>
+	WORD $0x540000aa // b.ge 0x4314 <k_attend_values+0xa48>
 	WORD $0xf94097ea // ldr x10, [sp, #0x128]
 	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
 	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
 	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x540000eb // b.lt 0x3558 <k_attend_values+0xa68>
+	WORD $0x540000eb // b.lt 0x4334 <k_attend_values+0xa68>
 	WORD $0xeb0f00ff // cmp x7, x15
-	WORD $0x540000aa // b.ge 0x3558 <k_attend_values+0xa68>
+	WORD $0x540000aa // b.ge 0x4334 <k_attend_values+0xa68>
 	WORD $0xf94093ea // ldr x10, [sp, #0x120]
 	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
 	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
 	WORD $0xeb1a00ff // cmp x7, x26
-	WORD $0x540000eb // b.lt 0x3578 <k_attend_values+0xa88>
+	WORD $0x540000eb // b.lt 0x4354 <k_attend_values+0xa88>
 	WORD $0xeb1d00ff // cmp x7, x29
-	WORD $0x540000aa // b.ge 0x3578 <k_attend_values+0xa88>
+	WORD $0x540000aa // b.ge 0x4354 <k_attend_values+0xa88>
 	WORD $0xf9409bea // ldr x10, [sp, #0x130]
 	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
 	WORD $0x4f9a1332 // fmla v18.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
 	WORD $0xeb0c00ff // cmp x7, x12
-	WORD $0x540000eb // b.lt 0x3598 <k_attend_values+0xaa8>
+	WORD $0x540000eb // b.lt 0x4374 <k_attend_values+0xaa8>
 	WORD $0xeb0800ff // cmp x7, x8
-	WORD $0x540000aa // b.ge 0x3598 <k_attend_values+0xaa8>
+	WORD $0x540000aa // b.ge 0x4374 <k_attend_values+0xaa8>
 	WORD $0xf9409fea // ldr x10, [sp, #0x138]
 	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
 	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1313 // fmla v19.4s, v24.4s, v26.s[0]
 	WORD $0xeb1900ff // cmp x7, x25
-	WORD $0x540000eb // b.lt 0x35b8 <k_attend_values+0xac8>
+	WORD $0x540000eb // b.lt 0x4394 <k_attend_values+0xac8>
 	WORD $0xeb1500ff // cmp x7, x21
-	WORD $0x540000aa // b.ge 0x35b8 <k_attend_values+0xac8>
+	WORD $0x540000aa // b.ge 0x4394 <k_attend_values+0xac8>
 	WORD $0xf940a7ea // ldr x10, [sp, #0x148]
 	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
 	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1311 // fmla v17.4s, v24.4s, v26.s[0]
 	WORD $0xeb1700ff // cmp x7, x23
-	WORD $0x540000eb // b.lt 0x35d8 <k_attend_values+0xae8>
+	WORD $0x540000eb // b.lt 0x43b4 <k_attend_values+0xae8>
 	WORD $0xeb0b00ff // cmp x7, x11
-	WORD $0x540000aa // b.ge 0x35d8 <k_attend_values+0xae8>
+	WORD $0x540000aa // b.ge 0x43b4 <k_attend_values+0xae8>
 	WORD $0xf940abea // ldr x10, [sp, #0x150]
 	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
 	WORD $0x4f9a1324 // fmla v4.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
 	WORD $0xeb1000ff // cmp x7, x16
-	WORD $0x540000eb // b.lt 0x35f8 <k_attend_values+0xb08>
+	WORD $0x540000eb // b.lt 0x43d4 <k_attend_values+0xb08>
 	WORD $0xeb1b00ff // cmp x7, x27
-	WORD $0x540000aa // b.ge 0x35f8 <k_attend_values+0xb08>
+	WORD $0x540000aa // b.ge 0x43d4 <k_attend_values+0xb08>
 	WORD $0xf940afea // ldr x10, [sp, #0x158]
 	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
 	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
 	WORD $0xeb0500ff // cmp x7, x5
-	WORD $0x54fff6cb // b.lt 0x34d4 <k_attend_values+0x9e4>
+	WORD $0x54fff6cb // b.lt 0x42b0 <k_attend_values+0x9e4>
 	WORD $0xeb0d00ff // cmp x7, x13
-	WORD $0x54fff68a // b.ge 0x34d4 <k_attend_values+0x9e4>
+	WORD $0x54fff68a // b.ge 0x42b0 <k_attend_values+0x9e4>
 	WORD $0xf940b3ea // ldr x10, [sp, #0x160]
 	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
 	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
 	WORD $0x4f9a1301 // fmla v1.4s, v24.4s, v26.s[0]
-	WORD $0x17ffffaf // b 0x34d4 <k_attend_values+0x9e4>
+	WORD $0x17ffffaf // b 0x42b0 <k_attend_values+0x9e4>
 	WORD $0xa9420284 // ldp x4, x0, [x20, #0x20]
 	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
 	WORD $0xa945228a // ldp x10, x8, [x20, #0x50]
@@ -3642,7 +4529,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9406fe8 // ldr x8, [sp, #0xd8]
 	WORD $0xcb100108 // sub x8, x8, x16
 	WORD $0xf90037e8 // str x8, [sp, #0x68]
-	WORD $0x14000018 // b 0x38f0 <k_attend_values+0xe00>
+	WORD $0x14000018 // b 0x46cc <k_attend_values+0xe00>
 	WORD $0xa94bbfee // ldp x14, x15, [sp, #0xb8]
 	WORD $0xf9407be8 // ldr x8, [sp, #0xf0]
 	WORD $0xf94073f0 // ldr x16, [sp, #0xe0]
@@ -3665,7 +4552,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910041ef // add x15, x15, #0x10
 	WORD $0xf9007fef // str x15, [sp, #0xf8]
 	WORD $0xaa1003ef // mov x15, x16
-	WORD $0x54ff9ecc // b.gt 0x2cc4 <k_attend_values+0x1d4>
+	WORD $0x54ff9ecc // b.gt 0x3aa0 <k_attend_values+0x1d4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xa94cc3e8 // ldp x8, x16, [sp, #0xc8]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -3679,102 +4566,102 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x8b0f010e // add x14, x8, x15
 	WORD $0xf9007bef // str x15, [sp, #0xf0]
-	WORD $0x54000a0a // b.ge 0x3a64 <k_attend_values+0xf74>
+	WORD $0x54000a0a // b.ge 0x4840 <k_attend_values+0xf74>
 	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
 	WORD $0xf9407fef // ldr x15, [sp, #0xf8]
 	WORD $0xf9400908 // ldr x8, [x8, #0x10]
 	WORD $0x8b0f010f // add x15, x8, x15
-	WORD $0x14000006 // b 0x3950 <k_attend_values+0xe60>
+	WORD $0x14000006 // b 0x472c <k_attend_values+0xe60>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x8b1601ce // add x14, x14, x22
 	WORD $0x8b1101ef // add x15, x15, x17
 	WORD $0xeb10003f // cmp x1, x16
-	WORD $0x54000960 // b.eq 0x3a78 <k_attend_values+0xf88>
+	WORD $0x54000960 // b.eq 0x4854 <k_attend_values+0xf88>
 	WORD $0xf940c7e8 // ldr x8, [sp, #0x188]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54000142 // b.hs 0x3980 <k_attend_values+0xe90>
+	WORD $0x54000142 // b.hs 0x475c <k_attend_values+0xe90>
 	WORD $0xa95723e0 // ldp x0, x8, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb08001f // cmp x0, x8
-	WORD $0x5400008d // b.le 0x3978 <k_attend_values+0xe88>
+	WORD $0x5400008d // b.le 0x4754 <k_attend_values+0xe88>
 	WORD $0x52801000 // mov w0, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x397c <k_attend_values+0xe8c>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4758 <k_attend_values+0xe8c>
 	WORD $0x52800800 // mov w0, #0x40 // =64
 	WORD $0x8b000129 // add x9, x9, x0
 	WORD $0x3dc001f0 // ldr q16, [x15]
 	WORD $0xeb0c021f // cmp x16, x12
-	WORD $0x540000cb // b.lt 0x39a0 <k_attend_values+0xeb0>
+	WORD $0x540000cb // b.lt 0x477c <k_attend_values+0xeb0>
 	WORD $0xeb0a021f // cmp x16, x10
-	WORD $0x5400008a // b.ge 0x39a0 <k_attend_values+0xeb0>
+	WORD $0x5400008a // b.ge 0x477c <k_attend_values+0xeb0>
 	WORD $0xf9408be8 // ldr x8, [sp, #0x110]
 	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
 	WORD $0xeb06021f // cmp x16, x6
-	WORD $0x540000cb // b.lt 0x39bc <k_attend_values+0xecc>
+	WORD $0x540000cb // b.lt 0x4798 <k_attend_values+0xecc>
 	WORD $0xeb07021f // cmp x16, x7
-	WORD $0x5400008a // b.ge 0x39bc <k_attend_values+0xecc>
+	WORD $0x5400008a // b.ge 0x4798 <k_attend_values+0xecc>
 	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
 	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
 	WORD $0xeb13021f // cmp x16, x19
-	WORD $0x540000cb // b.lt 0x39d8 <k_attend_values+0xee8>
+	WORD $0x540000cb // b.lt 0x47b4 <k_attend_values+0xee8>
 	WORD $0xeb14021f // cmp x16, x20
-	WORD $0x5400008a // b.ge 0x39d8 <k_attend_values+0xee8>
+	WORD $0x5400008a // b.ge 0x47b4 <k_attend_values+0xee8>
 	WORD $0xf94093e8 // ldr x8, [sp, #0x120]
 	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
 	WORD $0xeb1b021f // cmp x16, x27
-	WORD $0x540000ab // b.lt 0x39f0 <k_attend_values+0xf00>
+	WORD $0x540000ab // b.lt 0x47cc <k_attend_values+0xf00>
 	WORD $0xeb1d021f // cmp x16, x29
-	WORD $0x5400006a // b.ge 0x39f0 <k_attend_values+0xf00>
+	WORD $0x5400006a // b.ge 0x47cc <k_attend_values+0xf00>
 	WORD $0xbc7078b1 // ldr s17, [x5, x16, lsl #2]
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
 	WORD $0xeb17021f // cmp x16, x23
-	WORD $0x540000cb // b.lt 0x3a0c <k_attend_values+0xf1c>
+	WORD $0x540000cb // b.lt 0x47e8 <k_attend_values+0xf1c>
 	WORD $0xeb18021f // cmp x16, x24
-	WORD $0x5400008a // b.ge 0x3a0c <k_attend_values+0xf1c>
+	WORD $0x5400008a // b.ge 0x47e8 <k_attend_values+0xf1c>
 	WORD $0xf940a3e8 // ldr x8, [sp, #0x140]
 	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
 	WORD $0xeb19021f // cmp x16, x25
-	WORD $0x540000cb // b.lt 0x3a28 <k_attend_values+0xf38>
+	WORD $0x540000cb // b.lt 0x4804 <k_attend_values+0xf38>
 	WORD $0xeb1a021f // cmp x16, x26
-	WORD $0x5400008a // b.ge 0x3a28 <k_attend_values+0xf38>
+	WORD $0x5400008a // b.ge 0x4804 <k_attend_values+0xf38>
 	WORD $0xf940a7e8 // ldr x8, [sp, #0x148]
 	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
 	WORD $0xeb1e021f // cmp x16, x30
-	WORD $0x540000cb // b.lt 0x3a44 <k_attend_values+0xf54>
+	WORD $0x540000cb // b.lt 0x4820 <k_attend_values+0xf54>
 	WORD $0xeb02021f // cmp x16, x2
-	WORD $0x5400008a // b.ge 0x3a44 <k_attend_values+0xf54>
+	WORD $0x5400008a // b.ge 0x4820 <k_attend_values+0xf54>
 	WORD $0xf940abe8 // ldr x8, [sp, #0x150]
 	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
 	WORD $0xeb0d021f // cmp x16, x13
-	WORD $0x54fff7ab // b.lt 0x393c <k_attend_values+0xe4c>
+	WORD $0x54fff7ab // b.lt 0x4718 <k_attend_values+0xe4c>
 	WORD $0xeb0b021f // cmp x16, x11
-	WORD $0x54fff76a // b.ge 0x393c <k_attend_values+0xe4c>
+	WORD $0x54fff76a // b.ge 0x4718 <k_attend_values+0xe4c>
 	WORD $0xf940b3e8 // ldr x8, [sp, #0x160]
 	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0x17ffffb7 // b 0x393c <k_attend_values+0xe4c>
+	WORD $0x17ffffb7 // b 0x4718 <k_attend_values+0xe4c>
 	WORD $0xaa1003ef // mov x15, x16
 	WORD $0xf9406fe8 // ldr x8, [sp, #0xd8]
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x540000cb // b.lt 0x3a88 <k_attend_values+0xf98>
-	WORD $0x14000039 // b 0x3b58 <k_attend_values+0x1068>
+	WORD $0x540000cb // b.lt 0x4864 <k_attend_values+0xf98>
+	WORD $0x14000039 // b 0x4934 <k_attend_values+0x1068>
 	WORD $0xaa0103ef // mov x15, x1
 	WORD $0xf9406fe8 // ldr x8, [sp, #0xd8]
 	WORD $0xeb08003f // cmp x1, x8
-	WORD $0x540006aa // b.ge 0x3b58 <k_attend_values+0x1068>
+	WORD $0x540006aa // b.ge 0x4934 <k_attend_values+0x1068>
 	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
 	WORD $0xa94683f6 // ldp x22, x0, [sp, #0x68]
 	WORD $0xf9400908 // ldr x8, [x8, #0x10]
 	WORD $0x8b0e0910 // add x16, x8, x14, lsl #2
-	WORD $0x14000023 // b 0x3b24 <k_attend_values+0x1034>
+	WORD $0x14000023 // b 0x4900 <k_attend_values+0x1034>
 	WORD $0x52801008 // mov w8, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0xaa0503e3 // mov x3, x5
 	WORD $0xf940afe8 // ldr x8, [sp, #0x158]
@@ -3806,99 +4693,99 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940b7e8 // ldr x8, [sp, #0x168]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0x8b0801ce // add x14, x14, x8
-	WORD $0x54000160 // b.eq 0x3b4c <k_attend_values+0x105c>
+	WORD $0x54000160 // b.eq 0x4928 <k_attend_values+0x105c>
 	WORD $0xf940c7e8 // ldr x8, [sp, #0x188]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54fffc02 // b.hs 0x3aac <k_attend_values+0xfbc>
+	WORD $0x54fffc02 // b.hs 0x4888 <k_attend_values+0xfbc>
 	WORD $0xaa0303e5 // mov x5, x3
 	WORD $0xa95723e3 // ldp x3, x8, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb08007f // cmp x3, x8
-	WORD $0x54fffaec // b.gt 0x3a9c <k_attend_values+0xfac>
+	WORD $0x54fffaec // b.gt 0x4878 <k_attend_values+0xfac>
 	WORD $0x52800808 // mov w8, #0x40 // =64
-	WORD $0x17ffffd7 // b 0x3aa4 <k_attend_values+0xfb4>
+	WORD $0x17ffffd7 // b 0x4880 <k_attend_values+0xfb4>
 	WORD $0xf9406fef // ldr x15, [sp, #0xd8]
 	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
 	WORD $0xf9403fe5 // ldr x5, [sp, #0x78]
 	WORD $0xeb0301ff // cmp x15, x3
-	WORD $0x54ffe9ca // b.ge 0x3894 <k_attend_values+0xda4>
+	WORD $0x54ffe9ca // b.ge 0x4670 <k_attend_values+0xda4>
 	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
 	WORD $0xf9400908 // ldr x8, [x8, #0x10]
 	WORD $0x8b0e090e // add x14, x8, x14, lsl #2
-	WORD $0x14000005 // b 0x3b80 <k_attend_values+0x1090>
+	WORD $0x14000005 // b 0x495c <k_attend_values+0x1090>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x8b1101ce // add x14, x14, x17
 	WORD $0xeb0f007f // cmp x3, x15
-	WORD $0x54ffe8c0 // b.eq 0x3894 <k_attend_values+0xda4>
+	WORD $0x54ffe8c0 // b.eq 0x4670 <k_attend_values+0xda4>
 	WORD $0xf940c7e8 // ldr x8, [sp, #0x188]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54000142 // b.hs 0x3bb0 <k_attend_values+0x10c0>
+	WORD $0x54000142 // b.hs 0x498c <k_attend_values+0x10c0>
 	WORD $0xa95723f0 // ldp x16, x8, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x5400008d // b.le 0x3ba8 <k_attend_values+0x10b8>
+	WORD $0x5400008d // b.le 0x4984 <k_attend_values+0x10b8>
 	WORD $0x52801008 // mov w8, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x3bac <k_attend_values+0x10bc>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4988 <k_attend_values+0x10bc>
 	WORD $0x52800808 // mov w8, #0x40 // =64
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0x3dc001d0 // ldr q16, [x14]
 	WORD $0xeb0c01ff // cmp x15, x12
-	WORD $0x540000cb // b.lt 0x3bd0 <k_attend_values+0x10e0>
+	WORD $0x540000cb // b.lt 0x49ac <k_attend_values+0x10e0>
 	WORD $0xeb0a01ff // cmp x15, x10
-	WORD $0x5400008a // b.ge 0x3bd0 <k_attend_values+0x10e0>
+	WORD $0x5400008a // b.ge 0x49ac <k_attend_values+0x10e0>
 	WORD $0xf9408be8 // ldr x8, [sp, #0x110]
 	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
 	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
 	WORD $0xeb0601ff // cmp x15, x6
-	WORD $0x540000cb // b.lt 0x3bec <k_attend_values+0x10fc>
+	WORD $0x540000cb // b.lt 0x49c8 <k_attend_values+0x10fc>
 	WORD $0xeb0701ff // cmp x15, x7
-	WORD $0x5400008a // b.ge 0x3bec <k_attend_values+0x10fc>
+	WORD $0x5400008a // b.ge 0x49c8 <k_attend_values+0x10fc>
 	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
 	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
 	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
 	WORD $0xeb1301ff // cmp x15, x19
-	WORD $0x540000cb // b.lt 0x3c08 <k_attend_values+0x1118>
+	WORD $0x540000cb // b.lt 0x49e4 <k_attend_values+0x1118>
 	WORD $0xeb1401ff // cmp x15, x20
-	WORD $0x5400008a // b.ge 0x3c08 <k_attend_values+0x1118>
+	WORD $0x5400008a // b.ge 0x49e4 <k_attend_values+0x1118>
 	WORD $0xf94093e8 // ldr x8, [sp, #0x120]
 	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
 	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
 	WORD $0xeb1b01ff // cmp x15, x27
-	WORD $0x540000ab // b.lt 0x3c20 <k_attend_values+0x1130>
+	WORD $0x540000ab // b.lt 0x49fc <k_attend_values+0x1130>
 	WORD $0xeb1d01ff // cmp x15, x29
-	WORD $0x5400006a // b.ge 0x3c20 <k_attend_values+0x1130>
+	WORD $0x5400006a // b.ge 0x49fc <k_attend_values+0x1130>
 	WORD $0xbc6f78b1 // ldr s17, [x5, x15, lsl #2]
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
 	WORD $0xeb1701ff // cmp x15, x23
-	WORD $0x540000cb // b.lt 0x3c3c <k_attend_values+0x114c>
+	WORD $0x540000cb // b.lt 0x4a18 <k_attend_values+0x114c>
 	WORD $0xeb1801ff // cmp x15, x24
-	WORD $0x5400008a // b.ge 0x3c3c <k_attend_values+0x114c>
+	WORD $0x5400008a // b.ge 0x4a18 <k_attend_values+0x114c>
 	WORD $0xf940a3e8 // ldr x8, [sp, #0x140]
 	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
 	WORD $0xeb1901ff // cmp x15, x25
-	WORD $0x540000cb // b.lt 0x3c58 <k_attend_values+0x1168>
+	WORD $0x540000cb // b.lt 0x4a34 <k_attend_values+0x1168>
 	WORD $0xeb1a01ff // cmp x15, x26
-	WORD $0x5400008a // b.ge 0x3c58 <k_attend_values+0x1168>
+	WORD $0x5400008a // b.ge 0x4a34 <k_attend_values+0x1168>
 	WORD $0xf940a7e8 // ldr x8, [sp, #0x148]
 	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
 	WORD $0xeb1e01ff // cmp x15, x30
-	WORD $0x540000cb // b.lt 0x3c74 <k_attend_values+0x1184>
+	WORD $0x540000cb // b.lt 0x4a50 <k_attend_values+0x1184>
 	WORD $0xeb0201ff // cmp x15, x2
-	WORD $0x5400008a // b.ge 0x3c74 <k_attend_values+0x1184>
+	WORD $0x5400008a // b.ge 0x4a50 <k_attend_values+0x1184>
 	WORD $0xf940abe8 // ldr x8, [sp, #0x150]
 	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
 	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x54fff7cb // b.lt 0x3b70 <k_attend_values+0x1080>
+	WORD $0x54fff7cb // b.lt 0x494c <k_attend_values+0x1080>
 	WORD $0xeb0b01ff // cmp x15, x11
-	WORD $0x54fff78a // b.ge 0x3b70 <k_attend_values+0x1080>
+	WORD $0x54fff78a // b.ge 0x494c <k_attend_values+0x1080>
 	WORD $0xf940b3e8 // ldr x8, [sp, #0x160]
 	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0x17ffffb8 // b 0x3b70 <k_attend_values+0x1080>
+	WORD $0x17ffffb8 // b 0x494c <k_attend_values+0x1080>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -3907,14 +4794,14 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0602ea // subs x10, x23, x6
-	WORD $0x5400010c // b.gt 0x3cd4 <k_attend_values+0x11e4>
-	WORD $0x14000043 // b 0x3dc4 <k_attend_values+0x12d4>
+	WORD $0x5400010c // b.gt 0x4ab0 <k_attend_values+0x11e4>
+	WORD $0x14000043 // b 0x4ba0 <k_attend_values+0x12d4>
 	WORD $0xa9519ff5 // ldp x21, x7, [sp, #0x118]
 	WORD $0xaa1903e6 // mov x6, x25
 	WORD $0xa950dfe2 // ldp x2, x23, [sp, #0x108]
 	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
 	WORD $0xeb1902ea // subs x10, x23, x25
-	WORD $0x540007ad // b.le 0x3dc4 <k_attend_values+0x12d4>
+	WORD $0x540007ad // b.le 0x4ba0 <k_attend_values+0x12d4>
 	WORD $0xf94033eb // ldr x11, [sp, #0x60]
 	WORD $0xf94077ec // ldr x12, [sp, #0xe8]
 	WORD $0x9b0b7e8b // mul x11, x20, x11
@@ -3923,7 +4810,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b13098b // add x11, x12, x19, lsl #2
 	WORD $0xd37ef68c // lsl x12, x20, #2
 	WORD $0x8b0f004f // add x15, x2, x15
-	WORD $0x1400001c // b 0x3d64 <k_attend_values+0x1274>
+	WORD $0x1400001c // b 0x4b40 <k_attend_values+0x1274>
 	WORD $0x3dc00170 // ldr q16, [x11]
 	WORD $0x8b1409e2 // add x2, x15, x20, lsl #2
 	WORD $0xbc4045f1 // ldr s17, [x15], #0x4
@@ -3950,33 +4837,33 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54000300 // b.eq 0x3dc0 <k_attend_values+0x12d0>
+	WORD $0x54000300 // b.eq 0x4b9c <k_attend_values+0x12d0>
 	WORD $0xf940c7e2 // ldr x2, [sp, #0x188]
 	WORD $0xeb02013f // cmp x9, x2
-	WORD $0x54000142 // b.hs 0x3d94 <k_attend_values+0x12a4>
+	WORD $0x54000142 // b.hs 0x4b70 <k_attend_values+0x12a4>
 	WORD $0xa9570be3 // ldp x3, x2, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb02007f // cmp x3, x2
-	WORD $0x5400008d // b.le 0x3d8c <k_attend_values+0x129c>
+	WORD $0x5400008d // b.le 0x4b68 <k_attend_values+0x129c>
 	WORD $0x52801002 // mov w2, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x3d90 <k_attend_values+0x12a0>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4b6c <k_attend_values+0x12a0>
 	WORD $0x52800802 // mov w2, #0x40 // =64
 	WORD $0x8b020129 // add x9, x9, x2
 	WORD $0xeb0402df // cmp x22, x4
-	WORD $0x54fffb00 // b.eq 0x3cf8 <k_attend_values+0x1208>
+	WORD $0x54fffb00 // b.eq 0x4ad4 <k_attend_values+0x1208>
 	WORD $0xbd400170 // ldr s16, [x11]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54fffacb // b.lt 0x3cfc <k_attend_values+0x120c>
+	WORD $0x54fffacb // b.lt 0x4ad8 <k_attend_values+0x120c>
 	WORD $0x91001162 // add x2, x11, #0x4
 	WORD $0x0d409050 // ld1 { v16.s }[1], [x2]
-	WORD $0x54fffa60 // b.eq 0x3cfc <k_attend_values+0x120c>
+	WORD $0x54fffa60 // b.eq 0x4ad8 <k_attend_values+0x120c>
 	WORD $0x91002162 // add x2, x11, #0x8
 	WORD $0x4d408050 // ld1 { v16.s }[2], [x2]
-	WORD $0x17ffffd0 // b 0x3cfc <k_attend_values+0x120c>
+	WORD $0x17ffffd0 // b 0x4ad8 <k_attend_values+0x120c>
 	WORD $0xaa1703e6 // mov x6, x23
 	WORD $0xeb0100df // cmp x6, x1
-	WORD $0x54000d4a // b.ge 0x3f70 <k_attend_values+0x1480>
+	WORD $0x54000d4a // b.ge 0x4d4c <k_attend_values+0x1480>
 	WORD $0xf94077eb // ldr x11, [sp, #0xe8]
 	WORD $0x8b0702aa // add x10, x21, x7
 	WORD $0xf94097ef // ldr x15, [sp, #0x128]
@@ -3996,92 +4883,92 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d019d // add x29, x12, x13
 	WORD $0x8b10015e // add x30, x10, x16
 	WORD $0x8b0d014a // add x10, x10, x13
-	WORD $0x14000005 // b 0x3e2c <k_attend_values+0x133c>
+	WORD $0x14000005 // b 0x4c08 <k_attend_values+0x133c>
 	WORD $0x910004c6 // add x6, x6, #0x1
 	WORD $0x8b110273 // add x19, x19, x17
 	WORD $0xeb06003f // cmp x1, x6
-	WORD $0x54000a40 // b.eq 0x3f70 <k_attend_values+0x1480>
+	WORD $0x54000a40 // b.eq 0x4d4c <k_attend_values+0x1480>
 	WORD $0xf940c7eb // ldr x11, [sp, #0x188]
 	WORD $0xeb0b013f // cmp x9, x11
-	WORD $0x54000142 // b.hs 0x3e5c <k_attend_values+0x136c>
+	WORD $0x54000142 // b.hs 0x4c38 <k_attend_values+0x136c>
 	WORD $0xa9572fec // ldp x12, x11, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0x5400008d // b.le 0x3e54 <k_attend_values+0x1364>
+	WORD $0x5400008d // b.le 0x4c30 <k_attend_values+0x1364>
 	WORD $0x5280100b // mov w11, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x3e58 <k_attend_values+0x1368>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4c34 <k_attend_values+0x1368>
 	WORD $0x5280080b // mov w11, #0x40 // =64
 	WORD $0x8b0b0129 // add x9, x9, x11
 	WORD $0xf940b7eb // ldr x11, [sp, #0x168]
 	WORD $0xeb04017f // cmp x11, x4
-	WORD $0x54000061 // b.ne 0x3e70 <k_attend_values+0x1380>
+	WORD $0x54000061 // b.ne 0x4c4c <k_attend_values+0x1380>
 	WORD $0x3dc00270 // ldr q16, [x19]
-	WORD $0x14000009 // b 0x3e90 <k_attend_values+0x13a0>
+	WORD $0x14000009 // b 0x4c6c <k_attend_values+0x13a0>
 	WORD $0xbd400270 // ldr s16, [x19]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540000cb // b.lt 0x3e90 <k_attend_values+0x13a0>
+	WORD $0x540000cb // b.lt 0x4c6c <k_attend_values+0x13a0>
 	WORD $0x9100126b // add x11, x19, #0x4
 	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3e90 <k_attend_values+0x13a0>
+	WORD $0x54000060 // b.eq 0x4c6c <k_attend_values+0x13a0>
 	WORD $0x9100226b // add x11, x19, #0x8
 	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
 	WORD $0xeb1000df // cmp x6, x16
-	WORD $0x540000cb // b.lt 0x3eac <k_attend_values+0x13bc>
+	WORD $0x540000cb // b.lt 0x4c88 <k_attend_values+0x13bc>
 	WORD $0xeb0d00df // cmp x6, x13
-	WORD $0x5400008a // b.ge 0x3eac <k_attend_values+0x13bc>
+	WORD $0x5400008a // b.ge 0x4c88 <k_attend_values+0x13bc>
 	WORD $0xf9409feb // ldr x11, [sp, #0x138]
 	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
 	WORD $0xeb1400df // cmp x6, x20
-	WORD $0x540000cb // b.lt 0x3ec8 <k_attend_values+0x13d8>
+	WORD $0x540000cb // b.lt 0x4ca4 <k_attend_values+0x13d8>
 	WORD $0xeb1700df // cmp x6, x23
-	WORD $0x5400008a // b.ge 0x3ec8 <k_attend_values+0x13d8>
+	WORD $0x5400008a // b.ge 0x4ca4 <k_attend_values+0x13d8>
 	WORD $0xf9409beb // ldr x11, [sp, #0x130]
 	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
 	WORD $0xeb1800df // cmp x6, x24
-	WORD $0x540000cb // b.lt 0x3ee4 <k_attend_values+0x13f4>
+	WORD $0x540000cb // b.lt 0x4cc0 <k_attend_values+0x13f4>
 	WORD $0xeb1900df // cmp x6, x25
-	WORD $0x5400008a // b.ge 0x3ee4 <k_attend_values+0x13f4>
+	WORD $0x5400008a // b.ge 0x4cc0 <k_attend_values+0x13f4>
 	WORD $0xf940a3eb // ldr x11, [sp, #0x140]
 	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
 	WORD $0xeb1600df // cmp x6, x22
-	WORD $0x540000cb // b.lt 0x3f00 <k_attend_values+0x1410>
+	WORD $0x540000cb // b.lt 0x4cdc <k_attend_values+0x1410>
 	WORD $0xeb1a00df // cmp x6, x26
-	WORD $0x5400008a // b.ge 0x3f00 <k_attend_values+0x1410>
+	WORD $0x5400008a // b.ge 0x4cdc <k_attend_values+0x1410>
 	WORD $0xf940a7eb // ldr x11, [sp, #0x148]
 	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
 	WORD $0xeb1500df // cmp x6, x21
-	WORD $0x540000cb // b.lt 0x3f1c <k_attend_values+0x142c>
+	WORD $0x540000cb // b.lt 0x4cf8 <k_attend_values+0x142c>
 	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x5400008a // b.ge 0x3f1c <k_attend_values+0x142c>
+	WORD $0x5400008a // b.ge 0x4cf8 <k_attend_values+0x142c>
 	WORD $0xf940abeb // ldr x11, [sp, #0x150]
 	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
 	WORD $0xeb1b00df // cmp x6, x27
-	WORD $0x540000cb // b.lt 0x3f38 <k_attend_values+0x1448>
+	WORD $0x540000cb // b.lt 0x4d14 <k_attend_values+0x1448>
 	WORD $0xeb1d00df // cmp x6, x29
-	WORD $0x5400008a // b.ge 0x3f38 <k_attend_values+0x1448>
+	WORD $0x5400008a // b.ge 0x4d14 <k_attend_values+0x1448>
 	WORD $0xf940afeb // ldr x11, [sp, #0x158]
 	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
 	WORD $0xeb1e00df // cmp x6, x30
-	WORD $0x540000cb // b.lt 0x3f54 <k_attend_values+0x1464>
+	WORD $0x540000cb // b.lt 0x4d30 <k_attend_values+0x1464>
 	WORD $0xeb0a00df // cmp x6, x10
-	WORD $0x5400008a // b.ge 0x3f54 <k_attend_values+0x1464>
+	WORD $0x5400008a // b.ge 0x4d30 <k_attend_values+0x1464>
 	WORD $0xf940b3eb // ldr x11, [sp, #0x160]
 	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0xeb0000df // cmp x6, x0
-	WORD $0x54fff62b // b.lt 0x3e1c <k_attend_values+0x132c>
+	WORD $0x54fff62b // b.lt 0x4bf8 <k_attend_values+0x132c>
 	WORD $0xeb0e00df // cmp x6, x14
-	WORD $0x54fff5ea // b.ge 0x3e1c <k_attend_values+0x132c>
+	WORD $0x54fff5ea // b.ge 0x4bf8 <k_attend_values+0x132c>
 	WORD $0xbc6678b1 // ldr s17, [x5, x6, lsl #2]
 	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0x17ffffac // b 0x3e1c <k_attend_values+0x132c>
+	WORD $0x17ffffac // b 0x4bf8 <k_attend_values+0x132c>
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xf94013e1 // ldr x1, [sp, #0x20]
 	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
@@ -4091,7 +4978,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b017d6c // mul x12, x11, x1
 	WORD $0x8b04094a // add x10, x10, x4, lsl #2
 	WORD $0x8b0c094c // add x12, x10, x12, lsl #2
-	WORD $0x54000421 // b.ne 0x4018 <k_attend_values+0x1528>
+	WORD $0x54000421 // b.ne 0x4df4 <k_attend_values+0x1528>
 	WORD $0xb2400028 // orr x8, x1, #0x1
 	WORD $0xb27f002d // orr x13, x1, #0x2
 	WORD $0xb240042e // orr x14, x1, #0x3
@@ -4123,12 +5010,12 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef568 // lsl x8, x11, #2
 	WORD $0x3cac6941 // str q1, [x10, x12]
 	WORD $0x3ca86940 // str q0, [x10, x8]
-	WORD $0x17fffb0a // b 0x2c3c <k_attend_values+0x14c>
+	WORD $0x17fffb0a // b 0x3a18 <k_attend_values+0x14c>
 	WORD $0xf9400ff3 // ldr x19, [sp, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400042d // b.le 0x40a4 <k_attend_values+0x15b4>
+	WORD $0x5400042d // b.le 0x4e80 <k_attend_values+0x15b4>
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540006e1 // b.ne 0x4104 <k_attend_values+0x1614>
+	WORD $0x540006e1 // b.ne 0x4ee0 <k_attend_values+0x1614>
 	WORD $0xb2400028 // orr x8, x1, #0x1
 	WORD $0xb27f002d // orr x13, x1, #0x2
 	WORD $0xb240042e // orr x14, x1, #0x3
@@ -4158,7 +5045,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc286942 // str d2, [x10, x8]
 	WORD $0x8b0b0948 // add x8, x10, x11, lsl #2
 	WORD $0xfc2c6941 // str d1, [x10, x12]
-	WORD $0x14000045 // b 0x41b4 <k_attend_values+0x16c4>
+	WORD $0x14000045 // b 0x4f90 <k_attend_values+0x16c4>
 	WORD $0x528000b0 // mov w16, #0x5 // =5
 	WORD $0xb2400028 // orr x8, x1, #0x1
 	WORD $0xb27f002d // orr x13, x1, #0x2
@@ -4182,7 +5069,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc307942 // str s2, [x10, x16, lsl #2]
 	WORD $0x8b000948 // add x8, x10, x0, lsl #2
 	WORD $0xbc2b7941 // str s1, [x10, x11, lsl #2]
-	WORD $0x1400002f // b 0x41bc <k_attend_values+0x16cc>
+	WORD $0x1400002f // b 0x4f98 <k_attend_values+0x16cc>
 	WORD $0xb2400028 // orr x8, x1, #0x1
 	WORD $0xb27f002d // orr x13, x1, #0x2
 	WORD $0xb240042e // orr x14, x1, #0x3
@@ -4230,21 +5117,21 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100110a // add x10, x8, #0x4
 	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
 	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x17fffa9f // b 0x2c3c <k_attend_values+0x14c>
+	WORD $0x17fffa9f // b 0x3a18 <k_attend_values+0x14c>
 	WORD $0xd37ef666 // lsl x6, x19, #2
 	WORD $0xf10022df // cmp x22, #0x8
 	WORD $0xf9000ff3 // str x19, [sp, #0x18]
 	WORD $0xa90fabe6 // stp x6, x10, [sp, #0xf8]
-	WORD $0x54000f2a // b.ge 0x43b8 <k_attend_values+0x18c8>
+	WORD $0x54000f2a // b.ge 0x5194 <k_attend_values+0x18c8>
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
 	WORD $0xb27e002e // orr x14, x1, #0x4
 	WORD $0xeb1601df // cmp x14, x22
-	WORD $0x54002f2d // b.le 0x47cc <k_attend_values+0x1cdc>
+	WORD $0x54002f2d // b.le 0x55a8 <k_attend_values+0x1cdc>
 	WORD $0xaa0103e2 // mov x2, x1
 	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
 	WORD $0xeb0202c8 // subs x8, x22, x2
-	WORD $0x54004dad // b.le 0x4bac <k_attend_values+0x20bc>
+	WORD $0x54004dad // b.le 0x5988 <k_attend_values+0x20bc>
 	WORD $0xf94077f5 // ldr x21, [sp, #0xe8]
 	WORD $0xa9416bef // ldp x15, x26, [sp, #0x10]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -4279,7 +5166,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ffa04 // lsl x4, x16, #1
 	WORD $0x8b0f082f // add x15, x1, x15, lsl #2
 	WORD $0xeb06023f // cmp x17, x6
-	WORD $0x54004a2a // b.ge 0x4bc8 <k_attend_values+0x20d8>
+	WORD $0x54004a2a // b.ge 0x59a4 <k_attend_values+0x20d8>
 	WORD $0xf9407ff4 // ldr x20, [sp, #0xf8]
 	WORD $0xaa1603f7 // mov x23, x22
 	WORD $0xf9400ab6 // ldr x22, [x21, #0x10]
@@ -4299,63 +5186,63 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c0099 // add x25, x4, x12
 	WORD $0x8b0a009a // add x26, x4, x10
 	WORD $0x9b140414 // madd x20, x0, x20, x1
-	WORD $0x14000007 // b 0x42f0 <k_attend_values+0x1800>
+	WORD $0x14000007 // b 0x50cc <k_attend_values+0x1800>
 	WORD $0xf940b7fb // ldr x27, [sp, #0x168]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x8b1702d6 // add x22, x22, x23
 	WORD $0xeb1100df // cmp x6, x17
 	WORD $0x8b1b0063 // add x3, x3, x27
-	WORD $0x540047c0 // b.eq 0x4be4 <k_attend_values+0x20f4>
+	WORD $0x540047c0 // b.eq 0x59c0 <k_attend_values+0x20f4>
 	WORD $0xf940c7fb // ldr x27, [sp, #0x188]
 	WORD $0xeb1b013f // cmp x9, x27
-	WORD $0x54000142 // b.hs 0x4320 <k_attend_values+0x1830>
+	WORD $0x54000142 // b.hs 0x50fc <k_attend_values+0x1830>
 	WORD $0xf940bffb // ldr x27, [sp, #0x178]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1b03bf // cmp x29, x27
-	WORD $0x5400008d // b.le 0x4318 <k_attend_values+0x1828>
+	WORD $0x5400008d // b.le 0x50f4 <k_attend_values+0x1828>
 	WORD $0x5280101b // mov w27, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x431c <k_attend_values+0x182c>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x50f8 <k_attend_values+0x182c>
 	WORD $0x5280081b // mov w27, #0x40 // =64
 	WORD $0x8b1b0129 // add x9, x9, x27
 	WORD $0xf940b7fb // ldr x27, [sp, #0x168]
 	WORD $0xeb02037f // cmp x27, x2
-	WORD $0x54000061 // b.ne 0x4334 <k_attend_values+0x1844>
+	WORD $0x54000061 // b.ne 0x5110 <k_attend_values+0x1844>
 	WORD $0x3dc002c4 // ldr q4, [x22]
-	WORD $0x14000009 // b 0x4354 <k_attend_values+0x1864>
+	WORD $0x14000009 // b 0x5130 <k_attend_values+0x1864>
 	WORD $0xbd4002c4 // ldr s4, [x22]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540000cb // b.lt 0x4354 <k_attend_values+0x1864>
+	WORD $0x540000cb // b.lt 0x5130 <k_attend_values+0x1864>
 	WORD $0x910012db // add x27, x22, #0x4
 	WORD $0x0d409364 // ld1 { v4.s }[1], [x27]
-	WORD $0x54000060 // b.eq 0x4354 <k_attend_values+0x1864>
+	WORD $0x54000060 // b.eq 0x5130 <k_attend_values+0x1864>
 	WORD $0x910022db // add x27, x22, #0x8
 	WORD $0x4d408364 // ld1 { v4.s }[2], [x27]
 	WORD $0xeb0c023f // cmp x17, x12
-	WORD $0x540000ab // b.lt 0x436c <k_attend_values+0x187c>
+	WORD $0x540000ab // b.lt 0x5148 <k_attend_values+0x187c>
 	WORD $0xeb0a023f // cmp x17, x10
-	WORD $0x5400006a // b.ge 0x436c <k_attend_values+0x187c>
+	WORD $0x5400006a // b.ge 0x5148 <k_attend_values+0x187c>
 	WORD $0xbc7179e5 // ldr s5, [x15, x17, lsl #2]
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0xeb15023f // cmp x17, x21
-	WORD $0x540000ab // b.lt 0x4384 <k_attend_values+0x1894>
+	WORD $0x540000ab // b.lt 0x5160 <k_attend_values+0x1894>
 	WORD $0xeb18023f // cmp x17, x24
-	WORD $0x5400006a // b.ge 0x4384 <k_attend_values+0x1894>
+	WORD $0x5400006a // b.ge 0x5160 <k_attend_values+0x1894>
 	WORD $0xbc717a85 // ldr s5, [x20, x17, lsl #2]
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0xeb19023f // cmp x17, x25
-	WORD $0x540000ab // b.lt 0x439c <k_attend_values+0x18ac>
+	WORD $0x540000ab // b.lt 0x5178 <k_attend_values+0x18ac>
 	WORD $0xeb1a023f // cmp x17, x26
-	WORD $0x5400006a // b.ge 0x439c <k_attend_values+0x18ac>
+	WORD $0x5400006a // b.ge 0x5178 <k_attend_values+0x18ac>
 	WORD $0xbc717a65 // ldr s5, [x19, x17, lsl #2]
 	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
 	WORD $0xeb0e023f // cmp x17, x14
-	WORD $0x54fff9cb // b.lt 0x42d8 <k_attend_values+0x17e8>
+	WORD $0x54fff9cb // b.lt 0x50b4 <k_attend_values+0x17e8>
 	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x54fff98a // b.ge 0x42d8 <k_attend_values+0x17e8>
+	WORD $0x54fff98a // b.ge 0x50b4 <k_attend_values+0x17e8>
 	WORD $0xbc7178e5 // ldr s5, [x7, x17, lsl #2]
 	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
-	WORD $0x17ffffc9 // b 0x42d8 <k_attend_values+0x17e8>
+	WORD $0x17ffffc9 // b 0x50b4 <k_attend_values+0x17e8>
 	WORD $0xa945368b // ldp x11, x13, [x20, #0x50]
 	WORD $0xb2400262 // orr x2, x19, #0x1
 	WORD $0xa9422a91 // ldp x17, x10, [x20, #0x20]
@@ -4431,7 +5318,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0102ed // add x13, x23, x1
 	WORD $0xf90087ed // str x13, [sp, #0x108]
 	WORD $0x5280010d // mov w13, #0x8 // =8
-	WORD $0x14000014 // b 0x4534 <k_attend_values+0x1a44>
+	WORD $0x14000014 // b 0x5310 <k_attend_values+0x1a44>
 	WORD $0xf940a3ed // ldr x13, [sp, #0x140]
 	WORD $0x910083de // add x30, x30, #0x20
 	WORD $0x8b0809a8 // add x8, x13, x8, lsl #2
@@ -4450,7 +5337,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0f01bf // cmp x13, x15
 	WORD $0xad000901 // stp q1, q2, [x8]
 	WORD $0xaa0103e8 // mov x8, x1
-	WORD $0x54ffe56c // b.gt 0x41dc <k_attend_values+0x16ec>
+	WORD $0x54ffe56c // b.gt 0x4fb8 <k_attend_values+0x16ec>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0xaa0d03e1 // mov x1, x13
@@ -4463,66 +5350,66 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x8b0801b1 // add x17, x13, x8
-	WORD $0x540006aa // b.ge 0x4638 <k_attend_values+0x1b48>
+	WORD $0x540006aa // b.ge 0x5414 <k_attend_values+0x1b48>
 	WORD $0xf9400a8d // ldr x13, [x20, #0x10]
 	WORD $0xaa0a03e5 // mov x5, x10
 	WORD $0x8b1e01a3 // add x3, x13, x30
-	WORD $0x14000007 // b 0x4590 <k_attend_values+0x1aa0>
+	WORD $0x14000007 // b 0x536c <k_attend_values+0x1aa0>
 	WORD $0xf940b7ed // ldr x13, [sp, #0x168]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x8b130063 // add x3, x3, x19
 	WORD $0xeb05021f // cmp x16, x5
 	WORD $0x8b0d0231 // add x17, x17, x13
-	WORD $0x540005e0 // b.eq 0x4648 <k_attend_values+0x1b58>
+	WORD $0x540005e0 // b.eq 0x5424 <k_attend_values+0x1b58>
 	WORD $0xf940c7ed // ldr x13, [sp, #0x188]
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000142 // b.hs 0x45c0 <k_attend_values+0x1ad0>
+	WORD $0x54000142 // b.hs 0x539c <k_attend_values+0x1ad0>
 	WORD $0xa95737ef // ldp x15, x13, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x5400008d // b.le 0x45b8 <k_attend_values+0x1ac8>
+	WORD $0x5400008d // b.le 0x5394 <k_attend_values+0x1ac8>
 	WORD $0x5280100d // mov w13, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x45bc <k_attend_values+0x1acc>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5398 <k_attend_values+0x1acc>
 	WORD $0x5280080d // mov w13, #0x40 // =64
 	WORD $0x8b0d0129 // add x9, x9, x13
 	WORD $0xad7fc071 // ldp q17, q16, [x3, #-0x10]
 	WORD $0xeb0e00bf // cmp x5, x14
-	WORD $0x540000cb // b.lt 0x45e0 <k_attend_values+0x1af0>
+	WORD $0x540000cb // b.lt 0x53bc <k_attend_values+0x1af0>
 	WORD $0xeb0b00bf // cmp x5, x11
-	WORD $0x5400008a // b.ge 0x45e0 <k_attend_values+0x1af0>
+	WORD $0x5400008a // b.ge 0x53bc <k_attend_values+0x1af0>
 	WORD $0xbc657bb2 // ldr s18, [x29, x5, lsl #2]
 	WORD $0x4f921220 // fmla v0.4s, v17.4s, v18.s[0]
 	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
 	WORD $0xeb1800bf // cmp x5, x24
-	WORD $0x540000cb // b.lt 0x45fc <k_attend_values+0x1b0c>
+	WORD $0x540000cb // b.lt 0x53d8 <k_attend_values+0x1b0c>
 	WORD $0xeb1900bf // cmp x5, x25
-	WORD $0x5400008a // b.ge 0x45fc <k_attend_values+0x1b0c>
+	WORD $0x5400008a // b.ge 0x53d8 <k_attend_values+0x1b0c>
 	WORD $0xbc657af2 // ldr s18, [x23, x5, lsl #2]
 	WORD $0x4f921224 // fmla v4.4s, v17.4s, v18.s[0]
 	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
 	WORD $0xeb1a00bf // cmp x5, x26
-	WORD $0x540000cb // b.lt 0x4618 <k_attend_values+0x1b28>
+	WORD $0x540000cb // b.lt 0x53f4 <k_attend_values+0x1b28>
 	WORD $0xeb1b00bf // cmp x5, x27
-	WORD $0x5400008a // b.ge 0x4618 <k_attend_values+0x1b28>
+	WORD $0x5400008a // b.ge 0x53f4 <k_attend_values+0x1b28>
 	WORD $0xbc657ad2 // ldr s18, [x22, x5, lsl #2]
 	WORD $0x4f921223 // fmla v3.4s, v17.4s, v18.s[0]
 	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
 	WORD $0xeb0000bf // cmp x5, x0
-	WORD $0x54fffaeb // b.lt 0x4578 <k_attend_values+0x1a88>
+	WORD $0x54fffaeb // b.lt 0x5354 <k_attend_values+0x1a88>
 	WORD $0xeb0c00bf // cmp x5, x12
-	WORD $0x54fffaaa // b.ge 0x4578 <k_attend_values+0x1a88>
+	WORD $0x54fffaaa // b.ge 0x5354 <k_attend_values+0x1a88>
 	WORD $0xbc657ab2 // ldr s18, [x21, x5, lsl #2]
 	WORD $0x4f921221 // fmla v1.4s, v17.4s, v18.s[0]
 	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x17ffffd1 // b 0x4578 <k_attend_values+0x1a88>
+	WORD $0x17ffffd1 // b 0x5354 <k_attend_values+0x1a88>
 	WORD $0xaa0a03e3 // mov x3, x10
 	WORD $0xeb04015f // cmp x10, x4
-	WORD $0x540000ab // b.lt 0x4654 <k_attend_values+0x1b64>
-	WORD $0x1400002e // b 0x46fc <k_attend_values+0x1c0c>
+	WORD $0x540000ab // b.lt 0x5430 <k_attend_values+0x1b64>
+	WORD $0x1400002e // b 0x54d8 <k_attend_values+0x1c0c>
 	WORD $0xaa1003e3 // mov x3, x16
 	WORD $0xeb04021f // cmp x16, x4
-	WORD $0x5400056a // b.ge 0x46fc <k_attend_values+0x1c0c>
+	WORD $0x5400056a // b.ge 0x54d8 <k_attend_values+0x1c0c>
 	WORD $0xf9400a8d // ldr x13, [x20, #0x10]
 	WORD $0xa95097e3 // ldp x3, x5, [sp, #0x108]
 	WORD $0xa9519fef // ldp x15, x7, [sp, #0x118]
@@ -4530,9 +5417,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0xf94097f4 // ldr x20, [sp, #0x128]
 	WORD $0x910041ad // add x13, x13, #0x10
-	WORD $0x14000016 // b 0x46c8 <k_attend_values+0x1bd8>
+	WORD $0x14000016 // b 0x54a4 <k_attend_values+0x1bd8>
 	WORD $0x52801006 // mov w6, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b060129 // add x9, x9, x6
 	WORD $0xad7fc5b0 // ldp q16, q17, [x13, #-0x10]
 	WORD $0xf1000694 // subs x20, x20, #0x1
@@ -4551,72 +5438,72 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
 	WORD $0x4e32ce22 // fmla v2.4s, v17.4s, v18.4s
 	WORD $0x8b060231 // add x17, x17, x6
-	WORD $0x54000140 // b.eq 0x46ec <k_attend_values+0x1bfc>
+	WORD $0x54000140 // b.eq 0x54c8 <k_attend_values+0x1bfc>
 	WORD $0xf940c7e6 // ldr x6, [sp, #0x188]
 	WORD $0xeb06013f // cmp x9, x6
-	WORD $0x54fffd82 // b.hs 0x4680 <k_attend_values+0x1b90>
+	WORD $0x54fffd82 // b.hs 0x545c <k_attend_values+0x1b90>
 	WORD $0xa9571be4 // ldp x4, x6, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb06009f // cmp x4, x6
-	WORD $0x54fffcac // b.gt 0x4674 <k_attend_values+0x1b84>
+	WORD $0x54fffcac // b.gt 0x5450 <k_attend_values+0x1b84>
 	WORD $0x52800806 // mov w6, #0x40 // =64
-	WORD $0x17ffffe5 // b 0x467c <k_attend_values+0x1b8c>
+	WORD $0x17ffffe5 // b 0x5458 <k_attend_values+0x1b8c>
 	WORD $0xaa0a03e4 // mov x4, x10
 	WORD $0xaa0a03e3 // mov x3, x10
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xf9409bea // ldr x10, [sp, #0x130]
 	WORD $0xeb02007f // cmp x3, x2
-	WORD $0x54ffef4a // b.ge 0x44e8 <k_attend_values+0x19f8>
+	WORD $0x54ffef4a // b.ge 0x52c4 <k_attend_values+0x19f8>
 	WORD $0xf9400a8d // ldr x13, [x20, #0x10]
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0x910041b1 // add x17, x13, #0x10
-	WORD $0x14000005 // b 0x4724 <k_attend_values+0x1c34>
+	WORD $0x14000005 // b 0x5500 <k_attend_values+0x1c34>
 	WORD $0x91000463 // add x3, x3, #0x1
 	WORD $0x8b130231 // add x17, x17, x19
 	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x54ffee40 // b.eq 0x44e8 <k_attend_values+0x19f8>
+	WORD $0x54ffee40 // b.eq 0x52c4 <k_attend_values+0x19f8>
 	WORD $0xf940c7ed // ldr x13, [sp, #0x188]
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000142 // b.hs 0x4754 <k_attend_values+0x1c64>
+	WORD $0x54000142 // b.hs 0x5530 <k_attend_values+0x1c64>
 	WORD $0xa95737ef // ldp x15, x13, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x5400008d // b.le 0x474c <k_attend_values+0x1c5c>
+	WORD $0x5400008d // b.le 0x5528 <k_attend_values+0x1c5c>
 	WORD $0x5280100d // mov w13, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x4750 <k_attend_values+0x1c60>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x552c <k_attend_values+0x1c60>
 	WORD $0x5280080d // mov w13, #0x40 // =64
 	WORD $0x8b0d0129 // add x9, x9, x13
 	WORD $0xad7fc231 // ldp q17, q16, [x17, #-0x10]
 	WORD $0xeb0e007f // cmp x3, x14
-	WORD $0x540000cb // b.lt 0x4774 <k_attend_values+0x1c84>
+	WORD $0x540000cb // b.lt 0x5550 <k_attend_values+0x1c84>
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x5400008a // b.ge 0x4774 <k_attend_values+0x1c84>
+	WORD $0x5400008a // b.ge 0x5550 <k_attend_values+0x1c84>
 	WORD $0xbc637bb2 // ldr s18, [x29, x3, lsl #2]
 	WORD $0x4f921220 // fmla v0.4s, v17.4s, v18.s[0]
 	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
 	WORD $0xeb18007f // cmp x3, x24
-	WORD $0x540000cb // b.lt 0x4790 <k_attend_values+0x1ca0>
+	WORD $0x540000cb // b.lt 0x556c <k_attend_values+0x1ca0>
 	WORD $0xeb19007f // cmp x3, x25
-	WORD $0x5400008a // b.ge 0x4790 <k_attend_values+0x1ca0>
+	WORD $0x5400008a // b.ge 0x556c <k_attend_values+0x1ca0>
 	WORD $0xbc637af2 // ldr s18, [x23, x3, lsl #2]
 	WORD $0x4f921224 // fmla v4.4s, v17.4s, v18.s[0]
 	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
 	WORD $0xeb1a007f // cmp x3, x26
-	WORD $0x540000cb // b.lt 0x47ac <k_attend_values+0x1cbc>
+	WORD $0x540000cb // b.lt 0x5588 <k_attend_values+0x1cbc>
 	WORD $0xeb1b007f // cmp x3, x27
-	WORD $0x5400008a // b.ge 0x47ac <k_attend_values+0x1cbc>
+	WORD $0x5400008a // b.ge 0x5588 <k_attend_values+0x1cbc>
 	WORD $0xbc637ad2 // ldr s18, [x22, x3, lsl #2]
 	WORD $0x4f921223 // fmla v3.4s, v17.4s, v18.s[0]
 	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
 	WORD $0xeb00007f // cmp x3, x0
-	WORD $0x54fffb2b // b.lt 0x4714 <k_attend_values+0x1c24>
+	WORD $0x54fffb2b // b.lt 0x54f0 <k_attend_values+0x1c24>
 	WORD $0xeb0c007f // cmp x3, x12
-	WORD $0x54fffaea // b.ge 0x4714 <k_attend_values+0x1c24>
+	WORD $0x54fffaea // b.ge 0x54f0 <k_attend_values+0x1c24>
 	WORD $0xbc637ab2 // ldr s18, [x21, x3, lsl #2]
 	WORD $0x4f921221 // fmla v1.4s, v17.4s, v18.s[0]
 	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x17ffffd3 // b 0x4714 <k_attend_values+0x1c24>
+	WORD $0x17ffffd3 // b 0x54f0 <k_attend_values+0x1c24>
 	WORD $0xa9454288 // ldp x8, x16, [x20, #0x50]
 	WORD $0xf9400ffa // ldr x26, [sp, #0x18]
 	WORD $0xa9420284 // ldp x4, x0, [x20, #0x20]
@@ -4696,7 +5583,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9008bef // str x15, [sp, #0x110]
 	WORD $0x8b1000cf // add x15, x6, x16
 	WORD $0xf90087ef // str x15, [sp, #0x108]
-	WORD $0x1400000e // b 0x4940 <k_attend_values+0x1e50>
+	WORD $0x1400000e // b 0x571c <k_attend_values+0x1e50>
 	WORD $0xa955bfee // ldp x14, x15, [sp, #0x158]
 	WORD $0x9100435a // add x26, x26, #0x10
 	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
@@ -4709,7 +5596,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca76a02 // str q2, [x16, x7]
 	WORD $0x3caf6a01 // str q1, [x16, x15]
 	WORD $0x3cbb6a00 // str q0, [x16, x27]
-	WORD $0x54ffc5ac // b.gt 0x41f0 <k_attend_values+0x1700>
+	WORD $0x54ffc5ac // b.gt 0x4fcc <k_attend_values+0x1700>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xeb18001f // cmp x0, x24
@@ -4717,63 +5604,63 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xaa0e03e2 // mov x2, x14
 	WORD $0x8b0103d9 // add x25, x30, x1
-	WORD $0x5400064a // b.ge 0x4a24 <k_attend_values+0x1f34>
+	WORD $0x5400064a // b.ge 0x5800 <k_attend_values+0x1f34>
 	WORD $0xf94077ee // ldr x14, [sp, #0xe8]
 	WORD $0xaa0003f0 // mov x16, x0
 	WORD $0xf94009ce // ldr x14, [x14, #0x10]
 	WORD $0x8b1a01ce // add x14, x14, x26
-	WORD $0x14000007 // b 0x498c <k_attend_values+0x1e9c>
+	WORD $0x14000007 // b 0x5768 <k_attend_values+0x1e9c>
 	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x8b0301ce // add x14, x14, x3
 	WORD $0xeb10031f // cmp x24, x16
 	WORD $0x8b110339 // add x25, x25, x17
-	WORD $0x54000560 // b.eq 0x4a34 <k_attend_values+0x1f44>
+	WORD $0x54000560 // b.eq 0x5810 <k_attend_values+0x1f44>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54000142 // b.hs 0x49bc <k_attend_values+0x1ecc>
+	WORD $0x54000142 // b.hs 0x5798 <k_attend_values+0x1ecc>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x5400008d // b.le 0x49b4 <k_attend_values+0x1ec4>
+	WORD $0x5400008d // b.le 0x5790 <k_attend_values+0x1ec4>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x49b8 <k_attend_values+0x1ec8>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5794 <k_attend_values+0x1ec8>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0x3dc001c4 // ldr q4, [x14]
 	WORD $0xeb0b021f // cmp x16, x11
-	WORD $0x540000ab // b.lt 0x49d8 <k_attend_values+0x1ee8>
+	WORD $0x540000ab // b.lt 0x57b4 <k_attend_values+0x1ee8>
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x5400006a // b.ge 0x49d8 <k_attend_values+0x1ee8>
+	WORD $0x5400006a // b.ge 0x57b4 <k_attend_values+0x1ee8>
 	WORD $0xbc707ae5 // ldr s5, [x23, x16, lsl #2]
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0xeb13021f // cmp x16, x19
-	WORD $0x540000ab // b.lt 0x49f0 <k_attend_values+0x1f00>
+	WORD $0x540000ab // b.lt 0x57cc <k_attend_values+0x1f00>
 	WORD $0xeb14021f // cmp x16, x20
-	WORD $0x5400006a // b.ge 0x49f0 <k_attend_values+0x1f00>
+	WORD $0x5400006a // b.ge 0x57cc <k_attend_values+0x1f00>
 	WORD $0xbc7078c5 // ldr s5, [x6, x16, lsl #2]
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0xeb15021f // cmp x16, x21
-	WORD $0x540000ab // b.lt 0x4a08 <k_attend_values+0x1f18>
+	WORD $0x540000ab // b.lt 0x57e4 <k_attend_values+0x1f18>
 	WORD $0xeb16021f // cmp x16, x22
-	WORD $0x5400006a // b.ge 0x4a08 <k_attend_values+0x1f18>
+	WORD $0x5400006a // b.ge 0x57e4 <k_attend_values+0x1f18>
 	WORD $0xbc7078a5 // ldr s5, [x5, x16, lsl #2]
 	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
 	WORD $0xeb0c021f // cmp x16, x12
-	WORD $0x54fffb4b // b.lt 0x4974 <k_attend_values+0x1e84>
+	WORD $0x54fffb4b // b.lt 0x5750 <k_attend_values+0x1e84>
 	WORD $0xeb0a021f // cmp x16, x10
-	WORD $0x54fffb0a // b.ge 0x4974 <k_attend_values+0x1e84>
+	WORD $0x54fffb0a // b.ge 0x5750 <k_attend_values+0x1e84>
 	WORD $0xbc707885 // ldr s5, [x4, x16, lsl #2]
 	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
-	WORD $0x17ffffd5 // b 0x4974 <k_attend_values+0x1e84>
+	WORD $0x17ffffd5 // b 0x5750 <k_attend_values+0x1e84>
 	WORD $0xaa0003ee // mov x14, x0
 	WORD $0xeb1d001f // cmp x0, x29
-	WORD $0x540000ab // b.lt 0x4a40 <k_attend_values+0x1f50>
-	WORD $0x1400002f // b 0x4aec <k_attend_values+0x1ffc>
+	WORD $0x540000ab // b.lt 0x581c <k_attend_values+0x1f50>
+	WORD $0x1400002f // b 0x58c8 <k_attend_values+0x1ffc>
 	WORD $0xaa1803ee // mov x14, x24
 	WORD $0xeb1d031f // cmp x24, x29
-	WORD $0x5400058a // b.ge 0x4aec <k_attend_values+0x1ffc>
+	WORD $0x5400058a // b.ge 0x58c8 <k_attend_values+0x1ffc>
 	WORD $0xf94077ee // ldr x14, [sp, #0xe8]
 	WORD $0xf900a7e1 // str x1, [sp, #0x148]
 	WORD $0xaa0203e1 // mov x1, x2
@@ -4784,9 +5671,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa950c7f0 // ldp x16, x17, [sp, #0x108]
 	WORD $0xa95377fb // ldp x27, x29, [sp, #0x130]
 	WORD $0x8b1909ce // add x14, x14, x25, lsl #2
-	WORD $0x14000012 // b 0x4ab0 <k_attend_values+0x1fc0>
+	WORD $0x14000012 // b 0x588c <k_attend_values+0x1fc0>
 	WORD $0x5280101e // mov w30, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b1e0129 // add x9, x9, x30
 	WORD $0xbc404624 // ldr s4, [x17], #0x4
 	WORD $0x3dc001c6 // ldr q6, [x14]
@@ -4801,16 +5688,16 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1e0339 // add x25, x25, x30
 	WORD $0x4f9010c0 // fmla v0.4s, v6.4s, v16.s[0]
 	WORD $0x8b0301ce // add x14, x14, x3
-	WORD $0x54000140 // b.eq 0x4ad4 <k_attend_values+0x1fe4>
+	WORD $0x54000140 // b.eq 0x58b0 <k_attend_values+0x1fe4>
 	WORD $0xf940c7fe // ldr x30, [sp, #0x188]
 	WORD $0xeb1e013f // cmp x9, x30
-	WORD $0x54fffe02 // b.hs 0x4a78 <k_attend_values+0x1f88>
+	WORD $0x54fffe02 // b.hs 0x5854 <k_attend_values+0x1f88>
 	WORD $0xa9577bef // ldp x15, x30, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1e01ff // cmp x15, x30
-	WORD $0x54fffd2c // b.gt 0x4a6c <k_attend_values+0x1f7c>
+	WORD $0x54fffd2c // b.gt 0x5848 <k_attend_values+0x1f7c>
 	WORD $0x5280081e // mov w30, #0x40 // =64
-	WORD $0x17ffffe9 // b 0x4a74 <k_attend_values+0x1f84>
+	WORD $0x17ffffe9 // b 0x5850 <k_attend_values+0x1f84>
 	WORD $0xaa0003fd // mov x29, x0
 	WORD $0xaa0003ee // mov x14, x0
 	WORD $0xaa0203e0 // mov x0, x2
@@ -4818,72 +5705,72 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa95407fe // ldp x30, x1, [sp, #0x140]
 	WORD $0xa9521ffb // ldp x27, x7, [sp, #0x120]
 	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x54fff0ea // b.ge 0x490c <k_attend_values+0x1e1c>
+	WORD $0x54fff0ea // b.ge 0x56e8 <k_attend_values+0x1e1c>
 	WORD $0xf94077f0 // ldr x16, [sp, #0xe8]
 	WORD $0xf9400a10 // ldr x16, [x16, #0x10]
 	WORD $0x8b190a19 // add x25, x16, x25, lsl #2
-	WORD $0x14000005 // b 0x4b14 <k_attend_values+0x2024>
+	WORD $0x14000005 // b 0x58f0 <k_attend_values+0x2024>
 	WORD $0x910005ce // add x14, x14, #0x1
 	WORD $0x8b030339 // add x25, x25, x3
 	WORD $0xeb0e01bf // cmp x13, x14
-	WORD $0x54ffefe0 // b.eq 0x490c <k_attend_values+0x1e1c>
+	WORD $0x54ffefe0 // b.eq 0x56e8 <k_attend_values+0x1e1c>
 	WORD $0xf940c7f0 // ldr x16, [sp, #0x188]
 	WORD $0xeb10013f // cmp x9, x16
-	WORD $0x54000142 // b.hs 0x4b44 <k_attend_values+0x2054>
+	WORD $0x54000142 // b.hs 0x5920 <k_attend_values+0x2054>
 	WORD $0xa95743f1 // ldp x17, x16, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb10023f // cmp x17, x16
-	WORD $0x5400008d // b.le 0x4b3c <k_attend_values+0x204c>
+	WORD $0x5400008d // b.le 0x5918 <k_attend_values+0x204c>
 	WORD $0x52801010 // mov w16, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x4b40 <k_attend_values+0x2050>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x591c <k_attend_values+0x2050>
 	WORD $0x52800810 // mov w16, #0x40 // =64
 	WORD $0x8b100129 // add x9, x9, x16
 	WORD $0x3dc00324 // ldr q4, [x25]
 	WORD $0xeb0b01df // cmp x14, x11
-	WORD $0x540000ab // b.lt 0x4b60 <k_attend_values+0x2070>
+	WORD $0x540000ab // b.lt 0x593c <k_attend_values+0x2070>
 	WORD $0xeb0801df // cmp x14, x8
-	WORD $0x5400006a // b.ge 0x4b60 <k_attend_values+0x2070>
+	WORD $0x5400006a // b.ge 0x593c <k_attend_values+0x2070>
 	WORD $0xbc6e7ae5 // ldr s5, [x23, x14, lsl #2]
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0xeb1301df // cmp x14, x19
-	WORD $0x540000ab // b.lt 0x4b78 <k_attend_values+0x2088>
+	WORD $0x540000ab // b.lt 0x5954 <k_attend_values+0x2088>
 	WORD $0xeb1401df // cmp x14, x20
-	WORD $0x5400006a // b.ge 0x4b78 <k_attend_values+0x2088>
+	WORD $0x5400006a // b.ge 0x5954 <k_attend_values+0x2088>
 	WORD $0xbc6e78c5 // ldr s5, [x6, x14, lsl #2]
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0xeb1501df // cmp x14, x21
-	WORD $0x540000ab // b.lt 0x4b90 <k_attend_values+0x20a0>
+	WORD $0x540000ab // b.lt 0x596c <k_attend_values+0x20a0>
 	WORD $0xeb1601df // cmp x14, x22
-	WORD $0x5400006a // b.ge 0x4b90 <k_attend_values+0x20a0>
+	WORD $0x5400006a // b.ge 0x596c <k_attend_values+0x20a0>
 	WORD $0xbc6e78a5 // ldr s5, [x5, x14, lsl #2]
 	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
 	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x54fffb8b // b.lt 0x4b04 <k_attend_values+0x2014>
+	WORD $0x54fffb8b // b.lt 0x58e0 <k_attend_values+0x2014>
 	WORD $0xeb0a01df // cmp x14, x10
-	WORD $0x54fffb4a // b.ge 0x4b04 <k_attend_values+0x2014>
+	WORD $0x54fffb4a // b.ge 0x58e0 <k_attend_values+0x2014>
 	WORD $0xbc6e7885 // ldr s5, [x4, x14, lsl #2]
 	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
-	WORD $0x17ffffd7 // b 0x4b04 <k_attend_values+0x2014>
+	WORD $0x17ffffd7 // b 0x58e0 <k_attend_values+0x2014>
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xf94083f7 // ldr x23, [sp, #0x100]
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0x91000aea // add x10, x23, #0x2
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54001c2d // b.le 0x4f44 <k_attend_values+0x2454>
-	WORD $0x1400034b // b 0x58f0 <k_attend_values+0x2e00>
+	WORD $0x54001c2d // b.le 0x5d20 <k_attend_values+0x2454>
+	WORD $0x1400034b // b 0x66cc <k_attend_values+0x2e00>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9407ffb // ldr x27, [sp, #0xf8]
 	WORD $0xeb1100a6 // subs x6, x5, x17
-	WORD $0x540000ec // b.gt 0x4bf8 <k_attend_values+0x2108>
-	WORD $0x14000042 // b 0x4ce8 <k_attend_values+0x21f8>
+	WORD $0x540000ec // b.gt 0x59d4 <k_attend_values+0x2108>
+	WORD $0x14000042 // b 0x5ac4 <k_attend_values+0x21f8>
 	WORD $0xf9400ffa // ldr x26, [sp, #0x18]
 	WORD $0xaa0603f1 // mov x17, x6
 	WORD $0xf9407ffb // ldr x27, [sp, #0xf8]
 	WORD $0xeb0600a6 // subs x6, x5, x6
-	WORD $0x540007ad // b.le 0x4ce8 <k_attend_values+0x21f8>
+	WORD $0x540007ad // b.le 0x5ac4 <k_attend_values+0x21f8>
 	WORD $0x91002374 // add x20, x27, #0x8
 	WORD $0xd37ef631 // lsl x17, x17, #2
 	WORD $0x91003373 // add x19, x27, #0xc
@@ -4903,7 +5790,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef694 // lsl x20, x20, #2
 	WORD $0x8b180036 // add x22, x1, x24
 	WORD $0x8b170037 // add x23, x1, x23
-	WORD $0x14000010 // b 0x4c84 <k_attend_values+0x2194>
+	WORD $0x14000010 // b 0x5a60 <k_attend_values+0x2194>
 	WORD $0x3dc00264 // ldr q4, [x19]
 	WORD $0xbc677ac5 // ldr s5, [x22, x7, lsl #2]
 	WORD $0xbc677ae6 // ldr s6, [x23, x7, lsl #2]
@@ -4918,37 +5805,37 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
 	WORD $0xeb0700df // cmp x6, x7
 	WORD $0x8b180063 // add x3, x3, x24
-	WORD $0x54000320 // b.eq 0x4ce4 <k_attend_values+0x21f4>
+	WORD $0x54000320 // b.eq 0x5ac0 <k_attend_values+0x21f4>
 	WORD $0xf940c7f8 // ldr x24, [sp, #0x188]
 	WORD $0xeb18013f // cmp x9, x24
-	WORD $0x54000142 // b.hs 0x4cb4 <k_attend_values+0x21c4>
+	WORD $0x54000142 // b.hs 0x5a90 <k_attend_values+0x21c4>
 	WORD $0xf940bff8 // ldr x24, [sp, #0x178]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb18033f // cmp x25, x24
-	WORD $0x5400008d // b.le 0x4cac <k_attend_values+0x21bc>
+	WORD $0x5400008d // b.le 0x5a88 <k_attend_values+0x21bc>
 	WORD $0x52801018 // mov w24, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x4cb0 <k_attend_values+0x21c0>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5a8c <k_attend_values+0x21c0>
 	WORD $0x52800818 // mov w24, #0x40 // =64
 	WORD $0x8b180129 // add x9, x9, x24
 	WORD $0xf940b7f8 // ldr x24, [sp, #0x168]
 	WORD $0xeb02031f // cmp x24, x2
-	WORD $0x54fffc60 // b.eq 0x4c48 <k_attend_values+0x2158>
+	WORD $0x54fffc60 // b.eq 0x5a24 <k_attend_values+0x2158>
 	WORD $0xbd400264 // ldr s4, [x19]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54fffc2b // b.lt 0x4c4c <k_attend_values+0x215c>
+	WORD $0x54fffc2b // b.lt 0x5a28 <k_attend_values+0x215c>
 	WORD $0x91001278 // add x24, x19, #0x4
 	WORD $0x0d409304 // ld1 { v4.s }[1], [x24]
-	WORD $0x54fffbc0 // b.eq 0x4c4c <k_attend_values+0x215c>
+	WORD $0x54fffbc0 // b.eq 0x5a28 <k_attend_values+0x215c>
 	WORD $0x91002278 // add x24, x19, #0x8
 	WORD $0x4d408304 // ld1 { v4.s }[2], [x24]
-	WORD $0x17ffffdb // b 0x4c4c <k_attend_values+0x215c>
+	WORD $0x17ffffdb // b 0x5a28 <k_attend_values+0x215c>
 	WORD $0xaa0503f1 // mov x17, x5
 	WORD $0xf94083f7 // ldr x23, [sp, #0x100]
 	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
 	WORD $0xeb0d023f // cmp x17, x13
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
-	WORD $0x540008ca // b.ge 0x4e10 <k_attend_values+0x2320>
+	WORD $0x540008ca // b.ge 0x5bec <k_attend_values+0x2320>
 	WORD $0x91003365 // add x5, x27, #0xc
 	WORD $0x91002366 // add x6, x27, #0x8
 	WORD $0x91001367 // add x7, x27, #0x4
@@ -4962,69 +5849,69 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0a0210 // add x16, x16, x10
 	WORD $0x8b0308e3 // add x3, x7, x3, lsl #2
 	WORD $0xd37ef6c7 // lsl x7, x22, #2
-	WORD $0x14000005 // b 0x4d44 <k_attend_values+0x2254>
+	WORD $0x14000005 // b 0x5b20 <k_attend_values+0x2254>
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x8b070063 // add x3, x3, x7
 	WORD $0xeb1101bf // cmp x13, x17
-	WORD $0x54000680 // b.eq 0x4e10 <k_attend_values+0x2320>
+	WORD $0x54000680 // b.eq 0x5bec <k_attend_values+0x2320>
 	WORD $0xf940c7f5 // ldr x21, [sp, #0x188]
 	WORD $0xeb15013f // cmp x9, x21
-	WORD $0x54000162 // b.hs 0x4d78 <k_attend_values+0x2288>
+	WORD $0x54000162 // b.hs 0x5b54 <k_attend_values+0x2288>
 	WORD $0xa95753f5 // ldp x21, x20, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1402bf // cmp x21, x20
-	WORD $0x5400008d // b.le 0x4d6c <k_attend_values+0x227c>
+	WORD $0x5400008d // b.le 0x5b48 <k_attend_values+0x227c>
 	WORD $0x52801014 // mov w20, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x4d70 <k_attend_values+0x2280>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5b4c <k_attend_values+0x2280>
 	WORD $0x52800814 // mov w20, #0x40 // =64
 	WORD $0x8b140129 // add x9, x9, x20
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xeb0202df // cmp x22, x2
-	WORD $0x54000061 // b.ne 0x4d88 <k_attend_values+0x2298>
+	WORD $0x54000061 // b.ne 0x5b64 <k_attend_values+0x2298>
 	WORD $0x3dc00064 // ldr q4, [x3]
-	WORD $0x1400000a // b 0x4dac <k_attend_values+0x22bc>
+	WORD $0x1400000a // b 0x5b88 <k_attend_values+0x22bc>
 	WORD $0xbd400064 // ldr s4, [x3]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540000eb // b.lt 0x4dac <k_attend_values+0x22bc>
+	WORD $0x540000eb // b.lt 0x5b88 <k_attend_values+0x22bc>
 	WORD $0x91001074 // add x20, x3, #0x4
 	WORD $0x0d409284 // ld1 { v4.s }[1], [x20]
-	WORD $0x54000060 // b.eq 0x4da8 <k_attend_values+0x22b8>
+	WORD $0x54000060 // b.eq 0x5b84 <k_attend_values+0x22b8>
 	WORD $0x91002074 // add x20, x3, #0x8
 	WORD $0x4d408284 // ld1 { v4.s }[2], [x20]
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xeb0c023f // cmp x17, x12
-	WORD $0x540000ab // b.lt 0x4dc4 <k_attend_values+0x22d4>
+	WORD $0x540000ab // b.lt 0x5ba0 <k_attend_values+0x22d4>
 	WORD $0xeb0a023f // cmp x17, x10
-	WORD $0x5400006a // b.ge 0x4dc4 <k_attend_values+0x22d4>
+	WORD $0x5400006a // b.ge 0x5ba0 <k_attend_values+0x22d4>
 	WORD $0xbc7179e5 // ldr s5, [x15, x17, lsl #2]
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0xeb01023f // cmp x17, x1
-	WORD $0x540000ab // b.lt 0x4ddc <k_attend_values+0x22ec>
+	WORD $0x540000ab // b.lt 0x5bb8 <k_attend_values+0x22ec>
 	WORD $0xeb10023f // cmp x17, x16
-	WORD $0x5400006a // b.ge 0x4ddc <k_attend_values+0x22ec>
+	WORD $0x5400006a // b.ge 0x5bb8 <k_attend_values+0x22ec>
 	WORD $0xbc717805 // ldr s5, [x0, x17, lsl #2]
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0xeb13023f // cmp x17, x19
-	WORD $0x540000ab // b.lt 0x4df4 <k_attend_values+0x2304>
+	WORD $0x540000ab // b.lt 0x5bd0 <k_attend_values+0x2304>
 	WORD $0xeb04023f // cmp x17, x4
-	WORD $0x5400006a // b.ge 0x4df4 <k_attend_values+0x2304>
+	WORD $0x5400006a // b.ge 0x5bd0 <k_attend_values+0x2304>
 	WORD $0xbc7178c5 // ldr s5, [x6, x17, lsl #2]
 	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
 	WORD $0xeb0e023f // cmp x17, x14
-	WORD $0x54fff9eb // b.lt 0x4d34 <k_attend_values+0x2244>
+	WORD $0x54fff9eb // b.lt 0x5b10 <k_attend_values+0x2244>
 	WORD $0xeb0b023f // cmp x17, x11
-	WORD $0x54fff9aa // b.ge 0x4d34 <k_attend_values+0x2244>
+	WORD $0x54fff9aa // b.ge 0x5b10 <k_attend_values+0x2244>
 	WORD $0xbc7178a5 // ldr s5, [x5, x17, lsl #2]
 	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
-	WORD $0x17ffffca // b 0x4d34 <k_attend_values+0x2244>
+	WORD $0x17ffffca // b 0x5b10 <k_attend_values+0x2244>
 	WORD $0xf940128c // ldr x12, [x20, #0x20]
 	WORD $0xf940028a // ldr x10, [x20]
 	WORD $0xeb0202df // cmp x22, x2
 	WORD $0x9b1a7d8b // mul x11, x12, x26
 	WORD $0x8b02094a // add x10, x10, x2, lsl #2
 	WORD $0x8b0b094b // add x11, x10, x11, lsl #2
-	WORD $0x54000261 // b.ne 0x4e74 <k_attend_values+0x2384>
+	WORD $0x54000261 // b.ne 0x5c50 <k_attend_values+0x2384>
 	WORD $0xb2400348 // orr x8, x26, #0x1
 	WORD $0xb27f034d // orr x13, x26, #0x2
 	WORD $0xb240074e // orr x14, x26, #0x3
@@ -5041,24 +5928,24 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0x91000aea // add x10, x23, #0x2
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x540006cd // b.le 0x4f44 <k_attend_values+0x2454>
-	WORD $0x140002a0 // b 0x58f0 <k_attend_values+0x2e00>
+	WORD $0x540006cd // b.le 0x5d20 <k_attend_values+0x2454>
+	WORD $0x140002a0 // b 0x66cc <k_attend_values+0x2e00>
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540001eb // b.lt 0x4eb4 <k_attend_values+0x23c4>
+	WORD $0x540001eb // b.lt 0x5c90 <k_attend_values+0x23c4>
 	WORD $0xb2400348 // orr x8, x26, #0x1
 	WORD $0xb27f034d // orr x13, x26, #0x2
 	WORD $0xb240074e // orr x14, x26, #0x3
 	WORD $0x9b087d88 // mul x8, x12, x8
 	WORD $0x9b0d7d8d // mul x13, x12, x13
 	WORD $0x9b0e7d8c // mul x12, x12, x14
-	WORD $0x54000301 // b.ne 0x4ef4 <k_attend_values+0x2404>
+	WORD $0x54000301 // b.ne 0x5cd0 <k_attend_values+0x2404>
 	WORD $0xd37ef50e // lsl x14, x8, #2
 	WORD $0xfd000163 // str d3, [x11]
 	WORD $0xd37ef5ab // lsl x11, x13, #2
 	WORD $0x8b0c0948 // add x8, x10, x12, lsl #2
 	WORD $0xfc2e6942 // str d2, [x10, x14]
 	WORD $0xfc2b6941 // str d1, [x10, x11]
-	WORD $0x1400001e // b 0x4f28 <k_attend_values+0x2438>
+	WORD $0x1400001e // b 0x5d04 <k_attend_values+0x2438>
 	WORD $0xb2400348 // orr x8, x26, #0x1
 	WORD $0xb240074d // orr x13, x26, #0x3
 	WORD $0xb27f034e // orr x14, x26, #0x2
@@ -5073,8 +5960,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0x91000aea // add x10, x23, #0x2
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x540002cd // b.le 0x4f44 <k_attend_values+0x2454>
-	WORD $0x14000280 // b 0x58f0 <k_attend_values+0x2e00>
+	WORD $0x540002cd // b.le 0x5d20 <k_attend_values+0x2454>
+	WORD $0x14000280 // b 0x66cc <k_attend_values+0x2e00>
 	WORD $0xfc008563 // str d3, [x11], #0x8
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
@@ -5094,21 +5981,21 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0x91000aea // add x10, x23, #0x2
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54004d8c // b.gt 0x58f0 <k_attend_values+0x2e00>
+	WORD $0x54004d8c // b.gt 0x66cc <k_attend_values+0x2e00>
 	WORD $0xd37ef6ef // lsl x15, x23, #2
 	WORD $0xf10042df // cmp x22, #0x10
 	WORD $0xf90083f7 // str x23, [sp, #0x100]
 	WORD $0xa915abef // stp x15, x10, [sp, #0x158]
-	WORD $0x54000bea // b.ge 0x50d0 <k_attend_values+0x25e0>
+	WORD $0x54000bea // b.ge 0x5eac <k_attend_values+0x25e0>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0xf940b7f5 // ldr x21, [sp, #0x168]
 	WORD $0xb27e0119 // orr x25, x8, #0x4
 	WORD $0xeb15033f // cmp x25, x21
-	WORD $0x5400252d // b.le 0x540c <k_attend_values+0x291c>
+	WORD $0x5400252d // b.le 0x61e8 <k_attend_values+0x291c>
 	WORD $0xaa0803ea // mov x10, x8
 	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
 	WORD $0xeb0a02c8 // subs x8, x22, x10
-	WORD $0x54003a8d // b.le 0x56c8 <k_attend_values+0x2bd8>
+	WORD $0x54003a8d // b.le 0x64a4 <k_attend_values+0x2bd8>
 	WORD $0xf94077f3 // ldr x19, [sp, #0xe8]
 	WORD $0xf94083f5 // ldr x21, [sp, #0x100]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -5142,7 +6029,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b162843 // madd x3, x2, x22, x10
 	WORD $0x9a91b3e5 // csel x5, xzr, x17, lt
 	WORD $0xeb06005f // cmp x2, x6
-	WORD $0x5400370a // b.ge 0x56e0 <k_attend_values+0x2bf0>
+	WORD $0x5400370a // b.ge 0x64bc <k_attend_values+0x2bf0>
 	WORD $0xf940aff8 // ldr x24, [sp, #0x158]
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xd37ef6d4 // lsl x20, x22, #2
@@ -5151,49 +6038,49 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b111027 // madd x7, x1, x17, x4
 	WORD $0xf9400a71 // ldr x17, [x19, #0x10]
 	WORD $0x8b030a33 // add x19, x17, x3, lsl #2
-	WORD $0x14000006 // b 0x503c <k_attend_values+0x254c>
+	WORD $0x14000006 // b 0x5e18 <k_attend_values+0x254c>
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x8b160063 // add x3, x3, x22
 	WORD $0x8b140273 // add x19, x19, x20
 	WORD $0xeb0200df // cmp x6, x2
-	WORD $0x540035e0 // b.eq 0x56f4 <k_attend_values+0x2c04>
+	WORD $0x540035e0 // b.eq 0x64d0 <k_attend_values+0x2c04>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54000142 // b.hs 0x506c <k_attend_values+0x257c>
+	WORD $0x54000142 // b.hs 0x5e48 <k_attend_values+0x257c>
 	WORD $0xf940bff1 // ldr x17, [sp, #0x178]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x5400008d // b.le 0x5064 <k_attend_values+0x2574>
+	WORD $0x5400008d // b.le 0x5e40 <k_attend_values+0x2574>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x5068 <k_attend_values+0x2578>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5e44 <k_attend_values+0x2578>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x54000061 // b.ne 0x507c <k_attend_values+0x258c>
+	WORD $0x54000061 // b.ne 0x5e58 <k_attend_values+0x258c>
 	WORD $0x3dc00262 // ldr q2, [x19]
-	WORD $0x14000009 // b 0x509c <k_attend_values+0x25ac>
+	WORD $0x14000009 // b 0x5e78 <k_attend_values+0x25ac>
 	WORD $0xbd400262 // ldr s2, [x19]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540000cb // b.lt 0x509c <k_attend_values+0x25ac>
+	WORD $0x540000cb // b.lt 0x5e78 <k_attend_values+0x25ac>
 	WORD $0x91001271 // add x17, x19, #0x4
 	WORD $0x0d409222 // ld1 { v2.s }[1], [x17]
-	WORD $0x54000060 // b.eq 0x509c <k_attend_values+0x25ac>
+	WORD $0x54000060 // b.eq 0x5e78 <k_attend_values+0x25ac>
 	WORD $0x91002271 // add x17, x19, #0x8
 	WORD $0x4d408222 // ld1 { v2.s }[2], [x17]
 	WORD $0xeb0d005f // cmp x2, x13
-	WORD $0x540000ab // b.lt 0x50b4 <k_attend_values+0x25c4>
+	WORD $0x540000ab // b.lt 0x5e90 <k_attend_values+0x25c4>
 	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x5400006a // b.ge 0x50b4 <k_attend_values+0x25c4>
+	WORD $0x5400006a // b.ge 0x5e90 <k_attend_values+0x25c4>
 	WORD $0xbc627803 // ldr s3, [x0, x2, lsl #2]
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0xeb10005f // cmp x2, x16
-	WORD $0x54fffb8b // b.lt 0x5028 <k_attend_values+0x2538>
+	WORD $0x54fffb8b // b.lt 0x5e04 <k_attend_values+0x2538>
 	WORD $0xeb0c005f // cmp x2, x12
-	WORD $0x54fffb4a // b.ge 0x5028 <k_attend_values+0x2538>
+	WORD $0x54fffb4a // b.ge 0x5e04 <k_attend_values+0x2538>
 	WORD $0xbc6278e3 // ldr s3, [x7, x2, lsl #2]
 	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x17ffffd7 // b 0x5028 <k_attend_values+0x2538>
+	WORD $0x17ffffd7 // b 0x5e04 <k_attend_values+0x2538>
 	WORD $0xa945228a // ldp x10, x8, [x20, #0x50]
 	WORD $0x910011e5 // add x5, x15, #0x4
 	WORD $0xf9400bee // ldr x14, [sp, #0x10]
@@ -5242,7 +6129,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b110278 // add x24, x19, x17
 	WORD $0xd37ef496 // lsl x22, x4, #2
 	WORD $0x910082d6 // add x22, x22, #0x20
-	WORD $0x1400000e // b 0x51c8 <k_attend_values+0x26d8>
+	WORD $0x1400000e // b 0x5fa4 <k_attend_values+0x26d8>
 	WORD $0x8b1008b0 // add x16, x5, x16, lsl #2
 	WORD $0x91004119 // add x25, x8, #0x10
 	WORD $0x910102d6 // add x22, x22, #0x40
@@ -5255,7 +6142,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11033f // cmp x25, x17
 	WORD $0xad010201 // stp q1, q0, [x16, #0x20]
 	WORD $0xaa0803f0 // mov x16, x8
-	WORD $0x54ffeccc // b.gt 0x4f5c <k_attend_values+0x246c>
+	WORD $0x54ffeccc // b.gt 0x5d38 <k_attend_values+0x246c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xeb00007f // cmp x3, x0
@@ -5267,58 +6154,58 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100099 // add x25, x4, x16
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x540005aa // b.ge 0x52a8 <k_attend_values+0x27b8>
+	WORD $0x540005aa // b.ge 0x6084 <k_attend_values+0x27b8>
 	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
 	WORD $0xaa0303fb // mov x27, x3
 	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
 	WORD $0x8b16023a // add x26, x17, x22
-	WORD $0x14000007 // b 0x5224 <k_attend_values+0x2734>
+	WORD $0x14000007 // b 0x6000 <k_attend_values+0x2734>
 	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
 	WORD $0x9100077b // add x27, x27, #0x1
 	WORD $0x8b06035a // add x26, x26, x6
 	WORD $0xeb1b001f // cmp x0, x27
 	WORD $0x8b110339 // add x25, x25, x17
-	WORD $0x540004c0 // b.eq 0x52b8 <k_attend_values+0x27c8>
+	WORD $0x540004c0 // b.eq 0x6094 <k_attend_values+0x27c8>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54000142 // b.hs 0x5254 <k_attend_values+0x2764>
+	WORD $0x54000142 // b.hs 0x6030 <k_attend_values+0x2764>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x5400008d // b.le 0x524c <k_attend_values+0x275c>
+	WORD $0x5400008d // b.le 0x6028 <k_attend_values+0x275c>
 	WORD $0x5280101d // mov w29, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x5250 <k_attend_values+0x2760>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x602c <k_attend_values+0x2760>
 	WORD $0x5280081d // mov w29, #0x40 // =64
 	WORD $0x8b1d0129 // add x9, x9, x29
 	WORD $0xad7f4351 // ldp q17, q16, [x26, #-0x20]
 	WORD $0xeb0c037f // cmp x27, x12
 	WORD $0xad404b53 // ldp q19, q18, [x26]
-	WORD $0x5400010b // b.lt 0x5280 <k_attend_values+0x2790>
+	WORD $0x5400010b // b.lt 0x605c <k_attend_values+0x2790>
 	WORD $0xeb0a037f // cmp x27, x10
-	WORD $0x540000ca // b.ge 0x5280 <k_attend_values+0x2790>
+	WORD $0x540000ca // b.ge 0x605c <k_attend_values+0x2790>
 	WORD $0xbc7b7a94 // ldr s20, [x20, x27, lsl #2]
 	WORD $0x4f941227 // fmla v7.4s, v17.4s, v20.s[0]
 	WORD $0x4f941206 // fmla v6.4s, v16.4s, v20.s[0]
 	WORD $0x4f941265 // fmla v5.4s, v19.4s, v20.s[0]
 	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
 	WORD $0xeb0d037f // cmp x27, x13
-	WORD $0x54fffc4b // b.lt 0x520c <k_attend_values+0x271c>
+	WORD $0x54fffc4b // b.lt 0x5fe8 <k_attend_values+0x271c>
 	WORD $0xeb0b037f // cmp x27, x11
-	WORD $0x54fffc0a // b.ge 0x520c <k_attend_values+0x271c>
+	WORD $0x54fffc0a // b.ge 0x5fe8 <k_attend_values+0x271c>
 	WORD $0xbc7b7a74 // ldr s20, [x19, x27, lsl #2]
 	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
 	WORD $0x4f941202 // fmla v2.4s, v16.4s, v20.s[0]
 	WORD $0x4f941261 // fmla v1.4s, v19.4s, v20.s[0]
 	WORD $0x4f941240 // fmla v0.4s, v18.4s, v20.s[0]
-	WORD $0x17ffffda // b 0x520c <k_attend_values+0x271c>
+	WORD $0x17ffffda // b 0x5fe8 <k_attend_values+0x271c>
 	WORD $0xaa0303fa // mov x26, x3
 	WORD $0xeb01007f // cmp x3, x1
-	WORD $0x540000ab // b.lt 0x52c4 <k_attend_values+0x27d4>
-	WORD $0x1400002a // b 0x535c <k_attend_values+0x286c>
+	WORD $0x540000ab // b.lt 0x60a0 <k_attend_values+0x27d4>
+	WORD $0x1400002a // b 0x6138 <k_attend_values+0x286c>
 	WORD $0xaa0003fa // mov x26, x0
 	WORD $0xeb01001f // cmp x0, x1
-	WORD $0x540004ea // b.ge 0x535c <k_attend_values+0x286c>
+	WORD $0x540004ea // b.ge 0x6138 <k_attend_values+0x286c>
 	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
 	WORD $0xaa1803fb // mov x27, x24
 	WORD $0xaa1703fd // mov x29, x23
@@ -5326,9 +6213,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
 	WORD $0x8b190a31 // add x17, x17, x25, lsl #2
 	WORD $0x9100823a // add x26, x17, #0x20
-	WORD $0x14000015 // b 0x5334 <k_attend_values+0x2844>
+	WORD $0x14000015 // b 0x6110 <k_attend_values+0x2844>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0xad7f4750 // ldp q16, q17, [x26, #-0x20]
 	WORD $0xf10007de // subs x30, x30, #0x1
@@ -5346,61 +6233,61 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
 	WORD $0x4e35ce41 // fmla v1.4s, v18.4s, v21.4s
 	WORD $0x4e35ce60 // fmla v0.4s, v19.4s, v21.4s
-	WORD $0x54000140 // b.eq 0x5358 <k_attend_values+0x2868>
+	WORD $0x54000140 // b.eq 0x6134 <k_attend_values+0x2868>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54fffda2 // b.hs 0x52f0 <k_attend_values+0x2800>
+	WORD $0x54fffda2 // b.hs 0x60cc <k_attend_values+0x2800>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x54fffccc // b.gt 0x52e4 <k_attend_values+0x27f4>
+	WORD $0x54fffccc // b.gt 0x60c0 <k_attend_values+0x27f4>
 	WORD $0x52800811 // mov w17, #0x40 // =64
-	WORD $0x17ffffe6 // b 0x52ec <k_attend_values+0x27fc>
+	WORD $0x17ffffe6 // b 0x60c8 <k_attend_values+0x27fc>
 	WORD $0xaa0103fa // mov x26, x1
 	WORD $0xeb0e035f // cmp x26, x14
-	WORD $0x54fff1aa // b.ge 0x5194 <k_attend_values+0x26a4>
+	WORD $0x54fff1aa // b.ge 0x5f70 <k_attend_values+0x26a4>
 	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
 	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
 	WORD $0x8b190a31 // add x17, x17, x25, lsl #2
 	WORD $0x91008239 // add x25, x17, #0x20
-	WORD $0x14000005 // b 0x5388 <k_attend_values+0x2898>
+	WORD $0x14000005 // b 0x6164 <k_attend_values+0x2898>
 	WORD $0x9100075a // add x26, x26, #0x1
 	WORD $0x8b060339 // add x25, x25, x6
 	WORD $0xeb1a01df // cmp x14, x26
-	WORD $0x54fff080 // b.eq 0x5194 <k_attend_values+0x26a4>
+	WORD $0x54fff080 // b.eq 0x5f70 <k_attend_values+0x26a4>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54000142 // b.hs 0x53b8 <k_attend_values+0x28c8>
+	WORD $0x54000142 // b.hs 0x6194 <k_attend_values+0x28c8>
 	WORD $0xa95747fb // ldp x27, x17, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x5400008d // b.le 0x53b0 <k_attend_values+0x28c0>
+	WORD $0x5400008d // b.le 0x618c <k_attend_values+0x28c0>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x53b4 <k_attend_values+0x28c4>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x6190 <k_attend_values+0x28c4>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0xad7f4331 // ldp q17, q16, [x25, #-0x20]
 	WORD $0xeb0c035f // cmp x26, x12
 	WORD $0xad404b33 // ldp q19, q18, [x25]
-	WORD $0x5400010b // b.lt 0x53e4 <k_attend_values+0x28f4>
+	WORD $0x5400010b // b.lt 0x61c0 <k_attend_values+0x28f4>
 	WORD $0xeb0a035f // cmp x26, x10
-	WORD $0x540000ca // b.ge 0x53e4 <k_attend_values+0x28f4>
+	WORD $0x540000ca // b.ge 0x61c0 <k_attend_values+0x28f4>
 	WORD $0xbc7a7a94 // ldr s20, [x20, x26, lsl #2]
 	WORD $0x4f941227 // fmla v7.4s, v17.4s, v20.s[0]
 	WORD $0x4f941206 // fmla v6.4s, v16.4s, v20.s[0]
 	WORD $0x4f941265 // fmla v5.4s, v19.4s, v20.s[0]
 	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
 	WORD $0xeb0d035f // cmp x26, x13
-	WORD $0x54fffc8b // b.lt 0x5378 <k_attend_values+0x2888>
+	WORD $0x54fffc8b // b.lt 0x6154 <k_attend_values+0x2888>
 	WORD $0xeb0b035f // cmp x26, x11
-	WORD $0x54fffc4a // b.ge 0x5378 <k_attend_values+0x2888>
+	WORD $0x54fffc4a // b.ge 0x6154 <k_attend_values+0x2888>
 	WORD $0xbc7a7a74 // ldr s20, [x19, x26, lsl #2]
 	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
 	WORD $0x4f941202 // fmla v2.4s, v16.4s, v20.s[0]
 	WORD $0x4f941261 // fmla v1.4s, v19.4s, v20.s[0]
 	WORD $0x4f941240 // fmla v0.4s, v18.4s, v20.s[0]
-	WORD $0x17ffffdc // b 0x5378 <k_attend_values+0x2888>
+	WORD $0x17ffffdc // b 0x6154 <k_attend_values+0x2888>
 	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
 	WORD $0xf94083e1 // ldr x1, [sp, #0x100]
 	WORD $0xf9400bef // ldr x15, [sp, #0x10]
@@ -5450,7 +6337,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef667 // lsl x7, x19, #2
 	WORD $0xd37ef6b3 // lsl x19, x21, #2
 	WORD $0xd37ef635 // lsl x21, x17, #2
-	WORD $0x1400000a // b 0x54f8 <k_attend_values+0x2a08>
+	WORD $0x1400000a // b 0x62d4 <k_attend_values+0x2a08>
 	WORD $0x8b080888 // add x8, x4, x8, lsl #2
 	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
 	WORD $0x91001159 // add x25, x10, #0x4
@@ -5459,66 +6346,66 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb46901 // str q1, [x8, x20]
 	WORD $0x3cb56900 // str q0, [x8, x21]
 	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0x54ffd3ec // b.gt 0x4f70 <k_attend_values+0x2480>
+	WORD $0x54ffd3ec // b.gt 0x5d4c <k_attend_values+0x2480>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xeb00005f // cmp x2, x0
 	WORD $0xaa1903ea // mov x10, x25
 	WORD $0x8b080079 // add x25, x3, x8
-	WORD $0x540004ca // b.ge 0x55a4 <k_attend_values+0x2ab4>
+	WORD $0x540004ca // b.ge 0x6380 <k_attend_values+0x2ab4>
 	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
 	WORD $0xaa0203fb // mov x27, x2
 	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
 	WORD $0x8b07023a // add x26, x17, x7
-	WORD $0x14000007 // b 0x553c <k_attend_values+0x2a4c>
+	WORD $0x14000007 // b 0x6318 <k_attend_values+0x2a4c>
 	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
 	WORD $0x9100077b // add x27, x27, #0x1
 	WORD $0x8b13035a // add x26, x26, x19
 	WORD $0xeb1b001f // cmp x0, x27
 	WORD $0x8b110339 // add x25, x25, x17
-	WORD $0x540003e0 // b.eq 0x55b4 <k_attend_values+0x2ac4>
+	WORD $0x540003e0 // b.eq 0x6390 <k_attend_values+0x2ac4>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54000142 // b.hs 0x556c <k_attend_values+0x2a7c>
+	WORD $0x54000142 // b.hs 0x6348 <k_attend_values+0x2a7c>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x5400008d // b.le 0x5564 <k_attend_values+0x2a74>
+	WORD $0x5400008d // b.le 0x6340 <k_attend_values+0x2a74>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x5568 <k_attend_values+0x2a78>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x6344 <k_attend_values+0x2a78>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0x3dc00342 // ldr q2, [x26]
 	WORD $0xeb0d037f // cmp x27, x13
-	WORD $0x540000ab // b.lt 0x5588 <k_attend_values+0x2a98>
+	WORD $0x540000ab // b.lt 0x6364 <k_attend_values+0x2a98>
 	WORD $0xeb0b037f // cmp x27, x11
-	WORD $0x5400006a // b.ge 0x5588 <k_attend_values+0x2a98>
+	WORD $0x5400006a // b.ge 0x6364 <k_attend_values+0x2a98>
 	WORD $0xbc7b78c3 // ldr s3, [x6, x27, lsl #2]
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0xeb0e037f // cmp x27, x14
-	WORD $0x54fffccb // b.lt 0x5524 <k_attend_values+0x2a34>
+	WORD $0x54fffccb // b.lt 0x6300 <k_attend_values+0x2a34>
 	WORD $0xeb0c037f // cmp x27, x12
-	WORD $0x54fffc8a // b.ge 0x5524 <k_attend_values+0x2a34>
+	WORD $0x54fffc8a // b.ge 0x6300 <k_attend_values+0x2a34>
 	WORD $0xbc7b78a3 // ldr s3, [x5, x27, lsl #2]
 	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x17ffffe1 // b 0x5524 <k_attend_values+0x2a34>
+	WORD $0x17ffffe1 // b 0x6300 <k_attend_values+0x2a34>
 	WORD $0xaa0203fa // mov x26, x2
 	WORD $0xeb01005f // cmp x2, x1
-	WORD $0x540000ab // b.lt 0x55c0 <k_attend_values+0x2ad0>
-	WORD $0x14000022 // b 0x5638 <k_attend_values+0x2b48>
+	WORD $0x540000ab // b.lt 0x639c <k_attend_values+0x2ad0>
+	WORD $0x14000022 // b 0x6414 <k_attend_values+0x2b48>
 	WORD $0xaa0003fa // mov x26, x0
 	WORD $0xeb01001f // cmp x0, x1
-	WORD $0x540003ea // b.ge 0x5638 <k_attend_values+0x2b48>
+	WORD $0x540003ea // b.ge 0x6414 <k_attend_values+0x2b48>
 	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
 	WORD $0xaa1803fb // mov x27, x24
 	WORD $0xaa1703fd // mov x29, x23
 	WORD $0xaa1603fe // mov x30, x22
 	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
 	WORD $0x8b190a3a // add x26, x17, x25, lsl #2
-	WORD $0x1400000e // b 0x5610 <k_attend_values+0x2b20>
+	WORD $0x1400000e // b 0x63ec <k_attend_values+0x2b20>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0xbc4047a2 // ldr s2, [x29], #0x4
 	WORD $0x3dc00343 // ldr q3, [x26]
@@ -5529,67 +6416,67 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b13035a // add x26, x26, x19
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
 	WORD $0x8b110339 // add x25, x25, x17
-	WORD $0x54000140 // b.eq 0x5634 <k_attend_values+0x2b44>
+	WORD $0x54000140 // b.eq 0x6410 <k_attend_values+0x2b44>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54fffe82 // b.hs 0x55e8 <k_attend_values+0x2af8>
+	WORD $0x54fffe82 // b.hs 0x63c4 <k_attend_values+0x2af8>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x54fffdac // b.gt 0x55dc <k_attend_values+0x2aec>
+	WORD $0x54fffdac // b.gt 0x63b8 <k_attend_values+0x2aec>
 	WORD $0x52800811 // mov w17, #0x40 // =64
-	WORD $0x17ffffed // b 0x55e4 <k_attend_values+0x2af4>
+	WORD $0x17ffffed // b 0x63c0 <k_attend_values+0x2af4>
 	WORD $0xaa0103fa // mov x26, x1
 	WORD $0xeb10035f // cmp x26, x16
-	WORD $0x54fff4ca // b.ge 0x54d4 <k_attend_values+0x29e4>
+	WORD $0x54fff4ca // b.ge 0x62b0 <k_attend_values+0x29e4>
 	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
 	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
 	WORD $0x8b190a39 // add x25, x17, x25, lsl #2
-	WORD $0x14000005 // b 0x5660 <k_attend_values+0x2b70>
+	WORD $0x14000005 // b 0x643c <k_attend_values+0x2b70>
 	WORD $0x9100075a // add x26, x26, #0x1
 	WORD $0x8b130339 // add x25, x25, x19
 	WORD $0xeb1a021f // cmp x16, x26
-	WORD $0x54fff3c0 // b.eq 0x54d4 <k_attend_values+0x29e4>
+	WORD $0x54fff3c0 // b.eq 0x62b0 <k_attend_values+0x29e4>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54000142 // b.hs 0x5690 <k_attend_values+0x2ba0>
+	WORD $0x54000142 // b.hs 0x646c <k_attend_values+0x2ba0>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x5400008d // b.le 0x5688 <k_attend_values+0x2b98>
+	WORD $0x5400008d // b.le 0x6464 <k_attend_values+0x2b98>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x568c <k_attend_values+0x2b9c>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x6468 <k_attend_values+0x2b9c>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0x3dc00322 // ldr q2, [x25]
 	WORD $0xeb0d035f // cmp x26, x13
-	WORD $0x540000ab // b.lt 0x56ac <k_attend_values+0x2bbc>
+	WORD $0x540000ab // b.lt 0x6488 <k_attend_values+0x2bbc>
 	WORD $0xeb0b035f // cmp x26, x11
-	WORD $0x5400006a // b.ge 0x56ac <k_attend_values+0x2bbc>
+	WORD $0x5400006a // b.ge 0x6488 <k_attend_values+0x2bbc>
 	WORD $0xbc7a78c3 // ldr s3, [x6, x26, lsl #2]
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0xeb0e035f // cmp x26, x14
-	WORD $0x54fffd0b // b.lt 0x5650 <k_attend_values+0x2b60>
+	WORD $0x54fffd0b // b.lt 0x642c <k_attend_values+0x2b60>
 	WORD $0xeb0c035f // cmp x26, x12
-	WORD $0x54fffcca // b.ge 0x5650 <k_attend_values+0x2b60>
+	WORD $0x54fffcca // b.ge 0x642c <k_attend_values+0x2b60>
 	WORD $0xbc7a78a3 // ldr s3, [x5, x26, lsl #2]
 	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x17ffffe3 // b 0x5650 <k_attend_values+0x2b60>
+	WORD $0x17ffffe3 // b 0x642c <k_attend_values+0x2b60>
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xf940b3f7 // ldr x23, [sp, #0x160]
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0xeb0802ff // cmp x23, x8
-	WORD $0x5400112b // b.lt 0x58fc <k_attend_values+0x2e0c>
-	WORD $0x14000162 // b 0x5c64 <k_attend_values+0x3174>
+	WORD $0x5400112b // b.lt 0x66d8 <k_attend_values+0x2e0c>
+	WORD $0x14000162 // b 0x6a40 <k_attend_values+0x3174>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf940aff8 // ldr x24, [sp, #0x158]
 	WORD $0xeb0200a6 // subs x6, x5, x2
-	WORD $0x540000ac // b.gt 0x5700 <k_attend_values+0x2c10>
-	WORD $0x14000032 // b 0x57b8 <k_attend_values+0x2cc8>
+	WORD $0x540000ac // b.gt 0x64dc <k_attend_values+0x2c10>
+	WORD $0x14000032 // b 0x6594 <k_attend_values+0x2cc8>
 	WORD $0xaa0603e2 // mov x2, x6
 	WORD $0xeb0600a6 // subs x6, x5, x6
-	WORD $0x540005ed // b.le 0x57b8 <k_attend_values+0x2cc8>
+	WORD $0x540005ed // b.le 0x6594 <k_attend_values+0x2cc8>
 	WORD $0x9b017eb1 // mul x17, x21, x1
 	WORD $0x91001307 // add x7, x24, #0x4
 	WORD $0xd37ef442 // lsl x2, x2, #2
@@ -5602,7 +6489,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef6c7 // lsl x7, x22, #2
 	WORD $0x8b110093 // add x19, x4, x17
 	WORD $0x8b140094 // add x20, x4, x20
-	WORD $0x1400000a // b 0x5758 <k_attend_values+0x2c68>
+	WORD $0x1400000a // b 0x6534 <k_attend_values+0x2c68>
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0xbc404663 // ldr s3, [x19], #0x4
 	WORD $0xf10004c6 // subs x6, x6, #0x1
@@ -5611,121 +6498,121 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0x8b070042 // add x2, x2, x7
 	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54000300 // b.eq 0x57b4 <k_attend_values+0x2cc4>
+	WORD $0x54000300 // b.eq 0x6590 <k_attend_values+0x2cc4>
 	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54000142 // b.hs 0x5788 <k_attend_values+0x2c98>
+	WORD $0x54000142 // b.hs 0x6564 <k_attend_values+0x2c98>
 	WORD $0xf940bff1 // ldr x17, [sp, #0x178]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x5400008d // b.le 0x5780 <k_attend_values+0x2c90>
+	WORD $0x5400008d // b.le 0x655c <k_attend_values+0x2c90>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x5784 <k_attend_values+0x2c94>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x6560 <k_attend_values+0x2c94>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x54fffd40 // b.eq 0x5734 <k_attend_values+0x2c44>
+	WORD $0x54fffd40 // b.eq 0x6510 <k_attend_values+0x2c44>
 	WORD $0xbd400042 // ldr s2, [x2]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54fffd0b // b.lt 0x5738 <k_attend_values+0x2c48>
+	WORD $0x54fffd0b // b.lt 0x6514 <k_attend_values+0x2c48>
 	WORD $0x91001051 // add x17, x2, #0x4
 	WORD $0x0d409222 // ld1 { v2.s }[1], [x17]
-	WORD $0x54fffca0 // b.eq 0x5738 <k_attend_values+0x2c48>
+	WORD $0x54fffca0 // b.eq 0x6514 <k_attend_values+0x2c48>
 	WORD $0x91002051 // add x17, x2, #0x8
 	WORD $0x4d408222 // ld1 { v2.s }[2], [x17]
-	WORD $0x17ffffe2 // b 0x5738 <k_attend_values+0x2c48>
+	WORD $0x17ffffe2 // b 0x6514 <k_attend_values+0x2c48>
 	WORD $0xaa0503e2 // mov x2, x5
 	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
 	WORD $0xf940b3f7 // ldr x23, [sp, #0x160]
 	WORD $0xeb0e005f // cmp x2, x14
-	WORD $0x5400062a // b.ge 0x5888 <k_attend_values+0x2d98>
+	WORD $0x5400062a // b.ge 0x6664 <k_attend_values+0x2d98>
 	WORD $0x91001311 // add x17, x24, #0x4
 	WORD $0xf940bbef // ldr x15, [sp, #0x170]
 	WORD $0x9b111031 // madd x17, x1, x17, x4
 	WORD $0xf9400a81 // ldr x1, [x20, #0x10]
 	WORD $0x8b030821 // add x1, x1, x3, lsl #2
 	WORD $0xd37ef6c3 // lsl x3, x22, #2
-	WORD $0x14000005 // b 0x57f4 <k_attend_values+0x2d04>
+	WORD $0x14000005 // b 0x65d0 <k_attend_values+0x2d04>
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x8b030021 // add x1, x1, x3
 	WORD $0xeb0201df // cmp x14, x2
-	WORD $0x540004c0 // b.eq 0x5888 <k_attend_values+0x2d98>
+	WORD $0x540004c0 // b.eq 0x6664 <k_attend_values+0x2d98>
 	WORD $0xf940c7e4 // ldr x4, [sp, #0x188]
 	WORD $0xeb04013f // cmp x9, x4
-	WORD $0x54000142 // b.hs 0x5824 <k_attend_values+0x2d34>
+	WORD $0x54000142 // b.hs 0x6600 <k_attend_values+0x2d34>
 	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0401ff // cmp x15, x4
-	WORD $0x5400008d // b.le 0x581c <k_attend_values+0x2d2c>
+	WORD $0x5400008d // b.le 0x65f8 <k_attend_values+0x2d2c>
 	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x5820 <k_attend_values+0x2d30>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x65fc <k_attend_values+0x2d30>
 	WORD $0x52800804 // mov w4, #0x40 // =64
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x54000061 // b.ne 0x5834 <k_attend_values+0x2d44>
+	WORD $0x54000061 // b.ne 0x6610 <k_attend_values+0x2d44>
 	WORD $0x3dc00022 // ldr q2, [x1]
-	WORD $0x14000009 // b 0x5854 <k_attend_values+0x2d64>
+	WORD $0x14000009 // b 0x6630 <k_attend_values+0x2d64>
 	WORD $0xbd400022 // ldr s2, [x1]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540000cb // b.lt 0x5854 <k_attend_values+0x2d64>
+	WORD $0x540000cb // b.lt 0x6630 <k_attend_values+0x2d64>
 	WORD $0x91001024 // add x4, x1, #0x4
 	WORD $0x0d409082 // ld1 { v2.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x5854 <k_attend_values+0x2d64>
+	WORD $0x54000060 // b.eq 0x6630 <k_attend_values+0x2d64>
 	WORD $0x91002024 // add x4, x1, #0x8
 	WORD $0x4d408082 // ld1 { v2.s }[2], [x4]
 	WORD $0xeb0d005f // cmp x2, x13
-	WORD $0x540000ab // b.lt 0x586c <k_attend_values+0x2d7c>
+	WORD $0x540000ab // b.lt 0x6648 <k_attend_values+0x2d7c>
 	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x5400006a // b.ge 0x586c <k_attend_values+0x2d7c>
+	WORD $0x5400006a // b.ge 0x6648 <k_attend_values+0x2d7c>
 	WORD $0xbc627803 // ldr s3, [x0, x2, lsl #2]
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0xeb10005f // cmp x2, x16
-	WORD $0x54fffbab // b.lt 0x57e4 <k_attend_values+0x2cf4>
+	WORD $0x54fffbab // b.lt 0x65c0 <k_attend_values+0x2cf4>
 	WORD $0xeb0c005f // cmp x2, x12
-	WORD $0x54fffb6a // b.ge 0x57e4 <k_attend_values+0x2cf4>
+	WORD $0x54fffb6a // b.ge 0x65c0 <k_attend_values+0x2cf4>
 	WORD $0xbc627a23 // ldr s3, [x17, x2, lsl #2]
 	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x17ffffd8 // b 0x57e4 <k_attend_values+0x2cf4>
+	WORD $0x17ffffd8 // b 0x65c0 <k_attend_values+0x2cf4>
 	WORD $0xf940128d // ldr x13, [x20, #0x20]
 	WORD $0xf940028c // ldr x12, [x20]
 	WORD $0xeb0a02df // cmp x22, x10
 	WORD $0x9b157dab // mul x11, x13, x21
 	WORD $0x8b0a098c // add x12, x12, x10, lsl #2
 	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
-	WORD $0x54000121 // b.ne 0x58c4 <k_attend_values+0x2dd4>
+	WORD $0x54000121 // b.ne 0x66a0 <k_attend_values+0x2dd4>
 	WORD $0x9b1535a8 // madd x8, x13, x21, x13
 	WORD $0x3d800161 // str q1, [x11]
 	WORD $0xd37ef508 // lsl x8, x8, #2
 	WORD $0x3ca86980 // str q0, [x12, x8]
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0xeb0802ff // cmp x23, x8
-	WORD $0x5400020b // b.lt 0x58fc <k_attend_values+0x2e0c>
-	WORD $0x140000e9 // b 0x5c64 <k_attend_values+0x3174>
+	WORD $0x5400020b // b.lt 0x66d8 <k_attend_values+0x2e0c>
+	WORD $0x140000e9 // b 0x6a40 <k_attend_values+0x3174>
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540000cb // b.lt 0x58e0 <k_attend_values+0x2df0>
+	WORD $0x540000cb // b.lt 0x66bc <k_attend_values+0x2df0>
 	WORD $0x9b1535a8 // madd x8, x13, x21, x13
-	WORD $0x54001da1 // b.ne 0x5c84 <k_attend_values+0x3194>
+	WORD $0x54001da1 // b.ne 0x6a60 <k_attend_values+0x3194>
 	WORD $0x8b080988 // add x8, x12, x8, lsl #2
 	WORD $0xfd000161 // str d1, [x11]
-	WORD $0x140000f0 // b 0x5c9c <k_attend_values+0x31ac>
+	WORD $0x140000f0 // b 0x6a78 <k_attend_values+0x31ac>
 	WORD $0x9b1535a8 // madd x8, x13, x21, x13
 	WORD $0xbd000161 // str s1, [x11]
 	WORD $0x8b080988 // add x8, x12, x8, lsl #2
 	WORD $0xbd000100 // str s0, [x8]
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0xeb0802ff // cmp x23, x8
-	WORD $0x54001b6a // b.ge 0x5c64 <k_attend_values+0x3174>
+	WORD $0x54001b6a // b.ge 0x6a40 <k_attend_values+0x3174>
 	WORD $0xf10042df // cmp x22, #0x10
-	WORD $0x5400082a // b.ge 0x5a04 <k_attend_values+0x2f14>
+	WORD $0x5400082a // b.ge 0x67e0 <k_attend_values+0x2f14>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0xb27e0101 // orr x1, x8, #0x4
 	WORD $0xeb16003f // cmp x1, x22
-	WORD $0x540010cd // b.le 0x5b28 <k_attend_values+0x3038>
+	WORD $0x540010cd // b.le 0x6904 <k_attend_values+0x3038>
 	WORD $0xaa0803ea // mov x10, x8
 	WORD $0xeb0a02c8 // subs x8, x22, x10
-	WORD $0x54001a4d // b.le 0x5c64 <k_attend_values+0x3174>
+	WORD $0x54001a4d // b.le 0x6a40 <k_attend_values+0x3174>
 	WORD $0xa9452e8c // ldp x12, x11, [x20, #0x50]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf9400bee // ldr x14, [sp, #0x10]
@@ -5742,7 +6629,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100017f // cmp x11, #0x0
 	WORD $0x9a8cb3ec // csel x12, xzr, x12, lt
 	WORD $0xeb0c01ab // subs x11, x13, x12
-	WORD $0x5400160d // b.le 0x5c20 <k_attend_values+0x3130>
+	WORD $0x5400160d // b.le 0x69fc <k_attend_values+0x3130>
 	WORD $0xf940168d // ldr x13, [x20, #0x28]
 	WORD $0x9b16298e // madd x14, x12, x22, x10
 	WORD $0xf940bbef // ldr x15, [sp, #0x170]
@@ -5753,36 +6640,36 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0a0c // add x12, x16, x14, lsl #2
 	WORD $0xd37ef6cd // lsl x13, x22, #2
 	WORD $0x8b00022e // add x14, x17, x0
-	WORD $0x14000007 // b 0x59a8 <k_attend_values+0x2eb8>
+	WORD $0x14000007 // b 0x6784 <k_attend_values+0x2eb8>
 	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0xbc4045c2 // ldr s2, [x14], #0x4
 	WORD $0xf100056b // subs x11, x11, #0x1
 	WORD $0x8b0d018c // add x12, x12, x13
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x540013e0 // b.eq 0x5c20 <k_attend_values+0x3130>
+	WORD $0x540013e0 // b.eq 0x69fc <k_attend_values+0x3130>
 	WORD $0xf940c7f0 // ldr x16, [sp, #0x188]
 	WORD $0xeb10013f // cmp x9, x16
-	WORD $0x54000142 // b.hs 0x59d8 <k_attend_values+0x2ee8>
+	WORD $0x54000142 // b.hs 0x67b4 <k_attend_values+0x2ee8>
 	WORD $0xf940bff0 // ldr x16, [sp, #0x178]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb1001ff // cmp x15, x16
-	WORD $0x5400008d // b.le 0x59d0 <k_attend_values+0x2ee0>
+	WORD $0x5400008d // b.le 0x67ac <k_attend_values+0x2ee0>
 	WORD $0x52801010 // mov w16, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x59d4 <k_attend_values+0x2ee4>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x67b0 <k_attend_values+0x2ee4>
 	WORD $0x52800810 // mov w16, #0x40 // =64
 	WORD $0x8b100129 // add x9, x9, x16
 	WORD $0xeb0a02df // cmp x22, x10
-	WORD $0x54fffda0 // b.eq 0x5990 <k_attend_values+0x2ea0>
+	WORD $0x54fffda0 // b.eq 0x676c <k_attend_values+0x2ea0>
 	WORD $0xbd400181 // ldr s1, [x12]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54fffd6b // b.lt 0x5994 <k_attend_values+0x2ea4>
+	WORD $0x54fffd6b // b.lt 0x6770 <k_attend_values+0x2ea4>
 	WORD $0x91001190 // add x16, x12, #0x4
 	WORD $0x0d409201 // ld1 { v1.s }[1], [x16]
-	WORD $0x54fffd00 // b.eq 0x5994 <k_attend_values+0x2ea4>
+	WORD $0x54fffd00 // b.eq 0x6770 <k_attend_values+0x2ea4>
 	WORD $0x91002190 // add x16, x12, #0x8
 	WORD $0x4d408201 // ld1 { v1.s }[2], [x16]
-	WORD $0x17ffffe5 // b 0x5994 <k_attend_values+0x2ea4>
+	WORD $0x17ffffe5 // b 0x6770 <k_attend_values+0x2ea4>
 	WORD $0xa945228a // ldp x10, x8, [x20, #0x50]
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf9400bed // ldr x13, [sp, #0x10]
@@ -5813,7 +6700,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef6d0 // lsl x16, x22, #2
 	WORD $0x8b000231 // add x17, x17, x0
 	WORD $0x91008100 // add x0, x8, #0x20
-	WORD $0x14000009 // b 0x5aa0 <k_attend_values+0x2fb0>
+	WORD $0x14000009 // b 0x687c <k_attend_values+0x2fb0>
 	WORD $0x8b0b09a2 // add x2, x13, x11, lsl #2
 	WORD $0x91004101 // add x1, x8, #0x10
 	WORD $0x91010000 // add x0, x0, #0x40
@@ -5821,21 +6708,21 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0803eb // mov x11, x8
 	WORD $0xad000843 // stp q3, q2, [x2]
 	WORD $0xad010041 // stp q1, q0, [x2, #0x20]
-	WORD $0x54fff36c // b.gt 0x5908 <k_attend_values+0x2e18>
+	WORD $0x54fff36c // b.gt 0x66e4 <k_attend_values+0x2e18>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xeb0c015f // cmp x10, x12
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xaa0103e8 // mov x8, x1
-	WORD $0x54fffe4d // b.le 0x5a80 <k_attend_values+0x2f90>
+	WORD $0x54fffe4d // b.le 0x685c <k_attend_values+0x2f90>
 	WORD $0xf9400a81 // ldr x1, [x20, #0x10]
 	WORD $0xaa1103e2 // mov x2, x17
 	WORD $0xaa0e03e3 // mov x3, x14
 	WORD $0x8b000021 // add x1, x1, x0
-	WORD $0x1400000e // b 0x5b04 <k_attend_values+0x3014>
+	WORD $0x1400000e // b 0x68e0 <k_attend_values+0x3014>
 	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0xad7f1424 // ldp q4, q5, [x1, #-0x20]
 	WORD $0xf1000463 // subs x3, x3, #0x1
@@ -5846,16 +6733,16 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
 	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
 	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0x54fffc00 // b.eq 0x5a80 <k_attend_values+0x2f90>
+	WORD $0x54fffc00 // b.eq 0x685c <k_attend_values+0x2f90>
 	WORD $0xf940c7e4 // ldr x4, [sp, #0x188]
 	WORD $0xeb04013f // cmp x9, x4
-	WORD $0x54fffe82 // b.hs 0x5adc <k_attend_values+0x2fec>
+	WORD $0x54fffe82 // b.hs 0x68b8 <k_attend_values+0x2fec>
 	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0401ff // cmp x15, x4
-	WORD $0x54fffdac // b.gt 0x5ad0 <k_attend_values+0x2fe0>
+	WORD $0x54fffdac // b.gt 0x68ac <k_attend_values+0x2fe0>
 	WORD $0x52800804 // mov w4, #0x40 // =64
-	WORD $0x17ffffed // b 0x5ad8 <k_attend_values+0x2fe8>
+	WORD $0x17ffffed // b 0x68b4 <k_attend_values+0x2fe8>
 	WORD $0xa9452a8b // ldp x11, x10, [x20, #0x50]
 	WORD $0xf9400bee // ldr x14, [sp, #0x10]
 	WORD $0xf940268c // ldr x12, [x20, #0x48]
@@ -5883,53 +6770,53 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef5ce // lsl x14, x14, #2
 	WORD $0x8b000231 // add x17, x17, x0
 	WORD $0xcb0c0160 // sub x0, x11, x12
-	WORD $0x14000008 // b 0x5bb4 <k_attend_values+0x30c4>
+	WORD $0x14000008 // b 0x6990 <k_attend_values+0x30c4>
 	WORD $0xd37ef508 // lsl x8, x8, #2
 	WORD $0x91001141 // add x1, x10, #0x4
 	WORD $0x910041ce // add x14, x14, #0x10
 	WORD $0xeb16003f // cmp x1, x22
 	WORD $0x3ca869a0 // str q0, [x13, x8]
 	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0x54ffeb4c // b.gt 0x5918 <k_attend_values+0x2e28>
+	WORD $0x54ffeb4c // b.gt 0x66f4 <k_attend_values+0x2e28>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0c017f // cmp x11, x12
 	WORD $0xaa0103ea // mov x10, x1
-	WORD $0x54fffecd // b.le 0x5b98 <k_attend_values+0x30a8>
+	WORD $0x54fffecd // b.le 0x6974 <k_attend_values+0x30a8>
 	WORD $0xf9400a81 // ldr x1, [x20, #0x10]
 	WORD $0xaa1103e2 // mov x2, x17
 	WORD $0xaa0003e3 // mov x3, x0
 	WORD $0x8b0e0021 // add x1, x1, x14
-	WORD $0x1400000a // b 0x5bfc <k_attend_values+0x310c>
+	WORD $0x1400000a // b 0x69d8 <k_attend_values+0x310c>
 	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0x3dc00021 // ldr q1, [x1]
 	WORD $0xbc404442 // ldr s2, [x2], #0x4
 	WORD $0xf1000463 // subs x3, x3, #0x1
 	WORD $0x8b100021 // add x1, x1, x16
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54fffd00 // b.eq 0x5b98 <k_attend_values+0x30a8>
+	WORD $0x54fffd00 // b.eq 0x6974 <k_attend_values+0x30a8>
 	WORD $0xf940c7e4 // ldr x4, [sp, #0x188]
 	WORD $0xeb04013f // cmp x9, x4
-	WORD $0x54ffff02 // b.hs 0x5be4 <k_attend_values+0x30f4>
+	WORD $0x54ffff02 // b.hs 0x69c0 <k_attend_values+0x30f4>
 	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0xeb0401ff // cmp x15, x4
-	WORD $0x54fffe2c // b.gt 0x5bd8 <k_attend_values+0x30e8>
+	WORD $0x54fffe2c // b.gt 0x69b4 <k_attend_values+0x30e8>
 	WORD $0x52800804 // mov w4, #0x40 // =64
-	WORD $0x17fffff1 // b 0x5be0 <k_attend_values+0x30f0>
+	WORD $0x17fffff1 // b 0x69bc <k_attend_values+0x30f0>
 	WORD $0xf9401289 // ldr x9, [x20, #0x20]
 	WORD $0xf940028b // ldr x11, [x20]
 	WORD $0xeb0a02df // cmp x22, x10
 	WORD $0x9b177d29 // mul x9, x9, x23
 	WORD $0x8b090969 // add x9, x11, x9, lsl #2
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
-	WORD $0x54000061 // b.ne 0x5c44 <k_attend_values+0x3154>
+	WORD $0x54000061 // b.ne 0x6a20 <k_attend_values+0x3154>
 	WORD $0x3d800120 // str q0, [x9]
-	WORD $0x14000009 // b 0x5c64 <k_attend_values+0x3174>
+	WORD $0x14000009 // b 0x6a40 <k_attend_values+0x3174>
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540000cb // b.lt 0x5c60 <k_attend_values+0x3170>
-	WORD $0x54000060 // b.eq 0x5c58 <k_attend_values+0x3168>
+	WORD $0x540000cb // b.lt 0x6a3c <k_attend_values+0x3170>
+	WORD $0x54000060 // b.eq 0x6a34 <k_attend_values+0x3168>
 	WORD $0x91002128 // add x8, x9, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0x91001128 // add x8, x9, #0x4
@@ -5954,8 +6841,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd000100 // str s0, [x8]
 	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
 	WORD $0xeb0802ff // cmp x23, x8
-	WORD $0x54ffe26b // b.lt 0x58fc <k_attend_values+0x2e0c>
-	WORD $0x17ffffec // b 0x5c64 <k_attend_values+0x3174>
+	WORD $0x54ffe26b // b.lt 0x66d8 <k_attend_values+0x2e0c>
+	WORD $0x17ffffec // b 0x6a40 <k_attend_values+0x3174>
 
 	// attend_values_f16
 	WORD $0xd10283ff // sub sp, sp, #0xa0
@@ -6006,18 +6893,18 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0b199f // cmp x12, x11, lsl #6
 	WORD $0x1a9fd7eb // cset w11, gt
 	WORD $0xf10021df // cmp x14, #0x8
-	WORD $0x5400018a // b.ge 0x5da8 <k_attend_values_f16+0xf0>
+	WORD $0x5400018a // b.ge 0x6b84 <k_attend_values_f16+0xf0>
 	WORD $0xaa1f03f3 // mov x19, xzr
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x540047cd // b.le 0x6684 <k_attend_values_f16+0x9cc>
+	WORD $0x540047cd // b.le 0x7460 <k_attend_values_f16+0x9cc>
 	WORD $0xaa1303fa // mov x26, x19
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0x91000a6e // add x14, x19, #0x2
 	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x5400744c // b.gt 0x6c28 <k_attend_values_f16+0xf70>
-	WORD $0x140003d4 // b 0x6cf4 <k_attend_values_f16+0x103c>
+	WORD $0x5400744c // b.gt 0x7a04 <k_attend_values_f16+0xf70>
+	WORD $0x140003d4 // b 0x7ad0 <k_attend_values_f16+0x103c>
 	WORD $0x910123ec // add x12, sp, #0x48
 	WORD $0xd37ff911 // lsl x17, x8, #1
 	WORD $0xaa1f03e3 // mov x3, xzr
@@ -6027,7 +6914,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb0803ec // neg x12, x8
 	WORD $0xf90007ec // str x12, [sp, #0x8]
 	WORD $0x5280010c // mov w12, #0x8 // =8
-	WORD $0x14000009 // b 0x5df0 <k_attend_values_f16+0x138>
+	WORD $0x14000009 // b 0x6bcc <k_attend_values_f16+0x138>
 	WORD $0xf9401ffe // ldr x30, [sp, #0x38]
 	WORD $0xf94013f3 // ldr x19, [sp, #0x20]
 	WORD $0xf94017e3 // ldr x3, [sp, #0x28]
@@ -6035,18 +6922,18 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100226c // add x12, x19, #0x8
 	WORD $0x91008063 // add x3, x3, #0x20
 	WORD $0xeb0d019f // cmp x12, x13
-	WORD $0x54fffcac // b.gt 0x5d80 <k_attend_values_f16+0xc8>
+	WORD $0x54fffcac // b.gt 0x6b5c <k_attend_values_f16+0xc8>
 	WORD $0xf100211f // cmp x8, #0x8
 	WORD $0xaa1303e0 // mov x0, x19
 	WORD $0xa9020fec // stp x12, x3, [sp, #0x20]
-	WORD $0x5400102a // b.ge 0x6000 <k_attend_values_f16+0x348>
+	WORD $0x5400102a // b.ge 0x6ddc <k_attend_values_f16+0x348>
 	WORD $0xaa1f03e5 // mov x5, xzr
 	WORD $0xb27e00ac // orr x12, x5, #0x4
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x5400208d // b.le 0x621c <k_attend_values_f16+0x564>
+	WORD $0x5400208d // b.le 0x6ff8 <k_attend_values_f16+0x564>
 	WORD $0xaa0503e6 // mov x6, x5
 	WORD $0xeb060105 // subs x5, x8, x6
-	WORD $0x54fffdcd // b.le 0x5dd0 <k_attend_values_f16+0x118>
+	WORD $0x54fffdcd // b.le 0x6bac <k_attend_values_f16+0x118>
 	WORD $0xf9401fe1 // ldr x1, [sp, #0x38]
 	WORD $0xf9400ff0 // ldr x16, [sp, #0x18]
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -6070,7 +6957,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10001df // cmp x14, #0x0
 	WORD $0x9a8fb3f0 // csel x16, xzr, x15, lt
 	WORD $0xeb1001bf // cmp x13, x16
-	WORD $0x54002cca // b.ge 0x6410 <k_attend_values_f16+0x758>
+	WORD $0x54002cca // b.ge 0x71ec <k_attend_values_f16+0x758>
 	WORD $0xf9401422 // ldr x2, [x1, #0x28]
 	WORD $0x9b0819a7 // madd x7, x13, x8, x6
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
@@ -6098,7 +6985,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927ce8bb // and x27, x5, #0x7ffffffffffffff0
 	WORD $0x910042dd // add x29, x22, #0x10
 	WORD $0x8b06019e // add x30, x12, x6
-	WORD $0x1400001b // b 0x5f54 <k_attend_values_f16+0x29c>
+	WORD $0x1400001b // b 0x6d30 <k_attend_values_f16+0x29c>
 	WORD $0x8b07046c // add x12, x3, x7, lsl #1
 	WORD $0xfd400190 // ldr d16, [x12]
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
@@ -6124,37 +7011,37 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
 	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x540026e0 // b.eq 0x642c <k_attend_values_f16+0x774>
+	WORD $0x540026e0 // b.eq 0x7208 <k_attend_values_f16+0x774>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54000102 // b.hs 0x5f78 <k_attend_values_f16+0x2c0>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x3400008b // cbz w11, 0x5f70 <k_attend_values_f16+0x2b8>
+	WORD $0x54000102 // b.hs 0x6d54 <k_attend_values_f16+0x2c0>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x3400008b // cbz w11, 0x6d4c <k_attend_values_f16+0x2b8>
 	WORD $0x5280100c // mov w12, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x5f74 <k_attend_values_f16+0x2bc>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x6d50 <k_attend_values_f16+0x2bc>
 	WORD $0x5280080c // mov w12, #0x40 // =64
 	WORD $0x8b0c0129 // add x9, x9, x12
 	WORD $0xeb06011f // cmp x8, x6
-	WORD $0x54fffb80 // b.eq 0x5eec <k_attend_values_f16+0x234>
+	WORD $0x54fffb80 // b.eq 0x6cc8 <k_attend_values_f16+0x234>
 	WORD $0xf10004bf // cmp x5, #0x1
 	WORD $0xf90027ff // str xzr, [sp, #0x48]
-	WORD $0x5400038b // b.lt 0x5ff8 <k_attend_values_f16+0x340>
+	WORD $0x5400038b // b.lt 0x6dd4 <k_attend_values_f16+0x340>
 	WORD $0xf9401bee // ldr x14, [sp, #0x30]
 	WORD $0xf10040bf // cmp x5, #0x10
 	WORD $0xaa1b03ec // mov x12, x27
 	WORD $0xaa1d03e1 // mov x1, x29
-	WORD $0x54000062 // b.hs 0x5fa8 <k_attend_values_f16+0x2f0>
+	WORD $0x54000062 // b.hs 0x6d84 <k_attend_values_f16+0x2f0>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x5fcc <k_attend_values_f16+0x314>
+	WORD $0x1400000a // b 0x6da8 <k_attend_values_f16+0x314>
 	WORD $0xad7fc430 // ldp q16, q17, [x1, #-0x10]
 	WORD $0xf100418c // subs x12, x12, #0x10
 	WORD $0x91008021 // add x1, x1, #0x20
 	WORD $0xad3fc5d0 // stp q16, q17, [x14, #-0x10]
 	WORD $0x910081ce // add x14, x14, #0x20
-	WORD $0x54ffff61 // b.ne 0x5fa8 <k_attend_values_f16+0x2f0>
+	WORD $0x54ffff61 // b.ne 0x6d84 <k_attend_values_f16+0x2f0>
 	WORD $0xeb1b00bf // cmp x5, x27
 	WORD $0xaa1b03ee // mov x14, x27
-	WORD $0x54000140 // b.eq 0x5ff0 <k_attend_values_f16+0x338>
+	WORD $0x54000140 // b.eq 0x6dcc <k_attend_values_f16+0x338>
 	WORD $0xd37ff9cf // lsl x15, x14, #1
 	WORD $0x910123ec // add x12, sp, #0x48
 	WORD $0x8b0e03ce // add x14, x30, x14
@@ -6163,11 +7050,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7c402430 // ldr h16, [x1], #0x2
 	WORD $0xb10005ce // adds x14, x14, #0x1
 	WORD $0x7c002590 // str h16, [x12], #0x2
-	WORD $0x54ffffa3 // b.lo 0x5fe0 <k_attend_values_f16+0x328>
+	WORD $0x54ffffa3 // b.lo 0x6dbc <k_attend_values_f16+0x328>
 	WORD $0xfd4027f0 // ldr d16, [sp, #0x48]
-	WORD $0x17ffffc0 // b 0x5ef4 <k_attend_values_f16+0x23c>
+	WORD $0x17ffffc0 // b 0x6cd0 <k_attend_values_f16+0x23c>
 	WORD $0x2f00e410 // movi d16, #0000000000000000
-	WORD $0x17ffffbe // b 0x5ef4 <k_attend_values_f16+0x23c>
+	WORD $0x17ffffbe // b 0x6cd0 <k_attend_values_f16+0x23c>
 	WORD $0xa94533d0 // ldp x16, x12, [x30, #0x50]
 	WORD $0xb240000f // orr x15, x0, #0x1
 	WORD $0xa9425fcd // ldp x13, x23, [x30, #0x20]
@@ -6215,7 +7102,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1d0a0c // add x12, x16, x29, lsl #2
 	WORD $0x8b0c01ce // add x14, x14, x12
 	WORD $0x5280010c // mov w12, #0x8 // =8
-	WORD $0x14000017 // b 0x6118 <k_attend_values_f16+0x460>
+	WORD $0x14000017 // b 0x6ef4 <k_attend_values_f16+0x460>
 	WORD $0x8b19084c // add x12, x2, x25, lsl #2
 	WORD $0x910043de // add x30, x30, #0x10
 	WORD $0xaa0503f9 // mov x25, x5
@@ -6237,7 +7124,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08019f // cmp x12, x8
 	WORD $0xad0015e3 // stp q3, q5, [x15]
 	WORD $0xad000600 // stp q0, q1, [x16]
-	WORD $0x54ffe78c // b.gt 0x5e04 <k_attend_values_f16+0x14c>
+	WORD $0x54ffe78c // b.gt 0x6be0 <k_attend_values_f16+0x14c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0xeb1d035f // cmp x26, x29
@@ -6256,15 +7143,15 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x54fffb0d // b.le 0x60c0 <k_attend_values_f16+0x408>
+	WORD $0x54fffb0d // b.le 0x6e9c <k_attend_values_f16+0x408>
 	WORD $0xf9401fec // ldr x12, [sp, #0x38]
 	WORD $0xaa0e03f0 // mov x16, x14
 	WORD $0xaa0103e3 // mov x3, x1
 	WORD $0xf940098c // ldr x12, [x12, #0x10]
 	WORD $0x8b1e018c // add x12, x12, x30
-	WORD $0x14000023 // b 0x6204 <k_attend_values_f16+0x54c>
+	WORD $0x14000023 // b 0x6fe0 <k_attend_values_f16+0x54c>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x6d7fe598 // ldp d24, d25, [x12, #-0x8]
 	WORD $0x8b170a0f // add x15, x16, x23, lsl #2
@@ -6296,13 +7183,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3acf25 // fmla v5.4s, v25.4s, v26.4s
 	WORD $0x4f9b1300 // fmla v0.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1321 // fmla v1.4s, v25.4s, v27.s[0]
-	WORD $0x54fff600 // b.eq 0x60c0 <k_attend_values_f16+0x408>
+	WORD $0x54fff600 // b.eq 0x6e9c <k_attend_values_f16+0x408>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffc02 // b.hs 0x6188 <k_attend_values_f16+0x4d0>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffb6b // cbnz w11, 0x617c <k_attend_values_f16+0x4c4>
+	WORD $0x54fffc02 // b.hs 0x6f64 <k_attend_values_f16+0x4d0>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffb6b // cbnz w11, 0x6f58 <k_attend_values_f16+0x4c4>
 	WORD $0x5280080f // mov w15, #0x40 // =64
-	WORD $0x17ffffdb // b 0x6184 <k_attend_values_f16+0x4cc>
+	WORD $0x17ffffdb // b 0x6f60 <k_attend_values_f16+0x4cc>
 	WORD $0xf9401fe4 // ldr x4, [sp, #0x38]
 	WORD $0xb2400010 // orr x16, x0, #0x1
 	WORD $0xb27f0002 // orr x2, x0, #0x2
@@ -6360,7 +7247,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ff9f8 // lsl x24, x15, #1
 	WORD $0x8b0103bd // add x29, x29, x1
 	WORD $0xd37ef5db // lsl x27, x14, #2
-	WORD $0x1400000f // b 0x633c <k_attend_values_f16+0x684>
+	WORD $0x1400000f // b 0x7118 <k_attend_values_f16+0x684>
 	WORD $0x8b05086e // add x14, x3, x5, lsl #2
 	WORD $0x910010cc // add x12, x6, #0x4
 	WORD $0x91002318 // add x24, x24, #0x8
@@ -6374,7 +7261,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb969c7 // str q7, [x14, x25]
 	WORD $0x3cba69c5 // str q5, [x14, x26]
 	WORD $0x3cbb69c1 // str q1, [x14, x27]
-	WORD $0x54ffd6ec // b.gt 0x5e14 <k_attend_values_f16+0x15c>
+	WORD $0x54ffd6ec // b.gt 0x6bf0 <k_attend_values_f16+0x15c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xeb02021f // cmp x16, x2
@@ -6385,15 +7272,15 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x54fffd0d // b.le 0x6304 <k_attend_values_f16+0x64c>
+	WORD $0x54fffd0d // b.le 0x70e0 <k_attend_values_f16+0x64c>
 	WORD $0xf9401fec // ldr x12, [sp, #0x38]
 	WORD $0xaa1d03ee // mov x14, x29
 	WORD $0xaa1e03e1 // mov x1, x30
 	WORD $0xf940098c // ldr x12, [x12, #0x10]
 	WORD $0x8b18018c // add x12, x12, x24
-	WORD $0x1400001f // b 0x63f8 <k_attend_values_f16+0x740>
+	WORD $0x1400001f // b 0x71d4 <k_attend_values_f16+0x740>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0xfd400190 // ldr d16, [x12]
 	WORD $0x8b0d09cf // add x15, x14, x13, lsl #2
@@ -6421,13 +7308,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
 	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
 	WORD $0x4f941201 // fmla v1.4s, v16.4s, v20.s[0]
-	WORD $0x54fff880 // b.eq 0x6304 <k_attend_values_f16+0x64c>
+	WORD $0x54fff880 // b.eq 0x70e0 <k_attend_values_f16+0x64c>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffc82 // b.hs 0x638c <k_attend_values_f16+0x6d4>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffbeb // cbnz w11, 0x6380 <k_attend_values_f16+0x6c8>
+	WORD $0x54fffc82 // b.hs 0x7168 <k_attend_values_f16+0x6d4>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffbeb // cbnz w11, 0x715c <k_attend_values_f16+0x6c8>
 	WORD $0x5280080f // mov w15, #0x40 // =64
-	WORD $0x17ffffdf // b 0x6388 <k_attend_values_f16+0x6d0>
+	WORD $0x17ffffdf // b 0x7164 <k_attend_values_f16+0x6d0>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -6441,7 +7328,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf94003cd // ldr x13, [x30]
 	WORD $0x9b007e0c // mul x12, x16, x0
 	WORD $0x8b0609ad // add x13, x13, x6, lsl #2
-	WORD $0x54000441 // b.ne 0x64cc <k_attend_values_f16+0x814>
+	WORD $0x54000441 // b.ne 0x72a8 <k_attend_values_f16+0x814>
 	WORD $0xb240000e // orr x14, x0, #0x1
 	WORD $0xb27f000f // orr x15, x0, #0x2
 	WORD $0xb2400401 // orr x1, x0, #0x3
@@ -6474,14 +7361,14 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef58c // lsl x12, x12, #2
 	WORD $0x3caf69a1 // str q1, [x13, x15]
 	WORD $0x3cac69a0 // str q0, [x13, x12]
-	WORD $0x17fffe44 // b 0x5dd8 <k_attend_values_f16+0x120>
+	WORD $0x17fffe44 // b 0x6bb4 <k_attend_values_f16+0x120>
 	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
 	WORD $0xf94013f3 // ldr x19, [sp, #0x20]
 	WORD $0xf10004bf // cmp x5, #0x1
 	WORD $0xb240000e // orr x14, x0, #0x1
-	WORD $0x5400040d // b.le 0x655c <k_attend_values_f16+0x8a4>
+	WORD $0x5400040d // b.le 0x7338 <k_attend_values_f16+0x8a4>
 	WORD $0xf10008bf // cmp x5, #0x2
-	WORD $0x540006a1 // b.ne 0x65b8 <k_attend_values_f16+0x900>
+	WORD $0x540006a1 // b.ne 0x7394 <k_attend_values_f16+0x900>
 	WORD $0xb27f000f // orr x15, x0, #0x2
 	WORD $0x9b0e7e0e // mul x14, x16, x14
 	WORD $0xb2400401 // orr x1, x0, #0x3
@@ -6510,7 +7397,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2e69a2 // str d2, [x13, x14]
 	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
 	WORD $0xfc2f69a1 // str d1, [x13, x15]
-	WORD $0x14000043 // b 0x6664 <k_attend_values_f16+0x9ac>
+	WORD $0x14000043 // b 0x7440 <k_attend_values_f16+0x9ac>
 	WORD $0x9b0e7e0e // mul x14, x16, x14
 	WORD $0x528000a3 // mov w3, #0x5 // =5
 	WORD $0xb27f000f // orr x15, x0, #0x2
@@ -6533,7 +7420,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc2379a2 // str s2, [x13, x3, lsl #2]
 	WORD $0xbc2c79a1 // str s1, [x13, x12, lsl #2]
 	WORD $0xbc2e79a0 // str s0, [x13, x14, lsl #2]
-	WORD $0x17fffe09 // b 0x5dd8 <k_attend_values_f16+0x120>
+	WORD $0x17fffe09 // b 0x6bb4 <k_attend_values_f16+0x120>
 	WORD $0x9b0e7e0e // mul x14, x16, x14
 	WORD $0xb27f000f // orr x15, x0, #0x2
 	WORD $0xb2400401 // orr x1, x0, #0x3
@@ -6583,20 +7470,20 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100226c // add x12, x19, #0x8
 	WORD $0x91008063 // add x3, x3, #0x20
 	WORD $0xeb0d019f // cmp x12, x13
-	WORD $0x54ffbbad // b.le 0x5df0 <k_attend_values_f16+0x138>
-	WORD $0x17fffdc0 // b 0x5d80 <k_attend_values_f16+0xc8>
+	WORD $0x54ffbbad // b.le 0x6bcc <k_attend_values_f16+0x138>
+	WORD $0x17fffdc0 // b 0x6b5c <k_attend_values_f16+0xc8>
 	WORD $0xd37ef671 // lsl x17, x19, #2
 	WORD $0xf100211f // cmp x8, #0x8
 	WORD $0xf9001bed // str x13, [sp, #0x30]
 	WORD $0xf90013f3 // str x19, [sp, #0x20]
-	WORD $0x54000dca // b.ge 0x684c <k_attend_values_f16+0xb94>
+	WORD $0x54000dca // b.ge 0x7628 <k_attend_values_f16+0xb94>
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xb27e0217 // orr x23, x16, #0x4
 	WORD $0xeb0802ff // cmp x23, x8
-	WORD $0x54001c0d // b.le 0x6a24 <k_attend_values_f16+0xd6c>
+	WORD $0x54001c0d // b.le 0x7800 <k_attend_values_f16+0xd6c>
 	WORD $0xaa1003f1 // mov x17, x16
 	WORD $0xeb08022d // subs x13, x17, x8
-	WORD $0x54002b2a // b.ge 0x6c14 <k_attend_values_f16+0xf5c>
+	WORD $0x54002b2a // b.ge 0x79f0 <k_attend_values_f16+0xf5c>
 	WORD $0xa94533cf // ldp x15, x12, [x30, #0x50]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xa941efe0 // ldp x0, x27, [sp, #0x18]
@@ -6620,7 +7507,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9a90b3e2 // csel x2, xzr, x16, lt
 	WORD $0xcb110110 // sub x16, x8, x17
 	WORD $0xeb02003f // cmp x1, x2
-	WORD $0x5400254a // b.ge 0x6bb8 <k_attend_values_f16+0xf00>
+	WORD $0x5400254a // b.ge 0x7994 <k_attend_values_f16+0xf00>
 	WORD $0xf94017c3 // ldr x3, [x30, #0x28]
 	WORD $0x9b084424 // madd x4, x1, x8, x17
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
@@ -6638,7 +7525,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0404a7 // add x7, x5, x4, lsl #1
 	WORD $0x8b0c09d3 // add x19, x14, x12, lsl #2
 	WORD $0x910040f8 // add x24, x7, #0x10
-	WORD $0x14000013 // b 0x67a4 <k_attend_values_f16+0xaec>
+	WORD $0x14000013 // b 0x7580 <k_attend_values_f16+0xaec>
 	WORD $0x8b0404ac // add x12, x5, x4, lsl #1
 	WORD $0xfd400184 // ldr d4, [x12]
 	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
@@ -6656,37 +7543,37 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
 	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
 	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x54002120 // b.eq 0x6bc4 <k_attend_values_f16+0xf0c>
+	WORD $0x54002120 // b.eq 0x79a0 <k_attend_values_f16+0xf0c>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54000102 // b.hs 0x67c8 <k_attend_values_f16+0xb10>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x3400008b // cbz w11, 0x67c0 <k_attend_values_f16+0xb08>
+	WORD $0x54000102 // b.hs 0x75a4 <k_attend_values_f16+0xb10>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x3400008b // cbz w11, 0x759c <k_attend_values_f16+0xb08>
 	WORD $0x5280100c // mov w12, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x67c4 <k_attend_values_f16+0xb0c>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x75a0 <k_attend_values_f16+0xb0c>
 	WORD $0x5280080c // mov w12, #0x40 // =64
 	WORD $0x8b0c0129 // add x9, x9, x12
 	WORD $0xeb11011f // cmp x8, x17
-	WORD $0x54fffc80 // b.eq 0x675c <k_attend_values_f16+0xaa4>
+	WORD $0x54fffc80 // b.eq 0x7538 <k_attend_values_f16+0xaa4>
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0xf90027ff // str xzr, [sp, #0x48]
-	WORD $0x5400036b // b.lt 0x6844 <k_attend_values_f16+0xb8c>
+	WORD $0x5400036b // b.lt 0x7620 <k_attend_values_f16+0xb8c>
 	WORD $0xf100421f // cmp x16, #0x10
 	WORD $0xaa1703ec // mov x12, x23
 	WORD $0xaa1903ee // mov x14, x25
 	WORD $0xaa1803fa // mov x26, x24
-	WORD $0x54000062 // b.hs 0x67f8 <k_attend_values_f16+0xb40>
+	WORD $0x54000062 // b.hs 0x75d4 <k_attend_values_f16+0xb40>
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x1400000a // b 0x681c <k_attend_values_f16+0xb64>
+	WORD $0x1400000a // b 0x75f8 <k_attend_values_f16+0xb64>
 	WORD $0xad7f9744 // ldp q4, q5, [x26, #-0x10]
 	WORD $0xf100418c // subs x12, x12, #0x10
 	WORD $0x9100835a // add x26, x26, #0x20
 	WORD $0xad3f95c4 // stp q4, q5, [x14, #-0x10]
 	WORD $0x910081ce // add x14, x14, #0x20
-	WORD $0x54ffff61 // b.ne 0x67f8 <k_attend_values_f16+0xb40>
+	WORD $0x54ffff61 // b.ne 0x75d4 <k_attend_values_f16+0xb40>
 	WORD $0xeb17021f // cmp x16, x23
 	WORD $0xaa1703ee // mov x14, x23
-	WORD $0x54000120 // b.eq 0x683c <k_attend_values_f16+0xb84>
+	WORD $0x54000120 // b.eq 0x7618 <k_attend_values_f16+0xb84>
 	WORD $0xd37ff9cf // lsl x15, x14, #1
 	WORD $0x8b0e01ae // add x14, x13, x14
 	WORD $0x8b0f02cc // add x12, x22, x15
@@ -6694,11 +7581,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7c402744 // ldr h4, [x26], #0x2
 	WORD $0xb10005ce // adds x14, x14, #0x1
 	WORD $0x7c002584 // str h4, [x12], #0x2
-	WORD $0x54ffffa3 // b.lo 0x682c <k_attend_values_f16+0xb74>
+	WORD $0x54ffffa3 // b.lo 0x7608 <k_attend_values_f16+0xb74>
 	WORD $0xfd4027e4 // ldr d4, [sp, #0x48]
-	WORD $0x17ffffc9 // b 0x6764 <k_attend_values_f16+0xaac>
+	WORD $0x17ffffc9 // b 0x7540 <k_attend_values_f16+0xaac>
 	WORD $0x2f00e404 // movi d4, #0000000000000000
-	WORD $0x17ffffc7 // b 0x6764 <k_attend_values_f16+0xaac>
+	WORD $0x17ffffc7 // b 0x7540 <k_attend_values_f16+0xaac>
 	WORD $0xa94533cd // ldp x13, x12, [x30, #0x50]
 	WORD $0xb2400260 // orr x0, x19, #0x1
 	WORD $0xa9421bcf // ldp x15, x6, [x30, #0x20]
@@ -6748,7 +7635,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1801f8 // add x24, x15, x24
 	WORD $0x91002199 // add x25, x12, #0x8
 	WORD $0x5280010c // mov w12, #0x8 // =8
-	WORD $0x14000017 // b 0x696c <k_attend_values_f16+0xcb4>
+	WORD $0x14000017 // b 0x7748 <k_attend_values_f16+0xcb4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -6770,11 +7657,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08019f // cmp x12, x8
 	WORD $0xad0009c3 // stp q3, q2, [x14]
 	WORD $0xad0001e1 // stp q1, q0, [x15]
-	WORD $0x54ffe9ac // b.gt 0x669c <k_attend_values_f16+0x9e4>
+	WORD $0x54ffe9ac // b.gt 0x7478 <k_attend_values_f16+0x9e4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb05009f // cmp x4, x5
 	WORD $0xaa0c03f0 // mov x16, x12
-	WORD $0x54fffced // b.le 0x6914 <k_attend_values_f16+0xc5c>
+	WORD $0x54fffced // b.le 0x76f0 <k_attend_values_f16+0xc5c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9400bcc // ldr x12, [x30, #0x10]
@@ -6789,9 +7676,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1503fb // mov x27, x21
 	WORD $0xaa1403fd // mov x29, x20
 	WORD $0xaa1303fe // mov x30, x19
-	WORD $0x14000016 // b 0x6a0c <k_attend_values_f16+0xd54>
+	WORD $0x14000016 // b 0x77e8 <k_attend_values_f16+0xd54>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x6d7fc590 // ldp d16, d17, [x12, #-0x8]
 	WORD $0xf10007de // subs x30, x30, #0x1
@@ -6810,13 +7697,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
 	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
 	WORD $0x4e32ce20 // fmla v0.4s, v17.4s, v18.4s
-	WORD $0x54fff940 // b.eq 0x6930 <k_attend_values_f16+0xc78>
+	WORD $0x54fff940 // b.eq 0x770c <k_attend_values_f16+0xc78>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffda2 // b.hs 0x69c4 <k_attend_values_f16+0xd0c>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffd0b // cbnz w11, 0x69b8 <k_attend_values_f16+0xd00>
+	WORD $0x54fffda2 // b.hs 0x77a0 <k_attend_values_f16+0xd0c>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffd0b // cbnz w11, 0x7794 <k_attend_values_f16+0xd00>
 	WORD $0x5280080f // mov w15, #0x40 // =64
-	WORD $0x17ffffe8 // b 0x69c0 <k_attend_values_f16+0xd08>
+	WORD $0x17ffffe8 // b 0x779c <k_attend_values_f16+0xd08>
 	WORD $0xa94533cf // ldp x15, x12, [x30, #0x50]
 	WORD $0xa94197e2 // ldp x2, x5, [sp, #0x18]
 	WORD $0xa9420fce // ldp x14, x3, [x30, #0x20]
@@ -6867,7 +7754,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0f030c // add x12, x24, x15
 	WORD $0x8b160316 // add x22, x24, x22
 	WORD $0x8b11030e // add x14, x24, x17
-	WORD $0x1400000e // b 0x6b24 <k_attend_values_f16+0xe6c>
+	WORD $0x1400000e // b 0x7900 <k_attend_values_f16+0xe6c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -6880,11 +7767,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb369e2 // str q2, [x15, x19]
 	WORD $0x3cb469e1 // str q1, [x15, x20]
 	WORD $0x3cb569e0 // str q0, [x15, x21]
-	WORD $0x54ffdc6c // b.gt 0x66ac <k_attend_values_f16+0x9f4>
+	WORD $0x54ffdc6c // b.gt 0x7488 <k_attend_values_f16+0x9f4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0101bf // cmp x13, x1
 	WORD $0xaa1703f1 // mov x17, x23
-	WORD $0x54fffe0d // b.le 0x6af0 <k_attend_values_f16+0xe38>
+	WORD $0x54fffe0d // b.le 0x78cc <k_attend_values_f16+0xe38>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9400bcf // ldr x15, [x30, #0x10]
@@ -6895,9 +7782,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1603fa // mov x26, x22
 	WORD $0xaa0603fb // mov x27, x6
 	WORD $0xaa0503fd // mov x29, x5
-	WORD $0x14000011 // b 0x6ba0 <k_attend_values_f16+0xee8>
+	WORD $0x14000011 // b 0x797c <k_attend_values_f16+0xee8>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0xfd4002e4 // ldr d4, [x23]
 	WORD $0xbc404725 // ldr s5, [x25], #0x4
@@ -6911,13 +7798,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
 	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
 	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x54fffb00 // b.eq 0x6afc <k_attend_values_f16+0xe44>
+	WORD $0x54fffb00 // b.eq 0x78d8 <k_attend_values_f16+0xe44>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffe42 // b.hs 0x6b6c <k_attend_values_f16+0xeb4>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffdab // cbnz w11, 0x6b60 <k_attend_values_f16+0xea8>
+	WORD $0x54fffe42 // b.hs 0x7948 <k_attend_values_f16+0xeb4>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffdab // cbnz w11, 0x793c <k_attend_values_f16+0xea8>
 	WORD $0x5280080f // mov w15, #0x40 // =64
-	WORD $0x17ffffed // b 0x6b68 <k_attend_values_f16+0xeb0>
+	WORD $0x17ffffed // b 0x7944 <k_attend_values_f16+0xeb0>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -6928,7 +7815,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b1b7dcd // mul x13, x14, x27
 	WORD $0x8b11098c // add x12, x12, x17, lsl #2
 	WORD $0x8b0d098d // add x13, x12, x13, lsl #2
-	WORD $0x540002e1 // b.ne 0x6c3c <k_attend_values_f16+0xf84>
+	WORD $0x540002e1 // b.ne 0x7a18 <k_attend_values_f16+0xf84>
 	WORD $0xb27f0370 // orr x16, x27, #0x2
 	WORD $0xb2400771 // orr x17, x27, #0x3
 	WORD $0x9b0f7dcf // mul x15, x14, x15
@@ -6945,27 +7832,27 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0x91000b4e // add x14, x26, #0x2
 	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x5400068d // b.le 0x6cf4 <k_attend_values_f16+0x103c>
+	WORD $0x5400068d // b.le 0x7ad0 <k_attend_values_f16+0x103c>
 	WORD $0xaa1a03ee // mov x14, x26
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0xeb0c035f // cmp x26, x12
-	WORD $0x54002c6b // b.lt 0x71c0 <k_attend_values_f16+0x1508>
-	WORD $0x1400025f // b 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0x54002c6b // b.lt 0x7f9c <k_attend_values_f16+0x1508>
+	WORD $0x1400025f // b 0x8390 <k_attend_values_f16+0x18fc>
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x540001cb // b.lt 0x6c78 <k_attend_values_f16+0xfc0>
+	WORD $0x540001cb // b.lt 0x7a54 <k_attend_values_f16+0xfc0>
 	WORD $0xb27f0370 // orr x16, x27, #0x2
 	WORD $0xb2400771 // orr x17, x27, #0x3
 	WORD $0x9b0f7dcf // mul x15, x14, x15
 	WORD $0x9b107dd0 // mul x16, x14, x16
 	WORD $0x9b117dce // mul x14, x14, x17
-	WORD $0x54000241 // b.ne 0x6ca0 <k_attend_values_f16+0xfe8>
+	WORD $0x54000241 // b.ne 0x7a7c <k_attend_values_f16+0xfe8>
 	WORD $0xd37ef5ef // lsl x15, x15, #2
 	WORD $0xfd0001a3 // str d3, [x13]
 	WORD $0xd37ef610 // lsl x16, x16, #2
 	WORD $0x8b0e098d // add x13, x12, x14, lsl #2
 	WORD $0xfc2f6982 // str d2, [x12, x15]
 	WORD $0xfc306981 // str d1, [x12, x16]
-	WORD $0x14000018 // b 0x6cd4 <k_attend_values_f16+0x101c>
+	WORD $0x14000018 // b 0x7ab0 <k_attend_values_f16+0x101c>
 	WORD $0xb2400770 // orr x16, x27, #0x3
 	WORD $0xb27f0371 // orr x17, x27, #0x2
 	WORD $0x9b0f7dcf // mul x15, x14, x15
@@ -6975,7 +7862,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc2f7982 // str s2, [x12, x15, lsl #2]
 	WORD $0x8b10098d // add x13, x12, x16, lsl #2
 	WORD $0xbc2e7981 // str s1, [x12, x14, lsl #2]
-	WORD $0x14000010 // b 0x6cdc <k_attend_values_f16+0x1024>
+	WORD $0x14000010 // b 0x7ab8 <k_attend_values_f16+0x1024>
 	WORD $0xfc0085a3 // str d3, [x13], #0x8
 	WORD $0x8b0f098f // add x15, x12, x15, lsl #2
 	WORD $0x8b100990 // add x16, x12, x16, lsl #2
@@ -6996,17 +7883,17 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0x91000b4e // add x14, x26, #0x2
 	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x54fff9cc // b.gt 0x6c28 <k_attend_values_f16+0xf70>
+	WORD $0x54fff9cc // b.gt 0x7a04 <k_attend_values_f16+0xf70>
 	WORD $0xd37ef751 // lsl x17, x26, #2
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x54000c8a // b.ge 0x6e8c <k_attend_values_f16+0x11d4>
+	WORD $0x54000c8a // b.ge 0x7c68 <k_attend_values_f16+0x11d4>
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xb27e0214 // orr x20, x16, #0x4
 	WORD $0xeb08029f // cmp x20, x8
-	WORD $0x540018cd // b.le 0x7024 <k_attend_values_f16+0x136c>
+	WORD $0x540018cd // b.le 0x7e00 <k_attend_values_f16+0x136c>
 	WORD $0xaa1003f1 // mov x17, x16
 	WORD $0xeb08022d // subs x13, x17, x8
-	WORD $0x540024ea // b.ge 0x71b4 <k_attend_values_f16+0x14fc>
+	WORD $0x540024ea // b.ge 0x7f90 <k_attend_values_f16+0x14fc>
 	WORD $0xa94533d0 // ldp x16, x12, [x30, #0x50]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
@@ -7029,7 +7916,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb110110 // sub x16, x8, x17
 	WORD $0x9a80b3e2 // csel x2, xzr, x0, lt
 	WORD $0xeb02003f // cmp x1, x2
-	WORD $0x54001eea // b.ge 0x7150 <k_attend_values_f16+0x1498>
+	WORD $0x54001eea // b.ge 0x7f2c <k_attend_values_f16+0x1498>
 	WORD $0xf94017c3 // ldr x3, [x30, #0x28]
 	WORD $0x9b084424 // madd x4, x1, x8, x17
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
@@ -7042,7 +7929,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0404a6 // add x6, x5, x4, lsl #1
 	WORD $0x8b0c09e7 // add x7, x15, x12, lsl #2
 	WORD $0x910040d6 // add x22, x6, #0x10
-	WORD $0x1400000f // b 0x6de4 <k_attend_values_f16+0x112c>
+	WORD $0x1400000f // b 0x7bc0 <k_attend_values_f16+0x112c>
 	WORD $0x8b0404ac // add x12, x5, x4, lsl #1
 	WORD $0xfd400182 // ldr d2, [x12]
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
@@ -7056,37 +7943,37 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1300c6 // add x6, x6, x19
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54001ba0 // b.eq 0x7154 <k_attend_values_f16+0x149c>
+	WORD $0x54001ba0 // b.eq 0x7f30 <k_attend_values_f16+0x149c>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54000102 // b.hs 0x6e08 <k_attend_values_f16+0x1150>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x3400008b // cbz w11, 0x6e00 <k_attend_values_f16+0x1148>
+	WORD $0x54000102 // b.hs 0x7be4 <k_attend_values_f16+0x1150>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x3400008b // cbz w11, 0x7bdc <k_attend_values_f16+0x1148>
 	WORD $0x5280100c // mov w12, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x6e04 <k_attend_values_f16+0x114c>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x7be0 <k_attend_values_f16+0x114c>
 	WORD $0x5280080c // mov w12, #0x40 // =64
 	WORD $0x8b0c0129 // add x9, x9, x12
 	WORD $0xeb11011f // cmp x8, x17
-	WORD $0x54fffd00 // b.eq 0x6dac <k_attend_values_f16+0x10f4>
+	WORD $0x54fffd00 // b.eq 0x7b88 <k_attend_values_f16+0x10f4>
 	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0xf90027ff // str xzr, [sp, #0x48]
-	WORD $0x5400036b // b.lt 0x6e84 <k_attend_values_f16+0x11cc>
+	WORD $0x5400036b // b.lt 0x7c60 <k_attend_values_f16+0x11cc>
 	WORD $0xf100421f // cmp x16, #0x10
 	WORD $0xaa1503ec // mov x12, x21
 	WORD $0xaa1703f8 // mov x24, x23
 	WORD $0xaa1603f9 // mov x25, x22
-	WORD $0x54000062 // b.hs 0x6e38 <k_attend_values_f16+0x1180>
+	WORD $0x54000062 // b.hs 0x7c14 <k_attend_values_f16+0x1180>
 	WORD $0xaa1f03f8 // mov x24, xzr
-	WORD $0x1400000a // b 0x6e5c <k_attend_values_f16+0x11a4>
+	WORD $0x1400000a // b 0x7c38 <k_attend_values_f16+0x11a4>
 	WORD $0xad7f8f22 // ldp q2, q3, [x25, #-0x10]
 	WORD $0xf100418c // subs x12, x12, #0x10
 	WORD $0x91008339 // add x25, x25, #0x20
 	WORD $0xad3f8f02 // stp q2, q3, [x24, #-0x10]
 	WORD $0x91008318 // add x24, x24, #0x20
-	WORD $0x54ffff61 // b.ne 0x6e38 <k_attend_values_f16+0x1180>
+	WORD $0x54ffff61 // b.ne 0x7c14 <k_attend_values_f16+0x1180>
 	WORD $0xeb15021f // cmp x16, x21
 	WORD $0xaa1503f8 // mov x24, x21
-	WORD $0x54000120 // b.eq 0x6e7c <k_attend_values_f16+0x11c4>
+	WORD $0x54000120 // b.eq 0x7c58 <k_attend_values_f16+0x11c4>
 	WORD $0xd37ffb0f // lsl x15, x24, #1
 	WORD $0x8b1801b8 // add x24, x13, x24
 	WORD $0x8b0f028c // add x12, x20, x15
@@ -7094,11 +7981,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7c402722 // ldr h2, [x25], #0x2
 	WORD $0xb1000718 // adds x24, x24, #0x1
 	WORD $0x7c002582 // str h2, [x12], #0x2
-	WORD $0x54ffffa3 // b.lo 0x6e6c <k_attend_values_f16+0x11b4>
+	WORD $0x54ffffa3 // b.lo 0x7c48 <k_attend_values_f16+0x11b4>
 	WORD $0xfd4027e2 // ldr d2, [sp, #0x48]
-	WORD $0x17ffffcd // b 0x6db4 <k_attend_values_f16+0x10fc>
+	WORD $0x17ffffcd // b 0x7b90 <k_attend_values_f16+0x10fc>
 	WORD $0x2f00e402 // movi d2, #0000000000000000
-	WORD $0x17ffffcb // b 0x6db4 <k_attend_values_f16+0x10fc>
+	WORD $0x17ffffcb // b 0x7b90 <k_attend_values_f16+0x10fc>
 	WORD $0xa94533d0 // ldp x16, x12, [x30, #0x50]
 	WORD $0xd37ff913 // lsl x19, x8, #1
 	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
@@ -7136,7 +8023,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100014 // add x20, x0, x16
 	WORD $0x91004195 // add x21, x12, #0x10
 	WORD $0x5280020c // mov w12, #0x10 // =16
-	WORD $0x14000014 // b 0x6f70 <k_attend_values_f16+0x12b8>
+	WORD $0x14000014 // b 0x7d4c <k_attend_values_f16+0x12b8>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -7155,11 +8042,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1003ed // mov x13, x16
 	WORD $0xad0009e3 // stp q3, q2, [x15]
 	WORD $0xad0101e1 // stp q1, q0, [x15, #0x20]
-	WORD $0x54ffeccc // b.gt 0x6d04 <k_attend_values_f16+0x104c>
+	WORD $0x54ffeccc // b.gt 0x7ae0 <k_attend_values_f16+0x104c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb03005f // cmp x2, x3
 	WORD $0xaa0c03f0 // mov x16, x12
-	WORD $0x54fffd4d // b.le 0x6f24 <k_attend_values_f16+0x126c>
+	WORD $0x54fffd4d // b.le 0x7d00 <k_attend_values_f16+0x126c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf9400bcc // ldr x12, [x30, #0x10]
@@ -7172,9 +8059,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0xaa0703f7 // mov x23, x7
 	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0x14000017 // b 0x700c <k_attend_values_f16+0x1354>
+	WORD $0x14000017 // b 0x7de8 <k_attend_values_f16+0x1354>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x6d7f4590 // ldp d16, d17, [x12, #-0x10]
 	WORD $0xf1000718 // subs x24, x24, #0x1
@@ -7194,13 +8081,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
 	WORD $0x4e35ce41 // fmla v1.4s, v18.4s, v21.4s
 	WORD $0x4e35ce60 // fmla v0.4s, v19.4s, v21.4s
-	WORD $0x54fff9c0 // b.eq 0x6f40 <k_attend_values_f16+0x1288>
+	WORD $0x54fff9c0 // b.eq 0x7d1c <k_attend_values_f16+0x1288>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffd82 // b.hs 0x6fc0 <k_attend_values_f16+0x1308>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffceb // cbnz w11, 0x6fb4 <k_attend_values_f16+0x12fc>
+	WORD $0x54fffd82 // b.hs 0x7d9c <k_attend_values_f16+0x1308>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffceb // cbnz w11, 0x7d90 <k_attend_values_f16+0x12fc>
 	WORD $0x5280080f // mov w15, #0x40 // =64
-	WORD $0x17ffffe7 // b 0x6fbc <k_attend_values_f16+0x1304>
+	WORD $0x17ffffe7 // b 0x7d98 <k_attend_values_f16+0x1304>
 	WORD $0xa94533cf // ldp x15, x12, [x30, #0x50]
 	WORD $0x91001231 // add x17, x17, #0x4
 	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
@@ -7237,7 +8124,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ff862 // lsl x2, x3, #1
 	WORD $0xd37ff903 // lsl x3, x8, #1
 	WORD $0x8b110273 // add x19, x19, x17
-	WORD $0x1400000a // b 0x70dc <k_attend_values_f16+0x1424>
+	WORD $0x1400000a // b 0x7eb8 <k_attend_values_f16+0x1424>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x8b10082f // add x15, x1, x16, lsl #2
 	WORD $0x91001234 // add x20, x17, #0x4
@@ -7246,20 +8133,20 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1103f0 // mov x16, x17
 	WORD $0x3ca469e1 // str q1, [x15, x4]
 	WORD $0x3ca569e0 // str q0, [x15, x5]
-	WORD $0x54ffe1ec // b.gt 0x6d14 <k_attend_values_f16+0x105c>
+	WORD $0x54ffe1ec // b.gt 0x7af0 <k_attend_values_f16+0x105c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0d019f // cmp x12, x13
 	WORD $0xaa1403f1 // mov x17, x20
-	WORD $0x54fffe8d // b.le 0x70b8 <k_attend_values_f16+0x1400>
+	WORD $0x54fffe8d // b.le 0x7e94 <k_attend_values_f16+0x1400>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf9400bcf // ldr x15, [x30, #0x10]
 	WORD $0xaa1303f5 // mov x21, x19
 	WORD $0xaa0703f6 // mov x22, x7
 	WORD $0xaa0603f7 // mov x23, x6
 	WORD $0x8b0201f4 // add x20, x15, x2
-	WORD $0x1400000d // b 0x7138 <k_attend_values_f16+0x1480>
+	WORD $0x1400000d // b 0x7f14 <k_attend_values_f16+0x1480>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0xfd400282 // ldr d2, [x20]
 	WORD $0xbc4046c3 // ldr s3, [x22], #0x4
@@ -7269,13 +8156,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b030294 // add x20, x20, x3
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54fffc40 // b.eq 0x70bc <k_attend_values_f16+0x1404>
+	WORD $0x54fffc40 // b.eq 0x7e98 <k_attend_values_f16+0x1404>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffec2 // b.hs 0x7114 <k_attend_values_f16+0x145c>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffe2b // cbnz w11, 0x7108 <k_attend_values_f16+0x1450>
+	WORD $0x54fffec2 // b.hs 0x7ef0 <k_attend_values_f16+0x145c>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffe2b // cbnz w11, 0x7ee4 <k_attend_values_f16+0x1450>
 	WORD $0x5280080f // mov w15, #0x40 // =64
-	WORD $0x17fffff1 // b 0x7110 <k_attend_values_f16+0x1458>
+	WORD $0x17fffff1 // b 0x7eec <k_attend_values_f16+0x1458>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf94013c1 // ldr x1, [x30, #0x20]
 	WORD $0xf94003cd // ldr x13, [x30]
@@ -7284,34 +8171,34 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0x9b1a042f // madd x15, x1, x26, x1
 	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
-	WORD $0x54000101 // b.ne 0x7190 <k_attend_values_f16+0x14d8>
+	WORD $0x54000101 // b.ne 0x7f6c <k_attend_values_f16+0x14d8>
 	WORD $0xd37ef5ef // lsl x15, x15, #2
 	WORD $0x3d800181 // str q1, [x12]
 	WORD $0x3caf69a0 // str q0, [x13, x15]
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x540001cb // b.lt 0x71c0 <k_attend_values_f16+0x1508>
-	WORD $0x1400010a // b 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0x540001cb // b.lt 0x7f9c <k_attend_values_f16+0x1508>
+	WORD $0x1400010a // b 0x8390 <k_attend_values_f16+0x18fc>
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x540000ab // b.lt 0x71a8 <k_attend_values_f16+0x14f0>
-	WORD $0x540021e1 // b.ne 0x75d4 <k_attend_values_f16+0x191c>
+	WORD $0x540000ab // b.lt 0x7f84 <k_attend_values_f16+0x14f0>
+	WORD $0x540021e1 // b.ne 0x83b0 <k_attend_values_f16+0x191c>
 	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
 	WORD $0xfd000181 // str d1, [x12]
-	WORD $0x14000112 // b 0x75ec <k_attend_values_f16+0x1934>
+	WORD $0x14000112 // b 0x83c8 <k_attend_values_f16+0x1934>
 	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
 	WORD $0xbd000181 // str s1, [x12]
 	WORD $0xbd0001a0 // str s0, [x13]
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x54001fca // b.ge 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0x54001fca // b.ge 0x8390 <k_attend_values_f16+0x18fc>
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x54000b4a // b.ge 0x732c <k_attend_values_f16+0x1674>
+	WORD $0x54000b4a // b.ge 0x8108 <k_attend_values_f16+0x1674>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xb27e01a5 // orr x5, x13, #0x4
 	WORD $0xeb0800bf // cmp x5, x8
-	WORD $0x540013ed // b.le 0x7450 <k_attend_values_f16+0x1798>
+	WORD $0x540013ed // b.le 0x822c <k_attend_values_f16+0x1798>
 	WORD $0xeb0801af // subs x15, x13, x8
-	WORD $0x54001eca // b.ge 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0x54001eca // b.ge 0x8390 <k_attend_values_f16+0x18fc>
 	WORD $0xa94533d0 // ldp x16, x12, [x30, #0x50]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf9400fe0 // ldr x0, [sp, #0x18]
@@ -7329,7 +8216,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb0d010c // sub x12, x8, x13
 	WORD $0x9a91b3f1 // csel x17, xzr, x17, lt
 	WORD $0xeb10023f // cmp x17, x16
-	WORD $0x54001a6a // b.ge 0x7570 <k_attend_values_f16+0x18b8>
+	WORD $0x54001a6a // b.ge 0x834c <k_attend_values_f16+0x18b8>
 	WORD $0xf94017c0 // ldr x0, [x30, #0x28]
 	WORD $0x9b083621 // madd x1, x17, x8, x13
 	WORD $0xd37ff905 // lsl x5, x8, #1
@@ -7341,7 +8228,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b010443 // add x3, x2, x1, lsl #1
 	WORD $0x8b000884 // add x4, x4, x0, lsl #2
 	WORD $0x91004073 // add x19, x3, #0x10
-	WORD $0x1400000c // b 0x7284 <k_attend_values_f16+0x15cc>
+	WORD $0x1400000c // b 0x8060 <k_attend_values_f16+0x15cc>
 	WORD $0x8b010440 // add x0, x2, x1, lsl #1
 	WORD $0xfd400001 // ldr d1, [x0]
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
@@ -7352,37 +8239,37 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b050273 // add x19, x19, x5
 	WORD $0x8b050063 // add x3, x3, x5
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54001780 // b.eq 0x7570 <k_attend_values_f16+0x18b8>
+	WORD $0x54001780 // b.eq 0x834c <k_attend_values_f16+0x18b8>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54000102 // b.hs 0x72a8 <k_attend_values_f16+0x15f0>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x3400008b // cbz w11, 0x72a0 <k_attend_values_f16+0x15e8>
+	WORD $0x54000102 // b.hs 0x8084 <k_attend_values_f16+0x15f0>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x3400008b // cbz w11, 0x807c <k_attend_values_f16+0x15e8>
 	WORD $0x52801015 // mov w21, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
-	WORD $0x14000002 // b 0x72a4 <k_attend_values_f16+0x15ec>
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x8080 <k_attend_values_f16+0x15ec>
 	WORD $0x52800815 // mov w21, #0x40 // =64
 	WORD $0x8b150129 // add x9, x9, x21
 	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54fffd60 // b.eq 0x7258 <k_attend_values_f16+0x15a0>
+	WORD $0x54fffd60 // b.eq 0x8034 <k_attend_values_f16+0x15a0>
 	WORD $0xf100059f // cmp x12, #0x1
 	WORD $0xf90027ff // str xzr, [sp, #0x48]
-	WORD $0x5400036b // b.lt 0x7324 <k_attend_values_f16+0x166c>
+	WORD $0x5400036b // b.lt 0x8100 <k_attend_values_f16+0x166c>
 	WORD $0xf100419f // cmp x12, #0x10
 	WORD $0xaa0703f5 // mov x21, x7
 	WORD $0xaa1403f6 // mov x22, x20
 	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0x54000062 // b.hs 0x72d8 <k_attend_values_f16+0x1620>
+	WORD $0x54000062 // b.hs 0x80b4 <k_attend_values_f16+0x1620>
 	WORD $0xaa1f03f6 // mov x22, xzr
-	WORD $0x1400000a // b 0x72fc <k_attend_values_f16+0x1644>
+	WORD $0x1400000a // b 0x80d8 <k_attend_values_f16+0x1644>
 	WORD $0xad7f8ae1 // ldp q1, q2, [x23, #-0x10]
 	WORD $0xf10042b5 // subs x21, x21, #0x10
 	WORD $0x910082f7 // add x23, x23, #0x20
 	WORD $0xad3f8ac1 // stp q1, q2, [x22, #-0x10]
 	WORD $0x910082d6 // add x22, x22, #0x20
-	WORD $0x54ffff61 // b.ne 0x72d8 <k_attend_values_f16+0x1620>
+	WORD $0x54ffff61 // b.ne 0x80b4 <k_attend_values_f16+0x1620>
 	WORD $0xeb07019f // cmp x12, x7
 	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0x54000120 // b.eq 0x731c <k_attend_values_f16+0x1664>
+	WORD $0x54000120 // b.eq 0x80f8 <k_attend_values_f16+0x1664>
 	WORD $0xd37ffac0 // lsl x0, x22, #1
 	WORD $0x8b1601f6 // add x22, x15, x22
 	WORD $0x8b0000d5 // add x21, x6, x0
@@ -7390,11 +8277,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7c4026e1 // ldr h1, [x23], #0x2
 	WORD $0xb10006d6 // adds x22, x22, #0x1
 	WORD $0x7c0026a1 // str h1, [x21], #0x2
-	WORD $0x54ffffa3 // b.lo 0x730c <k_attend_values_f16+0x1654>
+	WORD $0x54ffffa3 // b.lo 0x80e8 <k_attend_values_f16+0x1654>
 	WORD $0xfd4027e1 // ldr d1, [sp, #0x48]
-	WORD $0x17ffffd0 // b 0x7260 <k_attend_values_f16+0x15a8>
+	WORD $0x17ffffd0 // b 0x803c <k_attend_values_f16+0x15a8>
 	WORD $0x2f00e401 // movi d1, #0000000000000000
-	WORD $0x17ffffce // b 0x7260 <k_attend_values_f16+0x15a8>
+	WORD $0x17ffffce // b 0x803c <k_attend_values_f16+0x15a8>
 	WORD $0xa94533cd // ldp x13, x12, [x30, #0x50]
 	WORD $0xd37ff902 // lsl x2, x8, #1
 	WORD $0xf9400ff1 // ldr x17, [sp, #0x18]
@@ -7424,7 +8311,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb1101e1 // sub x1, x15, x17
 	WORD $0x8b0d0063 // add x3, x3, x13
 	WORD $0x91004084 // add x4, x4, #0x10
-	WORD $0x14000009 // b 0x73c4 <k_attend_values_f16+0x170c>
+	WORD $0x14000009 // b 0x81a0 <k_attend_values_f16+0x170c>
 	WORD $0x8b100980 // add x0, x12, x16, lsl #2
 	WORD $0x910041a5 // add x5, x13, #0x10
 	WORD $0x91008084 // add x4, x4, #0x20
@@ -7432,21 +8319,21 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0d03f0 // mov x16, x13
 	WORD $0xad000803 // stp q3, q2, [x0]
 	WORD $0xad010001 // stp q1, q0, [x0, #0x20]
-	WORD $0x54fff06c // b.gt 0x71cc <k_attend_values_f16+0x1514>
+	WORD $0x54fff06c // b.gt 0x7fa8 <k_attend_values_f16+0x1514>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xaa0503ed // mov x13, x5
-	WORD $0x54fffe4d // b.le 0x73a4 <k_attend_values_f16+0x16ec>
+	WORD $0x54fffe4d // b.le 0x8180 <k_attend_values_f16+0x16ec>
 	WORD $0xf9400bc0 // ldr x0, [x30, #0x10]
 	WORD $0xaa0303e6 // mov x6, x3
 	WORD $0xaa0103e7 // mov x7, x1
 	WORD $0x8b040005 // add x5, x0, x4
-	WORD $0x14000012 // b 0x7438 <k_attend_values_f16+0x1780>
+	WORD $0x14000012 // b 0x8214 <k_attend_values_f16+0x1780>
 	WORD $0x52801013 // mov w19, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b130129 // add x9, x9, x19
 	WORD $0x6d7f14a4 // ldp d4, d5, [x5, #-0x10]
 	WORD $0xf10004e7 // subs x7, x7, #0x1
@@ -7461,13 +8348,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
 	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
 	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0x54fffb80 // b.eq 0x73a4 <k_attend_values_f16+0x16ec>
+	WORD $0x54fffb80 // b.eq 0x8180 <k_attend_values_f16+0x16ec>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffe22 // b.hs 0x7400 <k_attend_values_f16+0x1748>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffd8b // cbnz w11, 0x73f4 <k_attend_values_f16+0x173c>
+	WORD $0x54fffe22 // b.hs 0x81dc <k_attend_values_f16+0x1748>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffd8b // cbnz w11, 0x81d0 <k_attend_values_f16+0x173c>
 	WORD $0x52800813 // mov w19, #0x40 // =64
-	WORD $0x17ffffec // b 0x73fc <k_attend_values_f16+0x1744>
+	WORD $0x17ffffec // b 0x81d8 <k_attend_values_f16+0x1744>
 	WORD $0xa94533cf // ldp x15, x12, [x30, #0x50]
 	WORD $0xf9400fe0 // ldr x0, [sp, #0x18]
 	WORD $0xf94027d0 // ldr x16, [x30, #0x48]
@@ -7494,64 +8381,64 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ff811 // lsl x17, x0, #1
 	WORD $0x8b030042 // add x2, x2, x3
 	WORD $0xcb0c01e3 // sub x3, x15, x12
-	WORD $0x14000007 // b 0x74d4 <k_attend_values_f16+0x181c>
+	WORD $0x14000007 // b 0x82b0 <k_attend_values_f16+0x181c>
 	WORD $0xd37ef480 // lsl x0, x4, #2
 	WORD $0x910011a5 // add x5, x13, #0x4
 	WORD $0x91002231 // add x17, x17, #0x8
 	WORD $0xeb0800bf // cmp x5, x8
 	WORD $0x3ca06a00 // str q0, [x16, x0]
-	WORD $0x54ffe84c // b.gt 0x71d8 <k_attend_values_f16+0x1520>
+	WORD $0x54ffe84c // b.gt 0x7fb4 <k_attend_values_f16+0x1520>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0c01ff // cmp x15, x12
 	WORD $0xaa0d03e4 // mov x4, x13
 	WORD $0xaa0503ed // mov x13, x5
-	WORD $0x54fffecd // b.le 0x74bc <k_attend_values_f16+0x1804>
+	WORD $0x54fffecd // b.le 0x8298 <k_attend_values_f16+0x1804>
 	WORD $0xf9400bc5 // ldr x5, [x30, #0x10]
-	WORD $0x3600022b // tbz w11, #0x0, 0x7530 <k_attend_values_f16+0x1878>
+	WORD $0x3600022b // tbz w11, #0x0, 0x830c <k_attend_values_f16+0x1878>
 	WORD $0xaa0203e6 // mov x6, x2
 	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0x14000008 // b 0x7518 <k_attend_values_f16+0x1860>
+	WORD $0x14000008 // b 0x82f4 <k_attend_values_f16+0x1860>
 	WORD $0xfc7168a1 // ldr d1, [x5, x17]
 	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x8b0100a5 // add x5, x5, x1
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54fffd40 // b.eq 0x74bc <k_attend_values_f16+0x1804>
+	WORD $0x54fffd40 // b.eq 0x8298 <k_attend_values_f16+0x1804>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54ffff02 // b.hs 0x74fc <k_attend_values_f16+0x1844>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x54ffff02 // b.hs 0x82d8 <k_attend_values_f16+0x1844>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x17fffff4 // b 0x74fc <k_attend_values_f16+0x1844>
+	WORD $0x17fffff4 // b 0x82d8 <k_attend_values_f16+0x1844>
 	WORD $0x8b1100a5 // add x5, x5, x17
 	WORD $0xaa0203e6 // mov x6, x2
 	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0x14000008 // b 0x755c <k_attend_values_f16+0x18a4>
+	WORD $0x14000008 // b 0x8338 <k_attend_values_f16+0x18a4>
 	WORD $0xfd4000a1 // ldr d1, [x5]
 	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x8b0100a5 // add x5, x5, x1
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54fffb20 // b.eq 0x74bc <k_attend_values_f16+0x1804>
+	WORD $0x54fffb20 // b.eq 0x8298 <k_attend_values_f16+0x1804>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54ffff02 // b.hs 0x7540 <k_attend_values_f16+0x1888>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x54ffff02 // b.hs 0x831c <k_attend_values_f16+0x1888>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x17fffff5 // b 0x7540 <k_attend_values_f16+0x1888>
+	WORD $0x17fffff5 // b 0x831c <k_attend_values_f16+0x1888>
 	WORD $0xf94013c9 // ldr x9, [x30, #0x20]
 	WORD $0xf94003ca // ldr x10, [x30]
 	WORD $0xeb0d011f // cmp x8, x13
 	WORD $0x9b0e7d29 // mul x9, x9, x14
 	WORD $0x8b090949 // add x9, x10, x9, lsl #2
 	WORD $0x8b0d0929 // add x9, x9, x13, lsl #2
-	WORD $0x54000061 // b.ne 0x7594 <k_attend_values_f16+0x18dc>
+	WORD $0x54000061 // b.ne 0x8370 <k_attend_values_f16+0x18dc>
 	WORD $0x3d800120 // str q0, [x9]
-	WORD $0x14000009 // b 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0x14000009 // b 0x8390 <k_attend_values_f16+0x18fc>
 	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x540000cb // b.lt 0x75b0 <k_attend_values_f16+0x18f8>
-	WORD $0x54000060 // b.eq 0x75a8 <k_attend_values_f16+0x18f0>
+	WORD $0x540000cb // b.lt 0x838c <k_attend_values_f16+0x18f8>
+	WORD $0x54000060 // b.eq 0x8384 <k_attend_values_f16+0x18f0>
 	WORD $0x91002128 // add x8, x9, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0x91001128 // add x8, x9, #0x4
@@ -7576,8 +8463,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd0001a0 // str s0, [x13]
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x54ffde0b // b.lt 0x71c0 <k_attend_values_f16+0x1508>
-	WORD $0x17ffffec // b 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0x54ffde0b // b.lt 0x7f9c <k_attend_values_f16+0x1508>
+	WORD $0x17ffffec // b 0x8390 <k_attend_values_f16+0x18fc>
 
 	// attend_values_q8
 	WORD $0xd10243ff // sub sp, sp, #0x90
@@ -7630,20 +8517,20 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1a9fd7eb // cset w11, gt
 	WORD $0xf10021df // cmp x14, #0x8
 	WORD $0xf90003ec // str x12, [sp]
-	WORD $0x540001ca // b.ge 0x7708 <k_attend_values_q8+0x100>
+	WORD $0x540001ca // b.ge 0x84e4 <k_attend_values_q8+0x100>
 	WORD $0xaa1f03fe // mov x30, xzr
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0xb27e03cd // orr x13, x30, #0x4
 	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x54002c2d // b.le 0x7c68 <k_attend_values_q8+0x660>
+	WORD $0x54002c2d // b.le 0x8a44 <k_attend_values_q8+0x660>
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0x91000bcf // add x15, x30, #0x2
 	WORD $0xeb0c01ff // cmp x15, x12
-	WORD $0x54004d4d // b.le 0x809c <k_attend_values_q8+0xa94>
+	WORD $0x54004d4d // b.le 0x8e78 <k_attend_values_q8+0xa94>
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0xeb0c03df // cmp x30, x12
-	WORD $0x54004e4b // b.lt 0x80c8 <k_attend_values_q8+0xac0>
-	WORD $0x14000277 // b 0x80e0 <k_attend_values_q8+0xad8>
+	WORD $0x54004e4b // b.lt 0x8ea4 <k_attend_values_q8+0xac0>
+	WORD $0x14000277 // b 0x8ebc <k_attend_values_q8+0xad8>
 	WORD $0x91007d0c // add x12, x8, #0x1f
 	WORD $0xf100011f // cmp x8, #0x0
 	WORD $0xaa1f03e2 // mov x2, xzr
@@ -7653,7 +8540,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9345fd8c // asr x12, x12, #5
 	WORD $0xd37ff991 // lsl x17, x12, #1
 	WORD $0x5280010c // mov w12, #0x8 // =8
-	WORD $0x14000009 // b 0x7750 <k_attend_values_q8+0x148>
+	WORD $0x14000009 // b 0x852c <k_attend_values_q8+0x148>
 	WORD $0xf94013fe // ldr x30, [sp, #0x20]
 	WORD $0xf9400bed // ldr x13, [sp, #0x10]
 	WORD $0xf94017e2 // ldr x2, [sp, #0x28]
@@ -7661,15 +8548,15 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401ffa // ldr x26, [sp, #0x38]
 	WORD $0xeb0d019f // cmp x12, x13
 	WORD $0x91008042 // add x2, x2, #0x20
-	WORD $0x54fffc6c // b.gt 0x76d8 <k_attend_values_q8+0xd0>
+	WORD $0x54fffc6c // b.gt 0x84b4 <k_attend_values_q8+0xd0>
 	WORD $0xf100211f // cmp x8, #0x8
 	WORD $0xa9020bec // stp x12, x2, [sp, #0x20]
 	WORD $0xf9000ffe // str x30, [sp, #0x18]
-	WORD $0x5400110a // b.ge 0x797c <k_attend_values_q8+0x374>
+	WORD $0x5400110a // b.ge 0x8758 <k_attend_values_q8+0x374>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xb27e01ac // orr x12, x13, #0x4
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x54fffe2c // b.gt 0x7730 <k_attend_values_q8+0x128>
+	WORD $0x54fffe2c // b.gt 0x850c <k_attend_values_q8+0x128>
 	WORD $0xf9401ff9 // ldr x25, [sp, #0x38]
 	WORD $0xa941fbf7 // ldp x23, x30, [sp, #0x18]
 	WORD $0xa9453b30 // ldp x16, x14, [x25, #0x50]
@@ -7695,7 +8582,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9a8fb3ee // csel x14, xzr, x15, lt
 	WORD $0xf940032f // ldr x15, [x25]
 	WORD $0xeb0e0021 // subs x1, x1, x14
-	WORD $0x540021cd // b.le 0x7c0c <k_attend_values_q8+0x604>
+	WORD $0x540021cd // b.le 0x89e8 <k_attend_values_q8+0x604>
 	WORD $0xb24002e2 // orr x2, x23, #0x1
 	WORD $0xf9401723 // ldr x3, [x25, #0x28]
 	WORD $0xb27f06e4 // orr x4, x23, #0x6
@@ -7731,7 +8618,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef6f4 // lsl x20, x23, #2
 	WORD $0x8b1a0315 // add x21, x24, x26
 	WORD $0x8b160336 // add x22, x25, x22
-	WORD $0x1400000e // b 0x789c <k_attend_values_q8+0x294>
+	WORD $0x1400000e // b 0x8678 <k_attend_values_q8+0x294>
 	WORD $0x8b0d09f7 // add x23, x15, x13, lsl #2
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x910011ad // add x13, x13, #0x4
@@ -7744,7 +8631,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca76ae3 // str q3, [x23, x7]
 	WORD $0x3cb36ae1 // str q1, [x23, x19]
 	WORD $0x3cb46ae2 // str q2, [x23, x20]
-	WORD $0x54fff4ec // b.gt 0x7734 <k_attend_values_q8+0x12c>
+	WORD $0x54fff4ec // b.gt 0x8510 <k_attend_values_q8+0x12c>
 	WORD $0xd345fdb7 // lsr x23, x13, #5
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -7758,9 +8645,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0xaa1503f9 // mov x25, x21
 	WORD $0xaa0103fa // mov x26, x1
-	WORD $0x14000025 // b 0x7964 <k_attend_values_q8+0x35c>
+	WORD $0x14000025 // b 0x8740 <k_attend_values_q8+0x35c>
 	WORD $0x5280101b // mov w27, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b1b0129 // add x9, x9, x27
 	WORD $0xbc6d6b11 // ldr s17, [x24, x13]
 	WORD $0x7d4002f2 // ldr h18, [x23]
@@ -7794,13 +8681,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931223 // fmla v3.4s, v17.4s, v19.s[0]
 	WORD $0x4f941221 // fmla v1.4s, v17.4s, v20.s[0]
 	WORD $0x4f951222 // fmla v2.4s, v17.4s, v21.s[0]
-	WORD $0x54fff840 // b.eq 0x7868 <k_attend_values_q8+0x260>
+	WORD $0x54fff840 // b.eq 0x8644 <k_attend_values_q8+0x260>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffbc2 // b.hs 0x78e0 <k_attend_values_q8+0x2d8>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffb2b // cbnz w11, 0x78d4 <k_attend_values_q8+0x2cc>
+	WORD $0x54fffbc2 // b.hs 0x86bc <k_attend_values_q8+0x2d8>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffb2b // cbnz w11, 0x86b0 <k_attend_values_q8+0x2cc>
 	WORD $0x5280081b // mov w27, #0x40 // =64
-	WORD $0x17ffffd9 // b 0x78dc <k_attend_values_q8+0x2d4>
+	WORD $0x17ffffd9 // b 0x86b8 <k_attend_values_q8+0x2d4>
 	WORD $0xa9453350 // ldp x16, x12, [x26, #0x50]
 	WORD $0xb24003cf // orr x15, x30, #0x1
 	WORD $0xa942574d // ldp x13, x21, [x26, #0x20]
@@ -7851,7 +8738,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b19098c // add x12, x12, x25, lsl #2
 	WORD $0x8b0c01b0 // add x16, x13, x12
 	WORD $0x5280010c // mov w12, #0x8 // =8
-	WORD $0x14000027 // b 0x7ae0 <k_attend_values_q8+0x4d8>
+	WORD $0x14000027 // b 0x88bc <k_attend_values_q8+0x4d8>
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
@@ -7889,10 +8776,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad0019c4 // stp q4, q6, [x14]
 	WORD $0xeb08019f // cmp x12, x8
 	WORD $0xad0005e2 // stp q2, q1, [x15]
-	WORD $0x54ffe44c // b.gt 0x7764 <k_attend_values_q8+0x15c>
+	WORD $0x54ffe44c // b.gt 0x8540 <k_attend_values_q8+0x15c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xeb19031f // cmp x24, x25
-	WORD $0x54fffb0d // b.le 0x7a48 <k_attend_values_q8+0x440>
+	WORD $0x54fffb0d // b.le 0x8824 <k_attend_values_q8+0x440>
 	WORD $0xf9401fee // ldr x14, [sp, #0x38]
 	WORD $0xd345fc6d // lsr x13, x3, #5
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
@@ -7915,9 +8802,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xaa0003e1 // mov x1, x0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x1400002c // b 0x7bf4 <k_attend_values_q8+0x5ec>
+	WORD $0x1400002c // b 0x89d0 <k_attend_values_q8+0x5ec>
 	WORD $0x52801002 // mov w2, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b020129 // add x9, x9, x2
 	WORD $0x2d7fe9d9 // ldp s25, s26, [x14, #-0x4]
 	WORD $0x8b1509e2 // add x2, x15, x21, lsl #2
@@ -7958,13 +8845,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3bcf46 // fmla v6.4s, v26.4s, v27.4s
 	WORD $0x4f9c1322 // fmla v2.4s, v25.4s, v28.s[0]
 	WORD $0x4f9c1341 // fmla v1.4s, v26.4s, v28.s[0]
-	WORD $0x54fff4a0 // b.eq 0x7a84 <k_attend_values_q8+0x47c>
+	WORD $0x54fff4a0 // b.eq 0x8860 <k_attend_values_q8+0x47c>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffae2 // b.hs 0x7b54 <k_attend_values_q8+0x54c>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffa4b // cbnz w11, 0x7b48 <k_attend_values_q8+0x540>
+	WORD $0x54fffae2 // b.hs 0x8930 <k_attend_values_q8+0x54c>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffa4b // cbnz w11, 0x8924 <k_attend_values_q8+0x540>
 	WORD $0x52800802 // mov w2, #0x40 // =64
-	WORD $0x17ffffd2 // b 0x7b50 <k_attend_values_q8+0x548>
+	WORD $0x17ffffd2 // b 0x892c <k_attend_values_q8+0x548>
 	WORD $0xf94017ee // ldr x14, [sp, #0x28]
 	WORD $0x9b0e7e0e // mul x14, x16, x14
 	WORD $0x8b0d09ce // add x14, x14, x13, lsl #2
@@ -7986,24 +8873,24 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d01ef // add x15, x15, x13
 	WORD $0x3d8001e0 // str q0, [x15]
 	WORD $0x3cad69e0 // str q0, [x15, x13]
-	WORD $0x54fffe0d // b.le 0x7c20 <k_attend_values_q8+0x618>
-	WORD $0x17fffeb4 // b 0x7734 <k_attend_values_q8+0x12c>
+	WORD $0x54fffe0d // b.le 0x89fc <k_attend_values_q8+0x618>
+	WORD $0x17fffeb4 // b 0x8510 <k_attend_values_q8+0x12c>
 	WORD $0xd37ef7c7 // lsl x7, x30, #2
 	WORD $0xf100211f // cmp x8, #0x8
 	WORD $0xa90237fe // stp x30, x13, [sp, #0x20]
 	WORD $0xf9000fe7 // str x7, [sp, #0x18]
-	WORD $0x5400018a // b.ge 0x7ca8 <k_attend_values_q8+0x6a0>
+	WORD $0x5400018a // b.ge 0x8a84 <k_attend_values_q8+0x6a0>
 	WORD $0xaa1f03e2 // mov x2, xzr
 	WORD $0xb27e004d // orr x13, x2, #0x4
 	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x5400118d // b.le 0x7eb8 <k_attend_values_q8+0x8b0>
+	WORD $0x5400118d // b.le 0x8c94 <k_attend_values_q8+0x8b0>
 	WORD $0xf94017fe // ldr x30, [sp, #0x28]
 	WORD $0xf9401ffa // ldr x26, [sp, #0x38]
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0x91000bcf // add x15, x30, #0x2
 	WORD $0xeb0c01ff // cmp x15, x12
-	WORD $0x54ffd2cc // b.gt 0x76f8 <k_attend_values_q8+0xf0>
-	WORD $0x140000fe // b 0x809c <k_attend_values_q8+0xa94>
+	WORD $0x54ffd2cc // b.gt 0x84d4 <k_attend_values_q8+0xf0>
+	WORD $0x140000fe // b 0x8e78 <k_attend_values_q8+0xa94>
 	WORD $0xa945334f // ldp x15, x12, [x26, #0x50]
 	WORD $0xb24003d1 // orr x17, x30, #0x1
 	WORD $0xa9421b50 // ldp x16, x6, [x26, #0x20]
@@ -8056,7 +8943,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9b081986 // madd x6, x12, x8, x6
 	WORD $0x8b000335 // add x21, x25, x0
 	WORD $0x8b020339 // add x25, x25, x2
-	WORD $0x14000017 // b 0x7dd4 <k_attend_values_q8+0x7cc>
+	WORD $0x14000017 // b 0x8bb0 <k_attend_values_q8+0x7cc>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -8078,10 +8965,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad001005 // stp q5, q4, [x0]
 	WORD $0xad000a23 // stp q3, q2, [x17]
 	WORD $0xad0001c1 // stp q1, q0, [x14]
-	WORD $0x54fff58c // b.gt 0x7c80 <k_attend_values_q8+0x678>
+	WORD $0x54fff58c // b.gt 0x8a5c <k_attend_values_q8+0x678>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0c00bf // cmp x5, x12
-	WORD $0x54fffd0d // b.le 0x7d7c <k_attend_values_q8+0x774>
+	WORD $0x54fffd0d // b.le 0x8b58 <k_attend_values_q8+0x774>
 	WORD $0xf9401ff1 // ldr x17, [sp, #0x38]
 	WORD $0xd345fc2e // lsr x14, x1, #5
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
@@ -8099,9 +8986,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1503fd // mov x29, x21
 	WORD $0xaa1403fe // mov x30, x20
 	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x1400001f // b 0x7ea0 <k_attend_values_q8+0x898>
+	WORD $0x1400001f // b 0x8c7c <k_attend_values_q8+0x898>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0x2d7fc410 // ldp s16, s17, [x0, #-0x4]
 	WORD $0xf1000673 // subs x19, x19, #0x1
@@ -8129,13 +9016,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
 	WORD $0x4e33ce01 // fmla v1.4s, v16.4s, v19.4s
 	WORD $0x4e33ce20 // fmla v0.4s, v17.4s, v19.4s
-	WORD $0x54fff7e0 // b.eq 0x7d98 <k_attend_values_q8+0x790>
+	WORD $0x54fff7e0 // b.eq 0x8b74 <k_attend_values_q8+0x790>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffc82 // b.hs 0x7e34 <k_attend_values_q8+0x82c>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffbeb // cbnz w11, 0x7e28 <k_attend_values_q8+0x820>
+	WORD $0x54fffc82 // b.hs 0x8c10 <k_attend_values_q8+0x82c>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffbeb // cbnz w11, 0x8c04 <k_attend_values_q8+0x820>
 	WORD $0x52800811 // mov w17, #0x40 // =64
-	WORD $0x17ffffdf // b 0x7e30 <k_attend_values_q8+0x828>
+	WORD $0x17ffffdf // b 0x8c0c <k_attend_values_q8+0x828>
 	WORD $0xf9401ffa // ldr x26, [sp, #0x38]
 	WORD $0xa9419bf7 // ldp x23, x6, [sp, #0x18]
 	WORD $0xf94007e4 // ldr x4, [sp, #0x8]
@@ -8194,7 +9081,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b150314 // add x20, x24, x21
 	WORD $0x8b190315 // add x21, x24, x25
 	WORD $0x8b170316 // add x22, x24, x23
-	WORD $0x1400000e // b 0x7fd8 <k_attend_values_q8+0x9d0>
+	WORD $0x1400000e // b 0x8db4 <k_attend_values_q8+0x9d0>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -8207,10 +9094,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca66a02 // str q2, [x16, x6]
 	WORD $0x3ca76a01 // str q1, [x16, x7]
 	WORD $0x3cb36a00 // str q0, [x16, x19]
-	WORD $0x540005ac // b.gt 0x8088 <k_attend_values_q8+0xa80>
+	WORD $0x540005ac // b.gt 0x8e64 <k_attend_values_q8+0xa80>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0e019f // cmp x12, x14
-	WORD $0x54fffe2d // b.le 0x7fa4 <k_attend_values_q8+0x99c>
+	WORD $0x54fffe2d // b.le 0x8d80 <k_attend_values_q8+0x99c>
 	WORD $0xd345fc50 // lsr x16, x2, #5
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8223,9 +9110,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1102f7 // add x23, x23, x17
 	WORD $0xaa0403fb // mov x27, x4
 	WORD $0xaa0003fd // mov x29, x0
-	WORD $0x14000017 // b 0x8070 <k_attend_values_q8+0xa68>
+	WORD $0x14000017 // b 0x8e4c <k_attend_values_q8+0xa68>
 	WORD $0x5280101e // mov w30, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b1e0129 // add x9, x9, x30
 	WORD $0xbc626ae4 // ldr s4, [x23, x2]
 	WORD $0x7d400205 // ldr h5, [x16]
@@ -8245,35 +9132,35 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
 	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x54fffa20 // b.eq 0x7fb0 <k_attend_values_q8+0x9a8>
+	WORD $0x54fffa20 // b.eq 0x8d8c <k_attend_values_q8+0x9a8>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffd82 // b.hs 0x8024 <k_attend_values_q8+0xa1c>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffceb // cbnz w11, 0x8018 <k_attend_values_q8+0xa10>
+	WORD $0x54fffd82 // b.hs 0x8e00 <k_attend_values_q8+0xa1c>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffceb // cbnz w11, 0x8df4 <k_attend_values_q8+0xa10>
 	WORD $0x5280081e // mov w30, #0x40 // =64
-	WORD $0x17ffffe7 // b 0x8020 <k_attend_values_q8+0xa18>
+	WORD $0x17ffffe7 // b 0x8dfc <k_attend_values_q8+0xa18>
 	WORD $0xf94017fe // ldr x30, [sp, #0x28]
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0x91000bcf // add x15, x30, #0x2
 	WORD $0xeb0c01ff // cmp x15, x12
-	WORD $0x54ffb30c // b.gt 0x76f8 <k_attend_values_q8+0xf0>
+	WORD $0x54ffb30c // b.gt 0x84d4 <k_attend_values_q8+0xf0>
 	WORD $0xd37ef7d0 // lsl x16, x30, #2
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x540002ea // b.ge 0x8100 <k_attend_values_q8+0xaf8>
+	WORD $0x540002ea // b.ge 0x8edc <k_attend_values_q8+0xaf8>
 	WORD $0xaa1f03f6 // mov x22, xzr
 	WORD $0xb27e02cc // orr x12, x22, #0x4
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x540011ad // b.le 0x82e8 <k_attend_values_q8+0xce0>
+	WORD $0x540011ad // b.le 0x90c4 <k_attend_values_q8+0xce0>
 	WORD $0xaa0f03fe // mov x30, x15
 	WORD $0xf9400bec // ldr x12, [sp, #0x10]
 	WORD $0xeb0c01ff // cmp x15, x12
-	WORD $0x540000ea // b.ge 0x80e0 <k_attend_values_q8+0xad8>
+	WORD $0x540000ea // b.ge 0x8ebc <k_attend_values_q8+0xad8>
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x54001bca // b.ge 0x8444 <k_attend_values_q8+0xe3c>
+	WORD $0x54001bca // b.ge 0x9220 <k_attend_values_q8+0xe3c>
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xb27e018d // orr x13, x12, #0x4
 	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x5400274d // b.le 0x85c4 <k_attend_values_q8+0xfbc>
+	WORD $0x5400274d // b.le 0x93a0 <k_attend_values_q8+0xfbc>
 	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
@@ -8322,7 +9209,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0604e5 // add x5, x7, x6, lsl #1
 	WORD $0xd37ff807 // lsl x7, x0, #1
 	WORD $0xcb0c0026 // sub x6, x1, x12
-	WORD $0x14000015 // b 0x81f4 <k_attend_values_q8+0xbec>
+	WORD $0x14000015 // b 0x8fd0 <k_attend_values_q8+0xbec>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -8342,10 +9229,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad011005 // stp q5, q4, [x0, #0x20]
 	WORD $0xad0009c3 // stp q3, q2, [x14]
 	WORD $0xad0101c1 // stp q1, q0, [x14, #0x20]
-	WORD $0x54fff5ec // b.gt 0x80ac <k_attend_values_q8+0xaa4>
+	WORD $0x54fff5ec // b.gt 0x8e88 <k_attend_values_q8+0xaa4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0c003f // cmp x1, x12
-	WORD $0x54fffd4d // b.le 0x81a4 <k_attend_values_q8+0xb9c>
+	WORD $0x54fffd4d // b.le 0x8f80 <k_attend_values_q8+0xb9c>
 	WORD $0xd345fdae // lsr x14, x13, #5
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8360,9 +9247,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1403f6 // mov x22, x20
 	WORD $0xaa1303f7 // mov x23, x19
 	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0x14000026 // b 0x82d0 <k_attend_values_q8+0xcc8>
+	WORD $0x14000026 // b 0x90ac <k_attend_values_q8+0xcc8>
 	WORD $0x52801019 // mov w25, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b190129 // add x9, x9, x25
 	WORD $0x2d7f4410 // ldp s16, s17, [x0, #-0x8]
 	WORD $0xf1000718 // subs x24, x24, #0x1
@@ -8397,13 +9284,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
 	WORD $0x4e34ce41 // fmla v1.4s, v18.4s, v20.4s
 	WORD $0x4e34ce60 // fmla v0.4s, v19.4s, v20.4s
-	WORD $0x54fff7a0 // b.eq 0x81c0 <k_attend_values_q8+0xbb8>
+	WORD $0x54fff7a0 // b.eq 0x8f9c <k_attend_values_q8+0xbb8>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffba2 // b.hs 0x8248 <k_attend_values_q8+0xc40>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffb0b // cbnz w11, 0x823c <k_attend_values_q8+0xc34>
+	WORD $0x54fffba2 // b.hs 0x9024 <k_attend_values_q8+0xc40>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffb0b // cbnz w11, 0x9018 <k_attend_values_q8+0xc34>
 	WORD $0x52800819 // mov w25, #0x40 // =64
-	WORD $0x17ffffd8 // b 0x8244 <k_attend_values_q8+0xc3c>
+	WORD $0x17ffffd8 // b 0x9020 <k_attend_values_q8+0xc3c>
 	WORD $0xa9453751 // ldp x17, x13, [x26, #0x50]
 	WORD $0x91007d03 // add x3, x8, #0x1f
 	WORD $0xf94007e0 // ldr x0, [sp, #0x8]
@@ -8446,7 +9333,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef482 // lsl x2, x4, #2
 	WORD $0xcb0e01a4 // sub x4, x13, x14
 	WORD $0x8b070266 // add x6, x19, x7
-	WORD $0x14000009 // b 0x83b4 <k_attend_values_q8+0xdac>
+	WORD $0x14000009 // b 0x9190 <k_attend_values_q8+0xdac>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x8b160a27 // add x7, x17, x22, lsl #2
 	WORD $0x9100118c // add x12, x12, #0x4
@@ -8454,10 +9341,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08019f // cmp x12, x8
 	WORD $0x3ca268e1 // str q1, [x7, x2]
 	WORD $0x3ca368e0 // str q0, [x7, x3]
-	WORD $0x54ffe84c // b.gt 0x80b8 <k_attend_values_q8+0xab0>
+	WORD $0x54ffe84c // b.gt 0x8e94 <k_attend_values_q8+0xab0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0e01bf // cmp x13, x14
-	WORD $0x54fffecd // b.le 0x8394 <k_attend_values_q8+0xd8c>
+	WORD $0x54fffecd // b.le 0x9170 <k_attend_values_q8+0xd8c>
 	WORD $0xd345fec7 // lsr x7, x22, #5
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf9400b53 // ldr x19, [x26, #0x10]
@@ -8466,9 +9353,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0403f7 // mov x23, x4
 	WORD $0x8b070407 // add x7, x0, x7, lsl #1
 	WORD $0x8b100273 // add x19, x19, x16
-	WORD $0x14000013 // b 0x842c <k_attend_values_q8+0xe24>
+	WORD $0x14000013 // b 0x9208 <k_attend_values_q8+0xe24>
 	WORD $0x52801018 // mov w24, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b180129 // add x9, x9, x24
 	WORD $0xbc766a62 // ldr s2, [x19, x22]
 	WORD $0x7d4000e3 // ldr h3, [x7]
@@ -8484,13 +9371,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc4046a3 // ldr s3, [x21], #0x4
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54fffb80 // b.eq 0x8398 <k_attend_values_q8+0xd90>
+	WORD $0x54fffb80 // b.eq 0x9174 <k_attend_values_q8+0xd90>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffe02 // b.hs 0x83f0 <k_attend_values_q8+0xde8>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffd6b // cbnz w11, 0x83e4 <k_attend_values_q8+0xddc>
+	WORD $0x54fffe02 // b.hs 0x91cc <k_attend_values_q8+0xde8>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffd6b // cbnz w11, 0x91c0 <k_attend_values_q8+0xddc>
 	WORD $0x52800818 // mov w24, #0x40 // =64
-	WORD $0x17ffffeb // b 0x83ec <k_attend_values_q8+0xde4>
+	WORD $0x17ffffeb // b 0x91c8 <k_attend_values_q8+0xde4>
 	WORD $0xa945334e // ldp x14, x12, [x26, #0x50]
 	WORD $0xd345fd00 // lsr x0, x8, #5
 	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
@@ -8523,7 +9410,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0442 // add x2, x2, x14, lsl #1
 	WORD $0x8b0600a5 // add x5, x5, x6
 	WORD $0x5280020e // mov w14, #0x10 // =16
-	WORD $0x1400000d // b 0x84f8 <k_attend_values_q8+0xef0>
+	WORD $0x1400000d // b 0x92d4 <k_attend_values_q8+0xef0>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -8535,10 +9422,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91004231 // add x17, x17, #0x10
 	WORD $0xad000803 // stp q3, q2, [x0]
 	WORD $0xad010001 // stp q1, q0, [x0, #0x20]
-	WORD $0x54ffdf0c // b.gt 0x80d4 <k_attend_values_q8+0xacc>
+	WORD $0x54ffdf0c // b.gt 0x8eb0 <k_attend_values_q8+0xacc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb1001ff // cmp x15, x16
-	WORD $0x54fffe4d // b.le 0x84c8 <k_attend_values_q8+0xec0>
+	WORD $0x54fffe4d // b.le 0x92a4 <k_attend_values_q8+0xec0>
 	WORD $0xd345fdac // lsr x12, x13, #5
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8548,9 +9435,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c044c // add x12, x2, x12, lsl #1
 	WORD $0xaa0403e7 // mov x7, x4
 	WORD $0x8b110000 // add x0, x0, x17
-	WORD $0x14000021 // b 0x85ac <k_attend_values_q8+0xfa4>
+	WORD $0x14000021 // b 0x9388 <k_attend_values_q8+0xfa4>
 	WORD $0x52801013 // mov w19, #0x80 // =128
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x8b130129 // add x9, x9, x19
 	WORD $0x2d7f1404 // ldp s4, s5, [x0, #-0x8]
 	WORD $0xf10004e7 // subs x7, x7, #0x1
@@ -8580,13 +9467,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
 	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
 	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0x54fff960 // b.eq 0x84d4 <k_attend_values_q8+0xecc>
+	WORD $0x54fff960 // b.eq 0x92b0 <k_attend_values_q8+0xecc>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffc42 // b.hs 0x8538 <k_attend_values_q8+0xf30>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0x35fffbab // cbnz w11, 0x852c <k_attend_values_q8+0xf24>
+	WORD $0x54fffc42 // b.hs 0x9314 <k_attend_values_q8+0xf30>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0x35fffbab // cbnz w11, 0x9308 <k_attend_values_q8+0xf24>
 	WORD $0x52800813 // mov w19, #0x40 // =64
-	WORD $0x17ffffdd // b 0x8534 <k_attend_values_q8+0xf2c>
+	WORD $0x17ffffdd // b 0x9310 <k_attend_values_q8+0xf2c>
 	WORD $0xa9453b4f // ldp x15, x14, [x26, #0x50]
 	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
 	WORD $0xf9402750 // ldr x16, [x26, #0x48]
@@ -8619,16 +9506,16 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0600a3 // add x3, x5, x6
 	WORD $0x8b000440 // add x0, x2, x0, lsl #1
 	WORD $0xcb0e01e2 // sub x2, x15, x14
-	WORD $0x14000007 // b 0x8660 <k_attend_values_q8+0x1058>
+	WORD $0x14000007 // b 0x943c <k_attend_values_q8+0x1058>
 	WORD $0xd37ef584 // lsl x4, x12, #2
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0x3ca46a20 // str q0, [x17, x4]
-	WORD $0x54ffd42c // b.gt 0x80e0 <k_attend_values_q8+0xad8>
+	WORD $0x54ffd42c // b.gt 0x8ebc <k_attend_values_q8+0xad8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xeb0e01ff // cmp x15, x14
-	WORD $0x54ffff0d // b.le 0x8648 <k_attend_values_q8+0x1040>
+	WORD $0x54ffff0d // b.le 0x9424 <k_attend_values_q8+0x1040>
 	WORD $0xd344fd84 // lsr x4, x12, #4
 	WORD $0xf9400b45 // ldr x5, [x26, #0x10]
 	WORD $0xaa0303e6 // mov x6, x3
@@ -8636,8 +9523,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927fe884 // and x4, x4, #0xffffffffffffffe
 	WORD $0x8b1000a5 // add x5, x5, x16
 	WORD $0x8b040004 // add x4, x0, x4
-	WORD $0x370001eb // tbnz w11, #0x0, 0x86c4 <k_attend_values_q8+0x10bc>
-	WORD $0x14000021 // b 0x8710 <k_attend_values_q8+0x1108>
+	WORD $0x370001eb // tbnz w11, #0x0, 0x94a0 <k_attend_values_q8+0x10bc>
+	WORD $0x14000021 // b 0x94ec <k_attend_values_q8+0x1108>
 	WORD $0xbc6c68a1 // ldr s1, [x5, x12]
 	WORD $0x7d400082 // ldr h2, [x4]
 	WORD $0xf10004e7 // subs x7, x7, #0x1
@@ -8650,13 +9537,13 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f829021 // fmul v1.4s, v1.4s, v2.s[0]
 	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54fffc40 // b.eq 0x8648 <k_attend_values_q8+0x1040>
+	WORD $0x54fffc40 // b.eq 0x9424 <k_attend_values_q8+0x1040>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffe42 // b.hs 0x8690 <k_attend_values_q8+0x1088>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
-	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x54fffe42 // b.hs 0x946c <k_attend_values_q8+0x1088>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x17ffffee // b 0x8690 <k_attend_values_q8+0x1088>
+	WORD $0x17ffffee // b 0x946c <k_attend_values_q8+0x1088>
 	WORD $0xbc6c68a1 // ldr s1, [x5, x12]
 	WORD $0x7d400082 // ldr h2, [x4]
 	WORD $0xf10004e7 // subs x7, x7, #0x1
@@ -8669,176 +9556,249 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f829021 // fmul v1.4s, v1.4s, v2.s[0]
 	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54fff9e0 // b.eq 0x8648 <k_attend_values_q8+0x1040>
+	WORD $0x54fff9e0 // b.eq 0x9424 <k_attend_values_q8+0x1040>
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fffe42 // b.hs 0x86dc <k_attend_values_q8+0x10d4>
-	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x54fffe42 // b.hs 0x94b8 <k_attend_values_q8+0x10d4>
+	WORD $0xf9800120 // prfm pldl1keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x17ffffef // b 0x86dc <k_attend_values_q8+0x10d4>
+	WORD $0x17ffffef // b 0x94b8 <k_attend_values_q8+0x10d4>
 
 	// attend_merge
 	WORD $0xf9402008 // ldr x8, [x0, #0x40]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540012cb // b.lt 0x8984 <k_attend_merge+0x260>
-	WORD $0x529589eb // mov w11, #0xac4f // =44111
-	WORD $0x528e430c // mov w12, #0x7218 // =29208
+	WORD $0x54001d0b // b.lt 0x98a8 <k_attend_merge+0x3a8>
+	WORD $0xd101c3ff // sub sp, sp, #0x70
+	WORD $0x529589ec // mov w12, #0xac4f // =44111
 	WORD $0x5295476d // mov w13, #0xaa3b // =43579
-	WORD $0x72b855cb // movk w11, #0xc2ae, lsl #16
-	WORD $0x72a8562c // movk w12, #0x42b1, lsl #16
-	WORD $0x6f03d7f0 // mvni v16.4s, #0x7f, msl #16
-	WORD $0x4e040d60 // dup v0.4s, w11
-	WORD $0x5290000b // mov w11, #0x8000 // =32768
-	WORD $0x4e040d81 // dup v1.4s, w12
-	WORD $0x72b7e62b // movk w11, #0xbf31, lsl #16
-	WORD $0x528d2cec // mov w12, #0x6967 // =26983
+	WORD $0x5295554e // mov w14, #0xaaaa // =43690
+	WORD $0x72b855cc // movk w12, #0xc2ae, lsl #16
 	WORD $0x72a7f70d // movk w13, #0x3fb8, lsl #16
-	WORD $0x4e040d63 // dup v3.4s, w11
-	WORD $0x5290106b // mov w11, #0x8083 // =32899
+	WORD $0x72a7c54e // movk w14, #0x3e2a, lsl #16
+	WORD $0x4e040d80 // dup v0.4s, w12
+	WORD $0x5290000c // mov w12, #0x8000 // =32768
+	WORD $0x4e040da1 // dup v1.4s, w13
+	WORD $0x72b7e62c // movk w12, #0xbf31, lsl #16
+	WORD $0x528879cd // mov w13, #0x43ce // =17358
+	WORD $0x4f03f606 // fmov v6.4s, #1.00000000
+	WORD $0x4e040d82 // dup v2.4s, w12
+	WORD $0x5290106c // mov w12, #0x8083 // =32899
+	WORD $0x72a756ed // movk w13, #0x3ab7, lsl #16
+	WORD $0x72a72bcc // movk w12, #0x395e, lsl #16
+	WORD $0x4e040da5 // dup v5.4s, w13
+	WORD $0x5295382d // mov w13, #0xa9c1 // =43457
+	WORD $0x4e040d83 // dup v3.4s, w12
+	WORD $0x528d2cec // mov w12, #0x6967 // =26983
+	WORD $0x72a7a54d // movk w13, #0x3d2a, lsl #16
 	WORD $0x72a72a0c // movk w12, #0x3950, lsl #16
-	WORD $0x72a72bcb // movk w11, #0x395e, lsl #16
-	WORD $0x4e040d85 // dup v5.4s, w12
-	WORD $0x5295382c // mov w12, #0xa9c1 // =43457
-	WORD $0x4e040d64 // dup v4.4s, w11
-	WORD $0x528879cb // mov w11, #0x43ce // =17358
-	WORD $0x4e040da2 // dup v2.4s, w13
-	WORD $0x72a756eb // movk w11, #0x3ab7, lsl #16
-	WORD $0x72a7a54c // movk w12, #0x3d2a, lsl #16
-	WORD $0x5295554d // mov w13, #0xaaaa // =43690
-	WORD $0x4e040d66 // dup v6.4s, w11
-	WORD $0x5291210b // mov w11, #0x8908 // =35080
-	WORD $0x72a7c54d // movk w13, #0x3e2a, lsl #16
-	WORD $0x72a7810b // movk w11, #0x3c08, lsl #16
-	WORD $0x4f03f607 // fmov v7.4s, #1.00000000
-	WORD $0x6ea0fa10 // fneg v16.4s, v16.4s
-	WORD $0x4e040d92 // dup v18.4s, w12
-	WORD $0x52bff00c // mov w12, #-0x800000 // =-8388608
-	WORD $0x4e040d71 // dup v17.4s, w11
-	WORD $0x4e040db3 // dup v19.4s, w13
-	WORD $0x1e270194 // fmov s20, w12
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0x4e040db0 // dup v16.4s, w13
+	WORD $0x4e040dd1 // dup v17.4s, w14
+	WORD $0x4e040d84 // dup v4.4s, w12
+	WORD $0x5291210c // mov w12, #0x8908 // =35080
+	WORD $0xf940040b // ldr x11, [x0, #0x8]
+	WORD $0x72a7810c // movk w12, #0x3c08, lsl #16
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x1400000a // b 0x87f0 <k_attend_merge+0xcc>
-	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
-	WORD $0xbd4001b7 // ldr s23, [x13]
-	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
-	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
-	WORD $0xbd000197 // str s23, [x12]
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x91001129 // add x9, x9, #0x4
+	WORD $0x4e040d87 // dup v7.4s, w12
+	WORD $0x5280008c // mov w12, #0x4 // =4
+	WORD $0x52bff00d // mov w13, #-0x800000 // =-8388608
+	WORD $0x910083ee // add x14, sp, #0x20
+	WORD $0x910043ef // add x15, sp, #0x10
+	WORD $0x910003f0 // mov x16, sp
+	WORD $0xaa0803e1 // mov x1, x8
+	WORD $0xa90367fa // stp x26, x25, [sp, #0x30]
+	WORD $0xa9045ff8 // stp x24, x23, [sp, #0x40]
+	WORD $0xa90557f6 // stp x22, x21, [sp, #0x50]
+	WORD $0xa9064ff4 // stp x20, x19, [sp, #0x60]
+	WORD $0x14000006 // b 0x95cc <k_attend_merge+0xcc>
+	WORD $0x9100114a // add x10, x10, #0x4
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0xaa1103e1 // mov x1, x17
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54000cc0 // b.eq 0x8984 <k_attend_merge+0x260>
-	WORD $0xbc6a7975 // ldr s21, [x11, x10, lsl #2]
-	WORD $0x1e3422a0 // fcmp s21, s20
-	WORD $0x54ffff40 // b.eq 0x87e0 <k_attend_merge+0xbc>
-	WORD $0xa940340c // ldp x12, x13, [x0]
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x4ea61cda // mov v26.16b, v6.16b
+	WORD $0x5400166a // b.ge 0x9894 <k_attend_merge+0x394>
+	WORD $0xf1001031 // subs x17, x1, #0x4
+	WORD $0xcb0a0103 // sub x3, x8, x10
+	WORD $0x8b0a0964 // add x4, x11, x10, lsl #2
+	WORD $0x9a8cb021 // csel x1, x1, x12, lt
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x9a9fc421 // csinc x1, x1, xzr, gt
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x5400016c // b.gt 0x9614 <k_attend_merge+0x114>
+	WORD $0xbd400094 // ldr s20, [x4]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x540001ab // b.lt 0x9628 <k_attend_merge+0x128>
+	WORD $0x91001082 // add x2, x4, #0x4
+	WORD $0x0d409054 // ld1 { v20.s }[1], [x2]
+	WORD $0x540001c1 // b.ne 0x9638 <k_attend_merge+0x138>
+	WORD $0xf9401002 // ldr x2, [x0, #0x20]
+	WORD $0xd37ef544 // lsl x4, x10, #2
+	WORD $0xfc646853 // ldr d19, [x2, x4]
+	WORD $0x14000011 // b 0x9654 <k_attend_merge+0x154>
+	WORD $0xf9401002 // ldr x2, [x0, #0x20]
+	WORD $0xd37ef545 // lsl x5, x10, #2
+	WORD $0x3dc00094 // ldr q20, [x4]
+	WORD $0x3ce56853 // ldr q19, [x2, x5]
+	WORD $0x1400000c // b 0x9654 <k_attend_merge+0x154>
+	WORD $0xf9401002 // ldr x2, [x0, #0x20]
+	WORD $0x8b0a0844 // add x4, x2, x10, lsl #2
+	WORD $0xbd400093 // ldr s19, [x4]
+	WORD $0x14000008 // b 0x9654 <k_attend_merge+0x154>
+	WORD $0xf9401002 // ldr x2, [x0, #0x20]
+	WORD $0x91002084 // add x4, x4, #0x8
+	WORD $0x4d408094 // ld1 { v20.s }[2], [x4]
+	WORD $0x8b0a0845 // add x5, x2, x10, lsl #2
+	WORD $0xfc4084b3 // ldr d19, [x5], #0x8
+	WORD $0x4d4080b3 // ld1 { v19.s }[2], [x5]
+	WORD $0x4e1c1ff3 // mov v19.s[3], wzr
+	WORD $0x6eb3e692 // fcmgt v18.4s, v20.4s, v19.4s
+	WORD $0x4ea51cb9 // mov v25.16b, v5.16b
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x4ea51cba // mov v26.16b, v5.16b
+	WORD $0x4ea71cfb // mov v27.16b, v7.16b
+	WORD $0x4ea71cfc // mov v28.16b, v7.16b
+	WORD $0x4eb11e3d // mov v29.16b, v17.16b
+	WORD $0x6e731e92 // bsl v18.16b, v20.16b, v19.16b
+	WORD $0x4eb2d695 // fsub v21.4s, v20.4s, v18.4s
+	WORD $0x4eb2d676 // fsub v22.4s, v19.4s, v18.4s
+	WORD $0x3d8003f2 // str q18, [sp]
+	WORD $0x6eb5e413 // fcmgt v19.4s, v0.4s, v21.4s
+	WORD $0x6eb6e414 // fcmgt v20.4s, v0.4s, v22.4s
+	WORD $0x6eb31c15 // bit v21.16b, v0.16b, v19.16b
+	WORD $0x6eb41c16 // bit v22.16b, v0.16b, v20.16b
+	WORD $0x6e21deb7 // fmul v23.4s, v21.4s, v1.4s
+	WORD $0x6e21ded8 // fmul v24.4s, v22.4s, v1.4s
+	WORD $0x4e218af7 // frintn v23.4s, v23.4s
+	WORD $0x4e218b18 // frintn v24.4s, v24.4s
+	WORD $0x4e37cc55 // fmla v21.4s, v2.4s, v23.4s
+	WORD $0x4e38cc56 // fmla v22.4s, v2.4s, v24.4s
+	WORD $0x4e37cc75 // fmla v21.4s, v3.4s, v23.4s
+	WORD $0x4e38cc76 // fmla v22.4s, v3.4s, v24.4s
+	WORD $0x4ea1baf7 // fcvtzs v23.4s, v23.4s
+	WORD $0x4ea1bb18 // fcvtzs v24.4s, v24.4s
+	WORD $0x4e35cc99 // fmla v25.4s, v4.4s, v21.4s
+	WORD $0x4e36cc9a // fmla v26.4s, v4.4s, v22.4s
+	WORD $0x4e39cebb // fmla v27.4s, v21.4s, v25.4s
+	WORD $0x4e3acedc // fmla v28.4s, v22.4s, v26.4s
+	WORD $0x4eb01e19 // mov v25.16b, v16.16b
+	WORD $0x4eb01e1a // mov v26.16b, v16.16b
+	WORD $0x4e3bceb9 // fmla v25.4s, v21.4s, v27.4s
+	WORD $0x4e3cceda // fmla v26.4s, v22.4s, v28.4s
 	WORD $0x4eb11e3b // mov v27.16b, v17.16b
-	WORD $0xf9402410 // ldr x16, [x0, #0x48]
-	WORD $0xa942b80f // ldp x15, x14, [x0, #0x28]
-	WORD $0xbc6a79b6 // ldr s22, [x13, x10, lsl #2]
-	WORD $0x1e3522c0 // fcmp s22, s21
-	WORD $0x1e35ced7 // fcsel s23, s22, s21, gt
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0xbc2a79b7 // str s23, [x13, x10, lsl #2]
-	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
-	WORD $0x1e373ad6 // fsub s22, s22, s23
-	WORD $0x1e373ab5 // fsub s21, s21, s23
-	WORD $0xbc6a7a37 // ldr s23, [x17, x10, lsl #2]
-	WORD $0x6e0406d8 // mov v24.s[0], v22.s[0]
-	WORD $0x6e0c06b8 // mov v24.s[1], v21.s[0]
-	WORD $0x6ea1e715 // fcmgt v21.4s, v24.4s, v1.4s
-	WORD $0x6eb8e416 // fcmgt v22.4s, v0.4s, v24.4s
-	WORD $0x6eb51c38 // bit v24.16b, v1.16b, v21.16b
-	WORD $0x6eb61c18 // bit v24.16b, v0.16b, v22.16b
-	WORD $0x6e22df19 // fmul v25.4s, v24.4s, v2.4s
-	WORD $0x4e218b39 // frintn v25.4s, v25.4s
-	WORD $0x4e39cc78 // fmla v24.4s, v3.4s, v25.4s
-	WORD $0x4e39cc98 // fmla v24.4s, v4.4s, v25.4s
-	WORD $0x4ea1bb39 // fcvtzs v25.4s, v25.4s
-	WORD $0x4e38ccba // fmla v26.4s, v5.4s, v24.4s
-	WORD $0x4f3f073c // sshr v28.4s, v25.4s, #0x1
-	WORD $0x6ebc8739 // sub v25.4s, v25.4s, v28.4s
-	WORD $0x4e3acf1b // fmla v27.4s, v24.4s, v26.4s
-	WORD $0x4eb21e5a // mov v26.16b, v18.16b
-	WORD $0x4f375739 // shl v25.4s, v25.4s, #0x17
-	WORD $0x4e3bcf1a // fmla v26.4s, v24.4s, v27.4s
-	WORD $0x4eb31e7b // mov v27.16b, v19.16b
-	WORD $0x4ea78739 // add v25.4s, v25.4s, v7.4s
-	WORD $0x4e3acf1b // fmla v27.4s, v24.4s, v26.4s
-	WORD $0x4f0167fa // movi v26.4s, #0x3f, lsl #24
-	WORD $0x4e3bcf1a // fmla v26.4s, v24.4s, v27.4s
-	WORD $0x6e38df1b // fmul v27.4s, v24.4s, v24.4s
-	WORD $0x4e3acf78 // fmla v24.4s, v27.4s, v26.4s
-	WORD $0x4f37579a // shl v26.4s, v28.4s, #0x17
-	WORD $0x4ea7875a // add v26.4s, v26.4s, v7.4s
-	WORD $0x4e27d718 // fadd v24.4s, v24.4s, v7.4s
-	WORD $0x6e3adf18 // fmul v24.4s, v24.4s, v26.4s
-	WORD $0x6e39df18 // fmul v24.4s, v24.4s, v25.4s
-	WORD $0x6e781e15 // bsl v21.16b, v16.16b, v24.16b
-	WORD $0x4e761eb5 // bic v21.16b, v21.16b, v22.16b
-	WORD $0xbc6a79f6 // ldr s22, [x15, x10, lsl #2]
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0x5fb592d6 // fmul s22, s22, v21.s[1]
-	WORD $0x1f175ab6 // fmadd s22, s21, s23, s22
-	WORD $0xbc2a7a36 // str s22, [x17, x10, lsl #2]
-	WORD $0x5400006a // b.ge 0x88d8 <k_attend_merge+0x1b4>
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400000e // b 0x890c <k_attend_merge+0x1e8>
-	WORD $0x9b0931c1 // madd x1, x14, x9, x12
+	WORD $0x4f0167fc // movi v28.4s, #0x3f, lsl #24
+	WORD $0x4e39cebb // fmla v27.4s, v21.4s, v25.4s
+	WORD $0x4f0167f9 // movi v25.4s, #0x3f, lsl #24
+	WORD $0x4e3acedd // fmla v29.4s, v22.4s, v26.4s
+	WORD $0x6e35deba // fmul v26.4s, v21.4s, v21.4s
+	WORD $0x4e3bcebc // fmla v28.4s, v21.4s, v27.4s
+	WORD $0x6e36dedb // fmul v27.4s, v22.4s, v22.4s
+	WORD $0x4e3dced9 // fmla v25.4s, v22.4s, v29.4s
+	WORD $0x4f3f06fd // sshr v29.4s, v23.4s, #0x1
+	WORD $0x4e3ccf55 // fmla v21.4s, v26.4s, v28.4s
+	WORD $0x4f3f071a // sshr v26.4s, v24.4s, #0x1
+	WORD $0x4e39cf76 // fmla v22.4s, v27.4s, v25.4s
+	WORD $0x4f3757b9 // shl v25.4s, v29.4s, #0x17
+	WORD $0x6ebd86f7 // sub v23.4s, v23.4s, v29.4s
+	WORD $0x4f37575b // shl v27.4s, v26.4s, #0x17
+	WORD $0x6eba8718 // sub v24.4s, v24.4s, v26.4s
+	WORD $0x4e26d6b5 // fadd v21.4s, v21.4s, v6.4s
+	WORD $0x4e26d6d6 // fadd v22.4s, v22.4s, v6.4s
+	WORD $0x4ea68739 // add v25.4s, v25.4s, v6.4s
+	WORD $0x4f3756f7 // shl v23.4s, v23.4s, #0x17
+	WORD $0x4ea6877a // add v26.4s, v27.4s, v6.4s
+	WORD $0x4f375718 // shl v24.4s, v24.4s, #0x17
+	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
+	WORD $0x4ea686f7 // add v23.4s, v23.4s, v6.4s
+	WORD $0x6e3aded6 // fmul v22.4s, v22.4s, v26.4s
+	WORD $0x4ea68718 // add v24.4s, v24.4s, v6.4s
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x6e38ded6 // fmul v22.4s, v22.4s, v24.4s
+	WORD $0x4e731eb3 // bic v19.16b, v21.16b, v19.16b
+	WORD $0x4e741ed4 // bic v20.16b, v22.16b, v20.16b
+	WORD $0xad00cff4 // stp q20, q19, [sp, #0x10]
+	WORD $0x54fff30b // b.lt 0x95b8 <k_attend_merge+0xb8>
 	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0x9b0935e2 // madd x2, x15, x9, x13
-	WORD $0x3cc10456 // ldr q22, [x2], #0x10
-	WORD $0x3dc00037 // ldr q23, [x1]
-	WORD $0x91002064 // add x4, x3, #0x8
-	WORD $0x91001071 // add x17, x3, #0x4
-	WORD $0x4fb592d6 // fmul v22.4s, v22.4s, v21.s[1]
-	WORD $0xeb10009f // cmp x4, x16
-	WORD $0xaa1103e3 // mov x3, x17
-	WORD $0x4f9512f6 // fmla v22.4s, v23.4s, v21.s[0]
-	WORD $0x3c810436 // str q22, [x1], #0x10
-	WORD $0x54fffeed // b.le 0x88e4 <k_attend_merge+0x1c0>
-	WORD $0xeb110210 // subs x16, x16, x17
-	WORD $0x54fff68d // b.le 0x87e0 <k_attend_merge+0xbc>
-	WORD $0x9b0a7dce // mul x14, x14, x10
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x9b0a7def // mul x15, x15, x10
-	WORD $0x8b0e098c // add x12, x12, x14, lsl #2
-	WORD $0x8b11098c // add x12, x12, x17, lsl #2
-	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
-	WORD $0xbd400196 // ldr s22, [x12]
-	WORD $0x54fff4eb // b.lt 0x87cc <k_attend_merge+0xa8>
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d4091d6 // ld1 { v22.s }[1], [x14]
-	WORD $0x540000e1 // b.ne 0x8958 <k_attend_merge+0x234>
-	WORD $0xd37ef62e // lsl x14, x17, #2
-	WORD $0xfc6e69b7 // ldr d23, [x13, x14]
-	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
-	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
-	WORD $0xfd000197 // str d23, [x12]
-	WORD $0x17ffffa3 // b 0x87e0 <k_attend_merge+0xbc>
-	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
-	WORD $0xfc4085b7 // ldr d23, [x13], #0x8
-	WORD $0x4d4081b7 // ld1 { v23.s }[2], [x13]
-	WORD $0x9100218d // add x13, x12, #0x8
-	WORD $0x4d4081b6 // ld1 { v22.s }[2], [x13]
-	WORD $0x4e1c1ff7 // mov v23.s[3], wzr
-	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
-	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
-	WORD $0xfd000197 // str d23, [x12]
-	WORD $0x4d0081b7 // st1 { v23.s }[2], [x13]
-	WORD $0x17ffff98 // b 0x87e0 <k_attend_merge+0xbc>
+	WORD $0xaa0903e4 // mov x4, x9
+	WORD $0x1400000a // b 0x978c <k_attend_merge+0x28c>
+	WORD $0x8b1608c6 // add x6, x6, x22, lsl #2
+	WORD $0xbd4000d5 // ldr s21, [x6]
+	WORD $0x4f9292b2 // fmul v18.4s, v21.4s, v18.s[0]
+	WORD $0x4f931292 // fmla v18.4s, v20.4s, v19.s[0]
+	WORD $0xbd0000b2 // str s18, [x5]
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x91001084 // add x4, x4, #0x4
+	WORD $0xeb01007f // cmp x3, x1
+	WORD $0x54fff180 // b.eq 0x95b8 <k_attend_merge+0xb8>
+	WORD $0x8b0a0065 // add x5, x3, x10
+	WORD $0x1e2701b3 // fmov s19, w13
+	WORD $0xbc657852 // ldr s18, [x2, x5, lsl #2]
+	WORD $0x1e332240 // fcmp s18, s19
+	WORD $0x54ffff00 // b.eq 0x977c <k_attend_merge+0x27c>
+	WORD $0xa9429c06 // ldp x6, x7, [x0, #0x28]
+	WORD $0xbc637a12 // ldr s18, [x16, x3, lsl #2]
+	WORD $0xbc257972 // str s18, [x11, x5, lsl #2]
+	WORD $0xbc6379f2 // ldr s18, [x15, x3, lsl #2]
+	WORD $0xf9402415 // ldr x21, [x0, #0x48]
+	WORD $0xf9400013 // ldr x19, [x0]
+	WORD $0xf9401c14 // ldr x20, [x0, #0x38]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0xbc6578d3 // ldr s19, [x6, x5, lsl #2]
+	WORD $0xa9411816 // ldp x22, x6, [x0, #0x10]
+	WORD $0x1e330a54 // fmul s20, s18, s19
+	WORD $0xbc6379d3 // ldr s19, [x14, x3, lsl #2]
+	WORD $0xbc657ad5 // ldr s21, [x22, x5, lsl #2]
+	WORD $0x1f155274 // fmadd s20, s19, s21, s20
+	WORD $0xbc257ad4 // str s20, [x22, x5, lsl #2]
+	WORD $0x5400006a // b.ge 0x97e8 <k_attend_merge+0x2e8>
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x1400000e // b 0x981c <k_attend_merge+0x31c>
+	WORD $0x9b044cf7 // madd x23, x7, x4, x19
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0x9b041a98 // madd x24, x20, x4, x6
+	WORD $0x3cc10714 // ldr q20, [x24], #0x10
+	WORD $0x3dc002f5 // ldr q21, [x23]
+	WORD $0x9100233a // add x26, x25, #0x8
+	WORD $0x91001336 // add x22, x25, #0x4
+	WORD $0x4f929294 // fmul v20.4s, v20.4s, v18.s[0]
+	WORD $0xeb15035f // cmp x26, x21
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x4f9312b4 // fmla v20.4s, v21.4s, v19.s[0]
+	WORD $0x3c8106f4 // str q20, [x23], #0x10
+	WORD $0x54fffeed // b.le 0x97f4 <k_attend_merge+0x2f4>
+	WORD $0xeb1602b5 // subs x21, x21, x22
+	WORD $0x54fffaed // b.le 0x977c <k_attend_merge+0x27c>
+	WORD $0x9b057ce7 // mul x7, x7, x5
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x9b057e94 // mul x20, x20, x5
+	WORD $0x8b070a65 // add x5, x19, x7, lsl #2
+	WORD $0x8b1608a5 // add x5, x5, x22, lsl #2
+	WORD $0x8b1408c6 // add x6, x6, x20, lsl #2
+	WORD $0xbd4000b4 // ldr s20, [x5]
+	WORD $0x54fff94b // b.lt 0x9768 <k_attend_merge+0x268>
+	WORD $0x910010a7 // add x7, x5, #0x4
+	WORD $0x0d4090f4 // ld1 { v20.s }[1], [x7]
+	WORD $0x540000e1 // b.ne 0x9868 <k_attend_merge+0x368>
+	WORD $0xd37ef6c7 // lsl x7, x22, #2
+	WORD $0xfc6768d5 // ldr d21, [x6, x7]
+	WORD $0x4f9292b2 // fmul v18.4s, v21.4s, v18.s[0]
+	WORD $0x4f931292 // fmla v18.4s, v20.4s, v19.s[0]
+	WORD $0xfd0000b2 // str d18, [x5]
+	WORD $0x17ffffc6 // b 0x977c <k_attend_merge+0x27c>
+	WORD $0x8b1608c6 // add x6, x6, x22, lsl #2
+	WORD $0xfc4084d5 // ldr d21, [x6], #0x8
+	WORD $0x4d4080d5 // ld1 { v21.s }[2], [x6]
+	WORD $0x910020a6 // add x6, x5, #0x8
+	WORD $0x4d4080d4 // ld1 { v20.s }[2], [x6]
+	WORD $0x4e1c1ff5 // mov v21.s[3], wzr
+	WORD $0x4f9292b2 // fmul v18.4s, v21.4s, v18.s[0]
+	WORD $0x4f931292 // fmla v18.4s, v20.4s, v19.s[0]
+	WORD $0xfd0000b2 // str d18, [x5]
+	WORD $0x4d0080d2 // st1 { v18.s }[2], [x6]
+	WORD $0x17ffffbb // b 0x977c <k_attend_merge+0x27c>
+	WORD $0xa9464ff4 // ldp x20, x19, [sp, #0x60]
+	WORD $0xa94557f6 // ldp x22, x21, [sp, #0x50]
+	WORD $0xa9445ff8 // ldp x24, x23, [sp, #0x40]
+	WORD $0xa94367fa // ldp x26, x25, [sp, #0x30]
+	WORD $0x9101c3ff // add sp, sp, #0x70
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

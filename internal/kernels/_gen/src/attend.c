@@ -41,8 +41,8 @@ INLINE struct pace paced(struct ahead a, long steps)
 INLINE void fetch(struct pace* a)
 {
   if (a->at >= a->end) return;
-  __builtin_prefetch(a->at, 0, 2);
-  if (a->two) __builtin_prefetch(a->at + 64, 0, 2);
+  __builtin_prefetch(a->at, 0, 3);
+  if (a->two) __builtin_prefetch(a->at + 64, 0, 3);
   a->at += a->two ? 128 : 64;
 }
 
@@ -130,51 +130,99 @@ struct attend_weights { float* s; float* top; float* sum; long lds, m, cols, fro
 
 INLINE long within(long x, long n) { return x < 0 ? 0 : x > n ? n : x; }
 
-// greatest is the largest lane of a vector without NaN.
-INLINE float greatest(vf m)
+// below is e^x of what is not above 0, but for a rounding: scores less the largest.
+INLINE vf below(vf x) { return vexp_of(x, 0); }
+
+INLINE vf greater(vf a, vf b) { return sel(a > b, a, b); }
+// greatest_four is the largest lane of each of four vectors without NaN.
+INLINE f4 greatest_four(vf a, vf b, vf c, vf d)
 {
-  for (int half = VL / 2; half > 0; half /= 2) {
-    vf o = m;
-    for (int l = 0; l < half; l++) o[l] = m[l + half];
-    m = sel(o > m, o, m);
+#if VL == 16
+  vf p = greater(SHUF(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+                 SHUF(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31));
+  vf q = greater(SHUF(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+                 SHUF(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31));
+  p = greater(SHUF(p, q, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27),
+              SHUF(p, q, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31));
+  p = greater(p, SHUF(p, p, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  p = greater(p, SHUF(p, p, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+  return SHUF(p, p, 0, 4, 8, 12);
+#elif VL == 8
+  vf p = greater(SHUF(a, b, 0, 1, 2, 3, 8, 9, 10, 11), SHUF(a, b, 4, 5, 6, 7, 12, 13, 14, 15));
+  vf q = greater(SHUF(c, d, 0, 1, 2, 3, 8, 9, 10, 11), SHUF(c, d, 4, 5, 6, 7, 12, 13, 14, 15));
+  p = greater(SHUF(p, q, 0, 1, 8, 9, 4, 5, 12, 13), SHUF(p, q, 2, 3, 10, 11, 6, 7, 14, 15));
+  p = greater(p, SHUF(p, p, 1, 0, 3, 2, 5, 4, 7, 6));
+  return SHUF(p, p, 0, 4, 2, 6);
+#else
+  vf p = greater(SHUF(a, b, 0, 1, 4, 5), SHUF(a, b, 2, 3, 6, 7));
+  vf q = greater(SHUF(c, d, 0, 1, 4, 5), SHUF(c, d, 2, 3, 6, 7));
+  return greater(SHUF(p, q, 0, 2, 4, 6), SHUF(p, q, 1, 3, 5, 7));
+#endif
+}
+
+// weights_of does some rows that see the same columns: the long chains of their exponentials pass side by side.
+#if VL == 8
+#define WM 2 // as registers allow
+#else
+#define WM 4
+#endif
+INLINE void weights_of(struct attend_weights* restrict p, const int rows, long r, long from, long to)
+{
+  const vf scale = all(p->scale), never = all(-__builtin_inff());
+  float* s[WM];
+  vf m[WM], by[WM], sums[WM];
+  for (int i = 0; i < rows; i++) {
+    s[i] = p->s + (r + i) * p->lds;
+    m[i] = never;
+    sums[i] = all(0);
+    for (long j = 0; j < from; j++) s[i][j] = -__builtin_inff();
   }
-  return m[0];
+  long j = 0;
+  for (; j + VL <= to; j += VL)
+    for (int i = 0; i < rows; i++) m[i] = greater(load(s[i] + j), m[i]);
+  if (j < to)
+    for (int i = 0; i < rows; i++) m[i] = greater(sel(first(to - j), load_part(s[i] + j, to - j), never), m[i]);
+  const f4 best = greatest_four(m[0], m[rows > 1 ? 1 : 0], m[rows > 2 ? 2 : 0], m[rows > 3 ? 3 : 0]);
+  float shift[WM];
+  for (int i = 0; i < rows; i++) {
+    shift[i] = best[i] == -__builtin_inff() ? 0 : best[i] * p->scale;
+    by[i] = all(-shift[i]);
+  }
+  for (j = 0; j + VL <= to; j += VL)
+    for (int i = 0; i < rows; i++) {
+      const vf e = below(fma(load(s[i] + j), scale, by[i]));
+      store(s[i] + j, e);
+      sums[i] = sums[i] + e;
+    }
+  if (j < to)
+    for (int i = 0; i < rows; i++) {
+      const vf e = sel(first(to - j), below(fma(load_part(s[i] + j, to - j), scale, by[i])), all(0));
+      store_part(s[i] + j, to - j, e);
+      sums[i] = sums[i] + e;
+    }
+  const f4 total = sum_four(sums[0], sums[rows > 1 ? 1 : 0], sums[rows > 2 ? 2 : 0], sums[rows > 3 ? 3 : 0]);
+  for (int i = 0; i < rows; i++) {
+    for (j = to; j < p->cols; j++) s[i][j] = 0;
+    // a row that sees nothing but NaN has no largest score, yet must not pass for an empty one
+    p->top[r + i] = best[i] == -__builtin_inff() && total[i] == 0 ? -__builtin_inff() : shift[i];
+    p->sum[r + i] = total[i];
+  }
 }
 
 // Scores become e^(scale s - top), where row r sees columns [from+r*step, to+r*step); the others become
 // 0. top is the largest scaled score of the row, -Inf when it sees nothing, sum that of its numbers.
 KERNEL(attend_weights, attend_weights)
 {
-  const vf scale = all(p->scale), never = all(-__builtin_inff());
-  for (long r = 0; r < p->m; r++) {
-    float* s = p->s + r * p->lds;
-    long from = within(p->from + r * p->step, p->cols), to = within(p->to + r * p->step, p->cols);
-    long j = 0;
-    for (; j < from; j++) s[j] = -__builtin_inff();
-    if (to < from) to = from;
-    vf m = never;
-    for (j = 0; j + VL <= to; j += VL) { vf v = load(s + j); m = sel(v > m, v, m); }
-    if (j < to) { vf v = sel(first(to - j), load_part(s + j, to - j), never); m = sel(v > m, v, m); }
-    float best = greatest(m);
-    int none = best == -__builtin_inff();
-    float shift = none ? 0 : best * p->scale;
-    const vf by = all(-shift);
-    vf sums = all(0);
-    for (j = 0; j + VL <= to; j += VL) {
-      vf e = vexp(fma(load(s + j), scale, by));
-      store(s + j, e);
-      sums = sums + e;
+  for (long r = 0; r < p->m;) {
+    const long from = within(p->from + r * p->step, p->cols), to = within(p->to + r * p->step, p->cols);
+    const long last = r + WM - 1; // which sees what the first sees, or more of what comes later
+    if (last < p->m && within(p->from + last * p->step, p->cols) == from && within(p->to + last * p->step, p->cols) == to) {
+      weights_of(p, WM, r, from, to < from ? from : to);
+      r += WM;
+    } else {
+      weights_of(p, 1, r, from, to < from ? from : to);
+      r++;
     }
-    if (j < to) {
-      vf e = sel(first(to - j), vexp(fma(load_part(s + j, to - j), scale, by)), all(0));
-      store_part(s + j, to - j, e);
-      sums = sums + e;
-    }
-    for (j = to; j < p->cols; j++) s[j] = 0;
-    float total = sum(sums);
-    // a row that sees nothing but NaN has no largest score, yet must not pass for an empty one
-    p->top[r] = none && total == 0 ? -__builtin_inff() : shift;
-    p->sum[r] = total;
   }
 }
 
@@ -245,23 +293,36 @@ KERNEL(attend_values_q8, attend_values) { values(p, Q8); }
 
 struct attend_merge { float* acc; float* top; float* sum; const float* part; const float* ptop; const float* psum; long lda, ldp, m, dim; };
 
-// Joins a page to the pages before: sums of exponentials with different largest scores.
+// Joins a page to the pages before: sums of exponentials with different largest scores. The factors of as many
+// rows as a vector has lanes are computed together.
 KERNEL(attend_merge, attend_merge)
 {
-  for (long r = 0; r < p->m; r++) {
-    float t = p->top[r], u = p->ptop[r], m = t > u ? t : u;
-    if (u == -__builtin_inff()) continue; // the page has nothing for this row
-    vf f = all(0);
-    f[0] = t - m;
-    f[1] = u - m;
-    f = vexp(f);
-    const vf a = all(f[0]), b = all(f[1]);
-    p->top[r] = m;
-    p->sum[r] = __builtin_fmaf(f[0], p->sum[r], f[1] * p->psum[r]);
-    float* x = p->acc + r * p->lda;
-    const float* y = p->part + r * p->ldp;
-    long d = 0;
-    for (; d + VL <= p->dim; d += VL) store(x + d, fma(a, load(x + d), b * load(y + d)));
-    if (d < p->dim) store_part(x + d, p->dim - d, fma(a, load_part(x + d, p->dim - d), b * load_part(y + d, p->dim - d)));
+  for (long lo = 0; lo < p->m; lo += VL) {
+    const long n = p->m - lo < VL ? p->m - lo : VL;
+    vf t, u;
+    if (n < VL) {
+      t = load_part(p->top + lo, n);
+      u = load_part(p->ptop + lo, n);
+    } else {
+      t = load(p->top + lo);
+      u = load(p->ptop + lo);
+    }
+    const vf m = greater(t, u);
+    float of[VL], part[VL], top[VL];
+    store(of, below(t - m));
+    store(part, below(u - m));
+    store(top, m);
+    for (long i = 0; i < n; i++) {
+      const long r = lo + i;
+      if (p->ptop[r] == -__builtin_inff()) continue; // the page has nothing for this row
+      const vf a = all(of[i]), b = all(part[i]);
+      p->top[r] = top[i];
+      p->sum[r] = __builtin_fmaf(of[i], p->sum[r], part[i] * p->psum[r]);
+      float* x = p->acc + r * p->lda;
+      const float* y = p->part + r * p->ldp;
+      long d = 0;
+      for (; d + VL <= p->dim; d += VL) store(x + d, fma(a, load(x + d), b * load(y + d)));
+      if (d < p->dim) store_part(x + d, p->dim - d, fma(a, load_part(x + d, p->dim - d), b * load_part(y + d, p->dim - d)));
+    }
   }
 }

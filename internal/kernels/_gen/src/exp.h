@@ -2,14 +2,16 @@
 #pragma once
 #include "vec.h"
 
-INLINE vf vexp(vf x)
+// vexp_of is e^x; may_be_large is 0 where x is known not to be above 88, which saves looking.
+INLINE vf vexp_of(vf x, const int may_be_large)
 {
   const float lo = -87.336544f, hi = 88.722839f;
 #if VL == 16 // NaN is the second operand's, and passes
-  vf y = (vf)_mm512_min_ps((__m512)all(hi), _mm512_max_ps((__m512)all(lo), (__m512)x));
+  vf y = (vf)_mm512_max_ps((__m512)all(lo), (__m512)x);
+  if (may_be_large) y = (vf)_mm512_min_ps((__m512)all(hi), (__m512)y);
 #else
   vi under = x < all(lo), over = x > all(hi);
-  vf y = sel(under, all(lo), sel(over, all(hi), x));
+  vf y = sel(under, all(lo), may_be_large ? sel(over, all(hi), x) : x);
 #endif
   vf n = __builtin_elementwise_roundeven(y * all(1.44269504088896340736f));
   vf r = fma(n, all(-0.693359375f), y);
@@ -23,11 +25,13 @@ INLINE vf vexp(vf x)
   q = fma(q, r * r, r) + all(1);
 #if VL == 16 // one rounding, like that of the two products below
   q = (vf)_mm512_scalef_ps((__m512)q, (__m512)n);
-  q = (vf)_mm512_mask_mov_ps((__m512)q, _mm512_cmp_ps_mask((__m512)x, (__m512)all(hi), _CMP_GT_OQ), (__m512)all(__builtin_inff()));
+  if (may_be_large) q = (vf)_mm512_mask_mov_ps((__m512)q, _mm512_cmp_ps_mask((__m512)x, (__m512)all(hi), _CMP_GT_OQ), (__m512)all(__builtin_inff()));
   return (vf)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)all(lo), _CMP_NLT_UQ), (__m512)q);
 #else
   vi k = __builtin_convertvector(n, vi), h = k >> 1;
   q = q * (vf)((h + 127) << 23) * (vf)((k - h + 127) << 23);
-  return sel(under, all(0), sel(over, all(__builtin_inff()), q));
+  if (may_be_large) q = sel(over, all(__builtin_inff()), q);
+  return sel(under, all(0), q);
 #endif
 }
+INLINE vf vexp(vf x) { return vexp_of(x, 1); }
