@@ -18,10 +18,11 @@ func (b *bench) growth() []Row {
 	return append(rows, b.growthOfSize()...)
 }
 
-// growthOfContext lets sessions with contexts of different lengths take turns on one model. Reading the
-// weights takes ten times as long as reading the longest cache, and the machine drifts by more than that
-// within seconds: what a token of context costs shows only between tokens that follow each other closely. So
-// each round gives a slope and the bandwidth that it is held against.
+// growthOfContext lets sessions with contexts of different lengths take turns on one model, a token each. Reading
+// the weights takes ten times as long as reading the longest cache, and the machine drifts by more than that
+// within seconds: what a token of context costs shows only between tokens that follow each other at once. So
+// each turn gives a slope, each round the median of them, and the bandwidth that it is held against is that
+// before and after the round.
 func (b *bench) growthOfContext() ([]Row, error) {
 	path, err := b.large("q4_0")
 	if err != nil {
@@ -37,28 +38,30 @@ func (b *bench) growthOfContext() ([]Row, error) {
 		return nil, err
 	}
 	defer release()
-	const longest, tokens, turns, perRound = 2000, 4, 3, 4
+	const longest, turns, perRound = 2000, 12, 4
 	contexts := []int{0, longest / 2, longest}
 	var sessions []*ours
+	var at []float64
 	for _, n := range contexts {
 		e := &ours{ctx: b.ctx, threads: b.threads, r: mine.r, s: mine.r.NewSession()}
 		defer e.s.Close()
 		if err := e.at(n); err != nil {
 			return nil, err
 		}
-		sessions = append(sessions, e)
+		sessions, at = append(sessions, e), append(at, float64(n))
 	}
 	d := mine.r.Decoder()
 	bytes := float64(cacheBytes * 2 * d.Layers * d.KVHeads * d.HeadDim)
 	all := make([][]float64, len(contexts))
 	var slopes, ratios, floors []float64
+	before, err := b.read()
+	if err != nil {
+		return nil, err
+	}
 	for range perRound * b.rounds {
-		rate, err := b.read()
-		if err != nil {
-			return nil, err
-		}
-		seconds := make([][]float64, len(contexts))
+		var each []float64
 		for turn := range turns {
+			seconds := make([]float64, len(contexts))
 			for i := range sessions {
 				if turn%2 != 0 {
 					i = len(sessions) - 1 - i
@@ -66,20 +69,22 @@ func (b *bench) growthOfContext() ([]Row, error) {
 				if err := sessions[i].at(contexts[i]); err != nil {
 					return nil, err
 				}
-				x, err := sessions[i].decode(tokens)
+				x, err := sessions[i].decode(1)
 				if err != nil {
 					return nil, err
 				}
-				seconds[i] = append(seconds[i], x...)
+				seconds[i] = x[0]
+				all[i] = append(all[i], x[0])
 			}
+			each = append(each, slope(at, seconds))
 		}
-		var at, median []float64
-		for i, x := range seconds {
-			all[i] = append(all[i], x...)
-			at, median = append(at, float64(contexts[i])), append(median, quantile(x, .5))
+		after, err := b.read()
+		if err != nil {
+			return nil, err
 		}
-		each, floor := slope(at, median), bytes/rate
-		slopes, floors, ratios = append(slopes, each), append(floors, floor), append(ratios, each/floor)
+		median, floor := quantile(each, .5), bytes/((before+after)/2)
+		slopes, floors, ratios = append(slopes, median), append(floors, floor), append(ratios, median/floor)
+		before = after
 	}
 	var rows []Row
 	for i, n := range contexts {
